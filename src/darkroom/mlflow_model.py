@@ -1,0 +1,95 @@
+"""The deployable model as MLflow sees it: model.onnx read by package.py, behind a pyfunc saved as code (no pickle).
+
+This file is copied into every logged model beside package.py and runs at the consumer, who has neither darkroom nor
+Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom imports it.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+
+class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
+    """Classifies encoded images or pixel arrays with the ONNX model that lies beside it."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load model.onnx through the package.py of the same model folder."""
+        model = Path(context.artifacts["model"])
+        self.package = _load_module(model.parents[1] / "code" / "package.py").Package.load(model)
+
+    # Arrays and dicts come too; any wider type hint makes MLflow warn, or validate the input by it.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return one row per image: label, probability, probabilities (class -> probability), abstained.
+
+        Args:
+            model_input: a DataFrame with the column `image`, each value an encoded image (bytes, or base64 text), the
+                path of one, or uint8 (height, width, channels); or one uint8 array (n, height, width, channels).
+
+        Raises:
+            ValueError: the input has another form, or one of the images cannot be decoded.
+        """
+        del context, params
+        index = model_input.index if isinstance(model_input, pd.DataFrame) else None
+        rows = self.package.predict(_items(model_input))
+        columns = ["label", "probability", "probabilities", "abstained"]
+        return pd.DataFrame(rows, index=index, columns=columns)
+
+
+def _items(model_input: Any) -> list[Any]:
+    """Return the images one by one, whatever container MLflow or its scoring server brought them in."""
+    if isinstance(model_input, pd.DataFrame):
+        if "image" not in model_input.columns:
+            raise ValueError(f"the DataFrame has the columns {list(model_input.columns)}, expected a column 'image'")
+        return [_item(value) for value in model_input["image"]]
+    if isinstance(model_input, dict):
+        if "image" not in model_input:
+            raise ValueError(f"the input has the keys {list(model_input)}, expected 'image'")
+        return [_item(value) for value in model_input["image"]]
+    if isinstance(model_input, np.ndarray) and model_input.dtype != object and model_input.ndim in (1, 3):
+        kind = f"an array of shape {model_input.shape} and dtype {model_input.dtype}"
+        if model_input.dtype.kind not in "SU":
+            raise ValueError(f"the input is {kind}, expected uint8 (n, height, width, channels)")
+    if isinstance(model_input, np.ndarray | list | tuple):
+        return [_item(value) for value in model_input]
+    kind = type(model_input).__name__
+    raise ValueError(f"the input is a {kind}, expected a DataFrame with a column 'image' or a uint8 array")
+
+
+def _item(value: Any) -> Any:
+    if isinstance(value, str | bytes | Path):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    pixels = np.asarray(value)
+    if pixels.dtype == np.uint8:
+        return pixels
+    # JSON has no uint8: pixels that came through the scoring server are 64-bit integers or nested lists of them.
+    if pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255:
+        return pixels.astype(np.uint8)
+    raise ValueError(
+        f"an image is an array of shape {pixels.shape} and dtype {pixels.dtype}, expected uint8 with values 0 to 255"
+    )
+
+
+def _load_module(path: Path) -> ModuleType:
+    """Import the file under a name of its own: two versions loaded in one process must not share their code."""
+    name = f"_darkroom_package_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python module")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+set_model(ImageClassifier())

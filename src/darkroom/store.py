@@ -1,0 +1,169 @@
+"""The MLflow store of this repository: where it is, whether it answers, and the lock that its writers share.
+
+MLflow is imported on first use: it costs 3 s, and 2 s more for a database.
+"""
+
+import logging
+import os
+import re
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from darkroom.errors import LockedError, RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PROBE_SECONDS = 8  # how long a server may take to answer before training is refused
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the working directory replaces the pinned requirements
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # else every package logged costs a `pip install --dry-run`
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def repository_root() -> Path:
+    """Return the repository whose store is used: DVC_ROOT, which names the parent repository in the temporary copies of
+    `dvc exp run --temp` and `--queue`; without it the nearest folder upward with a dvc.yaml, or the current one."""
+    if root := os.environ.get("DVC_ROOT"):
+        return Path(root).resolve()
+    here = Path.cwd().resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the sqlite file at the repository's root; relative sqlite paths are made absolute.
+
+    Raises:
+        RegistryError: the URI names a folder; MLflow has given up file stores.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    if uri.startswith("sqlite:///"):
+        path, _, query = uri.removeprefix("sqlite:///").partition("?")
+        return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
+    if urlsplit(uri).scheme in ("", "file"):
+        raise RegistryError(
+            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer keeps runs in plain folders; unset it to use "
+            "mlflow.db of this repository, or name a server (http://...) or a database (postgresql://..., sqlite:///...)"
+        )
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the database file of a sqlite URI, None for every other store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+@contextmanager
+def store_lock(name: str, *, timeout: float = 60.0) -> Iterator[None]:
+    """Hold the lock file .darkroom/<name>.lock of the repository; the kernel frees it when its holder dies.
+
+    Raises:
+        LockedError: another process still held it after `timeout` seconds.
+    """
+    from filelock import FileLock, Timeout
+
+    path = repository_root() / ".darkroom" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path, timeout=timeout):
+            yield
+    except Timeout:
+        message = f"{path} was held by another process for {timeout:.0f} s; try again when it is done"
+        raise LockedError(message) from None
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow, a database driver or the network raise into one RegistryError that names the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow store {redact(uri)}: {_first_line(error)}") from error
+
+
+def redact(uri: str) -> str:
+    """Return the URI without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+
+
+def client() -> "MlflowClient":
+    """Return an MLflow client of this repository's store, after making sure that the store answers and has its tables.
+
+    Raises:
+        RegistryError: no answer within about 10 seconds, or the store refuses.
+    """
+    uri = tracking_uri()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    _probe_database(uri)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client
+    # MLflow creates its tables without a lock: two processes that start together would clash.
+    with store_errors(uri), store_lock("tracking"):
+        opened = mlflow.MlflowClient(tracking_uri=uri)
+        _probe_server(opened, uri)
+    return opened
+
+
+def _probe_database(uri: str) -> None:
+    """Ask the database for a sign of life; MLflow itself retries a dead one for an hour."""
+    parts = urlsplit(uri)
+    try:
+        if file := sqlite_file(uri):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file, timeout=20)
+            try:
+                connection.execute("PRAGMA schema_version")
+            finally:
+                connection.close()
+        elif (scheme := parts.scheme.partition("+")[0]) in PORTS and parts.hostname:
+            socket.create_connection((parts.hostname, parts.port or PORTS[scheme]), timeout=PROBE_SECONDS).close()
+    except (OSError, sqlite3.Error) as error:
+        raise _unreachable(uri, error) from error
+
+
+def _probe_server(opened: "MlflowClient", uri: str) -> None:
+    """Ask an MLflow server one question, without the retries (4 minutes) that are right in the middle of a training."""
+    if not uri.startswith("http"):
+        return
+    lowered = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS)}
+    before = {name: os.environ.get(name) for name in lowered}
+    os.environ.update(lowered)
+    try:
+        opened.search_experiments(max_results=1)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _unreachable(uri: str, error: Exception) -> RegistryError:
+    return RegistryError(
+        f"the MLflow store {redact(uri)} does not answer ({_first_line(error)}); start it, or correct "
+        "MLFLOW_TRACKING_URI, or unset it to use mlflow.db of this repository"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return redact(lines[0][:300]) if lines else type(error).__name__

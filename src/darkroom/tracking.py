@@ -1,0 +1,321 @@
+"""The only writer of MLflow runs.
+
+Everything goes through an MlflowClient and a run id, never through MLflow's notion of an "active run": MLFLOW_RUN_ID
+in the environment cannot redirect a run here, and a killed run is never marked FINISHED by MLflow's exit handler.
+"""
+
+import base64
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ruamel.yaml import YAML
+
+from darkroom.errors import RegistryError
+from darkroom.store import client, redact, repository_root, sqlite_file, store_errors, store_lock, tracking_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+
+__all__ = ["Run", "connect", "flatten", "reopen", "run", "tracking_uri"]
+
+
+def connect(experiment: str) -> str:
+    """Return the id of the experiment, created together with the store if need be.
+
+    Artifacts go to mlartifacts/<experiment> beside a sqlite file (the repository's root for other databases, whatever
+    folder the process runs in); a server decides for itself.
+
+    Raises:
+        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' folder is gone.
+    """
+    opened = client()
+    uri = tracking_uri()
+    location = None if uri.startswith("http") else _artifact_folder(uri, experiment).as_uri()
+    with store_errors(uri), store_lock("tracking"):
+        known = opened.get_experiment_by_name(experiment)
+        if known is None:
+            return str(opened.create_experiment(experiment, artifact_location=location))
+    if known.lifecycle_stage != "active":
+        raise RegistryError(
+            f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
+            f"`mlflow experiments restore --experiment-id {known.experiment_id}` brings it back"
+        )
+    if sqlite_file(uri) and known.artifact_location != location and _is_gone(known.artifact_location):
+        raise RegistryError(
+            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which is gone; was the "
+            f"repository moved? Move it back, or start a new store by moving {sqlite_file(uri)} away"
+        )
+    return str(known.experiment_id)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run that is being written; metrics carry the step they are given, so a resumed run continues."""
+
+    id: str
+    experiment: str
+    tracking_uri: str
+    _client: Any
+
+    def log_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Record the metrics of one epoch at step `epoch`, in one transaction."""
+        self.log_metrics(logs, step=epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record metrics at the step (0 if None)."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        with store_errors(self.tracking_uri):
+            self._client.log_batch(self.id, metrics=entries)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags on the run, over existing ones."""
+        from mlflow.entities import RunTag
+
+        with store_errors(self.tracking_uri):
+            self._client.log_batch(self.id, tags=[RunTag(key, str(value)[:8000]) for key, value in tags.items()])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record nested params twice: flat with dotted keys to compare runs by, and whole as the artifact params.yaml.
+
+        Raises:
+            RegistryError: a resumed run has another value of one of them.
+        """
+        from mlflow.entities import Param
+
+        flat = flatten(params)
+        with store_errors(self.tracking_uri):
+            known = self._client.get_run(self.id).data.params
+            for key in flat.keys() & known.keys():
+                if flat[key] != known[key]:
+                    raise RegistryError(
+                        f"run {self.id} cannot be resumed: its param {key} is {known[key]!r}, now it is {flat[key]!r}"
+                    )
+            entries = [Param(key, value) for key, value in flat.items() if key not in known]
+            for start in range(0, len(entries), 100):  # MLflow's limit for one batch
+                self._client.log_batch(self.id, params=entries[start : start + 100])
+            text = StringIO()
+            YAML(typ="safe", pure=True).dump(json.loads(json.dumps(params, default=str)), text)
+            self._client.log_text(self.id, text.getvalue(), "params.yaml")
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copy a file, or a folder with all in it, into the run's artifacts, under `folder`."""
+        with store_errors(self.tracking_uri):
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            log(self.id, str(path), folder or None)
+
+    def log_dataset(self, name: str, digest: str, source: str, counts: Mapping[str, Any]) -> None:
+        """Record the data set the run reads; of the digest MLflow keeps 36 characters, so the whole is in a tag."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(counts),
+        )
+        with store_errors(self.tracking_uri):
+            self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        self.set_tags({"data.digest": digest})
+
+    def log_package(self, onnx_path: Path, *, input_example: "np.ndarray | None" = None, step: int = 0) -> str:
+        """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
+
+        The signature names the outputs only: MLflow checks inputs against it before `predict` sees them, and a column
+        `image` of any type would refuse the arrays of shape (n, height, width, channels) that `predict` also takes.
+
+        Args:
+            onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+            input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
+                shows a consumer what `predict` and `mlflow models serve` accept.
+            step: the epoch whose metrics MLflow shows beside the model.
+        """
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types.schema import ColSpec, DataType, Map, Schema
+
+        outputs = {
+            "label": DataType.string,
+            "probability": DataType.double,
+            "probabilities": Map(DataType.double),
+            "abstained": DataType.boolean,
+        }
+        here = Path(__file__).parent
+        with store_errors(self.tracking_uri), TemporaryDirectory() as folder:
+            model_file = Path(folder, "model.onnx")
+            copyfile(onnx_path, model_file)
+            found = self._client.get_run(self.id)
+            # Created here and not by Model.log, which would put it into MLflow's active experiment.
+            logged = self._client.create_logged_model(
+                found.info.experiment_id, "package", self.id, params=found.data.params, model_type="classifier"
+            )
+            Model.log(
+                artifact_path=None,
+                name="package",
+                model_id=logged.model_id,
+                run_id=self.id,
+                step=step,
+                flavor=_Pyfunc,
+                flavor_name="pyfunc",
+                python_model=str(here / "mlflow_model.py"),
+                artifacts={"model": str(model_file)},
+                code_paths=[str(here / "package.py")],
+                signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
+                input_example=None if input_example is None else _example(input_example),
+                pip_requirements=_requirements(),
+            )
+        return f"models:/{logged.model_id}"
+
+
+class _Pyfunc:
+    """MLflow's pyfunc flavour without the trial prediction on the input example, which would import the model here."""
+
+    @staticmethod
+    def save_model(**kwargs: Any) -> None:
+        import mlflow.pyfunc
+
+        kwargs.pop("validate_serving_input", None)
+        mlflow.pyfunc.save_model(**kwargs)
+
+
+def _example(images: "np.ndarray") -> Any:
+    """Return a DataFrame with the first image as base64 PNG in the column `image`."""
+    import cv2
+    import pandas as pd
+
+    image = images[0] if images.shape[-1] == 1 else images[0][..., ::-1]  # OpenCV writes BGR
+    return pd.DataFrame({"image": [base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()]})
+
+
+def _requirements() -> list[str]:
+    """Return what a consumer needs, at the installed versions; MLflow would infer it by loading the model once more."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    pinned = []
+    for name in ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-python-headless"):
+        try:
+            pinned.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:  # another build of it (onnxruntime-gpu, opencv-python) is installed
+            pinned.append(name)
+    return pinned
+
+
+@contextmanager
+def run(
+    *, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], resume: str | None = None
+) -> Iterator[Run]:
+    """Open a run; close it as FINISHED, FAILED (an exception: its text is the tag `error`) or KILLED (SIGTERM, Ctrl-C).
+
+    Args:
+        resume: the id of a run that a killed process left behind; it is continued under the same id. An id that the
+            store does not know (a store that was replaced) begins a new run.
+    """
+    experiment_id = connect(experiment)
+    opened = client()
+    with store_errors(tracking_uri()):
+        run_id = resume if resume and _exists(opened, resume) else None
+        if run_id:
+            opened.update_run(run_id, status="RUNNING")
+        else:
+            source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name), "mlflow.source.type": "LOCAL"}
+            run_id = opened.create_run(experiment_id, run_name=name, tags={**source, **tags}).info.run_id
+    current = Run(run_id, experiment, tracking_uri(), opened)
+    with _closing(current):
+        current.set_tags({**tags, "process.host": socket.gethostname(), "process.pid": str(os.getpid())})
+        current.log_params(params)
+        yield current
+
+
+@contextmanager
+def reopen(run_id: str) -> Iterator[Run]:
+    """Open a finished run to add to it; its status and end time are left as they are.
+
+    Raises:
+        RegistryError: the store has no such run.
+    """
+    opened = client()
+    with store_errors(tracking_uri()):
+        found = opened.get_run(run_id)
+        experiment = opened.get_experiment(found.info.experiment_id).name
+    yield Run(run_id, experiment, tracking_uri(), opened)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as dotted keys and text values: strings as they are, everything else as JSON."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[name] = text if len(text) <= 6000 else f"{text[:5990]}..."  # MLflow's limit; params.yaml has it whole
+    return flat
+
+
+@contextmanager
+def _closing(current: Run) -> Iterator[None]:
+    status = "FINISHED"
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as stop:
+        status = "FINISHED" if isinstance(stop, SystemExit) and not stop.code else "KILLED"
+        raise
+    except BaseException as error:
+        status = "FAILED"
+        _best_effort(current, error)
+        raise
+    finally:
+        with _unless_failing(status):
+            current._client.set_terminated(current.id, status)
+
+
+def _best_effort(current: Run, error: BaseException) -> None:
+    with _unless_failing("FAILED"):
+        current.set_tags({"error": f"{type(error).__name__}: {error}"})
+
+
+@contextmanager
+def _unless_failing(status: str) -> Iterator[None]:
+    """A store that has gone away must not hide the error that ended the run."""
+    try:
+        yield
+    except Exception:
+        if status == "FINISHED":
+            raise
+
+
+def _exists(opened: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(opened.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _artifact_folder(uri: str, experiment: str) -> Path:
+    base = file.parent if (file := sqlite_file(uri)) else repository_root()
+    return base / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)
+
+
+def _is_gone(location: str) -> bool:
+    """Return whether a file:// location lies on this machine and does not exist."""
+    return location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists()
