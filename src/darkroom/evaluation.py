@@ -12,7 +12,7 @@ SMALLEST_PROBABILITY = 1e-7  # of float32 softmax outputs; bounds the loss of on
 
 
 class ClassMetrics(TypedDict):
-    """Of one class. What has no denominator is None (JSON null): precision if never predicted, recall if never there."""
+    """Of one class. What has no denominator is None (JSON null): precision if never predicted, recall if absent."""
 
     precision: float | None
     recall: float | None
