@@ -1,0 +1,209 @@
+"""Train one candidate on the train split, keep its best epoch by validation accuracy, and record the run in MLflow.
+
+The candidate is named by the output folder: models/cnn is trained from the section train.cnn.
+"""
+
+import csv
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from darkroom import params as params_file
+from darkroom.checkpoints import Checkpoint
+from darkroom.console import TrainingProgress, run, say, stage_paths
+from darkroom.dataset import Dataset
+from darkroom.errors import TrainingError
+from darkroom.feeding import EpochBatches, PlainBatches, Selection
+from darkroom.params import Section, load_section
+
+if TYPE_CHECKING:
+    import keras
+
+    from darkroom.checkpoints import Progress
+    from darkroom.tracking import Run
+
+PARITY_IMAGES = 256
+PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
+
+
+class Compact(Section):
+    name: Literal["compact"]
+    filters: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    stem_kernel_size: int = Field(ge=1)
+    head: Literal["flatten", "average"]
+    dropout: float = Field(ge=0, lt=1)
+
+
+class SingleConv(Section):
+    name: Literal["single_conv"]
+    filters: int = Field(ge=1)
+    kernel_size: int = Field(ge=1)
+    units: int = Field(ge=1)
+    initializer: str
+
+
+class TrainParams(Section):
+    architecture: Annotated[Compact | SingleConv, Field(discriminator="name")]
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"]
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["one_cycle", "cosine", "constant"]
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    label_smoothing: float = Field(ge=0, lt=1)
+    shift: int = Field(ge=0)
+    flip: bool
+    cutout: int = Field(ge=0)
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    seed: int = Field(ge=0)
+
+
+def main() -> None:
+    paths = stage_paths(__doc__, "prepared", "augmented", "out")
+    candidate = paths.out.name
+    params = load_section(f"train.{candidate}", TrainParams)
+    prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
+
+    from darkroom import provenance, store, tracking
+
+    experiment = str(prepared.manifest["dataset"])
+    data_digest = params_file.digest([prepared.manifest["digest"], augmented.manifest["digest"]])
+    params_digest = params_file.digest(params.model_dump())
+    tags = provenance.lineage_tags(
+        stage="train", data_digest=data_digest, params_digest=params_digest, candidate=candidate
+    )
+    tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
+
+    from darkroom import models
+
+    tracking_uri = store.tracking_uri()
+    key = params_file.digest([data_digest, params_digest, tracking_uri, provenance.code_digest()])
+    checkpoint = Checkpoint(store.repository_root() / ".darkroom" / "checkpoints" / key[:16])
+    with tracking.run(
+        experiment=experiment,
+        name=f"train-{candidate}",
+        params=params.model_dump(),
+        tags=tags,
+        resume=checkpoint.run_id,
+    ) as record:
+        checkpoint.run_id = record.id
+        record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
+        network, progress = _fit(params, prepared, augmented, checkpoint=checkpoint, record=record)
+        paths.out.mkdir(parents=True, exist_ok=True)
+        metadata = {key: prepared.manifest[key] for key in ("dataset", "classes", "image_shape", "color")}
+        model = models.deployable(network)
+        models.save(model, keras_path=paths.out / "model.keras", onnx_path=paths.out / "model.onnx", metadata=metadata)
+        _prove_parity(model, paths.out / "model.onnx", prepared, record=record)
+        _write_history(progress.history, paths.out / "history.csv")
+        summary = {
+            "run_id": record.id,
+            "experiment": experiment,
+            "tracking_uri": tracking_uri,
+            "model_uri": record.log_package(paths.out / "model.onnx"),
+            "candidate": candidate,
+            "git_commit": tags["git.commit"],
+            "git_dirty": tags["git.dirty"] == "true",
+            "data_digest": data_digest,
+            "params_digest": params_digest,
+            "best_epoch": progress.best_epoch,
+            "val_accuracy": progress.best_val_accuracy,
+            "train_seconds": round(progress.train_seconds, 3),
+        }
+        (paths.out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
+        record.log_metrics({"best_epoch": progress.best_epoch, "train_seconds": progress.train_seconds})
+        record.log_artifact(paths.out / "history.csv")
+    checkpoint.delete()
+    say(f"train: {candidate}: val accuracy {progress.best_val_accuracy:.4f} in epoch {progress.best_epoch + 1}")
+
+
+def _fit(
+    params: TrainParams, prepared: Dataset, augmented: Dataset, *, checkpoint: Checkpoint, record: "Run"
+) -> "tuple[keras.Model, Progress]":
+    """Return the network with the weights of its best epoch, as float32, and what the epochs brought."""
+    from darkroom import models, training
+
+    rows, copies, val_rows = prepared.rows("train"), augmented.rows("train"), prepared.rows("val")
+    images = Selection([(prepared.images, rows), (augmented.images, copies)])
+    labels = np.concatenate([prepared.labels[rows], augmented.labels[copies]])
+    n_classes = len(prepared.classes)
+
+    def batches(epoch: int) -> EpochBatches:
+        return EpochBatches(
+            images,
+            labels,
+            n_classes=n_classes,
+            batch_size=params.batch_size,
+            seed=params.seed,
+            epoch=epoch,
+            shift=params.shift,
+            flip=params.flip,
+            cutout=params.cutout,
+        )
+
+    def network(policy: str) -> "keras.Model":
+        return models.build(
+            params.architecture.name,
+            image_shape=prepared.image_shape,
+            n_classes=n_classes,
+            arguments=params.architecture.model_dump(exclude={"name"}),
+            seed=params.seed,
+            policy=policy,
+        )
+
+    total_steps = params.epochs * len(batches(0))
+    schedule = training.Schedule(
+        params.schedule, peak=params.learning_rate, total_steps=total_steps, warmup=params.warmup
+    )
+    val_images = Selection([(prepared.images, val_rows)])
+    validation = PlainBatches(val_images, prepared.labels[val_rows], n_classes=n_classes)
+    lines = TrainingProgress(params.epochs)
+
+    def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
+        record.log_epoch(epoch, logs)
+        lines.on_epoch_end(epoch, logs)
+
+    trained = network(training.policy(params.precision))
+    progress = training.fit(
+        trained,
+        train=batches,
+        validation=validation,
+        epochs=params.epochs,
+        optimizer=training.make_optimizer(params.optimizer, learning_rate=schedule, weight_decay=params.weight_decay),
+        label_smoothing=params.label_smoothing,
+        draws={"shift": params.shift, "flip": params.flip, "cutout": params.cutout},
+        checkpoint=checkpoint,
+        on_step=lines.on_step,
+        on_epoch_end=on_epoch_end,
+    )
+    exported = network("float32")  # ONNX files are written in float32, whatever training computed in
+    exported.set_weights(trained.get_weights())
+    return exported, progress
+
+
+def _prove_parity(model: "keras.Model", onnx_path: Path, prepared: Dataset, *, record: "Run") -> None:
+    """Refuse an ONNX file that does not say what the Keras model says."""
+    from darkroom import models
+
+    images = prepared.images[prepared.rows("val")[:PARITY_IMAGES]]
+    difference = models.onnx_difference(model, onnx_path, images)
+    record.log_metrics({"onnx_max_abs_difference": difference})
+    if not difference <= PARITY_TOLERANCE:
+        raise TrainingError(
+            f"{onnx_path}: its probabilities differ from the Keras model's by up to {difference:.2g} on {len(images)} "
+            f"images, expected at most {PARITY_TOLERANCE:.0e}; the exported graph must not be deployed"
+        )
+
+
+def _write_history(history: list[dict[str, float]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,99 @@
+"""Where training stands, kept outside DVC's outputs (DVC deletes those before a stage runs). Numpy and JSON only."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from darkroom.errors import TrainingError
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the epochs so far have brought. `epoch` is the next one, counted from 0; times are in seconds."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_val_accuracy: float = -1.0
+    best_val_loss: float = float("inf")
+    train_seconds: float = 0.0
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+
+class Checkpoint:
+    """One training's folder: arrays of the last and of the best epoch, and a small file that says which count.
+
+    state.json is replaced last and atomically, so a kill at any moment leaves the epoch before whole.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._state_file = directory / "state.json"
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that this training belongs to, so that a resume continues it."""
+        file = self.directory / "run_id"
+        return file.read_text() if file.exists() else None
+
+    @run_id.setter
+    def run_id(self, value: str) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        replace_file(self.directory / "run_id", value.encode())
+
+    def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray]] | None:
+        """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
+
+        Raises:
+            TrainingError: the files contradict each other.
+        """
+        if not self._state_file.exists():
+            return None
+        try:
+            state = json.loads(self._state_file.read_text())
+            last, best = (self._read(state.pop(name)) for name in ("last", "best"))
+            return Progress(**state), last, best
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"the checkpoint in {self.directory} cannot be read ({error}); delete it to train from the start"
+            ) from error
+
+    def save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
+        """Keep the end of an epoch; `best` are the network's weights where this epoch is the best so far, else None."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        last_name = self._write(f"last-{progress.epoch:05d}.npz", variables)
+        best_name = f"best-{progress.best_epoch:05d}.npz"
+        if best is not None:
+            self._write(best_name, best)
+        state = {**dataclasses.asdict(progress), "last": last_name, "best": best_name}
+        replace_file(self._state_file, json.dumps(state).encode())
+        for file in self.directory.glob("*.npz"):
+            if file.name not in (last_name, best_name):
+                file.unlink()
+
+    def delete(self) -> None:
+        """Remove the folder; called once the stage's results are written."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _read(self, name: str) -> list[np.ndarray]:
+        with np.load(self.directory / name, allow_pickle=False) as arrays:
+            return [arrays[key] for key in arrays.files]
+
+    def _write(self, name: str, arrays: list[np.ndarray]) -> str:
+        temporary = self.directory / f".{name}"
+        with temporary.open("wb") as file:
+            np.savez(file, *arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.directory / name)
+        return name
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
