@@ -4,7 +4,6 @@ Everything goes through an MlflowClient and a run id, never through MLflow's not
 in the environment cannot redirect a run here, and a killed run is never marked FINISHED by MLflow's exit handler.
 """
 
-import base64
 import json
 import os
 import re
@@ -15,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from shutil import copyfile
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -137,82 +134,43 @@ class Run:
     def log_package(self, onnx_path: Path, *, input_example: "np.ndarray | None" = None, step: int = 0) -> str:
         """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
 
-        The signature names the outputs only: MLflow checks inputs against it before `predict` sees them, and a column
-        `image` of any type would refuse the arrays of shape (n, height, width, channels) that `predict` also takes.
-
         Args:
             onnx_path: the file that package.py loads; it is stored under the name model.onnx.
             input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
                 shows a consumer what `predict` and `mlflow models serve` accept.
             step: the epoch whose metrics MLflow shows beside the model.
         """
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types.schema import ColSpec, DataType, Map, Schema
+        from darkroom.packaging import log_package
 
-        outputs = {
-            "label": DataType.string,
-            "probability": DataType.double,
-            "probabilities": Map(DataType.double),
-            "abstained": DataType.boolean,
-        }
-        here = Path(__file__).parent
-        with store_errors(self.tracking_uri), TemporaryDirectory() as folder:
-            model_file = Path(folder, "model.onnx")
-            copyfile(onnx_path, model_file)
-            found = self._client.get_run(self.id)
-            # Created here and not by Model.log, which would put it into MLflow's active experiment.
-            logged = self._client.create_logged_model(
-                found.info.experiment_id, "package", self.id, params=found.data.params, model_type="classifier"
-            )
-            Model.log(
-                artifact_path=None,
-                name="package",
-                model_id=logged.model_id,
-                run_id=self.id,
-                step=step,
-                flavor=_Pyfunc,
-                flavor_name="pyfunc",
-                python_model=str(here / "mlflow_model.py"),
-                artifacts={"model": str(model_file)},
-                code_paths=[str(here / "package.py")],
-                signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
-                input_example=None if input_example is None else _example(input_example),
-                pip_requirements=_requirements(),
-            )
-        return f"models:/{logged.model_id}"
+        with store_errors(self.tracking_uri):
+            return log_package(self._client, self.id, onnx_path, input_example=input_example, step=step)
 
 
-class _Pyfunc:
-    """MLflow's pyfunc flavour without the trial prediction on the input example, which would import the model here."""
+def package(
+    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, tags: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again in a new run.
 
-    @staticmethod
-    def save_model(**kwargs: Any) -> None:
-        import mlflow.pyfunc
+    That happens when DVC restored a trained model from its cache into a clone whose MLflow store is another one.
 
-        kwargs.pop("validate_serving_input", None)
-        mlflow.pyfunc.save_model(**kwargs)
+    Args:
+        model_uri: what `Run.log_package` returned, in whatever store the training used.
+        tags: of the new run, if one is needed; the id of the unknown run becomes its tag `restored.run_id`.
+    """
+    from mlflow.exceptions import MlflowException
 
-
-def _example(images: "np.ndarray") -> Any:
-    """Return a DataFrame with the first image as base64 PNG in the column `image`."""
-    import cv2
-    import pandas as pd
-
-    image = images[0] if images.shape[-1] == 1 else images[0][..., ::-1]  # OpenCV writes BGR
-    return pd.DataFrame({"image": [base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()]})
-
-
-def _requirements() -> list[str]:
-    """Return what a consumer needs, at the installed versions; MLflow would infer it by loading the model once more."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    pinned = []
-    for name in ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-python-headless"):
+    opened = client()
+    with store_errors(tracking_uri()):
         try:
-            pinned.append(f"{name}=={version(name)}")
-        except PackageNotFoundError:  # another build of it (onnxruntime-gpu, opencv-python) is installed
-            pinned.append(name)
-    return pinned
+            logged = opened.get_logged_model(model_uri.removeprefix("models:/"))
+            if str(logged.status) == "READY" and not _is_gone(logged.artifact_location):
+                return model_uri, dict(opened.get_run(logged.source_run_id or run_id).data.tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    restored = {**tags, "restored.run_id": run_id}
+    with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
+        return current.log_package(onnx_path), {**restored, "run_id": current.id}
 
 
 @contextmanager

@@ -1,0 +1,146 @@
+"""The `darkroom` command: answers go to stdout, logs and errors to stderr; commands import what is heavy."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from darkroom.console import run
+from darkroom.errors import DataError, ParamsError
+from darkroom.store import repository_root
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Model = Annotated[
+    str | None, typer.Option("--model", help="Registered name; without it promote.registered_model of params.yaml.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong usage or params, 75 someone else holds the lock."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # read by console.run
+    run(lambda: app(args=arguments, prog_name="darkroom"))
+
+
+@app.callback()
+def _app() -> None:
+    """From labelled pictures to a promoted image classifier. Errors are one line; --debug shows the traceback."""
+
+
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Replace params.yaml by a preset and print what changed."""
+    from darkroom import presets
+
+    changes = presets.use(name, root=repository_root(), force=force)
+    if as_json:
+        print(json.dumps({"preset": name, "changed": changes}))
+        return
+    for key, (old, new) in changes.items():
+        print(f"{key}: {'(none)' if old is None else old} -> {'(none)' if new is None else new}")
+    print(f"params.yaml is now the preset {name}, {len(changes)} keys changed; `dvc repro` runs it")
+
+
+@app.command()
+def predict(
+    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE...")],
+    model: Model = None,
+    alias: Annotated[str, typer.Option("--alias", help="Which version: the one under this alias.")] = "champion",
+    version: Annotated[str | None, typer.Option("--version", help="Which version: this one.")] = None,
+) -> None:
+    """Classify images with a registered model: one JSON line per file.
+
+    A file that cannot be read or is no image gets a line {file, error}; the others are answered, the exit code is 1.
+    """
+    from darkroom.versions import find, load
+
+    chosen = find(_registered_name(model), alias=alias, version=version)
+    failed = False
+    for line in _answers(load(chosen), files):
+        failed = failed or "error" in line
+        if "error" not in line:
+            line |= {"model": chosen.name, "version": chosen.version}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def history(model: Model = None, as_json: Json = False) -> None:
+    """Print every move of an alias, oldest first: when, who, from which version to which, why."""
+    from darkroom.errors import RegistryError
+    from darkroom.versions import known_names, read
+
+    name = _registered_name(model)
+    registered = read(name)
+    if not registered.versions:
+        raise RegistryError(f"no model is registered as {name!r}; registered: {', '.join(known_names()) or 'none'}")
+    if as_json:
+        print(json.dumps(registered.history(), indent=2))
+        return
+    for entry in registered.history():
+        move = f"{entry['alias']}: {entry['from'] or 'none'} -> {entry['to'] or 'none'}"
+        print(f"{entry['at']}  {entry['who']}  {move}  {' '.join(entry['reasons'])}")
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history and on the version.")],
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Make the previous champion champion again; the next `dvc repro` does not undo it."""
+    from darkroom import registry
+
+    if not reason.strip():
+        raise ParamsError("--reason is empty; say in a few words why, the history keeps it")
+    champion, previous = registry.rollback(_registered_name(model), reason=reason.strip())
+    if as_json:
+        print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
+    else:
+        print(f"{champion.name}: champion is version {champion.version} again, previous is version {previous.version}")
+
+
+def _registered_name(model: str | None) -> str:
+    if model:
+        return model
+    from darkroom.params import read_params
+
+    path = repository_root() / "params.yaml"
+    try:
+        return str(read_params(path)["promote"]["registered_model"])
+    except (KeyError, TypeError):
+        raise ParamsError(f"{path}: promote lacks the key 'registered_model'; set it, or pass --model") from None
+
+
+def _answers(package: Any, files: list[str]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        try:
+            answer = package.predict([package.decode(_read(file))])[0]
+        except (DataError, ValueError) as error:
+            yield {"file": file, "error": " ".join(str(error).split())}
+            continue
+        line = {"file": file, "label": answer["label"], "probability": answer["probability"]}
+        yield line | ({"abstained": True} if answer["abstained"] else {})
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

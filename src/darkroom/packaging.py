@@ -1,0 +1,93 @@
+"""Log model.onnx as the deployable MLflow model of a run: a pyfunc saved as code, with everything a consumer needs."""
+
+import base64
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from mlflow import MlflowClient
+
+
+def log_package(
+    client: "MlflowClient", run_id: str, onnx_path: Path, *, input_example: "np.ndarray | None", step: int
+) -> str:
+    """Return the URI `models:/m-...` of the model, logged now as an output of the run.
+
+    The signature names the outputs only. MLflow checks every input against a signature before `predict` sees it, and a
+    column `image`, even of any type, would refuse the arrays (n, height, width, channels) that `predict` takes as well.
+
+    Args:
+        onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+        input_example: (n, height, width, channels), uint8; the first image is stored as an example request.
+        step: the epoch whose metrics MLflow copies to the model.
+    """
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import ColSpec, DataType, Map, Schema
+
+    outputs = {
+        "label": DataType.string,
+        "probability": DataType.double,
+        "probabilities": Map(DataType.double),
+        "abstained": DataType.boolean,
+    }
+    here = Path(__file__).parent
+    with TemporaryDirectory() as folder:
+        model_file = Path(folder, "model.onnx")
+        copyfile(onnx_path, model_file)
+        found = client.get_run(run_id)
+        # Created here and not by Model.log, which would put it into MLflow's active experiment.
+        logged = client.create_logged_model(
+            found.info.experiment_id, "package", run_id, params=found.data.params, model_type="classifier"
+        )
+        Model.log(
+            artifact_path=None,
+            name="package",
+            model_id=logged.model_id,
+            run_id=run_id,
+            step=step,
+            flavor=_Pyfunc,
+            flavor_name="pyfunc",
+            python_model=str(here / "mlflow_model.py"),
+            artifacts={"model": str(model_file)},
+            code_paths=[str(here / "package.py")],
+            signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
+            input_example=None if input_example is None else _example(input_example),
+            pip_requirements=_requirements(),
+        )
+    return f"models:/{logged.model_id}"
+
+
+class _Pyfunc:
+    """MLflow's pyfunc flavour without the trial prediction on the input example, which would import the model here."""
+
+    @staticmethod
+    def save_model(**kwargs: Any) -> None:
+        import mlflow.pyfunc
+
+        kwargs.pop("validate_serving_input", None)
+        mlflow.pyfunc.save_model(**kwargs)
+
+
+def _example(images: "np.ndarray") -> "pd.DataFrame":
+    """Return a DataFrame with the first image as base64 PNG in the column `image`."""
+    import cv2
+    import pandas as pd
+
+    image = images[0] if images.shape[-1] == 1 else images[0][..., ::-1]  # OpenCV writes BGR
+    return pd.DataFrame({"image": [base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()]})
+
+
+def _requirements() -> list[str]:
+    """Return what a consumer needs, at the installed versions; MLflow would infer it by loading the model once more."""
+    pinned = []
+    for name in ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-python-headless"):
+        try:
+            pinned.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:  # another build of it (onnxruntime-gpu, opencv-python) is installed
+            pinned.append(name)
+    return pinned

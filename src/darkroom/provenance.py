@@ -1,0 +1,84 @@
+"""Where a result comes from: commit, uncommitted changes, locked inputs, versions; and the tags that carry it."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from darkroom.errors import DataError
+
+LINEAGE = ("dvc.stage", "dvc.exp_name", "git.commit", "git.dirty", "data.digest", "params.digest", "candidate")
+PACKAGES = ("darkroom", "keras", "tensorflow", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc")
+
+
+def git_commit(repository: Path | None = None) -> str:
+    """Return the full hash of the checked-out commit, "unknown" outside a git repository or without git."""
+    return _git("rev-parse", "HEAD", repository=repository) or "unknown"
+
+
+def git_dirty(repository: Path | None = None) -> bool:
+    """Return whether a tracked file differs from the commit; MLflow's own git tags do not know.
+
+    dvc.lock is left out: DVC rewrites it after every stage, so within one `dvc repro` it nearly always differs.
+    Outside a git repository the answer is True: nothing says which code this is.
+    """
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/dvc.lock", repository=repository)
+    return changes is None or changes != ""
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed; nothing is imported."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def lock_sha256(path: Path) -> str:
+    """Return the sha256 of dvc.lock, "none" before the first `dvc repro` has written it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+
+
+def data_digest(directory: Path) -> str:
+    """Return the digest of a prepared or augmented data folder, as its manifest.json states it.
+
+    Raises:
+        DataError: there is no manifest, or it has no digest: the folder was not written to its end.
+    """
+    path = directory / "manifest.json"
+    try:
+        return str(json.loads(path.read_text())["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: expected a manifest with a digest; run `dvc repro preprocess`") from None
+
+
+def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dict[str, str]:
+    """Return the tags that every run and every registered version carries, for the stage that calls.
+
+    DVC names the stage in DVC_STAGE, and the experiment in DVC_EXP_NAME (set under `dvc exp run` alone).
+    """
+    return {
+        "dvc.stage": os.environ.get("DVC_STAGE", "none"),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME", "none"),
+        "git.commit": git_commit(),
+        "git.dirty": str(git_dirty()).lower(),
+        "data.digest": data_digest,
+        "params.digest": params_digest,
+        "candidate": candidate,
+    }
+
+
+def _git(*arguments: str, repository: Path | None) -> str | None:
+    """Return git's answer, None if it has none."""
+    command = ["git", "-C", str(repository or Path.cwd()), *arguments]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None

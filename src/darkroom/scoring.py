@@ -1,0 +1,85 @@
+"""What models answer on the frozen test images: the candidate's recorded predictions, the champion asked again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darkroom.dataset import Dataset
+from darkroom.errors import DataError
+
+BATCH = 256  # images held in memory at a time
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers of one model: per test image its id, true and predicted class name, and the probabilities.
+
+    Attributes:
+        ids, labels, predicted: (n,), str.
+        probabilities: (n, classes), float.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,), bool."""
+        return np.asarray(self.predicted == self.labels)
+
+
+def read_predictions(path: Path, candidate: str) -> Predictions:
+    """Return the candidate's rows of predictions.parquet.
+
+    Raises:
+        DataError: the file is missing or not what evaluate writes, or has no row of this candidate.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["id", "label", "predicted", "probabilities"]
+    try:
+        table = pq.read_table(path, columns=columns, filters=[("candidate", "=", candidate)])
+    except (OSError, pa.ArrowException) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be read: {first}; run `dvc repro --force evaluate`") from None
+    if table.num_rows == 0:
+        raise DataError(f"{path} has no predictions of the candidate {candidate!r}; run `dvc repro --force evaluate`")
+    ids, labels, predicted = (np.array(table[name].to_pylist(), dtype=str) for name in columns[:3])
+    return Predictions(ids, labels, predicted, np.array(table["probabilities"].to_pylist()))
+
+
+def test_rows(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
+    """Return the row numbers of the test images with these ids, in this order.
+
+    Raises:
+        DataError: an id is not one of the test images: the data have changed since the evaluation.
+    """
+    index = dataset.index()
+    test = index[index["split"] == "test"]
+    rows = dict(zip(test["id"], test["row"], strict=True))
+    if unknown := [image for image in ids.tolist() if image not in rows]:
+        raise DataError(
+            f"{len(unknown)} of {len(ids)} evaluated images are not test images of {dataset.directory} (first: "
+            f"{unknown[0][:16]}...); the data have changed, run `dvc repro evaluate`"
+        )
+    return np.array([rows[image] for image in ids.tolist()])
+
+
+def answer(package: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the class names that a Package predicts for these rows: (n,), str.
+
+    A model of another input size or colour mode gets the prepared images through its own conversion.
+    """
+    names = np.array(package.classes, dtype=str)
+    predicted = []
+    for start in range(0, len(rows), BATCH):
+        images = dataset.images[rows[start : start + BATCH]]
+        if images.shape[1:] != tuple(package.image_shape):
+            images = np.stack([package.image(image) for image in images])
+        predicted.append(names[package.probabilities(images).argmax(axis=1)])
+    return np.concatenate(predicted)
