@@ -1,0 +1,57 @@
+# What people, hooks and CI call. `make run` and `make test` need nothing but Python 3.11+, make, git and a network.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+CODE := src pipelines tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run ui test test-fast lint format lock bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## create .venv from requirements.lock, with every package checked by its hash
+
+# uv installs in a tenth of pip's time; pip brings it, pinned and hashed by the same lock file.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %d.%d; say make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
+	awk '/^uv==/{on=1} on{print} on&&!/\\$$/{exit}' requirements.lock > $(VENV)/uv.lock
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
+	dvc repro
+	@darkroom report
+
+ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+test: setup lint  ## every check and test
+	python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: setup  ## the tests that load neither TensorFlow nor MLflow, under 40 s
+	python -m pytest -m "not heavy"
+
+lint: setup  ## ruff and mypy --strict
+	ruff check $(CODE)
+	ruff format --check $(CODE)
+	mypy
+
+format: setup  ## apply ruff's fixes and formatting
+	ruff check --fix $(CODE)
+	ruff format $(CODE)
+
+lock: setup  ## write requirements.lock anew from pyproject.toml
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock
+
+bench: setup  ## run every benchmark and write benchmarks/results
+	set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py) --save; done
+
+clean:  ## remove the environment and caches; data, models and runs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,216 @@
+"""What the files promise each other: dvc.yaml and the code, params and presets, who imports what."""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "darkroom"
+STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+SECTIONS = {
+    "download": ("download", "DownloadParams"),
+    "preprocess": ("preprocess", "PreprocessParams"),
+    "augment": ("augment", "AugmentParams"),
+    "train.cnn": ("train", "TrainParams"),
+    "evaluate": ("evaluate", "EvaluateParams"),
+    "promote": ("promote", "PromoteParams"),
+}
+NO_PARAMS = {"compute"}  # how a result is computed, not what it is: no stage reruns because of it
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Names imported anywhere in a file, inside functions too, but not for type checkers alone."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named_files(file: Path) -> Iterator[Path]:
+    """Files of the package that a module names in a string: templates, the catalogue, modules shipped as files."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"[\w./-]+\.\w+", node.value)
+        ):
+            for candidate in (PACKAGE / str(node.value), PACKAGE / "templates" / str(node.value)):
+                if candidate.is_file():
+                    yield candidate
+
+
+def modules_of(file: Path) -> Iterator[Path]:
+    for name in imports(file):
+        path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
+        if name.startswith("darkroom.") and path.is_file():
+            yield path
+
+
+def loaded_files(stage: str) -> set[str]:
+    """Every file of the repository whose content decides what a stage does."""
+    seen: set[Path] = set()
+    waiting = [ROOT / "pipelines" / f"{stage}.py"]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            if file.suffix == ".py":
+                waiting += [*modules_of(file), *named_files(file)]
+    return {str(file.relative_to(ROOT)) for file in seen}
+
+
+def outputs(stage: dict[str, Any]) -> list[str]:
+    entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def expanded(stage: dict[str, Any]) -> dict[str, Any]:
+    """The stage with its matrix replaced by the first candidate."""
+    text = str({key: value for key, value in stage.items() if key != "matrix"})
+    for key, values in stage.get("matrix", {}).items():
+        text = text.replace(f"${{item.{key}}}", values[0])
+    return dict(ast.literal_eval(text))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_list_every_module_that_the_stage_loads(name: str) -> None:
+    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith(("pipelines/", "src/"))}
+    assert listed == loaded_files(name)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_path_of_a_command_is_an_output_or_a_dependency_or_holds_one(name: str) -> None:
+    stage = expanded(STAGES[name])
+    declared = {*stage["deps"], *outputs(stage)}
+    for path in re.findall(r"--[a-z-]+ (\S+)", stage["cmd"]):
+        assert any(known == path or known.startswith(f"{path}/") for known in declared), path
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_command_gives_exactly_the_paths_that_the_stage_asks_for(name: str) -> None:
+    source = (ROOT / "pipelines" / f"{name}.py").read_text()
+    call = re.search(r"stage_paths\(\s*__doc__,([^)]*)\)", source)
+    assert call is not None
+    asked = [part.replace("_", "-") for part in re.findall(r'"(\w+)"', call[1])]
+    assert re.findall(r"--([a-z-]+) ", STAGES[name]["cmd"]) == asked
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_declares_the_section_it_reads(name: str) -> None:
+    source = (ROOT / "pipelines" / f"{name}.py").read_text()
+    read = {match.split(".")[0] for match in re.findall(r'load_section\(f?"([\w.{}]+)"', source)} - NO_PARAMS
+    assert {param.split(".")[0] for param in STAGES[name]["params"]} == read == {name}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_has_a_module_a_section_and_a_test_of_its_name(name: str) -> None:
+    assert (ROOT / "pipelines" / f"{name}.py").is_file()
+    assert (ROOT / "tests" / f"test_stage_{name}.py").is_file()
+    assert name in YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+def test_every_output_is_ignored_by_git_before_it_exists() -> None:
+    paths = [path for stage in STAGES.values() for path in outputs(expanded(stage))]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True)
+    assert set(ignored.stdout.split()) == set(paths)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_is_complete_and_valid(preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from darkroom.params import load_section, read_params
+
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(preset.read_text())
+    for section, (module, model) in SECTIONS.items():
+        load_section(section, getattr(importlib.import_module(f"pipelines.{module}"), model))
+    known = {section.split(".")[0] for section in SECTIONS} | NO_PARAMS
+    assert set(read_params(Path("params.yaml"))) == known
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_the_head_of_a_preset_states_command_duration_and_result(preset: Path) -> None:
+    head = preset.read_text().split("\n\n")[0]
+    for word in ("command", "duration", "result"):
+        assert re.search(rf"^#   {word}  +\S", head, re.MULTILINE), word
+
+
+def test_params_yaml_is_the_default_preset() -> None:
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "mnist.yaml").read_bytes()
+
+
+OWNERS = {
+    "keras": {"backbones", "models", "training"},
+    "tensorflow": {"backbones", "models", "training"},
+    "mlflow": {"tracking", "registry", "mlflow_model", "store"},
+    "optuna": {"search"},
+    "albumentations": {"augmentation"},
+}
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_heavy_library_is_imported_by_its_owners_alone(library: str) -> None:
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+    importing = {file.stem for file in files if any(name.split(".")[0] == library for name in imports(file))}
+    assert importing <= OWNERS[library]
+
+
+def test_imports_have_no_circle_and_nothing_imports_the_stages() -> None:
+    graph = {file: set(modules_of(file)) for file in PACKAGE.rglob("*.py")}
+    assert not [file for file in graph if any(name.split(".")[0] == "pipelines" for name in imports(file))]
+    done: set[Path] = set()
+    while ready := {file for file, needs in graph.items() if file not in done and needs - {file} <= done}:
+        done |= ready
+    assert sorted(file.name for file in set(graph) - done) == []
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: str, tmp_path: Path) -> None:
+    stage = expanded(STAGES[name])
+    (tmp_path / "params.yaml").write_text("{}\n")
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"sys.argv = {stage['cmd'].split()[2:]!r}\n"
+        "try:\n"
+        f"    runpy.run_module('pipelines.{name}', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "    print(end.code, sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 []", done.stderr
+    assert re.fullmatch(rf"error: params.yaml: there is no section '{name}[.\w]*'; sections here: \n?", done.stderr)
+
+
+@pytest.mark.heavy
+def test_params_know_the_architectures_of_models_and_their_arguments() -> None:
+    import inspect
+
+    from darkroom.models import ARCHITECTURES
+    from pipelines.train import TrainParams
+
+    schema = TypeAdapter(TrainParams).json_schema()
+    described = {
+        model["properties"]["name"]["const"]: set(model["properties"]) - {"name"}
+        for model in schema["$defs"].values()
+        if "name" in model["properties"]
+    }
+    assert described == {
+        name: set(list(inspect.signature(function).parameters)[1:]) for name, function in ARCHITECTURES.items()
+    }
