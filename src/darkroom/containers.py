@@ -137,6 +137,11 @@ class TarArchive:
         self._stream.seek(end)
         if self._stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise DataError(f"{self.path} is truncated or damaged after byte {end:,}; download it again")
+        # The checksum of a compressed file comes at its very end, behind the padding of the tar.
+        while padding := self._stream.read(CHUNK_BYTES):
+            end += len(padding)
+            if end > limit:
+                raise DataError(_too_big(self.path, end, limit))
 
 
 class ZipArchive:
