@@ -1,0 +1,50 @@
+"""What every benchmark says beside its numbers: machine, versions, command; and where it is kept."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/NAME.json")
+    return parser
+
+
+def processor() -> str:
+    """Return the processor's name and how many cores of it this process may use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool) -> None:
+    """Print a benchmark's result with its surroundings as JSON, and keep it when asked.
+
+    Args:
+        name: of the benchmark, and of its file in benchmarks/results.
+        result: the measured values, units in their names.
+        packages: distributions whose versions matter.
+        save: whether to write the file.
+    """
+    record = {
+        "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "machine": processor(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        **result,
+    }
+    text = json.dumps(record, indent=2)
+    print(text)
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
