@@ -110,9 +110,9 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     for position, image in enumerate(images):
         bright = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image
         grey[position] = cv2.resize(bright, (32, 32), interpolation=cv2.INTER_AREA)
-    low = (_DCT @ grey @ _DCT.T)[:, _LOWEST[0], _LOWEST[1]]
+    low = np.ascontiguousarray((_DCT @ grey @ _DCT.T)[:, _LOWEST[0], _LOWEST[1]])
     bits = low > np.median(low, axis=1, keepdims=True)
-    hashes = np.packbits(bits, axis=1).view(">u8").astype(np.uint64).reshape(-1)
+    hashes = np.packbits(bits.reshape(-1)).view(">u8").astype(np.uint64)
     for plain in np.flatnonzero(grey.std(axis=(1, 2)) < 1):
         own = hashlib.blake2b(np.ascontiguousarray(images[plain]).data, digest_size=8).digest()
         hashes[plain] = int.from_bytes(own, "big")
@@ -199,8 +199,8 @@ def native_stderr_silenced() -> Iterator[None]:
 
 
 def _sums(image: np.ndarray) -> np.ndarray:
-    # meanStdDev is 20 times as fast as numpy here. Its doubles carry 15 digits, the sums have at most 11: rounding gives
-    # back the exact integers, and added up they do not depend on the order of the images.
+    # meanStdDev is 20 times as fast as numpy here. Its doubles carry 15 digits, the sums have at most 11: rounding
+    # gives back the exact integers, and added up they do not depend on the order of the images.
     mean, std = cv2.meanStdDev(image)
     n_pixels = image.shape[0] * image.shape[1]
     sums: np.ndarray = np.rint(np.stack([mean[:, 0], std[:, 0] ** 2 + mean[:, 0] ** 2]) * n_pixels)
