@@ -20,6 +20,7 @@ from onnx_model import write_model
 from darkroom import tracking
 from darkroom.dataset import DatasetWriter
 from darkroom.package import Package
+from darkroom.versions import Version, load
 
 CLASSES = ["cat", "dog"]
 SHAPE = (4, 4, 1)
@@ -110,6 +111,11 @@ def evaluate(root: Path) -> None:
     digest = hashlib.sha256("\n".join(sorted(index["id"])).encode()).hexdigest()
     report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": {"test_accuracy": accuracy}}}
     (root / "reports" / "evaluation.json").write_text(json.dumps(report))
+
+
+def answers_here(version: Version, images: np.ndarray, expected: np.ndarray) -> float:
+    """Stand in for registry.verify where a test is about something else: the fresh process takes 5 s."""
+    return float(np.abs(load(version).probabilities(images) - expected).max())
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Log model.onnx as the deployable MLflow model of a run: a pyfunc saved as code, with everything a consumer needs."""
 
 import base64
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import copyfile
@@ -26,39 +27,41 @@ def log_package(
         input_example: (n, height, width, channels), uint8; the first image is stored as an example request.
         step: the epoch whose metrics MLflow copies to the model.
     """
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import ColSpec, DataType, Map, Schema
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # MLflow's advice about type hints and examples, in colour
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
-    outputs = {
-        "label": DataType.string,
-        "probability": DataType.double,
-        "probabilities": Map(DataType.double),
-        "abstained": DataType.boolean,
-    }
-    here = Path(__file__).parent
-    with TemporaryDirectory() as folder:
-        model_file = Path(folder, "model.onnx")
-        copyfile(onnx_path, model_file)
-        found = client.get_run(run_id)
-        # Created here and not by Model.log, which would put it into MLflow's active experiment.
-        logged = client.create_logged_model(
-            found.info.experiment_id, "package", run_id, params=found.data.params, model_type="classifier"
-        )
-        Model.log(
-            artifact_path=None,
-            name="package",
-            model_id=logged.model_id,
-            run_id=run_id,
-            step=step,
-            flavor=_Pyfunc,
-            flavor_name="pyfunc",
-            python_model=str(here / "mlflow_model.py"),
-            artifacts={"model": str(model_file)},
-            code_paths=[str(here / "package.py")],
-            signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
-            input_example=None if input_example is None else _example(input_example),
-            pip_requirements=_requirements(),
-        )
+        outputs = {
+            "label": DataType.string,
+            "probability": DataType.double,
+            "probabilities": Map(DataType.double),
+            "abstained": DataType.boolean,
+        }
+        here = Path(__file__).parent
+        with TemporaryDirectory() as folder:
+            model_file = Path(folder, "model.onnx")
+            copyfile(onnx_path, model_file)
+            found = client.get_run(run_id)
+            # Created here and not by Model.log, which would put it into MLflow's active experiment.
+            logged = client.create_logged_model(
+                found.info.experiment_id, "package", run_id, params=found.data.params, model_type="classifier"
+            )
+            Model.log(
+                artifact_path=None,
+                name="package",
+                model_id=logged.model_id,
+                run_id=run_id,
+                step=step,
+                flavor=_Pyfunc,
+                flavor_name="pyfunc",
+                python_model=str(here / "mlflow_model.py"),
+                artifacts={"model": str(model_file)},
+                code_paths=[str(here / "package.py")],
+                signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
+                input_example=None if input_example is None else _example(input_example),
+                pip_requirements=_requirements(),
+            )
     return f"models:/{logged.model_id}"
 
 

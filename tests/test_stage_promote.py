@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from trained_repository import (
+    CLASSES,
+    answers_here,
+    clean_environment,
+    evaluate,
+    forget_store,
+    fresh_store,
+    model_reading,
+    prepare,
+    train,
+)
+
+from darkroom import registry, versions
+from darkroom.errors import DataError, ParamsError, RegistryError
+from pipelines import promote
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "reports/predictions.parquet"]
+ARGUMENTS += ["--prepared", "data/prepared", "--models", "models", "--out", "reports/promotion.json"]
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    fresh_store(tmp_path, monkeypatch)
+    prepare(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["promote", *ARGUMENTS])
+    return tmp_path
+
+
+@pytest.fixture
+def root(fresh, monkeypatch):
+    monkeypatch.setattr(registry, "verify", answers_here)
+    return fresh
+
+
+def promoted():
+    promote.main()
+    return json.loads(Path("reports/promotion.json").read_text())
+
+
+def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fresh):
+    train(fresh, reads=1)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert (report["champion_before"], report["version"], report["champion_after"]) == (None, "1", "1")
+    assert report["tests"]["verification"]["n_images"] == 64
+    assert report["tests"]["verification"]["max_abs_difference"] < 1e-6
+    champion = versions.find("pets", alias="champion")
+    assert champion.tags["git.commit"] == "c" * 40
+    assert champion.tags["data.digest"] == "d" * 64
+    assert champion.tags["dvc.stage"] == "train@cnn"
+    assert champion.tags["sha256/artifacts/model.onnx"] == versions.sha256_of(fresh / "models/cnn/model.onnx")
+    assert {"sha256/MLmodel", "sha256/code/package.py"} <= set(champion.tags)
+
+
+def test_a_second_look_changes_nothing_and_loads_neither_mlflow_nor_a_model(root):
+    train(root, reads=1)
+    promoted()
+    before = versions.read("pets")
+    code = (
+        "import sys; from pipelines import promote; promote.main(); "
+        "print(sorted({'mlflow', 'onnxruntime', 'cv2', 'pandas', 'scipy', 'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *ARGUMENTS]
+    environment = {**clean_environment(), "PYTHONPATH": str(Path(promote.__file__).parents[1])}
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ended.stdout.strip() == "[]"
+    assert json.loads(Path("reports/promotion.json").read_text())["decision"] == "unchanged"
+    assert versions.read("pets") == before
+
+
+def test_a_better_candidate_replaces_the_champion_which_becomes_previous(root):
+    train(root, reads=2)
+    promoted()
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert (report["champion_before"], report["champion_after"]) == ("1", "2")
+    assert report["tests"]["mcnemar"]["n_only_candidate_correct"] == 6
+    assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def test_a_worse_candidate_is_kept_out_of_the_registry(root):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["version"] is None
+    assert list(versions.read("pets").versions) == ["1"]
+
+
+def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    first = promoted()
+    monkeypatch.setattr(promote, "load", None)
+    assert promoted() == first
+
+
+def test_below_the_floor_a_first_candidate_is_kept(root):
+    train(root, reads=3)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert "50.00 % on 200 images is below the floor 90.00 %" in report["reasons"][0]
+    assert versions.read("pets").versions == {}
+
+
+def test_an_experiment_only_says_what_it_would_do(root, monkeypatch):
+    train(root, reads=0)
+    monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
+    report = promoted()
+    assert report["decision"] == "would_promote"
+    assert "promote.from_experiments is false" in report["reasons"][-1]
+    assert versions.read("pets").versions == {}
+
+
+def test_an_experiment_promotes_where_that_is_allowed(root, monkeypatch):
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("from_experiments: false", "from_experiments: true"))
+    train(root, reads=0)
+    monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
+    assert promoted()["decision"] == "promoted"
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
+    train(root, reads=1)
+    promoted()
+    train(root, reads=0)
+    promoted()
+    registry.rollback("pets", reason="dogs are called cats in the shop")
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert "version 2 is this very model, and was rolled back: dogs are called cats" in report["reasons"][-1]
+    assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    assert versions.read("pets").aliases == {"challenger": "1"}
+    assert promoted()["decision"] == "promoted"
+    assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
+
+
+def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_promotion(root):
+    train(root, reads=1)
+    promoted()
+    (versions.fetch(versions.find("pets", alias="champion"))).write_bytes(b"not onnx")
+    train(root, reads=0)
+    with pytest.raises(RegistryError, match="was changed after registration and is not loaded"):
+        promote.main()
+    assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_a_version_that_answers_otherwise_stays_out_of_production(fresh):
+    train(fresh, reads=0)
+    predictions = pd.read_parquet("reports/predictions.parquet")
+    predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
+    predictions.to_parquet("reports/predictions.parquet")
+    with pytest.raises(RegistryError, match=r"models:/pets/1 differs from the evaluated model by 0\.\d+"):
+        promote.main()
+    assert versions.read("pets").under("champion") is None
+
+
+def test_a_model_restored_from_the_cache_is_logged_again_in_a_new_store(root):
+    train(root, reads=0)
+    forget_store(root)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    champion = versions.find("pets", alias="champion")
+    assert champion.tags["git.commit"] == "c" * 40
+    assert champion.tags["candidate"] == "cnn"
+
+
+def test_a_champion_with_other_classes_is_compared_by_class_name(root):
+    train(root, reads=0)
+    promoted()
+    model_reading(0, root / "models/cnn/model.onnx", classes=CLASSES[::-1])
+    evaluate(root)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["tests"]["mcnemar"]["candidate_accuracy"] == 0.0
+    assert report["tests"]["mcnemar"]["champion_accuracy"] == 1.0
+
+
+def test_predictions_of_other_images_are_refused(root):
+    train(root, reads=1)
+    promoted()
+    train(root, reads=0)
+    predictions = pd.read_parquet("reports/predictions.parquet")
+    predictions.loc[0, "id"] = "f" * 64
+    predictions.to_parquet("reports/predictions.parquet")
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not test images"):
+        promote.main()
+
+
+def test_an_unknown_key_is_named(root):
+    (root / "params.yaml").write_text("promote: {registered_modell: x}\n")
+    with pytest.raises(ParamsError, match="promote has an unknown key 'registered_modell'; known keys: alpha"):
+        promote.main()
