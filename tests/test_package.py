@@ -15,7 +15,7 @@ import pytest
 from onnx_model import write_model
 from PIL import Image
 
-from darkroom import package
+from darkroom import headers, images, package
 from darkroom.package import Package
 
 CLASSES = ["cat", "dog", "猫 <b>"]
@@ -85,7 +85,6 @@ def classifier(model):
 @pytest.mark.parametrize("name", STILLS)
 @pytest.mark.parametrize("color", ["grey", "rgb"])
 def test_serving_decodes_to_the_same_bytes_as_training(name, color):
-    images = pytest.importorskip("darkroom.images")
     trained = images.decode(STILLS[name], color=color, max_pixels=10**6)
     served = package.decode(STILLS[name], color=color, max_pixels=10**6)
     np.testing.assert_array_equal(served, trained)
@@ -96,7 +95,6 @@ def test_serving_decodes_to_the_same_bytes_as_training(name, color):
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
 @pytest.mark.parametrize("color", ["grey", "rgb"])
 def test_serving_converts_arrays_to_the_same_bytes_as_training(shape, color):
-    images = pytest.importorskip("darkroom.images")
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     converted = images.convert(pixels, color=color)
     np.testing.assert_array_equal(package._convert(pixels, color=color), converted)
@@ -182,6 +180,44 @@ def test_the_pixel_limit_is_an_argument(model):
     with pytest.raises(ValueError, match="64x48 pixels is not decoded; the limit is 3071 pixels"):
         small.decode(STILLS["png"])
     assert Package.load(model, max_pixels=48 * 64).decode(STILLS["png"]).shape == (16, 16, 3)
+
+
+def broken():
+    """Return files that are cut, animated, bombs, or no images, by name."""
+    image = Image.fromarray(picture())
+    frames = {"save_all": True, "append_images": [image.rotate(90)]}
+    found = {f"animated {kind}": encoded(kind, image, **frames) for kind in ("GIF", "WEBP", "PNG", "TIFF")}
+    for name, data in STILLS.items():
+        found |= {f"{name} cut to {length}": data[:length] for length in (0, 8, 30, 60, len(data) // 2, len(data) - 12)}
+    return found | {"bomb": bomb(), "text": b"hello"}
+
+
+def test_serving_refuses_and_accepts_the_same_files_as_training():
+    def outcome(function, data):
+        try:
+            return function(data, color="grey", max_pixels=10**6).tobytes()
+        except (ValueError, images.Rejected):
+            return None
+
+    for name, data in broken().items():
+        assert outcome(package.decode, data) == outcome(images.decode, data), name
+
+
+def test_serving_reads_the_same_from_a_header_as_training():
+    def outcome(function, data):
+        try:
+            return function(data)
+        except (struct.error, IndexError):
+            return None
+
+    for name, data in (STILLS | broken()).items():
+        assert outcome(package._header, data) == outcome(headers.read_header, data), name
+
+
+def test_pixels_may_be_a_view(classifier):
+    view = picture()[::-1, ::2]
+    assert classifier.predict([view]) == classifier.predict([view.copy()])
+    np.testing.assert_array_equal(package._convert(view, color="grey"), package._convert(view.copy(), color="grey"))
 
 
 # --- loading

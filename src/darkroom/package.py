@@ -220,7 +220,7 @@ def resize(image: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
     shrinks = size[0] < height and size[1] < width
     # INTER_AREA keeps every source pixel's weight, so nothing aliases; on the way up it would repeat pixels in blocks.
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: np.ndarray = cv2.resize(image, size[::-1], interpolation=how)
+    resized: np.ndarray = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=how)
     return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
 
 
@@ -231,7 +231,10 @@ def _convert(pixels: np.ndarray, *, color: str) -> np.ndarray:
     if grey:
         pixels = pixels.reshape(*pixels.shape[:2], 1)
         return pixels if color == "grey" else np.repeat(pixels, 3, axis=2)
-    return pixels if color == "rgb" else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, np.newaxis]
+    if color == "rgb":
+        return pixels
+    one_channel: np.ndarray = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)  # OpenCV takes no views
+    return one_channel[:, :, np.newaxis]
 
 
 def _from_base64(text: str) -> bytes:
