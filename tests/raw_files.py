@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 def write_manifest(directory: Path, layout: str | dict[str, Any]) -> Path:
     """Make the folder one that download wrote: a manifest of the files that are in it."""
-    files = sorted(path for path in directory.iterdir() if path.is_file())
+    files = sorted(path for path in directory.iterdir() if path.name != "manifest.json")
     manifest = {
         "dataset": "small",
         "layout": {"kind": layout} if isinstance(layout, str) else layout,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from darkroom.arrays import Block, idx_blocks, listed, npz_blocks
+from darkroom.arrays import Block, idx_blocks, npz_blocks
 from darkroom.cifar import cifar_blocks
 from darkroom.containers import open_archive, shown, utf8
 from darkroom.errors import DataError
@@ -268,7 +268,7 @@ def _numbered(blocks: Iterable[Block], directory: Path, *, max_image_bytes: int)
         counts[block.split] = start + len(block.labels)
     if len(labels) < 2:
         what = f"one class only, {shown(labels.pop())}" if labels else "no image"
-        raise DataError(f"{directory}: there is {what}; a classifier needs two classes; found {listed(labels)}")
+        raise DataError(f"{directory}: there is {what}; a classifier needs two")
 
 
 def _check_names(classes: set[str], where: Path) -> None:

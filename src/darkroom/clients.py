@@ -89,7 +89,8 @@ def _stream(url: str, output_file: str, _: object) -> None:
         Path(output_file).open("wb") as file,
     ):
         response.raise_for_status()
-        n_bytes = int(response.headers.get("Content-Length", 0)) or None
+        length = response.headers.get("Content-Length", "")
+        n_bytes = int(length) if length.isdecimal() else None
         name = urlsplit(url).path.rpartition("/")[2]
         with tqdm(desc=name, total=n_bytes, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
             for chunk in response.iter_content(chunk_size=1 << 16):

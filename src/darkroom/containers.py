@@ -53,11 +53,6 @@ class Archive(Protocol):
     def read(self, entry: Entry) -> bytes: ...
 
 
-def is_archive(path: Path) -> bool:
-    """Return whether the file begins as a zip, a tar, or a compressed file, which open_archive takes for a tar."""
-    return _kind(path) is not None
-
-
 @contextmanager
 def open_archive(path: Path, *, max_archive_bytes: int) -> Iterator[Archive]:
     """Yield the zip, tar, tar.gz, tar.xz or tar.bz2 as an Archive; the content decides, not the name.
@@ -184,8 +179,13 @@ class ZipArchive:
 
 
 def shown(name: str) -> str:
-    """Return the name in quotes on one line: newlines and unprintable characters are escaped."""
-    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name) + "'"
+    """Return the name in quotes, on one line."""
+    return f"'{escaped(name)}'"
+
+
+def escaped(name: str) -> str:
+    """Return the name with newlines and what else cannot be printed spelled out: one line, whatever the name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def utf8(name: str) -> str:

