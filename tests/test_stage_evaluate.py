@@ -133,17 +133,14 @@ def test_an_unknown_key_is_told_with_the_known_ones(workspace):
     assert "evaluate has an unknown key 'bins'; known keys: bootstrap_samples, calibration_bins" in refusal(workspace)
 
 
-@pytest.mark.parametrize(("key", "value"), [("bootstrap_samples", 0), ("calibration_bins", "15"), ("seed", -1)])
-def test_a_setting_out_of_range_is_named(workspace, key, value):
-    write_params(workspace, **{key: value})
-    assert f"evaluate.{key} is {value!r}" in refusal(workspace)
+def test_a_setting_out_of_range_is_named(workspace):
+    write_params(workspace, bootstrap_samples=0)
+    assert "evaluate.bootstrap_samples is 0" in refusal(workspace)
 
 
 def test_a_candidate_without_its_run_is_not_whole(workspace):
     (workspace / "models" / "cnn" / "run.json").write_text('{"run_id": "x"}')
     assert "models/cnn/run.json: it lacks best_epoch, data_digest" in refusal(workspace)
-    (workspace / "models" / "cnn" / "run.json").unlink()
-    assert "models/cnn/run.json: it cannot be read" in refusal(workspace)
 
 
 def test_no_test_image_names_the_next_step(workspace):
@@ -331,7 +328,7 @@ def test_a_run_of_another_store_names_that_store(workspace):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("spoil", ["classes", "history", "metadata"])
+@pytest.mark.parametrize("spoil", ["classes", "history", "run", "metadata"])
 def test_a_candidate_that_does_not_fit_the_data_is_refused(evaluated, tmp_path, spoil):
     import shutil
 
@@ -343,6 +340,9 @@ def test_a_candidate_that_does_not_fit_the_data_is_refused(evaluated, tmp_path, 
     if spoil == "classes":
         write_candidate(cnn, run_id=run_ids["cnn"], classes=["a", "b", "c"])
         expected = "models/cnn/model.onnx: it tells 3 classes apart .* or other names of classes"
+    elif spoil == "run":
+        (cnn / "run.json").unlink()
+        expected = "models/cnn/run.json: it cannot be read .*; run `dvc repro --force train@cnn`"
     elif spoil == "history":
         (cnn / "history.csv").write_text("epoch,loss\n0,1\n")
         expected = "models/cnn/history.csv: it cannot be read .*; run `dvc repro --force train@cnn`"

@@ -69,7 +69,7 @@ def image_grid(
         )
     n_columns = max(1, min(n_columns, len(images)))
     n_rows = -(-len(images) // n_columns)
-    cell, gap, margin, text_height = 1.15, 0.12, 0.14, 0.19
+    cell, gap, margin, text_height = 1.15, 0.14, 0.14, 0.16
     lines = max(title.count("\n") + 1 if title else 0 for title in titles)
     head = 0.34 if heading else 0.0
     row_height = cell + lines * text_height + gap

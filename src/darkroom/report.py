@@ -86,7 +86,7 @@ def draw(
     )
     drawn["recall"] = figures.class_scores(recalls, classes, folder / "recall.png", label="recall")
     if worst:
-        titles = [f"{error.label}\nas {error.predicted} {error.confidence:.0%}" for error in worst]
+        titles = [f"{error.label}\nas {error.predicted}\n{error.confidence:.1%} sure" for error in worst]
         heading = f"Worst errors of {candidate.name}: true class, predicted class and confidence"
         images = [error.image for error in worst]
         drawn["worst_errors"] = figures.image_grid(images, titles, folder / "worst_errors.png", heading=heading)
