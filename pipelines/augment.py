@@ -1,0 +1,76 @@
+"""Draw augmented copies of the training images, and a preview that shows them beside their originals."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from darkroom.console import run, say, stage_paths
+from darkroom.params import Section, load_section
+
+
+class AugmentParams(Section):
+    """The augment section of params.yaml."""
+
+    copies: int = Field(ge=0)
+    seed: int
+    preview_images: int = Field(ge=1)
+    transforms: list[dict[str, dict[str, Any] | None]]
+
+
+class ComputeParams(Section):
+    """The compute section of params.yaml; no result depends on it."""
+
+    backend: str
+    workers: int | Literal["auto"]
+
+
+def main() -> None:
+    paths = stage_paths(__doc__, "prepared", "out", "report")
+    params = load_section("augment", AugmentParams)
+    machine = load_section("compute", ComputeParams)
+    from darkroom import copies, figures
+    from darkroom.dataset import Dataset, DatasetWriter
+
+    prepared = Dataset.open(paths.prepared)
+    rows = prepared.rows("train")
+    parents = prepared.index().loc[rows, ["id", "label", "split"]]
+
+    paths.out.mkdir(parents=True, exist_ok=True)
+    # Shards of as many rows as those of the prepared data: their greatest size was chosen there.
+    shard_bytes = prepared.manifest["shards"][0]["rows"] * prepared.images[0].nbytes
+    with DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer:
+        for block in copies.draw_copies(
+            paths.prepared,
+            rows=rows,
+            ids=parents["id"].tolist(),
+            transforms=params.transforms,
+            copies=params.copies,
+            seed=params.seed,
+            scratch=paths.out,
+            backend=machine.backend,
+            workers=machine.workers,
+        ):
+            writer.append(block)
+        index = copies.copies_index(parents, copies=params.copies)
+        known = {key: prepared.manifest[key] for key in ("dataset", "classes", "color", "mean", "std")}
+        made = {
+            "prepared_digest": prepared.manifest["digest"],
+            "augment": params.model_dump(exclude={"preview_images"}),
+        }
+        writer.finish(index=index, manifest=known | made)
+    say(f"augment: {len(index)} copies of {len(parents)} training images")
+
+    images, titles, n_columns = copies.preview(
+        prepared,
+        Dataset.open(paths.out),
+        parents=rows.tolist(),
+        copies=params.copies,
+        images_per_class=params.preview_images,
+    )
+    paths.report.mkdir(parents=True, exist_ok=True)
+    heading = f"{prepared.manifest['dataset']}: training images, each beside its copies"
+    figures.image_grid(images, titles, paths.report / "preview.png", n_columns=n_columns, heading=heading)
+
+
+if __name__ == "__main__":
+    run(main)
