@@ -28,7 +28,7 @@ def log_package(
         step: the epoch whose metrics MLflow copies to the model.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # MLflow's advice about type hints and examples, in colour
+        warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples, and its use of old pandas
         from mlflow.models import Model, ModelSignature
         from mlflow.types.schema import ColSpec, DataType, Map, Schema
 

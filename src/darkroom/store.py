@@ -19,7 +19,7 @@ from darkroom.errors import LockedError, RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PROBE_SECONDS = 8  # how long a server may take to answer before training is refused
+PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -1,0 +1,209 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from trained_repository import clean_environment, fresh_store, prepare, train
+
+from darkroom import cli, registry, versions
+
+SOURCE = Path(cli.__file__).parents[1]
+heavy = pytest.mark.heavy
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+
+
+def darkroom(*arguments, stdin=b""):
+    """Run the command in the current folder, in a process of its own; bytes out, as a pipe sees them."""
+    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-m", "darkroom.cli", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
+
+
+def run(monkeypatch, capfd, *arguments):
+    """Run the command in this process; return (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["darkroom", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capfd.readouterr()
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with two presets, of which `one` is committed as params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "one.yaml").write_text("train:\n  cnn: {epochs: 12, width: 32}  # a comment\n")
+    (tmp_path / "presets" / "two.yaml").write_text("train:\n  cnn: {epochs: 3, depth: 2}\n")
+    (tmp_path / "params.yaml").write_text((tmp_path / "presets" / "one.yaml").read_text())
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *command], check=True)
+    return tmp_path
+
+
+@pytest.fixture
+def champion(tmp_path, monkeypatch):
+    """A repository with version 1 as champion, which believes pixel 0; two image files of known class."""
+    fresh_store(tmp_path, monkeypatch)
+    prepare(tmp_path)
+    uri = train(tmp_path, reads=0)
+    digest = versions.sha256_of(tmp_path / "models/cnn/model.onnx")
+    version = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
+    registry.promote(version, replacing=None, reasons=["the first"])
+    for name, pixel in (("cat.png", 0), ("dög 1.png", 255)):
+        image = np.zeros((4, 4), np.uint8)
+        image[0, 0], image[2, 0] = pixel, 255 - pixel
+        (tmp_path / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    return tmp_path
+
+
+def test_use_replaces_params_and_says_what_changed(repository, monkeypatch, capfd):
+    code, out, _ = run(monkeypatch, capfd, "use", "two")
+    assert code == 0
+    assert out.splitlines() == [
+        "train.cnn.depth: (none) -> 2",
+        "train.cnn.epochs: 12 -> 3",
+        "train.cnn.width: 32 -> (none)",
+        "params.yaml is now the preset two, 3 keys changed; `dvc repro` runs it",
+    ]
+    assert Path("params.yaml").read_bytes() == Path("presets/two.yaml").read_bytes()
+
+
+def test_use_works_from_a_subfolder_and_answers_in_json(repository, monkeypatch, capfd):
+    (repository / "src").mkdir()
+    monkeypatch.chdir(repository / "src")
+    _, out, _ = run(monkeypatch, capfd, "use", "two", "--json")
+    assert json.loads(out)["changed"]["train.cnn.epochs"] == ["12", "3"]
+    assert (repository / "params.yaml").read_text().startswith("train:\n  cnn: {epochs: 3")
+
+
+def test_use_refuses_to_lose_uncommitted_edits_without_force(repository, monkeypatch, capfd):
+    Path("params.yaml").write_text("train:\n  cnn: {epochs: 99, width: 32}\n")
+    code, out, err = run(monkeypatch, capfd, "use", "two")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "has edits that are in no commit; commit them, or use `darkroom use two --force` to lose them" in err
+    assert "99" in Path("params.yaml").read_text()
+    code, out, _ = run(monkeypatch, capfd, "use", "two", "--force")
+    assert code == 0
+    assert "train.cnn.epochs: 99 -> 3" in out
+
+
+def test_use_replaces_an_uncommitted_preset_without_force(repository, monkeypatch, capfd):
+    run(monkeypatch, capfd, "use", "two")
+    assert run(monkeypatch, capfd, "use", "one")[0] == 0
+
+
+def test_use_writes_params_where_there_are_none(repository, monkeypatch, capfd):
+    Path("params.yaml").unlink()
+    assert run(monkeypatch, capfd, "use", "one")[0] == 0
+    assert Path("params.yaml").is_file()
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones(repository, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "use", "tow")
+    assert code == 2
+    assert err == "error: there is no preset 'tow'; presets: one, two; did you mean 'two'?\n"
+
+
+def test_wrong_usage_is_exit_code_2(monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "predict", "a.png", "--modle", "x")
+    assert code == 2
+    assert "No such option: --modle" in err
+
+
+def test_importing_the_command_line_is_cheap():
+    code = (
+        "import sys; import darkroom.cli; "
+        "print(sorted({'mlflow', 'numpy', 'pandas', 'cv2', 'onnxruntime', 'tensorflow', 'keras', 'pydantic'} "
+        "& set(sys.modules)))"
+    )
+    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout.strip() == "[]"
+
+
+@heavy
+def test_predict_answers_json_lines_from_the_champion_without_mlflow_or_tensorflow(champion):
+    began = time.monotonic()
+    ended = darkroom("predict", "cat.png", "dög 1.png")
+    assert time.monotonic() - began < 6
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    lines = [json.loads(line) for line in ended.stdout.decode().splitlines()]
+    assert [(line["file"], line["label"], line["model"], line["version"]) for line in lines] == [
+        ("cat.png", "cat", "pets", "1"),
+        ("dög 1.png", "dog", "pets", "1"),
+    ]
+    assert all(0.5 < line["probability"] <= 1 for line in lines)
+    assert set(lines[0]) == {"file", "label", "probability", "model", "version"}
+
+
+@heavy
+def test_predict_reads_one_image_from_stdin(champion):
+    ended = darkroom("predict", "-", stdin=Path("cat.png").read_bytes())
+    answer = json.loads(ended.stdout)
+    assert (ended.returncode, answer["file"], answer["label"]) == (0, "-", "cat")
+
+
+@heavy
+def test_a_bad_file_gets_an_error_line_and_the_others_are_answered(champion, monkeypatch, capfd):
+    Path("broken.png").write_bytes(b"not an image")
+    Path("folder").mkdir()
+    code, out, err = run(monkeypatch, capfd, "predict", "broken.png", "missing.png", "folder", "cat.png")
+    assert (code, err) == (1, "")
+    broken, missing, folder, cat = (json.loads(line) for line in out.splitlines())
+    assert set(broken) == {"file", "error"}
+    assert "not an image" in broken["error"]
+    assert missing["error"] == "No such file or directory"
+    assert folder["error"] == "Is a directory"
+    assert cat["label"] == "cat"
+
+
+@heavy
+def test_predict_takes_a_name_a_version_or_an_alias(champion, monkeypatch, capfd):
+    for chosen in (["--version", "1"], ["--model", "pets"], ["--alias", "champion"]):
+        assert run(monkeypatch, capfd, "predict", "cat.png", *chosen)[0] == 0
+    code, out, err = run(monkeypatch, capfd, "predict", "cat.png", "--alias", "challenger")
+    assert (code, out) == (1, "")
+    assert err == "error: pets has no alias 'challenger'; its versions: 1; its aliases: champion -> 1\n"
+
+
+@heavy
+def test_before_anything_is_registered_predict_says_so(tmp_path, monkeypatch, capfd):
+    fresh_store(tmp_path, monkeypatch)
+    prepare(tmp_path)
+    code, _, err = run(monkeypatch, capfd, "predict", "cat.png")
+    assert code == 1
+    assert "no model is registered as 'pets'" in err
+    assert "`dvc repro` trains and registers one" in err
+
+
+@heavy
+def test_history_and_rollback_tell_who_moved_what_and_why(champion, monkeypatch, capfd):
+    train(champion, reads=1)
+    digest = versions.sha256_of(champion / "models/cnn/model.onnx")
+    uri = json.loads((champion / "models/cnn/run.json").read_text())["model_uri"]
+    second = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
+    registry.promote(second, replacing="1", reasons=["better by 2 %"])
+    code, out, _ = run(monkeypatch, capfd, "rollback", "--reason", "dogs are cats")
+    assert (code, out) == (0, "pets: champion is version 1 again, previous is version 2\n")
+    _, out, _ = run(monkeypatch, capfd, "history")
+    lines = out.splitlines()
+    assert len(lines) == 5
+    assert lines[2].endswith("champion: 1 -> 2  better by 2 %")
+    assert lines[3].endswith("champion: 2 -> 1  rollback: dogs are cats")
+    _, out, _ = run(monkeypatch, capfd, "history", "--json")
+    assert [entry["to"] for entry in json.loads(out)] == ["1", "1", "2", "1", "2"]
+
+
+@heavy
+def test_a_rollback_without_a_reason_is_wrong_usage(champion, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "rollback", "--reason", " ")
+    assert code == 2
+    assert "--reason is empty" in err

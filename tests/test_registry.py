@@ -1,0 +1,186 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+from trained_repository import fresh_store, prepare, train
+
+from darkroom import registry, store, versions
+from darkroom.errors import RegistryError
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    fresh_store(tmp_path, monkeypatch)
+    prepare(tmp_path)
+    return tmp_path
+
+
+def registered(root, reads, name="pets"):
+    uri = train(root, reads=reads)
+    digest = versions.sha256_of(root / "models/cnn/model.onnx")
+    return registry.register(name, model_uri=uri, model_sha256=digest, tags={"candidate": "cnn"})
+
+
+def test_reading_sqlite_directly_gives_what_the_mlflow_client_gives(root):
+    first = registered(root, 0)
+    registry.promote(first, replacing=None, reasons=["good"])
+    registry.promote(registered(root, 1), replacing="1", reasons=['better, "quoted" and ümläuted'])
+    direct = versions.read("pets")
+    assert direct == versions._read_client("pets")
+    assert direct.aliases == {"champion": "2", "previous": "1"}
+
+
+def test_a_name_that_nobody_registered_has_no_versions(root):
+    assert versions.read("pets") == versions.Registered("pets") == versions._read_client("pets")
+
+
+def test_before_the_first_run_there_is_no_store_and_nothing_registered(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert versions.read("pets").versions == {}
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_same_model_is_registered_once(root):
+    assert registered(root, 0).version == registered(root, 0).version == "1"
+    assert registered(root, 1).version == "2"
+
+
+def test_another_model_than_the_evaluated_one_is_refused(root):
+    uri = train(root, reads=0)
+    with pytest.raises(RegistryError, match=r"holds a model.onnx with sha256 .*, evaluated was aaaaaaaaaaaa"):
+        registry.register("pets", model_uri=uri, model_sha256="a" * 64, tags={})
+    assert versions.read("pets").versions == {}
+
+
+def test_every_move_is_recorded_with_who_when_and_why(root):
+    first = registered(root, 0)
+    registry.challenge(first, reasons=["looks good"])
+    registry.promote(first, replacing=None, reasons=["is good"])
+    moves = versions.read("pets").history()
+    assert [(move["alias"], move["from"], move["to"], move["reasons"]) for move in moves] == [
+        ("challenger", None, "1", ["looks good"]),
+        ("champion", None, "1", ["is good"]),
+    ]
+    assert all("@" in move["who"] and move["at"].endswith("+00:00") for move in moves)
+
+
+def test_promoting_twice_is_promoting_once(root):
+    first = registered(root, 0)
+    registry.promote(first, replacing=None, reasons=["a"])
+    registry.promote(first, replacing=None, reasons=["a"])
+    assert len(versions.read("pets").history()) == 1
+
+
+def test_a_decision_against_an_older_champion_moves_nothing(root):
+    first, second, third = (registered(root, reads) for reads in (0, 1, 2))
+    registry.promote(first, replacing=None, reasons=["a"])
+    registry.promote(second, replacing="1", reasons=["b"])
+    with pytest.raises(RegistryError, match="the champion is version 2 by now, the decision was taken against 1"):
+        registry.promote(third, replacing="1", reasons=["c"])
+    assert versions.read("pets").aliases["champion"] == "2"
+
+
+def test_a_move_by_somebody_else_is_noted_at_the_next_one(root):
+    first, second = registered(root, 0), registered(root, 1)
+    store.client().set_registered_model_alias("pets", "champion", "1")
+    registry.promote(second, replacing="1", reasons=["b"])
+    moves = [
+        (move["who"], move["from"], move["to"])
+        for move in versions.read("pets").history()
+        if move["alias"] == "champion"
+    ]
+    assert moves[0] == ("unknown", None, "1")
+    assert moves[1][1:] == ("1", "2")
+    assert first.version == "1"
+
+
+def test_rollback_exchanges_champion_and_previous_and_marks_the_version(root):
+    registry.promote(registered(root, 0), replacing=None, reasons=["a"])
+    registry.promote(registered(root, 1), replacing="1", reasons=["b"])
+    champion, previous = registry.rollback("pets", reason="too many dogs")
+    assert (champion.version, previous.version) == ("1", "2")
+    assert previous.tags["rolled_back"] == "too many dogs"
+    assert versions.read("pets").history()[-2]["reasons"] == ["rollback: too many dogs"]
+    champion, previous = registry.rollback("pets", reason="was not that")
+    assert (champion.version, previous.version) == ("2", "1")
+    assert "rolled_back" not in champion.tags
+
+
+def test_the_first_champion_cannot_be_rolled_back(root):
+    with pytest.raises(RegistryError, match="no model is registered as 'pets'"):
+        registry.rollback("pets", reason="x")
+    registry.promote(registered(root, 0), replacing=None, reasons=["a"])
+    with pytest.raises(RegistryError, match="nothing was champion before"):
+        registry.rollback("pets", reason="x")
+
+
+def test_what_is_missing_is_named_with_what_there_is(root):
+    registry.promote(registered(root, 0), replacing=None, reasons=["a"])
+    with pytest.raises(RegistryError, match="no model is registered as 'pet' .*; did you mean 'pets'?"):
+        versions.find("pet", alias="champion")
+    with pytest.raises(RegistryError, match="pets has no alias 'prod'; its versions: 1; its aliases: champion -> 1"):
+        versions.find("pets", alias="prod")
+    with pytest.raises(RegistryError, match="pets has no version 7"):
+        versions.find("pets", version="7")
+
+
+def test_a_version_whose_files_are_gone_is_an_error(root):
+    version = registered(root, 0)
+    shutil.rmtree(root / "mlartifacts")
+    with pytest.raises(RegistryError, match=r"pets version 1: .*model.onnx is gone; restore it"):
+        versions.load(version)
+
+
+def test_two_versions_loaded_in_one_process_keep_their_own_code(root):
+    first, second = registered(root, 0), registered(root, 1)
+    code = versions.fetch(first, versions.PACKAGE_FILE)
+    code.write_text(code.read_text().replace('"abstained":', '"old": True, "abstained":'))
+    changed = versions.Version("pets", "1", None, first.location, {})
+    assert versions.load(changed).__class__ is not versions.load(second).__class__
+
+
+def test_an_mlflow_server_gives_the_same_as_its_database(root, monkeypatch):
+    registry.promote(registered(root, 0), replacing=None, reasons=["a"])
+    direct = versions.read("pets")
+    with server(root) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        served = versions.read("pets")
+        assert (served.versions, served.aliases, served.history()) == (
+            direct.versions,
+            direct.aliases,
+            json.loads(json.dumps(direct.history())),
+        )
+
+
+@contextmanager
+def server(root):
+    """Run `mlflow server` on the repository's store and a free port of the loopback; yield its URI."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, **pipe, start_new_session=True, cwd=root) as process:
+        try:
+            log = ""
+            for line in process.stdout:
+                log += line
+                if "Application startup complete" in line:
+                    break
+            assert process.poll() is None, log
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
