@@ -227,12 +227,12 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
     found = [Duplicate(name, names[row], "exact", "dropped: same bytes") for name, row in rows.repeated]
     found += [Duplicate(names[row], names[of], "near", f"dropped: {why}") for row, of, why in assignment.dropped]
     split_names = {code: name for name, code in SPLIT_CODES.items()}
-    unused = SPLIT_CODES[UNUSED]
-    for row in np.flatnonzero(assignment.groups != np.arange(len(rows))).tolist():
-        split = int(assignment.splits[row])
-        if split != unused:
-            action = f"kept: together in {split_names[split]}"
-            found.append(Duplicate(names[row], names[assignment.groups[row]], "near", action))
+    first: dict[int, int] = {}
+    for row in np.flatnonzero(assignment.splits != SPLIT_CODES[UNUSED]).tolist():
+        of = first.setdefault(int(assignment.groups[row]), row)
+        if of != row:
+            action = f"kept: together in {split_names[int(assignment.splits[row])]}"
+            found.append(Duplicate(names[row], names[of], "near", action))
     return found
 
 
