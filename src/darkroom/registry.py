@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.errors import RegistryError
-from darkroom.store import client, store_errors, store_lock, tracking_uri
+from darkroom.store import client, download, existing, store_errors, store_lock, tracking_uri
 from darkroom.versions import HISTORY, MODEL_FILE, Registered, Version, find, read, sha256_of
 
 if TYPE_CHECKING:
@@ -53,11 +53,8 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
         RegistryError: the store has no such model, holds another model.onnx under that URI, or refuses.
     """
     opened = client()
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
     with store_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
-        folder = Path(download_artifacts(artifact_uri=model_uri, dst_path=scratch))
+        folder = download(model_uri, scratch)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sums = {f"sha256/{path.relative_to(folder).as_posix()}": sha256_of(path) for path in files}
     if sums.get(f"sha256/{MODEL_FILE}") != model_sha256:
@@ -71,11 +68,8 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
         if known:
             return known
         with store_errors(tracking_uri()):
-            try:
+            if existing(lambda: opened.get_registered_model(name)) is None:
                 opened.create_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
             model_id = model_uri.removeprefix("models:/")
             created = opened.create_model_version(
                 name, source=model_uri, run_id=tags.get("run_id"), tags={**tags, **sums}, model_id=model_id

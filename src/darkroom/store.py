@@ -8,10 +8,10 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from darkroom.errors import LockedError, RegistryError
@@ -19,6 +19,7 @@ from darkroom.errors import LockedError, RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+T = TypeVar("T")
 PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 QUIET = {
@@ -92,6 +93,25 @@ def store_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise RegistryError(f"MLflow store {redact(uri)}: {_first_line(error)}") from error
+
+
+def existing(call: Callable[[], T]) -> T | None:
+    """Return what the call to the store returns, None where the store answers that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def download(uri: str, folder: Path | str) -> Path:
+    """Return the local path of the file or folder behind an artifact URI, copied or downloaded into `folder`."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 
 def redact(uri: str) -> str:

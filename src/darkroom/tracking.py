@@ -20,7 +20,16 @@ from urllib.parse import unquote, urlsplit
 from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError
-from darkroom.store import client, redact, repository_root, sqlite_file, store_errors, store_lock, tracking_uri
+from darkroom.store import (
+    client,
+    existing,
+    redact,
+    repository_root,
+    sqlite_file,
+    store_errors,
+    store_lock,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -157,17 +166,12 @@ def package(
         model_uri: what `Run.log_package` returned, in whatever store the training used.
         tags: of the new run, if one is needed; the id of the unknown run becomes its tag `restored.run_id`.
     """
-    from mlflow.exceptions import MlflowException
-
     opened = client()
     with store_errors(tracking_uri()):
-        try:
-            logged = opened.get_logged_model(model_uri.removeprefix("models:/"))
-            if str(logged.status) == "READY" and not _is_gone(logged.artifact_location):
-                return model_uri, dict(opened.get_run(logged.source_run_id or run_id).data.tags)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        logged = existing(lambda: opened.get_logged_model(model_uri.removeprefix("models:/")))
+        if logged and str(logged.status) == "READY" and not _is_gone(logged.artifact_location):
+            trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
+            return model_uri, dict(trained.data.tags) if trained else {}
     restored = {**tags, "restored.run_id": run_id}
     with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
         return current.log_package(onnx_path), {**restored, "run_id": current.id}
@@ -259,14 +263,8 @@ def _unless_failing(status: str) -> Iterator[None]:
 
 
 def _exists(opened: "MlflowClient", run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(opened.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
+    found = existing(lambda: opened.get_run(run_id))
+    return found is not None and found.info.lifecycle_stage == "active"
 
 
 def _artifact_folder(uri: str, experiment: str) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
-from darkroom.store import client, redact, repository_root, sqlite_file, store_errors, tracking_uri
+from darkroom.store import client, download, existing, redact, repository_root, sqlite_file, store_errors, tracking_uri
 
 MODEL_FILE = "artifacts/model.onnx"  # inside a version's folder
 PACKAGE_FILE = "code/package.py"
@@ -188,15 +188,10 @@ def _read_sqlite(file: Path, name: str) -> Registered:
 
 def _read_client(name: str) -> Registered:
     opened = client()
-    from mlflow.exceptions import MlflowException
-
     with store_errors(tracking_uri()):
-        try:
-            model = opened.get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return Registered(name)
-            raise
+        model = existing(lambda: opened.get_registered_model(name))
+        if model is None:
+            return Registered(name)
         found, token = [], None
         while page := opened.search_model_versions(f"name='{name}'", page_token=token):
             found += page
@@ -230,12 +225,10 @@ def _download(version: Version, path: str) -> Path:
     if target.is_file() and version.tags.get(f"sha256/{path}") == sha256_of(target):
         return target
     client()
-    from mlflow.artifacts import download_artifacts
-
     target.parent.mkdir(parents=True, exist_ok=True)
     with store_errors(tracking_uri()), tempfile.TemporaryDirectory(dir=folder) as scratch:
         uri = f"{version.location.rstrip('/')}/{path}"
-        Path(download_artifacts(artifact_uri=uri, dst_path=scratch)).replace(target)
+        download(uri, scratch).replace(target)
     return target
 
 
