@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -7,6 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from trained_repository import fresh_store, prepare, train
 
@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch):
 
 
 def registered(root, reads, name="pets"):
-    uri = train(root, reads=reads)
+    uri = train(root, reads=reads, experiment=name)
     digest = versions.sha256_of(root / "models/cnn/model.onnx")
     return registry.register(name, model_uri=uri, model_sha256=digest, tags={"candidate": "cnn"})
 
@@ -151,17 +151,24 @@ def test_two_versions_loaded_in_one_process_keep_their_own_code(root):
     assert versions.load(changed).__class__ is not versions.load(second).__class__
 
 
-def test_an_mlflow_server_gives_the_same_as_its_database(root, monkeypatch):
-    registry.promote(registered(root, 0), replacing=None, reasons=["a"])
-    direct = versions.read("pets")
+def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(root, monkeypatch):
+    registry.promote(registered(root, 0, name="local"), replacing=None, reasons=["a"])
+    direct = versions.read("local")
     with server(root) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        served = versions.read("pets")
-        assert (served.versions, served.aliases, served.history()) == (
-            direct.versions,
-            direct.aliases,
-            json.loads(json.dumps(direct.history())),
-        )
+        assert versions.read("local") == direct
+        version = registered(root, 1, name="remote")  # the experiment is new: its artifacts go through the server
+        registry.challenge(version, reasons=["a"])
+        registry.promote(version, replacing=None, reasons=["b"])
+        found = versions.find("remote", alias="champion")
+        file = versions.fetch(found)
+        assert found.location.startswith("mlflow-artifacts:")
+        assert file == root / ".darkroom/models/remote/1/artifacts/model.onnx"
+        images = np.load(root / "data/prepared/images-00000.npy")
+        assert registry.verify(found, images, versions.load(found).probabilities(images)) < 1e-6
+        assert [move["to"] for move in versions.read("remote").history()] == ["1", "1"]
+        with pytest.raises(RegistryError, match="no model is registered as 'nothing'"):
+            versions.find("nothing", alias="champion")
 
 
 @contextmanager
@@ -171,7 +178,7 @@ def server(root):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db"]
+    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "remote")]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, **pipe, start_new_session=True, cwd=root) as process:
         try:

@@ -83,13 +83,13 @@ def model_reading(pixel: int, path: Path, classes: list[str] | None = None) -> P
     return write_model(path, classes=classes or CLASSES, image_shape=SHAPE, weights=weights)
 
 
-def train(root: Path, *, reads: int) -> str:
+def train(root: Path, *, reads: int, experiment: str = "pets") -> str:
     """Train (write) the candidate `cnn`, log it, evaluate it; return the URI of its package."""
     onnx = model_reading(reads, root / "models" / "cnn" / "model.onnx")
     tags = {"dvc.stage": "train@cnn", "git.commit": "c" * 40, "git.dirty": "false", "candidate": "cnn"}
-    with tracking.run(experiment="pets", name="train-cnn", params={"reads": reads}, tags=tags) as run:
+    with tracking.run(experiment=experiment, name="train-cnn", params={"reads": reads}, tags=tags) as run:
         uri = run.log_package(onnx)
-    trained = {"run_id": run.id, "experiment": "pets", "tracking_uri": run.tracking_uri, "model_uri": uri}
+    trained = {"run_id": run.id, "experiment": experiment, "tracking_uri": run.tracking_uri, "model_uri": uri}
     lineage = {"git_commit": "c" * 40, "git_dirty": False, "data_digest": "d" * 64, "params_digest": "p" * 64}
     (root / "models" / "cnn" / "run.json").write_text(json.dumps({**trained, **lineage, "candidate": "cnn"}))
     evaluate(root)
