@@ -1,6 +1,6 @@
-"""How long does a new user wait? `make run` in a fresh clone, installation included, then `dvc repro` with nothing to do.
+"""How long does a new user wait? `make run` in a fresh clone, installation included, then `dvc repro` with no change.
 
-Package downloads depend on the network and on the package manager's cache; the share of the installation is given apart.
+Downloads of packages depend on the network and on the package manager's cache; the installation is also given apart.
 """
 
 import json

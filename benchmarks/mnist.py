@@ -1,7 +1,7 @@
-"""What does the default preset gain over the articles' network? Both presets, whole flow, one after the other in one clone.
+"""What does the default preset gain over the articles' network? Both presets, whole flow, one after the other.
 
-Training seconds are those of the epochs, validation included. The rest of the train stage (tracking, checkpoints, export,
-proof of parity) is given apart, less the time that importing Keras and MLflow takes in a process of its own.
+Training seconds are those of the epochs, validation included. The rest of the train stage (tracking, checkpoints,
+export, proof of parity) is given apart, less the time that importing Keras and MLflow takes in a process of its own.
 """
 
 import json

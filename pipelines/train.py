@@ -13,7 +13,7 @@ from pydantic import Field
 
 from darkroom import params as params_file
 from darkroom.checkpoints import Checkpoint
-from darkroom.console import TrainingProgress, run, say, stage_paths
+from darkroom.console import TrainingProgress, quiet_tensorflow, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import TrainingError
 from darkroom.feeding import EpochBatches, PlainBatches, Selection
@@ -73,12 +73,11 @@ def main() -> None:
     experiment = str(prepared.manifest["dataset"])
     data_digest = params_file.digest([prepared.manifest["digest"], augmented.manifest["digest"]])
     params_digest = params_file.digest(params.model_dump())
-    tags = provenance.lineage_tags(
-        stage="train", data_digest=data_digest, params_digest=params_digest, candidate=candidate
-    )
+    tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
     tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
 
-    from darkroom import models
+    with quiet_tensorflow():
+        from darkroom import models, training  # noqa: F401  all code of a training is in its checkpoint's key
 
     tracking_uri = store.tracking_uri()
     key = params_file.digest([data_digest, params_digest, tracking_uri, provenance.code_digest()])
@@ -103,7 +102,9 @@ def main() -> None:
             "run_id": record.id,
             "experiment": experiment,
             "tracking_uri": tracking_uri,
-            "model_uri": record.log_package(paths.out / "model.onnx"),
+            "model_uri": record.log_package(
+                paths.out / "model.onnx", input_example=prepared.images[:1], step=progress.best_epoch
+            ),
             "candidate": candidate,
             "git_commit": tags["git.commit"],
             "git_dirty": tags["git.dirty"] == "true",

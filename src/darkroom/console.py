@@ -4,7 +4,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,27 @@ def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
 def say(message: str) -> None:
     """Write one line for a person to stderr; stdout is for machine-readable output."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Keep the two screens of notices that TensorFlow's libraries write while they load away from the user.
+
+    Some come before any logging setting is read, so stderr itself is closed to them. DARKROOM_DEBUG=1 shows all.
+    """
+    if os.environ.get("DARKROOM_DEBUG"):
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class TrainingProgress:

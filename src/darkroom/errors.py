@@ -1,11 +1,11 @@
 """The errors that a user of Darkroom can meet; each message is one line: what came, what was expected, what to do.
 
-    DarkroomError         exit code 1
-    ├── ParamsError       exit code 2: params.yaml, a preset or the command line is wrong
-    ├── DataError         images, labels, archives, prepared data or their files are wrong
-    ├── TrainingError     training cannot start, or went wrong (a loss that is not finite)
-    ├── RegistryError     the tracking server or the model registry refuses, or contradicts itself
-    └── LockedError       exit code 75: someone else holds the lock; try again later
+DarkroomError         exit code 1
+├── ParamsError       exit code 2: params.yaml, a preset or the command line is wrong
+├── DataError         images, labels, archives, prepared data or their files are wrong
+├── TrainingError     training cannot start, or went wrong (a loss that is not finite)
+├── RegistryError     the tracking server or the model registry refuses, or contradicts itself
+└── LockedError       exit code 75: someone else holds the lock; try again later
 """
 
 

@@ -6,6 +6,7 @@ so that training, evaluation and serving cannot disagree about it. `deployable` 
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,9 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
         )
     model.save(keras_path)
     model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
-    model.export(onnx_path, format="onnx", verbose=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras' copy of tf2onnx
+        model.export(onnx_path, format="onnx", verbose=False)
     graph = onnx.load(onnx_path)
     graph.metadata_props.add(key="darkroom", value=json.dumps(metadata, sort_keys=True))
     for value in (*graph.graph.input, *graph.graph.output):

@@ -33,7 +33,7 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
     values: Any = read_params(PARAMS_FILE)
     for part in name.split("."):
         if not isinstance(values, dict) or part not in values:
-            known = ", ".join(sorted(values)) if isinstance(values, dict) else "none"
+            known = ", ".join(sorted(values)) if isinstance(values, dict) and values else "none"
             raise ParamsError(f"{PARAMS_FILE}: there is no section {name!r}; sections here: {known}")
         values = values[part]
     if not isinstance(values, dict):

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 def lock_sha256(path: Path) -> str:
     """Return the sha256 of dvc.lock, "none" before the first `dvc repro` has written it."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+
+
+def code_digest() -> str:
+    """Return one sha256 over the source files of every darkroom module that this process has imported by now."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "darkroom"]
+    content = [Path(module.__file__).read_bytes() for module in modules if module.__file__]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
 def data_digest(directory: Path) -> str:
