@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom import package
 from darkroom.images import Rejected, convert, decode, perceptual_hash, perceptual_hashes, read_batch, resize
 
 MAX = 10_000
@@ -131,17 +132,20 @@ def test_every_cut_of_a_file_is_an_image_or_rejected_and_nothing_else(name):
 
 
 @pytest.mark.parametrize("color", ["grey", "rgb"])
-def test_serving_decodes_to_the_same_bytes_and_refuses_the_same_files(color):
-    from darkroom import package
-
+def test_serving_decodes_to_the_same_pixels_and_refuses_the_same_files(color):
     for data in VALID.values():
-        for size in [(28, 28), (60, 80), (70, 30), (200, 200)]:
-            ours = resize(decode(data, color=color, max_pixels=MAX), size=size)
-            theirs = package.resize(package.decode(data, color=color, max_pixels=MAX), size=size)
-            assert np.array_equal(ours, theirs)
+        ours = decode(data, color=color, max_pixels=MAX)
+        assert np.array_equal(ours, package.decode(data, color=color, max_pixels=MAX))
     for data, _ in INVALID.values():
         with pytest.raises(ValueError, match="image"):
             package.decode(data, color=color, max_pixels=MAX)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (60, 80), (70, 30), (200, 200), (40, 50), (20, 79), (60, 40), (30, 81)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_serving_resizes_to_the_same_pixels(size, n_channels):
+    image = np.ascontiguousarray(picture(60, 80)[..., :n_channels])
+    assert np.array_equal(resize(image, size=size), package.resize(image, size=size))
 
 
 def test_pixels_of_an_array_are_converted_without_change():
@@ -162,6 +166,20 @@ def test_shrinking_averages_areas_and_growing_interpolates():
     assert np.all(np.diff(resize(ramp, size=(2, 8))[0, :, 0].astype(int)) >= 0)
     assert len(np.unique(resize(ramp, size=(2, 8)))) > 2
     assert resize(ramp, size=(1, 2)) is ramp
+
+
+@pytest.mark.parametrize(
+    ("size", "how"),
+    [
+        ((30, 40), cv2.INTER_AREA),
+        ((59, 79), cv2.INTER_AREA),
+        ((60, 40), cv2.INTER_LINEAR),
+        ((90, 90), cv2.INTER_LINEAR),
+    ],
+)
+def test_area_averages_need_both_sides_to_shrink(size, how):
+    image = picture(60, 80)
+    assert np.array_equal(resize(image, size=size), cv2.resize(image, size[::-1], interpolation=how))
 
 
 @pytest.mark.parametrize("color", [True, False])

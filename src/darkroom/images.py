@@ -45,6 +45,9 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
         raise Rejected(f"{width}x{height} pixels are more than preprocess.max_image_pixels ({max_pixels})")
     if animated:
         raise Rejected("more than one frame (animated, or several pages); expected a still image")
+    # Always the full image: IMREAD_REDUCED_*_2 was compared with it, both resized to the same size, on 130 photographs
+    # with a shorter side of about 224 pixels. Where the half image is just large enough they differ by 1.7 of 255 on
+    # average and 97 at most; where it is twice as large as needed, by 1.1 and 46. That is not exact enough.
     flag = cv2.IMREAD_GRAYSCALE if color == "grey" else cv2.IMREAD_COLOR_RGB
     pixels: np.ndarray | None = None
     with suppress(cv2.error):
@@ -148,7 +151,7 @@ def read_batch(
     images = np.empty((len(items), *size, n_channels), np.uint8)
     ids = np.empty((len(items), 32), np.uint8)
     sizes = np.empty((len(items), 2), np.int32)
-    sums = np.empty((len(items), 2, n_channels), np.int64)
+    moments = np.empty((len(items), 2, n_channels))
     rejected: list[tuple[int, str]] = []
     n = 0
     for position, item in enumerate(items):
@@ -163,10 +166,12 @@ def read_batch(
         resize(image, size=size, out=images[n])
         ids[n] = np.frombuffer(content_id(item), np.uint8)
         sizes[n] = image.shape[:2]
-        sums[n] = _sums(images[n])
+        # 20 times as fast as numpy, and given back as exact sums below.
+        cv2.meanStdDev(images[n], moments[n, 0], moments[n, 1])
         n += 1
     found = perceptual_hashes(images[:n]) if hashes else np.zeros(n, np.uint64)
-    return Batch(images[:n], ids[:n], found, sizes[:n], sums[:n], rejected)
+    sums = _exact_sums(moments[:n], n_pixels=size[0] * size[1])
+    return Batch(images[:n], ids[:n], found, sizes[:n], sums, rejected)
 
 
 def content_id(item: bytes | np.ndarray) -> bytes:
@@ -198,12 +203,11 @@ def native_stderr_silenced() -> Iterator[None]:
         os.close(silence)
 
 
-def _sums(image: np.ndarray) -> np.ndarray:
-    # meanStdDev is 20 times as fast as numpy here. Its doubles carry 15 digits, the sums have at most 11: rounding
-    # gives back the exact integers, and added up they do not depend on the order of the images.
-    mean, std = cv2.meanStdDev(image)
-    n_pixels = image.shape[0] * image.shape[1]
-    sums: np.ndarray = np.rint(np.stack([mean[:, 0], std[:, 0] ** 2 + mean[:, 0] ** 2]) * n_pixels)
+def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:
+    # From (n, 2, C) means and deviations. Doubles carry 15 digits, these sums have at most 11: rounding gives back
+    # the integers; added up, they do not depend on the order of the images.
+    mean, std = moments[:, 0], moments[:, 1]
+    sums: np.ndarray = np.rint(np.stack([mean, std**2 + mean**2], axis=1) * n_pixels)
     return sums.astype(np.int64)
 
 

@@ -147,8 +147,9 @@ class Rows:
         self._sums.frombytes(batch.sums[new].tobytes())
         return batch.images if len(new) == len(batch.images) else batch.images[new]
 
-    def reject_contradicted(self) -> None:
-        """Move the images whose bytes came with two labels, and their copies, to the rejected ones."""
+    def close(self) -> None:
+        """Take no more images; reject those whose bytes came with two labels, and their copies."""
+        self._row_of.clear()  # half of the memory
         for row, others in self._contradicted.items():
             labels = sorted({self.classes[self._labels[row]], *(label for _, label in others)})
             reason = f"the same bytes are labelled {' and '.join(map(shown, labels))}; keep them in one class only"
@@ -188,7 +189,7 @@ def take_in(
     read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
     for batch in stream(read, contents(), backend=backend, workers=workers, chunk=1):
         writer.append(rows.add(waiting.popleft(), batch))
-    rows.reject_contradicted()
+    rows.close()
     return rows
 
 
