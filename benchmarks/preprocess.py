@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--skip-memory", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks") as scratch:
+    # Outside the repository: 200 MB that a `git add benchmarks` of someone else would otherwise take along.
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as scratch:
         result = {"speed": speed(Path(scratch), options)}
         if not options.skip_memory:
             result["memory"] = memory(Path(scratch), options)

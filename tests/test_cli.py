@@ -207,3 +207,31 @@ def test_a_rollback_without_a_reason_is_wrong_usage(champion, monkeypatch, capfd
     code, _, err = run(monkeypatch, capfd, "rollback", "--reason", " ")
     assert code == 2
     assert "--reason is empty" in err
+
+
+def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monkeypatch, capfd):
+    (repository / "reports").mkdir()
+    scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992]}
+    (repository / "reports" / "evaluation.json").write_text(
+        json.dumps({"winner": "cnn", "candidates": {"cnn": scores}})
+    )
+    promotion = {
+        "decision": "kept",
+        "reasons": ["It is worse."],
+        "registered_model": "pets",
+        "champion_after": "3",
+    }
+    (repository / "reports" / "promotion.json").write_text(json.dumps(promotion))
+    code, out, _ = run(monkeypatch, capfd, "report")
+    assert code == 0
+    assert "cnn: test accuracy 98.70% (95 % interval 98.00% to 99.20%)" in out
+    assert "kept: It is worse." in out
+    assert "models:/pets@champion is version 3" in out
+    assert "make ui" in out
+
+
+def test_report_before_the_first_repro_says_what_to_run(repository, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "report")
+    assert code == 1
+    assert "evaluation.json cannot be read" in err
+    assert "`dvc repro` writes it" in err

@@ -75,6 +75,27 @@ def predict(
 
 
 @app.command()
+def report(as_json: Json = False) -> None:
+    """Print what the last `dvc repro` came to: winner, accuracy, decision, version, and where to look."""
+    root = repository_root()
+    evaluation = _read_report(root / "reports" / "evaluation.json")
+    promotion = _read_report(root / "reports" / "promotion.json")
+    if as_json:
+        print(json.dumps({"evaluation": evaluation, "promotion": promotion}))
+        return
+    winner = evaluation["winner"]
+    scores = evaluation["candidates"][winner]
+    low, high = scores["test_accuracy_ci95"]
+    champion = promotion["champion_after"]
+    print(
+        f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
+        f"decision   {promotion['decision']}: {' '.join(promotion['reasons'])}\n"
+        f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
+        f"look at    {root / 'reports' / 'report.html'}, or the runs in MLflow: make ui"
+    )
+
+
+@app.command()
 def history(model: Model = None, as_json: Json = False) -> None:
     """Print every move of an alias, oldest first: when, who, from which version to which, why."""
     from darkroom.errors import RegistryError
@@ -108,6 +129,13 @@ def rollback(
         print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
     else:
         print(f"{champion.name}: champion is version {champion.version} again, previous is version {previous.version}")
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); `dvc repro` writes it") from None
 
 
 def _registered_name(model: str | None) -> str:

@@ -1,0 +1,163 @@
+"""The train stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store."""
+
+import csv
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from darkroom.dataset import DatasetWriter
+
+pytestmark = pytest.mark.heavy
+
+PARAMS = """\
+train:
+  cnn:
+    architecture: {name: compact, filters: [4, 8], stem_kernel_size: 3, head: flatten, dropout: 0.1}
+    epochs: EPOCHS
+    batch_size: 16
+    optimizer: sgd
+    learning_rate: RATE
+    schedule: one_cycle
+    warmup: 0.2
+    weight_decay: 0.0005
+    label_smoothing: 0.1
+    shift: 1
+    flip: false
+    cutout: 0
+    precision: PRECISION
+    seed: 7
+"""
+SHAPE = (16, 16, 1)
+
+
+def write_data(directory: Path, *, splits: list[str]) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, len(splits))
+    images = (rng.integers(0, 60, (len(splits), *SHAPE)) + 120 * labels[:, None, None, None]).astype(np.uint8)
+    with DatasetWriter(directory, image_shape=SHAPE, shard_bytes=1 << 14) as writer:
+        rows = writer.append(images)
+        names = [["dark", "light"][label] for label in labels]
+        index = pd.DataFrame({"row": rows, "id": [f"{row:064x}" for row in rows], "label": names, "split": splits})
+        writer.finish(index=index, manifest={"dataset": "shades", "classes": ["dark", "light"], "color": "grey"})
+
+
+class Stage:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        write_data(root / "prepared", splits=["train"] * 160 + ["val"] * 40)
+        write_data(root / "augmented", splits=["train"] * 64)
+        self.params()
+
+    def params(self, *, epochs: int = 3, rate: float = 0.1, precision: str = "auto") -> None:
+        text = PARAMS.replace("EPOCHS", str(epochs)).replace("RATE", repr(rate)).replace("PRECISION", precision)
+        (self.root / "params.yaml").write_text(text)
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        left_out = ("MLFLOW_", "DVC_", "DARKROOM_", "TF_CPP")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.train", "--prepared", "prepared", "--augmented", "augmented",
+             "--out", "models/cnn"],
+            cwd=self.root,
+            env={**inherited, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.root), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+
+    def run(self, *, status: int = 0, **environment: str) -> str:
+        process = self.start(**environment)
+        printed, _ = process.communicate()
+        assert process.returncode == status, printed
+        return printed
+
+    def query(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.root / "mlflow.db")
+        try:
+            return connection.execute(sql, values).fetchall()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return Stage(tmp_path_factory.mktemp("train"))
+
+
+def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) -> None:
+    stage.params(epochs=3, precision="bfloat16")
+    printed = stage.run()
+    assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
+    assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
+    out = stage.root / "models" / "cnn"
+    assert sorted(path.name for path in out.iterdir()) == ["history.csv", "model.keras", "model.onnx", "run.json"]
+    run = json.loads((out / "run.json").read_text())
+    history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
+    assert len(history) == 3
+    assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
+    assert run["val_accuracy"] == 1.0
+    logged = stage.query(
+        "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
+    )
+    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history)]
+    assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
+    assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
+
+
+def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(stage: Stage) -> None:
+    stage.params(epochs=60)
+    with stage.start() as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/60"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
+    assert status == "KILLED"
+    printed = stage.run()
+    first = re.search(r"^epoch (\d+)/60", printed, re.MULTILINE)
+    assert first is not None
+    assert int(first[1]) >= 3
+    assert json.loads((stage.root / "models/cnn/run.json").read_text())["run_id"] == run_id
+    assert stage.query("select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
+
+
+def test_a_tracking_server_that_does_not_answer_stops_training_before_it_starts(stage: Stage) -> None:
+    printed = stage.run(MLFLOW_TRACKING_URI="http://127.0.0.1:9", status=1)
+    assert re.fullmatch(r"error: .*127\.0\.0\.1:9.*\n", printed)
+
+
+def test_a_diverged_training_is_one_line_and_a_failed_run(stage: Stage) -> None:
+    stage.params(epochs=2, rate=1e30)
+    printed = stage.run(status=1)
+    assert re.search(r"^error: .*loss is (nan|inf).*lower learning_rate", printed, re.MULTILINE)
+    assert "Traceback" not in printed
+    assert stage.query("select status from runs order by start_time desc limit 1") == [("FAILED",)]
+
+
+def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> None:
+    (stage.root / "prepared" / "manifest.json").rename(tmp_path / "manifest.json")
+    try:
+        printed = stage.run(status=1)
+    finally:
+        (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
+    assert re.fullmatch(r"error: prepared is not whole.*\n", printed)
+
+
+def test_an_architecture_that_does_not_exist_is_answered_with_the_known_ones(stage: Stage) -> None:
+    text = (stage.root / "params.yaml").read_text()
+    (stage.root / "params.yaml").write_text(text.replace("name: compact", "name: resnet"))
+    printed = stage.run(status=2)
+    (stage.root / "params.yaml").write_text(text)
+    assert re.fullmatch(r"error: params.yaml: train.cnn.architecture.*'resnet'.*compact.*\n", printed)
