@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.record import arguments, report
 
-N_IMAGES, BATCH_SIZE, ROUNDS = 12_800, 128, 5
+N_IMAGES, BATCH_SIZE, ROUNDS = 12_800, 128, 9
 
 
 class OneBatch:

@@ -1,11 +1,11 @@
 """Draw augmented copies of the training images, and a preview that shows them beside their originals."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from darkroom.console import run, say, stage_paths
-from darkroom.params import Section, load_section
+from darkroom.params import ComputeParams, Section, load_section
 
 
 class AugmentParams(Section):
@@ -15,13 +15,6 @@ class AugmentParams(Section):
     seed: int
     preview_images: int = Field(ge=1)
     transforms: list[dict[str, dict[str, Any] | None]]
-
-
-class ComputeParams(Section):
-    """The compute section of params.yaml; no result depends on it."""
-
-    backend: str
-    workers: int | Literal["auto"]
 
 
 def main() -> None:
@@ -47,7 +40,7 @@ def main() -> None:
             copies=params.copies,
             seed=params.seed,
             scratch=paths.out,
-            backend=machine.backend,
+            backend="loky" if machine.backend == "auto" else machine.backend,  # albumentations holds the GIL
             workers=machine.workers,
         ):
             writer.append(block)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from darkroom.console import run, say, stage_paths
+from darkroom.console import native_stderr_silenced, run, say, stage_paths
 from darkroom.errors import DataError, ParamsError
-from darkroom.params import Section, load_section
+from darkroom.params import ComputeParams, Section, load_section
 
 if TYPE_CHECKING:
     from darkroom.archives import RawImage
@@ -35,11 +35,6 @@ class PreprocessParams(Section):
     shard_bytes: int = Field(ge=1)
 
 
-class ComputeParams(Section):
-    backend: Literal["loky", "threading"]
-    workers: int | Literal["auto"]
-
-
 def main() -> None:
     paths = stage_paths(__doc__, "raw", "incoming", "out", "report")
     params = load_section("preprocess", PreprocessParams)
@@ -49,7 +44,7 @@ def main() -> None:
     from darkroom import preparation
     from darkroom.archives import read_manifest
     from darkroom.dataset import Dataset, DatasetWriter
-    from darkroom.images import CHANNELS, native_stderr_silenced
+    from darkroom.images import CHANNELS
 
     height, width = params.image_size
     shape = (height, width, CHANNELS[params.color])
@@ -64,7 +59,7 @@ def main() -> None:
                 color=params.color,
                 max_pixels=params.max_image_pixels,
                 hashes=params.near_duplicates != "keep",
-                backend=compute.backend,
+                backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
                 workers=compute.workers,
             )
         _write_csv(paths.report / "rejected.csv", ("source", "reason"), rows.rejected)

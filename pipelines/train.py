@@ -5,6 +5,7 @@ The candidate is named by the output folder: models/cnn is trained from the sect
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field
 
 from darkroom import params as params_file
 from darkroom.checkpoints import Checkpoint
-from darkroom.console import TrainingProgress, quiet_tensorflow, run, say, stage_paths
+from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import TrainingError
 from darkroom.feeding import EpochBatches, PlainBatches, Selection
@@ -76,7 +77,8 @@ def main() -> None:
     tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
     tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
 
-    with quiet_tensorflow():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_silenced():
         from darkroom import models, training  # noqa: F401  all code of a training is in its checkpoint's key
 
     tracking_uri = store.tracking_uri()

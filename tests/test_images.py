@@ -222,7 +222,8 @@ def test_the_sums_are_exact_for_big_and_extreme_images():
 
 NOISE = """
 import sys
-from darkroom.images import native_stderr_silenced, read_batch
+from darkroom.console import native_stderr_silenced
+from darkroom.images import read_batch
 data = sys.stdin.buffer.read()
 with native_stderr_silenced():
     print("before", file=sys.stderr)

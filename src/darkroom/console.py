@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,24 +33,29 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def quiet_tensorflow() -> Iterator[None]:
-    """Keep the two screens of notices that TensorFlow's libraries write while they load away from the user.
+def native_stderr_silenced() -> Iterator[None]:
+    """Keep what C libraries print away from the user; Python's own stderr stays. DARKROOM_DEBUG=1 shows all.
 
-    Some come before any logging setting is read, so stderr itself is closed to them. DARKROOM_DEBUG=1 shows all.
+    libjpeg and its like write a line per broken file, TensorFlow two screens of notices while it loads, all directly
+    to file descriptor 2 and some before any logging setting is read.
     """
     if os.environ.get("DARKROOM_DEBUG"):
         yield
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
+    terminal, python = os.dup(2), sys.stderr
+    silence = os.open(os.devnull, os.O_WRONLY)
+    python.flush()
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
+        with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
+            with suppress(OSError, ValueError):  # a stderr that is no file, as in some tests, needs no change
+                sys.stderr = kept if python.fileno() == 2 else python
+            os.dup2(silence, 2)
+            yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        sys.stderr = python
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(silence)
 
 
 class TrainingProgress:

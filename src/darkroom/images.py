@@ -6,11 +6,9 @@ package.py decodes for serving and gives the same bytes; a test holds both again
 import ctypes
 import functools
 import hashlib
-import os
 import struct
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import cv2
@@ -179,28 +177,6 @@ def content_id(item: bytes | np.ndarray) -> bytes:
     if isinstance(item, bytes):
         return hashlib.sha256(item).digest()
     return hashlib.sha256(f"{item.dtype} {item.shape}\n".encode() + item.tobytes()).digest()
-
-
-@contextmanager
-def native_stderr_silenced() -> Iterator[None]:
-    """Keep what libjpeg, libpng and libtiff print about broken files away from the user; Python's own stderr stays.
-
-    They write to file descriptor 2 directly, a line or more per file, all of which rejected.csv says better.
-    """
-    terminal, python = os.dup(2), sys.stderr
-    silence = os.open(os.devnull, os.O_WRONLY)
-    python.flush()
-    try:
-        with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
-            with suppress(OSError, ValueError):  # a stderr that is no file, as in some tests, needs no change
-                sys.stderr = kept if python.fileno() == 2 else python
-            os.dup2(silence, 2)
-            yield
-    finally:
-        sys.stderr = python
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(silence)
 
 
 def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,6 +18,13 @@ class Section(BaseModel):
     """Base of the params models: frozen, strict about types, and closed to unknown keys. No field has a default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ComputeParams(Section):
+    """The section `compute`: how results are computed, never what they are. No stage reruns because of it."""
+
+    backend: Literal["auto", "threading", "loky"]
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
 SectionT = TypeVar("SectionT", bound=Section)
