@@ -48,6 +48,14 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
 
 
+def long8_tiff(width: int, height: int) -> bytes:
+    """Return a grey TIFF that keeps its size as 64-bit numbers elsewhere: in the tags stand offsets, 122 and 130."""
+    tags = [(256, 16, 122), (257, 16, 130), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 138), (277, 3, 1)]
+    tags += [(278, 4, height), (279, 4, width * height)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + entries + struct.pack("<IQQ", 0, width, height) + bytes(width * height)
+
+
 def exif(orientation: int) -> Image.Exif:
     found = Image.Exif()
     found[0x0112] = orientation
@@ -97,6 +105,7 @@ INVALID = {
     "animated webp": (frames("WEBP"), "more than one frame"),
     "animated png": (frames("PNG"), "more than one frame"),
     "tiff of two pages": (frames("TIFF"), "more than one frame"),
+    "tiff of 64-bit size": (long8_tiff(12, 10), "2[0-9]{2} bytes are not an image; expected JPEG"),
     "pixel bomb": (bomb(50_000, 50_000), r"50000x50000 pixels are more than preprocess.max_image_pixels \(10000\)"),
     "jpeg of too many pixels": (encoded("JPEG", image=picture(101, 100)), "100x101 pixels are more than"),
 }

@@ -175,6 +175,29 @@ def test_a_pixel_bomb_is_refused_before_it_is_decoded(classifier):
         classifier.decode(bomb())
 
 
+def long8_tiff(width, height):
+    """Return a grey TIFF that keeps its size as 64-bit numbers elsewhere: in the tags stand offsets, 122 and 130."""
+    tags = [(256, 16, 122), (257, 16, 130), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 138), (277, 3, 1)]
+    tags += [(278, 4, height), (279, 4, width * height)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + entries + struct.pack("<IQQ", 0, width, height) + bytes(width * height)
+
+
+@pytest.mark.parametrize("change", ["64-bit", "two numbers", "none"])
+def test_a_tiff_cannot_hide_its_size_behind_another_type(change):
+    data = bytearray(long8_tiff(12, 10))
+    if change != "64-bit":  # plain LONG tags with the size itself
+        for at, side in ((10, 12), (22, 10)):
+            struct.pack_into("<HII", data, at + 2, 4, 2 if change == "two numbers" else 1, side)
+    for read in (headers.read_header, package._header):
+        if change == "none":
+            assert read(bytes(data)) == (12, 10, False)
+        else:
+            with pytest.raises(IndexError, match="size of another type"):
+                read(bytes(data))
+    assert cv2.imdecode(np.frombuffer(long8_tiff(12, 10), np.uint8), 0).shape == (10, 12)  # OpenCV follows the offsets
+
+
 def test_the_pixel_limit_is_an_argument(model):
     small = Package.load(model, max_pixels=48 * 64 - 1)
     with pytest.raises(ValueError, match="64x48 pixels is not decoded; the limit is 3071 pixels"):
@@ -189,7 +212,7 @@ def broken():
     found = {f"animated {kind}": encoded(kind, image, **frames) for kind in ("GIF", "WEBP", "PNG", "TIFF")}
     for name, data in STILLS.items():
         found |= {f"{name} cut to {length}": data[:length] for length in (0, 8, 30, 60, len(data) // 2, len(data) - 12)}
-    return found | {"bomb": bomb(), "text": b"hello"}
+    return found | {"bomb": bomb(), "64-bit tiff": long8_tiff(12, 10), "text": b"hello"}
 
 
 def test_serving_refuses_and_accepts_the_same_files_as_training():

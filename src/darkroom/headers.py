@@ -94,8 +94,10 @@ def _tiff(data: bytes) -> tuple[int, int, bool]:
     (n_entries,) = struct.unpack_from(f"{order}H", data, start)
     sides: dict[int, int] = {}
     for entry in range(n_entries):
-        tag, kind = struct.unpack_from(f"{order}HH", data, start + 2 + 12 * entry)
-        if tag in (256, 257):  # width, height; their type is SHORT or LONG
+        tag, kind, count = struct.unpack_from(f"{order}HHI", data, start + 2 + 12 * entry)
+        if tag in (256, 257):  # width, height
+            if kind not in (3, 4) or count != 1:  # no SHORT or LONG: libtiff looks for the number somewhere else
+                raise IndexError("size of another type")
             (side,) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, start + 10 + 12 * entry)
             sides.setdefault(tag, side)
     (following,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * n_entries)
