@@ -150,7 +150,9 @@ def test_serving_decodes_to_the_same_pixels_and_refuses_the_same_files(color):
             package.decode(data, color=color, max_pixels=MAX)
 
 
-@pytest.mark.parametrize("size", [(28, 28), (60, 80), (70, 30), (200, 200), (40, 50), (20, 79), (60, 40), (30, 81)])
+@pytest.mark.parametrize(
+    "size", [(28, 28), (60, 80), (70, 30), (200, 200), (40, 50), (20, 79), (60, 40), (60, 90), (30, 81)]
+)
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_serving_resizes_to_the_same_pixels(size, n_channels):
     image = np.ascontiguousarray(picture(60, 80)[..., :n_channels])
@@ -182,13 +184,30 @@ def test_shrinking_averages_areas_and_growing_interpolates():
     [
         ((30, 40), cv2.INTER_AREA),
         ((59, 79), cv2.INTER_AREA),
-        ((60, 40), cv2.INTER_LINEAR),
+        ((60, 40), cv2.INTER_AREA),
+        ((30, 80), cv2.INTER_AREA),
+        ((60, 90), cv2.INTER_LINEAR),
         ((90, 90), cv2.INTER_LINEAR),
     ],
 )
-def test_area_averages_need_both_sides_to_shrink(size, how):
+def test_areas_are_averaged_where_no_side_grows(size, how):
     image = picture(60, 80)
     assert np.array_equal(resize(image, size=size), cv2.resize(image, size[::-1], interpolation=how))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 64), (63, 64), (200, 64)])
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("turned", [False, True])
+def test_thin_stripes_keep_their_brightness_whatever_the_other_side_does(size, n_channels, turned):
+    stripes = np.zeros((64, 640, n_channels), np.uint8)
+    stripes[:, 4::10] = 255  # linear interpolation alone sees every stripe, or none
+    image = np.ascontiguousarray(stripes.swapaxes(0, 1)) if turned else stripes
+    wanted = size[::-1] if turned else size
+    for make in (resize, package.resize):
+        assert make(image, size=wanted).mean() == pytest.approx(25.5, abs=1)
+    out = np.empty((*wanted, n_channels), np.uint8)
+    assert resize(image, size=wanted, out=out) is out
+    assert np.array_equal(out, package.resize(image, size=wanted))
 
 
 @pytest.mark.parametrize("color", [True, False])

@@ -73,24 +73,24 @@ def convert(pixels: np.ndarray, *, color: str) -> np.ndarray:
 
 
 def resize(image: np.ndarray, *, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
-    """Return image (H, W, C) at size (height, width): area averages where both sides shrink, else bilinear.
+    """Return image (H, W, C) at size (height, width): area averages for sides that shrink, then linear for the others.
 
-    INTER_AREA gives every source pixel its weight, so nothing aliases; on the way up it would repeat pixels in blocks.
-    There is no crop and no padding: the aspect ratio is not kept.
+    INTER_AREA gives every source pixel its weight, so nothing aliases; on the way up it would repeat pixels in blocks,
+    and as soon as one side grows OpenCV uses it for neither. There is no crop and no padding: the aspect ratio is not
+    kept.
 
     Args:
         out: where to write the result, uint8 (height, width, C) and contiguous; None: a new array, or image itself.
     """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        if out is None:
-            return image
-        out[...] = image
-        return out
-    if out is None:
-        out = np.empty((*size, image.shape[2]), np.uint8)
-    shrinks = size[0] < height and size[1] < width
-    cv2.resize(image, size[::-1], out, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    smaller = (min(image.shape[0], size[0]), min(image.shape[1], size[1]))
+    for wanted, how in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if image.shape[:2] != wanted:
+            into = np.empty((*wanted, image.shape[2]), np.uint8) if out is None or wanted != size else out
+            cv2.resize(image, wanted[::-1], into, interpolation=how)
+            image = into
+    if out is None or image is out:
+        return image
+    out[...] = image
     return out
 
 

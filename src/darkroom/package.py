@@ -213,15 +213,15 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
 
 
 def resize(image: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
-    """Return image (H, W, C) at size (height, width): area averages where both sides shrink, else bilinear."""
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    shrinks = size[0] < height and size[1] < width
-    # INTER_AREA keeps every source pixel's weight, so nothing aliases; on the way up it would repeat pixels in blocks.
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: np.ndarray = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=how)
-    return resized.reshape(*size, image.shape[2])  # OpenCV drops a single channel
+    """Return image (H, W, C) at size (height, width): area averages for sides that shrink, then linear for the others."""
+    smaller = (min(image.shape[0], size[0]), min(image.shape[1], size[1]))
+    # INTER_AREA keeps every source pixel's weight, so nothing aliases; on the way up it would repeat pixels in blocks,
+    # and as soon as one side grows OpenCV uses it for neither.
+    for wanted, how in ((smaller, cv2.INTER_AREA), (size, cv2.INTER_LINEAR)):
+        if image.shape[:2] != wanted:
+            resized = cv2.resize(np.ascontiguousarray(image), wanted[::-1], interpolation=how)
+            image = resized.reshape(*wanted, image.shape[2])  # OpenCV drops a single channel
+    return image
 
 
 def _convert(pixels: np.ndarray, *, color: str) -> np.ndarray:
