@@ -213,7 +213,7 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
 
 
 def resize(image: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
-    """Return image (H, W, C) at size (height, width): area averages for sides that shrink, then linear for the others."""
+    """Return image (H, W, C) at size (height, width): area averages where sides shrink, then linear for the others."""
     smaller = (min(image.shape[0], size[0]), min(image.shape[1], size[1]))
     # INTER_AREA keeps every source pixel's weight, so nothing aliases; on the way up it would repeat pixels in blocks,
     # and as soon as one side grows OpenCV uses it for neither.
