@@ -110,14 +110,16 @@ def check_rejected(rows: "Rows", *, limit: float, listed_in: Path) -> None:
 
 def _images(raw: Path, incoming: Path, params: PreprocessParams) -> "Iterator[tuple[RawImage, bool]]":
     from dataclasses import replace
+    from itertools import chain, islice
 
     from darkroom.archives import read_folder, read_images
 
+    new = read_folder(incoming, max_image_bytes=params.max_image_bytes) if incoming.is_dir() else iter(())
+    first = list(islice(new, 1))  # lists and checks the folder: a stray file there must not cost an hour of decoding
     for image in read_images(raw, max_archive_bytes=params.max_archive_bytes, max_image_bytes=params.max_image_bytes):
         yield image, False
-    if incoming.is_dir():
-        for image in read_folder(incoming, max_image_bytes=params.max_image_bytes):
-            yield replace(image, name=f"incoming/{image.name}"), True
+    for image in chain(first, new):
+        yield replace(image, name=f"incoming/{image.name}"), True
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from raw_files import pixels, write_idx, write_manifest
 
-from darkroom.dataset import Dataset
+from darkroom import preparation
+from darkroom.archives import RawImage
+from darkroom.dataset import Dataset, DatasetWriter
 from darkroom.errors import DataError, ParamsError
+from darkroom.images import read_batch
 from pipelines import preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -77,8 +81,8 @@ class Place:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
-    def run(self, out: str = "data/prepared") -> Dataset:
-        arguments = ["--raw", "data/raw", "--incoming", "data/incoming", "--out", out, "--report", "reports/data"]
+    def run(self, out: str = "data/prepared", *, raw: str = "data/raw") -> Dataset:
+        arguments = ["--raw", raw, "--incoming", "data/incoming", "--out", out, "--report", "reports/data"]
         self.monkeypatch.setattr(sys, "argv", ["preprocess", *arguments])
         preprocess.main()
         return Dataset.open(Path(out))
@@ -144,6 +148,27 @@ def test_arrays_give_the_same_output_as_before_without_a_detour_through_files(pl
     assert data.rows("test").tolist() == list(range(30, 40))
 
 
+def test_npz_and_idx_files_of_the_same_arrays_give_the_same_bytes(place):
+    arrays = {"x_train": pixels(60, 28, 28), "y_train": np.arange(60) % 10}
+    arrays |= {"x_test": pixels(20, 28, 28, seed=1), "y_test": np.arange(20) % 10}
+    place.params(color="grey", image_size=[28, 28], val_fraction=0.4, near_duplicates="group", shard_bytes=20_000)
+    Path("raw/npz").mkdir(parents=True)
+    np.savez("raw/npz/mnist.npz", **arrays)
+    write_idx(Path("raw/idx"), **arrays)
+    write_idx(Path("raw/idx.gz"), compressed=True, **arrays)
+    outputs = []
+    for name, layout in [("npz", "npz"), ("idx", "idx"), ("idx.gz", "idx")]:
+        write_manifest(Path("raw", name), layout)
+        data = place.run(f"prepared/{name}", raw=f"raw/{name}")
+        outputs.append({path.name: path.read_bytes() for path in data.directory.iterdir()})
+    assert sorted(outputs[0]) == [
+        *(f"images-{number:05d}.npy" for number in range(4)),
+        *("index.parquet", "labels.npy", "manifest.json", "splits.npy"),
+    ]
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
+
+
 def test_new_images_join_train_and_val_and_never_the_official_test_set(place):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
@@ -181,6 +206,53 @@ def test_the_same_bytes_in_two_classes_are_rejected_everywhere(place):
     assert listed("duplicates") == []
     assert data.rows("unused").tolist() == [0]
     assert sum(sum(of_class.values()) for of_class in data.manifest["counts"].values()) == 39
+
+
+def contradicting(label: str, old: str, name: str) -> str:
+    return (
+        f"the same bytes are labelled '{label}' in the data set ('{old}'), whose label stands, and '{name}' here; "
+        "remove this image"
+    )
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_a_new_image_that_contradicts_the_data_set_is_rejected_alone(place, official):
+    parts = ["train/", "test/"] if official else [""]
+    files = some(*(f"{part}{name}" for part in parts for name in ("cat", "dog")))
+    old = f"{parts[-1]}cat/0.png"
+    place.raw(files)
+    before = place.run().index()
+    place.incoming({"dog/wrong.png": files[old], "cat/right.png": files[old], "dog/wrong_too.png": files[old]})
+    place.params(max_rejected_fraction=0.1)
+    data = place.run()
+    reason = contradicting("cat", old, "dog")
+    assert listed("rejected") == [["incoming/dog/wrong.png", reason], ["incoming/dog/wrong_too.png", reason]]
+    assert listed("duplicates") == [["incoming/cat/right.png", old, "exact", "dropped: same bytes"]]
+    assert data.index().equals(before)
+    if official:
+        assert before.set_index("source").loc[old, "split"] == "test"
+
+
+def test_new_images_that_contradict_each_other_are_both_rejected(place):
+    place.raw(some("cat", "dog"))
+    before = place.run().index().set_index("source")["split"]
+    place.incoming({"cat/a.png": png(5), "dog/b.png": png(5), "dog/c.png": png(6)})
+    place.params(max_rejected_fraction=0.1)
+    after = place.run().index().set_index("source")["split"]
+    reason = "the same bytes are labelled 'cat' and 'dog'; keep them in one class only"
+    assert listed("rejected") == [["incoming/cat/a.png", reason], ["incoming/dog/b.png", reason]]
+    assert after[before.index].equals(before)
+    assert after["incoming/cat/a.png"] == "unused"
+    assert after["incoming/dog/c.png"] != "unused"
+
+
+def test_a_contradiction_inside_the_data_set_takes_new_copies_with_it(place):
+    files = some("cat", "dog")
+    place.raw(files | {"dog/same.png": files["cat/0.png"]})
+    place.incoming({"cat/x.png": files["cat/0.png"]})
+    place.params(max_rejected_fraction=0.1)
+    place.run()
+    assert [name for name, _ in listed("rejected")] == ["cat/0.png", "dog/same.png", "incoming/cat/x.png"]
 
 
 def saved_again(data: bytes) -> bytes:
@@ -306,6 +378,40 @@ def test_wrong_params_are_named(place, changed, message):
     place.params(**changed)
     with pytest.raises(ParamsError, match=message):
         place.run()
+
+
+def test_a_stray_new_file_is_named_before_the_data_set_is_read(place):
+    place.raw(some("cat", "dog"))
+    path = Path("data/raw/d.tar")
+    path.write_bytes(b"no archive".ljust(path.stat().st_size))
+    fails(place, "d.tar")
+    place.incoming({"stray.png": png(1)})
+    fails(place, r"data/incoming: 'stray.png' lies in no class folder")
+
+
+@pytest.mark.parametrize(("image_shape", "most"), [((1700, 1700, 3), 1), ((1000, 1000, 3), 2), ((8, 8, 3), 5)])
+def test_few_images_are_decoded_at_once_where_the_rows_are_big(tmp_path, monkeypatch, image_shape, most):
+    lengths = []
+
+    def counted(items, **options):
+        lengths.append(len(items))
+        return read_batch(items, **options)
+
+    monkeypatch.setattr(preparation, "read_batch", counted)
+    images = [(RawImage(f"a/{number}", "a", None, png(number)), False) for number in range(5)]
+    with DatasetWriter(tmp_path, image_shape=image_shape, shard_bytes=1 << 30) as writer:
+        preparation.take_in(
+            images,
+            writer,
+            size=image_shape[:2],
+            color="rgb",
+            max_pixels=10_000,
+            hashes=False,
+            backend="threading",
+            workers=1,
+        )
+    assert max(lengths) == most
+    assert sum(lengths) == 5
 
 
 COMMAND = ["--raw", "data/raw", "--incoming", "data/incoming", "--out", "data/prepared", "--report", "reports/data"]

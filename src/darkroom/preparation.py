@@ -5,6 +5,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,9 +21,11 @@ from darkroom.splits import Assignment, assign, check_classes
 if TYPE_CHECKING:
     import pandas as pd
 
-# What goes to a worker at once: many small images, or few big ones, so that memory does not depend on their size.
+# What goes to a worker at once: many small images, or few big ones, so that memory does not depend on their size, be
+# it that of the files or that of the rows (but for a single image above it).
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 << 20
+_BATCH_ROW_BYTES = 8 << 20
 
 
 class Duplicate(NamedTuple):
@@ -113,7 +116,11 @@ class Rows:
         return self._codes[label]
 
     def add(self, images: list[tuple[RawImage, bool]], batch: Batch) -> np.ndarray:
-        """Take in images (with whether each is incoming) as they were read; return those that become new rows."""
+        """Take in images (with whether each is incoming) as they were read; return those that become new rows.
+
+        Bytes with two labels are no one's, and close() rejects all of them; but an incoming image never takes away one
+        of the data set: there it is rejected alone. So incoming images come last.
+        """
         reasons = dict(batch.rejected)
         new: list[int] = []
         place = -1
@@ -132,6 +139,8 @@ class Rows:
                 self._official.append(image.split == "test")
                 self._incoming.append(incoming)
                 new.append(place)
+            elif incoming and self._labels[row] != code and not (self._incoming[row] or row in self._contradicted):
+                self.rejected.append((image.name, self._against_data_set(row, image.label)))
             elif row in self._contradicted or self._labels[row] != code:
                 self._contradicted.setdefault(row, []).append((image.name, image.label))
             elif image.split == "test" and not self._official[row]:
@@ -146,6 +155,10 @@ class Rows:
         self._sizes.frombytes(batch.sizes[new].tobytes())
         self._sums.frombytes(batch.sums[new].tobytes())
         return batch.images if len(new) == len(batch.images) else batch.images[new]
+
+    def _against_data_set(self, row: int, label: str) -> str:
+        stands = f"{shown(self.classes[self._labels[row]])} in the data set ({shown(self.names[row])})"
+        return f"the same bytes are labelled {stands}, whose label stands, and {shown(label)} here; remove this image"
 
     def close(self) -> None:
         """Take no more images; reject those whose bytes came with two labels, and their copies."""
@@ -179,10 +192,11 @@ def take_in(
         DataError: two class names differ by case only, the source is damaged, or the disk is full.
     """
     rows = Rows(writer.image_shape[2])
+    most = max(1, min(_BATCH_IMAGES, _BATCH_ROW_BYTES // prod(writer.image_shape)))
     waiting: deque[list[tuple[RawImage, bool]]] = deque()
 
     def contents() -> Iterator[list[bytes | np.ndarray | Oversized]]:
-        for part in _batches(images):
+        for part in _batches(images, most=most):
             waiting.append(part)
             yield [image.data for image, _ in part]
 
@@ -283,14 +297,14 @@ def _read(
     return batch._replace(rejected=list(reasons.items()))
 
 
-def _batches(images: Iterable[tuple[RawImage, bool]]) -> Iterator[list[tuple[RawImage, bool]]]:
+def _batches(images: Iterable[tuple[RawImage, bool]], *, most: int) -> Iterator[list[tuple[RawImage, bool]]]:
     part: list[tuple[RawImage, bool]] = []
     n_bytes = 0
     for image, incoming in images:
         part.append((image, incoming))
         n_bytes += image.data.nbytes if isinstance(image.data, np.ndarray) else 0
         n_bytes += len(image.data) if isinstance(image.data, bytes) else 0
-        if len(part) == _BATCH_IMAGES or n_bytes >= _BATCH_BYTES:
+        if len(part) == most or n_bytes >= _BATCH_BYTES:
             yield part
             part, n_bytes = [], 0
     if part:
