@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from raw_files import write_tar, write_zip
 
+from darkroom import containers
 from darkroom.containers import open_archive, shown
 from darkroom.errors import DataError
 
@@ -131,6 +132,55 @@ def test_a_tar_header_that_claims_a_huge_name_is_refused_before_it_is_read(tmp_p
     path.write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(3_000_000)))
     with pytest.raises(DataError, match="a header of 3,000,320 bytes"):
         read_all(path)
+
+
+def pax(headers: dict[str, str], *, before: int = 0) -> bytes:
+    """Return a tar whose last member has these pax headers, behind others that are whole."""
+    member = tarfile.TarInfo("./")  # a name that is passed over, so no second member of the name ends the circle
+    member.pax_headers = headers
+    whole = b"".join(tarfile.TarInfo(f"cats/{number}").tobuf() for number in range(before))
+    return whole + member.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("size", ["-512", "-1024", "-1536", "-100000"])
+def test_a_tar_member_of_an_impossible_size_is_refused_and_not_read_for_ever(
+    tmp_path: Path, size: str, before: int, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "a.tar").write_bytes(pack(pax({"size": size}, before=before)))
+    with pytest.raises(DataError, match="a.tar is damaged"):
+        read_all(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_tar_header_with_a_number_that_is_none_is_refused(tmp_path: Path, before: int) -> None:
+    (tmp_path / "a.tar").write_bytes(pax({"GNU.sparse.map": "one,two", "GNU.sparse.size": "3"}, before=before))
+    with pytest.raises(DataError, match="a.tar is damaged .*invalid literal for int"):
+        read_all(tmp_path / "a.tar")
+
+
+def test_a_tar_header_of_a_negative_size_does_not_mean_everything(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, -5000
+    (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match="a.tar is damaged"):
+        read_all(tmp_path / "a.tar")
+
+
+def test_a_name_longer_than_a_path_can_be_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "a.tar", tmp_path / "a.zip"):
+        write = write_tar if path.suffix == ".tar" else write_zip
+        assert len(read_all(write(path, {"ä" * 2048: b"1"}))) == 1
+        with pytest.raises(DataError, match=r"the name 'ä{60}'... has 4,098 bytes, more than 4,096"):
+            read_all(write(path, {"ä" * 2049: b"1"}))
+
+
+def test_an_archive_of_too_many_members_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "MOST_MEMBERS", 3)
+    for path in (write_tar(tmp_path / "a.tar", FILES), write_zip(tmp_path / "a.zip", FILES)):
+        with pytest.raises(DataError, match="has more than 3 members"):
+            read_all(path)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])

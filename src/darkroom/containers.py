@@ -17,6 +17,8 @@ from darkroom.errors import DataError
 
 CHUNK_BYTES = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
+LONGEST_NAME = 4096  # bytes, as the paths of Linux
+MOST_MEMBERS = 10_000_000  # at about 300 bytes of memory each
 
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
@@ -59,7 +61,8 @@ def open_archive(path: Path, *, max_archive_bytes: int) -> Iterator[Archive]:
 
     Raises:
         DataError: not an archive, truncated, damaged, encrypted, a member that is a link or a device or whose path is
-            absolute or climbs with "..", two members of one name, or more than max_archive_bytes unpacked.
+            absolute, longer than 4,096 bytes or climbs with "..", two members of one name, more than ten million
+            members, or more than max_archive_bytes unpacked.
     """
     kind = _kind(path)
     if kind is None:
@@ -116,9 +119,13 @@ class TarArchive:
 
     def _scan(self, limit: int) -> Iterator[Entry]:
         source = _ShortReads(self._stream, self.path)
-        with tarfile.TarFile(fileobj=source, mode="r") as tar:  # type: ignore[arg-type]
+        with _wrong_numbers(self.path), tarfile.TarFile(fileobj=source, mode="r") as tar:  # type: ignore[arg-type]
+            before = -1
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every header, 1 KB an image
+                if member.size < 0 or tar.offset <= before:  # tarfile would go round in circles (CVE-2025-8194)
+                    raise DataError(f"{self.path} is damaged (a member of {member.size:,} bytes); download it again")
+                before = tar.offset
                 if tar.offset > limit:  # before the next header is looked for, so nothing of this size was unpacked
                     raise DataError(_too_big(self.path, tar.offset, limit))
                 if member.issparse() or not (member.isreg() or member.isdir()):
@@ -222,7 +229,18 @@ class _ShortReads:
     def read(self, n: int) -> bytes:
         if n > LONGEST_HEADER:
             raise DataError(f"{self._path}: a header of {n:,} bytes, more than {LONGEST_HEADER:,}; this is no dataset")
+        if n < 0:  # to the stream it means: everything
+            raise DataError(f"{self._path} is damaged (a header of {n:,} bytes); download it again")
         return self._stream.read(n)
+
+
+@contextmanager
+def _wrong_numbers(path: Path) -> Iterator[None]:
+    """Turn what tarfile raises on a number that is none, or that nothing can hold, into a DataError."""
+    try:
+        yield
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{path} is damaged ({escaped(str(error))[:80]}); download it again") from None
 
 
 def _kind(path: Path) -> str | None:
@@ -245,6 +263,12 @@ def _unpacked(path: Path, kind: str) -> IO[bytes]:
 
 
 def _safe_name(name: str, path: Path) -> str:
+    n_bytes = len(utf8(name).encode())
+    if n_bytes > LONGEST_NAME:
+        raise DataError(
+            f"{path}: the name {shown(name[:60])}... has {n_bytes:,} bytes, more than {LONGEST_NAME:,}; "
+            "this is no dataset"
+        )
     parts = re.split(r"[/\\]", name)
     if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
         raise DataError(f"{path}: member {shown(name)} points out of the archive; do not use this archive")
@@ -253,7 +277,9 @@ def _safe_name(name: str, path: Path) -> str:
 
 def _unique(path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
     seen: set[str] = set()
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        if number > MOST_MEMBERS:
+            raise DataError(f"{path} has more than {MOST_MEMBERS:,} members; pack it as several, or as arrays")
         if entry.name in seen and not entry.is_dir:
             raise DataError(f"{path}: there are two members {shown(entry.name)}; expected one file per name")
         seen.add(entry.name)
