@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import subprocess
 import unicodedata
 from pathlib import Path
 
@@ -179,6 +180,18 @@ def test_other_top_folders_are_classes() -> None:
     assert [label for _, label, _ in placed("train/1", "test/1", splits=False)] == ["train", "test"]
 
 
+def test_a_class_called_train_or_test_may_hold_folders_where_the_other_does_not() -> None:
+    assert [label for _, label, _ in placed("train/old/1", "test/1", "bus/1")] == ["train", "test", "bus"]
+
+
+@pytest.mark.parametrize("odd", ["unlabelled/1", "unlabelled/1/2", "unlabelled/"])
+def test_an_odd_folder_beside_train_and_test_is_named_and_makes_no_classes_of_them(odd: str) -> None:
+    paths = ["train/cats/1", "train/dogs/1", "test/cats/1", "test/dogs/1", odd]
+    with pytest.raises(DataError, match="data: the folder 'unlabelled' lies beside train and test, .*; remove it, or"):
+        placed(*paths)
+    assert {label for _, label, _ in placed(*paths, root="train")} == {"cats", "dogs"}
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
@@ -254,6 +267,20 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
         ("dogs/b.jpg", "dogs", None),
     ]
     assert images[0].data == b"content of cats/a b.jpg"
+
+
+def test_what_dvc_add_writes_beside_a_class_folder_is_no_image(tmp_path: Path) -> None:
+    write_folder(tmp_path, "cats/a.jpg", "cats.dvc", ".gitignore", "README.md")
+    assert [image.name for image in read_folder(tmp_path, max_image_bytes=1000)] == ["cats/a.jpg"]
+
+
+def test_class_folders_of_new_images_are_not_committed_and_their_dvc_files_are() -> None:
+    root = Path(__file__).resolve().parents[1]
+    paths = ["data/incoming/cats/a.jpg", "data/incoming/cats/deep/a.jpg"]
+    kept = ["data/incoming/cats.dvc", "data/incoming/README.md", "data/incoming/.gitignore"]
+    command = ["git", "check-ignore", "--no-index", *paths, *kept]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == paths
 
 
 def test_a_drop_folder_may_be_empty_or_hold_one_class_or_empty_classes(tmp_path: Path) -> None:

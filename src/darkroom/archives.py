@@ -23,6 +23,7 @@ SPLITS |= {"test": "test", "testing": "test"}
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
+_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the folder
 _DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
 
@@ -100,7 +101,8 @@ def read_folder(directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
 
     Raises:
         DataError: there is no such folder, an image lies in no class folder, two class names differ by case or Unicode
-            form only, or a file is unreadable or no regular file.
+            form only, or a file is unreadable or no regular file. A .gitignore or .dvc file, like any document, may lie
+            beside the class folders.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: there is no such folder; expected <class>/<image>")
@@ -184,8 +186,9 @@ def place(
         splits: whether top folders called train, test (and val) are official parts rather than classes.
 
     Raises:
-        DataError: no such root, an image in no class folder, or two class names that differ by case or Unicode form
-            only. A document (README, .txt, .csv, ...) beside the class folders is passed over.
+        DataError: no such root, an image in no class folder, another folder beside official parts, or two class names
+            that differ by case or Unicode form only. A document (README, .txt, .csv, ...) beside the class folders is
+            passed over.
     """
     prefix = f"{root.strip('/')}/" if root else ""
     found = [
@@ -197,6 +200,8 @@ def place(
         raise DataError(f"{where}: there is no folder {shown(root)}; correct `root` in the layout")
     tops = {name.partition("/")[0] for _, name, is_dir in found if is_dir or "/" in name}
     parts = {SPLITS.get(top.casefold()) for top in tops}
+    if splits and parts > {"train", "test"}:
+        _check_parts([name for _, name, is_dir in found if not is_dir], tops, where)
     official = splits and parts == {"train", "test"}
     depth = 1 if official or (splits and parts == {"train"} and len(tops) > 1) else 0
     placed: list[Placed] = []
@@ -271,10 +276,26 @@ def _numbered(blocks: Iterable[Block], directory: Path, *, max_image_bytes: int)
         raise DataError(f"{directory}: there is {what}; a classifier needs two")
 
 
+def _check_parts(files: Iterable[str], tops: set[str], where: Path) -> None:
+    """Refuse train/<class>/<image> beside an odd folder, which would make train and test themselves the classes."""
+    nested = {SPLITS.get(name.partition("/")[0].casefold()) for name in files if name.count("/") > 1}
+    if {"train", "test"} <= nested:
+        odd = shown(min(top for top in tops if top.casefold() not in SPLITS))
+        raise DataError(
+            f"{where}: the folder {odd} lies beside train and test, which hold class folders; remove it, or name one "
+            "folder that holds all classes as `root` in the layout"
+        )
+
+
+def same_name(name: str) -> str:
+    """Return what two class names share that are one name to some file systems: its NFC form, case folded."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _check_names(classes: set[str], where: Path) -> None:
     forms: dict[str, str] = {}
     for name in sorted(classes):
-        other = forms.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        other = forms.setdefault(same_name(name), name)
         if other != name:
             # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
             same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
