@@ -1,7 +1,9 @@
 """IDX and npz files as blocks of images."""
 
 import gzip
+import io
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
-from raw_files import idx, pixels, write_idx
+from raw_files import idx, pixels, write_idx, write_zip
 
 from darkroom import arrays
 from darkroom.arrays import Block, idx_blocks, npz_blocks
@@ -145,6 +147,26 @@ def test_an_idx_header_that_claims_too_much_is_refused_before_anything_is_read(t
 def test_npz_files_of_other_arrays_are_refused(tmp_path: Path, data: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DataError, match=message):
         _saved(tmp_path, **data)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2,", "labels is no npy array"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2L,", "labels is no npy array"),
+        ("  {\n 'descr': 1", "labels is no npy array"),
+        ("(" * 5000, "labels is no npy array"),
+        ("-" * 9000 + "1", "labels is no npy array|cannot be read"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (-2,)}", r"labels is damaged \(its shape is \(-2,\)\)"),
+    ],
+)
+def test_a_damaged_npy_header_is_refused(tmp_path: Path, header: str, message: str) -> None:
+    labels = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(2)
+    images = io.BytesIO()
+    np.save(images, pixels(2, 4, 4))
+    write_zip(tmp_path / "a.npz", {"images.npy": images.getvalue(), "labels.npy": labels})
+    with pytest.raises(DataError, match=message):
+        read_npz(tmp_path / "a.npz")
 
 
 def test_a_truncated_npz_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,15 @@ def test_the_binary_batches_give_the_same(tmp_path: Path) -> None:
     check(read(write_tar(tmp_path / "c.tar.gz", binary_batches(), "w:gz")))
 
 
+def test_class_names_of_a_text_file_are_its_lines(tmp_path: Path) -> None:
+    files = binary_batches() | {"cifar-10-batches-bin/batches.meta.txt": "aquarium fish\r\nbee\n\nkäse\n".encode()}
+    labels = [label for block in read(write_tar(tmp_path / "c.tar", files)) for label in block.labels]
+    assert set(labels) == {"aquarium fish", "bee", "käse"}
+    files["cifar-10-batches-bin/batches.meta.txt"] = b"plane\n\xff\n"
+    with pytest.raises(DataError, match=r"'batches.meta.txt' is damaged \(not UTF-8\)"):
+        read(write_tar(tmp_path / "c.tar", files))
+
+
 def test_loose_batch_files_give_the_same(tmp_path: Path) -> None:
     for name, data in python_batches().items():
         (tmp_path / Path(name).name).write_bytes(data)

@@ -3,6 +3,7 @@
 import gzip
 import re
 import struct
+import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
@@ -132,8 +133,10 @@ def _npy_header(stream: Readable, n_bytes: int, path: Path, name: str) -> tuple[
         version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(stream)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise DataError(f"{path}: {name} is no npy array ({str(error).splitlines()[0]})") from None
+    except (ValueError, SyntaxError, tokenize.TokenError, MemoryError) as error:  # the header is a Python literal
+        raise DataError(f"{path}: {name} is no npy array ({str(error).partition(chr(10))[0]})") from None
+    if min(shape, default=0) < 0:
+        raise DataError(f"{path}: {name} is damaged (its shape is {shape}); download it again")
     if dtype.hasobject:
         raise DataError(f"{path}: {name} holds Python objects, which only unpickling could read; save plain numbers")
     if fortran_order and len(shape) > 1:

@@ -68,7 +68,10 @@ def _cifar_classes(readers: dict[str, Callable[[], bytes]], where: Path) -> list
         if CIFAR_CLASSES.match(name):
             data = readers[name]()
             if name.endswith(".txt"):
-                return data.decode().split()
+                try:
+                    return [line.strip() for line in data.decode().splitlines() if line.strip()]
+                except UnicodeDecodeError:
+                    raise DataError(f"{where}: {shown(name)} is damaged (not UTF-8); download it again") from None
             values = _unpickled(data, f"{where}: {shown(name)}")
             names = values.get("label_names", values.get("fine_label_names"))
             if isinstance(names, list) and all(isinstance(item, bytes | str) for item in names):
