@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import shutil
@@ -13,7 +14,7 @@ from ruamel.yaml import YAML
 
 from darkroom import copies as subject
 from darkroom.dataset import Dataset, DatasetWriter
-from darkroom.errors import ParamsError
+from darkroom.errors import DataError, ParamsError
 from pipelines import augment
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +246,24 @@ def test_scratch_files_are_few_and_are_gone_at_the_end(tmp_path: Path, monkeypat
     assert len(counts) == len(rows)
     assert max(counts) == 1
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space and run again"),
+        (errno.EACCES, "Permission denied; mend that and run again"),
+    ],
+)
+def test_only_a_full_disk_asks_for_space(tmp_path: Path, monkeypatch: Any, number: int, message: str) -> None:
+    prepare(tmp_path / "prepared")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "touch", fail)
+    with pytest.raises(DataError, match=f"cannot be written: {message}"):
+        draw(tmp_path / "prepared")
 
 
 @pytest.mark.heavy

@@ -1,5 +1,6 @@
 """The augmented copies of a data set's images: drawn on all cores, indexed, shown beside the originals."""
 
+import errno
 import json
 import tempfile
 import threading
@@ -25,6 +26,7 @@ _CHUNK_IMAGES = 1024
 _READ_BYTES = (
     250_000  # read at a time; from 400 kB on malloc returns and fetches the pages every time, at 70 us an image
 )
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PREVIEW_CLASSES = 50  # lines of a preview; a PNG of matplotlib ends at 65,536 pixels
 
 
@@ -167,7 +169,8 @@ def _write_copies(chunk: _Chunk) -> tuple[Path, int]:
                     result = augment_image(image, pipeline=pipeline, seed=chunk.seed, image_id=image_id, copy=copy + 1)
                     file.write(np.ascontiguousarray(result).data)
     except OSError as error:
-        raise DataError(f"{chunk.file}: cannot be written: {error.strerror}; free some space and run again") from error
+        mend = "free some space" if error.errno in _FULL else "mend that"
+        raise DataError(f"{chunk.file}: cannot be written: {error.strerror or error}; {mend} and run again") from error
     return chunk.file, len(rows)
 
 
