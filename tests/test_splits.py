@@ -121,6 +121,21 @@ def test_incoming_images_never_move_an_old_one_and_sit_with_what_they_resemble(d
         assert set(splits[close[row]].tolist()) - {UNUSED} == {splits[row]}
 
 
+def test_an_incoming_image_may_move_with_a_later_one_that_resembles_it():
+    ids, hashes = ids_of(200), far_hashes(200)
+    hashes[100:] = hashes[:100]  # the later half repeats the earlier one
+    new = np.ones(200, bool)
+    alone = split(ids[:100], hashes=hashes[:100], incoming=new[:100]).splits
+    found = split(ids, hashes=hashes, incoming=new)
+    moved = found.splits[:100] != alone
+    smaller = np.array([row if ids[row].tobytes() < ids[row + 100].tobytes() else row + 100 for row in range(100)])
+    assert found.groups[:100].tolist() == smaller.tolist()
+    assert np.any(moved)
+    assert not np.any(moved & (smaller < 100))
+    old = ~mark(200, *range(100, 200))
+    assert np.array_equal(split(ids, hashes=hashes, incoming=~old).splits[:100], alone)
+
+
 @given(data=st.data(), n=st.integers(1, 60), bits=st.integers(0, 8), spread=st.sampled_from([3, 8, 16, 64]))
 @settings(max_examples=100, deadline=None)
 def test_the_search_finds_what_comparing_all_pairs_finds(data, n, bits, spread):

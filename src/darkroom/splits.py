@@ -1,6 +1,10 @@
-"""Which image goes to train, val or test: a pure function of content, so adding images never moves an old one.
+"""Which image goes to train, val or test: a pure function of content; incoming images never move one of the data set.
 
-Copies of one picture stay on one side, and an official test set stays the test set.
+Copies of one picture stay on one side, and an official test set stays the test set. With the same parameters, an
+image that resembles no other keeps its split whatever comes or goes, but for the first official test image. What may
+move is an incoming image, when a later incoming one resembles it: the two then go where the smaller id goes, or with
+what the later one resembles in the data set, or out; and images of the data set, when near-duplicates join or leave the
+data set itself.
 """
 
 import hashlib
@@ -13,8 +17,6 @@ import numpy as np
 from darkroom.dataset import SPLIT_CODES
 from darkroom.errors import DataError
 
-POLICIES = ("keep", "drop", "group")
-MAX_BITS = 8  # of 64; above it the search compares too many pairs, and different pictures pass for one
 _OF_TEST = "near-duplicate of a test image"
 _OF_TWO_SPLITS = "near-duplicate of images in two splits"
 _TRAIN, _VAL, _TEST, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "unused"))
@@ -52,8 +54,9 @@ def assign(
     - "keep" does not look for near-duplicates; "group" puts them on one side, that of the smallest id; "drop" does so
       and then keeps the first of each label. Two labels in a group are two opinions, both are kept.
     - What resembles an official test image is dropped from train and val.
-    - Groups are first made without the incoming images, so what is dropped in later never moves them. An incoming
-      image that resembles groups on two sides belongs to neither, and is dropped.
+    - Groups are first made without the incoming images, so these never move an image of the data set. Incoming images
+      join the group that they resemble; one that resembles groups on two sides belongs to neither, and is dropped.
+      A group of incoming images alone takes the side of its smallest id, so it can move when another one joins it.
 
     Args:
         ids: uint8 (n, 32), no two alike.
@@ -62,7 +65,8 @@ def assign(
         incoming: bool (n,), rows that were dropped in later.
         hashes: uint64 (n,), perceptual hashes; not looked at by "keep".
         near_duplicates: "keep", "drop" or "group".
-        near_duplicate_bits: greatest Hamming distance of two hashes of one picture, at most MAX_BITS.
+        near_duplicate_bits: greatest Hamming distance of two hashes of one picture, of 64. Above 8 the search compares
+            too many pairs, and different pictures pass for one.
         seed: of the draw.
         val_fraction: of the rows outside an official test set, in (0, 1).
         test_fraction: the same; not used where rows are official.
