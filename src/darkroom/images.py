@@ -94,11 +94,6 @@ def resize(image: np.ndarray, *, size: tuple[int, int], out: np.ndarray | None =
     return out
 
 
-def perceptual_hash(image: np.ndarray) -> int:
-    """Return the 64-bit perceptual hash of an image, uint8 (H, W, C): see perceptual_hashes."""
-    return int(perceptual_hashes(image[np.newaxis])[0])
-
-
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     """Return one uint64 per image, uint8 (n, H, W, C); copies of one picture differ in few of the 64 bits.
 
@@ -180,8 +175,8 @@ def content_id(item: bytes | np.ndarray) -> bytes:
 
 
 def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:
-    # From (n, 2, C) means and deviations. Doubles carry 15 digits, these sums have at most 11: rounding gives back
-    # the integers; added up, they do not depend on the order of the images.
+    # From (n, 2, C) means and deviations. Doubles carry 15 digits, these sums have at most 13 (8192x8192 pixels):
+    # rounding gives back the integers; added up, they do not depend on the order of the images.
     mean, std = moments[:, 0], moments[:, 1]
     sums: np.ndarray = np.rint(np.stack([mean, std**2 + mean**2], axis=1) * n_pixels)
     return sums.astype(np.int64)
