@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
+from ruamel.yaml import YAML
 
 from darkroom.errors import ParamsError
-from darkroom.params import Section, digest, load_section
+from darkroom.params import SECTIONS, ComputeParams, Section, digest, load_section
 
 
 class Nested(Section):
@@ -43,8 +45,14 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("  seed: 7\n", ""), "augment lacks the key 'seed'"),
         (("copies: 1", "copies: -1"), "augment.copies is -1: input should be greater than or equal to 0"),
         (("copies: 1", "copies: '1'"), "augment.copies is '1': input should be a valid integer"),
-        (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'"),
-        (("augment:", "augmentation:"), "there is no section 'augment'; sections here: augmentation"),
+        (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'; known keys: size"),
+        (
+            ("augment:", "augmentation:"),
+            "there is an unknown section 'augmentation'; known sections: download, preprocess, augment, train, "
+            "evaluate, promote, compute",
+        ),
+        (("augment:", "compute: {}\n3:"), "there is an unknown section '3'"),
+        (("augment:", "train:"), "there is no section 'augment'; sections here: train"),
         ((GOOD, "augment: 3"), "augment is 3, expected a mapping"),
         ((GOOD, "- 1"), "expected sections"),
         ((GOOD, "augment: {"), "this is not YAML"),
@@ -56,6 +64,83 @@ def test_a_wrong_file_answers_with_the_key(
     with pytest.raises(ParamsError, match="params.yaml") as caught:
         load(tmp_path, monkeypatch, GOOD.replace(*change))
     assert message in str(caught.value)
+
+
+def test_the_known_sections_are_the_stages_and_compute() -> None:
+    stages = YAML(typ="safe").load(Path(__file__).resolve().parents[1] / "dvc.yaml")["stages"]
+    assert set(SECTIONS) == {*stages, "compute"}
+
+
+class Wide(Section):
+    name: Literal["wide"]
+    width: int | Literal["all"]
+
+
+class Deep(Section):
+    name: Literal["deep"]
+    depth: int
+
+
+class Train(Section):
+    network: Annotated[Wide | Deep, Field(discriminator="name")]
+    rest: list[Annotated[Wide | Deep, Field(discriminator="name")]] | None
+    either: Nested | int
+    named: dict[str, Nested | None]
+
+
+TRAIN: dict[str, Any] = {
+    "network": {"name": "wide", "width": 3},
+    "rest": [{"name": "deep", "depth": 1}],
+    "either": 1,
+    "named": {"a": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"name": "wide", "width": "x"}}, "train.network.width is 'x': expected a valid integer or 'all'"),
+        ({"network": {"name": "wide"}}, "train.network lacks the key 'width'"),
+        (
+            {"network": {"name": "deep", "depth": 1, "width": 1}},
+            "train.network has an unknown key 'width'; known keys: depth, name",
+        ),
+        ({"network": {"name": "flat"}}, "train.network.name is 'flat': expected one of 'wide', 'deep'"),
+        ({"network": {}}, "train.network lacks the key 'name'"),
+        ({"rest": [{"name": "deep", "depth": "1"}]}, "train.rest.0.depth is '1': input should be a valid integer"),
+        ({"rest": [{"name": "wide", "wide": 1}]}, "train.rest.0 has an unknown key 'wide'; known keys: name, width"),
+        ({"either": {"size": 1, "siz": 1}}, "train.either has an unknown key 'siz'; known keys: size"),
+        ({"named": {"b": {"c": 1}}}, "train.named.b has an unknown key 'c'; known keys: size"),
+        ({"named": {"b": "x" * 1000}}, f"train.named.b is '{'x' * 199}...: input should be"),
+    ],
+)
+def test_what_pydantic_adds_to_a_place_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    YAML().dump({"train": TRAIN}, Path("params.yaml"))
+    assert load_section("train", Train).either == 1
+    YAML().dump({"train": TRAIN | change}, Path("params.yaml"))
+    with pytest.raises(ParamsError) as caught:
+        load_section("train", Train)
+    assert str(caught.value).startswith(f"params.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ("all", "compute.workers is 'all': expected a valid integer or 'auto'"),
+        (0, "compute.workers is 0: expected greater than or equal to 1 or 'auto'"),
+    ],
+)
+def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    YAML().dump({"compute": {"backend": "auto", "workers": workers}}, Path("params.yaml"))
+    with pytest.raises(ParamsError) as caught:
+        load_section("compute", ComputeParams)
+    assert str(caught.value) == f"params.yaml: {message}"
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

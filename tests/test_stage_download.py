@@ -67,9 +67,12 @@ def test_relative_paths_start_from_the_root_that_dvc_names(tmp_path: Path) -> No
     [
         ("minst", r"params.yaml: download.dataset is 'minst', which is not in the catalogue; did you mean 'mnist'\?"),
         (3, r"params.yaml: download.dataset is 3: "),
-        (inline("x", layuot="x"), r"params.yaml: download.dataset.sources.0.path has an unknown key 'layuot'"),
+        (
+            inline("x", layuot="x"),
+            r"params.yaml: download.dataset.sources.0 has an unknown key 'layuot'; known keys: bytes, k",
+        ),
         ({"name": "pets"}, r"params.yaml: download.dataset lacks the key 'sources'"),
-        (inline("x", sha256="abc"), r"params.yaml: download.dataset.sources.0.path.sha256 is 'abc': "),
+        (inline("x", sha256="abc"), r"params.yaml: download.dataset.sources.0.sha256 is 'abc': "),
     ],
 )
 def test_wrong_params_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: Any, message: str) -> None:

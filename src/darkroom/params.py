@@ -3,7 +3,8 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -12,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 from darkroom.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
+SECTIONS = ("download", "preprocess", "augment", "train", "evaluate", "promote", "compute")  # the stages, and compute
 
 
 class Section(BaseModel):
@@ -34,10 +36,13 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
     """Return the section `name` ("augment", "train.cnn") of ./params.yaml as its model.
 
     Raises:
-        ParamsError: the file or section is missing or not a mapping, or a key is unknown, missing, mistyped or out of
-            range; the message names the key and what is known or expected.
+        ParamsError: the file or section is missing or not a mapping, another section is unknown, or a key is unknown,
+            missing, mistyped or out of range; the message names the key and what is known or expected.
     """
     values: Any = read_params(PARAMS_FILE)
+    if unknown := sorted(str(key) for key in values if key not in SECTIONS):
+        known = ", ".join(SECTIONS)
+        raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
     for part in name.split("."):
         if not isinstance(values, dict) or part not in values:
             known = ", ".join(sorted(values)) if isinstance(values, dict) and values else "none"
@@ -72,15 +77,82 @@ def explain(section: str, model: type[BaseModel], error: ValidationError) -> str
     """Return the first problem of a validation error as one sentence; unknown keys come first, they cause the rest."""
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    *parents, key = [str(part) for part in first["loc"]] or [""]
+    keys, owner = _keys(model, first["loc"])
+    *parents, key = keys or [""]
     where = ".".join([section, *parents])
     if first["type"] == "extra_forbidden":
-        known = f"; known keys: {', '.join(sorted(model.model_fields))}" if not parents else ""
+        known = f"; known keys: {', '.join(sorted(owner.model_fields))}" if owner else ""
         return f"{where} has an unknown key {key!r}{known}"
     if first["type"] == "missing":
         return f"{where} lacks the key {key!r}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(filter(None, [where, key]))} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    whole = ".".join([section, *keys])
+    if first["type"] == "union_tag_not_found":
+        return f"{whole} lacks the key {first['ctx']['discriminator']}"
+    if first["type"] == "union_tag_invalid":
+        context = first["ctx"]
+        kind = context["discriminator"].strip("'")
+        return f"{whole}.{kind} is {context['tag']!r}: expected one of {context['expected_tags']}"
+    same = [problem["msg"] for problem in problems if _keys(model, problem["loc"])[0] == keys]
+    return f"{whole} is {_shortened(first['input'])}: {_joined(same)}"
+
+
+def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """Return the parts of a location that are keys of the file, and the model that has the last of them, if known.
+
+    Where a value may be of several types, pydantic adds a part of its own that names the type it tried.
+    """
+    found: list[str] = []
+    kind: Any = model
+    owner: type[BaseModel] | None = None
+    for part in loc:
+        options = _options(kind)
+        if len(options) > 1:
+            tried = [option for option in options if _is_called(option, str(part))]
+            kind = tried[0] if tried else None
+            continue
+        kind = options[0]
+        owner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        found.append(str(part))
+        if owner:
+            field = owner.model_fields.get(str(part))
+            kind = field.annotation if field else None
+        else:  # of list[X] and dict[str, X] the content
+            kind = (get_args(kind) or (None,))[-1]
+    return found, owner
+
+
+def _options(kind: Any) -> list[Any]:
+    """Return the types that an annotation allows, but None: pydantic gives a location no part for `X | None`."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        options = [option for option in get_args(kind) if option is not type(None)]
+        return options if len(options) > 1 else _options(options[0])
+    return [kind]
+
+
+def _is_called(option: Any, part: str) -> bool:
+    """Return whether the part names this model among several: by class, or by the tag that only it allows."""
+    kind = _options(option)[0]
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return False
+    return kind.__name__ == part or any(
+        get_origin(field.annotation) is Literal and part in get_args(field.annotation)
+        for field in kind.model_fields.values()
+    )
+
+
+def _joined(messages: list[str]) -> str:
+    """Return one message as it is, several as alternatives: "expected a valid integer or 'auto'"."""
+    messages = [message.removeprefix("Value error, ") for message in dict.fromkeys(messages)]
+    if len(messages) == 1:
+        return messages[0][0].lower() + messages[0][1:]
+    return "expected " + " or ".join(message.removeprefix("Input should be ") for message in messages)
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def digest(values: Any) -> str:
