@@ -28,7 +28,7 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	@darkroom report
 
 ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
 
 test: setup lint  ## every check and test
 	python -m pytest --numprocesses 2 --dist loadfile
@@ -50,7 +50,7 @@ lock: setup  ## write requirements.lock anew from pyproject.toml
 	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock
 
 bench: setup  ## run every benchmark and write benchmarks/results
-	set -e; for script in benchmarks/[a-z]*.py; do python -m benchmarks.$$(basename $$script .py) --save; done
+	set -e; for script in $(filter-out benchmarks/record.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build

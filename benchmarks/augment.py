@@ -12,17 +12,13 @@ ratio_with_start: all the time from the start of a Python process. Ours starts t
 the plain loop is charged its own import of it, ours that of pandas.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from benchmarks import record
 from darkroom import copies
 from darkroom.dataset import Dataset, DatasetWriter
 
@@ -74,27 +71,16 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/augment.json")
+    parser = record.arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    results = {}
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
+    results: dict[str, Any] = {"target": "ratio_running_to_plain_written at least 1.8"}
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
         for name, case in CASES.items():
             results[name] = compare(Path(folder), case, rounds=options.rounds, workers=options.workers)
-            print(name, json.dumps(results[name]), flush=True)
-    if options.save:
-        packages = ("albumentations", "opencv-python-headless", "numpy", "joblib")
-        record = {
-            "claim": "augment, writing included, is at least 1.8 times one plain albumentations loop",
-            "command": f"python -m benchmarks.augment {' '.join(sys.argv[1:])}".strip(),
-            "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
-            "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
-            "results": results,
-        }
-        path = Path(__file__).parent / "results" / "augment.json"
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    packages = ["albumentations", "opencv-python-headless", "numpy", "joblib"]
+    record.report("augment", results, packages=packages, save=options.save)
 
 
 def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) -> dict[str, Any]:
@@ -195,15 +181,6 @@ def timed(function: Callable[[], None]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def cpu() -> str:
-    """Return the processor's name where Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

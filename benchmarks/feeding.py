@@ -56,7 +56,7 @@ def main() -> None:
         progress = training.fit(
             network,
             train=lambda epoch: preloaded if epoch % 2 else fed(epoch),
-            validation=PlainBatches(stored[:500], labels[:500], n_classes=10),
+            validation=PlainBatches(stored[:500], labels[:500], n_classes=10, batch_size=500),
             epochs=2 * (ROUNDS + 1),
             optimizer=training.make_optimizer("sgd", learning_rate=0.01, weight_decay=0.0005),
             draws={"shift": 1, "flip": False, "cutout": 0},

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from darkroom.provenance import git_commit
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -38,6 +40,7 @@ def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool
     """
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "commit": git_commit(),
         "machine": processor(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},

@@ -54,7 +54,7 @@ def main() -> None:
         records = {name: _reopen(stack, name, said) for name, said in trained.items()}
         candidates = [_score(folder, trained[folder.name], dataset, rows, params) for folder in folders]
         metrics = {candidate.name: dict(candidate.metrics) for candidate in candidates}
-        winner = evaluation.winner(metrics)
+        winner = evaluation.winner({name: float(said["val_accuracy"]) for name, said in trained.items()})
         index, labels = dataset.index().iloc[rows], dataset.labels[rows]
         ids = index["id"].tolist()
         report.write_predictions(candidates, labels, ids, dataset.classes, paths.predictions)

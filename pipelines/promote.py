@@ -16,8 +16,8 @@ from darkroom.console import run, say, stage_paths
 from darkroom.errors import DataError
 from darkroom.params import Section, digest, load_section
 from darkroom.promotion import Decision, Rule, decide
-from darkroom.store import repository_root
-from darkroom.versions import Registered, Version, load, read, sha256_of
+from darkroom.repository import repository_root
+from darkroom.versions import Version, load, read, sha256_of
 
 N_VERIFIED = 64  # test images that the registered version must answer as evaluated
 
@@ -27,7 +27,7 @@ class PromoteParams(Section):
 
     registered_model: str = Field(pattern=r"^\w[\w .-]*$", max_length=200)
     min_test_accuracy: float = Field(ge=0, le=1)
-    alpha: float = Field(gt=0, lt=1)
+    alpha: float = Field(gt=0, le=1)
     from_experiments: bool
 
 
@@ -58,7 +58,8 @@ def main() -> None:
             paths.out, "would_promote", decision, known, before=champion, after=champion, name=params.registered_model
         )
     else:
-        version, verification = _publish(paths, evaluation, decision, registered)
+        version = known or _register(paths, evaluation, registered.name)
+        verification = _publish(version, paths, evaluation, decision, champion)
         decision = Decision(True, decision.reasons, {**decision.tests, "verification": verification})
         _write(paths.out, "promoted", decision, version, before=champion, after=version)
 
@@ -66,7 +67,7 @@ def main() -> None:
 def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, rule: Rule) -> Decision:
     """Return the decision, taken from the file that an equal comparison left, else by scoring the champion now."""
     champion_sha256 = champion.model_sha256 if champion else None
-    inputs = [sha256_of(paths.onnx), champion_sha256, evaluation["test_ids_sha256"], vars(rule)]
+    inputs = [sha256_of(paths.onnx), champion_sha256, sha256_of(paths.predictions), vars(rule)]
     kept = repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
     if kept.is_file():
         return Decision(**json.loads(kept.read_text()))
@@ -88,14 +89,10 @@ def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | No
     return decision
 
 
-def _publish(
-    paths: Namespace, evaluation: dict[str, Any], decision: Decision, registered: Registered
-) -> tuple[Version, dict[str, Any]]:
-    """Register the candidate, prove that a consumer gets what was evaluated, and make it champion."""
+def _register(paths: Namespace, evaluation: dict[str, Any], name: str) -> Version:
+    """Return the candidate as a new version, with the lineage of its training."""
     from darkroom import registry, tracking
-    from darkroom.dataset import Dataset
-    from darkroom.provenance import LINEAGE, lineage_tags, lock_sha256
-    from darkroom.scoring import read_predictions, test_rows
+    from darkroom.provenance import LINEAGE, lineage_tags, lock_digest
 
     winner, trained = evaluation["winner"], _read_json(paths.models / evaluation["winner"] / "run.json")
     lineage = lineage_tags(
@@ -108,25 +105,34 @@ def _publish(
         onnx_path=paths.onnx,
         tags=lineage,
     )
-    version = registry.register(
-        registered.name,
+    return registry.register(
+        name,
         model_uri=model_uri,
         model_sha256=sha256_of(paths.onnx),
         tags={
             **lineage,
             **{key: run_tags[key] for key in LINEAGE if key in run_tags},
-            "dvc.lock.sha256": lock_sha256(Path("dvc.lock")),
+            "dvc.lock.digest": lock_digest(Path("dvc.lock")),
             "test_accuracy": str(evaluation["candidates"][winner]["test_accuracy"]),
             "test_ids_sha256": evaluation["test_ids_sha256"],
         },
     )
+
+
+def _publish(
+    version: Version, paths: Namespace, evaluation: dict[str, Any], decision: Decision, champion: Version | None
+) -> dict[str, Any]:
+    """Prove that a consumer gets from the version what was evaluated, make it champion, and return the proof."""
+    from darkroom import registry
+    from darkroom.dataset import Dataset
+    from darkroom.scoring import read_predictions, test_rows
+
     registry.challenge(version, reasons=decision.reasons)
-    candidate, dataset = read_predictions(paths.predictions, winner), Dataset.open(paths.prepared)
+    candidate, dataset = read_predictions(paths.predictions, evaluation["winner"]), Dataset.open(paths.prepared)
     rows = test_rows(dataset, candidate.ids)[:N_VERIFIED]
     difference = registry.verify(version, dataset.images[rows], candidate.probabilities[:N_VERIFIED])
-    champion = registered.aliases.get("champion")
-    registry.promote(version, replacing=champion, reasons=decision.reasons)
-    return version, {"n_images": len(rows), "max_abs_difference": difference}
+    registry.promote(version, replacing=champion.version if champion else None, reasons=decision.reasons)
+    return {"n_images": len(rows), "max_abs_difference": difference}
 
 
 def _write(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from darkroom import params as params_file
 from darkroom.checkpoints import Checkpoint
 from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
-from darkroom.errors import TrainingError
+from darkroom.errors import ParamsError, TrainingError
 from darkroom.feeding import EpochBatches, PlainBatches, Selection
-from darkroom.params import Section, load_section
+from darkroom.params import Section, digest, load_section
+from darkroom.repository import repository_root
 
 if TYPE_CHECKING:
     import keras
@@ -59,7 +59,7 @@ class TrainParams(Section):
     shift: int = Field(ge=0)
     flip: bool
     cutout: int = Field(ge=0)
-    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    precision: Literal["auto", "float32", "bfloat16"]
     seed: int = Field(ge=0)
 
 
@@ -68,45 +68,54 @@ def main() -> None:
     candidate = paths.out.name
     params = load_section(f"train.{candidate}", TrainParams)
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
+    if params.cutout >= min(prepared.image_shape[:2]):
+        raise ParamsError(
+            f"params.yaml: train.{candidate}.cutout is {params.cutout}: it would blank whole pictures of "
+            f"{prepared.image_shape[:2]} pixels; lower it"
+        )
 
     from darkroom import provenance, store, tracking
 
     experiment = str(prepared.manifest["dataset"])
-    data_digest = params_file.digest([prepared.manifest["digest"], augmented.manifest["digest"]])
-    params_digest = params_file.digest(params.model_dump())
+    data_digest = digest([prepared.manifest["digest"], augmented.manifest["digest"]])
+    params_digest = digest(params.model_dump())
     tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
     tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
-        from darkroom import models, training  # noqa: F401  all code of a training is in its checkpoint's key
+        from darkroom import models, training
+    models.check_backend()
 
-    tracking_uri = store.tracking_uri()
-    key = params_file.digest([data_digest, params_digest, tracking_uri, provenance.code_digest()])
-    checkpoint = Checkpoint(store.repository_root() / ".darkroom" / "checkpoints" / key[:16])
-    with tracking.run(
-        experiment=experiment,
-        name=f"train-{candidate}",
-        params=params.model_dump(),
-        tags=tags,
-        resume=checkpoint.run_id,
-    ) as record:
+    versions = provenance.versions()
+    code = [provenance.code_digest(), Path(__file__).read_text()]
+    key = digest([data_digest, params_digest, store.tracking_uri(), code, versions])[:16]
+    checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
+    policy = training.policy(params.precision)
+    described = {**tags, "precision": policy, **{f"version.{name}": version for name, version in versions.items()}}
+    with (
+        store.store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
+        tracking.run(
+            experiment=experiment,
+            name=f"train-{candidate}",
+            params=params.model_dump(),
+            tags=described,
+            resume=checkpoint.run_id,
+        ) as record,
+    ):
         checkpoint.run_id = record.id
         record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
-        network, progress = _fit(params, prepared, augmented, checkpoint=checkpoint, record=record)
-        paths.out.mkdir(parents=True, exist_ok=True)
-        metadata = {key: prepared.manifest[key] for key in ("dataset", "classes", "image_shape", "color")}
-        model = models.deployable(network)
-        models.save(model, keras_path=paths.out / "model.keras", onnx_path=paths.out / "model.onnx", metadata=metadata)
-        _prove_parity(model, paths.out / "model.onnx", prepared, record=record)
+        network, progress = _fit(params, prepared, augmented, policy=policy, checkpoint=checkpoint, record=record)
+        _write_model(network, prepared, paths.out, record=record)
         _write_history(progress.history, paths.out / "history.csv")
+        model_uri = record.log_package(
+            paths.out / "model.onnx", input_example=prepared.images[:1], step=progress.best_epoch
+        )
         summary = {
             "run_id": record.id,
             "experiment": experiment,
-            "tracking_uri": tracking_uri,
-            "model_uri": record.log_package(
-                paths.out / "model.onnx", input_example=prepared.images[:1], step=progress.best_epoch
-            ),
+            "tracking_uri": store.redact(store.tracking_uri()),
+            "model_uri": model_uri,
             "candidate": candidate,
             "git_commit": tags["git.commit"],
             "git_dirty": tags["git.dirty"] == "true",
@@ -119,12 +128,12 @@ def main() -> None:
         (paths.out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
         record.log_metrics({"best_epoch": progress.best_epoch, "train_seconds": progress.train_seconds})
         record.log_artifact(paths.out / "history.csv")
-    checkpoint.delete()
+        checkpoint.delete()
     say(f"train: {candidate}: val accuracy {progress.best_val_accuracy:.4f} in epoch {progress.best_epoch + 1}")
 
 
 def _fit(
-    params: TrainParams, prepared: Dataset, augmented: Dataset, *, checkpoint: Checkpoint, record: "Run"
+    params: TrainParams, prepared: Dataset, augmented: Dataset, *, policy: str, checkpoint: Checkpoint, record: "Run"
 ) -> "tuple[keras.Model, Progress]":
     """Return the network with the weights of its best epoch, as float32, and what the epochs brought."""
     from darkroom import models, training
@@ -162,14 +171,19 @@ def _fit(
         params.schedule, peak=params.learning_rate, total_steps=total_steps, warmup=params.warmup
     )
     val_images = Selection([(prepared.images, val_rows)])
-    validation = PlainBatches(val_images, prepared.labels[val_rows], n_classes=n_classes)
+    validation = PlainBatches(
+        val_images,
+        prepared.labels[val_rows],
+        n_classes=n_classes,
+        batch_size=2 * params.batch_size,  # no gradients are kept
+    )
     lines = TrainingProgress(params.epochs)
 
     def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
         record.log_epoch(epoch, logs)
         lines.on_epoch_end(epoch, logs)
 
-    trained = network(training.policy(params.precision))
+    trained = network(policy)
     progress = training.fit(
         trained,
         train=batches,
@@ -187,10 +201,15 @@ def _fit(
     return exported, progress
 
 
-def _prove_parity(model: "keras.Model", onnx_path: Path, prepared: Dataset, *, record: "Run") -> None:
-    """Refuse an ONNX file that does not say what the Keras model says."""
+def _write_model(network: "keras.Model", prepared: Dataset, out: Path, *, record: "Run") -> None:
+    """Write model.keras and model.onnx; refuse an ONNX file that does not say what the Keras model says."""
     from darkroom import models
 
+    out.mkdir(parents=True, exist_ok=True)
+    onnx_path = out / "model.onnx"
+    model = models.deployable(network)
+    metadata = {key: prepared.manifest[key] for key in ("dataset", "classes", "image_shape", "color")}
+    models.save(model, keras_path=out / "model.keras", onnx_path=onnx_path, metadata=metadata)
     images = prepared.images[prepared.rows("val")[:PARITY_IMAGES]]
     difference = models.onnx_difference(model, onnx_path, images)
     record.log_metrics({"onnx_max_abs_difference": difference})

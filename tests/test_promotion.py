@@ -44,7 +44,7 @@ def test_a_better_candidate_is_promoted_and_the_numbers_are_in_the_reasons():
     assert decision.promote
     assert decision.reasons[1] == (
         "The candidate (99.00 %) is better than the champion (93.00 %) on the same 200 test images: it alone is right "
-        "on 14, the champion alone on 2; the difference is more than chance (exact McNemar test, p = 0.00418 < 0.05)."
+        "on 14, the champion alone on 2; the difference is more than chance (exact McNemar test, p = 0.00418 <= 0.05)."
     )
 
 
@@ -61,8 +61,19 @@ def test_the_same_answers_change_nothing():
     assert "the same 200 test images (98.00 %), so the champion stays" in decision.reasons[1]
 
 
-def test_equal_accuracy_with_other_errors_is_promoted():
-    assert decide(answers(4), answers(4, start=100), RULE).promote
+def test_equal_accuracy_with_other_errors_keeps_the_champion():
+    decision = decide(answers(4), answers(4, start=100), RULE)
+    assert not decision.promote
+    assert "as good as" in decision.reasons[1]
+
+
+def test_a_gain_within_chance_keeps_the_champion_unless_alpha_is_one():
+    candidate, champion = answers(0), answers(5)
+    decision = decide(candidate, champion, RULE)
+    assert not decision.promote
+    assert "within chance (exact McNemar test, p = 0.0625 > 0.05)" in decision.reasons[1]
+    assert decide(candidate, champion, Rule(min_test_accuracy=0.9, alpha=1.0)).promote
+    assert not decide(champion, candidate, Rule(min_test_accuracy=0.9, alpha=1.0)).promote
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 1), (3, 0), (10, 2), (25, 25), (40, 12)])

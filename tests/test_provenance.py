@@ -1,10 +1,10 @@
-import json
 import subprocess
+import sys
+import types
 
 import pytest
 
 from darkroom import provenance
-from darkroom.errors import DataError
 
 
 @pytest.fixture
@@ -70,20 +70,25 @@ def test_versions_name_python_and_installed_packages_only():
     assert set(versions) == {"python", "numpy"}
 
 
-def test_the_lock_is_none_before_the_first_run(tmp_path):
-    assert provenance.lock_sha256(tmp_path / "dvc.lock") == "none"
-    (tmp_path / "dvc.lock").write_text("x")
-    assert len(provenance.lock_sha256(tmp_path / "dvc.lock")) == 64
+def test_the_lock_digest_leaves_out_what_dvc_writes_after_promote_has_ended(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    assert provenance.lock_digest(lock) == "none"
+    lock.write_text("stages: {train: {md5: a}}\n")
+    before = provenance.lock_digest(lock)
+    lock.write_text("stages:\n  promote: {md5: b}\n  train: {md5: a}\n")
+    assert provenance.lock_digest(lock) == before
+    lock.write_text("stages: {train: {md5: c}}\n")
+    assert provenance.lock_digest(lock) != before
 
 
-def test_the_data_digest_is_that_of_the_manifest(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"digest": "abc"}))
-    assert provenance.data_digest(tmp_path) == "abc"
-
-
-@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
-def test_a_folder_without_a_digest_is_an_error(tmp_path, content):
-    if content is not None:
-        (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(DataError, match="expected a manifest with a digest; run `dvc repro preprocess`"):
-        provenance.data_digest(tmp_path)
+def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
+    before = provenance.code_digest()
+    assert provenance.code_digest() == before
+    source = tmp_path / "extra.py"
+    source.write_text("x = 1\n")
+    extra = types.ModuleType("darkroom.extra")
+    extra.__file__ = str(source)
+    monkeypatch.setitem(sys.modules, "darkroom.extra", extra)
+    first = provenance.code_digest()
+    source.write_text("x = 2\n")
+    assert len({before, first, provenance.code_digest()}) == 3

@@ -76,7 +76,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
         "data_digest": "d1ce",
         "params_digest": "p",
         "best_epoch": 1,
-        "val_accuracy": 0.75,
+        "val_accuracy": 0.9 if folder.name == "transfer" else 0.75,
         "train_seconds": 12.5,
     }
     (folder / "run.json").write_text(json.dumps(said))

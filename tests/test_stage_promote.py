@@ -132,7 +132,7 @@ def test_an_experiment_promotes_where_that_is_allowed(root, monkeypatch):
 
 
 def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
-    train(root, reads=1)
+    train(root, reads=2)
     promoted()
     train(root, reads=0)
     promoted()

@@ -128,7 +128,7 @@ def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(s
     printed = stage.run()
     first = re.search(r"^epoch (\d+)/60", printed, re.MULTILINE)
     assert first is not None
-    assert int(first[1]) >= 3
+    assert int(first[1]) >= 2
     assert json.loads((stage.root / "models/cnn/run.json").read_text())["run_id"] == run_id
     assert stage.query("select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
 

@@ -42,7 +42,7 @@ def train(
     progress = training.fit(
         network,
         train=batches,
-        validation=PlainBatches(IMAGES[:32], LABELS[:32], n_classes=2),
+        validation=PlainBatches(IMAGES[:32], LABELS[:32], n_classes=2, batch_size=32),
         epochs=epochs,
         optimizer=training.make_optimizer("adamw", learning_rate=schedule, weight_decay=0.01),
         label_smoothing=0.1,
@@ -83,7 +83,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         train(4, checkpoint=checkpoint, on_epoch_end=die)
     epochs: list[int] = []
     resumed, progress = train(4, checkpoint=checkpoint, on_epoch_end=lambda epoch, _record: epochs.append(epoch))
-    assert epochs == [2, 3]
+    assert epochs == [1, 2, 3], "the epoch that died in its report is run again"
     assert progress.best_epoch == uninterrupted.best_epoch
     for ours, theirs in zip(progress.history, uninterrupted.history, strict=True):
         for name in ("train_loss", "val_loss", "val_accuracy", "learning_rate"):
@@ -146,7 +146,7 @@ def test_weight_decay_spares_biases_and_batch_normalisation() -> None:
     assert [path.split("/")[-1] for path in decayed] == ["kernel", "kernel"]
 
 
-def test_auto_precision_follows_what_the_processor_announces(tmp_path: Path) -> None:
+def test_auto_precision_follows_what_the_device_computes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from darkroom import training
 
     cpuinfo = tmp_path / "cpuinfo"
@@ -155,5 +155,33 @@ def test_auto_precision_follows_what_the_processor_announces(tmp_path: Path) -> 
     cpuinfo.write_text("flags : fpu avx2 avx512_bf16\n")
     assert training._cpu_has_bfloat16(cpuinfo)
     assert not training._cpu_has_bfloat16(tmp_path / "absent")
+    for of_gpu, of_cpu, policy in [
+        (None, True, "mixed_bfloat16"),
+        (None, False, "float32"),
+        (False, True, "float32"),
+        (True, False, "mixed_bfloat16"),
+    ]:
+        monkeypatch.setattr(training, "_gpu_has_bfloat16", lambda of_gpu=of_gpu: of_gpu)
+        monkeypatch.setattr(training, "_cpu_has_bfloat16", lambda of_cpu=of_cpu: of_cpu)
+        assert training.policy("auto") == policy
     assert training.policy("float32") == "float32"
     assert training.policy("bfloat16") == "mixed_bfloat16"
+
+
+def test_the_training_core_needs_keras_numpy_and_nothing_of_the_pipeline() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'mlflow', 'dvc', 'albumentations', 'pydantic', 'pandas', 'pyarrow',\n"
+        "                                      'onnxruntime', 'onnx', 'joblib', 'sklearn', 'ruamel'}:\n"
+        "            raise ImportError(f'a machine that only trains has no {name}')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from darkroom import checkpoints, dataset, feeding, models, training\n"
+        "print(models.build('single_conv', image_shape=(28, 28, 1), n_classes=10, arguments={}).count_params())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "542230", done.stderr

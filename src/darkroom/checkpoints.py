@@ -62,7 +62,20 @@ class Checkpoint:
             ) from error
 
     def save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
-        """Keep the end of an epoch; `best` are the network's weights where this epoch is the best so far, else None."""
+        """Keep the end of an epoch; `best` are the network's weights where this epoch is the best so far, else None.
+
+        Raises:
+            TrainingError: the files cannot be written; those of the epoch before stay.
+        """
+        try:
+            self._save(progress, variables=variables, best=best)
+        except OSError as error:
+            raise TrainingError(
+                f"the checkpoint in {self.directory} cannot be written ({error.strerror}); make room; dvc repro then "
+                "goes on behind the last epoch that was kept"
+            ) from error
+
+    def _save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         last_name = self._write(f"last-{progress.epoch:05d}.npz", variables)
         best_name = f"best-{progress.best_epoch:05d}.npz"

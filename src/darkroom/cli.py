@@ -10,7 +10,7 @@ import typer
 
 from darkroom.console import run
 from darkroom.errors import DataError, ParamsError
-from darkroom.store import repository_root
+from darkroom.repository import repository_root
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -93,6 +93,14 @@ def report(as_json: Json = False) -> None:
         f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
         f"look at    {root / 'reports' / 'report.html'}, or the runs in MLflow: make ui"
     )
+
+
+@app.command()
+def store() -> None:
+    """Print the URI of the MLflow store in use: MLFLOW_TRACKING_URI, or the repository's own."""
+    from darkroom.store import tracking_uri
+
+    print(tracking_uri())
 
 
 @app.command()

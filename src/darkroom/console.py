@@ -13,6 +13,7 @@ from dotenv import load_dotenv
 from tqdm import tqdm
 
 from darkroom.errors import DarkroomError
+from darkroom.repository import repository_root
 
 
 def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
@@ -90,7 +91,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     Variables of a `.env` file at the root of the repository are set first: DVC starts stages without the user's shell
     profile. Set DARKROOM_DEBUG=1, or pass --debug, for the traceback.
     """
-    load_dotenv(Path(os.environ.get("DVC_ROOT", ".")) / ".env")
+    load_dotenv(repository_root() / ".env")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
@@ -99,6 +100,14 @@ def run(main: Callable[[], None]) -> NoReturn:
             raise
         say(f"error: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has what it wanted: `darkroom predict ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:  # a full or read-only disk, a missing right
+        if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
+            raise
+        say(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)

@@ -1,6 +1,6 @@
 """Turn probabilities and true labels into metrics, intervals, calibration and the worst errors: no files, no plots."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -99,7 +99,8 @@ def accuracy_interval(correct: np.ndarray, *, samples: int, seed: int, level: fl
     """Return the percentile bootstrap interval of an accuracy (Efron & Tibshirani 1993, section 13.3).
 
     Resampling n images with replacement draws the number of right answers from Binomial(n, accuracy): drawing that
-    number is the same bootstrap, exactly, without n x samples random numbers.
+    number is the same bootstrap, exactly, without n x samples random numbers. Where all answers are right, or all are
+    wrong, every resample is the same; there the exact limit (Clopper & Pearson 1934) takes the place of that end.
 
     Args:
         correct: (n,), bool.
@@ -108,6 +109,10 @@ def accuracy_interval(correct: np.ndarray, *, samples: int, seed: int, level: fl
     counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), size=samples)
     tail = (1 - level) / 2
     low, high = np.quantile(counts / len(correct), [tail, 1 - tail])
+    if correct.all():
+        low = tail ** (1 / len(correct))
+    elif not correct.any():
+        high = 1 - tail ** (1 / len(correct))
     return float(low), float(high)
 
 
@@ -186,6 +191,9 @@ def worst_errors(probabilities: np.ndarray, labels: np.ndarray, *, n_errors: int
     return wrong[np.lexsort((wrong, -confidence, -loss))][:n_errors]
 
 
-def winner(candidates: dict[str, dict[str, Any]]) -> str:
-    """Return the name of the candidate with the best test_accuracy; ties: lower test_loss, then the name."""
-    return min(candidates, key=lambda name: (-candidates[name]["test_accuracy"], candidates[name]["test_loss"], name))
+def winner(val_accuracy: Mapping[str, float]) -> str:
+    """Return the name of the candidate with the best validation accuracy; ties: the first name.
+
+    Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them.
+    """
+    return min(val_accuracy, key=lambda name: (-val_accuracy[name], name))

@@ -102,7 +102,7 @@ class EpochBatches:
 class PlainBatches:
     """All pictures in order, the last batch smaller: (pictures uint8 (b, H, W, C), one-hot float32 (b, classes))."""
 
-    def __init__(self, images: Any, labels: np.ndarray, *, n_classes: int, batch_size: int = 500) -> None:
+    def __init__(self, images: Any, labels: np.ndarray, *, n_classes: int, batch_size: int) -> None:
         self.images, self.labels, self.n_classes, self.batch_size = images, labels, n_classes, batch_size
 
     def __len__(self) -> int:

@@ -16,7 +16,6 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import ParamsError, TrainingError
-from darkroom.package import Package
 
 
 def single_conv(
@@ -173,6 +172,16 @@ def deployable(network: keras.Model) -> keras.Model:
     return keras.Model(network.input, probabilities, name=network.name)
 
 
+def check_backend() -> None:
+    """Refuse a Keras backend that cannot write ONNX.
+
+    Raises:
+        TrainingError: the active backend is not TensorFlow.
+    """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise TrainingError(f"KERAS_BACKEND={backend} cannot write the ONNX file to serve; expected tensorflow")
+
+
 def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dict[str, Any]) -> None:
     """Write a deployable float32 model as model.keras and as ONNX with `metadata` inside (JSON under `darkroom`).
 
@@ -181,11 +190,8 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
     """
     import onnx
 
-    if keras.backend.backend() != "tensorflow":
-        raise TrainingError(
-            f"backend {keras.backend.backend()} does not write ONNX; load the .keras file with KERAS_BACKEND=tensorflow"
-        )
     model.save(keras_path)
+    check_backend()
     model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras' copy of tf2onnx
@@ -206,4 +212,6 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
         model: the deployable model that `onnx_path` was written from.
         images: uint8 (n, H, W, C).
     """
+    from darkroom.package import Package  # needs onnxruntime, which a machine that only trains does not have
+
     return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())

@@ -10,7 +10,7 @@ from darkroom.errors import DataError
 
 @dataclass(frozen=True)
 class Rule:
-    """What a candidate must reach: accuracies are in [0, 1], alpha is the level of the significance test in (0, 1)."""
+    """What a candidate must reach: accuracies are in [0, 1], alpha is the level of the significance test in (0, 1]."""
 
     min_test_accuracy: float
     alpha: float
@@ -30,11 +30,10 @@ def decide(candidate: np.ndarray, champion: np.ndarray | None, rule: Rule) -> De
 
     The candidate is promoted if
       1. its test accuracy reaches `rule.min_test_accuracy`, and
-      2. there is no champion, or on the same images the candidate's accuracy is at least the champion's and the two
-         are not right and wrong on exactly the same images (then there is nothing to gain, and the champion stays).
-    A candidate that is worse stays out, however small the difference: a series of models, each worse within chance,
-    would otherwise lead production downhill. McNemar's exact test at level `rule.alpha` says in the reasons whether
-    the difference is more than chance.
+      2. there is no champion, or on the same images the candidate is right more often, by more than chance: McNemar's
+         exact test at level `rule.alpha`. With alpha = 1 every gain counts.
+    Too few disagreements to tell keep the champion: a series of changes within chance would otherwise move production
+    for nothing, and in time downhill.
 
     Args:
         candidate: (n,), bool: the image was classified correctly.
@@ -86,8 +85,8 @@ def compare(candidate: np.ndarray, champion: np.ndarray, *, alpha: float) -> dic
         "n_only_champion_correct": lost,
         "p_value": p_value,
         "alpha": alpha,
-        "significant": p_value < alpha,
-        "passed": gained >= lost and gained + lost > 0,
+        "significant": p_value <= alpha,
+        "passed": gained > lost and p_value <= alpha,
     }
 
 
@@ -100,7 +99,7 @@ def _sentence(comparison: dict[str, Any]) -> str:
         )
     relation = "better than" if gained > lost else "worse than" if gained < lost else "as good as"
     chance = "more than" if comparison["significant"] else "within"
-    sign = "<" if comparison["significant"] else ">="
+    sign = "<=" if comparison["significant"] else ">"
     return (
         f"The candidate ({_percent(comparison['candidate_accuracy'])}) is {relation} the champion "
         f"({_percent(comparison['champion_accuracy'])}) on the same {comparison['n_images']} test images: it alone is "

@@ -1,7 +1,6 @@
 """Where a result comes from: commit, uncommitted changes, locked inputs, versions; and the tags that carry it."""
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -9,7 +8,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from darkroom.errors import DataError
+from ruamel.yaml import YAML
+
+from darkroom.params import digest
 
 LINEAGE = ("dvc.stage", "dvc.exp_name", "git.commit", "git.dirty", "data.digest", "params.digest", "candidate")
 PACKAGES = ("darkroom", "keras", "tensorflow", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc")
@@ -41,9 +42,15 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def lock_sha256(path: Path) -> str:
-    """Return the sha256 of dvc.lock, "none" before the first `dvc repro` has written it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "none"
+def lock_digest(path: Path) -> str:
+    """Return a digest of what dvc.lock says of every stage but promote, "none" before the first `dvc repro`.
+
+    promote calls this before DVC writes promote's own entry: without it, the digest can be made again from the commit.
+    """
+    if not path.is_file():
+        return "none"
+    stages = YAML(typ="safe", pure=True).load(path).get("stages") or {}
+    return digest({name: said for name, said in stages.items() if name != "promote"})
 
 
 def code_digest() -> str:
@@ -51,19 +58,6 @@ def code_digest() -> str:
     modules = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "darkroom"]
     content = [Path(module.__file__).read_bytes() for module in modules if module.__file__]
     return hashlib.sha256(b"\0".join(content)).hexdigest()
-
-
-def data_digest(directory: Path) -> str:
-    """Return the digest of a prepared or augmented data folder, as its manifest.json states it.
-
-    Raises:
-        DataError: there is no manifest, or it has no digest: the folder was not written to its end.
-    """
-    path = directory / "manifest.json"
-    try:
-        return str(json.loads(path.read_text())["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: expected a manifest with a digest; run `dvc repro preprocess`") from None
 
 
 def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dict[str, str]:

@@ -71,9 +71,7 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
             if existing(lambda: opened.get_registered_model(name)) is None:
                 opened.create_registered_model(name)
             model_id = model_uri.removeprefix("models:/")
-            created = opened.create_model_version(
-                name, source=model_uri, run_id=tags.get("run_id"), tags={**tags, **sums}, model_id=model_id
-            )
+            created = opened.create_model_version(name, source=model_uri, tags={**tags, **sums}, model_id=model_id)
     return find(name, version=str(created.version))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from darkroom.errors import LockedError, RegistryError
+from darkroom.repository import repository_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,15 +32,6 @@ QUIET = {
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # else every package logged costs a `pip install --dry-run`
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-def repository_root() -> Path:
-    """Return the repository whose store is used: DVC_ROOT, which names the parent repository in the temporary copies of
-    `dvc exp run --temp` and `--queue`; without it the nearest folder upward with a dvc.yaml, or the current one."""
-    if root := os.environ.get("DVC_ROOT"):
-        return Path(root).resolve()
-    here = Path.cwd().resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
 
 
 def tracking_uri() -> str:

@@ -20,11 +20,11 @@ from urllib.parse import unquote, urlsplit
 from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError
+from darkroom.repository import repository_root
 from darkroom.store import (
     client,
     existing,
     redact,
-    repository_root,
     sqlite_file,
     store_errors,
     store_lock,
@@ -34,8 +34,6 @@ from darkroom.store import (
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
-
-__all__ = ["Run", "connect", "flatten", "reopen", "run", "tracking_uri"]
 
 
 def connect(experiment: str) -> str:
@@ -174,7 +172,7 @@ def package(
             return model_uri, dict(trained.data.tags) if trained else {}
     restored = {**tags, "restored.run_id": run_id}
     with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
-        return current.log_package(onnx_path), {**restored, "run_id": current.id}
+        return current.log_package(onnx_path), restored
 
 
 @contextmanager
@@ -193,6 +191,8 @@ def run(
         run_id = resume if resume and _exists(opened, resume) else None
         if run_id:
             opened.update_run(run_id, status="RUNNING")
+            if "error" in opened.get_run(run_id).data.tags:
+                opened.delete_tag(run_id, "error")
         else:
             source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name), "mlflow.source.type": "LOCAL"}
             run_id = opened.create_run(experiment_id, run_name=name, tags={**source, **tags}).info.run_id

@@ -16,7 +16,7 @@ from darkroom.errors import ParamsError, TrainingError
 
 SCHEDULES = ("one_cycle", "cosine", "constant")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class Batches(Protocol):
@@ -32,7 +32,8 @@ class Batches(Protocol):
 def policy(precision: str) -> str:
     """Return the Keras dtype policy for a precision; "auto" is bfloat16 where the device computes in it, else float32.
 
-    CPUs that compute in bfloat16 announce AMX or AVX512-BF16; GPUs since NVIDIA's Ampere do.
+    CPUs that compute in bfloat16 announce AMX or AVX512-BF16; of NVIDIA's GPUs all since Ampere do. Where there is a
+    GPU, it alone decides.
 
     Raises:
         ParamsError: unknown precision.
@@ -40,7 +41,8 @@ def policy(precision: str) -> str:
     if precision not in PRECISIONS:
         raise ParamsError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if precision == "auto":
-        precision = "bfloat16" if _gpu_has_bfloat16() or _cpu_has_bfloat16() else "float32"
+        of_gpu = _gpu_has_bfloat16()
+        precision = "bfloat16" if (_cpu_has_bfloat16() if of_gpu is None else of_gpu) else "float32"
     return precision if precision == "float32" else f"mixed_{precision}"
 
 
@@ -49,19 +51,20 @@ def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def _gpu_has_bfloat16() -> bool:
+def _gpu_has_bfloat16() -> bool | None:
+    """Return whether every GPU computes in bfloat16, None where there is none."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf  # Keras has no call for a device's compute capability
 
         details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-        return bool(details) and all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
+        return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details) if details else None
     if backend == "jax":
         import jax  # likewise
 
         gpus = [device for device in jax.devices() if device.platform == "gpu"]
-        return bool(gpus) and all(float(device.compute_capability) >= 8.0 for device in gpus)
-    return False
+        return all(float(device.compute_capability) >= 8.0 for device in gpus) if gpus else None
+    return None
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -185,11 +188,12 @@ def fit(
         progress.epoch = epoch + 1
         progress.train_seconds += time.perf_counter() - started
         progress.history.append({"epoch": epoch, **record})
+        # Reported before it is kept: a kill between the two reports an epoch twice, and never leaves one out.
+        if on_epoch_end:
+            on_epoch_end(epoch, record)
         if checkpoint:
             arrays = [ops.convert_to_numpy(variable) for variable in variables]
             checkpoint.save(progress, variables=arrays, best=best if better else None)
-        if on_epoch_end:
-            on_epoch_end(epoch, record)
     network.set_weights(best)
     return progress
 

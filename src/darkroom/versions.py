@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
-from darkroom.store import client, download, existing, redact, repository_root, sqlite_file, store_errors, tracking_uri
+from darkroom.repository import repository_root
+from darkroom.store import client, download, existing, redact, sqlite_file, store_errors, tracking_uri
 
 MODEL_FILE = "artifacts/model.onnx"  # inside a version's folder
 PACKAGE_FILE = "code/package.py"

@@ -1,0 +1,65 @@
+"""What the README says is held against the files it speaks of."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from darkroom import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+def commands(program: str) -> set[str]:
+    """The words that follow a program's name wherever the README shows a command."""
+    code = "\n".join([*re.findall(r"`([^`\n]+)`", README), *re.findall(r"```\n(.*?)```", README, re.DOTALL)])
+    return set(re.findall(rf"(?:^|&& ){program} ([a-z-]+)", code, re.MULTILINE))
+
+
+def test_the_first_screen_shows_what_was_measured() -> None:
+    measured = result("mnist")
+    for preset, text in (("mnist", "default preset `mnist`"), ("mnist-article", "the articles' CNN")):
+        row = next(line for line in README.splitlines() if line.startswith(f"| {text}"))
+        assert f"{100 * measured[preset]['test_accuracy']:.2f} %" in row
+        assert f"| {measured[preset]['train_seconds']:.0f} s |" in row
+    assert "2 CPU cores" in README
+    assert measured["machine"].endswith("2 cores")
+
+
+def test_the_duration_of_make_run_is_the_measured_one() -> None:
+    minutes = result("fresh_clone")["make_run_seconds_with_setup"] / 60
+    assert f"{minutes:.1f} minutes" in README
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"run", "ui", "test", "test-fast", "bench"} <= commands("make") <= targets
+
+
+def test_every_darkroom_command_exists_and_is_documented() -> None:
+    known = set(get_command(cli.app).commands)  # type: ignore[attr-defined]
+    assert commands("darkroom") == known
+
+
+def test_every_preset_is_named() -> None:
+    for preset in (ROOT / "presets").glob("*.yaml"):
+        assert f"`{preset.stem}`" in README or f"use {preset.stem}`" in README
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_every_link_leads_to_a_file(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("variable", sorted(set(re.findall(r"`((?:MLFLOW|DARKROOM)_[A-Z_]+)`", README))))
+def test_every_variable_is_read_by_the_code(variable: str) -> None:
+    assert any(variable in file.read_text() for file in (ROOT / "src").rglob("*.py"))
