@@ -161,3 +161,25 @@ def test_an_architecture_that_does_not_exist_is_answered_with_the_known_ones(sta
     printed = stage.run(status=2)
     (stage.root / "params.yaml").write_text(text)
     assert re.fullmatch(r"error: params.yaml: train.cnn.architecture.*'resnet'.*compact.*\n", printed)
+
+
+def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
+    stage.params(epochs=40, rate=0.05)
+    with stage.start() as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("epoch 1/40"):
+                first.send_signal(signal.SIGSTOP)
+                printed = stage.run(status=75)
+                first.terminate()
+                first.send_signal(signal.SIGCONT)
+    assert first.returncode == 143
+    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
+
+
+def test_a_cutout_that_blanks_whole_pictures_is_refused(stage: Stage) -> None:
+    text = (stage.root / "params.yaml").read_text()
+    (stage.root / "params.yaml").write_text(text.replace("cutout: 0", "cutout: 16"))
+    printed = stage.run(status=2)
+    (stage.root / "params.yaml").write_text(text)
+    assert re.fullmatch(r"error: params.yaml: train.cnn.cutout is 16: it would blank whole pictures.*\n", printed)
