@@ -13,6 +13,8 @@ FILE = {"name": "a.zip", "sha256": "0" * 64}
 URL = {"kind": "url", "layout": "folders", "files": [{**FILE, "url": "https://data.invalid/a.zip"}]}
 NPM = {"kind": "npm", "package": "a", "version": "1.0.0", "layout": "idx", "files": [{**FILE, "member": "package/a"}]}
 
+PATH = {"kind": "path", "path": "mine.zip", "layout": "folders"}
+
 
 def entry(source: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"name": "mine", "sources": [{**source, **changes}]}
@@ -34,6 +36,11 @@ def test_an_unknown_name_is_answered_with_the_near_and_the_known_ones(name: str,
         find_dataset(name)
 
 
+@pytest.mark.parametrize("source", [URL, NPM, PATH])
+def test_the_entries_that_the_tests_change_make_sense(source: dict[str, Any]) -> None:
+    assert Dataset.model_validate(entry(source)).sources[0].kind == source["kind"]
+
+
 def test_a_layout_may_be_one_word() -> None:
     short = Dataset.model_validate(entry(URL))
     assert short == Dataset.model_validate(entry(URL, layout={"kind": "folders"}))
@@ -49,12 +56,14 @@ def test_a_layout_may_be_one_word() -> None:
         entry(URL, layout="parquet"),
         entry(URL, layout={"kind": "idx", "classes": ["a"]}),
         entry(URL, layout={"kind": "idx", "classes": ["a", "A"]}),
+        entry(URL, layout={"kind": "idx", "classes": ["caf\u00e9", "Cafe\u0301"]}),
         entry(URL, layout={"kind": "idx", "classes": ["T-shirt/top", "b"]}),
         entry(URL, files=[]),
         entry(URL, files=[{**URL["files"][0], "url": "file:///etc/passwd"}]),
         entry(URL, files=[{**URL["files"][0], "sha256": "0" * 63}]),
         entry(URL, files=[{**URL["files"][0], "bytes": 0}]),
         *(entry(URL, files=[{**URL["files"][0], "name": name}]) for name in ("", "../a", "a/b", ".a", "manifest.json")),
+        *(entry(PATH, path=path) for path in ("", "manifest.json", "mine/Manifest.json")),
         *(entry(NPM, package=name) for name in ("--registry=x", "file:x", "git+ssh://x", "a b", "../a")),
         *(entry(NPM, version=version) for version in ("latest", "^1.0.0", "1.0.0 --x", "1.0")),
     ],

@@ -123,7 +123,6 @@ def test_a_url_yields_its_files_and_a_manifest(
                 {"name": "pets.zip", "sha256": source["files"][0]["sha256"], "bytes": len(server.files["pets.zip"])}
             ],
             "source": source,
-            "tried": [],
         }
     )
     assert [image.label for image in read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=10**4)] == [
@@ -178,13 +177,30 @@ def test_the_next_source_is_tried_and_the_failed_one_has_one_line(
     server.files["pets.tar"] = write_tar(tmp_path / "pets.tar", PETS).read_bytes()
     sources = [url(NOBODY, b""), url(server.url, b""), url(server.url, server.files["pets.tar"], "pets.tar")]
     manifest = get(dataset(*sources), tmp_path / "raw")
-    assert manifest["tried"] == [f"url {NOBODY}/pets.zip", f"url {server.url}/pets.zip"]
+    assert manifest == get(dataset(sources[2]), tmp_path / "again"), "what failed before leaves no trace"
     assert manifest["source"]["files"][0]["name"] == "pets.tar"
     assert capsys.readouterr().err.splitlines() == [
         f"pets: url {NOBODY}/pets.zip: 127.0.0.1:9 cannot be reached; trying the next source",
         f"pets: url {server.url}/pets.zip: 127.0.0.1:{server.server_port} answers HTTP 404; trying the next source",
-        f"pets: 1 file, 0.0 MB from url {server.url}/pets.tar",
+        *[f"pets: 1 file, 0.0 MB from url {server.url}/pets.tar"] * 2,
     ]
+
+
+def test_secrets_in_an_address_are_sent_but_neither_said_nor_stored(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = write_zip(tmp_path / "pets.zip", PETS).read_bytes()
+    server.files["pets.zip?token=hush"] = content
+    address = f"http://me:hush@127.0.0.1:{server.server_port}"
+    missing, good = url(address, content, "no.zip"), url(address, content)
+    for file in (*missing["files"], *good["files"]):
+        file["url"] += "?token=hush"
+    manifest = get(dataset(missing, good), tmp_path / "raw")
+    assert server.requests == ["/no.zip?token=hush", "/pets.zip?token=hush"]
+    assert manifest["source"]["files"][0]["url"] == f"{server.url}/pets.zip"
+    said = capsys.readouterr().err
+    assert f"from url {server.url}/pets.zip" in said
+    assert "hush" not in said + (tmp_path / "raw/manifest.json").read_text()
 
 
 def test_of_a_source_that_breaks_off_nothing_stays_beside_the_next_one(tmp_path: Path, server: Server) -> None:
@@ -247,7 +263,7 @@ def test_the_mirror_is_looked_into_before_any_source_is_asked(tmp_path: Path, se
     sources = [url(server.url, b"elsewhere", "other.zip"), url(server.url, content, "pets.tar")]
     manifest = get(dataset(*sources), tmp_path / "raw", mirror=tmp_path / "mirror")
     assert content_of(tmp_path / "raw") == {"pets.tar": content}
-    assert (manifest["source"], manifest["tried"], server.requests) == (sources[1], [], [])
+    assert (manifest["source"], server.requests) == (sources[1], [])
     assert str(tmp_path) not in (tmp_path / "raw/manifest.json").read_text()
 
 
@@ -348,6 +364,12 @@ def test_a_file_is_copied_and_not_linked(tmp_path: Path) -> None:
     assert manifest["source"] == {"kind": "path", "path": "pets.zip", "sha256": sha256(path)}
 
 
+def test_a_file_larger_than_the_free_disk_is_not_copied(tmp_path: Path) -> None:
+    write_zip(tmp_path / "pets.zip", PETS)
+    with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but [\d,]+ are free"):
+        get(dataset({"kind": "path", "path": str(tmp_path / "pets.zip"), "bytes": 10**18}), tmp_path / "raw")
+
+
 def test_a_folder_of_array_files_yields_those_of_its_layout(tmp_path: Path) -> None:
     write_idx(tmp_path / "mine", x_train=np.zeros((2, 4, 4)), y_train=np.arange(2))
     write_folder(tmp_path / "mine", "notes.txt")
@@ -407,18 +429,68 @@ def test_an_earlier_result_is_replaced_and_an_interrupted_one_too(tmp_path: Path
         (tmp_path / "data.bin").write_bytes(content)
         get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")
         assert content_of(tmp_path / "raw") == {"data.bin": content}
-    (tmp_path / "raw/manifest.json").unlink()
     (tmp_path / "raw/.partial").mkdir()
     (tmp_path / "raw/.partial/half").write_bytes(b"1")
+    (tmp_path / "raw/manifest.json").rename(tmp_path / "raw/.partial/manifest.json")
     get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")
     assert content_of(tmp_path / "raw") == {"data.bin": b"second"}
 
 
-def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path) -> None:
-    write_folder(tmp_path / "raw", "thesis.tex")
-    with pytest.raises(DataError, match="raw holds files that no download wrote; empty it or choose another folder"):
+@pytest.mark.parametrize("name", ["thesis.tex", "cats/a.jpg"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, name: str, earlier: bool) -> None:
+    (tmp_path / "data.bin").write_bytes(b"first")
+    source = {"kind": "path", "path": str(tmp_path / "data.bin")}
+    if earlier:
+        get(dataset(source), tmp_path / "raw")
+    write_folder(tmp_path / "raw", name)
+    before = {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*") if path.is_file()}
+    top = name.partition("/")[0]
+    with pytest.raises(DataError, match=f"raw holds '{top}', which no download wrote; empty it or choose another"):
+        get(dataset(source), tmp_path / "raw")
+    assert {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"manifest_version": 3, "name": "an extension"},
+        {"files": [{"name": "thesis.tex"}]},
+        {"dataset": "a", "layout": {}, "source": {}, "files": [{"name": "../thesis.tex"}]},
+        {"dataset": "a", "layout": {}, "source": {}, "files": "thesis.tex"},
+        ["thesis.tex"],
+    ],
+)
+def test_a_manifest_of_someone_else_does_not_make_a_folder_ours(tmp_path: Path, manifest: Any) -> None:
+    for folder in ("raw", "raw/.partial"):
+        write_folder(tmp_path / folder, "thesis.tex")
+        (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="which no download wrote"):
         get(dataset(url(NOBODY, b"")), tmp_path / "raw")
-    assert list(content_of(tmp_path / "raw")) == ["thesis.tex"]
+    assert (tmp_path / "raw/thesis.tex").is_file()
+
+
+def test_a_download_stopped_between_its_files_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_idx(tmp_path / "mine", x_train=np.zeros((2, 4, 4)), y_train=np.arange(2))
+    source = dataset({"kind": "path", "path": str(tmp_path / "mine")}, layout="idx")
+    rename = Path.rename
+
+    def stop(path: Path, target: Path) -> Path:
+        if path.name.startswith("train-labels"):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        get(source, tmp_path / "raw")
+    monkeypatch.undo()
+    assert list(content_of(tmp_path / "raw" / ".partial")) == ["train-labels-idx1-ubyte"]
+    get(source, tmp_path / "raw")
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == [
+        "manifest.json",
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+    ]
 
 
 def test_a_failure_leaves_no_manifest_of_an_earlier_result(tmp_path: Path) -> None:

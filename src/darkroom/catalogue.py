@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from darkroom.archives import MANIFEST, same_name
 from darkroom.errors import ParamsError
 from darkroom.params import Section, explain, read_params
 
@@ -19,16 +20,22 @@ Bytes = Annotated[int, Field(gt=0)]
 
 
 def _file_name(name: str) -> str:
-    if not name or name.startswith((".", "-")) or re.search(r"[/\\\x00-\x1f]", name) or name == "manifest.json":
+    if not name or name.startswith((".", "-")) or re.search(r"[/\\\x00-\x1f]", name) or name.casefold() == MANIFEST:
         raise ValueError("expected a plain file name")
     return name
+
+
+def _path(path: str) -> str:
+    if Path(path).name.casefold() == MANIFEST:
+        raise ValueError(f"{MANIFEST} is what download calls its own record; rename the file")
+    return path
 
 
 def _class_names(names: list[str]) -> list[str]:
     for name in names:
         if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a folder's name
             raise ValueError(f"{name!r} cannot be a class name; expected what can name a folder")
-    if len({name.casefold() for name in names}) != len(names) or len(names) < 2:
+    if len({same_name(name) for name in names}) != len(names) or len(names) < 2:
         raise ValueError("expected two or more names that differ")
     return names
 
@@ -112,7 +119,7 @@ class PathSource(Section):
     """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is."""
 
     kind: Literal["path"]
-    path: str = Field(min_length=1)
+    path: Annotated[str, Field(min_length=1), AfterValidator(_path)]
     sha256: Sha256 | None = None
     bytes: Bytes | None = None
     layout: AnyLayout

