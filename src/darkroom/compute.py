@@ -1,4 +1,8 @@
-"""One map over many items: in this process, in threads or in worker processes. Results never depend on which."""
+"""One map over many items: in this process, in threads or in worker processes. Results never depend on which.
+
+It submits to an executor itself because the generator of joblib.Parallel works ahead however slowly its results are
+taken, so that a slow disk would fill the memory.
+"""
 
 import os
 from collections import deque
