@@ -84,7 +84,7 @@ def draw_copies(
                 digest = dataset.manifest["digest"]
                 yield _Chunk(directory, digest, rows[part], tuple(ids[part]), spec, copies, seed, file)
 
-        for file, n_copies in compute.stream(_write_copies, chunks(), backend=backend, workers=workers, chunk=1):
+        for file, n_copies in compute.stream(_write_copies, chunks(), backend=backend, workers=workers):
             block = buffer[:n_copies]
             with file.open("rb") as stream:
                 stream.readinto(block.data.cast("B"))

@@ -1,6 +1,5 @@
 """From a stream of labelled images to rows of one size on disk: what was taken in, what was not, and why."""
 
-import unicodedata
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from darkroom.archives import Oversized, RawImage
+from darkroom.archives import Oversized, RawImage, same_name
 from darkroom.compute import stream
 from darkroom.containers import shown
 from darkroom.dataset import SPLIT_CODES, UNUSED, DatasetWriter
@@ -105,7 +104,7 @@ class Rows:
             DataError: another class has this name but for case or Unicode form.
         """
         if label not in self._codes:
-            other = self._forms.setdefault(unicodedata.normalize("NFC", label).casefold(), label)
+            other = self._forms.setdefault(same_name(label), label)
             if other != label:
                 raise DataError(
                     f"{shown(name)}: the class names {other!a} and {label!a} differ by case or Unicode form only; "
@@ -201,7 +200,7 @@ def take_in(
             yield [image.data for image, _ in part]
 
     read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
-    for batch in stream(read, contents(), backend=backend, workers=workers, chunk=1):
+    for batch in stream(read, contents(), backend=backend, workers=workers):
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
