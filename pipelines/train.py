@@ -7,18 +7,18 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 from darkroom.checkpoints import Checkpoint
 from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import ParamsError, TrainingError
 from darkroom.feeding import EpochBatches, PlainBatches, Selection
-from darkroom.params import Section, digest, load_section
+from darkroom.params import digest, load_section
 from darkroom.repository import repository_root
+from darkroom.train_params import TrainParams
 
 if TYPE_CHECKING:
     import keras
@@ -30,48 +30,15 @@ PARITY_IMAGES = 256
 PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
 
 
-class Compact(Section):
-    name: Literal["compact"]
-    filters: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
-    stem_kernel_size: int = Field(ge=1)
-    head: Literal["flatten", "average"]
-    dropout: float = Field(ge=0, lt=1)
-
-
-class SingleConv(Section):
-    name: Literal["single_conv"]
-    filters: int = Field(ge=1)
-    kernel_size: int = Field(ge=1)
-    units: int = Field(ge=1)
-    initializer: str
-
-
-class TrainParams(Section):
-    architecture: Annotated[Compact | SingleConv, Field(discriminator="name")]
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"]
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["one_cycle", "cosine", "constant"]
-    warmup: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-    label_smoothing: float = Field(ge=0, lt=1)
-    shift: int = Field(ge=0)
-    flip: bool
-    cutout: int = Field(ge=0)
-    precision: Literal["auto", "float32", "bfloat16"]
-    seed: int = Field(ge=0)
-
-
 def main() -> None:
     paths = stage_paths(__doc__, "prepared", "augmented", "out")
     candidate = paths.out.name
     params = load_section(f"train.{candidate}", TrainParams)
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
-    if params.cutout >= min(prepared.image_shape[:2]):
+    if params.variation.cutout >= min(prepared.image_shape[:2]):
         raise ParamsError(
-            f"params.yaml: train.{candidate}.cutout is {params.cutout}: it would blank whole pictures of "
-            f"{prepared.image_shape[:2]} pixels; lower it"
+            f"params.yaml: train.{candidate}.variation.cutout is {params.variation.cutout}: it would blank "
+            f"whole pictures of {prepared.image_shape[:2]} pixels; lower it"
         )
 
     from darkroom import provenance, store, tracking
@@ -138,6 +105,7 @@ def _fit(
     """Return the network with the weights of its best epoch, as float32, and what the epochs brought."""
     from darkroom import models, training
 
+    assert isinstance(params.batch_size, int)
     rows, copies, val_rows = prepared.rows("train"), augmented.rows("train"), prepared.rows("val")
     images = Selection([(prepared.images, rows), (augmented.images, copies)])
     labels = np.concatenate([prepared.labels[rows], augmented.labels[copies]])
@@ -151,9 +119,9 @@ def _fit(
             batch_size=params.batch_size,
             seed=params.seed,
             epoch=epoch,
-            shift=params.shift,
-            flip=params.flip,
-            cutout=params.cutout,
+            shift=params.variation.shift,
+            flip=params.variation.flip != "none",
+            cutout=params.variation.cutout,
         )
 
     def network(policy: str) -> "keras.Model":
@@ -168,7 +136,7 @@ def _fit(
 
     total_steps = params.epochs * len(batches(0))
     schedule = training.Schedule(
-        params.schedule, peak=params.learning_rate, total_steps=total_steps, warmup=params.warmup
+        params.schedule.name, peak=params.learning_rate, total_steps=total_steps, warmup=params.schedule.warmup
     )
     val_images = Selection([(prepared.images, val_rows)])
     validation = PlainBatches(
@@ -189,9 +157,15 @@ def _fit(
         train=batches,
         validation=validation,
         epochs=params.epochs,
-        optimizer=training.make_optimizer(params.optimizer, learning_rate=schedule, weight_decay=params.weight_decay),
+        optimizer=training.make_optimizer(
+            params.optimizer.name, learning_rate=schedule, weight_decay=params.optimizer.weight_decay
+        ),
         label_smoothing=params.label_smoothing,
-        draws={"shift": params.shift, "flip": params.flip, "cutout": params.cutout},
+        draws={
+            "shift": params.variation.shift,
+            "flip": params.variation.flip != "none",
+            "cutout": params.variation.cutout,
+        },
         checkpoint=checkpoint,
         on_step=lines.on_step,
         on_epoch_end=on_epoch_end,

@@ -18,14 +18,18 @@ PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 SECTIONS = {
-    "download": ("download", "DownloadParams"),
-    "preprocess": ("preprocess", "PreprocessParams"),
-    "augment": ("augment", "AugmentParams"),
-    "train.cnn": ("train", "TrainParams"),
-    "evaluate": ("evaluate", "EvaluateParams"),
-    "promote": ("promote", "PromoteParams"),
+    "download": ("pipelines.download", "DownloadParams"),
+    "preprocess": ("pipelines.preprocess", "PreprocessParams"),
+    "augment": ("pipelines.augment", "AugmentParams"),
+    "train.cnn": ("darkroom.train_params", "TrainParams"),
+    "evaluate": ("pipelines.evaluate", "EvaluateParams"),
+    "promote": ("pipelines.promote", "PromoteParams"),
 }
-NO_PARAMS = {"compute"}  # how a result is computed, not what it is: no stage reruns because of it
+NO_PARAMS = {
+    "compute",
+    "candidates",
+    "embed",
+}  # how a result is computed, not what it is: no stage reruns because of it
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -57,9 +61,10 @@ def named_files(file: Path) -> Iterator[Path]:
 
 def modules_of(file: Path) -> Iterator[Path]:
     for name in imports(file):
-        path = PACKAGE.parent.joinpath(*name.split(".")).with_suffix(".py")
-        if name.startswith("darkroom.") and path.is_file():
-            yield path
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if name.startswith("darkroom.") and candidate.is_file():
+                yield candidate
 
 
 def loaded_files(stage: str) -> set[str]:
@@ -138,7 +143,7 @@ def test_a_preset_is_complete_and_valid(preset: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(preset.read_text())
     for section, (module, model) in SECTIONS.items():
-        load_section(section, getattr(importlib.import_module(f"pipelines.{module}"), model))
+        load_section(section, getattr(importlib.import_module(module), model))
     known = {section.split(".")[0] for section in SECTIONS} | NO_PARAMS
     assert set(read_params(Path("params.yaml"))) == known
 
@@ -155,8 +160,11 @@ def test_params_yaml_is_the_default_preset() -> None:
 
 
 OWNERS = {
-    "keras": {"backbones", "models", "training"},
-    "tensorflow": {"backbones", "models", "training"},
+    "keras": {
+        *("architectures", "backbones", "devices", "embedding", "lr_finder", "models", "optimizers", "recipe"),
+        *("schedules", "training", "variation"),
+    },
+    "tensorflow": {"architectures", "backbones", "devices", "models", "training"},
     "mlflow": {"tracking", "registry", "mlflow_model", "packaging", "store"},
     "optuna": {"search"},
     "albumentations": {"augmentation"},
@@ -166,7 +174,11 @@ OWNERS = {
 @pytest.mark.parametrize("library", OWNERS)
 def test_a_heavy_library_is_imported_by_its_owners_alone(library: str) -> None:
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
-    importing = {file.stem for file in files if any(name.split(".")[0] == library for name in imports(file))}
+    owners = {
+        file: file.relative_to(PACKAGE).parts[0].removesuffix(".py") if PACKAGE in file.parents else file.stem
+        for file in files
+    }
+    importing = {owners[file] for file in files if any(name.split(".")[0] == library for name in imports(file))}
     assert importing <= OWNERS[library]
 
 
@@ -202,14 +214,14 @@ def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: s
 def test_params_know_the_architectures_of_models_and_their_arguments() -> None:
     import inspect
 
-    from darkroom.models import ARCHITECTURES
-    from pipelines.train import TrainParams
+    from darkroom.architectures import ARCHITECTURES
+    from darkroom.train_params import TrainParams
 
     schema = TypeAdapter(TrainParams).json_schema()
     described = {
         model["properties"]["name"]["const"]: set(model["properties"]) - {"name"}
         for model in schema["$defs"].values()
-        if "name" in model["properties"]
+        if "name" in model["properties"] and model["description"].startswith("architectures.")
     }
     assert described == {
         name: set(list(inspect.signature(function).parameters)[1:]) for name, function in ARCHITECTURES.items()

@@ -4,10 +4,8 @@ A network eats raw uint8 pictures (n, H, W, C) and returns logits (n, classes) i
 so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax.
 """
 
-import inspect
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +13,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from darkroom.architectures import ARCHITECTURES, check_architecture
 from darkroom.errors import ParamsError, TrainingError
-
-
-def single_conv(
-    pictures: Any, *, filters: int = 32, kernel_size: int = 3, units: int = 100, initializer: str = "he_uniform"
-) -> Any:
-    """Return the features of one convolution, one max-pool and one dense layer.
-
-    The small CNN that introductory articles train on MNIST: 542,230 parameters on (28, 28, 1) and ten classes.
-    """
-    x = layers.Conv2D(filters, kernel_size, activation="relu", kernel_initializer=initializer)(pictures)
-    x = layers.MaxPooling2D()(x)
-    x = layers.Flatten()(x)
-    return layers.Dense(units, activation="relu", kernel_initializer=initializer)(x)
-
-
-def compact(
-    pictures: Any,
-    *,
-    filters: list[int],
-    stem_kernel_size: int = 5,
-    head: str = "flatten",
-    dropout: float = 0.0,
-) -> Any:
-    """Return the features of a small VGG-like network: convolution, max-pool, BatchNorm, ReLU per entry of `filters`.
-
-    The order is chosen for speed on CPUs: pooling first leaves BatchNorm and ReLU a quarter of the values (ReLU
-    commutes with max-pooling; BatchNorm sees the maxima, which it normalises just as well). The stem has no padding,
-    since the border of a picture rarely holds what it shows.
-
-    Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
-        filters: width of each block; every block halves height and width, so at most log2(min(H, W)) blocks fit.
-        stem_kernel_size: edge of the first kernel, in pixels.
-        head: "flatten" keeps where a feature was seen (best for centred pictures up to about 32 px), "average" pools
-            globally (for photographs).
-        dropout: rate in [0, 1) before the classifier.
-    """
-    if head not in ("flatten", "average"):
-        raise ParamsError(f"architecture compact: head is {head!r}, expected flatten or average")
-    x = pictures
-    for block, width in enumerate(filters):
-        size, padding = (stem_kernel_size, "valid") if block == 0 else (3, "same")
-        x = layers.Conv2D(width, size, padding=padding, use_bias=False)(x)
-        x = layers.MaxPooling2D()(x)
-        # 0.9 instead of Keras' 0.99: a few hundred steps must be enough for the running statistics.
-        x = layers.BatchNormalization(momentum=0.9)(x)
-        x = layers.Activation("relu")(x)
-    x = layers.Flatten()(x) if head == "flatten" else layers.GlobalAveragePooling2D()(x)
-    return layers.Dropout(dropout)(x) if dropout else x
-
-
-ARCHITECTURES: dict[str, Callable[..., Any]] = {"compact": compact, "single_conv": single_conv}
-
-
-def check_architecture(name: str, arguments: dict[str, Any]) -> None:
-    """Refuse an unknown architecture or argument before any data are read.
-
-    Raises:
-        ParamsError: names what is known.
-    """
-    if name not in ARCHITECTURES:
-        raise ParamsError(f"there is no architecture {name!r}; known: {', '.join(sorted(ARCHITECTURES))}")
-    known = list(inspect.signature(ARCHITECTURES[name]).parameters)[1:]
-    if unknown := sorted(set(arguments) - set(known)):
-        raise ParamsError(f"architecture {name} has no argument {unknown[0]!r}; known: {', '.join(known)}")
 
 
 def build(

@@ -13,7 +13,8 @@ from ruamel.yaml.error import YAMLError
 from darkroom.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
-SECTIONS = ("download", "preprocess", "augment", "train", "evaluate", "promote", "compute")  # the stages, and compute
+# The candidates, the stages, and compute.
+SECTIONS = ("candidates", "download", "preprocess", "augment", "embed", "train", "evaluate", "promote", "compute")
 
 
 class Section(BaseModel):
@@ -27,6 +28,7 @@ class ComputeParams(Section):
 
     backend: Literal["auto", "threading", "loky"]
     workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    device: Literal["auto", "cpu", "gpu"]
 
 
 SectionT = TypeVar("SectionT", bound=Section)

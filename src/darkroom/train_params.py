@@ -1,0 +1,130 @@
+"""The section of one candidate below `train` in params.yaml: what the stages train and tune and `lr-find` read."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from darkroom.params import Section
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Compact(Section):
+    """architectures.compact."""
+
+    name: Literal["compact"]
+    filters: Annotated[list[Count], Field(min_length=1)]
+    stem_kernel_size: Count
+    head: Literal["flatten", "average"]
+    dropout: Rate
+
+
+class SingleConv(Section):
+    """architectures.single_conv."""
+
+    name: Literal["single_conv"]
+    filters: Count
+    kernel_size: Count
+    units: Count
+    initializer: str
+
+
+class Transfer(Section):
+    """A new head on the backbone that the section `embed` names.
+
+    features: the head is trained on the features that `embed` computed; frozen: on the pictures, with their random
+    draws, through the backbone as it is; finetune: on the features first, then the last blocks of the backbone too.
+    """
+
+    name: Literal["transfer"]
+    mode: Literal["features", "frozen", "finetune"]
+    units: Annotated[int, Field(ge=0)]  # of a hidden layer, 0: none
+    dropout: Rate
+    unfreeze: Count | Literal["all"]  # last blocks of the backbone
+    finetune_epochs: Count
+    finetune_learning_rate: Positive
+
+
+class Optimizer(Section):
+    """optimizers.make_optimizer."""
+
+    name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"]
+    momentum: Rate  # of sgd (Nesterov) and muon; the others have their own
+    weight_decay: NonNegative  # decoupled; spares biases and BatchNorm
+    clip_norm: Positive | None  # greatest norm of all gradients together
+
+
+class Rising(Section):
+    """Schedules that rise over the share `warmup` of all steps."""
+
+    name: Literal["one_cycle", "cosine", "constant"]
+    warmup: Rate
+
+
+class Step(Section):
+    """Multiplied by `factor` every `every` epochs."""
+
+    name: Literal["step"]
+    warmup: Rate
+    every: Count
+    factor: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Plateau(Section):
+    """Multiplied by `factor` after `patience` epochs in which `metric` did not get better."""
+
+    name: Literal["plateau"]
+    warmup: Rate
+    metric: Literal["train_loss", "val_loss", "train_accuracy", "val_accuracy"]
+    patience: Count
+    factor: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Variation(Section):
+    """Random draws that vary the training pictures anew every epoch."""
+
+    shift: Annotated[int, Field(ge=0)]  # greatest shift in pixels
+    shift_fill: Literal["zero", "reflect"]
+    flip: Literal["none", "random", "alternating"]
+    cutout: Annotated[int, Field(ge=0)]  # edge in pixels of an erased square
+    erasing: Annotated[float, Field(ge=0, le=1)]  # probability of an erased rectangle
+    mixup: NonNegative  # alpha, 0: none
+    cutmix: NonNegative  # alpha, 0: none
+
+
+class EarlyStopping(Section):
+    """Stop after `patience` epochs in which `metric` did not get better."""
+
+    metric: Literal["train_loss", "val_loss", "train_accuracy", "val_accuracy"]
+    patience: Count
+
+
+class Debug(Section):
+    """Switches for finding a mistake."""
+
+    overfit_one_batch: bool
+    max_steps: Count | None  # per epoch
+
+
+class TrainParams(Section):
+    """The section `train.<candidate>`."""
+
+    architecture: Annotated[Compact | SingleConv | Transfer, Field(discriminator="name")]
+    output: Literal["softmax", "sigmoid"]
+    epochs: Count
+    batch_size: Count | Literal["auto"]
+    optimizer: Optimizer
+    learning_rate: Positive
+    schedule: Annotated[Rising | Step | Plateau, Field(discriminator="name")]
+    label_smoothing: Rate
+    class_weights: Literal["none", "balanced", "effective"] | dict[str, NonNegative]
+    averaging: Rate  # of the weights over the steps (EMA), 0: none
+    early_stopping: EarlyStopping | None
+    variation: Variation
+    test_time_views: Literal["one", "flip", "flip_and_shift"]
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    debug: Debug
+    seed: Annotated[int, Field(ge=0)]
