@@ -22,7 +22,7 @@ def test_the_small_network_of_the_articles_has_their_parameter_count() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("compct", {}, "there is no architecture 'compct'; known: compact, single_conv"),
+        ("compct", {}, "there is no architecture 'compct'; did you mean 'compact'? known: compact"),
         ("compact", {"filter": [8]}, "architecture compact has no argument 'filter'; known: filters"),
         ("compact", {**COMPACT, "head": "max"}, "head is 'max', expected flatten or average"),
         ("compact", {**COMPACT, "filters": [4] * 6}, "does not fit pictures of"),

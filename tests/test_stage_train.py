@@ -24,18 +24,20 @@ PARAMS = """\
 train:
   cnn:
     architecture: {name: compact, filters: [4, 8], stem_kernel_size: 3, head: flatten, dropout: 0.1}
+    output: softmax
     epochs: EPOCHS
     batch_size: 16
-    optimizer: sgd
+    optimizer: {name: sgd, momentum: 0.9, weight_decay: 0.0005, clip_norm: null}
     learning_rate: RATE
-    schedule: one_cycle
-    warmup: 0.2
-    weight_decay: 0.0005
+    schedule: {name: one_cycle, warmup: 0.2}
     label_smoothing: 0.1
-    shift: 1
-    flip: false
-    cutout: 0
+    class_weights: none
+    averaging: 0.0
+    early_stopping: null
+    variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
+    test_time_views: one
     precision: PRECISION
+    debug: {overfit_one_batch: false, max_steps: null}
     seed: 7
 """
 SHAPE = (16, 16, 1)
@@ -157,10 +159,10 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
 
 def test_an_architecture_that_does_not_exist_is_answered_with_the_known_ones(stage: Stage) -> None:
     text = (stage.root / "params.yaml").read_text()
-    (stage.root / "params.yaml").write_text(text.replace("name: compact", "name: resnet"))
+    (stage.root / "params.yaml").write_text(text.replace("name: compact", "name: resnext"))
     printed = stage.run(status=2)
     (stage.root / "params.yaml").write_text(text)
-    assert re.fullmatch(r"error: params.yaml: train.cnn.architecture.*'resnet'.*compact.*\n", printed)
+    assert re.fullmatch(r"error: params.yaml: train.cnn.architecture.*'resnext'.*compact.*\n", printed)
 
 
 def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
@@ -182,4 +184,4 @@ def test_a_cutout_that_blanks_whole_pictures_is_refused(stage: Stage) -> None:
     (stage.root / "params.yaml").write_text(text.replace("cutout: 0", "cutout: 16"))
     printed = stage.run(status=2)
     (stage.root / "params.yaml").write_text(text)
-    assert re.fullmatch(r"error: params.yaml: train.cnn.cutout is 16: it would blank whole pictures.*\n", printed)
+    assert re.fullmatch(r"error: params.yaml: train.cnn.variation.cutout is 16: it would blank whole pictures.*\n", printed)
