@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 SAMPLES_PER_CLASS = 6
 SAMPLED_CLASSES = 40  # a sheet of more is no longer looked at
 
+Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
+
 
 class PreprocessParams(Section):
-    image_size: Annotated[list[Annotated[int, Field(ge=1, le=8192)]], Field(min_length=2, max_length=2)]
-    color: Literal["grey", "rgb"]
+    image_size: Annotated[list[Edge], Field(min_length=2, max_length=2)] | Literal["auto"]
+    color: Literal["grey", "rgb", "auto"]
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0)
@@ -44,10 +46,22 @@ def main() -> None:
     from darkroom import preparation
     from darkroom.archives import read_manifest
     from darkroom.dataset import Dataset, DatasetWriter
+    from darkroom.defaults import class_balance
     from darkroom.images import CHANNELS
+    from darkroom.sampling import choose_form
 
-    height, width = params.image_size
-    shape = (height, width, CHANNELS[params.color])
+    with native_stderr_silenced():
+        form = choose_form(
+            paths.raw,
+            image_size=params.image_size,
+            color=params.color,
+            max_archive_bytes=params.max_archive_bytes,
+            max_image_bytes=params.max_image_bytes,
+            max_pixels=params.max_image_pixels,
+        )
+    if form.reasons:
+        say(f"preprocess: {form.in_words()}")
+    shape = (*form.size, CHANNELS[form.color])
     dataset = read_manifest(paths.raw)["dataset"]
     paths.report.mkdir(parents=True, exist_ok=True)
     with DatasetWriter(paths.out, image_shape=shape, shard_bytes=params.shard_bytes) as writer:
@@ -55,8 +69,8 @@ def main() -> None:
             rows = preparation.take_in(
                 _images(paths.raw, paths.incoming, params),
                 writer,
-                size=(height, width),
-                color=params.color,
+                size=form.size,
+                color=form.color,
                 max_pixels=params.max_image_pixels,
                 hashes=params.near_duplicates != "keep",
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
@@ -80,15 +94,19 @@ def main() -> None:
             manifest={
                 "dataset": dataset,
                 "classes": sorted(rows.classes),
-                "color": params.color,
+                "color": form.color,
                 "mean": mean,
                 "std": std,
+                "chosen": form.reasons,
             },
         )
     _draw_samples(Dataset.open(paths.out), paths.report / "samples.png")
     counts = ", ".join(f"{split} {sum(of_class.values())}" for split, of_class in manifest["counts"].items())
     dropped = len(rows.repeated) + len(assignment.dropped)
-    say(f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped")
+    say(
+        f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
+        f"classes have {class_balance(manifest['counts']['train'])}"
+    )
 
 
 def check_rejected(rows: "Rows", *, limit: float, listed_in: Path) -> None:

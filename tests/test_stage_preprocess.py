@@ -61,7 +61,10 @@ class Place:
         self.params()
 
     def params(self, *, backend: str = "threading", workers: int | str = 1, **changed) -> None:
-        sections = {"preprocess": PARAMS | changed, "compute": {"backend": backend, "workers": workers}}
+        sections = {
+            "preprocess": PARAMS | changed,
+            "compute": {"backend": backend, "workers": workers, "device": "auto"},
+        }
         Path("params.yaml").write_text(json.dumps(sections))
 
     def raw(self, files: dict[str, bytes]) -> None:
@@ -302,6 +305,23 @@ def test_limits_of_the_params_reject_with_their_name(place):
     ]
 
 
+def test_size_and_color_are_chosen_from_the_data_said_and_recorded(place, capsys):
+    place.raw(some("cat", "dog"))
+    place.incoming({f"cat/{number}.png": png(number, height=64, width=64) for number in range(50)})
+    place.params(image_size="auto", color="auto", near_duplicates="group")
+    data = place.run()
+    assert data.image_shape == (20, 16, 3)
+    assert data.manifest["color"] == "rgb"
+    assert data.manifest["chosen"]["image_size"] == "that of all 40 pictures"
+    chosen = data.manifest["chosen"]["color"]
+    said = f"preprocess: image_size 20x16 (that of all 40 pictures), color rgb ({chosen})\n"
+    assert capsys.readouterr().err.startswith(said)
+    auto = Path("data/prepared/images-00000.npy").read_bytes()
+    place.params(image_size=[20, 16], near_duplicates="group")
+    assert place.run().manifest["chosen"] == {}
+    assert Path("data/prepared/images-00000.npy").read_bytes() == auto
+
+
 def fails(place: Place, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         place.run()
@@ -368,7 +388,9 @@ def test_an_archive_that_ends_too_early_stops_the_stage_and_leaves_nothing(place
     ("changed", "message"),
     [
         ({"near_duplicates": "merge"}, "preprocess.near_duplicates is 'merge'"),
-        ({"image_size": [28]}, "preprocess.image_size is"),
+        ({"image_size": [28]}, r"preprocess.image_size is \[28\]: "),
+        ({"image_size": "automatic"}, "preprocess.image_size is 'automatic': expected .* or 'auto'"),
+        ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
         ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
@@ -433,7 +455,8 @@ def test_the_stage_prints_one_line_draws_samples_and_loads_no_network_library(tm
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert re.fullmatch(r"41 images: train \d+, val \d+, test \d+; 1 rejected, 0 duplicates dropped\n", done.stderr)
+    counted = r"41 images: train \d+, val \d+, test \d+; 1 rejected, 0 duplicates dropped; "
+    assert re.fullmatch(counted + r"classes have \d+ (to \d+ )?training images( each)?\n", done.stderr)
     assert done.stdout == "[]\n"
     assert Path("reports/data/samples.png").stat().st_size > 1000
 
