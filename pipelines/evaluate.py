@@ -14,7 +14,7 @@ from pydantic import Field
 from darkroom.console import run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import DataError, RegistryError
-from darkroom.params import Section, load_section
+from darkroom.params import Section, load_candidates, load_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +41,12 @@ class EvaluateParams(Section):
 def main() -> None:
     paths = stage_paths(__doc__, "prepared", "models", "out", "predictions", "figures", "plots", "report")
     params = load_section("evaluate", EvaluateParams)
+    named = load_candidates()
     dataset = Dataset.open(paths.prepared)
     rows = dataset.rows("test")
     if not len(rows):
         raise DataError(f"{paths.prepared}: there is no test image; raise preprocess.test_fraction, or add images")
-    folders = _candidate_folders(paths.models)
+    folders = _candidate_folders(paths.models, named)
     trained = {folder.name: _read_run(folder / "run.json") for folder in folders}
 
     from darkroom import evaluation, report
@@ -84,11 +85,11 @@ def main() -> None:
     say(f"evaluate: {winner}: test accuracy {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, {len(rows)} images")
 
 
-def _candidate_folders(models: Path) -> list[Path]:
-    """Return the subfolders of models that hold a model.onnx, by name; others (tuned, not yet trained) are no error."""
-    folders = sorted(path.parent for path in models.glob("*/model.onnx"))
-    if not folders:
-        raise DataError(f"{models}: no subfolder has a model.onnx; run `dvc repro train` first")
+def _candidate_folders(models: Path, named: list[str]) -> list[Path]:
+    """Return the folders of the named candidates; what earlier settings left beside them in models is not scored."""
+    folders = [models / name for name in named]
+    if missing := [folder for folder in folders if not (folder / "model.onnx").is_file()]:
+        raise DataError(f"{missing[0]}: there is no model.onnx; run `dvc repro train@{missing[0].name}` first")
     return folders
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from darkroom.console import run, say, stage_paths
 from darkroom.errors import DataError
-from darkroom.params import Section, digest, load_section
+from darkroom.params import Section, digest, load_candidates, load_section
 from darkroom.promotion import Decision, Rule, decide
 from darkroom.repository import repository_root
 from darkroom.versions import Version, load, read, sha256_of
@@ -34,9 +34,10 @@ class PromoteParams(Section):
 def main() -> None:
     paths = stage_paths(__doc__, "evaluation", "predictions", "prepared", "models", "out")
     params = load_section("promote", PromoteParams)
+    named = load_candidates()
 
     evaluation = _read_json(paths.evaluation)
-    paths.onnx = paths.models / evaluation["winner"] / "model.onnx"
+    paths.onnx = _winners_model(paths, evaluation["winner"], named)
     registered = read(params.registered_model)
     champion = registered.under("champion")
     known = registered.with_model(sha256_of(paths.onnx))
@@ -62,6 +63,19 @@ def main() -> None:
         verification = _publish(version, paths, evaluation, decision, champion)
         decision = Decision(True, decision.reasons, {**decision.tests, "verification": verification})
         _write(paths.out, "promoted", decision, version, before=champion, after=version)
+
+
+def _winners_model(paths: Namespace, winner: str, named: list[str]) -> Path:
+    """Return the winner's model.onnx; an evaluation of other candidates than those named now is not acted upon."""
+    onnx: Path = paths.models / winner / "model.onnx"
+    if winner not in named:
+        raise DataError(
+            f"{paths.evaluation}: the winner is {winner!r}, which is not among the candidates ({', '.join(named)}); "
+            f"run `dvc repro evaluate`"
+        )
+    if not onnx.is_file():
+        raise DataError(f"{onnx.parent}: there is no model.onnx; run `dvc repro train@{winner}` first")
+    return onnx
 
 
 def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, rule: Rule) -> Decision:

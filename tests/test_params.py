@@ -6,7 +6,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from darkroom.errors import ParamsError
-from darkroom.params import SECTIONS, ComputeParams, Section, digest, load_section
+from darkroom.params import SECTIONS, ComputeParams, Section, digest, load_candidates, load_section
 
 
 class Nested(Section):
@@ -48,8 +48,8 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'; known keys: size"),
         (
             ("augment:", "augmentation:"),
-            "there is an unknown section 'augmentation'; known sections: download, preprocess, augment, train, "
-            "evaluate, promote, compute",
+            "there is an unknown section 'augmentation'; known sections: candidates, download, preprocess, augment, "
+            "embed, train, evaluate, promote, compute",
         ),
         (("augment:", "compute: {}\n3:"), "there is an unknown section '3'"),
         (("augment:", "train:"), "there is no section 'augment'; sections here: train"),
@@ -66,9 +66,46 @@ def test_a_wrong_file_answers_with_the_key(
     assert message in str(caught.value)
 
 
-def test_the_known_sections_are_the_stages_and_compute() -> None:
+def test_the_known_sections_are_the_candidates_the_stages_and_compute() -> None:
     stages = YAML(typ="safe").load(Path(__file__).resolve().parents[1] / "dvc.yaml")["stages"]
-    assert set(SECTIONS) == {*stages, "compute"}
+    assert set(SECTIONS) == {"candidates", *stages, "compute"}
+
+
+def candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    YAML().dump(values, Path("params.yaml"))
+    return load_candidates()
+
+
+def test_candidates_come_in_the_order_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = candidates(tmp_path, monkeypatch, candidates=["transfer", "cnn"], train={"cnn": {}, "transfer": {}})
+    assert named == ["transfer", "cnn"], "a section of train that is not named is no candidate"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": {"cnn": {}}}, "there is no 'candidates': expected a list of sections of train, such as [cnn]"),
+        ({"candidates": [], "train": {"cnn": {}}}, "candidates is []: expected a list"),
+        ({"candidates": "cnn", "train": {"cnn": {}}}, "candidates is 'cnn': expected a list"),
+        ({"candidates": [1], "train": {1: {}}}, "candidates is [1]: expected a list"),
+        ({"candidates": ["cnn", "cnn"], "train": {"cnn": {}}}, "candidates names 'cnn' twice"),
+        ({"candidates": ["../cnn"], "train": {"../cnn": {}}}, "candidates names '../cnn': expected letters"),
+        (
+            {"candidates": ["transfr"], "train": {"cnn": {}, "transfer": {}}},
+            "candidates names 'transfr', but train has no section of that name; sections of train: cnn, transfer; "
+            "did you mean 'transfer'?",
+        ),
+        ({"candidates": ["cnn"]}, "but train has no section of that name; sections of train: none"),
+        ({"candidate": ["cnn"]}, "there is an unknown section 'candidate'; known sections: candidates, download"),
+    ],
+)
+def test_wrong_candidates_are_answered_with_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ParamsError, match=r"^params\.yaml: ") as caught:
+        candidates(tmp_path, monkeypatch, **values)
+    assert message in str(caught.value)
 
 
 class Wide(Section):
@@ -137,7 +174,7 @@ def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    YAML().dump({"compute": {"backend": "auto", "workers": workers}}, Path("params.yaml"))
+    YAML().dump({"compute": {"backend": "auto", "workers": workers, "device": "auto"}}, Path("params.yaml"))
     with pytest.raises(ParamsError) as caught:
         load_section("compute", ComputeParams)
     assert str(caught.value) == f"params.yaml: {message}"

@@ -206,6 +206,21 @@ def test_predictions_of_other_images_are_refused(root):
         promote.main()
 
 
+def test_the_winner_among_other_candidates_is_not_promoted(root):
+    train(root, reads=0)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("[cnn]", "[transfer]").replace("  cnn: {}", "  transfer: {}"))
+    with pytest.raises(DataError, match=r"the winner is 'cnn', which is not among the candidates \(transfer\); run"):
+        promote.main()
+
+
+def test_a_winner_without_a_model_names_the_next_step(root):
+    train(root, reads=0)
+    (root / "models" / "cnn" / "model.onnx").unlink()
+    with pytest.raises(DataError, match="models/cnn: there is no model.onnx; run `dvc repro train@cnn` first"):
+        promote.main()
+
+
 def test_an_unknown_key_is_named(root):
     (root / "params.yaml").write_text("promote: {registered_modell: x}\n")
     with pytest.raises(ParamsError, match="promote has an unknown key 'registered_modell'; known keys: alpha"):

@@ -27,6 +27,9 @@ SHAPE = (4, 4, 1)
 N_TEST = 200
 LIES = [range(0), range(4), range(2, 8), range(100)]  # per pixel: test images on which it is wrong
 PARAMS = """\
+candidates: [cnn]
+train:
+  cnn: {}
 promote:
   registered_model: pets
   min_test_accuracy: 0.9

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -13,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from darkroom.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
-# The candidates, the stages, and compute.
+# The list of candidates, the sections of the stages, and compute.
 SECTIONS = ("candidates", "download", "preprocess", "augment", "embed", "train", "evaluate", "promote", "compute")
 
 
@@ -41,10 +43,7 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
         ParamsError: the file or section is missing or not a mapping, another section is unknown, or a key is unknown,
             missing, mistyped or out of range; the message names the key and what is known or expected.
     """
-    values: Any = read_params(PARAMS_FILE)
-    if unknown := sorted(str(key) for key in values if key not in SECTIONS):
-        known = ", ".join(SECTIONS)
-        raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
+    values: Any = _checked_params()
     for part in name.split("."):
         if not isinstance(values, dict) or part not in values:
             known = ", ".join(sorted(values)) if isinstance(values, dict) and values else "none"
@@ -56,6 +55,44 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
         return model.model_validate(values)
     except ValidationError as error:
         raise ParamsError(f"{PARAMS_FILE}: {explain(name, model, error)}") from None
+
+
+def load_candidates() -> list[str]:
+    """Return `candidates` of ./params.yaml: the sections of train that are trained, evaluated and compared.
+
+    Raises:
+        ParamsError: it is missing or no list of names, is empty, names one twice, or one that train has no section for.
+    """
+    values = _checked_params()
+    named, sections = values.get("candidates"), values.get("train")
+    expected = "expected a list of sections of train, such as [cnn]"
+    if "candidates" not in values:
+        raise ParamsError(f"{PARAMS_FILE}: there is no 'candidates': {expected}")
+    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
+        raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {expected}")
+    known = [str(name) for name in sections] if isinstance(sections, dict) else []
+    for name in named:
+        if not re.fullmatch(r"[\w-]+", name):  # it names a folder of models/ and a stage of DVC
+            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r}: expected letters, digits, _ and - alone")
+        if named.count(name) > 1:
+            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r} twice; name each candidate once")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ParamsError(
+                f"{PARAMS_FILE}: candidates names {name!r}, but train has no section of that name; "
+                f"sections of train: {', '.join(known) or 'none'}{hint}"
+            )
+    return list(named)
+
+
+def _checked_params() -> dict[str, Any]:
+    """Return ./params.yaml, refusing sections that no stage reads."""
+    values = read_params(PARAMS_FILE)
+    if unknown := sorted(str(key) for key in values if key not in SECTIONS):
+        known = ", ".join(SECTIONS)
+        raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
+    return values
 
 
 def read_params(path: Path) -> dict[str, Any]:
