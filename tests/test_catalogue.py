@@ -64,6 +64,7 @@ def test_a_layout_may_be_one_word() -> None:
         entry(URL, files=[{**URL["files"][0], "bytes": 0}]),
         *(entry(URL, files=[{**URL["files"][0], "name": name}]) for name in ("", "../a", "a/b", ".a", "manifest.json")),
         *(entry(PATH, path=path) for path in ("", "manifest.json", "mine/Manifest.json")),
+        entry(PATH, holds="my pictures"),
         *(entry(NPM, package=name) for name in ("--registry=x", "file:x", "git+ssh://x", "a b", "../a")),
         *(entry(NPM, version=version) for version in ("latest", "^1.0.0", "1.0.0 --x", "1.0")),
     ],

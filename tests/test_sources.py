@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -265,6 +266,22 @@ def test_the_mirror_is_looked_into_before_any_source_is_asked(tmp_path: Path, se
     assert content_of(tmp_path / "raw") == {"pets.tar": content}
     assert (manifest["source"], server.requests) == (sources[1], [])
     assert str(tmp_path) not in (tmp_path / "raw/manifest.json").read_text()
+
+
+def test_a_file_that_stands_in_for_the_data_set_gives_its_own_name_and_says_so(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "mirror", "small.tar")
+    small = (tmp_path / "mirror/small.tar").read_bytes()
+    server.files["pets.zip"] = b"the original"
+    stand_in = {"kind": "path", "path": "small.tar", "sha256": hashlib.sha256(small).hexdigest(), "holds": "pets-small"}
+    both = dataset(url(server.url, b"the original"), stand_in)
+    assert get(both, tmp_path / "raw")["dataset"] == "pets"
+    assert "stands in" not in capsys.readouterr().err
+    manifest = get(both, tmp_path / "raw", mirror=tmp_path / "mirror")
+    assert (manifest["dataset"], manifest["source"]["path"]) == ("pets-small", "small.tar")
+    said = "pets: this file holds pets-small, which only stands in for pets: .* never compare its figures with those of"
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_mirrored_file_with_the_wrong_checksum_is_said_and_passed_over(

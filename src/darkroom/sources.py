@@ -63,13 +63,20 @@ def fetch(
             dataset.sources, partial_out, mirror=mirror, base=base, retry_seconds=retry_seconds, called=dataset.name
         )
         given = source.model_dump(exclude={"layout"}, exclude_none=True)
+        name = dataset.name
         if isinstance(source, PathSource):
             given["path"] = Path(source.path).name
+            name = source.holds or name
+        if name != dataset.name:
+            say(
+                f"{dataset.name}: this file holds {name}, which only stands in for {dataset.name}: the experiment is "
+                f"called {name}; never compare its figures with those of {dataset.name}"
+            )
         for file in given.get("files", []):
             if "url" in file:
                 file["url"] = shown_address(file["url"])
         manifest = {
-            "dataset": dataset.name,
+            "dataset": name,
             "homepage": dataset.homepage,
             "licence": dataset.licence,
             "layout": source.layout.model_dump(exclude_none=True),
