@@ -10,6 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
 
 
 class Compact(Section):
@@ -29,7 +30,95 @@ class SingleConv(Section):
     filters: Count
     kernel_size: Count
     units: Count
-    initializer: str
+    initializer: Initializer
+
+
+class TwoConv(Section):
+    """architectures.two_conv."""
+
+    name: Literal["two_conv"]
+    filters: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    kernel_size: Count
+    units: Count
+    conv_dropout: Rate
+    dense_dropout: Rate
+    initializer: Initializer
+
+
+class SixConv(Section):
+    """architectures.six_conv."""
+
+    name: Literal["six_conv"]
+    filters: Annotated[list[Count], Field(min_length=3, max_length=3)]  # of each pair of convolutions
+    kernel_size: Count
+    units: Count
+    conv_dropout: Rate
+    dense_dropout: Rate
+    initializer: Initializer
+
+
+class LeNet5(Section):
+    """architectures.lenet5."""
+
+    name: Literal["lenet5"]
+    filters: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    units: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    kernel_size: Count
+    stem_padding: Literal["valid", "same"]
+    activation: Literal["tanh", "relu"]
+    pooling: Literal["average", "max"]
+
+
+class AlexNet(Section):
+    """architectures.alexnet."""
+
+    name: Literal["alexnet"]
+    filters: Annotated[list[Count], Field(min_length=5, max_length=5)]
+    units: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    stem_kernel_size: Count
+    stem_strides: Count
+    dropout: Rate
+
+
+class Vgg(Section):
+    """architectures.vgg."""
+
+    name: Literal["vgg"]
+    depth: Literal[11, 13, 16, 19]
+    units: list[Count]
+    width: Positive  # factor on all filters
+    head: Literal["flatten", "average"]
+    batch_norm: bool
+    dropout: Rate
+
+
+class ResNet(Section):
+    """architectures.resnet."""
+
+    name: Literal["resnet"]
+    depth: Literal[18, 34, 50]
+    filters: Count  # of the first stage
+    stem: Literal["imagenet", "small"]
+    dropout: Rate
+
+
+class ResNetCifar(Section):
+    """architectures.resnet_cifar."""
+
+    name: Literal["resnet_cifar"]
+    depth: Literal[20, 32, 44, 56, 110]
+    filters: Count  # of the first stage
+    dropout: Rate
+
+
+class Inception(Section):
+    """architectures.inception."""
+
+    name: Literal["inception"]
+    stem: Literal["imagenet", "small"]
+    width: Positive  # factor on all filters
+    batch_norm: bool
+    dropout: Rate
 
 
 class Transfer(Section):
@@ -46,6 +135,11 @@ class Transfer(Section):
     unfreeze: Count | Literal["all"]  # last blocks of the backbone
     finetune_epochs: Count
     finetune_learning_rate: Positive
+
+
+Architecture = (
+    Compact | SingleConv | TwoConv | SixConv | LeNet5 | AlexNet | Vgg | ResNet | ResNetCifar | Inception | Transfer
+)
 
 
 class Optimizer(Section):
@@ -112,7 +206,7 @@ class Debug(Section):
 class TrainParams(Section):
     """The section `train.<candidate>`."""
 
-    architecture: Annotated[Compact | SingleConv | Transfer, Field(discriminator="name")]
+    architecture: Annotated[Architecture, Field(discriminator="name")]
     output: Literal["softmax", "sigmoid"]
     epochs: Count
     batch_size: Count | Literal["auto"]

@@ -1,10 +1,8 @@
 """The default network: small, and quick on CPUs."""
 
-from typing import Any
+from typing import Any, Literal
 
 from keras import layers
-
-from darkroom.errors import ParamsError
 
 
 def compact(
@@ -12,7 +10,7 @@ def compact(
     *,
     filters: list[int],
     stem_kernel_size: int = 5,
-    head: str = "flatten",
+    head: Literal["flatten", "average"] = "flatten",
     dropout: float = 0.0,
 ) -> Any:
     """Return the features of a small VGG-like network: convolution, max-pool, BatchNorm, ReLU per entry of `filters`.
@@ -29,8 +27,6 @@ def compact(
             globally (for photographs).
         dropout: rate in [0, 1) before the classifier.
     """
-    if head not in ("flatten", "average"):
-        raise ParamsError(f"architecture compact: head is {head!r}, expected flatten or average")
     x = pictures
     for block, width in enumerate(filters):
         size, padding = (stem_kernel_size, "valid") if block == 0 else (3, "same")
