@@ -1,0 +1,193 @@
+"""Optimizers by name, with what all of them share: decoupled weight decay, clipping, averaged weights, loss scaling.
+
+They are Keras' own with four rules changed (Rules). All state is in `optimizer.variables`, so a checkpoint of those
+restores it exactly.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from darkroom.errors import ParamsError
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
+OUTPUT_LAYER = "logits"  # models.build names it so
+
+
+class Rules:
+    """Changes Keras' optimizers in four places; to stand before a Keras optimizer among the bases of a class."""
+
+    def build(self: Any, variables: list[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)  # type: ignore[misc]  # of the Keras optimizer
+        # A schedule that holds a variable: untracked, a compiled step of JAX would take its value for a constant.
+        scale = getattr(self._learning_rate, "scale", None)
+        if scale is not None:
+            self._track_variable(scale)
+
+    def add_variable_from_reference(
+        self: Any, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> Any:
+        if name != "average":
+            return super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)  # type: ignore[misc]
+        # Several devices of TensorFlow assign the average where each is alone; Keras leaves open whose value counts.
+        return self.add_variable(
+            shape=reference_variable.shape,
+            initializer=initializer,
+            dtype=reference_variable.dtype,
+            aggregation="only_first_replica",
+            layout=getattr(reference_variable, "_layout", None),
+            name=f"{reference_variable.path.replace('/', '_')}_average",
+        )
+
+    def _use_weight_decay(self, variable: Any) -> bool:
+        """Weight decay spares biases and the scales and offsets of normalisation: all that is no matrix."""
+        return len(variable.shape) > 1
+
+    def _update_model_variables_moving_average(self: Any, trainable_variables: Sequence[Any]) -> None:
+        """Average the weights over the last steps: at most 1 / (1 - averaging) of them, and a tenth of all so far.
+
+        Keras starts from the weights after step 1 with the full momentum, which would count them 37 % after 100 steps
+        at 0.99.
+        """
+        steps = ops.cast(self._iterations, "float32")
+        momentum = ops.minimum(self.ema_momentum, steps / (steps + 10.0))
+        for variable, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
+            kept = ops.cast(momentum, variable.dtype)
+            average.assign(kept * average + (1 - kept) * variable)
+
+    def finalize_variable_values(self, _variables: Sequence[Any]) -> None:
+        """Leave the weights alone: Keras would replace them by their average at the end of every fit()."""
+
+    def _clip_gradients(self: Any, gradients: list[Any]) -> list[Any]:
+        """Clip here, or after the sum over devices where there are several: Keras would clip each device's share."""
+        return gradients if _is_distributed(self) else super()._clip_gradients(gradients)  # type: ignore[misc]
+
+    def _all_reduce_sum_gradients(self: Any, grads_and_vars: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        pairs = super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
+        if not _is_distributed(self):
+            return list(pairs)
+        gradients, variables = zip(*pairs, strict=True)
+        return list(zip(super()._clip_gradients(list(gradients)), variables, strict=True))  # type: ignore[misc]
+
+
+def _is_distributed(optimizer: Any) -> bool:
+    """Return whether TensorFlow runs the optimizer on several devices (JAX sums gradients before it)."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    return strategy is not None and strategy.num_replicas_in_sync > 1
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class SGD(Rules, keras.optimizers.SGD):
+    """Keras' SGD under Rules."""
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class Adam(Rules, keras.optimizers.Adam):
+    """Keras' Adam under Rules."""
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class RMSprop(Rules, keras.optimizers.RMSprop):
+    """Keras' RMSprop under Rules."""
+
+
+@keras.saving.register_keras_serializable(package="darkroom")
+class Muon(Rules, keras.optimizers.Muon):
+    """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) for filters of convolutions and dense kernels.
+
+    Keras' own takes matrices alone. Here a kernel (h, w, C_in, C_out) is read as the matrix (h * w * C_in, C_out); the
+    momentum's singular values are brought near 1, and the update is scaled to the size of Adam's (Liu et al. 2025), so
+    that one learning rate serves both. Biases, BatchNorm, depthwise filters, embeddings and the output layer take
+    Adam's steps. Weight decay is the same for all kernels.
+    """
+
+    def _should_use_adamw(self, variable: Any) -> bool:
+        *rows, columns = variable.shape
+        if not rows or min(math.prod(rows), columns) == 1:
+            return True
+        path = getattr(variable, "path", variable.name).lower()
+        return any(word in path for word in (OUTPUT_LAYER, "depthwise", "embedding"))
+
+    def _muon_update_step(self, gradient: Any, variable: Any, lr: Any, m: Any) -> None:
+        gradient, lr = ops.cast(gradient, variable.dtype), ops.cast(lr, variable.dtype)
+        moved = m * self.momentum + gradient
+        self.assign(m, moved)
+        moved = gradient + self.momentum * moved if self.nesterov else moved
+        matrix = ops.reshape(moved, (-1, variable.shape[-1]))
+        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
+        self.assign_sub(variable, ops.reshape(update, variable.shape))
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        # Past Keras' Muon, whose rule is per kind of step and fails on several devices, to that of all optimizers.
+        super(keras.optimizers.Muon, self)._apply_weight_decay(variables)
+
+
+def make_optimizer(
+    name: str,
+    *,
+    learning_rate: Any,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    averaging: float = 0.0,
+    loss_scaling: bool = False,
+) -> keras.optimizers.Optimizer:
+    """Return the optimizer, not yet built.
+
+    Args:
+        name: one of OPTIMIZERS.
+        learning_rate: a float or a schedule.
+        momentum: in [0, 1), of sgd (Nesterov) and muon; the others have their own.
+        weight_decay: decoupled, multiplied by the learning rate; spares biases and BatchNorm.
+        clip_norm: greatest norm of all gradients together; None for no limit.
+        averaging: in [0, 1), how much of the averaged weights a step keeps; 0 for no average.
+        loss_scaling: for float16, whose small gradients would vanish: the loss is multiplied while they are computed,
+            and a step with an infinite gradient is left out.
+
+    Raises:
+        ParamsError: unknown name.
+    """
+    shared: dict[str, Any] = {
+        "weight_decay": weight_decay or None,
+        "global_clipnorm": clip_norm,
+        "use_ema": averaging > 0,
+        "ema_momentum": averaging,
+    }
+    match name:
+        case "adam" | "adamw":  # Keras decouples the decay in both
+            optimizer = Adam(learning_rate, **shared)
+        case "sgd":
+            optimizer = SGD(learning_rate, momentum=momentum, nesterov=momentum > 0, **shared)
+        case "rmsprop":
+            optimizer = RMSprop(learning_rate, **shared)
+        case "muon":
+            optimizer = Muon(learning_rate, momentum=momentum, **shared)
+        case _:
+            raise ParamsError(f"optimizer is {name!r}, expected one of {', '.join(OPTIMIZERS)}")
+    return keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer
+
+
+def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> list[np.ndarray]:
+    """Return the values of `variables` to validate and deploy with: of those that are averaged the average.
+
+    What the optimizer does not train keeps its running value: BatchNorm's statistics, which are averages over the last
+    steps themselves. Before the first step, and without averaging, all values are the present ones.
+
+    Args:
+        optimizer: as make_optimizer returns it, built.
+        variables: of the network, in any order: network.weights for network.set_weights.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    averages: dict[int, Any] = {}
+    if inner.use_ema and int(ops.convert_to_numpy(inner.iterations)) > 0:
+        averages = {
+            id(variable): average
+            for variable, average in zip(inner._trainable_variables, inner._model_variables_moving_average, strict=True)
+        }
+    return [np.array(ops.convert_to_numpy(averages.get(id(variable), variable))) for variable in variables]
