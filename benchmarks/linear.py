@@ -1,0 +1,354 @@
+"""Do cost and memory grow as they should? Every stage on 5,000, 20,000 and 50,000 pictures, and data beyond the RAM.
+
+    python -m benchmarks.linear                                        # some 20 minutes on 2 cores, 5 GB of disk
+    python -m benchmarks.linear --sizes 1000 2000 --fixed 300 --data-gb 0.3    # a trial run
+
+The pictures are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a process of its own, which first
+works on `fixed` pictures twice: to be warm, and to know the cost that does not depend on the number of pictures.
+
+seconds_per_image: (seconds of all pictures - seconds of the `fixed` ones) / difference of the pictures that the stage
+    works on (preprocess: all; augment: those for training; embed: and their copies, and those for validation; train:
+    those for training and their copies). Of train it is an epoch, after a first one that compiles. Each is the least of
+    some rounds: other work on the machine can only add to it.
+peak_mb: resident memory of the process and its workers, shared pages by their share; memory-mapped pictures are part of
+    it as long as the system has no better use for the pages.
+peak_private_mb: of that, what the processes hold for themselves, which no system can take back.
+
+Data beyond the RAM: a process imports everything and trains on a little data; then its data segment is limited to what
+it has now and `--headroom-mb` more, and it trains on pictures that are twice as big as that limit. The limit is
+RLIMIT_DATA (`ulimit -d`), which Linux applies to all private writable memory, and not RLIMIT_AS (`ulimit -v`): that one
+counts reserved addresses too, of which TensorFlow takes tens of gigabytes, and memory-mapped files, which can be given
+back at any time. To show that the limit holds, the same process then tries to read all pictures into memory, and fails.
+"""
+
+import io
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from benchmarks.record import arguments, report
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = ("preprocess", "augment", "embed", "train")
+ROUNDS = {"preprocess": 9, "augment": 9, "embed": 2, "train": 1}
+EDGE = 32  # pixels
+IMPORTS = {
+    "preprocess": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.preparation darkroom.figures",
+    "augment": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.copies darkroom.figures",
+    "embed": "darkroom.embedding darkroom.backbones onnxruntime",
+    "train": "darkroom.models darkroom.training",
+}
+PARAMS: dict[str, Any] = {
+    "preprocess": {"image_size": [EDGE, EDGE], "color": "rgb", "val_fraction": 0.2, "test_fraction": 0.2},
+    "augment": {
+        "copies": 1,
+        "transforms": [{"HorizontalFlip": {"p": 0.5}}, {"Affine": {"rotate": [-10, 10], "p": 1.0}}],
+    },
+    "embed": {
+        "backbone": "efficientnet-lite0",
+        "weights": "none",
+        "image_size": [EDGE, EDGE],
+        "max_images": None,
+        "seed": 7,
+    },
+}
+TRAINED_EPOCHS = 4  # the first compiles
+
+
+def main() -> None:
+    parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 50_000])
+    parser.add_argument("--fixed", type=int, default=500)
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--data-gb", type=float, help="size of the data beyond the RAM; without it, twice the limit")
+    parser.add_argument("--headroom-mb", type=int, default=256, help="of memory, beyond what imports and a graph take")
+    parser.add_argument("--skip-limit", action="store_true")
+    options = parser.parse_args()
+    result: dict[str, Any] = {"picture": f"{EDGE}x{EDGE} rgb", "fixed": options.fixed}
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as scratch:
+        if options.stages:
+            places = {n: make_place(Path(scratch) / str(n), n) for n in (options.fixed, *sorted(options.sizes))}
+        for stage in options.stages:
+            result[stage] = measure(stage, places, fixed=options.fixed)
+            print(json.dumps({stage: result[stage]}), file=sys.stderr, flush=True)
+        for place in places.values() if options.stages else ():
+            shutil.rmtree(place)
+        if not options.skip_limit:
+            result["beyond_ram"] = beyond_ram(Path(scratch), data_gb=options.data_gb, headroom_mb=options.headroom_mb)
+    result["target"] = "seconds_per_image within 15 % (ratio at most 1.15); beyond_ram.trained"
+    packages = ["tensorflow", "keras", "onnxruntime", "numpy", "opencv-python-headless", "albumentations"]
+    report("linear", result, packages=packages, save=options.save)
+
+
+def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any]:
+    """Return seconds per image and peak memory of one stage on each number of pictures, and the ratio of the former."""
+    found: dict[str, Any] = {}
+    for n, place in places.items():
+        if n == fixed:
+            continue
+        command = [sys.executable, "-m", "benchmarks.linear", "--stage", stage, str(places[fixed]), str(place)]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            peaks = Peaks(process.pid)
+            assert process.stdout is not None
+            line = process.stdout.read().strip().rpartition("\n")[2]
+        if process.returncode != 0:
+            sys.exit(f"linear: {stage} on {n} pictures ended with {process.returncode}")
+        seconds = json.loads(line)
+        n_more = n_worked_on(stage, place) - n_worked_on(stage, places[fixed])
+        per_image = (seconds["all"] - seconds["fixed"]) / n_more
+        found[str(n)] = {"seconds_per_image": float(f"{per_image:.4g}"), **peaks.megabytes(), **seconds}
+    costs = [of_size["seconds_per_image"] for of_size in found.values()]
+    return found | {"ratio": round(max(costs) / min(costs), 3)}
+
+
+def n_worked_on(stage: str, place: Path) -> int:
+    """Return the number of pictures that the stage works on."""
+    manifest = json.loads((place / "data" / "prepared" / "manifest.json").read_text())
+    train, val = (sum(manifest["counts"][split].values()) for split in ("train", "val"))
+    return {"preprocess": manifest["n_rows"], "augment": train, "embed": 2 * train + val, "train": 2 * train}[stage]
+
+
+class Peaks:
+    """The greatest memory of a process and its children, looked at until it ends, 20 times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._peak = pid, {"Pss": 0, "Anonymous": 0}
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def megabytes(self) -> dict[str, int]:
+        self._thread.join()
+        return {
+            "peak_mb": round(self._peak["Pss"] / 1000),
+            "peak_private_mb": round(self._peak["Anonymous"] / 1000),
+        }
+
+    def _watch(self) -> None:
+        import psutil
+
+        try:
+            whole = psutil.Process(self._pid)
+            while whole.is_running() and whole.status() != psutil.STATUS_ZOMBIE:
+                now = dict.fromkeys(self._peak, 0)
+                for process in [whole, *whole.children(recursive=True)]:
+                    for key, kilobytes in _memory(process.pid).items():
+                        now[key] += kilobytes
+                self._peak = {key: max(now[key], before) for key, before in self._peak.items()}
+                time.sleep(0.05)
+        except psutil.NoSuchProcess:
+            return
+
+
+def _memory(pid: int) -> dict[str, int]:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return {}
+    pairs = (line.split()[:2] for line in lines[1:])
+    return {key[:-1]: int(kilobytes) for key, kilobytes in pairs if key in ("Pss:", "Anonymous:")}
+
+
+def make_place(place: Path, n_images: int) -> Path:
+    """Return a working folder with data/raw and params.yaml, for n pictures in ten classes."""
+    import cv2
+
+    raw = place / "data" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(n_images)
+    with tarfile.open(raw / "noise.tar", "w") as tar:
+        for number in range(n_images):
+            small = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            _, data = cv2.imencode(".jpg", cv2.resize(small, (EDGE, EDGE), interpolation=cv2.INTER_CUBIC))
+            member = tarfile.TarInfo(f"class{number % 10}/{number:06d}.jpg")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data.tobytes()))
+    file = {"name": "noise.tar", "bytes": (raw / "noise.tar").stat().st_size, "sha256": ""}
+    manifest = {"dataset": "noise", "files": [file], "layout": {"kind": "folders"}}
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    params = YAML(typ="safe").load(ROOT / "presets" / "folder.yaml")
+    for section, changes in PARAMS.items():
+        params[section].update(changes)
+    with (place / "params.yaml").open("w") as out:
+        YAML(typ="safe").dump(params, out)
+    return place
+
+
+# In the process of one stage
+
+
+def work(stage: str, small: Path, big: Path) -> None:
+    """Print the seconds of the stage: of the small place, warm, and of the big one; the least of some rounds."""
+    import importlib
+
+    for name in IMPORTS[stage].split():
+        importlib.import_module(name)
+    run = epoch_seconds if stage == "train" else stage_of(stage)
+    run(small)
+    fixed = min(run(small) for _ in range(ROUNDS[stage]))
+    seconds = min(run(big) for _ in range(ROUNDS[stage]))
+    print(json.dumps({"fixed": round(fixed, 3), "all": round(seconds, 3)}))
+
+
+def stage_of(stage: str) -> Callable[[Path], float]:
+    """Return a function that runs the stage's main() in a folder and returns its seconds."""
+    import importlib
+
+    main = importlib.import_module(f"pipelines.{stage}").main
+    paths = {"raw": "data/raw", "incoming": "data/incoming", "prepared": "data/prepared", "augmented": "data/augmented"}
+    asked = {
+        "preprocess": {**{name: paths[name] for name in ("raw", "incoming")}, "out": "data/prepared", "report": "r"},
+        "augment": {"prepared": paths["prepared"], "out": "data/augmented", "report": "r"},
+        "embed": {**{name: paths[name] for name in ("prepared", "augmented")}, "out": "data/features"},
+    }[stage]
+
+    def run(place: Path) -> float:
+        os.chdir(place)
+        sys.argv = [stage, *(part for name, path in asked.items() for part in (f"--{name}", path))]
+        started = time.perf_counter()
+        main()
+        return time.perf_counter() - started
+
+    return run
+
+
+def epoch_seconds(place: Path) -> float:
+    """Return the least seconds of an epoch on data/prepared and data/augmented, after a first one that compiles."""
+    from darkroom.dataset import Dataset
+
+    prepared, augmented = (Dataset.open(place / "data" / name) for name in ("prepared", "augmented"))
+    history = train([prepared, augmented], epochs=TRAINED_EPOCHS, filters=[16, 32], shift=1)
+    n_images = len(prepared.rows("train")) + len(augmented.rows("train"))
+    return min(n_images / float(record["images_per_second"]) for record in history[1:])
+
+
+def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -> list[dict[str, Any]]:
+    """Train a small network on the train rows of some data sets and return the history."""
+    from darkroom import models, training
+    from darkroom.feeding import EpochBatches, PlainBatches, Selection, Variation
+    from darkroom.optimizers import make_optimizer
+
+    images = Selection([(one.images, one.rows("train")) for one in data])
+    labels = np.concatenate([one.labels[one.rows("train")] for one in data])
+    val, n_classes, varied = data[0].rows("val"), len(data[0].classes), Variation(shift=shift)
+    return training.fit(
+        models.build(
+            "compact",
+            image_shape=data[0].image_shape,
+            n_classes=n_classes,
+            arguments={"filters": filters, "stem_kernel_size": 5, "head": "average", "dropout": 0.0},
+        ),
+        train=lambda epoch: EpochBatches(
+            images, labels, n_classes=n_classes, batch_size=64, seed=7, epoch=epoch, variation=varied
+        ),
+        validation=PlainBatches(
+            Selection([(data[0].images, val)]), data[0].labels[val], n_classes=n_classes, batch_size=64
+        ),
+        epochs=epochs,
+        optimizer=make_optimizer("sgd", learning_rate=0.01, momentum=0.9, weight_decay=0.0005),
+        variation=varied,
+    ).history
+
+
+# Data beyond the RAM
+
+
+def beyond_ram(scratch: Path, *, data_gb: float | None, headroom_mb: int) -> dict[str, Any]:
+    """Train in a limited process, see above, and return what it says.
+
+    Args:
+        data_gb: size of the data; None: twice the limit.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.linear",
+        "--limited",
+        str(scratch),
+        str(data_gb or 0),
+        str(headroom_mb),
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    line = done.stdout.strip().rpartition("\n")[2]
+    return dict(json.loads(line)) if done.returncode == 0 else {"trained": False, "exit_status": done.returncode}
+
+
+def train_limited(scratch: Path, data_gb: float, headroom_mb: int) -> None:
+    """Train on a little, limit this process, train on the data, try to read them whole; print what happened."""
+    from darkroom.dataset import Dataset
+
+    train([Dataset.open(make_data(scratch / "little", 30_000_000))], epochs=1, filters=[2])
+    limit = data_segment() + (headroom_mb << 20)
+    n_bytes = int(data_gb * 1e9) or 2 * limit
+    data = Dataset.open(make_data(scratch / "much", n_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    started = time.perf_counter()
+    history = train([data], epochs=1, filters=[2])
+    seconds = time.perf_counter() - started
+    try:
+        fits = len(data.images[:]) > 0
+    except MemoryError:
+        fits = False
+    result = {
+        "trained": len(history) == 1,
+        "limit_mb": round(limit / 1e6),
+        "data_mb": round(n_bytes / 1e6),
+        "data_by_limit": round(n_bytes / limit, 2),
+        "data_fit_into_memory": fits,
+        "images_per_second": round(history[0]["images_per_second"]),
+        "seconds": round(seconds, 1),
+    }
+    print(json.dumps(result))
+
+
+def data_segment() -> int:
+    """Return the bytes that RLIMIT_DATA would be compared with."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmData:")[2].split()[0]) << 10
+
+
+def make_data(directory: Path, n_bytes: int) -> Path:
+    """Write a prepared data set of this size: noise of 128x128 pixels in two classes."""
+    import pandas as pd
+
+    from darkroom.dataset import DatasetWriter
+
+    shape = (128, 128, 3)
+    n_images = n_bytes // int(np.prod(shape))
+    block = np.random.default_rng(0).integers(0, 256, (512, *shape), np.uint8)
+    rows = np.arange(n_images)
+    index = pd.DataFrame({"row": rows, "id": [f"{row:064x}" for row in rows.tolist()]})
+    index["label"] = np.where(rows % 2, "a", "b")
+    index["split"] = np.where(rows % 50 == 0, "val", "train")
+    manifest = {"dataset": "noise", "classes": ["a", "b"], "color": "rgb", "mean": [], "std": []}
+    with DatasetWriter(directory, image_shape=shape, shard_bytes=64 << 20) as writer:
+        for start in range(0, n_images, len(block)):
+            writer.append(block[: n_images - start])
+        writer.finish(index=index, manifest=manifest)
+    return directory
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--stage"]:
+        work(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    elif sys.argv[1:2] == ["--limited"]:
+        train_limited(Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()
