@@ -1,0 +1,150 @@
+"""How long does the recipe of `cifar10` take to the best test accuracy of the articles' network? Both, one by one.
+
+    DARKROOM_MIRROR=folder python -m benchmarks.cifar10                            # an hour on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.cifar10 --epochs 2 --max-steps 4   # a trial run
+
+The folder holds cifar10_jpeg.tar.xz (the data set cifar10-jpeg) or the original files; the result says which. JPEG
+compression costs several points: compare figures of the same files only.
+
+Both presets are prepared by the pipeline in a clone, and trained by candidates.train_candidate as in the stage train.
+The test accuracy after each epoch is that of the model as it would be deployed then: averaged weights and views
+included. It is computed after the training, from copies of the weights, and decides nothing. Seconds are those of the
+epochs, compilation and validation included, tests not.
+
+ratio: the seconds in which `cifar10` reaches the best test accuracy that the article's network has after any of its
+epochs, by the seconds of all of those. --sprint-epochs trains the recipe a second time, as long as that and no longer:
+its schedule then comes to its end in time.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from benchmarks.mnist import clone, seconds, use
+from benchmarks.record import arguments, report
+
+FILES = ("cifar10_jpeg.tar.xz", "cifar-10-python.tar.gz")
+ARTICLE = "cifar10-article"
+
+
+def train(preset: str) -> dict[str, Any]:
+    """Train the candidate cnn of ./params.yaml on ./data, and return seconds and test accuracy after each epoch."""
+    import numpy as np
+
+    from darkroom import candidates, recipe
+    from darkroom.dataset import Dataset
+    from darkroom.feeding import Selection
+    from darkroom.params import ComputeParams, load_section
+    from darkroom.train_params import TrainParams
+
+    settings = load_section("train.cnn", TrainParams).model_dump()
+    prepared, augmented = Dataset.open(Path("data/prepared")), Dataset.open(Path("data/augmented"))
+    data, shape, n_classes = recipe.pictures(prepared, augmented), prepared.image_shape, len(prepared.classes)
+    recipe.check(settings, data, image_shape=shape, features=None)
+
+    from darkroom import devices, models
+
+    device = devices.prepare(load_section("compute", ComputeParams).device)
+    policy = devices.policy(settings["precision"])
+    weights: list[list[np.ndarray]] = []
+    ends: list[float] = []
+
+    def keep(epoch: int, of_epoch: list[np.ndarray]) -> None:
+        ends.append(time.perf_counter())
+        weights.append(of_epoch)
+        print(f"{preset}: epoch {epoch + 1}", file=sys.stderr, flush=True)
+
+    trained = candidates.train_candidate(
+        settings, data=data, image_shape=shape, policy=policy, reports=candidates.Reports(on_weights=keep)
+    )
+    total = trained.progress.train_seconds
+    until = [total - (ends[-1] - end) for end in ends]
+
+    test = prepared.rows("test")
+    pictures, labels = Selection([(prepared.images, test)]), prepared.labels[test]
+    network = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy="float32")
+    model = models.deployable(network, settings["test_time_views"])
+    accuracies = []
+    for of_epoch in weights:
+        network.set_weights(of_epoch)
+        accuracies.append(models.accuracy(model, pictures, labels, batch_size=1000))
+    return {
+        "dataset": prepared.manifest["dataset"],
+        "device": device,
+        "policy": policy,
+        "batch_size": trained.batch_size,
+        "n_train": len(data.labels),
+        "n_val": len(data.val_labels),
+        "n_test": len(labels),
+        "n_parameters": network.count_params(),
+        "epochs": len(weights),
+        "train_seconds": round(total, 1),
+        "best_test_accuracy": max(accuracies),
+        "last_test_accuracy": accuracies[-1],
+        "deployed_test_accuracy": models.accuracy(trained.model, pictures, labels, batch_size=1000),
+        "seconds_until": [round(end, 1) for end in until],
+        "test_accuracy": [round(accuracy, 4) for accuracy in accuracies],
+        "images_per_second": [round(float(row["images_per_second"])) for row in trained.progress.history],
+    }
+
+
+def run_preset(root: Path, preset: str, *, epochs: int | None, max_steps: int | None) -> dict[str, Any]:
+    """Prepare and train a preset in a clone, in a process of its own."""
+    changes = {"train.cnn.epochs": epochs, "train.cnn.debug.max_steps": max_steps}
+    use(root, preset, {key: value for key, value in changes.items() if value is not None})
+    seconds(root, "dvc", "repro", "augment")
+    command = [sys.executable, "-m", "benchmarks.cifar10", "--train", preset]
+    done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout.strip().rpartition("\n")[2]))
+
+
+def first_reaching(accuracy: float, run: dict[str, Any]) -> float | None:
+    """Return the seconds after which a run first had this test accuracy, None if it never had."""
+    reached = zip(run["seconds_until"], run["test_accuracy"], strict=True)
+    return next((float(end) for end, found in reached if found >= accuracy), None)
+
+
+def main() -> None:
+    parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--preset", default="cifar10", help="what is compared with cifar10-article")
+    parser.add_argument("--epochs", type=int, help="of both, for a trial run")
+    parser.add_argument("--max-steps", type=int, help="per epoch, for a trial run")
+    parser.add_argument("--sprint-epochs", type=int, help="train the preset once more, with so many epochs")
+    options = parser.parse_args()
+    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
+    if not any((mirror / name).is_file() for name in FILES):  # so that `make bench` goes on to the others
+        print(f"cifar10: skipped; put {' or '.join(FILES)} into DARKROOM_MIRROR", file=sys.stderr)
+        return
+    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    with clone() as root:
+        article = run_preset(root, ARTICLE, epochs=options.epochs, max_steps=options.max_steps)
+        ours = run_preset(root, options.preset, epochs=options.epochs, max_steps=options.max_steps)
+        sprint = None
+        if options.sprint_epochs:
+            sprint = run_preset(root, options.preset, epochs=options.sprint_epochs, max_steps=options.max_steps)
+    wanted = round(article["best_test_accuracy"], 4)
+    until = [end for run in (ours, sprint) if run and (end := first_reaching(wanted, run)) is not None]
+    result = {
+        ARTICLE: article,
+        options.preset: ours,
+        "sprint": sprint,
+        "seconds_to_the_articles_best": min(until, default=None),
+        "ratio": round(min(until) / article["train_seconds"], 4) if until else None,
+        "ratio_target": "at most 0.1",
+        "final_test_accuracy": ours["deployed_test_accuracy"],
+        "final_test_accuracy_target": "at least 0.905 on the JPEG files",
+    }
+    report("cifar10", result, packages=["tensorflow", "keras", "numpy"], save=options.save)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--train"]:
+        print(json.dumps(train(sys.argv[2])))
+    else:
+        main()
