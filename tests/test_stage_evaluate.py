@@ -21,7 +21,7 @@ CLASSES = ["<script>alert(1)</script>", "dark & low", "zebra"]
 SHAPE = (12, 12, 1)
 PARAMS = {
     "train": {"cnn": {}, "transfer": {}, "older": {}},
-    "evaluate": {"seed": 7, "bootstrap_samples": 200, "calibration_bins": 10, "worst_images": 6, "latency_repeats": 5}
+    "evaluate": {"seed": 7, "bootstrap_samples": 200, "calibration_bins": 10, "worst_images": 6, "latency_repeats": 5},
 }
 ARGUMENTS = {
     "prepared": "data/prepared",

@@ -1,0 +1,119 @@
+"""Compute the features of the training and validation images by a frozen backbone, once for all heads on it."""
+
+import os
+import sys
+import time
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from darkroom import features
+from darkroom.backbone_table import NONE, check_image_size, find_backbone
+from darkroom.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.dataset import Dataset
+from darkroom.errors import DataError
+from darkroom.feeding import Selection
+from darkroom.params import ComputeParams, Section, load_section
+from darkroom.weights import obtain_weights
+
+Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
+
+
+class WeightsFile(Section):
+    """A file of the user's own. DVC does not watch it: with its sha256, another file is noticed."""
+
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+
+
+class EmbedParams(Section):
+    """The section `embed` of params.yaml."""
+
+    backbone: str
+    weights: Literal["imagenet", "none"] | WeightsFile
+    image_size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
+    max_images: Annotated[int, Field(ge=1)] | None
+    seed: int = Field(ge=0)
+
+
+def main() -> None:
+    paths = stage_paths(__doc__, "prepared", "augmented", "out")
+    params = load_section("embed", EmbedParams)
+    machine = load_section("compute", ComputeParams)
+    if params.backbone == NONE:
+        features.write_none(paths.out)
+        say("embed: no backbone is named, so there is nothing to compute")
+        return
+    backbone, image_size = find_backbone(params.backbone), (params.image_size[0], params.image_size[1])
+    check_image_size(backbone, image_size)
+    prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
+    rows = {"train": training_rows(prepared, augmented, params), "val": _numbered(prepared.rows("val"), copies=0)}
+    if not all(map(len, rows.values())):
+        raise DataError(f"{paths.prepared}: there is no training or no validation image; run `dvc repro preprocess`")
+
+    setting = params.model_dump()["weights"]
+    weights = obtain_weights(backbone, setting)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_silenced():
+        from darkroom import backbones, devices, embedding
+    device = devices.prepare(machine.device)
+    extractor = backbones.extractor(
+        backbone.name, image_shape=prepared.image_shape, image_size=image_size, weights=weights, seed=params.seed
+    )
+    embedder = embedding.Embedder(extractor)
+    n_images, started = sum(map(len, rows.values())), time.monotonic()
+    with (
+        features.FeaturesWriter(paths.out) as writer,
+        tqdm(total=n_images, unit="image", leave=False, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for split, numbers in rows.items():
+            of_copies, row = numbers[:, 0] == 1, numbers[:, 1]
+            parts = [(prepared.images, row[~of_copies]), (augmented.images, row[of_copies])]
+            writer.write(
+                split,
+                embedder(Selection(parts), on_batch=bar.update),
+                n_features=embedder.n_features,
+                rows=numbers,
+                labels=np.concatenate([prepared.labels[row[~of_copies]], augmented.labels[row[of_copies]]]),
+            )
+        writer.finish(
+            backbone=backbone.name,
+            weights=setting,
+            weights_sha256=weights.sha256,
+            image_size=list(image_size),
+            seed=params.seed,
+            prepared_digest=prepared.manifest["digest"],
+            augmented_digest=augmented.manifest["digest"],
+        )
+    speed = n_images / (time.monotonic() - started)
+    say(
+        f"embed: {embedder.n_features} features of {len(rows['train'])} training images (of "
+        f"{len(prepared.rows('train')) + len(augmented.rows('train'))}, copies included) and {len(rows['val'])} "
+        f"validation images by {backbone.name} in {embedder.runtime} on {device}, {speed:.0f} images/s"
+    )
+
+
+def training_rows(prepared: Dataset, augmented: Dataset, params: EmbedParams) -> np.ndarray:
+    """Return the rows whose features are computed, originals first; see features.Features.rows."""
+    parts = [(dataset, dataset.rows("train")) for dataset in (prepared, augmented)]
+    numbers = np.concatenate([_numbered(rows, copies=copies) for copies, (_, rows) in enumerate(parts)])
+    if params.max_images is None or params.max_images >= len(numbers):
+        return numbers
+    chosen = features.choose(
+        [name for dataset, rows in parts if len(rows) for name in dataset.index()["id"].iloc[rows]],
+        np.concatenate([dataset.labels[rows] for dataset, rows in parts]),
+        is_copy=numbers[:, 0] == 1,
+        max_images=params.max_images,
+        seed=params.seed,
+    )
+    return np.asarray(numbers[chosen])
+
+
+def _numbered(rows: np.ndarray, *, copies: int) -> np.ndarray:
+    return np.column_stack([np.full(len(rows), copies, np.int64), rows])
+
+
+if __name__ == "__main__":
+    run(main)
