@@ -4,7 +4,8 @@ import ctypes
 import importlib
 import importlib.util
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,7 +169,8 @@ def distribution() -> AbstractContextManager[Any]:
     """Return the scope in which a network is built, compiled and trained on all devices, each with a share of a batch.
 
     TensorFlow: MirroredStrategy over the GPUs (or the logical CPUs, if several were configured). JAX:
-    keras.distribution.DataParallel, which needs batches that the number of devices divides. One device: no effect.
+    keras.distribution.DataParallel (see whole_batches). The number of devices must divide a batch (check_batch_size).
+    One device: no effect.
     """
     import keras
 
@@ -183,6 +185,39 @@ def distribution() -> AbstractContextManager[Any]:
         return scope
     parallel: AbstractContextManager[Any] = keras.distribution.DataParallel().scope()
     return parallel
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Inside of distribution(): let a batch have any number of pictures, and every device compute all of it.
+
+    JAX refuses to share out what the number of devices does not divide, and the last batch of a validation is what is
+    left over. On other backends: no effect.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    shared = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(shared)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a size of training batches that the devices cannot share.
+
+    Raises:
+        ParamsError: the number of devices does not divide it.
+    """
+    if batch_size % (devices := n_devices()):
+        raise ParamsError(
+            f"batch_size is {batch_size}, which {devices} devices cannot share; set it to a multiple of {devices}, or "
+            "hide some (CUDA_VISIBLE_DEVICES)"
+        )
 
 
 def n_devices() -> int:
