@@ -13,6 +13,8 @@ import pytest
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
+from darkroom.params import SECTIONS as PARAMS_SECTIONS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -21,15 +23,14 @@ SECTIONS = {
     "download": ("pipelines.download", "DownloadParams"),
     "preprocess": ("pipelines.preprocess", "PreprocessParams"),
     "augment": ("pipelines.augment", "AugmentParams"),
-    "train.cnn": ("darkroom.train_params", "TrainParams"),
+    "embed": ("pipelines.embed", "EmbedParams"),
     "evaluate": ("pipelines.evaluate", "EvaluateParams"),
     "promote": ("pipelines.promote", "PromoteParams"),
+    "compute": ("darkroom.params", "ComputeParams"),
 }
-NO_PARAMS = {
-    "compute",
-    "candidates",
-    "embed",
-}  # how a result is computed, not what it is: no stage reruns because of it
+CANDIDATE = ("darkroom.train_params", "TrainParams")  # of every section below train
+NO_PARAMS = {"compute"}  # how a result is computed, not what it is: no stage reruns because of it
+CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -85,12 +86,17 @@ def outputs(stage: dict[str, Any]) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-def expanded(stage: dict[str, Any]) -> dict[str, Any]:
-    """The stage with its matrix replaced by the first candidate."""
+def expanded(stage: dict[str, Any], candidate: str = CANDIDATES[0]) -> dict[str, Any]:
+    """The stage for one candidate; DVC takes the list of them from params.yaml."""
+    assert stage.get("matrix", {"candidate": "${candidates}"}) == {"candidate": "${candidates}"}
     text = str({key: value for key, value in stage.items() if key != "matrix"})
-    for key, values in stage.get("matrix", {}).items():
-        text = text.replace(f"${{item.{key}}}", values[0])
-    return dict(ast.literal_eval(text))
+    return dict(ast.literal_eval(text.replace("${item.candidate}", candidate)))
+
+
+def each(stages: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Every stage that DVC would run for the candidates that dvc.yaml speaks of."""
+    for stage in stages.values():
+        yield from (expanded(stage, candidate) for candidate in (CANDIDATES if "matrix" in stage else CANDIDATES[:1]))
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -119,8 +125,10 @@ def test_a_command_gives_exactly_the_paths_that_the_stage_asks_for(name: str) ->
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_declares_the_section_it_reads(name: str) -> None:
     source = (ROOT / "pipelines" / f"{name}.py").read_text()
-    read = {match.split(".")[0] for match in re.findall(r'load_section\(f?"([\w.{}]+)"', source)} - NO_PARAMS
-    assert {param.split(".")[0] for param in STAGES[name]["params"]} == read == {name}
+    read = set(re.findall(r'load_section\(f?"([\w.{}]+)"', source)) - NO_PARAMS
+    assert {section.split(".")[0] for section in read} == {name}
+    declared = {param.replace("${item.candidate}", "{candidate}") for param in STAGES[name]["params"]}
+    assert declared == read | ({"candidates"} if "load_candidates()" in source else set())
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -131,21 +139,48 @@ def test_a_stage_has_a_module_a_section_and_a_test_of_its_name(name: str) -> Non
 
 
 def test_every_output_is_ignored_by_git_before_it_exists() -> None:
-    paths = [path for stage in STAGES.values() for path in outputs(expanded(stage))]
+    paths = [path for stage in each(STAGES) for path in outputs(stage)]
     ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True)
     assert set(ignored.stdout.split()) == set(paths)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_is_complete_and_valid(preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from darkroom.params import load_section, read_params
+    from darkroom.params import load_candidates, load_section, read_params
 
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(preset.read_text())
-    for section, (module, model) in SECTIONS.items():
+    values = read_params(Path("params.yaml"))
+    assert set(values) == {*SECTIONS, "candidates", "train"} == set(PARAMS_SECTIONS)
+    # A section of train that is no candidate would be a setting without effect.
+    assert sorted(load_candidates()) == sorted(values["train"])
+    for section, (module, model) in (SECTIONS | {f"train.{name}": CANDIDATE for name in values["train"]}).items():
         load_section(section, getattr(importlib.import_module(module), model))
-    known = {section.split(".")[0] for section in SECTIONS} | NO_PARAMS
-    assert set(read_params(Path("params.yaml"))) == known
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_a_preset_names_a_backbone_if_and_only_if_a_candidate_uses_it(preset: Path) -> None:
+    values = YAML(typ="safe").load(preset)
+    networks = {section["architecture"]["name"] for section in values["train"].values()}
+    assert (values["embed"]["backbone"] != "none") == ("transfer" in networks)
+
+
+def test_evaluate_and_promote_depend_on_the_models_of_all_candidates() -> None:
+    folders = {Path(path).parent for stage in each({"train": STAGES["train"]}) for path in outputs(stage)}
+    assert folders == {Path("models")}
+    for name in ("evaluate", "promote"):
+        assert "models" in STAGES[name]["deps"]
+        assert "candidates" in STAGES[name]["params"], "else a model that earlier settings left would be looked at"
+
+
+def test_dvc_plots_show_what_evaluate_and_train_write_of_every_candidate() -> None:
+    plots = YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"]
+    titles: dict[str, set[str]] = {candidate: set() for candidate in CANDIDATES}
+    for title, plot in ((title, plot) for entry in plots for title, plot in entry.items()):
+        name, candidate = re.fullmatch(r"(.+) \((\w+)\)", title).groups()  # type: ignore[union-attr]
+        titles[candidate].add(name)
+        assert all(Path(file).parent.name == candidate for file in plot["y"])
+    assert titles == {key: {"Confusion", "Calibration", "Recall per class", "Accuracy"} for key in CANDIDATES}
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
