@@ -1,10 +1,14 @@
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from darkroom.errors import ParamsError
+from darkroom.errors import ParamsError, TrainingError
+
+if TYPE_CHECKING:
+    import keras
 
 pytestmark = pytest.mark.heavy
 
@@ -22,10 +26,10 @@ def test_the_small_network_of_the_articles_has_their_parameter_count() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("compct", {}, "there is no architecture 'compct'; did you mean 'compact'? known: compact"),
+        ("compct", {}, "there is no architecture 'compct'; did you mean 'compact'? known: "),
         ("compact", {"filter": [8]}, "architecture compact has no argument 'filter'; known: filters"),
         ("compact", {**COMPACT, "head": "max"}, "head is 'max', expected flatten or average"),
-        ("compact", {**COMPACT, "filters": [4] * 6}, "does not fit pictures of"),
+        ("compact", {**COMPACT, "filters": [4] * 6}, "needs pictures of at least 66x66 pixels"),
     ],
 )
 def test_a_network_that_cannot_be_built_says_why(name: str, arguments: dict[str, object], message: str) -> None:
@@ -55,50 +59,97 @@ def test_hidden_layers_follow_the_policy_and_logits_stay_float32() -> None:
     assert network.output.dtype == "float32"
 
 
-def test_draws_shift_mirror_and_cut_as_told() -> None:
+def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit() -> None:
     from darkroom import models
 
-    rng = np.random.default_rng(3)
-    pictures = rng.integers(1, 256, (5, 6, 7, 2), dtype=np.uint8)
-    draws = np.array([[0, 0, 0, 0, 0], [2, -1, 0, 1, 1], [0, 0, 1, 3, 4], [-2, 2, 1, 2, 0], [1, 1, 0, 0, 4]], np.int32)
-    expected = []
-    for picture, (down, right, mirrored, top, left) in zip(pictures, draws, strict=True):
-        source = picture[:, ::-1] if mirrored else picture
-        moved = np.zeros_like(source)
-        for row in range(6):
-            for column in range(7):
-                if 0 <= row - down < 6 and 0 <= column - right < 7:
-                    moved[row, column] = source[row - down, column - right]
-        moved[top : top + 3, left : left + 3] = 0
-        expected.append(moved)
-    drawn = models.Draws(shift=2, flip=True, cutout=3)(pictures, draws)
-    np.testing.assert_array_equal(np.asarray(drawn), np.stack(expected))
+    network = models.build("single_conv", image_shape=(16, 16, 1), n_classes=2, arguments={}, output="sigmoid")
+    softmax = models.build("single_conv", image_shape=(16, 16, 1), n_classes=2, arguments={})
+    assert softmax.count_params() - network.count_params() == 101, "one unit less, as the articles count"
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
+    zero, logit = network.predict(images, verbose=0).T
+    probabilities = models.deployable(network).predict(images, verbose=0)
+    np.testing.assert_array_equal(zero, 0)
+    np.testing.assert_allclose(probabilities[:, 1], 1 / (1 + np.exp(-logit)), rtol=1e-5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(ParamsError, match="output sigmoid is for 2 classes, these are 3"):
+        models.build("single_conv", image_shape=(16, 16, 1), n_classes=3, arguments={}, output="sigmoid")
 
 
-def test_the_saved_onnx_file_agrees_with_keras_and_knows_its_classes(tmp_path: Path) -> None:
+def extractor() -> "keras.Model":
+    """A stand-in for a backbone: a convolution with BatchNorm in inference mode, 4 features."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    inside = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(inside))
+    inside = keras.Model(inside, keras.layers.GlobalAveragePooling2D()(x))
+    pictures = keras.Input((8, 8, 3), dtype="uint8", name="image")
+    return keras.Model(pictures, inside(keras.layers.Rescaling(1 / 255)(pictures), training=False))
+
+
+@pytest.mark.parametrize("views", ["one", "flip", "flip_and_shift"])
+def test_the_deployed_graph_is_one_file_and_averages_the_logits_of_its_views(views: str, tmp_path: Path) -> None:
+    import keras
     import onnx
 
     from darkroom import models
 
-    network = models.build("compact", image_shape=(16, 16, 1), n_classes=3, arguments=COMPACT)
-    model = models.deployable(network)
-    metadata = {"dataset": "toy", "classes": ["a", "b", "c"], "image_shape": [16, 16, 1], "color": "grey"}
-    models.save(model, keras_path=tmp_path / "model.keras", onnx_path=tmp_path / "model.onnx", metadata=metadata)
-    images = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 1), dtype=np.uint8)
-    assert models.onnx_difference(model, tmp_path / "model.onnx", images) < 1e-5
-    graph = onnx.load(tmp_path / "model.onnx")
+    head = models.build_head(4, n_classes=3, units=5, dropout=0.2, seed=2)
+    network = models.with_head(extractor(), head)
+    model = models.deployable(network, views)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (21, 8, 8, 3), dtype=np.uint8)
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    shifted = [images, padded[:, :8, :8], padded[:, 2:, 2:]]
+    both = [(network.predict(seen, verbose=0) + network.predict(seen[:, :, ::-1], verbose=0)) / 2 for seen in shifted]
+    logits = {
+        "one": network.predict(images, verbose=0),
+        "flip": both[0],
+        "flip_and_shift": (both[0] + (both[1] + both[2]) / 2) / 2,
+    }[views]
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
+    assert models.accuracy(model, images, expected.argmax(axis=1), batch_size=8) == 1.0
+
+    metadata = {"dataset": "toy", "classes": ["a", "b", "c"], "image_shape": [8, 8, 3], "color": "rgb"}
+    assert models.export(model, tmp_path / "out", metadata=metadata, images=images) < 1e-5
+    graph = onnx.load(tmp_path / "out" / "model.onnx")
     assert {prop.key: json.loads(prop.value) for prop in graph.metadata_props} == {"darkroom": metadata}
     assert [value.name for value in graph.graph.input] == ["image"]
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "n"
+    loaded = keras.saving.load_model(tmp_path / "out" / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, atol=1e-6)
 
 
-def test_the_saved_keras_file_loads_in_safe_mode_and_eats_uint8(tmp_path: Path) -> None:
+def test_an_onnx_file_that_says_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from darkroom import models
+
+    model = models.deployable(models.build("compact", image_shape=(16, 16, 1), n_classes=3, arguments=COMPACT))
+    monkeypatch.setattr(models, "PARITY_TOLERANCE", -1.0)
+    metadata = {"dataset": "toy", "classes": ["a", "b", "c"], "image_shape": [16, 16, 1], "color": "grey"}
+    with pytest.raises(TrainingError, match="differ from the Keras model's by up to .* must not be deployed"):
+        models.export(model, tmp_path, metadata=metadata, images=np.zeros((2, 16, 16, 1), np.uint8))
+
+
+def test_a_layer_that_adapts_sees_what_reaches_it_of_some_training_pictures() -> None:
     import keras
 
     from darkroom import models
 
-    model = models.deployable(models.build("compact", image_shape=(16, 16, 1), n_classes=3, arguments=COMPACT))
-    models.save(model, keras_path=tmp_path / "model.keras", onnx_path=tmp_path / "model.onnx", metadata={"classes": []})
-    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    images = np.zeros((2, 16, 16, 1), np.uint8)
-    np.testing.assert_allclose(loaded.predict(images, verbose=0).sum(axis=1), 1, atol=1e-6)
+    seen = []
+
+    class Adapting(keras.layers.Layer):
+        def call(self, x: "keras.KerasTensor") -> "keras.KerasTensor":
+            return x
+
+        def adapt_to(self, pictures: np.ndarray) -> None:
+            seen.append(pictures)
+
+    pictures = keras.Input((4, 4, 1), dtype="uint8")
+    network = keras.Model(pictures, Adapting()(keras.layers.Rescaling(1 / 255)(pictures)))
+    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    for _ in range(2):
+        models.initialise_from_data(network, images, seed=1, n_pictures=6)
+    assert seen[0].shape == (6, 4, 4, 1)
+    assert seen[0].max() <= 19 / 255 + 1e-6
+    np.testing.assert_array_equal(*seen)

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 
 from darkroom.dataset import DatasetWriter
+from darkroom.features import write_none
 
 pytestmark = pytest.mark.heavy
 
@@ -39,6 +40,7 @@ train:
     precision: PRECISION
     debug: {overfit_one_batch: false, max_steps: null}
     seed: 7
+compute: {backend: auto, workers: auto, device: DEVICE}
 """
 SHAPE = (16, 16, 1)
 
@@ -59,10 +61,18 @@ class Stage:
         self.root = root
         write_data(root / "prepared", splits=["train"] * 160 + ["val"] * 40)
         write_data(root / "augmented", splits=["train"] * 64)
+        write_none(root / "features")
         self.params()
 
-    def params(self, *, epochs: int = 3, rate: float = 0.1, precision: str = "auto") -> None:
+    def params(
+        self, *, epochs: int = 3, rate: float = 0.1, precision: str = "auto", device: str = "auto", **changes: str
+    ) -> None:
+        """Write params.yaml; changes are key=value of settings below train.cnn as they stand in PARAMS."""
         text = PARAMS.replace("EPOCHS", str(epochs)).replace("RATE", repr(rate)).replace("PRECISION", precision)
+        text = text.replace("DEVICE", device)
+        for key, value in changes.items():
+            text, found = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
+            assert found == 1, key
         (self.root / "params.yaml").write_text(text)
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
@@ -70,7 +80,7 @@ class Stage:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.train", "--prepared", "prepared", "--augmented", "augmented",
-             "--out", "models/cnn"],
+             "--features", "features", "--out", "models/cnn"],
             cwd=self.root,
             env={**inherited, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.root), **environment},
             stdout=subprocess.PIPE,
@@ -98,7 +108,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) -> None:
-    stage.params(epochs=3, precision="bfloat16")
+    stage.params(epochs=3, precision="float32")
     printed = stage.run()
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
@@ -106,7 +116,7 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
     assert sorted(path.name for path in out.iterdir()) == ["history.csv", "model.keras", "model.onnx", "run.json"]
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
-    assert len(history) == 3
+    assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
     assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
     logged = stage.query(
@@ -114,6 +124,8 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
     )
     assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history)]
     assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
+    ((device,),) = stage.query("select value from tags where run_uuid = ? and key = 'device'", run["run_id"])
+    assert "tensorflow" in device
     assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
 
 
@@ -157,14 +169,6 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
     assert re.fullmatch(r"error: prepared is not whole.*\n", printed)
 
 
-def test_an_architecture_that_does_not_exist_is_answered_with_the_known_ones(stage: Stage) -> None:
-    text = (stage.root / "params.yaml").read_text()
-    (stage.root / "params.yaml").write_text(text.replace("name: compact", "name: resnext"))
-    printed = stage.run(status=2)
-    (stage.root / "params.yaml").write_text(text)
-    assert re.fullmatch(r"error: params.yaml: train.cnn.architecture.*'resnext'.*compact.*\n", printed)
-
-
 def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
     stage.params(epochs=40, rate=0.05)
     with stage.start() as first:
@@ -179,9 +183,34 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
     assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
 
 
-def test_a_cutout_that_blanks_whole_pictures_is_refused(stage: Stage) -> None:
-    text = (stage.root / "params.yaml").read_text()
-    (stage.root / "params.yaml").write_text(text.replace("cutout: 0", "cutout: 16"))
-    printed = stage.run(status=2)
-    (stage.root / "params.yaml").write_text(text)
-    assert re.fullmatch(r"error: params.yaml: train.cnn.variation.cutout is 16: it would blank whole pictures.*\n", printed)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cutout": "16"}, "cutout is 16: it would blank whole pictures"),
+        ({"batch_size": "225"}, "batch_size is 225, more than the 224 training images"),
+        ({"class_weights": "{lihgt: 2.0}"}, "unknown class 'lihgt'; classes: dark, light"),
+        ({"head": "falten"}, "head is 'falten'.*'flatten' or 'average'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused_before_tensorflow_is_loaded(
+    changes: dict[str, str], message: str, stage: Stage
+) -> None:
+    stage.params(**changes)
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "sys.argv = 'train --prepared prepared --augmented augmented --features features --out models/cnn'.split()\n"
+        "try:\n"
+        "    runpy.run_module('pipelines.train', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'keras', 'tensorflow', 'mlflow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=stage.root, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 []", done.stderr
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", done.stderr)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
+    stage.params(device="gpu")
+    printed = stage.run(status=1, CUDA_VISIBLE_DEVICES="")
+    assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)

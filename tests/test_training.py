@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from darkroom.checkpoints import Checkpoint, Progress
-from darkroom.errors import ParamsError, TrainingError
-from darkroom.feeding import EpochBatches, PlainBatches
+from darkroom.errors import TrainingError
+from darkroom.feeding import EpochBatches, PlainBatches, Variation
 
 pytestmark = pytest.mark.heavy
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 96)
 IMAGES = (RNG.integers(0, 100, (96, 16, 16, 1)) + 120 * LABELS[:, None, None, None]).astype(np.uint8)
+METRICS = {"train_loss", "val_loss", "train_accuracy", "val_accuracy", "learning_rate", "images_per_second"}
+OnEpochEnd = Callable[[int, dict[str, float]], None]
 
 
 @pytest.fixture(autouse=True)
@@ -23,43 +25,70 @@ def _deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
-def batches(epoch: int) -> EpochBatches:
-    return EpochBatches(IMAGES, LABELS, n_classes=2, batch_size=16, seed=3, epoch=epoch, shift=1)
-
-
 def train(
     epochs: int,
     *,
     checkpoint: Checkpoint | None = None,
     learning_rate: float = 0.01,
-    on_epoch_end: Callable[[int, dict[str, float]], None] | None = None,
+    policy: str = "float32",
+    optimizer: dict[str, Any] | None = None,
+    schedule: dict[str, Any] | None = None,
+    variation: Variation | None = None,
+    weights: np.ndarray | None = None,
+    plateau: Any = None,
+    early_stopping: dict[str, Any] | None = None,
+    on_epoch_end: OnEpochEnd | None = None,
 ) -> tuple[Any, Progress]:
-    from darkroom import models, training
+    from darkroom import models, optimizers, schedules, training
 
     arguments = {"filters": [4, 8], "stem_kernel_size": 3, "dropout": 0.2}
-    network = models.build("compact", image_shape=(16, 16, 1), n_classes=2, arguments=arguments, seed=3)
-    schedule = training.Schedule("one_cycle", peak=learning_rate, total_steps=4 * 6, warmup=0.25)
+    network = models.build("compact", image_shape=(16, 16, 1), n_classes=2, arguments=arguments, seed=3, policy=policy)
+    variation = variation or Variation(shift=1)
+    asked = {"name": "one_cycle", "warmup": 0.25, **(schedule or {})}
+    rates = schedules.make_schedule(**asked, peak=learning_rate, total_steps=4 * 6, steps_per_epoch=6)
     progress = training.fit(
         network,
-        train=batches,
+        train=lambda epoch: EpochBatches(
+            IMAGES, LABELS, n_classes=2, batch_size=16, seed=3, epoch=epoch, variation=variation, weights=weights
+        ),
         validation=PlainBatches(IMAGES[:32], LABELS[:32], n_classes=2, batch_size=32),
         epochs=epochs,
-        optimizer=training.make_optimizer("adamw", learning_rate=schedule, weight_decay=0.01),
+        optimizer=optimizers.make_optimizer(
+            **{"name": "adamw", "weight_decay": 0.01, **(optimizer or {})}, learning_rate=rates
+        ),
         label_smoothing=0.1,
-        draws={"shift": 1, "flip": False, "cutout": 0},
+        variation=variation,
+        early_stopping=early_stopping,
+        plateau=plateau() if plateau else None,
+        schedule=rates,
         checkpoint=checkpoint,
         on_epoch_end=on_epoch_end,
     )
     return network, progress
 
 
+def killed_after(epoch: int) -> OnEpochEnd:
+    def die(now: int, _record: dict[str, float]) -> None:
+        if now == epoch:
+            raise KeyboardInterrupt
+
+    return die
+
+
+def assert_equal(ours: tuple[Any, Progress], theirs: tuple[Any, Progress]) -> None:
+    assert ours[1].best_epoch == theirs[1].best_epoch
+    for one, other in zip(ours[1].history, theirs[1].history, strict=True):
+        for name in METRICS - {"images_per_second"} | {"epoch", "phase"}:
+            assert one[name] == other[name], name
+    for one, other in zip(ours[0].get_weights(), theirs[0].get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_training_learns_and_reports_every_epoch() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     _, progress = train(4, on_epoch_end=lambda epoch, record: seen.append((epoch, record)))
     assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
-    assert set(seen[0][1]) == {
-        "train_loss", "val_loss", "train_accuracy", "val_accuracy", "learning_rate", "images_per_second",
-    }  # fmt: skip
+    assert set(seen[0][1]) == METRICS
     assert progress.best_val_accuracy > 0.9
     assert progress.history[progress.best_epoch]["val_accuracy"] == progress.best_val_accuracy
 
@@ -71,25 +100,61 @@ def test_the_network_ends_with_the_weights_of_its_best_epoch() -> None:
     assert loss == pytest.approx(progress.best_val_loss, rel=1e-4)
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, uninterrupted = train(4)
-    checkpoint = Checkpoint(tmp_path)
+def every_other_epoch() -> Any:
+    """A plateau that every fall of the learning rate ends, since it is the learning rate that it watches."""
+    from darkroom.schedules import Plateau
 
-    def die(epoch: int, _record: dict[str, float]) -> None:
-        if epoch == 1:
-            raise KeyboardInterrupt
+    return Plateau("learning_rate", patience=1, factor=0.5)
 
+
+EVERYTHING: dict[str, Any] = {
+    "optimizer": {"name": "muon", "averaging": 0.9, "clip_norm": 1.0},
+    "schedule": {"name": "plateau", "warmup": 0.0},
+    "plateau": every_other_epoch,
+    "variation": Variation(shift=1, shift_fill="reflect", flip="alternating", erasing=0.5, mixup=0.3, cutmix=1.0),
+    "weights": np.array([0.5, 1.5], np.float32),
+}
+FLOAT16: dict[str, Any] = {"policy": "mixed_float16", "optimizer": {"name": "sgd", "loss_scaling": True}}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, FLOAT16], ids=["default", "everything", "float16"])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    whole = train(4, **settings)
     with pytest.raises(KeyboardInterrupt):
-        train(4, checkpoint=checkpoint, on_epoch_end=die)
+        train(4, checkpoint=Checkpoint(tmp_path), on_epoch_end=killed_after(2), **settings)
     epochs: list[int] = []
-    resumed, progress = train(4, checkpoint=checkpoint, on_epoch_end=lambda epoch, _record: epochs.append(epoch))
-    assert epochs == [1, 2, 3], "the epoch that died in its report is run again"
-    assert progress.best_epoch == uninterrupted.best_epoch
-    for ours, theirs in zip(progress.history, uninterrupted.history, strict=True):
-        for name in ("train_loss", "val_loss", "val_accuracy", "learning_rate"):
-            assert ours[name] == theirs[name], name
-    for ours_array, theirs_array in zip(resumed.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours_array, theirs_array)
+    resumed = train(
+        4, checkpoint=Checkpoint(tmp_path), on_epoch_end=lambda epoch, _record: epochs.append(epoch), **settings
+    )
+    assert epochs == [2, 3], "the epoch that died in its report is run again"
+    assert_equal(resumed, whole)
+    if "plateau" in settings:
+        assert [row["learning_rate"] for row in whole[1].history] == pytest.approx([0.01, 0.01, 0.005, 0.005])
+
+
+def test_averaged_weights_are_validated_and_kept_while_training_goes_on_with_its_own() -> None:
+    averaged, progress = train(3, optimizer={"averaging": 0.99})
+    own, others = train(3)
+    assert [row["train_loss"] for row in progress.history] == [row["train_loss"] for row in others.history]
+    assert progress.history[0]["val_loss"] != others.history[0]["val_loss"]
+    loss, _ = averaged.evaluate(IMAGES[:32], np.eye(2, dtype=np.float32)[LABELS[:32]], verbose=0)
+    assert loss == pytest.approx(progress.best_val_loss, rel=1e-4)
+    assert (averaged.get_weights()[0] != own.get_weights()[0]).any()
+
+
+def test_training_stops_early_and_a_resume_does_not_go_on(tmp_path: Path) -> None:
+    stopping = {"metric": "learning_rate", "patience": 1}  # of the one-cycle schedule it is highest in epoch 1
+    for _ in range(2):
+        _, progress = train(4, early_stopping=stopping, checkpoint=Checkpoint(tmp_path))
+        assert len(progress.history) == 3
+
+
+def test_losses_are_best_low_and_accuracies_high_and_equals_are_no_gain() -> None:
+    from darkroom.training import epochs_without_gain
+
+    assert epochs_without_gain([0.5, 0.2, 0.3, 0.2], metric="val_loss") == 2
+    assert epochs_without_gain([0.5, 0.9, 0.3, 0.9], metric="train_accuracy") == 2
+    assert epochs_without_gain([0.5], metric="val_accuracy") == 0
 
 
 def test_a_finished_checkpoint_gives_the_best_weights_without_training(tmp_path: Path) -> None:
@@ -102,7 +167,7 @@ def test_a_finished_checkpoint_gives_the_best_weights_without_training(tmp_path:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
-    checkpoint.save(Progress(epoch=1, best_epoch=0), variables=[np.zeros(3)], best=[np.zeros(3)])
+    checkpoint.save(Progress(epoch=1, best_epoch=0, phase="training"), variables=[np.zeros(3)], best=[np.zeros(3)])
     with pytest.raises(TrainingError, match="belongs to another network"):
         train(2, checkpoint=checkpoint)
 
@@ -110,78 +175,3 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     with pytest.raises(TrainingError, match=r"loss is (nan|inf).*lower learning_rate"):
         train(2, learning_rate=1e30)
-
-
-def test_schedules_rise_then_fall_as_named() -> None:
-    from darkroom.training import Schedule
-
-    for name in ("one_cycle", "cosine"):
-        schedule = Schedule(name, peak=0.4, total_steps=100, warmup=0.2)
-        rates = [float(schedule(step)) for step in range(100)]
-        assert int(np.argmax(rates)) in (19, 20)
-        assert max(rates) == pytest.approx(0.4, rel=0.02)
-        assert rates[0] == pytest.approx(0.02)
-        assert rates[-1] < 0.01
-    assert float(Schedule("constant", peak=0.4, total_steps=100, warmup=0.0)(99)) == pytest.approx(0.4)
-
-
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    from darkroom import training
-
-    with pytest.raises(ParamsError, match="schedule is 'linear', expected one of one_cycle"):
-        training.Schedule("linear", peak=1, total_steps=1, warmup=0)
-    with pytest.raises(ParamsError, match="optimizer is 'lion', expected one of adam"):
-        training.make_optimizer("lion", learning_rate=0.1, weight_decay=0)
-    with pytest.raises(ParamsError, match="precision is 'fp8', expected one of auto"):
-        training.policy("fp8")
-
-
-def test_weight_decay_spares_biases_and_batch_normalisation() -> None:
-    from darkroom import models, training
-
-    network = models.build("compact", image_shape=(16, 16, 1), n_classes=2, arguments={"filters": [4]})
-    optimizer = training.make_optimizer("adamw", learning_rate=0.1, weight_decay=0.1)
-    optimizer.build(network.trainable_variables)
-    decayed = [variable.path for variable in network.trainable_variables if optimizer._use_weight_decay(variable)]
-    assert [path.split("/")[-1] for path in decayed] == ["kernel", "kernel"]
-
-
-def test_auto_precision_follows_what_the_device_computes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from darkroom import training
-
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("flags : fpu avx2 avx512f\n")
-    assert not training._cpu_has_bfloat16(cpuinfo)
-    cpuinfo.write_text("flags : fpu avx2 avx512_bf16\n")
-    assert training._cpu_has_bfloat16(cpuinfo)
-    assert not training._cpu_has_bfloat16(tmp_path / "absent")
-    for of_gpu, of_cpu, policy in [
-        (None, True, "mixed_bfloat16"),
-        (None, False, "float32"),
-        (False, True, "float32"),
-        (True, False, "mixed_bfloat16"),
-    ]:
-        monkeypatch.setattr(training, "_gpu_has_bfloat16", lambda of_gpu=of_gpu: of_gpu)
-        monkeypatch.setattr(training, "_cpu_has_bfloat16", lambda of_cpu=of_cpu: of_cpu)
-        assert training.policy("auto") == policy
-    assert training.policy("float32") == "float32"
-    assert training.policy("bfloat16") == "mixed_bfloat16"
-
-
-def test_the_training_core_needs_keras_numpy_and_nothing_of_the_pipeline() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in {'mlflow', 'dvc', 'albumentations', 'pydantic', 'pandas', 'pyarrow',\n"
-        "                                      'onnxruntime', 'onnx', 'joblib', 'sklearn', 'ruamel'}:\n"
-        "            raise ImportError(f'a machine that only trains has no {name}')\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from darkroom import checkpoints, dataset, feeding, models, training\n"
-        "print(models.build('single_conv', image_shape=(28, 28, 1), n_classes=10, arguments={}).count_params())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "542230", done.stderr

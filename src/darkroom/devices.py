@@ -63,6 +63,11 @@ def prepare(device: str = "auto") -> str:
             f"compute.device is gpu, but {backend} finds none ({_driver()}); check nvidia-smi, the CUDA libraries (pip "
             "install 'tensorflow[and-cuda]' or 'jax[cuda12]'), or set compute.device to auto"
         )
+    return describe(found, backend=backend)
+
+
+def describe(found: list[Gpu], *, backend: str) -> str:
+    """Return the GPUs, or the CPU where there are none, and the backend, in words."""
     names = [gpu.name for gpu in found] or [f"CPU, {_cpu_name()}, {os.cpu_count()} cores"]
     counted = [f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
     return f"{', '.join(counted)} ({backend})"

