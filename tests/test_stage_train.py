@@ -130,17 +130,17 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
 
 
 def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(stage: Stage) -> None:
-    stage.params(epochs=60)
+    stage.params(epochs=20)
     with stage.start() as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("epoch 2/60"):
+            if line.startswith("epoch 2/20"):
                 process.send_signal(signal.SIGTERM)
     assert process.returncode == 143
     ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
     assert status == "KILLED"
     printed = stage.run()
-    first = re.search(r"^epoch (\d+)/60", printed, re.MULTILINE)
+    first = re.search(r"^epoch (\d+)/20", printed, re.MULTILINE)
     assert first is not None
     assert int(first[1]) >= 2
     assert json.loads((stage.root / "models/cnn/run.json").read_text())["run_id"] == run_id
@@ -170,11 +170,11 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
 
 
 def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
-    stage.params(epochs=40, rate=0.05)
+    stage.params(epochs=10, rate=0.05)
     with stage.start() as first:
         assert first.stdout is not None
         for line in first.stdout:
-            if line.startswith("epoch 1/40"):
+            if line.startswith("epoch 1/10"):
                 first.send_signal(signal.SIGSTOP)
                 printed = stage.run(status=75)
                 first.terminate()
