@@ -13,6 +13,7 @@ from darkroom import candidates, recipe
 from darkroom.checkpoints import Checkpoint
 from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
+from darkroom.defaults import choose_class_weights
 from darkroom.errors import ParamsError
 from darkroom.features import Features
 from darkroom.params import ComputeParams, digest, load_section
@@ -29,6 +30,10 @@ def main() -> None:
     features = Features.open(paths.features)
     origin = {"prepared_digest": prepared.manifest["digest"], "augmented_digest": augmented.manifest["digest"]}
     features.check_origin(**origin)
+    if params["class_weights"] == "auto":
+        chosen = choose_class_weights(prepared.manifest["counts"]["train"])
+        params["class_weights"] = chosen.value
+        say(f"train: {candidate}: class_weights {chosen.value} ({chosen.reason})")
     data = recipe.pictures(prepared, augmented)
     try:
         recipe.check(params, data, image_shape=prepared.image_shape, features=features)

@@ -214,7 +214,7 @@ class TrainParams(Section):
     learning_rate: Positive
     schedule: Annotated[Rising | Step | Plateau, Field(discriminator="name")]
     label_smoothing: Rate
-    class_weights: Literal["none", "balanced", "effective"] | dict[str, NonNegative]
+    class_weights: Literal["none", "balanced", "effective", "auto"] | dict[str, NonNegative]
     averaging: Rate  # of the weights over the steps (EMA), 0: none
     early_stopping: EarlyStopping | None
     variation: Variation
