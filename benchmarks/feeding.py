@@ -32,9 +32,10 @@ def main() -> None:
     options = arguments(__doc__).parse_args()
     import keras
 
-    from darkroom import models, training
-    from darkroom.feeding import EpochBatches, PlainBatches, Selection
+    from darkroom import devices, models, optimizers, training
+    from darkroom.feeding import EpochBatches, PlainBatches, Selection, Variation
 
+    variation = Variation(shift=1)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, N_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
@@ -44,13 +45,15 @@ def main() -> None:
         images = Selection([(stored, np.arange(half)), (stored, np.arange(half, N_IMAGES))])
 
         def fed(epoch: int) -> EpochBatches:
-            return EpochBatches(images, labels, n_classes=10, batch_size=BATCH_SIZE, seed=0, epoch=epoch, shift=1)
+            return EpochBatches(
+                images, labels, n_classes=10, batch_size=BATCH_SIZE, seed=0, epoch=epoch, variation=variation
+            )
 
         first = fed(0)
         preloaded = OneBatch(keras.tree.map_structure(keras.ops.convert_to_tensor, first[0]), steps=len(first))
         network = models.build(
             "compact", image_shape=(28, 28, 1), n_classes=10, arguments={"filters": [32, 64, 128]},
-            policy=training.policy("auto"),
+            policy=devices.policy("auto"),
         )  # fmt: skip
         speeds: dict[str, list[float]] = {"fed": [], "preloaded": []}
         progress = training.fit(
@@ -58,8 +61,8 @@ def main() -> None:
             train=lambda epoch: preloaded if epoch % 2 else fed(epoch),
             validation=PlainBatches(stored[:500], labels[:500], n_classes=10, batch_size=500),
             epochs=2 * (ROUNDS + 1),
-            optimizer=training.make_optimizer("sgd", learning_rate=0.01, weight_decay=0.0005),
-            draws={"shift": 1, "flip": False, "cutout": 0},
+            optimizer=optimizers.make_optimizer("sgd", learning_rate=0.01, weight_decay=0.0005),
+            variation=variation,
         )
     for record in progress.history[2:]:  # the first epoch of each side traces the graph
         speeds["preloaded" if record["epoch"] % 2 else "fed"].append(record["images_per_second"])
