@@ -217,16 +217,32 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
 
 
 def _exportable(network: keras.Model) -> keras.Model:
-    """Return the network with each Normalization as a Rescaling; ONNX files of the former lack its constants."""
+    """Return the network with equal layers in place of those that have no ONNX form; it shares all others.
 
-    def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not isinstance(layer, layers.Normalization):
+    They are Normalization (its constants are lost), convolutions with a group per channel and the exact GELU, of which
+    ConvNeXt has one or both in each block.
+    """
+
+    def replaced(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):  # an operation such as +
             return layer
-        scale = 1 / np.sqrt(ops.convert_to_numpy(layer.variance).ravel())
-        offset = -ops.convert_to_numpy(layer.mean).ravel() * scale
-        return layers.Rescaling(scale.tolist(), offset=offset.tolist(), dtype=layer.dtype_policy, name=layer.name)
+        settings: dict[str, Any] = {"dtype": layer.dtype_policy, "name": layer.name}
+        if isinstance(layer, layers.Normalization):
+            scale = 1 / np.sqrt(ops.convert_to_numpy(layer.variance).ravel())
+            offset = -ops.convert_to_numpy(layer.mean).ravel() * scale
+            return layers.Rescaling(scale.tolist(), offset=offset.tolist(), **settings)
+        if isinstance(layer, layers.Conv2D) and layer.groups == layer.filters > 1:
+            depthwise = layers.DepthwiseConv2D(layer.kernel_size, padding=layer.padding, **settings)
+            depthwise.build((None, None, None, layer.filters))
+            kernel, bias = layer.get_weights()
+            depthwise.set_weights([kernel.transpose(0, 1, 3, 2), bias])
+            return depthwise
+        if isinstance(layer, layers.Activation) and layer.activation is keras.activations.gelu:
+            x = keras.Input(layer.output.shape[1:], dtype=layer.compute_dtype)
+            return keras.Model(x, 0.5 * x * (1 + ops.erf(x * math.sqrt(0.5))), name=layer.name)
+        return layer
 
-    if not any(isinstance(layer, layers.Normalization) for layer in network.layers):
+    if all(replaced(layer) is layer for layer in network.layers):
         return network
     return keras.models.clone_model(network, clone_function=replaced)
 
