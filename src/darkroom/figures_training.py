@@ -47,7 +47,7 @@ def learning_rate_test(
             axes.axvline(rate, color=second, linewidth=1, linestyle=":")
             axes.plot([rate], [height], marker, color=second, markersize=6, label=f"{name}: {rate:g}")
         low, high = float(smoothed.min()), float(max(smoothed[0], np.median(smoothed)))
-        margin = 0.15 * (high - low)
+        margin = max(0.15 * (high - low), 0.01)  # a loss that never moves has a height, too
         axes.set(
             xscale="log",
             xlim=(learning_rates[0], learning_rates[-1]),

@@ -97,7 +97,7 @@ def find(
     finally:
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
-    return _finding(schedule.rates()[: len(losses)], np.array(losses), diverged=len(losses) < n_steps)
+    return interpret(schedule.rates()[: len(losses)], np.array(losses), diverged=len(losses) < n_steps)
 
 
 def _endless(train: Callable[[int], Batches]) -> Iterator[tuple[Any, ...]]:
@@ -113,7 +113,12 @@ def _running_mean(losses: list[float]) -> float:
     return sum(losses[-5:]) / len(losses[-5:])
 
 
-def _finding(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool) -> Finding:
+def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool) -> Finding:
+    """Return what the losses (n,) at rising learning rates (n,) say; losses that are not finite are left out.
+
+    Raises:
+        TrainingError: the loss falls nowhere.
+    """
     finite = np.isfinite(losses)
     learning_rates, losses = learning_rates[finite], losses[finite]
     smoothed = smooth(losses)
