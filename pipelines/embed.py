@@ -91,7 +91,7 @@ def main() -> None:
     say(
         f"embed: {embedder.n_features} features of {len(rows['train'])} training images (of "
         f"{len(prepared.rows('train')) + len(augmented.rows('train'))}, copies included) and {len(rows['val'])} "
-        f"validation images by {backbone.name} in {embedder.runtime} on {device}, {speed:.0f} images/s"
+        f"validation images by {backbone.name}, {embedding.NAMES[embedder.runtime]} on {device}, {speed:.0f} images/s"
     )
 
 

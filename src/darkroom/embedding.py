@@ -23,6 +23,7 @@ READ_AHEAD = 2  # batches read while one is computed: bounds what waits in memor
 PARITY_TOLERANCE = 1e-3  # of the greatest feature; float32 kernels that sum in another order stay below 1e-4
 
 Runtime = Literal["onnx", "keras"]
+NAMES: dict[Runtime, str] = {"onnx": "ONNX Runtime", "keras": "Keras"}
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
