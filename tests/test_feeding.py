@@ -139,6 +139,8 @@ def test_class_weights_are_one_on_average_over_the_training_pictures() -> None:
     effective = (1 - 0.999 ** np.array([900, 90, 10])) / (1 - 0.999)
     np.testing.assert_allclose(weights["effective"] / weights["effective"][0], effective[0] / effective, rtol=1e-4)
     assert class_weights("none", labels=labels, classes=classes) is None
+    np.testing.assert_array_equal(class_weights("auto", labels=labels, classes=classes), weights["balanced"])
+    assert class_weights("auto", labels=np.arange(30) % 3, classes=classes) is None
 
 
 def test_class_weights_that_cannot_be_are_refused() -> None:

@@ -5,6 +5,7 @@ Only stock layers and operations are used, so that a saved extractor loads witho
 
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -213,10 +214,10 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)
-    return _exportable(network)
+    return exportable(network)
 
 
-def _exportable(network: keras.Model) -> keras.Model:
+def exportable(network: keras.Model) -> keras.Model:
     """Return the network with equal layers in place of those that have no ONNX form; it shares all others.
 
     They are Normalization (its constants are lost), convolutions with a group per channel and the exact GELU, of which
@@ -262,8 +263,11 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
         _set(network, hed_values(path), path)
     else:
         try:
-            network.load_weights(path)
-        except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:  # Keras has no error of its own
+            with warnings.catch_warnings():
+                # Keras warns where a file lacks a part of the network, which then keeps its random values.
+                warnings.simplefilter("error")
+                network.load_weights(path)
+        except (Warning, ValueError, LookupError, OSError, TypeError, AttributeError) as error:  # Keras has no own
             raise DataError(
                 f"{path.name} does not fit {backbone.name} without its classifier ({backbone.n_values:,} values): "
                 f"{' '.join(str(error).split())[:300]}"

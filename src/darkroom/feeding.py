@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from darkroom.defaults import choose_class_weights
 from darkroom.errors import ParamsError, TrainingError
 
 COLUMNS = {"shift": 2, "flip": 1, "cutout": 2, "erasing": 4}
@@ -163,7 +164,8 @@ def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, cla
     Args:
         setting: "none"; "balanced": by the inverse of how many pictures a class has; "effective": by the inverse of
             their effective number (1 - beta^n) / (1 - beta) with beta 0.999 (Cui et al. 2019), which treats classes
-            of thousands of pictures alike; or weights by class, 1 where a class is not named.
+            of thousands of pictures alike; "auto": balanced or none, by how much the classes differ; or weights by
+            class, 1 where a class is not named.
         labels: (n,) int, of the training pictures.
         classes: names by class number.
 
@@ -171,6 +173,8 @@ def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, cla
         ParamsError: an unknown class or setting, or weights that are 0 for every picture.
     """
     counts = np.bincount(labels, minlength=len(classes))
+    if setting == "auto":
+        setting = choose_class_weights(dict(zip(classes, counts.tolist(), strict=True))).value
     if setting == "none":
         return None
     if isinstance(setting, Mapping):
@@ -183,7 +187,7 @@ def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, cla
     elif setting == "effective":
         weights = (1 - EFFECTIVE_BETA) / (1 - EFFECTIVE_BETA ** np.maximum(counts, 1))
     else:
-        raise ParamsError(f"class_weights is {setting!r}, expected none, balanced, effective or weights by class")
+        raise ParamsError(f"class_weights is {setting!r}, expected none, balanced, effective, auto or weights by class")
     mean = (weights * counts).sum() / counts.sum()
     if not mean > 0:
         raise ParamsError("class_weights is 0 for every training picture; give one class a weight above 0")
