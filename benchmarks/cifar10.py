@@ -6,7 +6,7 @@
 The folder holds cifar10_jpeg.tar.xz (the data set cifar10-jpeg) or the original files; the result says which. JPEG
 compression costs several points: compare figures of the same files only.
 
-Both presets are prepared by the pipeline in a clone, and trained by candidates.train_candidate as in the stage train.
+Both presets are prepared by the pipeline in a clone, and trained by the functions that the stage train calls too.
 The test accuracy after each epoch is that of the model as it would be deployed then: averaged weights and views
 included. It is computed after the training, from copies of the weights, and decides nothing. Seconds are those of the
 epochs, compilation and validation included, tests not.
@@ -37,7 +37,7 @@ def train(preset: str) -> dict[str, Any]:
     """Train the candidate cnn of ./params.yaml on ./data, and return seconds and test accuracy after each epoch."""
     import numpy as np
 
-    from darkroom import candidates, recipe
+    from darkroom import recipe
     from darkroom.dataset import Dataset
     from darkroom.feeding import Selection
     from darkroom.params import ComputeParams, load_section
@@ -48,23 +48,39 @@ def train(preset: str) -> dict[str, Any]:
     data, shape, n_classes = recipe.pictures(prepared, augmented), prepared.image_shape, len(prepared.classes)
     recipe.check(settings, data, image_shape=shape, features=None)
 
-    from darkroom import devices, models
+    from darkroom import devices, models, training
+    from darkroom.optimizers import averaged_weights
 
     device = devices.prepare(load_section("compute", ComputeParams).device)
-    policy = devices.policy(settings["precision"])
+    policy, batch_size, epochs = devices.policy(settings["precision"]), settings["batch_size"], settings["epochs"]
+    steps = len(recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=0))
+    schedule = recipe.build_schedule(settings, peak=settings["learning_rate"], epochs=epochs, steps_per_epoch=steps)
+    optimizer = recipe.build_optimizer(settings, learning_rate=schedule, policy=policy)
     weights: list[list[np.ndarray]] = []
     ends: list[float] = []
+    with devices.distribution():
+        trained = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy=policy)
+        models.initialise_from_data(trained, data.images, seed=settings["seed"])
 
-    def keep(epoch: int, of_epoch: list[np.ndarray]) -> None:
-        ends.append(time.perf_counter())
-        weights.append(of_epoch)
-        print(f"{preset}: epoch {epoch + 1}", file=sys.stderr, flush=True)
+        def keep(epoch: int, logs: dict[str, float]) -> None:
+            ends.append(time.perf_counter())
+            weights.append(averaged_weights(optimizer, trained.weights))
+            print(f"{preset}: epoch {epoch + 1}: val accuracy {logs['val_accuracy']:.4f}", file=sys.stderr, flush=True)
 
-    trained = candidates.train_candidate(
-        settings, data=data, image_shape=shape, policy=policy, reports=candidates.Reports(on_weights=keep)
-    )
-    total = trained.progress.train_seconds
-    until = [total - (ends[-1] - end) for end in ends]
+        progress = training.fit(
+            trained,
+            train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
+            validation=recipe.validation_batches(settings, data, batch_size=batch_size),
+            epochs=epochs,
+            optimizer=optimizer,
+            label_smoothing=settings["label_smoothing"],
+            variation=recipe.variation_of(settings, data),
+            early_stopping=settings["early_stopping"],
+            plateau=recipe.build_plateau(settings),
+            schedule=schedule,
+            on_epoch_end=keep,
+        )
+    until = [progress.train_seconds - (ends[-1] - end) for end in ends]
 
     test = prepared.rows("test")
     pictures, labels = Selection([(prepared.images, test)]), prepared.labels[test]
@@ -78,19 +94,19 @@ def train(preset: str) -> dict[str, Any]:
         "dataset": prepared.manifest["dataset"],
         "device": device,
         "policy": policy,
-        "batch_size": trained.batch_size,
+        "batch_size": batch_size,
         "n_train": len(data.labels),
         "n_val": len(data.val_labels),
         "n_test": len(labels),
         "n_parameters": network.count_params(),
         "epochs": len(weights),
-        "train_seconds": round(total, 1),
+        "train_seconds": round(progress.train_seconds, 1),
         "best_test_accuracy": max(accuracies),
         "last_test_accuracy": accuracies[-1],
-        "deployed_test_accuracy": models.accuracy(trained.model, pictures, labels, batch_size=1000),
+        "deployed_test_accuracy": accuracies[progress.best_epoch],
         "seconds_until": [round(end, 1) for end in until],
         "test_accuracy": [round(accuracy, 4) for accuracy in accuracies],
-        "images_per_second": [round(float(row["images_per_second"])) for row in trained.progress.history],
+        "images_per_second": [round(float(row["images_per_second"])) for row in progress.history],
     }
 
 

@@ -69,7 +69,7 @@ def run_preset(root: Path, preset: str, *, seeds: Sequence[int], epochs: int | N
     accuracies, winners, training, stages = [], [], [], []
     for seed in seeds:
         use(root, preset, {"train.cnn.seed": seed} | ({"train.cnn.epochs": epochs} if epochs else {}))
-        seconds(root, "dvc", "repro", "augment")
+        seconds(root, "dvc", "repro", "embed")
         stages.append(seconds(root, "dvc", "repro", "--single-item", "train@cnn"))
         seconds(root, "dvc", "repro", "evaluate")
         training.append(json.loads((root / "models" / "cnn" / "run.json").read_text())["train_seconds"])
