@@ -53,7 +53,7 @@ def prepare(directory: Path, *, n_images: int = 50, shard_rows: int = 16) -> Dat
 
 
 def stage(folder: Path, *, workers: int = 1, backend: str = "loky", **changes: Any) -> None:
-    params = {"augment": {**AUGMENT, **changes}, "compute": {"backend": backend, "workers": workers}}
+    params = {"augment": {**AUGMENT, **changes}, "compute": {"backend": backend, "workers": workers, "device": "auto"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with Path("params.yaml").open("w", encoding="utf-8") as file:
