@@ -108,6 +108,14 @@ def test_wrong_candidates_are_answered_with_what_is_known(
     assert message in str(caught.value)
 
 
+def test_every_stage_refuses_candidates_that_train_has_no_section_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"candidates: [cnn, cn]\n{GOOD}train: {{cnn: {{}}}}\n"
+    with pytest.raises(ParamsError, match="candidates names 'cn', but train has no section of that name"):
+        load(tmp_path, monkeypatch, text)
+
+
 class Wide(Section):
     name: Literal["wide"]
     width: int | Literal["all"]
@@ -148,6 +156,8 @@ TRAIN: dict[str, Any] = {
         ({"rest": [{"name": "wide", "wide": 1}]}, "train.rest.0 has an unknown key 'wide'; known keys: name, width"),
         ({"either": {"size": 1, "siz": 1}}, "train.either has an unknown key 'siz'; known keys: size"),
         ({"named": {"b": {"c": 1}}}, "train.named.b has an unknown key 'c'; known keys: size"),
+        ({"network": "wide"}, "train.network is 'wide': input should be a mapping of keys to values"),
+        ({"either": "x"}, "train.either is 'x': expected a mapping of keys to values or a valid integer"),
         ({"named": {"b": "x" * 1000}}, f"train.named.b is '{'x' * 199}...: input should be"),
     ],
 )

@@ -17,6 +17,7 @@ from darkroom.errors import ParamsError
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
 # The list of candidates, the sections of the stages, and compute.
 SECTIONS = ("candidates", "download", "preprocess", "augment", "embed", "train", "evaluate", "promote", "compute")
+EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
 
 
 class Section(BaseModel):
@@ -64,12 +65,15 @@ def load_candidates() -> list[str]:
         ParamsError: it is missing or no list of names, is empty, names one twice, or one that train has no section for.
     """
     values = _checked_params()
-    named, sections = values.get("candidates"), values.get("train")
-    expected = "expected a list of sections of train, such as [cnn]"
     if "candidates" not in values:
-        raise ParamsError(f"{PARAMS_FILE}: there is no 'candidates': {expected}")
+        raise ParamsError(f"{PARAMS_FILE}: there is no 'candidates': {EXPECTED_CANDIDATES}")
+    return _candidates(values)
+
+
+def _candidates(values: dict[str, Any]) -> list[str]:
+    named, sections = values["candidates"], values.get("train")
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {expected}")
+        raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {EXPECTED_CANDIDATES}")
     known = [str(name) for name in sections] if isinstance(sections, dict) else []
     for name in named:
         if not re.fullmatch(r"[\w-]+", name):  # it names a folder of models/ and a stage of DVC
@@ -87,11 +91,16 @@ def load_candidates() -> list[str]:
 
 
 def _checked_params() -> dict[str, Any]:
-    """Return ./params.yaml, refusing sections that no stage reads."""
+    """Return ./params.yaml, refusing sections that no stage reads and candidates that train has no section for.
+
+    Every stage refuses such candidates: DVC itself notices only after it has trained the others.
+    """
     values = read_params(PARAMS_FILE)
     if unknown := sorted(str(key) for key in values if key not in SECTIONS):
         known = ", ".join(SECTIONS)
         raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
+    if "candidates" in values and "train" in values:
+        _candidates(values)
     return values
 
 
@@ -183,10 +192,16 @@ def _is_called(option: Any, part: str) -> bool:
 
 def _joined(messages: list[str]) -> str:
     """Return one message as it is, several as alternatives: "expected a valid integer or 'auto'"."""
-    messages = [message.removeprefix("Value error, ") for message in dict.fromkeys(messages)]
+    messages = [_in_our_words(message.removeprefix("Value error, ")) for message in dict.fromkeys(messages)]
     if len(messages) == 1:
         return messages[0][0].lower() + messages[0][1:]
     return "expected " + " or ".join(message.removeprefix("Input should be ") for message in messages)
+
+
+def _in_our_words(message: str) -> str:
+    """Return a message without pydantic's words for a mapping, which name classes of Python."""
+    kinds = r"a valid dictionary( or instance of \w+| or object to extract fields from)?"
+    return re.sub(kinds, "a mapping of keys to values", message)
 
 
 def _shortened(value: Any) -> str:
