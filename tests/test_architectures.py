@@ -15,6 +15,7 @@ VGG = {"units": [4096, 4096]}
 # Every architecture at a size that costs nothing.
 SMALL: dict[str, dict[str, Any]] = {
     "compact": {"filters": [4, 8], "stem_kernel_size": 3},
+    "fast": {"filters": [4, 8]},
     "single_conv": {"filters": 4, "units": 8},
     "two_conv": {"filters": [4, 8], "units": 8},
     "six_conv": {"filters": [4, 8, 8], "units": 8},
@@ -25,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet_cifar": {"depth": 8, "filters": 4},
     "inception": {"stem": "small", "width": 0.1, "batch_norm": True},
 }
-UNPADDED = ("compact", "single_conv", "two_conv", "six_conv", "lenet5", "alexnet", "vgg")
+UNPADDED = ("compact", "fast", "single_conv", "two_conv", "six_conv", "lenet5", "alexnet", "vgg")
 
 
 def outline(
@@ -67,6 +68,7 @@ def trainable_parameters(network: Any) -> int:
         ("resnet_cifar", {"depth": 32}, (32, 32, 3), 10, 464_154),
         ("resnet_cifar", {"depth": 56}, (32, 32, 3), 10, 853_018),
         ("inception", {}, (224, 224, 3), 1000, 6_998_552),
+        ("fast", {"filters": [64, 256, 256]}, (32, 32, 3), 10, 1_971_338),
     ],
 )
 def test_parameter_counts_are_those_of_the_papers(
@@ -88,6 +90,12 @@ def test_cats_and_dogs_of_the_articles_share_one_sigmoid() -> None:
     [
         ("single_conv", {}, (28, 28, 1), [(26, 26, 32), (13, 13, 32), (5408,), (100,)]),
         ("two_conv", {"filters": [32, 64]}, (28, 28, 1), [(26, 26, 32), (24, 24, 64), (12, 12, 64), (9216,), (128,)]),
+        (
+            "fast",
+            {"filters": [64, 256, 256]},
+            (32, 32, 3),
+            [(31, 31, 24), (15, 15, 64), (7, 7, 256), (3, 3, 256), (256,)],
+        ),
         (
             "six_conv",
             {"filters": [32, 64, 64]},
@@ -152,7 +160,7 @@ def test_stages_have_the_documented_shapes_in_this_order(
 def test_every_architecture_is_tried_at_a_small_size() -> None:
     from darkroom.architectures import ARCHITECTURES
 
-    assert set(SMALL) == set(ARCHITECTURES) - {"fast"}
+    assert set(SMALL) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -228,6 +236,66 @@ def test_a_strided_convolution_is_centred_on_the_pixels_that_its_shortcut_takes(
     np.testing.assert_allclose(network(x), x[:, ::2, ::2], atol=1e-6)
 
 
+def test_filters_of_fast_start_with_copies_of_the_channels_and_keep_their_length() -> None:
+    import keras
+
+    from darkroom import models
+
+    network = models.build("fast", image_shape=(16, 16, 3), n_classes=3, arguments={"filters": [8, 16]})
+    _, second, third, _ = [layer for layer in network.layers if layer.name.startswith("conv2d")]
+    x = np.random.default_rng(0).random((2, 6, 6, 8), dtype="float32")
+    np.testing.assert_allclose(second(x), x, atol=1e-6)
+    np.testing.assert_allclose(third(x)[..., :8], x, atol=1e-6)
+    assert 0.7 < np.square(third.kernel)[..., 8:].sum(axis=(0, 1, 2)).mean() < 1.3
+    network.compile(keras.optimizers.SGD(10.0), keras.losses.CategoricalCrossentropy(from_logits=True))
+    whitening = network.get_layer("whitening").get_weights()
+    network.train_on_batch(
+        np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), "uint8"), np.eye(3)[np.arange(8) % 3]
+    )
+    np.testing.assert_allclose(np.square(second.kernel).sum(axis=(0, 1, 2)), 1, rtol=1e-5)
+    np.testing.assert_array_equal(network.get_layer("whitening").get_weights()[0], whitening[0])
+
+
+def test_whitened_patches_are_not_correlated_and_have_the_variance_one() -> None:
+    from darkroom.architectures.fast import whitening
+
+    rng = np.random.default_rng(0)
+    coarse = rng.random((200, 4, 4, 3), dtype="float32")
+    pictures = 0.8 * coarse.repeat(3, axis=1).repeat(3, axis=2) + 0.2 * rng.random((200, 12, 12, 3), dtype="float32")
+    kernel, bias = whitening(pictures, kernel_size=2, epsilon=0.0)
+    patches = np.lib.stride_tricks.sliding_window_view(pictures, (2, 2), axis=(1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    features = patches.reshape(-1, 12) @ kernel.reshape(12, 24) + bias
+    np.testing.assert_allclose(features[:, :12], -features[:, 12:], atol=1e-3)
+    np.testing.assert_allclose(np.cov(features[:, :12].T), np.eye(12), atol=2e-3)
+    np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-3)
+
+
+def test_the_quick_batch_norm_is_that_of_keras_but_for_the_unbiased_variance() -> None:
+    import keras
+    import tensorflow as tf
+
+    from darkroom.architectures.fast import FusedBatchNormalization
+
+    x = np.random.default_rng(0).normal(3, 2, size=(8, 5, 5, 6)).astype("float32")
+    ours, theirs = FusedBatchNormalization(momentum=0.6), keras.layers.BatchNormalization(momentum=0.6)
+    sums = []
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights([np.linspace(0.5, 2, 6), np.linspace(-1, 1, 6), *layer.get_weights()[2:]])
+        with tf.GradientTape() as tape:
+            pictures = tf.Variable(x)
+            outputs = layer(pictures, training=True)
+            loss = tf.reduce_sum(outputs**3)
+        sums.append([outputs, *tape.gradient(loss, [pictures, *(v.value for v in layer.trainable_variables)])])
+    for mine, other in zip(*sums, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-5)
+    n = 8 * 5 * 5
+    unbiased = 0.6 + (np.asarray(theirs.moving_variance) - 0.6) * n / (n - 1)
+    np.testing.assert_allclose(ours.moving_variance, unbiased, rtol=1e-5)
+    np.testing.assert_allclose(ours(x, training=False), theirs(x, training=False), rtol=1e-2, atol=1e-2)
+
+
 def test_residual_blocks_start_as_the_identity() -> None:
     import keras
 
@@ -245,6 +313,7 @@ def test_residual_blocks_start_as_the_identity() -> None:
     ("name", "arguments"),
     [
         ("alexnet", SMALL["alexnet"]),
+        ("fast", SMALL["fast"]),
         ("inception", {**SMALL["inception"], "batch_norm": False}),
         ("resnet_cifar", SMALL["resnet_cifar"]),
     ],

@@ -131,25 +131,18 @@ def test_an_onnx_file_that_says_something_else_is_refused(tmp_path: Path, monkey
         models.export(model, tmp_path, metadata=metadata, images=np.zeros((2, 16, 16, 1), np.uint8))
 
 
-def test_a_layer_that_adapts_sees_what_reaches_it_of_some_training_pictures() -> None:
-    import keras
-
+def test_a_whitening_layer_is_filled_from_some_training_pictures_and_nothing_else_is() -> None:
     from darkroom import models
 
-    seen = []
-
-    class Adapting(keras.layers.Layer):
-        def call(self, x: "keras.KerasTensor") -> "keras.KerasTensor":
-            return x
-
-        def adapt_to(self, pictures: np.ndarray) -> None:
-            seen.append(pictures)
-
-    pictures = keras.Input((4, 4, 1), dtype="uint8")
-    network = keras.Model(pictures, Adapting()(keras.layers.Rescaling(1 / 255)(pictures)))
-    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 1), np.uint8)
-    for _ in range(2):
-        models.initialise_from_data(network, images, seed=1, n_pictures=6)
-    assert seen[0].shape == (6, 4, 4, 1)
-    assert seen[0].max() <= 19 / 255 + 1e-6
-    np.testing.assert_array_equal(*seen)
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    filled = []
+    for seed in (1, 1, 2):
+        network = models.build("fast", image_shape=(16, 16, 3), n_classes=3, arguments={"filters": [4, 8]})
+        before = network.get_weights()
+        models.initialise_from_data(network, images, seed=seed, n_pictures=30)
+        filled.append(network.get_layer("whitening").get_weights())
+        kernels = [layer.name for layer in network.layers for _ in layer.get_weights()]
+        for name, old, new in zip(kernels, before, network.get_weights(), strict=True):
+            assert np.array_equal(old, new) == (name != "whitening"), name
+    np.testing.assert_array_equal(filled[0][0], filled[1][0])
+    assert (filled[0][0] != filled[2][0]).any()

@@ -17,6 +17,7 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.architectures import ARCHITECTURES, check_architecture
+from darkroom.architectures.fast import WHITENING, whitening
 from darkroom.errors import ParamsError, TrainingError
 
 OUTPUTS = ("softmax", "sigmoid")
@@ -115,7 +116,7 @@ def _logits(x: Any, *, n_classes: int, output: str) -> Any:
 
 
 def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_pictures: int = 5000) -> None:
-    """Let every layer that has a method `adapt_to` set its weights from what it sees of some training pictures.
+    """Fill the whitening layer of a network, if it has one, from some training pictures (see architectures.fast).
 
     Args:
         network: as build returned it, not yet trained.
@@ -123,10 +124,10 @@ def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_pict
         seed: decides which pictures.
         n_pictures: at most so many; a few thousand are enough for statistics of patches.
     """
-    for layer in [layer for layer in network.layers if hasattr(layer, "adapt_to")]:
+    for layer in [layer for layer in network.layers if layer.name == WHITENING]:
         chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_pictures])
-        seen = keras.Model(network.input, layer.input).predict(images[chosen], batch_size=500, verbose=0)
-        layer.adapt_to(np.asarray(seen, np.float32))
+        seen = images[chosen].astype(np.float32) / 255
+        layer.set_weights(whitening(seen, kernel_size=layer.kernel_size[0]))
 
 
 def deployable(network: keras.Model, views: str = "one") -> keras.Model:

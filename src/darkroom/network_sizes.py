@@ -27,6 +27,10 @@ def _compact(filters: Sequence[int], stem_kernel_size: int) -> int:
     return least_edge((stem_kernel_size, 1), *[POOL] * len(filters))
 
 
+def _fast(filters: Sequence[int], whitening_kernel_size: int) -> int:
+    return least_edge((whitening_kernel_size, 1), *[POOL] * len(filters))
+
+
 def _single_conv(kernel_size: int) -> int:
     return least_edge((kernel_size, 1), POOL)
 
@@ -67,6 +71,7 @@ def _inception(stem: str) -> int:
 # Per architecture its rule, which takes the arguments that decide, and what else helps a user with smaller pictures.
 RULES: dict[str, tuple[Callable[..., int], str]] = {
     "compact": (_compact, "give it fewer filters"),
+    "fast": (_fast, "give it fewer filters"),
     "single_conv": (_single_conv, "lower its kernel_size"),
     "two_conv": (_two_conv, "lower its kernel_size"),
     "six_conv": (_six_conv, "lower its kernel_size"),

@@ -23,6 +23,15 @@ class Compact(Section):
     dropout: Rate
 
 
+class Fast(Section):
+    """architectures.fast."""
+
+    name: Literal["fast"]
+    filters: Annotated[list[Count], Field(min_length=1)]
+    whitening_kernel_size: Count
+    activation: Literal["relu", "gelu", "silu"]
+
+
 class SingleConv(Section):
     """architectures.single_conv."""
 
@@ -138,7 +147,18 @@ class Transfer(Section):
 
 
 Architecture = (
-    Compact | SingleConv | TwoConv | SixConv | LeNet5 | AlexNet | Vgg | ResNet | ResNetCifar | Inception | Transfer
+    Compact
+    | Fast
+    | SingleConv
+    | TwoConv
+    | SixConv
+    | LeNet5
+    | AlexNet
+    | Vgg
+    | ResNet
+    | ResNetCifar
+    | Inception
+    | Transfer
 )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from darkroom.architectures.articles import single_conv, six_conv, two_conv
 from darkroom.architectures.classics import alexnet, lenet5
 from darkroom.architectures.compact import compact
+from darkroom.architectures.fast import fast
 from darkroom.architectures.inception import inception
 from darkroom.architectures.resnet import resnet, resnet_cifar
 from darkroom.architectures.vgg import vgg
@@ -38,7 +39,7 @@ def _sized(architecture: Architecture) -> Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.__name__: _sized(architecture)
     for architecture in (
-        *(compact, single_conv, two_conv, six_conv),
+        *(compact, fast, single_conv, two_conv, six_conv),
         *(lenet5, alexnet, vgg, inception, resnet, resnet_cifar),
     )
 }
