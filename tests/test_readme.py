@@ -9,6 +9,8 @@ import pytest
 from typer.main import get_command
 
 from darkroom import cli
+from darkroom.backbone_table import BACKBONES
+from darkroom.network_sizes import RULES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -50,9 +52,28 @@ def test_every_darkroom_command_exists_and_is_documented() -> None:
     assert commands("darkroom") == known
 
 
-def test_every_preset_is_named() -> None:
-    for preset in (ROOT / "presets").glob("*.yaml"):
-        assert f"`{preset.stem}`" in README or f"use {preset.stem}`" in README
+def rows(heading: str) -> dict[str, str]:
+    """The lines of the table below a heading, by the name that each begins with."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return {line.split("`")[1]: line for line in section.splitlines() if line.startswith("| `")}
+
+
+def test_every_preset_has_a_row() -> None:
+    assert {preset.stem for preset in (ROOT / "presets").glob("*.yaml")} <= set(rows("Presets"))
+
+
+def test_every_network_has_a_row_with_the_parameters_that_its_docstring_gives() -> None:
+    documented = "".join(file.read_text() for file in (ROOT / "src/darkroom/architectures").glob("*.py"))
+    networks = rows("Networks")
+    assert set(RULES) <= set(networks)
+    for number in re.findall(r"\d+(?:,\d{3})+", "".join(networks.values())):
+        assert number in documented
+
+
+def test_the_backbones_are_counted() -> None:
+    own = {"efficientnet-lite0", "vgg16-hed"}
+    assert all(f"`{name}`" in README for name in own)
+    assert f"one of the {len(BACKBONES.keys() - own)} of keras.applications" in README
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
