@@ -4,12 +4,11 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from darkroom.provenance import git_commit
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,14 +28,24 @@ def processor() -> str:
     return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool) -> None:
+def git_commit() -> str:
+    """Return darkroom.provenance.git_commit(), whose module needs more packages than a machine has that only trains."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository: a copied folder
+        return "unknown"
+
+
+def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool, file: str | None = None) -> None:
     """Print a benchmark's result with its surroundings as JSON, and keep it when asked.
 
     Args:
-        name: of the benchmark, and of its file in benchmarks/results.
+        name: of the benchmark.
         result: the measured values, units in their names.
         packages: distributions whose versions matter.
         save: whether to write the file.
+        file: its name in benchmarks/results, without .json; None: that of the benchmark.
     """
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
@@ -50,4 +59,4 @@ def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool
     print(text)
     if save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(text + "\n")
+        (RESULTS / f"{file or name}.json").write_text(text + "\n")
