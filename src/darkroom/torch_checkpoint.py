@@ -10,19 +10,22 @@ import io
 import math
 import pickle
 import pickletools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from darkroom.containers import escaped
 from darkroom.errors import DataError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 LARGEST_FILE = 4_000_000_000  # bytes; it is held in memory
 LARGEST_PICKLE = 16_000_000  # bytes; names and shapes of 100,000 tensors
+MOST_TUPLES = 40_000  # four for each tensor; twice as many inside each other exhaust the stack when one is hashed
+MOST_DIMENSIONS = 64  # of numpy
+LONGEST_MESSAGE = 300  # characters
 DTYPES = {
     "HalfStorage": "<f2",
     "FloatStorage": "<f4",
@@ -70,8 +73,11 @@ class _RebuildTensor:
 
     def __call__(self, storage: object, offset: object, shape: object, strides: object, *_: object) -> _Tensor:
         numbers = (offset, *shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (None,)
-        if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+        # Bounded, because to multiply numbers of a million digits takes hours.
+        if not isinstance(storage, _Storage) or not all(type(n) is int and 0 <= n <= LARGEST_FILE for n in numbers):
             raise ValueError("a tensor is not described by a storage and whole numbers")
+        if len(numbers) > 1 + 2 * MOST_DIMENSIONS:
+            raise ValueError(f"a tensor has more than {MOST_DIMENSIONS} dimensions")
         return _Tensor(storage, numbers[0], tuple(shape), tuple(strides))  # type: ignore[arg-type]
 
 
@@ -99,7 +105,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a state dict by name, as arrays of their own.
+    """Return the tensors of a state dict by name, read-only arrays; those on one storage share its memory.
 
     Args:
         path: a file that torch.save wrote in the legacy format, such as `.pth` files of before August 2020.
@@ -119,15 +125,23 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             )
         return _tensors(io.BytesIO(data), size)
     except DataError as error:
-        raise DataError(f"{path.name}: {error}") from None
+        raise DataError(f"{path.name}: {_shown(error)}") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except _BROKEN as error:
-        raise DataError(f"{path.name}: the checkpoint is damaged or cut off ({error})") from None
+        raise DataError(f"{path.name}: the checkpoint is damaged or cut off ({_shown(error)})") from None
 
 
-# What unpickling and unpacking raise on bytes that make no sense.
-_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
+# What unpickling and unpacking raise on bytes that make no sense; RecursionError on lists inside lists.
+_BROKEN = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError
+)  # fmt: skip
+
+
+def _shown(error: Exception) -> str:
+    """Return what an error says, one line of bounded length: names and values in it come from the file."""
+    text = escaped(str(error))
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}..."
 
 
 def _tensors(stream: io.BytesIO, size: int) -> dict[str, np.ndarray]:
@@ -152,8 +166,11 @@ def _tensors(stream: io.BytesIO, size: int) -> dict[str, np.ndarray]:
 
 def _unpickled(stream: io.BytesIO) -> Any:
     """Return what the next pickle of the stream holds."""
-    start = stream.tell()
+    start, n_tuples = stream.tell(), 0
     for opcode, argument, position in pickletools.genops(stream):
+        n_tuples += "TUPLE" in opcode.name
+        if n_tuples > MOST_TUPLES:
+            raise ValueError(f"more than {MOST_TUPLES:,} tuples")
         # A memo index of two thousand million would make the unpickler reserve that many places.
         if opcode.name in ("LONG_BINPUT", "PUT") and (argument or 0) > LARGEST_PICKLE:
             raise ValueError(f"memo index {argument}")
@@ -187,4 +204,5 @@ def _array(name: str, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
         raise ValueError(f"tensor {name} reaches beyond its storage")
     strides = [stride * values.itemsize for stride in tensor.strides]
     view = np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
-    return view.astype(values.dtype.newbyteorder(sys.byteorder))
+    # Not copied: many tensors on one storage would need many times the memory of the file.
+    return view.astype(values.dtype.newbyteorder("="), copy=False)
