@@ -92,8 +92,23 @@ def test_what_keras_offers_is_kept_where_keras_looks(root: Path, mirror: Path) -
     (mirror / "resnet50.h5").write_bytes(CONTENT)
     kept = root / "keras" / "models" / "resnet50.h5"
     assert obtain_weights(RESNET, "imagenet") == ("pretrained", kept, SHA256)
+    assert sorted(path.name for path in kept.parent.iterdir()) == [".resnet50.h5.lock", "resnet50.h5"]
     (mirror / "resnet50.h5").unlink()
     assert obtain_weights(RESNET, "imagenet").path == kept
+
+
+def test_a_damaged_file_in_the_mirror_is_said_and_left_alone(
+    root: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mirror / "resnet50.h5").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"weights of resnet50: 127.0.0.1:9 cannot be reached"):
+        obtain_weights(RESNET, "imagenet")
+    said = f"weights of resnet50: mirror: resnet50.h5 has the wrong checksum, expected md5:{MD5}; going on without it"
+    assert said in capsys.readouterr().err
+    (mirror / "lite.pth").write_bytes(CONTENT[:-1])
+    with pytest.raises(DataError, match=r"mirror: .*lite.pth has the wrong checksum: sha256 .*, expected"):
+        obtain_weights(LITE0, "imagenet")
+    assert not list(root.rglob(".darkroom/weights/*/lite.pth"))
 
 
 def test_what_keras_offers_is_downloaded_and_checked(root: Path) -> None:

