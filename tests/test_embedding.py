@@ -63,7 +63,9 @@ def test_a_graph_that_says_something_else_is_refused() -> None:
     from darkroom.embedding import Embedder
     from darkroom.errors import TrainingError
 
-    with pytest.raises(TrainingError, match="its ONNX graph differs from the Keras model by .* with training=False"):
+    with pytest.raises(
+        TrainingError, match="its ONNX graph differ from those of the Keras model by .* with training=False"
+    ):
         Embedder(build(), runtime="onnx")  # its BatchNorm is exported in training mode, because of Resizing
 
 

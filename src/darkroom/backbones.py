@@ -8,6 +8,7 @@ import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -265,9 +266,10 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
         try:
             with warnings.catch_warnings():
                 # Keras warns where a file lacks a part of the network, which then keeps its random values.
-                warnings.simplefilter("error")
+                warnings.simplefilter("error", UserWarning)
                 network.load_weights(path)
-        except (Warning, ValueError, LookupError, OSError, TypeError, AttributeError) as error:  # Keras has no own
+        # Keras has no error of its own.
+        except (UserWarning, ValueError, LookupError, OSError, TypeError, AttributeError, BadZipFile) as error:
             raise DataError(
                 f"{path.name} does not fit {backbone.name} without its classifier ({backbone.n_values:,} values): "
                 f"{' '.join(str(error).split())[:300]}"

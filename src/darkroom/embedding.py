@@ -1,6 +1,5 @@
 """Pictures through a frozen backbone: on a CPU by ONNX Runtime, on a GPU by Keras; input is read ahead on both."""
 
-import os
 import tempfile
 import warnings
 from collections import deque
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from darkroom import devices
+from darkroom.compute import n_workers_of
 from darkroom.errors import TrainingError
 
 # Pictures at once. In ONNX Runtime 32 were fastest at 64 and 160 px (EfficientNet-Lite0, 2 cores): the work of a layer
@@ -105,7 +105,7 @@ def _by_onnx(extractor: keras.Model) -> Compute:
     sample = np.random.default_rng(0).integers(0, 256, (4, *extractor.input_shape[1:]), dtype=np.uint8)
     expected = np.asarray(extractor(sample, training=False))  # Keras exports only models that were called
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = n_workers_of("auto")
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "extractor.onnx"
@@ -120,11 +120,11 @@ def _by_onnx(extractor: keras.Model) -> Compute:
         return features
 
     # Keras' Resizing switches the layers after it to training mode unless they are told otherwise, in exports too.
-    difference = np.abs(compute(sample) - expected).max() / np.abs(expected).max()
-    if difference > PARITY_TOLERANCE:
+    difference, greatest = np.abs(compute(sample) - expected).max(), np.abs(expected).max()
+    if difference > PARITY_TOLERANCE * greatest:
         raise TrainingError(
-            f"{extractor.name}: its ONNX graph differs from the Keras model by {difference:.2g} of the greatest "
-            f"feature, expected at most {PARITY_TOLERANCE:.0e}; call its layers with training=False"
+            f"{extractor.name}: features of its ONNX graph differ from those of the Keras model by {difference:.2g}, "
+            f"expected at most {PARITY_TOLERANCE * greatest:.2g}; call its layers with training=False"
         )
     return compute
 
