@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,19 @@ def test_a_kill_while_an_epoch_is_written_leaves_the_epoch_before(
     assert loaded[1][1] == 1
 
 
-def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("state.json", lambda _content: b"{}"),
+        ("last-00001.npz", lambda content: content[:-100]),
+        ("last-00001.npz", lambda content: content.replace(b"\x00\x00\xa0@", b"\x00\x00\xa0A")),
+        ("best-00000.npz", lambda _content: b""),
+    ],
+    ids=["another state", "cut off", "changed", "empty"],
+)
+def test_a_damaged_checkpoint_says_what_to_delete(file: str, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    Checkpoint(tmp_path).save(Progress(epoch=1, best_epoch=0), variables=arrays(5), best=arrays(4))
+    (tmp_path / file).write_bytes(damage((tmp_path / file).read_bytes()))
     with pytest.raises(TrainingError, match="delete it to train from the start"):
         Checkpoint(tmp_path).load()
 

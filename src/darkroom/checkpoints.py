@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -84,7 +85,7 @@ class Checkpoint:
             state = json.loads(self._state_file.read_text())
             last, best = (self._read(state.pop(name)) for name in ("last", "best"))
             return Progress(**state), last, best
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"the checkpoint in {self.directory} cannot be read ({error}); delete it to train from the start"
             ) from error
@@ -124,7 +125,8 @@ class Checkpoint:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _read(self, name: str) -> list[np.ndarray]:
-        with np.load(self.directory / name, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file that is no archive open.
+        with (self.directory / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[key] for key in arrays.files]
 
     def _write(self, name: str, arrays: list[np.ndarray]) -> str:

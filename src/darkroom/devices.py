@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,11 +186,23 @@ def distribution() -> AbstractContextManager[Any]:
         import tensorflow as tf  # Keras' distribution API does not work on this backend
 
         kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        names = [device.name for device in tf.config.list_logical_devices(kind)[:devices]]
-        scope: AbstractContextManager[Any] = tf.distribute.MirroredStrategy(names).scope()
+        names = tuple(device.name for device in tf.config.list_logical_devices(kind)[:devices])
+        scope: AbstractContextManager[Any] = _mirrored(names).scope()
         return scope
     parallel: AbstractContextManager[Any] = keras.distribution.DataParallel().scope()
     return parallel
+
+
+@cache
+def _mirrored(names: tuple[str, ...]) -> Any:
+    """Return the MirroredStrategy over these devices, one for all trainings of a process.
+
+    A second one would number its collective operations from the start again, and TensorFlow would take them for those
+    of the first.
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(list(names))
 
 
 @contextmanager

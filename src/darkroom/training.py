@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -13,14 +12,14 @@ from keras import ops
 from darkroom.checkpoints import Checkpoint, Progress
 from darkroom.devices import whole_batches
 from darkroom.errors import TrainingError
-from darkroom.feeding import Variation
+from darkroom.feeding import PlainBatches, Variation
 from darkroom.optimizers import averaged_weights
 from darkroom.schedules import Plateau, Schedule
 from darkroom.variation import with_draws
 
 
 class Batches(Protocol):
-    """What feeds fit(): a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
+    """What fit() trains on: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
 
     batch_size is the number of pictures in a full one.
     """
@@ -36,7 +35,7 @@ def fit(
     network: keras.Model,
     *,
     train: Callable[[int], Batches],
-    validation: Batches,
+    validation: PlainBatches,
     epochs: int,
     optimizer: keras.optimizers.Optimizer,
     phase: str = "training",
@@ -60,7 +59,7 @@ def fit(
     Args:
         network: pictures (or features) in, logits out.
         train: gives the batches of an epoch (counted from 0, over all phases).
-        validation: batches without draws.
+        validation: pictures (or features) and their labels, as they are.
         epochs: of this phase, those before a resume included.
         optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
         phase: its name, in every row of the history.
@@ -79,9 +78,8 @@ def fit(
     """
     trained = with_draws(network, variation or Variation())
     state = trained.variables  # weights and random state; asked before compile() adds the metrics'
-    loss = keras.losses.CategoricalCrossentropy
-    trained.compile(optimizer, loss(from_logits=True, label_smoothing=label_smoothing), metrics=["accuracy"])
-    network.compile(loss=loss(from_logits=True), metrics=["accuracy"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    trained.compile(optimizer, loss, metrics=["accuracy"])
     optimizer.build(trained.trainable_variables)
     variables = [*state, *optimizer.variables]
     kept = checkpoint.load() if checkpoint else None
@@ -121,7 +119,7 @@ def _run_epoch(
     trained: keras.Model,
     network: keras.Model,
     batches: Batches,
-    validation: Batches,
+    validation: PlainBatches,
     *,
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
@@ -132,9 +130,11 @@ def _run_epoch(
     reports = [_Steps(len(batches), on_step)]
     logs = trained.fit(_Feed(batches), epochs=1, shuffle=False, verbose=0, callbacks=reports).history
     seconds = time.perf_counter() - started
-    with _averaged(network, trained.optimizer), whole_batches():
-        val_loss, val_accuracy = network.evaluate(_Feed(validation), verbose=0)
-        weights = network.get_weights()
+    own, weights = network.get_weights(), averaged_weights(trained.optimizer, network.weights)
+    # On every device: several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed.
+    network.set_weights(weights)
+    val_loss, val_accuracy = _validate(network, validation)
+    network.set_weights(own)
     record = {
         "train_loss": logs["loss"][0],
         "val_loss": val_loss,
@@ -146,18 +146,16 @@ def _run_epoch(
     return record, weights
 
 
-@contextmanager
-def _averaged(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Give the network the averages that the optimizer keeps, if any, and afterwards its own weights again."""
-    if not getattr(optimizer, "inner_optimizer", optimizer).use_ema:
-        yield
-        return
-    own = network.get_weights()
-    network.set_weights(averaged_weights(optimizer, network.weights))
-    try:
-        yield
-    finally:
-        network.set_weights(own)
+def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy.
+
+    By predict(), since evaluate() fails on several devices of TensorFlow where the first batch cannot be shared out
+    evenly, which a small validation split is.
+    """
+    with whole_batches():
+        logits = network.predict(_Feed(validation), verbose=0)
+    losses = ops.sparse_categorical_crossentropy(validation.labels, logits, from_logits=True)
+    return float(ops.convert_to_numpy(losses).mean()), float((logits.argmax(axis=1) == validation.labels).mean())
 
 
 def _is_over(progress: Progress, phase: str, *, epochs: int, early_stopping: Mapping[str, Any] | None) -> bool:
