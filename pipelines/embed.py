@@ -80,7 +80,8 @@ def main() -> None:
             )
         writer.finish(
             backbone=backbone.name,
-            weights=setting,
+            # The sha256 found is written down: a stage that reads the features refuses another file at this path.
+            weights=setting if isinstance(setting, str) else {**setting, "sha256": weights.sha256},
             weights_sha256=weights.sha256,
             image_size=list(image_size),
             seed=params.seed,

@@ -18,6 +18,22 @@ pytestmark = pytest.mark.heavy
 LITE0 = "efficientnet-lite0"
 OF_KERAS = [backbone for backbone in BACKBONES.values() if backbone.keras_class is not None]
 RNG = np.random.default_rng(5)
+BLOCKS = {  # of one network of each family
+    "vgg16": 5,
+    "resnet50": 16,
+    "resnet50v2": 16,
+    "inception-v3": 11,
+    "inception-resnet-v2": 44,
+    "xception": 14,
+    "densenet121": 58,
+    "mobilenet": 13,
+    "mobilenet-v2": 17,
+    "mobilenet-v3-small": 11,
+    "nasnet-mobile": 16,
+    "efficientnet-b0": 16,
+    "efficientnet-v2-b0": 21,
+    "convnext-tiny": 18,
+}
 
 
 def pictures(*shape: int) -> np.ndarray:
@@ -106,6 +122,31 @@ def test_a_network_of_keras_has_the_table_s_numbers_and_an_onnx_form(tmp_path: P
     assert features.shape == (3, backbone.n_features)
     assert model.count_params() == backbone.n_values
     np.testing.assert_allclose(onnx_features(model, images, tmp_path / "a.onnx"), features, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "n_blocks"), BLOCKS.items())
+def test_a_family_takes_the_least_size_and_has_the_table_s_numbers_and_its_blocks(name: str, n_blocks: int) -> None:
+    import keras
+
+    from darkroom import backbones
+
+    backbone = find_backbone(name)
+    least = (backbone.least_size, backbone.least_size)
+    with keras.StatelessScope(initialize_variables=False):  # no values are made, which would take most of the time
+        network = getattr(keras.applications, str(backbone.keras_class))(
+            include_top=False, weights=None, input_shape=(*least, 3), pooling="avg"
+        )
+        assert (network.output_shape[-1], network.count_params()) == (backbone.n_features, backbone.n_values)
+        model = keras.Model(network.input, network(network.input))
+        blocks = backbones.blocks(model)
+        assert len(blocks) == n_blocks
+        members = [layer for found in blocks.values() for layer in found]
+        assert sorted(map(id, members)) == sorted(id(layer) for layer in network.layers if layer.weights)
+        backbones.unfreeze(model, 1)
+        trained = {id(layer) for layer in network.layers if layer.trainable_variables}
+        last = {id(layer) for layer in list(blocks.values())[-1]}
+        assert trained
+        assert trained <= last
 
 
 @pytest.mark.parametrize("name", ["vgg16", "densenet121", "resnet50v2"])

@@ -174,3 +174,24 @@ def test_equal_settings_give_equal_features(workspace: Path) -> None:
     features = stage(workspace, max_images=24)
     assert (len(features.arrays("train")[0]), len(features.arrays("val")[0])) == (24, 10)
     assert stage(workspace, max_images=24).digest == features.digest
+
+
+@pytest.mark.heavy
+def test_features_of_a_file_of_weights_are_bound_to_its_content(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from darkroom import backbones
+    from darkroom.backbone_table import find_backbone
+    from darkroom.weights import obtain_weights
+
+    monkeypatch.setenv("DVC_ROOT", str(workspace))
+    by_seed, file = stage(workspace, max_images=4), workspace / "mine.weights.h5"
+    expected = by_seed.arrays("val")[0].copy()
+    extractor = backbones.extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
+    backbones.backbone_network(extractor).save_weights(file)
+    features = stage(workspace, max_images=4, seed=8, weights={"path": file.name, "sha256": None})
+    np.testing.assert_allclose(features.arrays("val")[0], expected, rtol=1e-3, atol=1e-3 * expected.max())
+    assert features.weights == {"path": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    file.write_bytes(b"another")
+    with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*features are computed anew"):
+        obtain_weights(find_backbone("efficientnet-lite0"), features.weights)

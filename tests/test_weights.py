@@ -150,7 +150,7 @@ def test_a_file_of_the_user_is_taken_as_it_is_or_by_its_checksum(root: Path) -> 
     for given in (None, sha256):
         found = obtain_weights(RESNET, {"path": "mine.weights.h5", "sha256": given})
         assert found == ("file", root / "mine.weights.h5", sha256)
-    message = f"mine.weights.h5 has the wrong checksum: sha256 {sha256}, expected {'0' * 64}"
+    message = f"mine.weights.h5 has the wrong checksum: sha256 {sha256}, expected {'0' * 64}; bring the right file, or"
     with pytest.raises(DataError, match=message):
         obtain_weights(RESNET, {"path": "mine.weights.h5", "sha256": "0" * 64})
 

@@ -35,7 +35,7 @@ class Features:
     Attributes:
         manifest: what manifest.json says.
         backbone: the name of the backbone, None where none was asked for: then there are no arrays.
-        weights: the setting embed.weights: imagenet, none, or {path, sha256}.
+        weights: the setting embed.weights: imagenet, none, or {path, sha256}, with the sha256 of the file read.
         weights_sha256: of the file of pretrained weights, None without one.
         image_size: (height, width) in pixels that the backbone saw.
         seed: of weights that are not pretrained.

@@ -94,7 +94,10 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
         raise ParamsError(f"embed.weights.path is {path.name}, expected a file that ends in {', '.join(SUFFIXES)}")
     sha256 = _digest(path, "sha256")
     if expected_sha256 is not None and sha256 != expected_sha256:
-        raise DataError(f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}")
+        raise DataError(
+            f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}; bring the right file, "
+            "or set embed.weights.sha256 to that of the new one, and features are computed anew"
+        )
     source = read_weight_sources()[backbone.name]
     if isinstance(source, Packaged):
         # By its content, so that the file may have been brought by hand.
