@@ -70,7 +70,10 @@ def test_the_suggestion_is_where_the_loss_falls_most_steeply() -> None:
     found = lr_finder.interpret(RATES, falling_at(0.01, greatest=0.5), diverged=False)
     assert found.suggestion == pytest.approx(0.01, rel=0.3)
     assert 0.1 < found.greatest <= 0.5, "smoothing brings the rise behind it forward"
-    assert found.cautious == pytest.approx(found.greatest / 10, rel=0.1)
+    assert found.cautious == found.suggestion, "a tenth of the greatest is more"
+    near = lr_finder.interpret(RATES, falling_at(0.1, greatest=0.5), diverged=False)
+    assert near.cautious == pytest.approx(near.greatest / 10, rel=0.1)
+    assert near.cautious < near.suggestion
     assert not found.diverged
 
 

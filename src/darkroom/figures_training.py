@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from darkroom.figures import WIDTH, _ink, _save, _style
 
@@ -19,7 +19,6 @@ def learning_rate_test(
     cautious: float,
     greatest: float,
     heading: str = "",
-    dark: bool = False,
 ) -> Path:
     """Draw the loss over a rising learning rate, mark the rates to choose from, and return path.
 
@@ -28,21 +27,20 @@ def learning_rate_test(
         losses: (n,) of each batch.
         smoothed: (n,) of the losses.
         suggestion: the rate of the steepest fall.
-        cautious: a tenth of the greatest.
+        cautious: a lower one; drawn where it is not the suggestion.
         greatest: the rate of the least loss.
     """
-    first, second, quiet = (_ink(name, dark=dark) for name in ("first", "second", "quiet"))
-    with _style(dark=dark):
+    first, second, quiet = (_ink(name, dark=False) for name in ("first", "second", "quiet"))
+    with _style(dark=False):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches
         axes.plot(learning_rates, smoothed, color=first)
         # The interpolated height puts the marks on the line: rounded, no rate need be one that was tried.
-        for rate, name, marker in (
-            (cautious, "cautious", "s"),
-            (suggestion, "steepest fall", "o"),
-            (greatest, "least loss", "v"),
-        ):
+        marks = [(suggestion, "steepest fall", "o"), (greatest, "least loss", "v")]
+        if cautious < suggestion:
+            marks.insert(0, (cautious, "cautious", "s"))
+        for rate, name, marker in marks:
             height = float(np.interp(np.log(rate), np.log(learning_rates), smoothed))
             axes.axvline(rate, color=second, linewidth=1, linestyle=":")
             axes.plot([rate], [height], marker, color=second, markersize=6, label=f"{name}: {rate:g}")
@@ -50,14 +48,15 @@ def learning_rate_test(
         margin = max(0.15 * (high - low), 0.01)  # a loss that never moves has a height, too
         axes.set(
             xscale="log",
-            xlim=(learning_rates[0], learning_rates[-1]),
-            ylim=(low - margin, high + 4 * margin),  # a loss that diverges would flatten the fall
+            xlim=(learning_rates[0] / 1.2, learning_rates[-1] * 1.2),
+            ylim=(low - margin, high + 2 * margin),  # a loss that diverges would flatten the fall
             xlabel="learning rate",
             ylabel="training loss (points: single batches)",
             title=heading,
         )
         axes.xaxis.set_major_locator(LogLocator(numticks=20))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # powers of ten would need TeX
+        # 1e-6, as it is typed; powers of ten would need TeX.
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}".replace("e-0", "e-")))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -12,7 +12,8 @@ from keras import ops
 from darkroom.errors import TrainingError
 from darkroom.schedules import ExponentialRise
 
-DIVERGED = 4.0  # times the least loss so far: beyond it the test ends
+DIVERGED = 4.0  # times the least so far: a mean loss beyond it ends the test
+MEAN_OF = 5  # losses: one unlucky batch is no divergence, and one lucky batch no measure for it
 
 
 class Batches(Protocol):
@@ -32,7 +33,7 @@ class Finding:
         losses: (steps,) of the batch, before its step.
         smoothed: (steps,) losses, each the mean of those around it.
         suggestion: the rate at which the smoothed loss falls most steeply.
-        cautious: a tenth of the greatest.
+        cautious: a tenth of the greatest, or the suggestion where that is less.
         greatest: the rate at which the smoothed loss is least: beyond it training comes apart. The peak of a one-cycle
             schedule can be near it, a constant rate cannot.
         diverged: whether the loss rose so far that the test ended early.
@@ -86,13 +87,16 @@ def find(
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     network.compile(optimizer(schedule), loss)
     losses: list[float] = []
+    least = math.inf
     try:
         for step, batch in zip(range(n_steps), _endless(train), strict=False):
             network.reset_metrics()  # the loss that train_on_batch returns is the mean since then
             losses.append(float(network.train_on_batch(*batch)))
             if on_step:
                 on_step(step + 1, n_steps)
-            if not math.isfinite(losses[-1]) or _running_mean(losses) > DIVERGED * min(losses):
+            mean = sum(losses[-MEAN_OF:]) / len(losses[-MEAN_OF:])
+            least = min(least, mean)
+            if not mean <= DIVERGED * least:  # nor is NaN
                 break
     finally:
         for variable, value in zip(variables, before, strict=True):
@@ -106,11 +110,6 @@ def _endless(train: Callable[[int], Batches]) -> Iterator[tuple[Any, ...]]:
         batches = train(epoch)
         yield from (batches[step] for step in range(len(batches)))
         epoch += 1
-
-
-def _running_mean(losses: list[float]) -> float:
-    """Return the mean of the last five losses: one unlucky batch is no divergence."""
-    return sum(losses[-5:]) / len(losses[-5:])
 
 
 def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool) -> Finding:
@@ -135,7 +134,7 @@ def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool)
         losses=losses,
         smoothed=smoothed,
         suggestion=_two_digits(learning_rates[steepest]),
-        cautious=_two_digits(learning_rates[least] / 10),
+        cautious=_two_digits(min(learning_rates[least] / 10, learning_rates[steepest])),
         greatest=_two_digits(learning_rates[least]),
         diverged=diverged,
     )
