@@ -147,6 +147,27 @@ def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:
         shutil.rmtree(promoted.root / "plots")
 
 
+def test_the_list_of_candidates_decides_what_is_trained_and_compared(promoted: Project) -> None:
+    params = promoted.root / "params.yaml"
+    before = params.read_text()
+    (section,) = re.findall(r"^  cnn:\n(?:    .*\n)+", before, re.MULTILINE)
+    other = section.replace("  cnn:", "  other:").replace("epochs: 8", "epochs: 2")
+    try:
+        params.write_text(before.replace(section, section + other).replace("[cnn]", "[cnn, other]"))
+        printed = promoted.run("dvc", "repro", "evaluate")
+        assert re.findall(r"Running stage '([\w@]+)'", printed) == ["train@other", "evaluate"]
+        assert list(load(promoted, "reports/evaluation.json")["candidates"]) == ["cnn", "other"]
+        params.write_text(params.read_text().replace("[cnn, other]", "[cnn]"))
+        printed = promoted.run("dvc", "repro", "evaluate")
+        assert "Running stage 'train" not in printed
+        assert (promoted.root / "models" / "other" / "model.onnx").is_file(), "DVC leaves it where it was"
+        assert list(load(promoted, "reports/evaluation.json")["candidates"]) == ["cnn"]
+    finally:
+        params.write_text(before)
+    with change(promoted, r"^candidates: \[cnn\]", "candidates: [cmm]"):
+        assert "train.cmm" in promoted.run("dvc", "repro", status=255)
+
+
 def test_dvc_compares_metrics_with_the_commit_before(promoted: Project) -> None:
     with change(promoted, r"learning_rate: 0.1", "learning_rate: 0.001"):
         promoted.run("dvc", "repro", "evaluate")
