@@ -14,9 +14,9 @@ recipe uses them, and for transfer the file of weights. There, from the folder o
 Without a command, and with a GPU: all of it, for ./params.yaml and ./data. Without a GPU that is skipped.
 
 `losses` trains in whole float32 (no TF32) from weights that numpy draws, without dropout, one batch after the other:
-what is left to differ is rounding. How far rounding alone carries losses apart depends on the network, the learning rate
-and the number of steps, so it is measured: a second training starts from weights that are each moved by one unit in
-the last place, and `compare` allows, step by step, TOLERANCE times what that has changed so far.
+what is left to differ is rounding. How far rounding alone carries losses apart depends on the network, the learning
+rate and the number of steps, so it is measured: a second training starts from weights that are each moved to a
+neighbouring float32, and `compare` allows, step by step, TOLERANCE times what that has changed so far.
 """
 
 import argparse
@@ -38,6 +38,7 @@ import numpy as np
 
 from benchmarks.record import arguments, report
 from darkroom import recipe
+from darkroom.backbone_table import NO_WEIGHTS, Weights
 from darkroom.dataset import Dataset
 from darkroom.errors import DarkroomError, DataError, ParamsError
 from darkroom.features import Features
@@ -123,24 +124,33 @@ def open_data(settings: recipe.Recipe, folder: Path) -> Opened:
     return Opened(prepared, data, features)
 
 
-def extractor_of(opened: Opened, file: Path | None) -> "Callable[[str], keras.Model] | None":
-    """Return what recipe.extractor_of does, but with weights from a file at hand: nothing here could fetch it."""
-    if opened.features is None:
-        return None
-    from darkroom import backbones
-    from darkroom.backbone_table import NO_WEIGHTS, Weights
+def weights_of(features: Features, file: Path | None) -> Weights:
+    """Return the weights of the backbone that the features come from; a machine without a network must have their file.
 
-    said = opened.features.manifest
-    weights = NO_WEIGHTS
-    if said["weights_sha256"] is not None:
-        if file is None:
-            raise ParamsError(
-                f"the features come from pretrained weights of {said['backbone']}; name their file with --weights "
-                f"(sha256 {said['weights_sha256']}; `embed` keeps what it fetches in .darkroom/weights)"
-            )
-        if (found := _sha256(file)) != said["weights_sha256"]:
-            raise DataError(f"{file} has the wrong checksum: sha256 {found}, expected {said['weights_sha256']}")
-        weights = Weights("pretrained" if said["weights"] == "imagenet" else "file", file, said["weights_sha256"])
+    Raises:
+        ParamsError: a file is needed and none is named.
+        DataError: it is another file.
+    """
+    sha256 = features.weights_sha256
+    if sha256 is None:
+        return NO_WEIGHTS
+    if file is None:
+        raise ParamsError(
+            f"the features come from pretrained weights of {features.backbone}; name their file with --weights (sha256 "
+            f"{sha256}; `embed` keeps what it fetches in .darkroom/weights)"
+        )
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != sha256:
+        raise DataError(f"{file} has the wrong checksum: sha256 {found}, expected {sha256}")
+    return Weights("pretrained" if features.weights == "imagenet" else "file", file, sha256)
+
+
+def extractor_of(opened: Opened, weights: Weights) -> "Callable[[str], keras.Model]":
+    """Return what builds the backbone of the features; recipe.extractor_of fetches weights, with more packages."""
+    from darkroom import backbones
+
+    said = opened.features.manifest if opened.features else {}
     return lambda policy: backbones.extractor(
         said["backbone"],
         image_shape=opened.prepared.image_shape,
@@ -171,10 +181,10 @@ class Clock:
 def step_times(
     history: Sequence[Mapping[str, Any]], first_steps: Sequence[float], *, batch_size: int
 ) -> dict[str, dict[str, float | None]]:
-    """Return by phase the seconds until its first step had ended, and the median milliseconds of a step later.
+    """Return by phase the seconds until its first step had ended (building and compiling included), and later steps'.
 
     A device computes behind Python's back, so the time of a step is that of a whole epoch, at whose end Python waits
-    for the device, by its steps. The first epoch of a phase compiles and does not count: of one epoch there is no median.
+    for the device, by its steps. The first epoch of a phase compiles and does not count; one epoch has no median.
 
     Args:
         history: rows of checkpoints.Progress.
@@ -199,6 +209,7 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
     """Train the recipe on the folder's data, and return times and the test accuracy of the model as it is deployed."""
     started = time.perf_counter()
     opened = open_data(settings, folder)
+    pretrained = weights_of(opened.features, weights) if opened.features else NO_WEIGHTS
     from darkroom import candidates, devices, models
 
     described = devices.prepare(device)
@@ -210,7 +221,7 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
         data=opened.data,
         image_shape=opened.prepared.image_shape,
         features=opened.features,
-        extractor_of=extractor_of(opened, weights),
+        extractor_of=extractor_of(opened, pretrained),
         policy=policy,
         reports=candidates.Reports(
             on_step=clock.on_step, on_epoch_end=clock.on_epoch_end, say=lambda line: print(line, file=sys.stderr)
@@ -371,8 +382,8 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: fl
 
     Args:
         ours, theirs: what losses() returned.
-        tolerance: how many times the effect of moved weights a difference may be. That effect is the greatest of both
-            devices up to the step, and at least one unit in the last place of float32.
+        tolerance: how many times the effect of moved weights a difference may be: the greatest effect up to the step,
+            on the device where it is smaller, and at least one unit in the last place of float32.
 
     Raises:
         DataError: they are of different recipes, data or batches.
@@ -384,8 +395,8 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: fl
     for name in CURVES:
         one, other = (np.array(side["curves"][name]) for side in (ours, theirs))
         difference = np.abs(one - other) / np.abs(other)
-        effects = [_effect(side, name) for side in (ours, theirs)]
-        rounding = np.maximum.accumulate(np.maximum.reduce([*effects, np.full(len(one), FLOAT32_STEP)]))
+        effect = np.minimum(*(_effect(side, name) for side in (ours, theirs)))
+        rounding = np.maximum(np.maximum.accumulate(effect), FLOAT32_STEP)
         ratio = difference / rounding
         curves[name] = {
             "greatest_relative_difference": float(difference.max()),
@@ -395,7 +406,7 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: fl
             "greatest_relative_difference_until_step": _until(np.maximum.accumulate(difference)),
             "effect_of_moved_weights_until_step": _until(rounding),
         }
-    worst = max(curve["greatest_ratio_to_rounding"] for curve in curves.values())
+    worst = float(np.max([curve["greatest_ratio_to_rounding"] for curve in curves.values()]))
     return {
         "recipe": ours["recipe"],
         "devices": [{key: side[key] for key in ("device", "versions")} for side in (ours, theirs)],
@@ -411,7 +422,7 @@ def compare(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, tolerance: fl
 def _effect(side: Mapping[str, Any], name: str) -> np.ndarray:
     """Return by how much moving the weights has changed the losses, relative, by step."""
     values, of_moved = np.array(side["curves"][name]), np.array(side["curves_of_moved_weights"][name])
-    return np.abs(values - of_moved) / np.abs(values)
+    return np.asarray(np.abs(values - of_moved) / np.abs(values))
 
 
 def _until(greatest: np.ndarray) -> dict[int, float]:
@@ -455,11 +466,6 @@ def packages() -> list[str]:
     import keras
 
     return ["keras", keras.backend.backend(), "numpy"]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
