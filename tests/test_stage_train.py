@@ -189,13 +189,45 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
         ({"cutout": "16"}, "cutout is 16: it would blank whole pictures"),
         ({"batch_size": "225"}, "batch_size is 225, more than the 224 training images"),
         ({"class_weights": "{lihgt: 2.0}"}, "unknown class 'lihgt'; classes: dark, light"),
-        ({"head": "falten"}, "head is 'falten'.*'flatten' or 'average'"),
     ],
 )
 def test_a_recipe_that_cannot_be_trained_is_refused_before_tensorflow_is_loaded(
     changes: dict[str, str], message: str, stage: Stage
 ) -> None:
     stage.params(**changes)
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(stage.root))
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "message"),
+    [
+        (
+            "optimizer",
+            "{name: sdg, momentum: 0.9, weight_decay: 0.0, clip_norm: null}",
+            "optimizer.name is 'sdg'.*muon",
+        ),
+        ("optimizer", "{name: sgd, momentum: 1.0, weight_decay: 0.0, clip_norm: null}", "optimizer.momentum is 1.0"),
+        ("schedule", "{name: step, warmup: 0.0, every: 2}", "schedule.*lacks the key 'factor'"),
+        ("schedule", "{name: linear, warmup: 0.0}", "schedule.name is 'linear': expected one of .*one_cycle"),
+        ("output", "hinge", "output is 'hinge'.*'softmax' or 'sigmoid'"),
+        ("label_smoothing", "1.0", "label_smoothing is 1.0"),
+        ("averaging", "1.0", "averaging is 1.0"),
+    ],
+)
+def test_optimizer_schedule_and_loss_are_checked_before_data_are_read(
+    key: str, line: str, message: str, stage: Stage, tmp_path: Path
+) -> None:
+    stage.params()
+    text, found = re.subn(
+        rf"^    {key}: .*$", f"    {key}: {line}", (stage.root / "params.yaml").read_text(), flags=re.M
+    )
+    assert found == 1
+    (tmp_path / "params.yaml").write_text(text)  # where there are no data: reading them would be the error
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(tmp_path))
+
+
+def refused_at_once(root: Path) -> str:
+    """The error of a stage that ends with status 2 before it loads Keras, TensorFlow or MLflow."""
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -205,9 +237,9 @@ def test_a_recipe_that_cannot_be_trained_is_refused_before_tensorflow_is_loaded(
         "except SystemExit as end:\n"
         "    print(end.code, sorted({'keras', 'tensorflow', 'mlflow'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=stage.root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "2 []", done.stderr
-    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", done.stderr)
+    return done.stderr
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
