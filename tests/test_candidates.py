@@ -1,5 +1,11 @@
 """From a recipe and data to the model to deploy, with a stand-in for a pretrained backbone."""
 
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from test_recipe import TRANSFER, made, varied
+from test_recipe import ROOT, TRANSFER, made, varied
 
 from darkroom.candidates import Reports, Trained, first_batch_size, train_candidate
 from darkroom.checkpoints import Checkpoint
@@ -22,7 +28,8 @@ pytestmark = pytest.mark.heavy
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 128)
 IMAGES = (RNG.integers(0, 160, (128, 8, 8, 3)) + 90 * LABELS[:, None, None, None]).astype(np.uint8)
-DATA = Data(IMAGES[:96], LABELS[:96], IMAGES[96:], LABELS[96:], ["dark", "light"])
+# 31 validation pictures: two devices cannot share them out evenly.
+DATA = Data(IMAGES[:96], LABELS[:96], IMAGES[96:127], LABELS[96:127], ["dark", "light"])
 SHAPE = (8, 8, 3)
 
 
@@ -55,11 +62,15 @@ def extractor_of(policy: str) -> "keras.Model":
     return model
 
 
+def features_of() -> Any:
+    values = extractor_of("float32").predict(IMAGES, verbose=0)
+    arrays = {"train": (values[:96], DATA.labels), "val": (values[96:127], DATA.val_labels)}
+    return SimpleNamespace(backbone="tiny", manifest={"counts": {"train": 96}}, arrays=arrays.__getitem__)
+
+
 @pytest.fixture(scope="module")
 def features() -> Any:
-    values = extractor_of("float32").predict(IMAGES, verbose=0)
-    arrays = {"train": (values[:96], LABELS[:96]), "val": (values[96:], LABELS[96:])}
-    return SimpleNamespace(backbone="tiny", manifest={"counts": {"train": 96}}, arrays=arrays.__getitem__)
+    return features_of()
 
 
 def transfer(mode: str, **changes: Any) -> dict[str, Any]:
@@ -72,6 +83,20 @@ def trained(recipe: dict[str, Any], features: Any = None, **more: Any) -> Traine
     return train_candidate(
         recipe, data=DATA, image_shape=SHAPE, features=features, extractor_of=extractor_of, **more
     )  # fmt: skip
+
+
+def two_phases(dropout: float = 0.2) -> dict[str, Any]:
+    return transfer("finetune", architecture={**transfer("finetune")["architecture"], "dropout": dropout})
+
+
+def comparable(found: Trained) -> dict[str, Any]:
+    """What must be the same in two trainings that are equal, as JSON can hold it."""
+    weights = b"".join(np.ascontiguousarray(array).tobytes() for array in found.model.get_weights())
+    history = [
+        {key: value for key, value in row.items() if key != "images_per_second"} for row in found.progress.history
+    ]
+    digest = hashlib.sha256(weights).hexdigest()
+    return {"best_epoch": found.progress.best_epoch, "history": history, "weights_sha256": digest}
 
 
 def killed_after(epoch: int) -> Reports:
@@ -118,15 +143,44 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(features: Any) 
 def test_a_resumed_training_of_two_phases_equals_an_uninterrupted_one(
     epoch: int, features: Any, tmp_path: Path, uninterrupted: Callable[[], Trained]
 ) -> None:
-    recipe, checkpoint = transfer("finetune"), Checkpoint(tmp_path)
+    recipe, checkpoint = two_phases(), Checkpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, features, checkpoint=checkpoint, reports=killed_after(epoch))
-    resumed, whole = trained(recipe, features, checkpoint=checkpoint), uninterrupted()
-    for ours, theirs in zip(resumed.progress.history, whole.progress.history, strict=True):
-        assert {**ours, "images_per_second": 0} == {**theirs, "images_per_second": 0}
-    assert resumed.progress.best_epoch == whole.progress.best_epoch
-    for one, other in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert comparable(trained(recipe, features, checkpoint=checkpoint)) == comparable(uninterrupted())
+
+
+def in_a_process(checkpoint: Path, *, killed_in: int = -1, n_devices: int = 1, dropout: float = 0.2) -> Any:
+    """What two_phases.py comes to in a process of its own; None where it killed itself."""
+    arguments = [str(argument) for argument in (checkpoint, killed_in, n_devices, dropout)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "two_phases.py"), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if killed_in >= 0:
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        return None
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_process_killed_in_both_phases_ends_as_one_that_ran_through(
+    tmp_path: Path, uninterrupted: Callable[[], Trained]
+) -> None:
+    for epoch in (1, 3):
+        in_a_process(tmp_path, killed_in=epoch)
+        kept = Checkpoint(tmp_path).load()
+        assert kept is not None
+        assert kept[0].epoch == epoch
+    assert in_a_process(tmp_path) == comparable(uninterrupted())
+
+
+def test_two_devices_train_both_phases_as_one_does(tmp_path: Path, features: Any) -> None:
+    ours, theirs = in_a_process(tmp_path, n_devices=2, dropout=0.0), comparable(trained(two_phases(0.0), features))
+    for one, other in zip(ours["history"], theirs["history"], strict=True):
+        assert one == {key: pytest.approx(value, rel=1e-4) if key != "phase" else value for key, value in other.items()}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +188,7 @@ def uninterrupted(features: Any) -> Callable[[], Trained]:
     found: list[Trained] = []
 
     def once() -> Trained:
-        found.append(found[0] if found else trained(transfer("finetune"), features))
+        found.append(found[0] if found else trained(two_phases(), features))
         return found[0]
 
     return once

@@ -46,7 +46,8 @@ class Reports:
 class Trained:
     """A finished training: the model to deploy (float32, pictures in, probabilities out), and how it came about.
 
-    val_accuracy is the model's, the views that it averages included.
+    val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
+    the precision of that.
     """
 
     model: "keras.Model"
@@ -156,7 +157,8 @@ class _Run:
 
         with devices.distribution():
             network = self._build(self.policy)
-            models.initialise_from_data(network, self.data.images, seed=self.recipe["seed"])
+            with devices.whole_batches():
+                models.initialise_from_data(network, self.data.images, seed=self.recipe["seed"])
             progress = self._phase(network, self.data, name="training")
         final = self._build("float32")  # ONNX files are written in float32, whatever training computed in
         final.set_weights(network.get_weights())
