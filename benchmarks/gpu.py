@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import keras
 
 ROOT = Path(__file__).resolve().parents[1]
-TOLERANCE = 20.0  # TensorFlow and JAX on a CPU stay below 5, with SGD, RMSprop and Muon; a mistake of 1e-5 in step 1 is 80
+TOLERANCE = 20.0  # TensorFlow and JAX on a CPU stay below 5; a mistake of 1e-5 in step 1 is 80
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 VALIDATED = 64  # pictures whose loss is compared after every step
 CURVES = ("train_loss", "val_loss")
