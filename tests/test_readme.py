@@ -42,6 +42,14 @@ def test_the_duration_of_make_run_is_the_measured_one() -> None:
     assert f"{minutes:.1f} minutes" in README
 
 
+def test_the_flow_shows_every_stage_in_the_order_of_dvc_yaml() -> None:
+    (flow,) = (block for block in README.split("```") if "─►" in block)
+    stages = re.findall(r"^  (\w+):$", (ROOT / "dvc.yaml").read_text().split("\nplots:")[0], re.MULTILINE)
+    shown = re.findall(rf"\b(?:{'|'.join(stages)})\b", flow.splitlines()[1])
+    assert shown == [stage for stage in stages if stage != "embed"]
+    assert "embed ─► train@transfer" in flow
+
+
 def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"run", "ui", "test", "test-fast", "bench"} <= commands("make") <= targets

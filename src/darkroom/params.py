@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from darkroom.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
-# The list of candidates, the sections of the stages, and compute.
+# The list of candidates, the sections of the stages (`check` reads all and has none), and compute.
 SECTIONS = ("candidates", "download", "preprocess", "augment", "embed", "train", "evaluate", "promote", "compute")
 EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
 

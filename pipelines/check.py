@@ -1,0 +1,66 @@
+"""Check params.yaml as a whole: each section as its own stage will read it, and what one section asks of another.
+
+It comes before all other stages, so that what `embed` and `train` would refuse is said before anything is fetched. What
+only the data, the network or the device can tell is left to them.
+"""
+
+from darkroom.backbone_table import NONE, check_image_size, find_backbone
+from darkroom.console import run, stage_paths
+from darkroom.errors import ParamsError
+from darkroom.network_sizes import check_picture_size
+from darkroom.params import ComputeParams, load_candidates, load_section
+from darkroom.train_params import Architecture, TrainParams, Transfer
+from darkroom.weights import obtain_weights
+from pipelines.augment import AugmentParams
+from pipelines.download import DownloadParams
+from pipelines.embed import EmbedParams, WeightsFile
+from pipelines.evaluate import EvaluateParams
+from pipelines.preprocess import PreprocessParams
+from pipelines.promote import PromoteParams
+
+
+def main() -> None:
+    paths = stage_paths(__doc__, "out")
+    check_params()
+    paths.out.parent.mkdir(parents=True, exist_ok=True)
+    paths.out.write_text('{"params": "valid"}\n')  # always the same: `download` depends on it and must not run again
+
+
+def check_params() -> None:
+    """Refuse a ./params.yaml that a stage would refuse, where that can be told without data and without Keras.
+
+    Raises:
+        ParamsError: says which setting, and what to do.
+        DataError: the file that embed.weights names is missing, or has another checksum.
+    """
+    load_section("download", DownloadParams)
+    preprocess = load_section("preprocess", PreprocessParams)
+    load_section("augment", AugmentParams)
+    embed = load_section("embed", EmbedParams)
+    candidates = {name: load_section(f"train.{name}", TrainParams) for name in load_candidates()}
+    load_section("evaluate", EvaluateParams)
+    load_section("promote", PromoteParams)
+    load_section("compute", ComputeParams)
+
+    if embed.backbone != NONE:
+        backbone = find_backbone(embed.backbone)
+        check_image_size(backbone, (embed.image_size[0], embed.image_size[1]))
+        if isinstance(embed.weights, WeightsFile):  # other weights may have to be fetched: that is for embed
+            obtain_weights(backbone, embed.weights.model_dump())
+    for name, params in candidates.items():
+        try:
+            _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
+        except ParamsError as error:
+            raise ParamsError(f"params.yaml: train.{name}: {error}") from None
+
+
+def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:
+    if isinstance(network, Transfer):
+        if backbone == NONE:
+            raise ParamsError(f"mode {network.mode} needs a backbone; set embed.backbone, which is {NONE}")
+    elif not isinstance(image_size, str):  # auto: only the data tell
+        check_picture_size(network.name, network.model_dump(), image_size)
+
+
+if __name__ == "__main__":
+    run(main)
