@@ -14,6 +14,7 @@ from pydantic import Field
 from darkroom.console import run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import DataError, RegistryError
+from darkroom.files import write_text
 from darkroom.params import Section, load_candidates, load_section
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ def main() -> None:
         page = report.render(
             candidates, labels, winner=winner, manifest=dataset.manifest, worst=worst[winner], drawn=drawn, **options
         )
-        report.write_text(paths.report, page)
+        write_text(paths.report, page)
         records[winner].log_artifact(paths.report)
     test_ids_sha256 = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
     summary = {"test_ids_sha256": test_ids_sha256, "winner": winner, "candidates": metrics}
-    report.write_text(paths.out, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(paths.out, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     accuracy, (low, high) = metrics[winner]["test_accuracy"], metrics[winner]["test_accuracy_ci95"]
     say(f"evaluate: {winner}: test accuracy {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, {len(rows)} images")
 

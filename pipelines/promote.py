@@ -14,10 +14,11 @@ from pydantic import Field
 
 from darkroom.console import run, say, stage_paths
 from darkroom.errors import DataError
+from darkroom.files import sha256_of, write_text
 from darkroom.params import Section, digest, load_candidates, load_section
 from darkroom.promotion import Decision, Rule, decide
 from darkroom.repository import repository_root
-from darkroom.versions import Version, load, read, sha256_of
+from darkroom.versions import Version, load, read
 
 N_VERIFIED = 64  # test images that the registered version must answer as evaluated
 
@@ -98,8 +99,7 @@ def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | No
         decision.reasons.append("The test images are not those of the champion's promotion; both were scored now.")
     if missing := sorted(set(dataset.classes) - set(package.classes)):
         decision.reasons.append(f"The champion does not know {', '.join(missing)}: images of them count as its errors.")
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(kept, vars(decision))
+    write_text(kept, json.dumps(vars(decision), indent=2) + "\n")
     return decision
 
 
@@ -169,15 +169,8 @@ def _write(
         "champion_after": after.version if after else None,
         "tests": made.tests,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(path, report)
+    write_text(path, json.dumps(report, indent=2) + "\n")
     say(f"{report['registered_model']}: {decision}. {' '.join(made.reasons)}")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    scratch.replace(path)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

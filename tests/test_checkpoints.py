@@ -46,7 +46,7 @@ def test_a_kill_while_an_epoch_is_written_leaves_the_epoch_before(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("darkroom.checkpoints.replace_file", killed)
+    monkeypatch.setattr("darkroom.checkpoints.write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(Progress(epoch=2, best_epoch=1), variables=arrays(2), best=arrays(2))
     loaded = checkpoint.load()

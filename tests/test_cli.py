@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from trained_repository import clean_environment, fresh_store, prepare, train
 
-from darkroom import cli, registry, versions
+from darkroom import cli, registry
+from darkroom.files import sha256_of
 
 SOURCE = Path(cli.__file__).parents[1]
 heavy = pytest.mark.heavy
@@ -53,7 +54,7 @@ def champion(tmp_path, monkeypatch):
     fresh_store(tmp_path, monkeypatch)
     prepare(tmp_path)
     uri = train(tmp_path, reads=0)
-    digest = versions.sha256_of(tmp_path / "models/cnn/model.onnx")
+    digest = sha256_of(tmp_path / "models/cnn/model.onnx")
     version = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
     registry.promote(version, replacing=None, reasons=["the first"])
     for name, pixel in (("cat.png", 0), ("dög 1.png", 255)):
@@ -187,7 +188,7 @@ def test_before_anything_is_registered_predict_says_so(tmp_path, monkeypatch, ca
 @heavy
 def test_history_and_rollback_tell_who_moved_what_and_why(champion, monkeypatch, capfd):
     train(champion, reads=1)
-    digest = versions.sha256_of(champion / "models/cnn/model.onnx")
+    digest = sha256_of(champion / "models/cnn/model.onnx")
     uri = json.loads((champion / "models/cnn/run.json").read_text())["model_uri"]
     second = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
     registry.promote(second, replacing="1", reasons=["better by 2 %"])

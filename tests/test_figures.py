@@ -83,7 +83,7 @@ def test_a_class_without_images_has_an_empty_row(tmp_path):
 def test_the_cells_show_their_numbers_up_to_twenty_classes_only(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(figures, "_write_counts", lambda *_, **__: written.append(True))
-    monkeypatch.setattr(figures, "_save", lambda _, path: path)
+    monkeypatch.setattr(figures, "save", lambda _, path: path)
     for n_classes in (20, 21):
         figures.confusion_matrix(confusion(n_classes), names(n_classes), tmp_path / "confusion.png")
     assert written == [True]

@@ -12,6 +12,7 @@ from trained_repository import fresh_store, prepare, train
 
 from darkroom import registry, store, versions
 from darkroom.errors import RegistryError
+from darkroom.files import sha256_of
 
 pytestmark = [
     pytest.mark.heavy,
@@ -28,7 +29,7 @@ def root(tmp_path, monkeypatch):
 
 def registered(root, reads, name="pets"):
     uri = train(root, reads=reads, experiment=name)
-    digest = versions.sha256_of(root / "models/cnn/model.onnx")
+    digest = sha256_of(root / "models/cnn/model.onnx")
     return registry.register(name, model_uri=uri, model_sha256=digest, tags={"candidate": "cnn"})
 
 

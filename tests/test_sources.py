@@ -528,7 +528,7 @@ def test_a_full_disk_is_one_error(tmp_path: Path, server: Server, monkeypatch: p
 
     stream = clients._stream
     monkeypatch.setattr(clients, "_stream", full)
-    with pytest.raises(DataError, match="the disk is full; free some space and run again"):
+    with pytest.raises(DataError, match=r"the disk \(or a quota\) is full; free some space and run again"):
         get(dataset(url(server.url, bytes(100_000)), url(NOBODY, b"")), tmp_path / "raw")
 
 

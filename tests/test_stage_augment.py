@@ -251,8 +251,8 @@ def test_scratch_files_are_few_and_are_gone_at_the_end(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, "No space left on device; free some space and run again"),
-        (errno.EACCES, "Permission denied; mend that and run again"),
+        (errno.ENOSPC, r"the disk \(or a quota\) is full: No space left on device; free some space and run again"),
+        (errno.EACCES, "cannot be written: Permission denied; mend that and run again"),
     ],
 )
 def test_only_a_full_disk_asks_for_space(tmp_path: Path, monkeypatch: Any, number: int, message: str) -> None:
@@ -262,7 +262,7 @@ def test_only_a_full_disk_asks_for_space(tmp_path: Path, monkeypatch: Any, numbe
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "touch", fail)
-    with pytest.raises(DataError, match=f"cannot be written: {message}"):
+    with pytest.raises(DataError, match=message):
         draw(tmp_path / "prepared")
 
 

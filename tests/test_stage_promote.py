@@ -19,6 +19,7 @@ from trained_repository import (
 
 from darkroom import registry, versions
 from darkroom.errors import DataError, ParamsError, RegistryError
+from darkroom.files import sha256_of
 from pipelines import promote
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -56,7 +57,7 @@ def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fr
     assert champion.tags["git.commit"] == "c" * 40
     assert champion.tags["data.digest"] == "d" * 64
     assert champion.tags["dvc.stage"] == "train@cnn"
-    assert champion.tags["sha256/artifacts/model.onnx"] == versions.sha256_of(fresh / "models/cnn/model.onnx")
+    assert champion.tags["sha256/artifacts/model.onnx"] == sha256_of(fresh / "models/cnn/model.onnx")
     assert {"sha256/MLmodel", "sha256/code/package.py"} <= set(champion.tags)
 
 

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from darkroom.errors import TrainingError
+from darkroom.files import replacing, write_text
 
 
 @dataclasses.dataclass
@@ -59,8 +60,7 @@ class Checkpoint:
 
     @run_id.setter
     def run_id(self, value: str) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        replace_file(self.directory / "run_id", value.encode())
+        write_text(self.directory / "run_id", value)
 
     @property
     def batch_size(self) -> int | None:
@@ -70,8 +70,7 @@ class Checkpoint:
 
     @batch_size.setter
     def batch_size(self, value: int) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        replace_file(self.directory / "batch_size", str(value).encode())
+        write_text(self.directory / "batch_size", str(value))
 
     def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray]] | None:
         """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
@@ -105,13 +104,12 @@ class Checkpoint:
             ) from error
 
     def _save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         last_name = self._write(f"last-{progress.epoch:05d}.npz", variables)
         best_name = f"best-{progress.best_epoch:05d}.npz"
         if best is not None:
             self._write(best_name, best)
         state = {**dataclasses.asdict(progress), "last": last_name, "best": best_name}
-        replace_file(self._state_file, json.dumps(state).encode())
+        write_text(self._state_file, json.dumps(state))
         for file in self.directory.glob("*.npz"):
             if file.name not in (last_name, best_name):
                 file.unlink()
@@ -130,17 +128,8 @@ class Checkpoint:
             return [arrays[key] for key in arrays.files]
 
     def _write(self, name: str, arrays: list[np.ndarray]) -> str:
-        temporary = self.directory / f".{name}"
-        with temporary.open("wb") as file:
+        with replacing(self.directory / name) as part, part.open("wb") as file:
             np.savez(file, *arrays)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.directory / name)
         return name
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -1,6 +1,5 @@
 """The augmented copies of a data set's images: drawn on all cores, indexed, shown beside the originals."""
 
-import errno
 import json
 import tempfile
 import threading
@@ -15,7 +14,7 @@ import numpy as np
 from darkroom import compute
 from darkroom.augmentation import Transforms, augment_image, build
 from darkroom.dataset import Dataset
-from darkroom.errors import DataError
+from darkroom.files import write_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +25,6 @@ _CHUNK_IMAGES = 1024
 _READ_BYTES = (
     250_000  # read at a time; from 400 kB on malloc returns and fetches the pages every time, at 70 us an image
 )
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PREVIEW_CLASSES = 50  # lines of a preview; a PNG of matplotlib ends at 65,536 pixels
 
 
@@ -159,7 +157,7 @@ def _write_copies(chunk: _Chunk) -> tuple[Path, int]:
     # One copy of the pixels per result, because a transform may work in place.
     rows = np.repeat(chunk.rows, chunk.copies)
     step = max(1, _READ_BYTES // int(np.prod(dataset.image_shape)))
-    try:
+    with write_errors(chunk.file):
         chunk.file.touch()
         with chunk.file.open("r+b", buffering=1 << 20) as file:
             for first in range(0, len(rows), step):
@@ -168,9 +166,6 @@ def _write_copies(chunk: _Chunk) -> tuple[Path, int]:
                     image_id = chunk.ids[number]
                     result = augment_image(image, pipeline=pipeline, seed=chunk.seed, image_id=image_id, copy=copy + 1)
                     file.write(np.ascontiguousarray(result).data)
-    except OSError as error:
-        mend = "free some space" if error.errno in _FULL else "mend that"
-        raise DataError(f"{chunk.file}: cannot be written: {error.strerror or error}; {mend} and run again") from error
     return chunk.file, len(rows)
 
 

@@ -9,7 +9,6 @@ Reading needs numpy alone: a GPU machine trains from these files without pandas 
     manifest.json         classes, counts, shards, digest; a folder without it is not a data set
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 
 from darkroom.errors import DataError
+from darkroom.files import sha256_of, write_errors, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,6 @@ SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 MANIFEST = "manifest.json"
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 _RESERVED_BYTES = 8 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DatasetWriter:
@@ -59,7 +58,7 @@ class DatasetWriter:
         self._reserved = 0
         self._written: list[Path] = []
         self._finished = False
-        with _writing(directory):
+        with write_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             # The old manifest goes first: a run that dies here must not leave it beside new shards.
             for old in [directory / MANIFEST, *sorted(directory.glob("images-*.npy"))]:
@@ -123,16 +122,15 @@ class DatasetWriter:
             "shards": self._shards,
         }
         whole["digest"] = _digest(whole, labels, splits, index["id"])
-        with self._new_file(MANIFEST + ".part") as path:
+        with self._new_file(MANIFEST) as path:
             text = json.dumps(whole, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            path.write_text(text + "\n", encoding="utf-8")
-            path.replace(self.directory / MANIFEST)
+            write_text(path, text + "\n")
         self._finished = True
         return whole
 
     def _write(self, part: np.ndarray, *, new_shard: bool) -> None:
         name = f"images-{(self.n_rows // self._shard_rows):05d}.npy"
-        with _writing(self.directory / name, f" after {self.n_rows} images"):
+        with write_errors(self.directory / name, f" after {self.n_rows} images"):
             if new_shard:
                 self._close_shard()
                 self._written.append(self.directory / name)
@@ -158,23 +156,21 @@ class DatasetWriter:
         if self._file is None:
             return
         last = self._shards[-1]
-        with _writing(self.directory / last["name"]):
+        with write_errors(self.directory / last["name"]):
             self._file.truncate()  # gives back what was reserved
             if last["rows"] != self._shard_rows:  # only the last shard: its header promised more rows than came
                 self._file.seek(0)
                 self._file.write(_npy_header(last["rows"], self.image_shape))
             self._file.close()
         self._file = None
-        if last["rows"] != self._shard_rows:
-            with (self.directory / last["name"]).open("rb") as file:
-                self._hash = hashlib.file_digest(file, "sha256")
-        last["sha256"] = self._hash.hexdigest()
+        whole = last["rows"] == self._shard_rows
+        last["sha256"] = self._hash.hexdigest() if whole else sha256_of(self.directory / last["name"])
 
     @contextmanager
     def _new_file(self, name: str) -> Iterator[Path]:
         path = self.directory / name
         self._written.append(path)
-        with _writing(path):
+        with write_errors(path):
             yield path
 
 
@@ -312,18 +308,6 @@ def _load(path: Path, dtype: type, shape: tuple[int, ...], *, mmap: bool = False
 def _not_whole(directory: Path, why: str) -> DataError:
     stage = {"augmented": "augment"}.get(directory.name, "preprocess")
     return DataError(f"{directory} is not whole: {why}; run `dvc repro {stage}`")
-
-
-@contextmanager
-def _writing(path: Path, when: str = "") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            message = f"{path}: the disk (or a quota) is full{when}: {error.strerror}; free some space and run again"
-        else:
-            message = f"{path}: cannot be written{when}: {error.strerror or error}; mend that and run again"
-        raise DataError(message) from error
 
 
 def _reserve(file: BinaryIO, n_bytes: int) -> None:

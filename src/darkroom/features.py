@@ -8,7 +8,6 @@
 Without a backbone there is the manifest alone, and it says so.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,12 +20,12 @@ from typing import Any, Self
 import numpy as np
 
 from darkroom.errors import DataError, ParamsError
+from darkroom.files import write_errors, write_text
 
 SPLITS = ("train", "val")  # the test images go through the deployed model alone
 MANIFEST = "manifest.json"
 _KEYS = {"backbone", "weights", "weights_sha256", "image_size", "seed", "n_features", "counts", "digest"}
 _KEYS |= {"prepared_digest", "augmented_digest"}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Features:
@@ -135,7 +134,7 @@ class FeaturesWriter:
         self._n_features = 0
         self._written: list[Path] = []
         self._finished = False
-        with _writing(directory):
+        with write_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
             # The old manifest goes first: a run that dies here must not leave it beside new arrays.
             names = [MANIFEST, *(f"{split}{part}.npy" for split in SPLITS for part in ("", "-rows", "-labels"))]
@@ -195,9 +194,8 @@ class FeaturesWriter:
         # The path of a file of weights says nothing about the features; its sha256 does.
         self._digest.update(json.dumps({**whole, "weights": None}, sort_keys=True).encode())
         whole["digest"] = self._digest.hexdigest()
-        with self._new_file(MANIFEST + ".part") as path:
-            path.write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            path.replace(self.directory / MANIFEST)
+        with self._new_file(MANIFEST) as path:
+            write_text(path, json.dumps(whole, indent=2, sort_keys=True) + "\n")
         self._finished = True
         return whole
 
@@ -205,7 +203,7 @@ class FeaturesWriter:
     def _new_file(self, name: str) -> Iterator[Path]:
         path = self.directory / name
         self._written.append(path)
-        with _writing(path):
+        with write_errors(path):
             yield path
 
 
@@ -273,15 +271,3 @@ def _npy_header(shape: tuple[int, int]) -> bytes:
 
 def _not_whole(directory: Path, why: str) -> DataError:
     return DataError(f"{directory} is not whole: {why}; run `dvc repro embed`")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            message = f"{path}: the disk (or a quota) is full: {error.strerror}; free some space and run again"
-        else:
-            message = f"{path}: cannot be written: {error.strerror or error}; mend that and run again"
-        raise DataError(message) from error

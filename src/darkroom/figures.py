@@ -1,7 +1,5 @@
 """Draw every picture: plain arrays in, a PNG out; the path is returned. No pyplot, so no global state and no window."""
 
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter, SymmetricalLogLocator
 
 from darkroom.errors import DataError
+from darkroom.files import replacing
 
 DPI = 144
 WIDTH = 7.2  # inches of every chart: 1037 pixels, sharp at half that width on a phone
@@ -75,7 +74,7 @@ def image_grid(
     row_height = cell + lines * text_height + gap
     width = 2 * margin + n_columns * (cell + gap) - gap
     height = 2 * margin + head + n_rows * row_height - gap
-    with _style(dark=dark):
+    with style(dark=dark):
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
@@ -85,11 +84,11 @@ def image_grid(
             left = margin + position % n_columns * (cell + gap)
             top = margin + head + position // n_columns * row_height
             shown = "\n".join(_clean(line, 17) for line in title.split("\n"))
-            axes.text(left, top, shown, va="top", size=7.5, color=_ink("quiet", dark=dark), parse_math=False)
+            axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet", dark=dark), parse_math=False)
             _place(axes, _rgb(image, path), left=left, top=top + lines * text_height, cell=cell)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_aspect("auto")  # imshow sets its own; one unit is one inch in both directions here anyway
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def training_curves(
@@ -103,27 +102,27 @@ def training_curves(
         best_epoch: the epoch whose weights were kept, counted from 0; it is marked. None: no mark.
     """
     epochs = np.asarray(history["epoch"]) + 1
-    with _style(dark=dark):
+    with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         both = figure.subplots(1, 2)
         for axes, metric, title in zip(both, ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True):
             for split, color, dashes in (
-                ("train", _ink("second", dark=dark), "--"),
-                ("val", _ink("first", dark=dark), "-"),
+                ("train", ink("second", dark=dark), "--"),
+                ("val", ink("first", dark=dark), "-"),
             ):
                 marker = "o" if len(epochs) <= 30 else None
                 values = history[f"{split}_{metric}"]
                 axes.plot(epochs, values, dashes, color=color, marker=marker, markersize=3.5, label=SPLITS[split])
             if best_epoch is not None:
                 axes.axvline(
-                    best_epoch + 1, color=_ink("quiet", dark=dark), linewidth=1, linestyle=":", label="epoch kept"
+                    best_epoch + 1, color=ink("quiet", dark=dark), linewidth=1, linestyle=":", label="epoch kept"
                 )
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.04)
             axes.grid(axis="y")
         figure.legend(*both[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, dark: bool = False) -> Path:
@@ -139,11 +138,11 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [_clean(name, 14) for name in classes]
     size = float(np.clip(0.42 * n_classes + 1.6, 3.6, WIDTH))
-    with _style(dark=dark):
+    with style(dark=dark):
         figure = Figure(figsize=(size + 0.6, size), layout="constrained")
         axes = figure.add_subplot()
         # The square root and a start that differs from the paper show rare confusions among many classes.
-        scale = LinearSegmentedColormap.from_list("shares", [_ink("faint", dark=dark), _ink("first", dark=dark)])
+        scale = LinearSegmentedColormap.from_list("shares", [ink("faint", dark=dark), ink("first", dark=dark)])
         picture = axes.imshow(
             np.ma.masked_equal(shares, 0), cmap=scale, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest"
         )
@@ -167,14 +166,14 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
             axes.set_yticks(np.arange(-0.5, n_classes), minor=True)
             axes.grid(which="minor")
             axes.tick_params(which="minor", length=0)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, *, dark: bool) -> None:
     size = 8 if counts.max() < 10_000 and len(counts) <= 12 else 6.5
     for row, column in zip(*np.nonzero(counts), strict=True):
         on_color = shares[row, column] > 0.3
-        color = _ink("on_first" if on_color else "ink", dark=dark)
+        color = ink("on_first" if on_color else "ink", dark=dark)
         axes.text(column, row, f"{counts[row, column]:d}", ha="center", va="center", size=size, color=color)
 
 
@@ -187,13 +186,13 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
     """
     full = curve["count"] > 0
     width = curve["upper"] - curve["lower"]
-    with _style(dark=dark):
+    with style(dark=dark):
         figure = Figure(figsize=(4.6, 4.8), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-        quiet, first = _ink("quiet", dark=dark), _ink("first", dark=dark)
+        quiet, first = ink("quiet", dark=dark), ink("first", dark=dark)
         top.plot([0, 1], [0, 1], "--", color=quiet, linewidth=1, label="perfectly calibrated")
         heights = curve["accuracy"][full]
-        bars = {"align": "edge", "edgecolor": _ink("paper", dark=dark), "linewidth": 1}
+        bars = {"align": "edge", "edgecolor": ink("paper", dark=dark), "linewidth": 1}
         top.bar(
             curve["lower"][full], heights, width[full], color=first, alpha=0.45, label="accuracy in the bin", **bars
         )
@@ -201,7 +200,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
             curve["confidence"][full],
             heights,
             "o",
-            color=_ink("second", dark=dark),
+            color=ink("second", dark=dark),
             markersize=4,
             label="mean confidence",
         )
@@ -215,7 +214,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
         for axes in (top, bottom):
             axes.grid(axis="y")
         figure.legend(loc="outside lower center", ncols=3, columnspacing=1.2, handlelength=1.4)
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def class_scores(
@@ -234,12 +233,12 @@ def class_scores(
     if not ranked:
         raise DataError(f"{path}: no class has a value of {label}, so there is nothing to draw")
     shown = ranked[:40]
-    with _style(dark=dark):
+    with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.21 * len(shown)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(shown))
         heights = [value for value, _ in shown]
-        first = _ink("first", dark=dark)
+        first = ink("first", dark=dark)
         axes.plot(heights, places, "o", color=first, markersize=6)
         for place, value in enumerate(heights):
             axes.annotate(f"{value:.1%}", (value, place), (7, 0), textcoords="offset points", va="center", size=7.5)
@@ -252,7 +251,7 @@ def class_scores(
         if len(shown) < len(ranked):
             axes.set_title(f"the {len(shown)} lowest of {len(ranked)} classes")
         axes.grid()
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def _place(axes: Any, image: np.ndarray, *, left: float, top: float, cell: float) -> None:
@@ -282,12 +281,14 @@ def _clean(text: str, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
-def _ink(name: str, *, dark: bool) -> str:
+def ink(name: str, *, dark: bool) -> str:
+    """Return the colour of a name, a key of LIGHT."""
     return (DARK if dark else LIGHT)[name]
 
 
 @contextmanager
-def _style(*, dark: bool) -> Iterator[None]:
+def style(*, dark: bool) -> Iterator[None]:
+    """Draw in the fonts and colours of every picture while the block runs."""
     colors = DARK if dark else LIGHT
     settings: Any = {
         "font.family": ["DejaVu Sans"],
@@ -326,17 +327,9 @@ def _style(*, dark: bool) -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write figure as PNG and return path: whole or not at all, and the same bytes for the same picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".png.tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-        Path(name).chmod(0o644)  # mkstemp's 0600 would keep a web server or another user from reading the report
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
     return path

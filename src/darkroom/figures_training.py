@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from darkroom.figures import WIDTH, _ink, _save, _style
+from darkroom.figures import WIDTH, ink, save, style
 
 
 def learning_rate_test(
@@ -30,8 +30,8 @@ def learning_rate_test(
         cautious: a lower one; drawn where it is not the suggestion.
         greatest: the rate of the least loss.
     """
-    first, second, quiet = (_ink(name, dark=False) for name in ("first", "second", "quiet"))
-    with _style(dark=False):
+    first, second, quiet = (ink(name, dark=False) for name in ("first", "second", "quiet"))
+    with style(dark=False):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches
@@ -60,4 +60,4 @@ def learning_rate_test(
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid()
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return _save(figure, path)
+        return save(figure, path)

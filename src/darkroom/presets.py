@@ -1,10 +1,12 @@
 """Complete settings files in presets/, one of which `darkroom use` puts in place of params.yaml."""
 
+import shutil
 import subprocess
 from difflib import get_close_matches
 from pathlib import Path
 
 from darkroom.errors import ParamsError
+from darkroom.files import replacing
 from darkroom.params import read_params
 from darkroom.tracking import flatten
 
@@ -39,9 +41,8 @@ def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
         )
     else:
         old = _flat(target)
-    scratch = target.with_suffix(".part")
-    scratch.write_bytes(source.read_bytes())
-    scratch.replace(target)
+    with replacing(target) as part:
+        shutil.copyfile(source, part)
     return {
         key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     }

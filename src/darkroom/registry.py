@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.errors import RegistryError
+from darkroom.files import sha256_of
 from darkroom.store import client, download, existing, store_errors, store_lock, tracking_uri
-from darkroom.versions import HISTORY, MODEL_FILE, Registered, Version, find, read, sha256_of
+from darkroom.versions import HISTORY, MODEL_FILE, Registered, Version, find, read
 
 if TYPE_CHECKING:
     import numpy as np

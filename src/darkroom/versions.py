@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
+from darkroom.files import sha256_of
 from darkroom.repository import repository_root
 from darkroom.store import client, download, existing, redact, sqlite_file, store_errors, tracking_uri
 
@@ -155,12 +156,6 @@ def load(version: Version) -> Any:
     except Exception as error:  # whatever the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_sqlite(file: Path, name: str) -> Registered:

@@ -1,6 +1,5 @@
 """Obtain the file with the values of a backbone, check it, and keep it where the next run finds it."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +16,7 @@ from darkroom.catalogue import FileName, PypiFiles
 from darkroom.clients import download
 from darkroom.console import say
 from darkroom.errors import DataError, ParamsError
+from darkroom.files import digest_of, replacing, sha256_of
 from darkroom.params import Section, explain, read_params
 from darkroom.repository import repository_root
 from darkroom.sources import obtain
@@ -82,7 +82,7 @@ def obtain_weights(
             if isinstance(source, Packaged)
             else _offered(backbone, source, retry_seconds)
         )
-        return Weights("pretrained", path, _digest(path, "sha256"))
+        return Weights("pretrained", path, sha256_of(path))
     return _own(backbone, str(weights["path"]), weights["sha256"])
 
 
@@ -92,7 +92,7 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
         raise DataError(f"embed.weights.path: there is no file {path}")
     if path.suffix not in SUFFIXES:
         raise ParamsError(f"embed.weights.path is {path.name}, expected a file that ends in {', '.join(SUFFIXES)}")
-    sha256 = _digest(path, "sha256")
+    sha256 = sha256_of(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise DataError(
             f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}; bring the right file, "
@@ -105,7 +105,8 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     if source.checksum and _is_whole(path, source.checksum):  # Keras' own file, brought by hand
         kept = _keras_models() / source.name
         if not _is_whole(kept, source.checksum):
-            _place(path, kept)
+            with replacing(kept) as part:
+                shutil.copyfile(path, part)
         return Weights("pretrained", kept, sha256)
     return Weights("file", path, sha256)
 
@@ -141,7 +142,8 @@ def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
             return path
         mirrored = mirror / source.name if (mirror := _mirror()) else None
         if mirrored and _is_whole(mirrored, source.checksum):
-            _place(mirrored, path)
+            with replacing(path) as part:
+                shutil.copyfile(mirrored, part)
             return path
         if mirrored and mirrored.is_file():
             say(
@@ -173,19 +175,7 @@ def _mirror() -> Path | None:
     return Path(folder) if folder else None
 
 
-def _place(source: Path, target: Path) -> None:
-    """Copy a file so that the target never holds a part of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
-        shutil.copyfile(source, Path(temporary) / target.name).replace(target)
-
-
 def _is_whole(path: Path, checksum: str | None) -> bool:
     """Return whether the file is there with the checksum, such as "md5:..."; None takes any content."""
     algorithm, _, expected = (checksum or "").partition(":")
-    return path.is_file() and (checksum is None or _digest(path, algorithm) == expected)
-
-
-def _digest(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    return path.is_file() and (checksum is None or digest_of(path, algorithm) == expected)
