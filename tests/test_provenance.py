@@ -70,12 +70,12 @@ def test_versions_name_python_and_installed_packages_only():
     assert set(versions) == {"python", "numpy"}
 
 
-def test_the_lock_digest_leaves_out_what_dvc_writes_after_promote_has_ended(tmp_path):
+def test_the_lock_digest_leaves_out_what_dvc_writes_after_promote_and_what_changes_no_result(tmp_path):
     lock = tmp_path / "dvc.lock"
     assert provenance.lock_digest(lock) == "none"
     lock.write_text("stages: {train: {md5: a}}\n")
     before = provenance.lock_digest(lock)
-    lock.write_text("stages:\n  promote: {md5: b}\n  train: {md5: a}\n")
+    lock.write_text("stages:\n  check: {md5: d}\n  promote: {md5: b}\n  train: {md5: a}\n")
     assert provenance.lock_digest(lock) == before
     lock.write_text("stages: {train: {md5: c}}\n")
     assert provenance.lock_digest(lock) != before
