@@ -7,6 +7,7 @@ only the data, the network or the device can tell is left to them.
 from darkroom.backbone_table import NONE, check_image_size, find_backbone
 from darkroom.console import run, stage_paths
 from darkroom.errors import ParamsError
+from darkroom.files import write_text
 from darkroom.network_sizes import check_picture_size
 from darkroom.params import ComputeParams, load_candidates, load_section
 from darkroom.train_params import Architecture, TrainParams, Transfer
@@ -22,8 +23,7 @@ from pipelines.promote import PromoteParams
 def main() -> None:
     paths = stage_paths(__doc__, "out")
     check_params()
-    paths.out.parent.mkdir(parents=True, exist_ok=True)
-    paths.out.write_text('{"params": "valid"}\n')  # always the same: `download` depends on it and must not run again
+    write_text(paths.out, '{"params": "valid"}\n')  # always the same: `download` depends on it and must not run again
 
 
 def check_params() -> None:
