@@ -43,7 +43,7 @@ def fit(model: keras.Model, epochs: int = 2) -> list[float]:
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_learns_with_all_that_is_shared(name: str) -> None:
-    schedule = schedules.make_schedule("one_cycle", peak=0.05, total_steps=16, steps_per_epoch=4, warmup=0.2)
+    schedule = schedules.Schedule("one_cycle", peak=0.05, total_steps=16, steps_per_epoch=4, warmup=0.2)
     losses = fit(compiled(name=name, learning_rate=schedule, weight_decay=0.1, clip_norm=1.0, averaging=0.9), epochs=4)
     assert losses[-1] < 0.8 * losses[0]
 
@@ -101,7 +101,7 @@ def test_averages_come_in_the_order_asked_for_with_the_statistics_as_they_run() 
 
 def test_the_variables_of_an_optimizer_are_all_of_its_state() -> None:
     def make() -> keras.Model:
-        schedule = schedules.make_schedule("plateau", peak=0.05, total_steps=32, steps_per_epoch=4, warmup=0.5)
+        schedule = schedules.Schedule("plateau", peak=0.05, total_steps=32, steps_per_epoch=4, warmup=0.5)
         return compiled(name="adam", learning_rate=schedule, averaging=0.9, loss_scaling=True)
 
     whole, second = make(), make()
@@ -119,7 +119,7 @@ def test_the_variables_of_an_optimizer_are_all_of_its_state() -> None:
 
 
 def test_a_lowered_plateau_is_seen_by_a_step_that_is_already_compiled() -> None:
-    schedule = schedules.make_schedule("plateau", peak=0.1, total_steps=8, steps_per_epoch=4, warmup=0.0)
+    schedule = schedules.Schedule("plateau", peak=0.1, total_steps=8, steps_per_epoch=4, warmup=0.0)
     model = compiled(learning_rate=schedule, momentum=0.0)
     fit(model, epochs=1)
     before = model.get_weights()[0]

@@ -46,7 +46,7 @@ def train(
     network = models.build("compact", image_shape=(16, 16, 1), n_classes=2, arguments=arguments, seed=3, policy=policy)
     variation = variation or Variation(shift=1)
     asked = {"name": "one_cycle", "warmup": 0.25, **(schedule or {})}
-    rates = schedules.make_schedule(**asked, peak=learning_rate, total_steps=4 * 6, steps_per_epoch=6)
+    rates = schedules.Schedule(**asked, peak=learning_rate, total_steps=4 * 6, steps_per_epoch=6)
     progress = training.fit(
         network,
         train=lambda epoch: EpochBatches(

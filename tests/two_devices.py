@@ -24,7 +24,7 @@ def train(scope: Any, **arguments: Any) -> tuple[list[np.ndarray], float, int]:
     with scope:
         keras.utils.set_random_seed(3)
         network = keras.Sequential([layers.Input((8, 8, 1)), layers.Conv2D(4, 3), layers.Flatten(), layers.Dense(2)])
-        schedule = schedules.make_schedule("one_cycle", peak=0.05, total_steps=8, steps_per_epoch=2, warmup=0.2)
+        schedule = schedules.Schedule("one_cycle", peak=0.05, total_steps=8, steps_per_epoch=2, warmup=0.2)
         optimizer = optimizers.make_optimizer(learning_rate=schedule, weight_decay=0.1, **arguments)
         network.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
         network.fit(PICTURES, ONE_HOT, batch_size=16, epochs=3, shuffle=False, verbose=0)

@@ -181,11 +181,11 @@ def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "kera
 
 
 def build_schedule(recipe: Recipe, *, peak: float, epochs: int, steps_per_epoch: int) -> "Schedule":
-    """Return the recipe's schedule (see schedules.make_schedule) for a phase of so many epochs."""
+    """Return the recipe's schedule (see schedules.Schedule) for a phase of so many epochs."""
     from darkroom import schedules
 
     settings = recipe["schedule"]
-    return schedules.make_schedule(
+    return schedules.Schedule(
         settings["name"],
         peak=peak,
         total_steps=epochs * steps_per_epoch,

@@ -21,6 +21,18 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     cosine (Loshchilov & Hutter 2017). step is multiplied by `factor` after every `every` epochs, constant stays.
     plateau stays too, times its variable `scale`, which fit() lowers; optimizers.make_optimizer makes that variable one
     of the optimizer's, so that it is kept in checkpoints and seen by compiled steps.
+
+    Args:
+        name: one of SCHEDULES.
+        peak: the highest learning rate.
+        total_steps: of all epochs together.
+        steps_per_epoch: at least 1.
+        warmup: share of all steps in which the learning rate rises, in [0, 1).
+        every: epochs after which the schedule `step` falls; other schedules ignore it.
+        factor: in (0, 1), of that fall; other schedules ignore it (a plateau's is Plateau's).
+
+    Raises:
+        ParamsError: unknown name, or `step` without every or factor.
     """
 
     def __init__(
@@ -29,8 +41,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         *,
         peak: float,
         total_steps: int,
-        steps_per_epoch: int = 1,
-        warmup: float = 0.0,
+        steps_per_epoch: int,
+        warmup: float,
         every: int | None = None,
         factor: float | None = None,
     ) -> None:
@@ -42,7 +54,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             )
         self.name, self.peak, self.warmup = name, peak, warmup
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
-        self.every, self.factor = every, factor
+        self.every, self.factor = (every, factor) if name == "step" else (None, None)
         self.scale = keras.Variable(1.0, trainable=False, name="scale") if name == "plateau" else None
 
     def __call__(self, step: Any) -> Any:
@@ -67,43 +79,6 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         names = ("name", "peak", "total_steps", "steps_per_epoch", "warmup", "every", "factor")
         return {name: getattr(self, name) for name in names}
-
-
-def make_schedule(
-    name: str,
-    *,
-    peak: float,
-    total_steps: int,
-    steps_per_epoch: int,
-    warmup: float,
-    every: int | None = None,
-    factor: float | None = None,
-) -> Schedule:
-    """Return the schedule.
-
-    Args:
-        name: one of SCHEDULES.
-        peak: the highest learning rate.
-        total_steps: of all epochs together.
-        steps_per_epoch: at least 1.
-        warmup: share of all steps in which the learning rate rises, in [0, 1).
-        every: epochs after which the schedule `step` falls; other schedules ignore it.
-        factor: in (0, 1), of that fall; other schedules ignore it (a plateau's is Plateau's).
-
-    Raises:
-        ParamsError: unknown name, or `step` without every or factor.
-    """
-    if name != "step":
-        every = factor = None
-    return Schedule(
-        name,
-        peak=peak,
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-        warmup=warmup,
-        every=every,
-        factor=factor,
-    )
 
 
 @keras.saving.register_keras_serializable(package="darkroom")
