@@ -157,10 +157,11 @@ def lr_find(
     if as_json:
         print(json.dumps(found))
         return
+    cautious = f"{found['cautious']:g} to be cautious; " if found["cautious"] < found["suggestion"] else ""
     print(
-        f"learning rate {found['suggestion']:g}, where the loss falls most steeply; {found['cautious']:g} to be "
-        f"cautious; the peak of one_cycle may go up to {found['greatest']:g}. Set train.{candidate}.learning_rate in "
-        f"params.yaml, now {found['now']:g}; picture: {path}"
+        f"learning rate {found['suggestion']:g}, where the loss falls most steeply; {cautious}the peak of one_cycle "
+        f"may go up to {found['greatest']:g}. Set train.{candidate}.learning_rate in params.yaml, now "
+        f"{found['now']:g}; picture: {path}"
     )
 
 
