@@ -1,7 +1,6 @@
 """Pictures through a frozen backbone: on a CPU by ONNX Runtime, on a GPU by Keras; input is read ahead on both."""
 
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 from darkroom import devices
 from darkroom.compute import n_workers_of
 from darkroom.errors import TrainingError
+from darkroom.onnx_export import export_onnx
 
 # Pictures at once. In ONNX Runtime 32 were fastest at 64 and 160 px (EfficientNet-Lite0, 2 cores): the work of a layer
 # stays in the cache; at 160 px 256 at once are half as fast.
@@ -109,9 +109,7 @@ def _by_onnx(extractor: keras.Model) -> Compute:
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "extractor.onnx"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras' copy of tf2onnx
-            extractor.export(path, format="onnx", verbose=False)
+        export_onnx(extractor, path)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 

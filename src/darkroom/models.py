@@ -6,7 +6,6 @@ made of Keras' own layers and operations: a saved model loads in safe mode witho
 """
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from keras import layers, ops
 from darkroom.architectures import ARCHITECTURES, check_architecture
 from darkroom.architectures.fast import WHITENING, whitening
 from darkroom.errors import ParamsError, TrainingError
+from darkroom.onnx_export import export_onnx
 
 OUTPUTS = ("softmax", "sigmoid")
 VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
@@ -193,9 +193,7 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
     model.save(keras_path)
     check_backend()
     model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # Keras' copy of tf2onnx
-        model.export(onnx_path, format="onnx", verbose=False)
+    export_onnx(model, onnx_path)
     graph = onnx.load(onnx_path)
     graph.metadata_props.add(key="darkroom", value=json.dumps(metadata, sort_keys=True))
     for value in (*graph.graph.input, *graph.graph.output):
