@@ -70,8 +70,8 @@ def _speeds(extractor: Any, embedder: Any, images: np.ndarray, *, rounds: int, o
             blocks = embedder(Selection([(images, rows[:, 1])]))
             writer.write("val", blocks, n_features=embedder.n_features, rows=rows, labels=labels)
             writer.finish(
-                backbone=BACKBONE, weights="none", weights_sha256=None, image_size=list(images.shape[1:3]), seed=0,
-                prepared_digest="", augmented_digest="",
+                backbone=BACKBONE, weights="none", weights_origin="none", weights_sha256=None,
+                image_size=list(images.shape[1:3]), seed=0, prepared_digest="", augmented_digest="",
             )  # fmt: skip
         return Features.open(out).arrays("val")[0]
 

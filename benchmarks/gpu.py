@@ -20,7 +20,6 @@ neighbouring float32, and `compare` allows, step by step, TOLERANCE times what t
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -43,11 +42,10 @@ from darkroom.dataset import Dataset
 from darkroom.errors import DarkroomError, DataError, ParamsError
 from darkroom.features import Features
 from darkroom.feeding import Selection
+from darkroom.files import sha256_of
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import keras
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +116,7 @@ def open_data(settings: recipe.Recipe, folder: Path) -> Opened:
     data, features = recipe.pictures(prepared, augmented), None
     if recipe.transfer_mode(settings):
         features = Features.open(folder / "features")
-        copies = augmented.manifest["digest"] if has_copies else features.manifest["augmented_digest"]
+        copies = augmented.manifest["digest"] if has_copies else features.augmented_digest
         features.check_origin(prepared_digest=prepared.manifest["digest"], augmented_digest=copies)
     recipe.check(settings, data, image_shape=prepared.image_shape, features=features)
     return Opened(prepared, data, features)
@@ -131,34 +129,17 @@ def weights_of(features: Features, file: Path | None) -> Weights:
         ParamsError: a file is needed and none is named.
         DataError: it is another file.
     """
-    sha256 = features.weights_sha256
-    if sha256 is None:
+    origin, sha256 = features.weights_origin, features.weights_sha256
+    if origin is None or sha256 is None:
         return NO_WEIGHTS
     if file is None:
         raise ParamsError(
-            f"the features come from pretrained weights of {features.backbone}; name their file with --weights (sha256 "
-            f"{sha256}; `embed` keeps what it fetches in .darkroom/weights)"
+            f"the features come from a file of weights of {features.backbone}; name it with --weights (sha256 "
+            f"{sha256}; `embed` keeps what it fetches in .darkroom/weights or ~/.keras/models)"
         )
-    with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != sha256:
+    if (found := sha256_of(file)) != sha256:
         raise DataError(f"{file} has the wrong checksum: sha256 {found}, expected {sha256}")
-    return Weights("pretrained" if features.weights == "imagenet" else "file", file, sha256)
-
-
-def extractor_of(opened: Opened, weights: Weights) -> "Callable[[str], keras.Model]":
-    """Return what builds the backbone of the features; recipe.extractor_of fetches weights, with more packages."""
-    from darkroom import backbones
-
-    said = opened.features.manifest if opened.features else {}
-    return lambda policy: backbones.extractor(
-        said["backbone"],
-        image_shape=opened.prepared.image_shape,
-        image_size=tuple(said["image_size"]),
-        weights=weights,
-        seed=said["seed"],
-        policy=policy,
-    )
+    return Weights(origin, file, sha256)
 
 
 class Clock:
@@ -209,7 +190,8 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
     """Train the recipe on the folder's data, and return times and the test accuracy of the model as it is deployed."""
     started = time.perf_counter()
     opened = open_data(settings, folder)
-    pretrained = weights_of(opened.features, weights) if opened.features else NO_WEIGHTS
+    features, image_shape = opened.features, opened.prepared.image_shape
+    pretrained = weights_of(features, weights) if features else NO_WEIGHTS
     from darkroom import candidates, devices, models
 
     described = devices.prepare(device)
@@ -219,9 +201,9 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
     trained = candidates.train_candidate(
         settings,
         data=opened.data,
-        image_shape=opened.prepared.image_shape,
-        features=opened.features,
-        extractor_of=extractor_of(opened, pretrained),
+        image_shape=image_shape,
+        features=features,
+        extractor_of=recipe.extractor_of(features, image_shape=image_shape, weights=pretrained) if features else None,
         policy=policy,
         reports=candidates.Reports(
             on_step=clock.on_step, on_epoch_end=clock.on_epoch_end, say=lambda line: print(line, file=sys.stderr)

@@ -82,6 +82,7 @@ def main() -> None:
             backbone=backbone.name,
             # The sha256 found is written down: a stage that reads the features refuses another file at this path.
             weights=setting if isinstance(setting, str) else {**setting, "sha256": weights.sha256},
+            weights_origin=weights.origin,
             weights_sha256=weights.sha256,
             image_size=list(image_size),
             seed=params.seed,

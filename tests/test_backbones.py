@@ -340,6 +340,38 @@ def test_a_file_of_keras_is_loaded_or_says_why_it_does_not_fit(lite0: Any, tmp_p
         assert "\n" not in str(caught.value)
 
 
+def test_imagenet_weights_of_efficientnet_are_used_as_keras_uses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form of Keras' own file; its values are drawn."""
+    import h5py
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+    from keras.src.utils import file_utils
+
+    from darkroom import backbones
+
+    shape = (32, 32, 3)
+    network = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    normalization = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    normalization.set_weights([np.float32([0.485, 0.456, 0.406]), np.float32([0.23, 0.22, 0.21]), np.array(1)])
+    path = tmp_path / "efficientnetb0_notop.h5"
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
+    monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
+    theirs = keras.applications.EfficientNetB0(include_top=False, input_shape=shape, pooling="avg")
+    images = pictures(4, *shape)
+    expected = theirs.predict(images.astype(np.float32), verbose=0)
+    found = {
+        origin: backbones.extractor(
+            "efficientnet-b0", image_shape=shape, image_size=(32, 32), weights=Weights(origin, path, "0" * 64)
+        ).predict(images, verbose=0)
+        for origin in ("pretrained", "file")
+    }
+    np.testing.assert_allclose(found["pretrained"], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(found["file"] - expected).max() > 1e-2 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -65,7 +65,7 @@ def extractor_of(policy: str) -> "keras.Model":
 def features_of() -> Any:
     values = extractor_of("float32").predict(IMAGES, verbose=0)
     arrays = {"train": (values[:96], DATA.labels), "val": (values[96:127], DATA.val_labels)}
-    return SimpleNamespace(backbone="tiny", manifest={"counts": {"train": 96}}, arrays=arrays.__getitem__)
+    return SimpleNamespace(backbone="tiny", counts={"train": 96}, arrays=arrays.__getitem__)
 
 
 @pytest.fixture(scope="module")

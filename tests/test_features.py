@@ -14,6 +14,7 @@ from darkroom.features import Features, FeaturesWriter, choose, write_none
 ABOUT = {
     "backbone": "tiny",
     "weights": {"path": "here.h5", "sha256": None},
+    "weights_origin": "file",
     "weights_sha256": "a" * 64,
     "image_size": [32, 48],
     "seed": 7,
@@ -36,7 +37,9 @@ def write(folder: Path, values: dict[str, np.ndarray] = VALUES, **changes: objec
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     features = write(tmp_path)
     assert (features.backbone, features.image_size, features.seed, features.n_features) == ("tiny", (32, 48), 7, 5)
-    assert (features.weights, features.weights_sha256) == ({"path": "here.h5", "sha256": None}, "a" * 64)
+    assert features.weights == {"path": "here.h5", "sha256": None}
+    assert (features.weights_origin, features.weights_sha256) == ("file", "a" * 64)
+    assert features.counts == {"train": 7, "val": 3}
     for split, expected in VALUES.items():
         values, labels = features.arrays(split)
         np.testing.assert_array_equal(values, expected)

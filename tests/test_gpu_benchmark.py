@@ -1,11 +1,13 @@
 """benchmarks.gpu: training where only Keras, a backend, numpy and OpenCV are, and whether backends learn the same."""
 
 import copy
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks import gpu
+from darkroom.backbone_table import NO_WEIGHTS
 from darkroom.dataset import DatasetWriter
 from darkroom.errors import DataError, ParamsError
 
@@ -168,6 +171,22 @@ def test_a_recipe_is_checked_where_it_is_written() -> None:
         gpu.make_recipe("smoke", candidate="cnn", changes=["debug.steps=4"])
     with pytest.raises(ParamsError, match=r"train.cnn.epochs is 0: "):
         gpu.make_recipe("smoke", candidate="cnn", changes=["epochs=0"])
+
+
+@pytest.mark.parametrize("origin", ["pretrained", "file"])
+def test_weights_are_those_that_the_features_came_from(tmp_path: Path, origin: str) -> None:
+    file = tmp_path / "copied.h5"
+    file.write_bytes(b"values")
+    sha256 = hashlib.sha256(b"values").hexdigest()
+    features: Any = SimpleNamespace(backbone="vgg16-hed", weights_origin=origin, weights_sha256=sha256)
+    assert gpu.weights_of(features, file) == (origin, file, sha256)
+    with pytest.raises(ParamsError, match=f"a file of weights of vgg16-hed; name it with --weights .sha256 {sha256}"):
+        gpu.weights_of(features, None)
+    file.write_bytes(b"others")
+    with pytest.raises(DataError, match=f"copied.h5 has the wrong checksum: sha256 .*, expected {sha256}"):
+        gpu.weights_of(features, file)
+    drawn: Any = SimpleNamespace(backbone="vgg16-hed", weights_origin="none", weights_sha256=None)
+    assert gpu.weights_of(drawn, None) == NO_WEIGHTS
 
 
 def test_nothing_is_left_to_chance_in_a_comparison() -> None:

@@ -40,6 +40,7 @@ def write_features(directory: Path, *, prepared_digest: str, augmented_digest: s
         writer.finish(
             backbone="tiny",
             weights="none",
+            weights_origin="none",
             weights_sha256=None,
             image_size=[32, 32],
             seed=7,

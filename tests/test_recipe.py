@@ -37,7 +37,7 @@ def varied(**changes: Any) -> dict[str, Any]:
 
 
 def features(backbone: str | None = "tiny", *, n_train: int = 40) -> Any:
-    return SimpleNamespace(backbone=backbone, manifest={"backbone": backbone, "counts": {"train": n_train, "val": 9}})
+    return SimpleNamespace(backbone=backbone, counts={"train": n_train, "val": 9})
 
 
 def test_the_shape_of_a_recipe_is_the_section_of_params_yaml() -> None:

@@ -192,6 +192,7 @@ def test_features_of_a_file_of_weights_are_bound_to_its_content(
     features = stage(workspace, max_images=4, seed=8, weights={"path": file.name, "sha256": None})
     np.testing.assert_allclose(features.arrays("val")[0], expected, rtol=1e-3, atol=1e-3 * expected.max())
     assert features.weights == {"path": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert features.weights_origin == "file"
     file.write_bytes(b"another")
     with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*features are computed anew"):
         obtain_weights(find_backbone("efficientnet-lite0"), features.weights)

@@ -194,21 +194,19 @@ def backbone_network(model: keras.Model) -> keras.Model:
 
 def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) -> keras.Model:
     """Return the network from RGB pictures in the backbone's own range to features, with its weights loaded."""
-    by_keras = False
     if backbone.keras_class is None:
         network = _efficientnet_lite0(image_size)
     else:
-        # Keras' EfficientNet B0 to B7 have one more rescaling inside where they are told to take the ImageNet weights;
-        # they find the file where obtain_weights put it.
-        by_keras = weights.origin == "pretrained" and backbone.keras_class.startswith("EfficientNetB")
         network = getattr(keras.applications, backbone.keras_class)(
             include_top=False,
-            weights="imagenet" if by_keras else None,
+            weights=None,
             input_shape=(*image_size, 3),
             pooling="avg",  # of keras.applications' own: ConvNeXt has a normalization after it
         )
-    if weights.path is not None and not by_keras:
+    if weights.path is not None:
         _load(network, backbone, weights)
+    if weights.origin == "pretrained" and (backbone.keras_class or "").startswith("EfficientNetB"):
+        _divide_by_deviations(network)
     for layer in network.layers:
         # Keras passes training=True down to layers inside, whatever the network was called with; without this their
         # random draws would change the features while a head is trained.
@@ -216,6 +214,17 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)
     return exportable(network)
+
+
+def _divide_by_deviations(network: keras.Model) -> None:
+    """Normalize pictures as the ImageNet weights of EfficientNet B0 to B7 were trained: by deviations, not their roots.
+
+    Keras has a layer for it that is there only where Keras itself fetches the file.
+    """
+    normalization = next(layer for layer in network.layers if isinstance(layer, layers.Normalization))
+    mean, variance, count = normalization.get_weights()
+    normalization.set_weights([mean, variance * np.array(IMAGENET_DEVIATION, np.float32), count])
+    normalization.finalize_state()
 
 
 def exportable(network: keras.Model) -> keras.Model:

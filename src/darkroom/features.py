@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -24,33 +24,48 @@ from darkroom.files import write_errors, write_text
 
 SPLITS = ("train", "val")  # the test images go through the deployed model alone
 MANIFEST = "manifest.json"
-_KEYS = {"backbone", "weights", "weights_sha256", "image_size", "seed", "n_features", "counts", "digest"}
-_KEYS |= {"prepared_digest", "augmented_digest"}
+_NONE_WITHOUT_BACKBONE = (
+    "backbone",
+    "weights",
+    "weights_origin",
+    "weights_sha256",
+    "image_size",
+    "seed",
+    "prepared_digest",
+    "augmented_digest",
+)
+_KEYS = {*_NONE_WITHOUT_BACKBONE, "n_features", "counts", "digest"}
 
 
 class Features:
     """Features that the stage `embed` computed; make one with Features.open(directory).
 
     Attributes:
-        manifest: what manifest.json says.
         backbone: the name of the backbone, None where none was asked for: then there are no arrays.
         weights: the setting embed.weights: imagenet, none, or {path, sha256}, with the sha256 of the file read.
-        weights_sha256: of the file of pretrained weights, None without one.
+        weights_origin: what these are: none, pretrained or file; see backbone_table.Weights.
+        weights_sha256: of the file with their values, None without one.
         image_size: (height, width) in pixels that the backbone saw.
         seed: of weights that are not pretrained.
+        prepared_digest, augmented_digest: of the data that the features were computed from.
         n_features: width of the arrays.
+        counts: rows of each split.
         digest: sha256 of everything above and of every value in the arrays.
     """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
-        self.directory, self.manifest = directory, manifest
+        self.directory = directory
         self.backbone: str | None = manifest["backbone"]
         self.weights: str | dict[str, Any] | None = manifest["weights"]
+        self.weights_origin: Literal["none", "pretrained", "file"] | None = manifest["weights_origin"]
         self.weights_sha256: str | None = manifest["weights_sha256"]
         size = manifest["image_size"]
         self.image_size: tuple[int, int] | None = (size[0], size[1]) if size else None
         self.seed: int | None = manifest["seed"]
+        self.prepared_digest: str | None = manifest["prepared_digest"]
+        self.augmented_digest: str | None = manifest["augmented_digest"]
         self.n_features: int = manifest["n_features"]
+        self.counts: dict[str, int] = manifest["counts"]
         self.digest: str = manifest["digest"]
 
     @classmethod
@@ -82,7 +97,7 @@ class Features:
         if self.backbone is None or split not in SPLITS:
             what = "no backbone was named" if self.backbone is None else f"splits are {', '.join(SPLITS)}"
             raise DataError(f"{self.directory} has no features of {split!r}: {what}; see embed in params.yaml")
-        n_rows = self.manifest["counts"][split]
+        n_rows = self.counts[split]
         features = self._load(f"{split}.npy", np.float32, (n_rows, self.n_features))
         return features, self._load(f"{split}-labels.npy", np.int64, (n_rows,))
 
@@ -92,7 +107,7 @@ class Features:
         Raises:
             DataError: as arrays().
         """
-        return self._load(f"{split}-rows.npy", np.int64, (self.manifest["counts"][split], 2))
+        return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 2))
 
     def check_origin(self, *, prepared_digest: str, augmented_digest: str) -> None:
         """Refuse features of other images than those at hand.
@@ -100,9 +115,10 @@ class Features:
         Raises:
             DataError: the digests are not those of the data that the features were computed from.
         """
-        here = {"prepared": prepared_digest, "augmented": augmented_digest}
-        for name, digest in here.items():
-            if self.backbone is not None and self.manifest[f"{name}_digest"] != digest:
+        pairs = {"prepared": (self.prepared_digest, prepared_digest)}
+        pairs["augmented"] = (self.augmented_digest, augmented_digest)
+        for name, (computed_from, here) in pairs.items():
+            if self.backbone is not None and computed_from != here:
                 raise DataError(f"{self.directory}: these are features of other {name} images; run `dvc repro embed`")
 
     def _load(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
@@ -187,8 +203,9 @@ class FeaturesWriter:
         """Write the manifest and return it.
 
         Args:
-            about: backbone, weights, weights_sha256, image_size, seed, prepared_digest and augmented_digest, and
-                whatever else the stage wants to record; n_features, counts and digest are added here.
+            about: backbone, weights, weights_origin, weights_sha256, image_size, seed, prepared_digest and
+                augmented_digest, and whatever else the stage wants to record; n_features, counts and digest are added
+                here.
         """
         whole = {**about, "n_features": self._n_features, "counts": self._counts}
         # The path of a file of weights says nothing about the features; its sha256 does.
@@ -212,9 +229,8 @@ def write_none(directory: Path) -> None:
 
     It is the same whatever else the section `embed` says, so nothing that depends on it reruns.
     """
-    nothing = ("backbone", "weights", "weights_sha256", "image_size", "seed", "prepared_digest", "augmented_digest")
     with FeaturesWriter(directory) as writer:
-        writer.finish(**dict.fromkeys(nothing))
+        writer.finish(**dict.fromkeys(_NONE_WITHOUT_BACKBONE))
 
 
 def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_images: int, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from darkroom.backbone_table import Weights, find_backbone
 from darkroom.dataset import Dataset
 from darkroom.errors import ParamsError
 from darkroom.features import Features
@@ -74,7 +75,7 @@ def n_training(recipe: Recipe, data: Data, features: Features | None) -> int:
     """Return how many training images every phase has: features may have been computed of some images only."""
     if features is None or transfer_mode(recipe) not in ("features", "finetune"):
         return len(data.labels)
-    return min(len(data.labels), int(features.manifest["counts"]["train"]))
+    return min(len(data.labels), features.counts["train"])
 
 
 def check(recipe: Recipe, data: Data, *, image_shape: tuple[int, int, int], features: Features | None) -> None:
@@ -140,27 +141,30 @@ def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) 
     )
 
 
-def extractor_of(features: Features, *, image_shape: tuple[int, int, int]) -> "Callable[[str], keras.Model] | None":
+def extractor_of(
+    features: Features, *, image_shape: tuple[int, int, int], weights: Weights | None = None
+) -> "Callable[[str], keras.Model] | None":
     """Return what builds the backbone of the features for a Keras dtype policy; None where they have no backbone.
+
+    Args:
+        features: what `embed` computed.
+        image_shape: (height, width, channels) of the pictures.
+        weights: of the backbone; None obtains them as `embed` did.
 
     Raises:
         DataError: the backbone's weights cannot be had.
     """
-    said = features.manifest
-    if said["backbone"] is None:
+    name, setting, image_size, seed = features.backbone, features.weights, features.image_size, features.seed
+    if name is None or setting is None or image_size is None or seed is None:  # all of them
         return None
     from darkroom import backbones
-    from darkroom.backbone_table import find_backbone
-    from darkroom.weights import obtain_weights
 
-    weights = obtain_weights(find_backbone(said["backbone"]), said["weights"])
+    if weights is None:
+        from darkroom.weights import obtain_weights  # it needs more packages than training does
+
+        weights = obtain_weights(find_backbone(name), setting)
     return lambda policy: backbones.extractor(
-        said["backbone"],
-        image_shape=image_shape,
-        image_size=tuple(said["image_size"]),
-        weights=weights,
-        seed=said["seed"],
-        policy=policy,
+        name, image_shape=image_shape, image_size=image_size, weights=weights, seed=seed, policy=policy
     )
 
 

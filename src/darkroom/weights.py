@@ -99,16 +99,12 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
             "or set embed.weights.sha256 to that of the new one, and features are computed anew"
         )
     source = read_weight_sources()[backbone.name]
+    # By its content, so that the file may have been brought by hand.
     if isinstance(source, Packaged):
-        # By its content, so that the file may have been brought by hand.
-        return Weights("pretrained" if sha256 == source.package.files[0].sha256 else "file", path, sha256)
-    if source.checksum and _is_whole(path, source.checksum):  # Keras' own file, brought by hand
-        kept = _keras_models() / source.name
-        if not _is_whole(kept, source.checksum):
-            with replacing(kept) as part:
-                shutil.copyfile(path, part)
-        return Weights("pretrained", kept, sha256)
-    return Weights("file", path, sha256)
+        known = sha256 == source.package.files[0].sha256
+    else:
+        known = source.checksum is not None and _is_whole(path, source.checksum)
+    return Weights("pretrained" if known else "file", path, sha256)
 
 
 def _packaged(backbone: Backbone, source: Packaged, retry_seconds: float) -> Path:
@@ -134,7 +130,7 @@ def _packaged(backbone: Backbone, source: Packaged, retry_seconds: float) -> Pat
 
 
 def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
-    """Return Keras' file from the folder where Keras itself keeps and expects it."""
+    """Return Keras' file from the folder where Keras itself would keep it."""
     path = _keras_models() / source.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{source.name}.lock"):
