@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from darkroom.errors import DarkroomError
-
-pytestmark = pytest.mark.heavy
+from darkroom.onnx_export import export_onnx
 
 
 class Optimized:
@@ -25,8 +24,6 @@ class Optimized:
 def test_an_optimization_left_out_is_not_told_and_what_fails_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from darkroom.onnx_export import export_onnx
-
     whole: Any = Optimized()
     failing: Any = Optimized(DarkroomError("no form in ONNX"))
     with caplog.at_level(logging.WARNING):

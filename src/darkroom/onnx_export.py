@@ -5,11 +5,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
+if TYPE_CHECKING:
+    import keras
 
 
-def export_onnx(model: keras.Model, path: Path) -> None:
+def export_onnx(model: "keras.Model", path: Path) -> None:
     """Write the model as ONNX; Keras asks that it was called before. What fails is an exception, as without this.
 
     Whether the graph computes what the model does is for the caller to compare.
