@@ -16,6 +16,7 @@ from darkroom.dataset import Dataset
 from darkroom.defaults import choose_class_weights
 from darkroom.errors import ParamsError
 from darkroom.features import Features
+from darkroom.files import write_text
 from darkroom.params import ComputeParams, digest, load_section
 from darkroom.repository import repository_root
 from darkroom.train_params import TrainParams
@@ -104,7 +105,7 @@ def main() -> None:
             "val_accuracy": trained.val_accuracy,
             "train_seconds": round(progress.train_seconds, 3),
         }
-        (paths.out / "run.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_text(paths.out / "run.json", json.dumps(summary, indent=2) + "\n")
         measured = {"best_epoch": progress.best_epoch, "train_seconds": progress.train_seconds}
         record.log_metrics({**measured, "batch_size": trained.batch_size, "onnx_max_abs_difference": difference})
         record.log_artifact(paths.out / "history.csv")
