@@ -76,6 +76,7 @@ def train(preset: str) -> dict[str, Any]:
             label_smoothing=settings["label_smoothing"],
             variation=recipe.variation_of(settings, data),
             early_stopping=settings["early_stopping"],
+            keep=settings["keep"],
             plateau=recipe.build_plateau(settings),
             schedule=schedule,
             on_epoch_end=keep,
@@ -89,7 +90,7 @@ def train(preset: str) -> dict[str, Any]:
     accuracies = []
     for of_epoch in weights:
         network.set_weights(of_epoch)
-        accuracies.append(models.accuracy(model, pictures, labels, batch_size=1000))
+        accuracies.append(models.accuracy(model, pictures, labels, batch_size=100))
     return {
         "dataset": prepared.manifest["dataset"],
         "device": device,

@@ -35,6 +35,7 @@ train:
     class_weights: none
     averaging: 0.0
     early_stopping: null
+    keep: best
     variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
     test_time_views: one
     precision: PRECISION

@@ -38,6 +38,7 @@ def train(
     weights: np.ndarray | None = None,
     plateau: Any = None,
     early_stopping: dict[str, Any] | None = None,
+    keep: str = "best",
     on_epoch_end: OnEpochEnd | None = None,
 ) -> tuple[Any, Progress]:
     from darkroom import models, optimizers, schedules, training
@@ -60,6 +61,7 @@ def train(
         label_smoothing=0.1,
         variation=variation,
         early_stopping=early_stopping,
+        keep=keep,
         plateau=plateau() if plateau else None,
         schedule=rates,
         checkpoint=checkpoint,
@@ -101,6 +103,16 @@ def test_training_learns_and_reports_every_epoch() -> None:
     assert set(seen[0][1]) == METRICS
     assert progress.best_val_accuracy > 0.9
     assert progress.history[progress.best_epoch]["val_accuracy"] == progress.best_val_accuracy
+
+
+def test_keep_last_takes_the_last_epoch_also_where_it_is_worse() -> None:
+    ruin = {"name": "constant", "warmup": 0.9}  # the rate rises far above what can be learnt with
+    high: dict[str, Any] = {"learning_rate": 30.0, "schedule": ruin, "optimizer": {"name": "sgd", "clip_norm": 1.0}}
+    _, best = train(4, **high)
+    assert best.best_epoch < 3, "else the test shows nothing"
+    network, last = train(4, keep="last", **high)
+    assert last.best_epoch == 3
+    assert scores(network)[1] == pytest.approx(last.best_val_accuracy) == last.history[3]["val_accuracy"]
 
 
 def test_the_network_ends_with_the_weights_of_its_best_epoch() -> None:

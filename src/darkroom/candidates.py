@@ -93,7 +93,7 @@ def train_candidate(
         views, accuracy = recipe["test_time_views"], progress.best_val_accuracy
         model = models.deployable(network, views)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
-            size = max(1, batch_size // 2)  # of each view
+            size = max(1, batch_size // models.VIEWS[views])  # each picture is as many
             accuracy = models.accuracy(model, data.val_images, data.val_labels, batch_size=size)
         return Trained(model, progress, batch_size, accuracy)
 
@@ -229,6 +229,7 @@ class _Run:
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
+            keep=recipe["keep"],
             plateau=build_plateau(recipe),
             schedule=schedule,
             checkpoint=self.checkpoint,

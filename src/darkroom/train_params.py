@@ -237,6 +237,7 @@ class TrainParams(Section):
     class_weights: Literal["none", "balanced", "effective", "auto"] | dict[str, NonNegative]
     averaging: Rate  # of the weights over the steps (EMA), 0: none
     early_stopping: EarlyStopping | None
+    keep: Literal["best", "last"]  # epoch, by validation accuracy; last is for schedules that end near 0
     variation: Variation
     test_time_views: Literal["one", "flip", "flip_and_shift"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]

@@ -43,6 +43,7 @@ def fit(
     label_smoothing: float = 0.0,
     variation: Variation | None = None,
     early_stopping: Mapping[str, Any] | None = None,
+    keep: str = "best",
     plateau: Plateau | None = None,
     schedule: Schedule | None = None,
     checkpoint: Checkpoint | None = None,
@@ -51,10 +52,10 @@ def fit(
 ) -> Progress:
     """Train the network in place for one phase and return what the epochs of this phase and of those before brought.
 
-    The best epoch of all phases has the highest validation accuracy; among equals, the lowest validation loss. Where it
-    is one of this phase, the network is left with its weights. With a checkpoint that holds earlier epochs, training
-    goes on behind them: weights, optimizer, random state and best epoch are restored. A phase that the checkpoint is
-    beyond is not trained again.
+    The best epoch of all phases has the highest validation accuracy; among equals, the lowest validation loss; or it is
+    the last, if `keep` says so. Where it is one of this phase, the network is left with its weights. With a checkpoint
+    that holds earlier epochs, training goes on behind them: weights, optimizer, random state and best epoch are
+    restored. A phase that the checkpoint is beyond is not trained again.
 
     Args:
         network: pictures (or features) in, logits out.
@@ -67,6 +68,8 @@ def fit(
         label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
         variation: how the batches are drawn; the draws are applied here.
         early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
+        keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
+            accuracy of few pictures cannot tell it from the one before.
         plateau: says after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
         checkpoint: where to keep the end of every epoch.
         on_step: called with (step, steps) of the epoch.
@@ -95,7 +98,7 @@ def fit(
         record, weights = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
         _check_finite(record, epoch=epoch)
         ranks = (record["val_accuracy"], -record["val_loss"])
-        if better := ranks > (progress.best_val_accuracy, -progress.best_val_loss):
+        if better := keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
             best = weights
             progress.best_epoch, progress.best_val_accuracy, progress.best_val_loss = epoch, ranks[0], -ranks[1]
         if plateau and schedule and plateau.update(record[plateau.metric]):
