@@ -9,7 +9,7 @@ from darkroom.console import run, stage_paths
 from darkroom.errors import ParamsError
 from darkroom.files import write_text
 from darkroom.network_sizes import check_picture_size
-from darkroom.params import ComputeParams, load_candidates, load_section
+from darkroom.params import ComputeParams, in_section, load_candidates, load_section
 from darkroom.train_params import Architecture, TrainParams, Transfer
 from darkroom.weights import obtain_weights
 from pipelines.augment import AugmentParams
@@ -43,15 +43,14 @@ def check_params() -> None:
     load_section("compute", ComputeParams)
 
     if embed.backbone != NONE:
-        backbone = find_backbone(embed.backbone)
-        check_image_size(backbone, (embed.image_size[0], embed.image_size[1]))
+        with in_section("embed"):
+            backbone = find_backbone(embed.backbone)
+            check_image_size(backbone, (embed.image_size[0], embed.image_size[1]))
         if isinstance(embed.weights, WeightsFile):  # other weights may have to be fetched: that is for embed
             obtain_weights(backbone, embed.weights.model_dump())
     for name, params in candidates.items():
-        try:
+        with in_section(f"train.{name}"):
             _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
-        except ParamsError as error:
-            raise ParamsError(f"params.yaml: train.{name}: {error}") from None
 
 
 def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:

@@ -15,7 +15,7 @@ from darkroom.console import native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.errors import DataError
 from darkroom.feeding import Selection
-from darkroom.params import ComputeParams, Section, load_section
+from darkroom.params import ComputeParams, Section, in_section, load_section
 from darkroom.weights import obtain_weights
 
 Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
@@ -46,8 +46,9 @@ def main() -> None:
         features.write_none(paths.out)
         say("embed: no backbone is named, so there is nothing to compute")
         return
-    backbone, image_size = find_backbone(params.backbone), (params.image_size[0], params.image_size[1])
-    check_image_size(backbone, image_size)
+    with in_section("embed"):
+        backbone, image_size = find_backbone(params.backbone), (params.image_size[0], params.image_size[1])
+        check_image_size(backbone, image_size)
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
     rows = {"train": training_rows(prepared, augmented, params), "val": _numbered(prepared.rows("val"), copies=0)}
     if not all(map(len, rows.values())):

@@ -14,10 +14,9 @@ from darkroom.checkpoints import Checkpoint
 from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.defaults import choose_class_weights
-from darkroom.errors import ParamsError
 from darkroom.features import Features
 from darkroom.files import write_text
-from darkroom.params import ComputeParams, digest, load_section
+from darkroom.params import ComputeParams, digest, in_section, load_section
 from darkroom.repository import repository_root
 from darkroom.train_params import TrainParams
 
@@ -36,10 +35,8 @@ def main() -> None:
         params["class_weights"] = chosen.value
         say(f"train: {candidate}: class_weights {chosen.value} ({chosen.reason})")
     data = recipe.pictures(prepared, augmented)
-    try:
+    with in_section(f"train.{candidate}"):
         recipe.check(params, data, image_shape=prepared.image_shape, features=features)
-    except ParamsError as error:
-        raise ParamsError(f"params.yaml: train.{candidate}: {error}") from None
 
     from darkroom import provenance, store, tracking
 
@@ -54,7 +51,8 @@ def main() -> None:
 
         models.check_backend()
         described = devices.prepare(device)
-        policy = devices.policy(params["precision"])
+        with in_section(f"train.{candidate}"):
+            policy = devices.policy(params["precision"])
     versions = provenance.versions()
     code = [provenance.code_digest(), Path(__file__).read_text()]
     inputs = [data_digest, features.digest if recipe.transfer_mode(params) else None, params_digest]
@@ -75,16 +73,17 @@ def main() -> None:
             record.log_epoch(epoch, logs)
             lines.on_epoch_end(epoch, logs)
 
-        trained = candidates.train_candidate(
-            params,
-            data=data,
-            image_shape=prepared.image_shape,
-            features=features,
-            extractor_of=recipe.extractor_of(features, image_shape=prepared.image_shape),
-            policy=policy,
-            checkpoint=checkpoint,
-            reports=candidates.Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
-        )
+        with in_section(f"train.{candidate}"):
+            trained = candidates.train_candidate(
+                params,
+                data=data,
+                image_shape=prepared.image_shape,
+                features=features,
+                extractor_of=recipe.extractor_of(features, image_shape=prepared.image_shape),
+                policy=policy,
+                checkpoint=checkpoint,
+                reports=candidates.Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
+            )
         progress = trained.progress
         metadata = {name: prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
         shown = prepared.images[prepared.rows("val")[: models.PARITY_IMAGES]]

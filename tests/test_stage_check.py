@@ -76,11 +76,11 @@ def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: s
         ),
         (
             {"embed.backbone": "efficientnet-light0"},
-            "there is no backbone 'efficientnet-light0'; did you mean efficientnet-lite0",
+            "params.yaml: embed: there is no backbone 'efficientnet-light0'; did you mean efficientnet-lite0",
         ),
         (
             {"embed.backbone": "xception"},
-            "backbone xception: image_size is [48, 48], expected at least [71, 71]",
+            "params.yaml: embed: backbone xception: image_size is [48, 48], expected at least [71, 71]",
         ),
         (
             {"preprocess.image_size": [28, 8]},

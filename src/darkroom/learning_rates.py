@@ -11,9 +11,8 @@ from tqdm import tqdm
 from darkroom import recipe
 from darkroom.console import native_stderr_silenced
 from darkroom.dataset import Dataset
-from darkroom.errors import ParamsError
 from darkroom.features import Features
-from darkroom.params import ComputeParams, load_section
+from darkroom.params import ComputeParams, in_section, load_section
 from darkroom.train_params import TrainParams
 
 
@@ -34,8 +33,9 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         DataError: the data are not prepared.
         TrainingError: the loss falls at no rate, or the device is not there.
     """
+    section = f"train.{candidate}"
     with contextlib.chdir(root):
-        params = load_section(f"train.{candidate}", TrainParams).model_dump()
+        params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
     prepared, augmented = Dataset.open(root / "data" / "prepared"), Dataset.open(root / "data" / "augmented")
     features = Features.open(root / "data" / "features") if recipe.transfer_mode(params) else None
@@ -44,10 +44,8 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
             prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"]
         )
     data, shape = recipe.pictures(prepared, augmented), prepared.image_shape
-    try:
+    with in_section(section):
         recipe.check(params, data, image_shape=shape, features=features)
-    except ParamsError as error:
-        raise ParamsError(f"params.yaml: train.{candidate}: {error}") from None
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
@@ -55,7 +53,8 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         from darkroom.variation import with_draws
 
         devices.prepare(device)
-        policy = devices.policy(params["precision"])
+        with in_section(section):
+            policy = devices.policy(params["precision"])
     batch_size = params["batch_size"]
     if batch_size == "auto":
         batch_size = candidates.first_batch_size(recipe.n_training(params, data, features))

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -56,6 +58,19 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
         return model.model_validate(values)
     except ValidationError as error:
         raise ParamsError(f"{PARAMS_FILE}: {explain(name, model, error)}") from None
+
+
+@contextmanager
+def in_section(name: str) -> Iterator[None]:
+    """Say of a ParamsError of a function that does not know of params.yaml which section it speaks of.
+
+    Raises:
+        ParamsError: with the file and the section in front.
+    """
+    try:
+        yield
+    except ParamsError as error:
+        raise ParamsError(f"{PARAMS_FILE}: {name}: {error}") from None
 
 
 def load_candidates() -> list[str]:
