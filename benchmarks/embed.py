@@ -39,7 +39,7 @@ def main() -> None:
     size = (options.image_size, options.image_size)
     extractor = backbones.extractor(BACKBONE, image_shape=(*size, 3), image_size=size)
     started = time.perf_counter()
-    embedder = embedding.Embedder(extractor, runtime="onnx")
+    embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
     export_seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (options.images, *size, 3), dtype=np.uint8)
@@ -115,7 +115,7 @@ def _heads(prepared: Path, size: tuple[int, int]) -> dict[str, Any]:
     dataset = Dataset.open(prepared)
     weights = obtain_weights(find_backbone(BACKBONE), "imagenet")
     extractor = backbones.extractor(BACKBONE, image_shape=dataset.image_shape, image_size=size, weights=weights)
-    embedder = embedding.Embedder(extractor, runtime="onnx")
+    embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
     sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "embed": lambda rows: np.concatenate(list(embedder(Selection([(dataset.images, rows)])))),
         "predict": lambda rows: np.asarray(extractor.predict(dataset.images[rows], verbose=0)),

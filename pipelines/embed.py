@@ -63,7 +63,7 @@ def main() -> None:
     extractor = backbones.extractor(
         backbone.name, image_shape=prepared.image_shape, image_size=image_size, weights=weights, seed=params.seed
     )
-    embedder = embedding.Embedder(extractor)
+    embedder = embedding.Embedder(extractor, image_size=image_size)
     n_images, started = sum(map(len, rows.values())), time.monotonic()
     with (
         features.FeaturesWriter(paths.out) as writer,

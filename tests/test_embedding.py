@@ -52,6 +52,15 @@ def test_the_features_are_those_of_keras_in_the_order_of_the_pictures(
     assert sum(done) == 202
 
 
+@pytest.mark.parametrize(
+    ("runtime", "edge", "pictures"), [("onnx", 28, 32), ("onnx", 160, 8), ("onnx", 299, 4), ("keras", 299, 256)]
+)
+def test_larger_pictures_go_through_a_cpu_in_smaller_batches(runtime: Any, edge: int, pictures: int) -> None:
+    from darkroom.embedding import batch_size_of
+
+    assert batch_size_of(runtime, (edge, edge)) == pictures
+
+
 def test_onnx_runtime_computes_where_there_is_no_gpu(extractor: Any) -> None:
     from darkroom import devices
     from darkroom.embedding import Embedder

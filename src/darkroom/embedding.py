@@ -15,9 +15,11 @@ from darkroom.compute import n_workers_of
 from darkroom.errors import TrainingError
 from darkroom.onnx_export import export_onnx
 
-# Pictures at once. In ONNX Runtime 32 were fastest at 64 and 160 px (EfficientNet-Lite0, 2 cores): the work of a layer
-# stays in the cache; at 160 px 256 at once are half as fast.
-BATCH_SIZES = {"onnx": 32, "keras": 256}
+GPU_BATCH_SIZE = 256
+# On a CPU the work of a layer should stay in the cache: with EfficientNet-Lite0 on 2 cores, batches of 32 at 160 px were
+# a fifth slower than batches of 8, and batches of 256 half as fast; at 64 px batches of 32 were fastest.
+CPU_BATCH_PIXELS = 8 * 160 * 160
+CPU_BATCH_SIZES = (4, 32)  # the least and the greatest
 READ_AHEAD = 2  # batches read while one is computed: bounds what waits in memory
 
 PARITY_TOLERANCE = 1e-3  # of the greatest feature; float32 kernels that sum in another order stay below 1e-4
@@ -30,9 +32,17 @@ Compute = Callable[[np.ndarray], np.ndarray]
 def fastest_runtime() -> Runtime:
     """Return what computes fastest here: Keras on a GPU; ONNX Runtime on a CPU, if Keras' backend can write ONNX.
 
-    On a CPU the same float32 network runs at least three times as fast in ONNX Runtime as in TensorFlow.
+    On a CPU the same float32 network runs about twice as fast in ONNX Runtime as in TensorFlow (benchmarks/embed.py).
     """
     return "onnx" if keras.backend.backend() == "tensorflow" and not devices.gpus() else "keras"
+
+
+def batch_size_of(runtime: Runtime, image_size: tuple[int, int]) -> int:
+    """Return how many pictures to compute at once, by the (height, width) in pixels that the backbone sees."""
+    if runtime == "keras":
+        return GPU_BATCH_SIZE
+    least, greatest = CPU_BATCH_SIZES
+    return max(least, min(greatest, CPU_BATCH_PIXELS // (image_size[0] * image_size[1])))
 
 
 class Embedder:
@@ -40,15 +50,21 @@ class Embedder:
 
     Args:
         extractor: uint8 (n, H, W, C) in, float32 (n, features) out.
+        image_size: (height, width) in pixels that the backbone sees, None for that of the pictures.
         runtime: what computes, None for the fastest here.
-        batch_size: pictures at once, None for what was measured to be fast.
+        batch_size: pictures at once, None for batch_size_of().
     """
 
     def __init__(
-        self, extractor: keras.Model, *, runtime: Runtime | None = None, batch_size: int | None = None
+        self,
+        extractor: keras.Model,
+        *,
+        image_size: tuple[int, int] | None = None,
+        runtime: Runtime | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.runtime = runtime or fastest_runtime()
-        self.batch_size = batch_size or BATCH_SIZES[self.runtime]
+        self.batch_size = batch_size or batch_size_of(self.runtime, image_size or extractor.input_shape[1:3])
         self.n_features: int = extractor.output_shape[-1]
         self._name = extractor.name
         self._compute = _by_onnx(extractor) if self.runtime == "onnx" else _by_keras(extractor, self.batch_size)
