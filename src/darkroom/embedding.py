@@ -16,7 +16,7 @@ from darkroom.errors import TrainingError
 from darkroom.onnx_export import export_onnx
 
 GPU_BATCH_SIZE = 256
-# On a CPU the work of a layer should stay in the cache: with EfficientNet-Lite0 on 2 cores, batches of 32 at 160 px were
+# On a CPU the work of a layer should stay in the cache: with EfficientNet-Lite0 on 2 cores batches of 32 at 160 px were
 # a fifth slower than batches of 8, and batches of 256 half as fast; at 64 px batches of 32 were fastest.
 CPU_BATCH_PIXELS = 8 * 160 * 160
 CPU_BATCH_SIZES = (4, 32)  # the least and the greatest
