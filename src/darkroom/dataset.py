@@ -23,6 +23,7 @@ import numpy as np
 
 from darkroom.errors import DataError
 from darkroom.files import sha256_of, write_errors, write_text
+from darkroom.stored import MANIFEST, load_array, not_whole, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
-MANIFEST = "manifest.json"
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 _RESERVED_BYTES = 8 << 20
 
@@ -244,16 +244,18 @@ class Dataset:
         Raises:
             DataError: there is no manifest, or a file it names is missing, cut short or of another shape.
         """
-        manifest = _read_manifest(directory)
+        stage = _stage_of(directory)
+        manifest = read_manifest(directory, keys=_MANIFEST_KEYS, stage=stage)
         n_rows, shape = manifest["n_rows"], tuple(manifest["image_shape"])
         shards = [
-            _load(directory / shard["name"], np.uint8, (shard["rows"], *shape), mmap=True)
+            load_array(directory / shard["name"], np.uint8, (shard["rows"], *shape), stage=stage, mmap=True)
             for shard in manifest["shards"]
         ]
         if sum(len(shard) for shard in shards) != n_rows:
-            raise _not_whole(directory, f"its shards hold {sum(map(len, shards))} rows, the manifest says {n_rows}")
-        labels = _load(directory / "labels.npy", np.int64, (n_rows,))
-        splits = _load(directory / "splits.npy", np.int8, (n_rows,))
+            said = f"its shards hold {sum(map(len, shards))} rows, the manifest says {n_rows}"
+            raise not_whole(directory, said, stage=stage)
+        labels = load_array(directory / "labels.npy", np.int64, (n_rows,), stage=stage)
+        splits = load_array(directory / "splits.npy", np.int8, (n_rows,), stage=stage)
         return cls(directory, manifest=manifest, labels=labels, splits=splits, images=Images(shards, shape))
 
     def rows(self, split: str) -> np.ndarray:
@@ -274,40 +276,15 @@ class Dataset:
         try:
             index = pd.read_parquet(path)
         except (OSError, ValueError) as error:
-            raise _not_whole(self.directory, f"{path.name}: {error}") from None
+            raise not_whole(self.directory, f"{path.name}: {error}", stage=_stage_of(self.directory)) from None
         if len(index) != len(self.labels):
-            raise _not_whole(self.directory, f"{path.name} has {len(index)} lines for {len(self.labels)} rows")
+            found = f"{path.name} has {len(index)} lines for {len(self.labels)} rows"
+            raise not_whole(self.directory, found, stage=_stage_of(self.directory))
         return index
 
 
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _not_whole(directory, f"it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
-        raise _not_whole(directory, f"{MANIFEST}: {error}") from None
-    if not isinstance(manifest, dict) or not manifest.keys() >= _MANIFEST_KEYS:
-        raise _not_whole(directory, f"{MANIFEST} lacks keys; it must have {', '.join(sorted(_MANIFEST_KEYS))}")
-    return manifest
-
-
-def _load(path: Path, dtype: type, shape: tuple[int, ...], *, mmap: bool = False) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _not_whole(path.parent, f"{path.name}: {error}") from None
-    if array.dtype != dtype or array.shape != shape:
-        expected = f"{np.dtype(dtype)} {shape}"
-        raise _not_whole(path.parent, f"{path.name} is {array.dtype} {array.shape}, expected {expected}")
-    if isinstance(array, np.memmap) and path.stat().st_size != array.offset + array.nbytes:
-        raise _not_whole(path.parent, f"{path.name} is longer than its {array.shape[0]} rows")
-    return array
-
-
-def _not_whole(directory: Path, why: str) -> DataError:
-    stage = {"augmented": "augment"}.get(directory.name, "preprocess")
-    return DataError(f"{directory} is not whole: {why}; run `dvc repro {stage}`")
+def _stage_of(directory: Path) -> str:
+    return {"augmented": "augment"}.get(directory.name, "preprocess")
 
 
 def _reserve(file: BinaryIO, n_bytes: int) -> None:

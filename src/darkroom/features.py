@@ -21,9 +21,10 @@ import numpy as np
 
 from darkroom.errors import DataError, ParamsError
 from darkroom.files import write_errors, write_text
+from darkroom.stored import MANIFEST, load_array, read_manifest
 
 SPLITS = ("train", "val")  # the test images go through the deployed model alone
-MANIFEST = "manifest.json"
+STAGE = "embed"  # which writes them
 _NONE_WITHOUT_BACKBONE = (
     "backbone",
     "weights",
@@ -75,15 +76,7 @@ class Features:
         Raises:
             DataError: there is no manifest, or it lacks something.
         """
-        try:
-            manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise _not_whole(directory, f"it has no {MANIFEST}") from None
-        except (OSError, ValueError) as error:
-            raise _not_whole(directory, f"{MANIFEST}: {error}") from None
-        if not isinstance(manifest, dict) or not manifest.keys() >= _KEYS:
-            raise _not_whole(directory, f"{MANIFEST} lacks keys; it must have {', '.join(sorted(_KEYS))}")
-        return cls(directory, manifest)
+        return cls(directory, read_manifest(directory, keys=_KEYS, stage=STAGE))
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of a split, float32 (n, n_features) on disk, and their labels, int64 (n,).
@@ -122,14 +115,7 @@ class Features:
                 raise DataError(f"{self.directory}: these are features of other {name} images; run `dvc repro embed`")
 
     def _load(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-        path = self.directory / name
-        try:
-            array: np.ndarray = np.load(path, mmap_mode="r" if shape[0] else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise _not_whole(self.directory, f"{name}: {error}") from None
-        if array.dtype != dtype or array.shape != shape:
-            expected = f"{np.dtype(dtype)} {shape}"
-            raise _not_whole(self.directory, f"{name} is {array.dtype} {array.shape}, expected {expected}")
+        array = load_array(self.directory / name, dtype, shape, stage=STAGE, mmap=shape[0] > 0)
         return array.view(np.ndarray)  # indexing np.memmap itself runs Python code on every call
 
 
@@ -283,7 +269,3 @@ def _npy_header(shape: tuple[int, int]) -> bytes:
     buffer = BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return buffer.getvalue()
-
-
-def _not_whole(directory: Path, why: str) -> DataError:
-    return DataError(f"{directory} is not whole: {why}; run `dvc repro embed`")
