@@ -7,27 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT
+from shades import write_shades
 
 from darkroom import cli, learning_rates
-from darkroom.dataset import DatasetWriter
 from darkroom.features import SPLITS, FeaturesWriter
 
 SHAPE = (8, 8, 1)
-
-
-def write_data(directory: Path, *, splits: list[str]) -> str:
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, len(splits))
-    images = (rng.integers(0, 60, (len(splits), *SHAPE)) + 120 * labels[:, None, None, None]).astype(np.uint8)
-    with DatasetWriter(directory, image_shape=SHAPE, shard_bytes=1 << 14) as writer:
-        rows = writer.append(images)
-        names = [["dark", "light"][label] for label in labels]
-        index = pd.DataFrame({"row": rows, "id": [f"{row:064x}" for row in rows], "label": names, "split": splits})
-        writer.finish(index=index, manifest={"dataset": "shades", "classes": ["dark", "light"], "color": "grey"})
-    return str(json.loads((directory / "manifest.json").read_text())["digest"])
 
 
 def write_features(directory: Path, *, prepared_digest: str, augmented_digest: str) -> None:
@@ -88,8 +75,8 @@ def test_data_that_are_not_prepared_are_named_with_what_prepares_them(
 def test_a_recipe_that_does_not_fit_the_data_is_refused(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_data(repository / "data" / "prepared", splits=["train"] * 20 + ["val"] * 8)
-    write_data(repository / "data" / "augmented", splits=["train"] * 4)
+    write_shades(repository / "data" / "prepared", splits=["train"] * 20 + ["val"] * 8, shape=SHAPE)
+    write_shades(repository / "data" / "augmented", splits=["train"] * 4, shape=SHAPE)
     code, _, err = lr_find(monkeypatch, capfd)
     assert code == 2
     assert "params.yaml: train.cnn: batch_size is 32, more than the 24 training images; lower it" in err
@@ -125,8 +112,8 @@ def test_what_is_cautious_is_said_where_it_is_another_rate(
 def test_a_rate_is_suggested_and_its_picture_drawn(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_data(repository / "data" / "prepared", splits=["train"] * 80 + ["val"] * 8)
-    write_data(repository / "data" / "augmented", splits=["train"] * 40)
+    write_shades(repository / "data" / "prepared", splits=["train"] * 80 + ["val"] * 8, shape=SHAPE)
+    write_shades(repository / "data" / "augmented", splits=["train"] * 40, shape=SHAPE)
     params = (repository / "params.yaml").read_bytes()
     code, out, err = lr_find(monkeypatch, capfd, "--steps", "30")
     assert code == 0, err
@@ -151,7 +138,7 @@ def test_a_transfer_candidate_is_tested_by_its_head(
 ) -> None:
     """Its weights are few; what the features are of decides whether they are those of the data at hand."""
     digests = [
-        write_data(repository / "data" / name, splits=splits)
+        write_shades(repository / "data" / name, splits=splits, shape=SHAPE)
         for name, splits in (("prepared", ["train"] * 300 + ["val"] * 8), ("augmented", ["train"] * 4))
     ]
     (repository / "params.yaml").write_bytes((ROOT / "presets" / "mnist.yaml").read_bytes())

@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from conftest import ROOT
+from shades import write_shades
 
-from darkroom.dataset import DatasetWriter
 from darkroom.features import write_none
 
 pytestmark = pytest.mark.heavy
@@ -46,22 +44,11 @@ compute: {backend: auto, workers: auto, device: DEVICE}
 SHAPE = (16, 16, 1)
 
 
-def write_data(directory: Path, *, splits: list[str]) -> None:
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 2, len(splits))
-    images = (rng.integers(0, 60, (len(splits), *SHAPE)) + 120 * labels[:, None, None, None]).astype(np.uint8)
-    with DatasetWriter(directory, image_shape=SHAPE, shard_bytes=1 << 14) as writer:
-        rows = writer.append(images)
-        names = [["dark", "light"][label] for label in labels]
-        index = pd.DataFrame({"row": rows, "id": [f"{row:064x}" for row in rows], "label": names, "split": splits})
-        writer.finish(index=index, manifest={"dataset": "shades", "classes": ["dark", "light"], "color": "grey"})
-
-
 class Stage:
     def __init__(self, root: Path) -> None:
         self.root = root
-        write_data(root / "prepared", splits=["train"] * 160 + ["val"] * 40)
-        write_data(root / "augmented", splits=["train"] * 64)
+        write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=SHAPE)
+        write_shades(root / "augmented", splits=["train"] * 64, shape=SHAPE)
         write_none(root / "features")
         self.params()
 
