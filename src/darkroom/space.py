@@ -357,9 +357,8 @@ def _step(name: str, step: Any, *, low: float, high: float, integer: bool) -> fl
     what = f"{name} has step: {shown(step)}"
     if not _is_number(step) or (integer and not isinstance(step, int)):
         raise ParamsError(f"{what}: expected {'an integer' if integer else 'a number'}")
-    if not 0 < step <= high - low:
+    if step <= 0 or (n_steps := _n_steps(low, high, step)) < 1:
         raise ParamsError(f"{what}: expected more than 0, and at most the range, which is {high - low:g}")
-    n_steps = _n_steps(low, high, step)
     if n_steps.denominator != 1:
         below, above = (_exactly(low) + _exactly(step) * count for count in (int(n_steps), int(n_steps) + 1))
         end = int if integer else float
@@ -415,5 +414,5 @@ def _value(name: str, written: Any) -> Any:
     if isinstance(written, list):
         return [_value(f"{name}.{place}", item) for place, item in enumerate(written)]
     if not (written is None or isinstance(written, bool | str) or _is_number(written)):
-        raise ParamsError(f"{name} is {shown(written)}: expected null, true, false, text or a finite number")
+        raise ParamsError(f"{name} is {written!r}: expected null, true, false, text or a finite number")
     return written
