@@ -1,24 +1,29 @@
-"""One map over many items: in this process, in threads or in worker processes. Results never depend on which.
+"""One map over many items: in this process, in threads, in processes, or on a cluster. Results never depend on which.
 
 It submits to an executor itself because the generator of joblib.Parallel works ahead however slowly its results are
 taken, so that a slow disk would fill the memory.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import TypeVar
 
 from darkroom.errors import DarkroomError, ParamsError
+from darkroom.machines import process_pool, thread_limits
+from darkroom.workers import WorkerDiedError, Workers
 
-BACKENDS = ("loky", "threading")
+BACKENDS = ("loky", "threading", "ray", "dask")
+CLUSTERS = ("ray", "dask")
 # In work or waiting: enough that no worker starves while the consumer writes, few enough to bound the memory.
 ITEMS_PER_WORKER = 3
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
+# Starts the function of an item.
+Submit = Callable[[Callable[[ItemT], ResultT], ItemT], "Future[ResultT]"]
 
 
 def stream(
@@ -27,28 +32,37 @@ def stream(
     *,
     backend: str,
     workers: int | str,
+    cluster: str | None = None,
 ) -> Iterator[ResultT]:
     """Yield function(item) for every item, in the order of the items.
 
     At most `ITEMS_PER_WORKER * workers` items are in work or waiting: they are read only as fast as results are taken,
     in the caller's thread, so an error while reading them is raised here, like one of the function itself. To hand an
-    item over costs about 0.5 ms: give items that are worth more.
+    item over costs about 0.5 ms: give items that are worth more. On a cluster every item and every result goes through
+    this process and over its network, and with Dask through the scheduler too: a cluster pays off only for work that
+    takes longer than the way there and back (1 MB of picture files at 1 Gbit/s: 10 ms).
 
     Args:
-        function: for loky it must be picklable (defined in a module, or a partial of such a function).
-        backend: "loky" (processes) or "threading"; threads suit functions that mostly run outside the GIL.
-        workers: how many, or "auto" for every core that this process may use; 1 works in this process.
+        function: for all but threads it must be picklable (defined in a module, or a partial of such a function); files
+            that it names must be on a disk that every worker sees.
+        backend: "loky" (processes), "threading" (suits functions that mostly run outside the GIL), "ray" or "dask".
+        workers: how many, or "auto" for every core that this process may use, or for all that the cluster has room for
+            (Ray: CPUs, Dask: workers); 1 works in this process, but on a cluster.
+        cluster: the address of a Ray or Dask cluster, see Workers; None starts one on this machine.
 
     Raises:
-        ParamsError: backend or workers is not one of these.
-        DarkroomError: a worker process died.
+        ParamsError: backend or workers is not one of these, or the backend's package is not installed.
+        DarkroomError: a worker process died, or the cluster does not answer or has no room.
     """
     n_workers = n_workers_of(workers)
     if backend not in BACKENDS:
         raise ParamsError(f"compute.backend is {backend!r}; expected {' or '.join(BACKENDS)}")
+    if backend in CLUSTERS:
+        places = Workers("auto" if workers == "auto" else n_workers, backend=backend, address=cluster)
+        return _stream(function, iter(items), _spread(places))
     if n_workers == 1:
         return map(function, items)
-    return _stream(function, iter(items), backend, n_workers)
+    return _stream(function, iter(items), _threads(n_workers) if backend == "threading" else _processes(n_workers))
 
 
 def n_workers_of(workers: int | str) -> int:
@@ -67,35 +81,60 @@ def n_workers_of(workers: int | str) -> int:
 
 
 def _stream(
-    function: Callable[[ItemT], ResultT], items: Iterator[ItemT], backend: str, n_workers: int
+    function: Callable[[ItemT], ResultT],
+    items: Iterator[ItemT],
+    opened: AbstractContextManager[tuple[Submit[ItemT, ResultT], int]],
 ) -> Iterator[ResultT]:
+    pending: deque[Future[ResultT]] = deque()
+    with opened as (submit, n_workers):
+        try:
+            while True:
+                for item in islice(items, ITEMS_PER_WORKER * n_workers - len(pending)):
+                    pending.append(submit(function, item))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+@contextmanager
+def _threads(n_workers: int) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="darkroom") as pool:
+        yield pool.submit, n_workers
+
+
+@contextmanager
+def _processes(n_workers: int) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    pending: deque[Future[ResultT]] = deque()
-    executor = _executor(backend, n_workers)
+    pool = process_pool(n_workers, thread_limits(1))
     try:
-        while True:
-            for item in islice(items, ITEMS_PER_WORKER * n_workers - len(pending)):
-                pending.append(executor.submit(function, item))
-            if not pending:
-                return
-            yield pending.popleft().result()
+        yield pool.submit, n_workers
     except TerminatedWorkerError as error:
         raise DarkroomError(
             "a worker process was killed, perhaps because memory ran out; lower compute.workers and run again"
         ) from error
     finally:
-        for future in pending:
-            future.cancel()
-        executor.shutdown(wait=True)
+        pool.shutdown(wait=True)
 
 
-def _executor(backend: str, n_workers: int) -> Executor:
-    if backend == "threading":
-        return ThreadPoolExecutor(n_workers, thread_name_prefix="darkroom")
-    from joblib.externals.loky import ProcessPoolExecutor
+@contextmanager
+def _spread(places: Workers) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
+    """Submit to the place that has the least to do."""
+    with places:
+        waiting: list[list[Future[ResultT]]] = [[] for _ in range(places.n)]
 
-    # BLAS and OpenMP of each worker would otherwise start a thread per core, and all of them fight for the same cores.
-    one = {name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    executor: Executor = ProcessPoolExecutor(n_workers, env=one)
-    return executor
+        def submit(function: Callable[[ItemT], ResultT], item: ItemT) -> "Future[ResultT]":
+            for place, futures in enumerate(waiting):
+                waiting[place] = [future for future in futures if not future.done()]
+            place = min(range(places.n), key=lambda place: len(waiting[place]))
+            future = places.submit(place, function, item)
+            waiting[place].append(future)
+            return future
+
+        try:
+            yield submit, places.n
+        except WorkerDiedError as error:
+            raise DarkroomError(f"{error}; if memory ran out there, lower compute.workers and run again") from error

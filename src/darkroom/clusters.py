@@ -1,0 +1,364 @@
+"""Processes that run tasks on a Ray or a Dask cluster: one that is there, or one started on this machine."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, InvalidStateError
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any, Literal, Self
+
+from darkroom.errors import DarkroomError
+
+ANSWER_SECONDS = 5  # within which a cluster must answer
+WORKER_SECONDS = 30  # within which a Dask cluster must start a worker in place of one that was ended
+
+_one_task = threading.Lock()  # a Dask worker may have several threads
+
+
+class RayCluster:
+    """Actors of a Ray cluster, spread over its nodes.
+
+    Args:
+        n: actors, or "auto": as many as the nodes have room for.
+        cpus: of each.
+        gpus: of each.
+        address: of the head, host:port; None starts a cluster of one node here. A Ray that this process is connected to
+            already is used, and stays connected.
+        environment: variables to set for each actor's process.
+
+    Raises:
+        DarkroomError: nothing answers there, or there is no room.
+    """
+
+    def __init__(
+        self, n: int | Literal["auto"], *, cpus: int, gpus: float, address: str | None, environment: dict[str, str]
+    ) -> None:
+        import ray
+
+        self._ours = not ray.is_initialized()
+        self._options = {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": environment},
+        }
+        if self._ours:
+            _connect_ray(address, cpus=None if n == "auto" else n * cpus)
+        try:
+            self.n = _room(n, cpus=cpus, gpus=gpus, where=address or "this machine")
+        except DarkroomError:
+            self.close()
+            raise
+
+    def start(self, place: int) -> "RayProcess":  # noqa: ARG002 - any node that has room serves any place
+        import ray
+
+        return RayProcess(ray.remote(_Actor).options(**self._options).remote())
+
+    def close(self) -> None:
+        import ray
+
+        if self._ours:
+            ray.shutdown()
+
+
+class RayProcess:
+    """The process of an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
+        future: Future[bytes] = self._actor.call.remote(function, payload).future()
+        return future
+
+    def stop(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
+
+    leave = stop
+
+    def cause(self, error: BaseException) -> str:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
+
+
+class _Actor:
+    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> bytes:
+        return function(payload)
+
+
+def _connect_ray(address: str | None, *, cpus: int | None) -> None:
+    import ray
+
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if address is not None and colon:  # Ray itself tries for minutes, and prints meanwhile
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except (OSError, ValueError) as error:
+            raise DarkroomError(f"no Ray cluster answers at {address}: {error}; start one with `ray start`") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here would report to Ray's makers
+    options: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
+    if not address:
+        options["address"] = "local"
+    with _handler_kept(signal.SIGTERM):
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DarkroomError(f"cannot use the Ray cluster at {address}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _handler_kept(number: signal.Signals) -> Iterator[None]:
+    """Undo that Ray sets a handler of its own over one of this program."""
+    before = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(number, before)
+
+
+def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> int:
+    """Return n if the nodes of the Ray cluster have room for as many actors; of "auto" how many they have room for."""
+    import ray
+
+    each = {"CPU": cpus, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(min(int(node.get(kind, 0) / need) for kind, need in each.items() if need) for node in nodes)
+    if room < (1 if n == "auto" else n):
+        raise DarkroomError(
+            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not for {n}; "
+            "ask for fewer or smaller ones, or start more nodes first"
+        )
+    return room if n == "auto" else n
+
+
+class DaskCluster:
+    """Workers of a Dask cluster, one for each place.
+
+    Dask runs a task again when its worker died; this does not. A task is for one process, known by the id that Dask
+    gives it, and another refuses it; and as soon as the scheduler removes a worker, its tasks have failed here.
+    """
+
+    def __init__(self, stack: ExitStack, client: Any, n: int | Literal["auto"], *, gpus: float) -> None:
+        self._stack = stack
+        self._client = client
+        self._gpus = gpus
+        self._held: dict[str, DaskProcess] = {}
+        self._dead: set[str] = set()  # ids
+        client.subscribe_topic("all", self._on_event)
+        room = len(self._addresses())
+        if room < (1 if n == "auto" else n):
+            of_gpus = f" with {gpus} of the resource GPU" if gpus else ""
+            raise DarkroomError(
+                f"the Dask cluster at {client.scheduler.address} has {room} workers{of_gpus}, not {n}; ask for fewer, "
+                "or start more first"
+            )
+        self.n = room if n == "auto" else n
+
+    @classmethod
+    def at(cls, address: str, *, n: int | Literal["auto"], gpus: float) -> Self:
+        """Return the cluster of a scheduler.
+
+        Raises:
+            DarkroomError: nothing answers there, or it has too few workers.
+        """
+        import distributed
+
+        with ExitStack() as stack:
+            stack.enter_context(_dask_settings({}))
+            try:
+                client = distributed.Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise DarkroomError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
+            stack.enter_context(client)
+            cluster = cls(stack, client, n, gpus=gpus)
+            cluster._stack = stack.pop_all()
+            return cluster
+
+    @classmethod
+    def here(cls, environments: Sequence[dict[str, str]]) -> Self:
+        """Return a new cluster of processes of this machine, with the environment of each."""
+        import distributed
+
+        with ExitStack() as stack:
+            stack.enter_context(_dask_settings(environments[0]))
+            workers = {
+                place: {"cls": distributed.Nanny, "options": _worker_options(environment)}
+                for place, environment in enumerate(environments)
+            }
+            scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+            made = distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
+            stack.enter_context(made)
+            client = stack.enter_context(distributed.Client(made, set_as_default=False))
+            cluster = cls(stack, client, len(environments), gpus=0.0)
+            cluster._stack = stack.pop_all()
+            return cluster
+
+    def start(self, place: int) -> "DaskProcess":
+        deadline = time.monotonic() + WORKER_SECONDS
+        while time.monotonic() < deadline:
+            for address in self._addresses():
+                if address not in self._held and (process := self._hold(address)):
+                    return process
+            time.sleep(0.05)
+        raise DarkroomError(
+            f"the Dask cluster at {self._client.scheduler.address} has no free worker for place {place} of {self.n}; "
+            "it must start its workers again when they end, as `dask worker --nanny` does"
+        )
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _addresses(self) -> list[str]:
+        workers = self._client.scheduler_info()["workers"]
+        return [address for address, worker in workers.items() if worker["resources"].get("GPU", 0) >= self._gpus]
+
+    def _hold(self, address: str) -> "DaskProcess | None":
+        """Return the process at an address, unless it is about to leave or has left."""
+        found = self._client.run(_id_of_worker, workers=[address], on_error="ignore")
+        if address not in found or found[address] in self._dead:
+            return None
+        process = DaskProcess(self._client, address, found[address])
+        self._held[address] = process
+        if address not in self._addresses():  # it left before _on_event could know that it is held
+            self._lose(address)
+            return None
+        return process
+
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        _, message = event
+        if isinstance(message, dict) and message.get("action") == "remove-worker":
+            self._lose(message["worker"])
+
+    def _lose(self, address: str) -> None:
+        if process := self._held.pop(address, None):
+            self._dead.add(process.id)
+            process.lose()
+
+
+class DaskProcess:
+    """The process of a Dask worker."""
+
+    def __init__(self, client: Any, address: str, id_: str) -> None:
+        self.id = id_
+        self._client = client
+        self._address = address
+        self._lock = threading.Lock()
+        self._answers: dict[Future[bytes], Any] = {}
+        self._lost = False
+
+    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
+        answer: Future[bytes] = Future()
+        with self._lock:
+            if self._lost:
+                raise BrokenExecutor(f"the Dask worker at {self._address} has left")
+            task = self._client.submit(
+                _only_there,
+                self.id,
+                function,
+                payload,
+                key=f"darkroom-{uuid.uuid4()}",
+                workers=[self._address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+            self._answers[answer] = task
+        task.add_done_callback(partial(self._finish, answer))
+        return answer
+
+    def lose(self) -> None:
+        """Let all tasks fail."""
+        with self._lock:
+            self._lost = True
+            answers, self._answers = self._answers, {}
+        for answer, task in answers.items():
+            task.release()
+            with suppress(InvalidStateError):
+                answer.set_exception(BrokenExecutor(f"the Dask worker at {self._address} has left"))
+
+    def stop(self) -> None:
+        with suppress(OSError):
+            # Dask's own restart_workers would wait for the task. Dask starts a new process where there is a nanny.
+            self._client.run(os._exit, 1, workers=[self._address], on_error="ignore")
+        self.lose()
+
+    def leave(self) -> None:
+        """Do nothing: the cluster ends its workers itself."""
+
+    def cause(self, error: BaseException) -> str:
+        return _first_line(error)
+
+    def _finish(self, answer: "Future[bytes]", task: Any) -> None:
+        with self._lock:
+            if self._answers.pop(answer, None) is None:
+                return
+        try:
+            result = task.result()
+        except BaseException as error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+
+def _id_of_worker(dask_worker: Any) -> str:
+    return str(dask_worker.id)
+
+
+def _only_there(worker: str, function: Callable[[bytes], bytes], payload: bytes) -> bytes:
+    """Return function(payload) in the process of one Dask worker."""
+    import distributed
+
+    if distributed.get_worker().id != worker:
+        raise BrokenExecutor("the Dask worker that had the task was replaced by another")
+    with _one_task:
+        return function(payload)
+
+
+@contextmanager
+def _dask_settings(environment: dict[str, str]) -> Iterator[None]:
+    """Let Dask fail a task when its worker dies, take large tasks silently, and start processes in an environment.
+
+    It starts a process by setting the variables in this one, where they are removed again at the end.
+    """
+    import dask
+
+    added = {*environment, "PYTHONHASHSEED"} - set(os.environ)
+    settings = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.admin.large-graph-warning-threshold": "1TB",
+        "distributed.nanny.pre-spawn-environ": environment,
+    }
+    try:
+        with dask.config.set(settings):
+            yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _worker_options(environment: dict[str, str]) -> dict[str, Any]:
+    """Return the options of the Nanny of one worker with one thread."""
+    return {
+        "nthreads": 1,
+        "host": "127.0.0.1",
+        "memory_limit": None,  # a worker that has too much is replaced by who gives it tasks
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+        "env": environment,
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,145 @@
+"""Processes that run tasks on this machine, and what any backend of workers.py must offer."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+# TensorFlow reads its own when it starts to compute; numpy's libraries read theirs when they are loaded.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+_PARENT_SECONDS = 0.25  # between two looks at whether the process that started this one is still there
+
+
+class Process(Protocol):
+    """What a backend starts for a place."""
+
+    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
+        """Return the future of function(payload), which fails if the process ends first.
+
+        Raises:
+            BrokenExecutor: the process has ended already, so nothing was run.
+        """
+
+    def stop(self) -> None:
+        """End the process, whatever it does, and return when it is sure to end."""
+
+    def leave(self) -> None:
+        """End the process, which is idle, unless somebody else started it."""
+
+    def cause(self, error: BaseException) -> str:
+        """Return in a few words why the process ended, from the error of a future."""
+
+
+class Machines(Protocol):
+    """What a backend opens: room for n processes."""
+
+    n: int
+
+    def start(self, place: int) -> Process:
+        """Return the new process of a place in [0, n).
+
+        Raises:
+            DarkroomError: there is no room for it.
+        """
+
+    def close(self) -> None:
+        """Let go of everything, after all processes were stopped or left."""
+
+
+class ThisMachine:
+    """Processes of this machine, each in a pool of its own: one that dies breaks no other's.
+
+    Args:
+        environments: of each place: variables to set for its process.
+    """
+
+    def __init__(self, environments: Sequence[dict[str, str]]) -> None:
+        self.n = len(environments)
+        self._environments = environments
+
+    def start(self, place: int) -> "LocalProcess":
+        return LocalProcess(self._environments[place])
+
+    def close(self) -> None:
+        """Do nothing: every process has ended."""
+
+
+class LocalProcess:
+    """A process of this machine, started by its first call."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._pool = process_pool(1, environment)
+
+    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
+        future: Future[bytes] = self._pool.submit(function, payload)
+        return future
+
+    def stop(self) -> None:
+        self._pool.shutdown(wait=True, kill_workers=True)
+
+    leave = stop
+
+    def cause(self, error: BaseException) -> str:
+        ended = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
+        return f"it ended with {ended[1]}" if ended else " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def process_pool(n: int, environment: dict[str, str]) -> Any:
+    """Return a ProcessPoolExecutor of loky with n processes that end when this one does, however it ends."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(n, timeout=None, env=environment, initializer=_settle_in, initargs=(os.getpid(),))
+
+
+def thread_limits(cores: int) -> dict[str, str]:
+    """Return the environment in which numerical libraries start this many threads; what is set already stays.
+
+    Each process would otherwise start a thread per core of the machine, and all of them fight for the same cores.
+    """
+    return {name: os.environ.get(name, str(cores)) for name in _THREADS}
+
+
+def gpu_of(place: int) -> dict[str, str]:
+    """Return the environment in which a process sees only the GPU of its place, or {} where there are not several."""
+    gpus = _visible_gpus()
+    return {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if len(gpus) > 1 else {}
+
+
+def _visible_gpus() -> list[str]:
+    """Return CUDA's names of the GPUs that this process may use, without loading a library that uses one."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return re.findall(r"^GPU (\d+):", listed, re.MULTILINE)
+
+
+def _settle_in(parent: int) -> None:
+    """Make a new process of loky one that its parent alone ends: by stopping it, or by ending itself."""
+    from joblib.externals.loky import process_executor
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # loky ends a process between two tasks when it has grown by 300 MB since its first; data kept for the next do that.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
+    threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    # Not PR_SET_PDEATHSIG: it fires already when the parent's thread that started this process ends.
+    while os.getppid() == parent:
+        time.sleep(_PARENT_SECONDS)
+    os._exit(1)
