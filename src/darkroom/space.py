@@ -225,6 +225,9 @@ def _drawn_as(expected: Any, value: Any, name: str) -> dict[str, Any]:
     if isinstance(expected, Choice):
         return _option_of(expected, value, name)
     parts, found = dict(_parts(expected)), dict(_parts(value))
+    if isinstance(expected, Mapping) and isinstance(value, Mapping) and parts.keys() != found.keys():
+        allowed, has = (f"the keys {', '.join(map(str, keys)) or 'none'}" for keys in (parts, found))
+        raise ParamsError(f"{_disagreement(allowed, has, name)}; make the two equal")
     if parts.keys() != found.keys() or (not parts and value != expected):
         raise ParamsError(f"{_disagreement(expected, value, name)}; make the two equal")
     drawn: dict[str, Any] = {}
