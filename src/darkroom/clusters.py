@@ -107,9 +107,8 @@ def _connect_ray(address: str | None, *, cpus: int | None) -> None:
         except (OSError, ValueError) as error:
             raise DarkroomError(f"no Ray cluster answers at {address}: {error}; start one with `ray start`") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here would report to Ray's makers
-    options: dict[str, Any] = {"address": address} if address else {"num_cpus": cpus, "include_dashboard": False}
-    if not address:
-        options["address"] = "local"
+    here = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    options: dict[str, Any] = {"address": address} if address else here
     with _handler_kept(signal.SIGTERM):
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
@@ -150,8 +149,8 @@ class DaskCluster:
     gives it, and another refuses it; and as soon as the scheduler removes a worker, its tasks have failed here.
     """
 
-    def __init__(self, stack: ExitStack, client: Any, n: int | Literal["auto"], *, gpus: float) -> None:
-        self._stack = stack
+    def __init__(self, client: Any, n: int | Literal["auto"], *, gpus: float) -> None:
+        self._opened = ExitStack()  # what close() closes
         self._client = client
         self._gpus = gpus
         self._held: dict[str, DaskProcess] = {}
@@ -181,9 +180,9 @@ class DaskCluster:
                 client = distributed.Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise DarkroomError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
-            stack.enter_context(client)
-            cluster = cls(stack, client, n, gpus=gpus)
-            cluster._stack = stack.pop_all()
+            stack.callback(client.close)
+            cluster = cls(client, n, gpus=gpus)
+            cluster._opened = stack.pop_all()
             return cluster
 
     @classmethod
@@ -200,9 +199,10 @@ class DaskCluster:
             scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
             made = distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
             stack.enter_context(made)
-            client = stack.enter_context(distributed.Client(made, set_as_default=False))
-            cluster = cls(stack, client, len(environments), gpus=0.0)
-            cluster._stack = stack.pop_all()
+            client = distributed.Client(made, set_as_default=False)
+            stack.callback(client.close)
+            cluster = cls(client, len(environments), gpus=0.0)
+            cluster._opened = stack.pop_all()
             return cluster
 
     def start(self, place: int) -> "DaskProcess":
@@ -218,7 +218,7 @@ class DaskCluster:
         )
 
     def close(self) -> None:
-        self._stack.close()
+        self._opened.close()
 
     def _addresses(self) -> list[str]:
         workers = self._client.scheduler_info()["workers"]
@@ -260,20 +260,20 @@ class DaskProcess:
 
     def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
         answer: Future[bytes] = Future()
+        task = self._client.submit(
+            _only_there,
+            self.id,
+            function,
+            payload,
+            key=f"darkroom-{uuid.uuid4()}",
+            workers=[self._address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+        )
         with self._lock:
             if self._lost:
-                raise BrokenExecutor(f"the Dask worker at {self._address} has left")
-            task = self._client.submit(
-                _only_there,
-                self.id,
-                function,
-                payload,
-                key=f"darkroom-{uuid.uuid4()}",
-                workers=[self._address],
-                allow_other_workers=False,
-                pure=False,
-                retries=0,
-            )
+                raise BrokenExecutor(self._has_left())
             self._answers[answer] = task
         task.add_done_callback(partial(self._finish, answer))
         return answer
@@ -286,11 +286,11 @@ class DaskProcess:
         for answer, task in answers.items():
             task.release()
             with suppress(InvalidStateError):
-                answer.set_exception(BrokenExecutor(f"the Dask worker at {self._address} has left"))
+                answer.set_exception(BrokenExecutor(self._has_left()))
 
     def stop(self) -> None:
-        with suppress(OSError):
-            # Dask's own restart_workers would wait for the task. Dask starts a new process where there is a nanny.
+        if not self._lost:
+            # restart_workers() would wait for the task; where a worker has a nanny, that starts a new one now, too.
             self._client.run(os._exit, 1, workers=[self._address], on_error="ignore")
         self.lose()
 
@@ -298,7 +298,10 @@ class DaskProcess:
         """Do nothing: the cluster ends its workers itself."""
 
     def cause(self, error: BaseException) -> str:
-        return _first_line(error)
+        return _first_line(error) if isinstance(error, BrokenExecutor) else self._has_left()
+
+    def _has_left(self) -> str:
+        return f"the Dask worker at {self._address} has left"
 
     def _finish(self, answer: "Future[bytes]", task: Any) -> None:
         with self._lock:
