@@ -18,6 +18,7 @@ from pipelines.embed import EmbedParams, WeightsFile
 from pipelines.evaluate import EvaluateParams
 from pipelines.preprocess import PreprocessParams
 from pipelines.promote import PromoteParams
+from pipelines.tune import TuneParams, checked_space
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def check_params() -> None:
     preprocess = load_section("preprocess", PreprocessParams)
     load_section("augment", AugmentParams)
     embed = load_section("embed", EmbedParams)
+    tune = load_section("tune", TuneParams)
     candidates = {name: load_section(f"train.{name}", TrainParams) for name in load_candidates()}
     load_section("evaluate", EvaluateParams)
     load_section("promote", PromoteParams)
@@ -51,6 +53,7 @@ def check_params() -> None:
     for name, params in candidates.items():
         with in_section(f"train.{name}"):
             _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
+        checked_space(tune, name, params.model_dump())
 
 
 def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:

@@ -1,6 +1,7 @@
 """Train one candidate on the train split, keep its best epoch by validation accuracy, and record the run in MLflow.
 
-The candidate is named by the output folder: models/cnn is trained from the section train.cnn.
+The candidate is named by the output folder: models/cnn is trained from the section train.cnn, and from best.yaml, whose
+values `tune` found and put in place of those of the section.
 """
 
 import csv
@@ -9,22 +10,29 @@ import os
 from pathlib import Path
 from typing import Any
 
-from darkroom import candidates, recipe
+from pydantic import ValidationError
+
+from darkroom import candidates, overrides, recipe
 from darkroom.checkpoints import Checkpoint
 from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
 from darkroom.dataset import Dataset
 from darkroom.defaults import choose_class_weights
+from darkroom.errors import ParamsError
 from darkroom.features import Features
 from darkroom.files import write_text
-from darkroom.params import ComputeParams, digest, in_section, load_section
+from darkroom.params import ComputeParams, digest, explain, in_section, load_section
 from darkroom.repository import repository_root
 from darkroom.train_params import TrainParams
 
 
 def main() -> None:
-    paths = stage_paths(__doc__, "prepared", "augmented", "features", "out")
+    paths = stage_paths(__doc__, "prepared", "augmented", "features", "best", "out")
     candidate = paths.out.name
     params = load_section(f"train.{candidate}", TrainParams).model_dump()
+    params, tuned = _with_tuned(params, paths.best)
+    if tuned:
+        said = ", ".join(f"{key} {new} (not {old})" for key, (old, new) in tuned.items())
+        say(f"train: {candidate}: from tuning: {said}")
     device = load_section("compute", ComputeParams).device
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
     features = Features.open(paths.features)
@@ -58,6 +66,7 @@ def main() -> None:
     inputs = [data_digest, features.digest if recipe.transfer_mode(params) else None, params_digest]
     key = digest([*inputs, store.tracking_uri(), code, versions])[:16]
     checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
+    tags |= {"tuned": json.dumps({key: new for key, (_, new) in tuned.items()})}
     tags |= {"precision": policy, "device": described, **{f"version.{name}": text for name, text in versions.items()}}
     with (
         store.store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
@@ -110,6 +119,23 @@ def main() -> None:
         record.log_artifact(paths.out / "history.csv")
         checkpoint.delete()
     say(f"train: {candidate}: val accuracy {trained.val_accuracy:.4f} in epoch {progress.best_epoch + 1}")
+
+
+def _with_tuned(params: dict[str, Any], best: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    """Return the recipe with the values that `tune` found in place of its own, and both of those that differ.
+
+    Raises:
+        ParamsError: best.yaml names a key or a value that a recipe cannot have.
+        DataError: it cannot be read.
+    """
+    found = overrides.read(best)
+    try:
+        applied = TrainParams.model_validate(overrides.apply(params, found)).model_dump()
+    except ParamsError as error:
+        raise ParamsError(f"{best}: {error}") from None
+    except ValidationError as error:
+        raise ParamsError(f"{best}: {explain('train', TrainParams, error)}; run `dvc repro tune`") from None
+    return applied, overrides.changed(params, found)
 
 
 def _write_history(history: list[dict[str, Any]], path: Path) -> None:

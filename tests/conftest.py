@@ -4,10 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+import postgres as postgres_server
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("MLFLOW_", "DVC_", "DARKROOM_", "KERAS_BACKEND", "PYTHONPATH")
@@ -72,6 +74,15 @@ def clone(root: Path) -> Project:
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "start")
     return project
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL server; where its programs are not installed (Debian: postgresql), tests that need it are skipped."""
+    if postgres_server.program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres_server.running() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

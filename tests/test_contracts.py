@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
-NO_PARAMS = {"compute"}  # how a result is computed, not what it is: no stage reruns because of it
+# How a result is computed, not what it is: no stage reruns because of it.
+NO_PARAMS = {"compute", *(f"tune.{key}" for key in ("workers", "cpus", "gpus", "max_worker_bytes", "storage", "study"))}
 CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
 
 
@@ -124,8 +125,12 @@ def sections_read(stage: str) -> dict[str, str]:
 def test_a_stage_declares_the_section_it_reads(name: str) -> None:
     source = (ROOT / "pipelines" / f"{name}.py").read_text()
     read = set(re.findall(r'load_section\(f?"([\w.{}]+)"', source)) - NO_PARAMS
-    assert {section.split(".")[0] for section in read} == {name}
+    # tune draws around the values of train.
+    assert {section.split(".")[0] for section in read} == ({name, "train"} if name == "tune" else {name})
     declared = {param.replace("${item.candidate}", "{candidate}") for param in STAGES[name]["params"]}
+    if name == "tune":
+        keys = {f"tune.{key}" for key in YAML(typ="safe").load(ROOT / "params.yaml")["tune"]} - NO_PARAMS
+        read = read - {"tune"} | keys - {"tune.space"} | {"tune.space.{candidate}"}
     assert declared == read | ({"candidates"} if "load_candidates()" in source else set())
 
 
@@ -179,7 +184,7 @@ def test_a_preset_names_a_backbone_if_and_only_if_a_candidate_uses_it(preset: Pa
 
 
 def test_evaluate_and_promote_depend_on_the_models_of_all_candidates() -> None:
-    folders = {Path(path).parent for stage in each({"train": STAGES["train"]}) for path in outputs(stage)}
+    folders = {Path(path).parents[1] for stage in each({"train": STAGES["train"]}) for path in outputs(stage)}
     assert folders == {Path("models")}
     for name in ("evaluate", "promote"):
         assert "models" in STAGES[name]["deps"]
@@ -193,7 +198,8 @@ def test_dvc_plots_show_what_evaluate_and_train_write_of_every_candidate() -> No
         name, candidate = re.fullmatch(r"(.+) \((\w+)\)", title).groups()  # type: ignore[union-attr]
         titles[candidate].add(name)
         assert all(Path(file).parent.name == candidate for file in plot["y"])
-    assert titles == {key: {"Confusion", "Calibration", "Recall per class", "Accuracy"} for key in CANDIDATES}
+    shown = {"Confusion", "Calibration", "Recall per class", "Accuracy", "Tuning"}
+    assert titles == dict.fromkeys(CANDIDATES, shown)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -215,6 +221,8 @@ OWNERS = {
     "tensorflow": {"architectures", "backbones", "devices", "models", "training"},
     "mlflow": {"tracking", "registry", "mlflow_model", "packaging", "store"},
     "optuna": {"search"},
+    "ray": {"clusters", "machines"},
+    "distributed": {"clusters", "machines"},
     "albumentations": {"augmentation"},
 }
 
@@ -255,7 +263,7 @@ def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: s
         "try:\n"
         f"    runpy.run_module('pipelines.{name}', run_name='__main__')\n"
         "except SystemExit as end:\n"
-        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'optuna', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
         "    print(end.code, sorted(heavy))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

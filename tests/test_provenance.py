@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,17 @@ def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
     first = provenance.code_digest()
     source.write_text("x = 2\n")
     assert len({before, first, provenance.code_digest()}) == 3
+
+
+def test_the_package_digest_follows_every_source_file(tmp_path, monkeypatch):
+    import shutil
+
+    copied = tmp_path / "darkroom"
+    shutil.copytree(Path(provenance.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(copied / "provenance.py"))
+    before = provenance.package_digest()
+    assert provenance.package_digest() == before
+    (copied / "architectures" / "new.py").write_text("")
+    added = provenance.package_digest()
+    (copied / "cli.py").write_text("changed")
+    assert len({before, added, provenance.package_digest()}) == 3

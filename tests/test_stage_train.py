@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT
 from shades import write_shades
 
+from darkroom import overrides
 from darkroom.features import write_none
 
 pytestmark = pytest.mark.heavy
@@ -39,7 +40,7 @@ train:
     precision: PRECISION
     debug: {overfit_one_batch: false, max_steps: null}
     seed: 7
-compute: {backend: auto, workers: auto, device: DEVICE}
+compute: {backend: auto, cluster: null, workers: auto, device: DEVICE}
 """
 SHAPE = (16, 16, 1)
 
@@ -50,6 +51,7 @@ class Stage:
         write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=SHAPE)
         write_shades(root / "augmented", splits=["train"] * 64, shape=SHAPE)
         write_none(root / "features")
+        overrides.write(root / "models" / "cnn" / "best.yaml", {}, comment="nothing")
         self.params()
 
     def params(
@@ -68,7 +70,7 @@ class Stage:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.train", "--prepared", "prepared", "--augmented", "augmented",
-             "--features", "features", "--out", "models/cnn"],
+             "--features", "features", "--best", "models/cnn/best.yaml", "--out", "models/cnn"],
             cwd=self.root,
             env={**inherited, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.root), **environment},
             stdout=subprocess.PIPE,
@@ -234,3 +236,27 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> 
     stage.params(device="gpu")
     printed = stage.run(status=1, CUDA_VISIBLE_DEVICES="")
     assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)
+
+
+def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.params(epochs=1)
+    overrides.write(
+        stage.root / "models" / "cnn" / "best.yaml", {"learning_rate": 0.05, "label_smoothing": 0.1}, comment="x"
+    )
+    assert "train: cnn: from tuning: learning_rate 0.05 (not 0.1)\n" in stage.run()
+    assert stage.query("select value from params where key = 'learning_rate'") == [("0.05",)]
+    assert stage.query("select value from tags where key = 'tuned'") == [('{"learning_rate": 0.05}',)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rat", 0.1, r"best.yaml: train has no key 'learning_rat'.*did you mean 'learning_rate'"),
+        ("learning_rate", -1.0, r"best.yaml: train.learning_rate is -1.0: .*greater than 0; run `dvc repro tune`"),
+    ],
+)
+def test_a_best_yaml_that_a_recipe_cannot_have_is_refused(tmp_path: Path, key: str, value: float, message: str) -> None:
+    stage = Stage(tmp_path)
+    overrides.write(stage.root / "models" / "cnn" / "best.yaml", {key: value}, comment="edited by hand")
+    assert re.search(message, stage.run(status=2))

@@ -20,6 +20,7 @@ from darkroom.recipe import (
     build_schedule,
     epoch_batches,
     n_training,
+    part,
     transfer_mode,
     validation_batches,
     variation_of,
@@ -64,6 +65,7 @@ def train_candidate(
     features: Features | None = None,
     extractor_of: "Callable[[str], keras.Model] | None" = None,
     policy: str = "float32",
+    fraction: float = 1.0,
     checkpoint: Checkpoint | None = None,
     reports: Reports | None = None,
 ) -> Trained:
@@ -76,6 +78,7 @@ def train_candidate(
         features: of the same pictures; for transfer in the modes features and finetune.
         extractor_of: gives, for a Keras dtype policy, the frozen backbone that `features` came from; for transfer.
         policy: Keras dtype policy to train in; the model that comes back is float32.
+        fraction: of the training images (see recipe.part), for a trial.
         checkpoint: where to keep the end of every epoch, and to go on behind what is kept.
         reports: who is told.
 
@@ -86,9 +89,11 @@ def train_candidate(
     from darkroom import devices, models
 
     reports = reports or Reports()
+    start = first_batch_size(n_training(recipe, data, features, fraction=fraction))
+    data = part(data, fraction, seed=recipe["seed"])
 
     def attempt(batch_size: int) -> Trained:
-        run = _Run(recipe, data, image_shape, features, extractor_of, policy, batch_size, checkpoint, reports)
+        run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
         network, progress = run.transfer() if transfer_mode(recipe) else run.network()
         views, accuracy = recipe["test_time_views"], progress.best_val_accuracy
         model = models.deployable(network, views)
@@ -97,7 +102,6 @@ def train_candidate(
             accuracy = models.accuracy(model, data.val_images, data.val_labels, batch_size=size)
         return Trained(model, progress, batch_size, accuracy)
 
-    start = first_batch_size(n_training(recipe, data, features))
     if recipe["batch_size"] != "auto":
         devices.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
@@ -147,6 +151,7 @@ class _Run:
     features: Features | None
     extractor_of: "Callable[[str], keras.Model] | None"
     policy: str
+    fraction: float
     batch_size: int
     checkpoint: Checkpoint | None
     reports: Reports
@@ -239,7 +244,7 @@ class _Run:
 
     def _vectors(self) -> Data:
         assert self.features is not None  # noqa: S101 - a promise to mypy
-        return vectors(self.features, self.data.classes)
+        return part(vectors(self.features, self.data.classes), self.fraction, seed=self.recipe["seed"])
 
     def _build(self, policy: str) -> "keras.Model":
         return build(self.recipe, image_shape=self.image_shape, n_classes=len(self.data.classes), policy=policy)

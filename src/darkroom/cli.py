@@ -165,6 +165,32 @@ def lr_find(
     )
 
 
+@app.command("tune-status")
+def tune_status(
+    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
+    as_json: Json = False,
+) -> None:
+    """Show the trials of a candidate's search, live while it runs, from wherever the study is kept; Ctrl-C ends it."""
+    import time
+
+    from darkroom import search, study_files, tuning_status
+    from darkroom.params import read_params
+
+    study = study_files.pointed_at(candidate)
+    section = read_params(repository_root() / "params.yaml").get("tune") or {}
+    storage = study_files.storage_of(section.get("storage"), study=study["study"])
+    if as_json:
+        print(
+            json.dumps(tuning_status.summary(search.read_rows(study["study"], storage), study["trials"], time.time()))
+        )
+        return
+    tuning_status.watch(
+        lambda: search.read_rows(study["study"], storage),
+        title=f"{candidate}: study {study['study']}",
+        wanted=study["trials"],
+    )
+
+
 def _read_report(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))

@@ -249,6 +249,13 @@ def n_devices() -> int:
     return len(keras.distribution.list_devices()) if keras.backend.backend() == "jax" else 1
 
 
+def forget_networks() -> None:
+    """Let go of every network that this process built: Keras keeps them until it is told otherwise."""
+    import keras
+
+    keras.utils.clear_session(free_memory=True)  # collects garbage too
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that the device's (or the machine's) memory did not suffice."""
     kinds = {kind.__name__ for kind in type(error).__mro__}

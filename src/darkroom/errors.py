@@ -4,6 +4,7 @@ DarkroomError         exit code 1
 ├── ParamsError       exit code 2: params.yaml, a preset or the command line is wrong
 ├── DataError         images, labels, archives, prepared data or their files are wrong
 ├── TrainingError     training cannot start, or went wrong (a loss that is not finite)
+├── SearchError       the study of a tuning, or its storage, refuses, or its workers keep dying
 ├── RegistryError     the tracking server or the model registry refuses, or contradicts itself
 └── LockedError       exit code 75: someone else holds the lock; try again later
 """
@@ -29,6 +30,10 @@ class TrainingError(DarkroomError):
     """Training cannot start, or its result is not usable."""
 
 
+class SearchError(DarkroomError):
+    """A study cannot be opened, continued or finished."""
+
+
 class RegistryError(DarkroomError):
     """The tracking server or the model registry does not answer as it must."""
 
@@ -37,3 +42,7 @@ class LockedError(DarkroomError):
     """Another process holds a lock that this one needs."""
 
     exit_code = 75
+
+
+class Stopped(Exception):
+    """Not an error: raised by what watches a training, to end one that is not worth going on."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,7 +18,10 @@ from darkroom.errors import ParamsError
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
 # The list of candidates, the sections of the stages (`check` reads all and has none), and compute.
-SECTIONS = ("candidates", "download", "preprocess", "augment", "embed", "train", "evaluate", "promote", "compute")
+SECTIONS = (  # in the order of the flow
+    *("candidates", "download", "preprocess", "augment", "embed", "tune", "train", "evaluate", "promote"),
+    "compute",
+)
 EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
 
 
@@ -31,9 +34,18 @@ class Section(BaseModel):
 class ComputeParams(Section):
     """The section `compute`: how results are computed, never what they are. No stage reruns because of it."""
 
-    backend: Literal["auto", "threading", "loky"]
+    backend: Literal["auto", "threading", "loky", "ray", "dask"]
     workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    cluster: Annotated[str, Field(min_length=1)] | None
     device: Literal["auto", "cpu", "gpu"]
+
+    @field_validator("cluster")
+    @classmethod
+    def _used(cls, cluster: str | None, info: ValidationInfo) -> str | None:
+        backend = info.data.get("backend")
+        if cluster is not None and backend in ("auto", "threading", "loky"):
+            raise ValueError(f"expected null, because compute.backend {backend} works on this machine")
+        return cluster
 
 
 SectionT = TypeVar("SectionT", bound=Section)

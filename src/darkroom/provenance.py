@@ -61,6 +61,12 @@ def code_digest() -> str:
     return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
+def package_digest() -> str:
+    """Return one sha256 over every source file of darkroom, imported or not."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dict[str, str]:
     """Return the tags that every run and every registered version carries, for the stage that calls.
 

@@ -55,6 +55,22 @@ def vectors(features: Features, classes: list[str]) -> Data:
     return Data(images, labels, val_images, val_labels, classes)
 
 
+def part(data: Data, fraction: float, *, seed: int) -> Data:
+    """Return the data with a part of the training images, every class alike; validation stays whole.
+
+    Args:
+        fraction: above 0, at most 1; of each class at least one image is left.
+        seed: decides which.
+    """
+    if fraction == 1:
+        return data
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
+    chosen = [rng.permutation(rows)[: max(1, round(fraction * len(rows)))] for rows in members]
+    rows = np.sort(np.concatenate(chosen))
+    return dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
+
+
 def arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the arguments of the recipe's architecture."""
     return {key: value for key, value in recipe["architecture"].items() if key != "name"}
@@ -71,15 +87,37 @@ def n_epochs(recipe: Recipe) -> int:
     return int(recipe["epochs"] + more)
 
 
-def n_training(recipe: Recipe, data: Data, features: Features | None) -> int:
-    """Return how many training images every phase has: features may have been computed of some images only."""
-    if features is None or transfer_mode(recipe) not in ("features", "finetune"):
-        return len(data.labels)
-    return min(len(data.labels), features.counts["train"])
+def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
+    """Return the recipe with at most so many epochs in every phase; None for as many as it has."""
+    if epochs is None:
+        return dict(recipe)
+    short = {**recipe, "epochs": min(recipe["epochs"], epochs)}
+    if transfer_mode(recipe) == "finetune":
+        network = recipe["architecture"]
+        short["architecture"] = {**network, "finetune_epochs": min(network["finetune_epochs"], epochs)}
+    return short
 
 
-def check(recipe: Recipe, data: Data, *, image_shape: tuple[int, int, int], features: Features | None) -> None:
-    """Refuse a recipe that cannot be trained on these data, before Keras is loaded.
+def n_training(recipe: Recipe, data: Data, features: Features | None, *, fraction: float = 1.0) -> int:
+    """Return how many training images every phase has: features may have been computed of some images only.
+
+    Of a fraction of them (see part) about so many.
+    """
+    n_train = len(data.labels)
+    if features is not None and transfer_mode(recipe) in ("features", "finetune"):
+        n_train = min(n_train, features.counts["train"])
+    return int(n_train * fraction)
+
+
+def check(
+    recipe: Recipe,
+    data: Data,
+    *,
+    image_shape: tuple[int, int, int],
+    features: Features | None,
+    fraction: float = 1.0,
+) -> None:
+    """Refuse a recipe that cannot be trained on these data, or a fraction of them, before Keras is loaded.
 
     Raises:
         ParamsError: says which setting, and what to do.
@@ -92,7 +130,7 @@ def check(recipe: Recipe, data: Data, *, image_shape: tuple[int, int, int], feat
     if recipe["output"] == "sigmoid" and len(data.classes) != 2:
         raise ParamsError(f"output is sigmoid, which is for 2 classes; the data have {len(data.classes)}; use softmax")
     class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
-    n_train = n_training(recipe, data, features)
+    n_train = n_training(recipe, data, features, fraction=fraction)
     if recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
         raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images; lower it")
     if not len(data.val_labels):

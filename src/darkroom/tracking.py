@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from ruamel.yaml import YAML
 
-from darkroom.errors import RegistryError
+from darkroom.errors import RegistryError, Stopped
 from darkroom.repository import repository_root
 from darkroom.store import (
     client,
@@ -34,6 +34,9 @@ from darkroom.store import (
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
+
+
+PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
 
 
 def connect(experiment: str) -> str:
@@ -177,16 +180,25 @@ def package(
 
 @contextmanager
 def run(
-    *, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], resume: str | None = None
+    *,
+    experiment: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    resume: str | None = None,
+    parent: str | None = None,
 ) -> Iterator[Run]:
-    """Open a run; close it as FINISHED, FAILED (an exception: its text is the tag `error`) or KILLED (SIGTERM, Ctrl-C).
+    """Open a run; close it as FINISHED, FAILED (an exception: its text is the tag `error`) or KILLED (SIGTERM, Ctrl-C,
+    or a training that was Stopped).
 
     Args:
         resume: the id of a run that a killed process left behind; it is continued under the same id. An id that the
             store does not know (a store that was replaced) begins a new run.
+        parent: the id of the run that this one is a part of; MLflow shows it below that.
     """
     experiment_id = connect(experiment)
     opened = client()
+    tags = {**tags, **({PARENT: parent} if parent else {})}
     with store_errors(tracking_uri()):
         run_id = resume if resume and _exists(opened, resume) else None
         if run_id:
@@ -201,6 +213,25 @@ def run(
         current.set_tags({**tags, "process.host": socket.gethostname(), "process.pid": str(os.getpid())})
         current.log_params(params)
         yield current
+
+
+def end_children(experiment: str, parent: str, *, trial: int | None = None) -> int:
+    """Close children of a run that a killed process left RUNNING as KILLED, and return how many.
+
+    Args:
+        parent: id of the run.
+        trial: only the child of this trial; None: all.
+    """
+    experiment_id = connect(experiment)
+    opened = client()
+    sought = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
+    if trial is not None:
+        sought += f" and tags.trial = '{trial}'"
+    with store_errors(tracking_uri()):
+        found = opened.search_runs([experiment_id], sought, max_results=1000)
+        for child in found:
+            opened.set_terminated(child.info.run_id, "KILLED")
+    return len(found)
 
 
 @contextmanager
@@ -235,6 +266,11 @@ def _closing(current: Run) -> Iterator[None]:
     status = "FINISHED"
     try:
         yield
+    except Stopped as stop:
+        status = "KILLED"
+        with _unless_failing(status):
+            current.set_tags({"stopped": str(stop)})
+        raise
     except (SystemExit, KeyboardInterrupt) as stop:
         status = "FINISHED" if isinstance(stop, SystemExit) and not stop.code else "KILLED"
         raise

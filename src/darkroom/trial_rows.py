@@ -30,6 +30,7 @@ class TrialRow:
         worker: host:pid.
         started: Unix time in seconds.
         seconds: until it ended; of a running one until now.
+        is_baseline: whether it has the values of params.yaml: trial 0, or what repeats it.
     """
 
     number: int
@@ -43,6 +44,7 @@ class TrialRow:
     worker: str | None
     started: float | None
     seconds: float | None
+    is_baseline: bool = False
 
 
 def val_accuracy(row: TrialRow) -> float | None:

@@ -1,0 +1,417 @@
+"""The only module that knows Optuna: the study and its storage, what is drawn next, what is told and read back.
+
+The coordinator (tuning.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial goes,
+and learns whether to go on. Both speak to one storage, so that nothing is lost with a process.
+"""
+
+import contextlib
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from darkroom.errors import SearchError, Stopped
+from darkroom.search_plan import Plan, grid_points
+from darkroom.space import Choice, Domain, Space, draw, is_conditional
+from darkroom.store import redact
+from darkroom.trial_rows import COSTS, TrialRow
+
+ANSWER_SECONDS = 5  # how long a storage may take to answer
+PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "oracle": 1521, "mssql": 1433}
+FINISHED = ("complete", "pruned", "failed")  # a killed trial is none: it is drawn again
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A trial to be run: its number, and what it changes in the recipe, by dotted key."""
+
+    number: int
+    overrides: dict[str, Any]
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "complete", "pruned" or "failed"; metrics of a complete one, the reason of a failed one."""
+
+    state: str
+    metrics: Mapping[str, float]
+    reason: str | None = None
+
+
+class Search:
+    """One study: draws trials, is told how they ended, and remembers both in its storage. For one process at a time.
+
+    A context manager, which lets go of the storage.
+
+    Args:
+        name: of the study; one that exists is continued.
+        storage: path of a journal file, URL of a database, or grpc://host:port of an Optuna proxy.
+        space: what is searched.
+        plan: how.
+        baseline: what trial 0 has: names and values as space.initial gives them.
+        about: a digest of all that makes trials comparable.
+
+    Raises:
+        SearchError: the storage does not answer, or holds a study of that name about something else.
+    """
+
+    def __init__(
+        self, name: str, *, storage: str, space: Space, plan: Plan, baseline: Mapping[str, Any], about: str
+    ) -> None:
+        self.name, self._space, self._plan = name, space, plan
+        with _storage_errors(storage), _quiet():
+            opened = open_storage(storage, create=True)
+            directions = ["minimize" if metric in COSTS else "maximize" for metric in plan.objectives]
+            self._study = optuna.create_study(
+                study_name=name, storage=opened, directions=directions, load_if_exists=True, pruner=make_pruner(plan)
+            )
+            known = self._study.user_attrs.get("about")
+            if known not in (None, about):
+                raise SearchError(
+                    f"the study {name!r} in {redact(storage)} was created with another space, data, code or settings; "
+                    f"set tune.study to null, or to a new name such as {name}-{about[:8]}"
+                )
+            self._study.set_user_attr("about", about)
+            self._study.set_metric_names(list(plan.objectives))
+            drawn = self._study.get_trials(deepcopy=False)
+            if not drawn:
+                self._study.enqueue_trial(dict(baseline), user_attrs={"baseline": True})
+            # Behind the trials of a run before: from the same seed a sampler would draw the same ones again.
+            self._study.sampler = make_sampler(plan, space, seed=plan.seed + len(drawn))
+        self._storage = storage
+        self._open: dict[int, Trial] = {}
+        self._ended: dict[int, TrialRow] = {}
+        self._points = grid_points(space, seed=plan.seed) if plan.sampler == "grid" else None
+        self._n_points_drawn = sum("grid" in trial.user_attrs for trial in drawn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._study._storage.remove_session()  # of a database: closes the connection
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What remember() kept."""
+        with _storage_errors(self._storage):
+            return self._study.user_attrs
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a value with the study; anything that JSON can hold."""
+        with _storage_errors(self._storage):
+            self._study.set_user_attr(key, value)
+
+    def ask(self) -> Draw | None:
+        """Return the next trial: one that waits (trial 0, one to be tried again), else what the sampler draws.
+
+        None where a grid has no more points.
+        """
+        with _storage_errors(self._storage), _quiet():
+            if self._points is not None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                if self._n_points_drawn == len(self._points):
+                    return None
+                self._study.enqueue_trial(self._points[self._n_points_drawn], user_attrs={"grid": True})
+                self._n_points_drawn += 1
+            trial = self._study.ask()
+            overrides = draw(self._space, lambda name, domain: _suggest(trial, name, domain))
+        self._open[trial.number] = trial
+        return Draw(trial.number, overrides, bool(trial.user_attrs.get("baseline")))
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Keep how a trial ended."""
+        trial = self._open.pop(number)
+        with _storage_errors(self._storage), _quiet():
+            if outcome.state == "complete":
+                trial.set_user_attr("metrics", dict(outcome.metrics))
+                for metric, limit in self._plan.limits.items():
+                    trial.set_constraint(metric, outcome.metrics[metric] - limit)
+                self._study.tell(trial, [outcome.metrics[metric] for metric in self._plan.objectives])
+            elif outcome.state == "pruned":
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                trial.set_user_attr("reason", outcome.reason or "unknown")
+                self._study.tell(trial, state=TrialState.FAIL)
+
+    def lose(self, number: int) -> None:
+        """Mark a trial whose worker died as killed, and let it be tried again, unless it is a second try itself."""
+        self._open.pop(number, None)
+        with _storage_errors(self._storage):
+            trial = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
+            again = {"retry_of": number, "baseline": bool(trial.user_attrs.get("baseline"))}
+            queued = any(other.user_attrs.get("retry_of") == number for other in self._study.get_trials(deepcopy=False))
+            # First the new one: a kill in between leaves the old one running, and it is lost once more.
+            if "retry_of" not in trial.user_attrs and not queued:
+                self._study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
+            if trial.state == TrialState.RUNNING:
+                self._set_attribute(trial, "killed", True)
+                self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def lose_running(self) -> list[int]:
+        """Lose every trial that runs by the storage but not here: its coordinator was killed. Return their numbers."""
+        lost = [row.number for row in self.rows() if row.state == "running" and row.number not in self._open]
+        for number in lost:
+            self.lose(number)
+        return lost
+
+    def rows(self) -> list[TrialRow]:
+        """Return every trial, in the order of their numbers."""
+        with _storage_errors(self._storage):
+            trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._ended:
+                self._ended[trial.number] = _row(trial)
+        return [self._ended.get(trial.number) or _row(trial) for trial in trials]
+
+    def overrides(self, number: int) -> dict[str, Any]:
+        """Return what a trial of any state changes in the recipe, by dotted key."""
+        params = self.rows()[number].params
+        return draw(self._space, lambda name, _domain: params[name])
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of each parameter in the variance of the validation accuracy (fANOVA, Hutter et al. 2014).
+
+        Empty where too few trials are complete, or all are equally accurate, to tell.
+        """
+        with _storage_errors(self._storage), _quiet():
+            complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+            if len({trial.values[0] for trial in complete}) < 2:
+                return {}
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._plan.seed)
+            try:
+                found = optuna.importance.get_param_importances(
+                    self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
+                )
+            except (RuntimeError, ValueError):  # no parameter that all of these trials have, and that varies
+                return {}
+        return {name: float(share) for name, share in found.items()}
+
+    def _set_attribute(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        # Study has no public way to mark a trial that this process did not draw itself.
+        self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+class Report:
+    """A worker's side of a trial: says how it goes.
+
+    Args:
+        number: of the trial.
+        study, storage, plan: as the Search that drew it.
+
+    Raises:
+        SearchError: the storage does not answer.
+    """
+
+    def __init__(self, number: int, *, study: str, storage: str, plan: Plan) -> None:
+        self._storage, self._plan = storage, plan
+        with _storage_errors(storage), _quiet():
+            opened = _joined(study, storage)
+            opened.pruner = make_pruner(plan)
+            found = next(trial for trial in opened.get_trials(deepcopy=False) if trial.number == number)
+            self._trial = Trial(opened, found._trial_id)
+
+    def begin(self, worker: str) -> bool:
+        """Say who runs the trial; return False if some worker already did: a scheduler hands out a task twice."""
+        with _storage_errors(self._storage):
+            if "worker" in self._trial.user_attrs:
+                return False
+            self._trial.set_user_attr("worker", worker)
+            return True
+
+    def epoch(self, epoch: int, val_accuracy: float) -> None:
+        """Say how accurate the network is after an epoch, counted from 0 over all phases.
+
+        Raises:
+            Stopped: the pruner sees that the trial is not worth going on. Trial 0 goes on: the others are held against
+                it.
+        """
+        with _storage_errors(self._storage), _quiet():
+            if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
+                curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
+                self._trial.set_user_attr("curve", curve)
+                return
+            self._trial.report(val_accuracy, epoch)
+            if not self._trial.user_attrs.get("baseline") and self._trial.should_prune():
+                raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
+
+
+@cache
+def _joined(study: str, storage: str) -> optuna.Study:
+    """Return a study as a worker has it, once per process: to read a long study anew for every trial takes seconds."""
+    # No trial is drawn here; Optuna's default sampler would draw one for every Trial that is made of its number.
+    sampler = optuna.samplers.RandomSampler()
+    return optuna.load_study(study_name=study, storage=open_storage(storage, create=False), sampler=sampler)
+
+
+def read_rows(name: str, storage: str) -> list[TrialRow]:
+    """Return every trial of a study that perhaps runs elsewhere; nothing is changed.
+
+    Raises:
+        SearchError: the storage does not answer, or has no such study.
+    """
+    if "://" not in storage and not Path(storage).is_file():
+        raise SearchError(f"there is no study in {storage}; `dvc repro` with tune.trials above 0 makes one")
+    with _storage_errors(storage):
+        opened = optuna.load_study(study_name=name, storage=open_storage(storage, create=False))
+        return [_row(trial) for trial in opened.get_trials(deepcopy=False)]
+
+
+def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a plan."""
+    with _quiet():
+        if plan.sampler == "tpe":
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=is_conditional(space), constant_liar=True
+            )
+        if plan.sampler in ("random", "grid"):  # the points of a grid are queued: Optuna's own needs Study.optimize
+            return optuna.samplers.RandomSampler(seed=seed)
+        if plan.sampler == "cma-es":
+            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+        if plan.sampler == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        return optuna.samplers.QMCSampler(seed=plan.seed, scramble=True, warn_independent_sampling=False)
+
+
+def make_pruner(plan: Plan) -> optuna.pruners.BasePruner:
+    """Return the pruner of a plan."""
+    with _quiet():
+        if plan.pruner == "hyperband":
+            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(2, plan.epochs), reduction_factor=3)
+        if plan.pruner == "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=3)
+        if plan.pruner == "wilcoxon":
+            return optuna.pruners.WilcoxonPruner()
+        return optuna.pruners.NopPruner()
+
+
+def open_storage(storage: str, *, create: bool) -> BaseStorage:
+    """Return Optuna's storage for the path of a journal file, the URL of a database, or grpc://host:port.
+
+    Args:
+        create: make the file, or the tables of the database, if they are not there.
+    """
+    if "://" not in storage:
+        path = Path(storage)
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+    parts = urlsplit(storage)
+    scheme = parts.scheme.partition("+")[0]
+    port = parts.port or PORTS.get(scheme)
+    if parts.hostname and port:
+        socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
+    if scheme == "grpc":
+        if not parts.hostname or not parts.port:
+            raise SearchError(f"tune.storage is {storage}: expected grpc://host:port of an Optuna proxy")
+        return GrpcStorageProxy(host=parts.hostname, port=parts.port)
+    arguments = {"connect_timeout": ANSWER_SECONDS} if scheme == "postgresql" else {}
+    # A lost connection is noticed before it is used: a trial may take hours between two reports.
+    engine = {"pool_pre_ping": True, "connect_args": arguments}
+    return RDBStorage(storage, engine_kwargs=engine, skip_table_creation=not create)
+
+
+class _JournalLock(JournalFileOpenLock):
+    """A lock that the kernel frees when its holder is killed, where Optuna's own would stand for 30 seconds.
+
+    What a killed writer left behind of a line is cut off: the next line would be added to it, and the journal could
+    not be read any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self._path, self._lock = path, FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        with self._path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end and not _ends_a_line(file, end):
+                end -= 1
+            file.truncate(end)
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _ends_a_line(file: Any, end: int) -> bool:
+    file.seek(end - 1)
+    return bool(file.read(1) == b"\n")
+
+
+def _suggest(trial: Trial, name: str, domain: Domain) -> Any:
+    if isinstance(domain, Choice):
+        return trial.suggest_categorical(name, domain.labels)
+    if domain.integer:
+        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _row(trial: FrozenTrial) -> TrialRow:
+    said = trial.user_attrs
+    state = {"FAIL": "killed" if said.get("killed") else "failed"}.get(trial.state.name, trial.state.name.lower())
+    started = trial.datetime_start.timestamp() if trial.datetime_start else None
+    ended = trial.datetime_complete.timestamp() if trial.datetime_complete else time.time()
+    return TrialRow(
+        number=trial.number,
+        state=state,
+        params=dict(trial.params),
+        metrics=dict(said.get("metrics", {})),
+        curve={int(epoch): value for epoch, value in (trial.intermediate_values or said.get("curve", {})).items()},
+        feasible=all(value <= 0 for value in trial.constraints.values()),
+        is_baseline=bool(said.get("baseline")),
+        retry_of=said.get("retry_of"),
+        reason=said.get("reason"),
+        worker=said.get("worker"),
+        started=started,
+        seconds=None if started is None or state == "waiting" else max(0.0, ended - started),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's warnings that a feature is experimental: those used are named in this module, and tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+@contextmanager
+def _storage_errors(storage: str) -> Iterator[None]:
+    """Turn what a storage, its driver or the network raise into one SearchError that names the storage."""
+    kinds: tuple[type[BaseException], ...] = (OSError, optuna.exceptions.StorageInternalError)
+    with contextlib.suppress(ImportError):
+        from sqlalchemy.exc import SQLAlchemyError
+
+        kinds = (*kinds, SQLAlchemyError, ModuleNotFoundError)
+    if "://" in storage:
+        with contextlib.suppress(ImportError):
+            import grpc
+
+            kinds = (*kinds, grpc.RpcError)
+    try:
+        yield
+    except kinds as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SearchError(
+            f"the tuning storage {redact(storage)} does not answer as it must ({redact(first[:300])}); start it, or "
+            "correct tune.storage, or set it to null for a file of this repository"
+        ) from error

@@ -1,0 +1,197 @@
+"""The coordinator, with real workers and a real storage; the trials cost nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom import tuning
+from darkroom.errors import SearchError, TrainingError
+from darkroom.search import Draw, Search, read_rows
+from darkroom.space import parse
+from darkroom.workers import Workers
+import tuning_tasks
+from postgres import Server
+
+SPACE = parse({"learning_rate": {"float": [0.0, 1.0]}})
+
+
+def a_search(storage: Path | str) -> Search:
+    return Search(
+        "s", storage=str(storage), space=SPACE, plan=tuning_tasks.PLAN, baseline={"learning_rate": 0.5}, about="a"
+    )
+
+
+def tasks(folder: Path, storage: Path | str, **more: Any) -> Callable[[Draw], dict[str, Any]]:
+    def task_of(drawn: Draw) -> dict[str, Any]:
+        accuracy = drawn.overrides["learning_rate"]
+        task = {"number": drawn.number, "study": "s", "storage": str(storage), "folder": str(folder)}
+        return task | {"accuracy": accuracy} | more
+
+    return task_of
+
+
+def search(
+    folder: Path, *, n_trials: int, n_workers: int = 2, storage: str | None = None, **settings: Any
+) -> tuple[Search, list[int]]:
+    """Run trials; return the study, and which trials were lost."""
+    place = storage or str(folder / "s.journal")
+    study, lost = a_search(place), list[int]()
+    task = {key: settings.pop(key) for key in ("how", "seconds") if key in settings}
+    with Workers(n_workers, backend="loky") as workers:
+        tuning.run(
+            study,
+            workers,
+            function=tuning_tasks.run,
+            task_of=tasks(folder, place, **task),
+            n_trials=n_trials,
+            on_lost=lost.append,
+            **settings,
+        )
+    return study, lost
+
+
+def ran(folder: Path) -> list[dict[str, int]]:
+    return [json.loads(line) for line in (folder / "ran").read_text().splitlines()]
+
+
+def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path) -> None:
+    study, lost = search(tmp_path, n_trials=9)
+    assert [row.state for row in study.rows()] == ["complete"] * 9
+    assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(9))
+    assert lost == []
+    assert len({entry["process"] for entry in ran(tmp_path)}) == 2, "both workers had some, and stayed alive"
+
+
+def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> None:
+    search(tmp_path, n_trials=3)
+    study, _ = search(tmp_path, n_trials=5)
+    assert len(study.rows()) == 5
+    assert len(ran(tmp_path)) == 5
+    search(tmp_path, n_trials=5)
+    assert len(ran(tmp_path)) == 5
+
+
+def test_a_trial_whose_worker_dies_is_tried_again_and_does_not_count(tmp_path: Path) -> None:
+    study, lost = search(tmp_path, n_trials=6, how={"2": "die"})
+    assert lost == [2]
+    states = [row.state for row in study.rows()]
+    assert states.count("complete") == 6
+    assert states[2] == "killed"
+    again = next(row for row in study.rows() if row.retry_of == 2)
+    assert again.params == study.rows()[2].params
+
+
+def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"3 workers died in a row, the last one in trial \d+ .*lower tune.workers"):
+        search(tmp_path, n_trials=50, n_workers=1, how={"all": "die"})
+
+
+def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path) -> None:
+    study, _ = search(tmp_path, n_trials=4, how={"1": "fail"})
+    assert [row.state for row in study.rows()].count("failed") == 1
+    assert len(study.rows()) == 4
+
+
+def test_a_study_in_which_all_fail_ends_with_the_first_reason_and_can_be_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="all 3 trials failed; the first, trial 0: trial 0 has no memory"):
+        search(tmp_path, n_trials=3, how={"all": "fail"})
+    study, _ = search(tmp_path, n_trials=3)
+    assert [row.state for row in study.rows()] == ["failed"] * 3 + ["complete"] * 3
+
+
+def test_after_the_deadline_no_trial_begins(tmp_path: Path) -> None:
+    study, _ = search(tmp_path, n_trials=1000, deadline=time.time() + 4, seconds=0.2)
+    assert 0 < len(study.rows()) < 1000
+    assert {row.state for row in study.rows()} == {"complete"}
+
+
+def test_a_worker_that_holds_too_much_memory_is_replaced(tmp_path: Path) -> None:
+    search(tmp_path, n_trials=4, n_workers=1, how={"1": "grow"}, max_worker_bytes=300_000_000)
+    processes = [entry["process"] for entry in ran(tmp_path)]
+    assert processes[0] == processes[1] != processes[2] == processes[3]
+
+
+def test_what_happens_is_told_while_it_does(tmp_path: Path) -> None:
+    seen = []
+    search(tmp_path, n_trials=4, on_change=lambda rows: seen.append([row.state for row in rows]), seconds=0.1)
+    assert seen[0] == ["running", "running"]
+    assert seen[-1] == ["complete"] * 4
+
+
+COORDINATOR = """
+import sys
+from pathlib import Path
+from test_tuning import search
+search(Path(sys.argv[1]), n_trials=int(sys.argv[2]), seconds=float(sys.argv[3]))
+"""
+
+
+def start(folder: Path, n_trials: int, seconds: float) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", COORDINATOR, str(folder), str(n_trials), str(seconds)]
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=here)
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def running(folder: Path) -> list[int]:
+    """The processes that run a trial by the storage."""
+    if not (folder / "s.journal").is_file():
+        return []
+    try:
+        rows = read_rows("s", str(folder / "s.journal"))
+    except (KeyError, SearchError):
+        return []
+    return [int(row.worker.rpartition(":")[2]) for row in rows if row.state == "running" and row.worker]
+
+
+@pytest.mark.heavy
+def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
+    import random
+
+    rng = random.Random(7)
+    coordinator = start(tmp_path, 30, 0.25)
+    for kill in range(10):
+        wait_for(lambda: len(running(tmp_path)) > 0 or coordinator.poll() is not None)
+        time.sleep(rng.uniform(0.0, 0.4))
+        if kill % 3 == 2 or not running(tmp_path):
+            os.kill(coordinator.pid, signal.SIGKILL)  # the whole stage
+            coordinator.wait()
+            coordinator = start(tmp_path, 30, 0.25)
+        else:
+            try:
+                os.kill(rng.choice(running(tmp_path) or [coordinator.pid]), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if coordinator.poll() is not None:
+            coordinator = start(tmp_path, 30, 0.25)
+    coordinator.wait(timeout=120)
+    study, _ = search(tmp_path, n_trials=30)
+    states = [row.state for row in study.rows()]
+    assert states.count("complete") == 30
+    assert set(states) == {"complete", "killed"}
+    finished = [row.number for row in study.rows() if row.state == "complete"]
+    times = [entry["trial"] for entry in ran(tmp_path)]
+    assert all(times.count(number) == 1 for number in finished), "a finished trial is not repeated"
+
+
+@pytest.mark.heavy
+def test_sixteen_workers_on_one_study_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
+    storage = postgres.database("tuning")
+    study, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
+    assert lost == []
+    assert [row.number for row in study.rows() if row.state == "complete"] == list(range(200))
+    assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(200))
