@@ -90,7 +90,7 @@ def importance(scores: Mapping[str, float], path: Path) -> Path:
         axes.tick_params(axis="y", length=0)
         title = "What decides the validation accuracy"
         title += f": {len(ranked)} of {len(scores)} parameters" if len(ranked) < len(scores) else ""
-        axes.set(xlim=(0, 1.08 * max(*values, 1e-9)), ylim=(len(ranked) - 0.4, -0.6), xlabel="importance", title=title)
+        axes.set(xlim=(0, 1.08 * (values[0] or 1.0)), ylim=(len(ranked) - 0.4, -0.6), xlabel="importance", title=title)
         axes.grid(axis="x")
         return save(figure, path)
 
@@ -173,7 +173,7 @@ def pareto(
         if limit is not None:
             axes.axvline(limit, color=_ink("quiet"), linewidth=1, linestyle="--", label="limit")
         axes.set(xlabel=COST_LABELS[cost], ylabel="validation accuracy")
-        axes.set_title(f"{len(front)} of {len(shown)} trials are on the Pareto front")
+        axes.set_title(f"On the Pareto front: {len(front)} of {len(shown)} trials")
         if cost == "model_bytes":
             axes.xaxis.set_major_formatter(EngFormatter(unit="B"))
         axes.grid()
@@ -209,10 +209,14 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
         for row, label, color, dashes in marked:
             look = {"linewidth": 2.0, "color": _ink(color), "linestyle": dashes, "zorder": 5, "label": label}
             axes.plot(*_by_epoch(row), marker=_dot(row), markersize=4, **look)
-        axes.set(xlabel="epoch", ylabel="validation accuracy", title="Validation accuracy by epoch")
+        axes.set(xlabel="epoch", ylabel="validation accuracy")
         values = [value for row in drawn for value in row.curve.values() if math.isfinite(value)]
         always = [value for row, *_ in marked for value in row.curve.values() if math.isfinite(value)]
-        _set_limit(axes, values, usual=values, always=always)
+        lower = _set_limit(axes, values, usual=values, always=always)
+        n_lower = sum(max(row.curve.values()) < lower for row in drawn)
+        axes.set_title(
+            "Validation accuracy by epoch" + (f" ({n_lower} of {len(drawn)} trials stay lower)" if n_lower else "")
+        )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y")
         _legend(figure, axes)
@@ -272,7 +276,7 @@ def _set_limit(axes: Axes, values: Sequence[float], *, usual: Sequence[float], a
     """
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if not values:
-        axes.set_ylim(0, 1)
+        axes.set_yticks([])  # crosses on an axis from 0 to 100 % would read as 0 %
         return 0.0
     middle, highest = statistics.median(usual), max(values)
     lower = min([max(min(values), middle - max(3 * (highest - middle), 0.01)), *always])
@@ -293,7 +297,7 @@ def _slice(axes: Axes, rows: Sequence[TrialRow], name: str, *, lower: float, log
         return
     labels = list(dict.fromkeys(map(written, sorted(distinct) if numeric else sorted(distinct, key=written))))
     # The golden ratio spreads any run of trial numbers evenly, and the same way in every picture.
-    spread = {number: 0.5 * (number * 0.618034 % 1) - 0.25 for number in values}
+    spread = {number: 0.5 * ((number * 0.618034 + 0.5) % 1 - 0.5) for number in values}
     places = {number: labels.index(written(value)) + spread[number] for number, value in values.items()}
     room = max(30 // len(labels), 3)  # characters below one of them, written level
     turned = max(map(len, labels)) > room
