@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ COSTS = ("latency_ms", "model_bytes")  # metrics of which less is better; measur
 
 @dataclasses.dataclass(frozen=True)
 class TrialRow:
-    """One trial; number 0 is the one with the values of params.yaml.
+    """One trial.
 
     Attributes:
         state: one of STATES.
@@ -115,6 +116,15 @@ def written(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def params_in_short(row: TrialRow) -> str:
+    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted name the last part that tells it from the others."""
+    short = {name: name.removesuffix(".name").rpartition(".")[2] for name in row.params}
+    times = Counter(short.values())
+    return " ".join(
+        f"{short[name] if times[short[name]] == 1 else name}={written(value)}" for name, value in row.params.items()
+    )
 
 
 def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:

@@ -14,7 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from darkroom.trial_rows import STATES, TrialRow, best_trial, last_accuracy, n_finished, val_accuracy, written
+from darkroom.trial_rows import (
+    STATES,
+    TrialRow,
+    best_trial,
+    last_accuracy,
+    n_finished,
+    params_in_short,
+    val_accuracy,
+)
 
 STYLES = {"running": "bold cyan", "pruned": "dim", "waiting": "dim", "failed": "red", "killed": "red"}
 BEST = "bold green"
@@ -187,7 +195,7 @@ def _cells(row: TrialRow, *, is_best: bool, one_host: bool) -> list[Text | _Word
         "" if row.seconds is None else _duration(row.seconds),
         worker[-WORKER:],
     ]
-    words = "; ".join([*_remarks(row), *filter(None, [_params_in_short(row)])]).split()
+    words = "; ".join([*_remarks(row), *filter(None, [params_in_short(row)])]).split()
     return [*map(Text, cells), _Words(words)]
 
 
@@ -198,15 +206,6 @@ def _remarks(row: TrialRow) -> list[str]:
     if row.retry_of is not None:
         remarks.append(f"repeats {row.retry_of}")
     return remarks
-
-
-def _params_in_short(row: TrialRow) -> str:
-    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted name the last part that tells it from the others."""
-    short = {name: name.removesuffix(".name").rpartition(".")[2] for name in row.params}
-    times = Counter(short.values())
-    return " ".join(
-        f"{short[name] if times[short[name]] == 1 else name}={written(value)}" for name, value in row.params.items()
-    )
 
 
 def _caption(rows: Sequence[TrialRow], wanted: int, now: float) -> str:
