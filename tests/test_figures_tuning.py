@@ -60,12 +60,21 @@ def test_a_hopeless_trial_does_not_flatten_the_others(name: str, tmp_path: Path)
     assert np.array_equal(with_one_of(0.5), with_one_of(0.1))
 
 
-def test_a_hopeless_trial_0_is_shown_where_it_is(tmp_path: Path) -> None:
-    def with_trial_0_of(accuracy: float) -> np.ndarray:
+def test_a_hopeless_baseline_is_shown_where_it_is(tmp_path: Path) -> None:
+    def with_baseline_of(accuracy: float) -> np.ndarray:
         rows = [trial(0, accuracy), *(trial(number, 0.9 + number / 1000) for number in range(1, 9))]
         return drawn(figures_tuning.history, rows, tmp_path)
 
-    assert (with_trial_0_of(0.5) != with_trial_0_of(0.1)).any()
+    assert (with_baseline_of(0.5) != with_baseline_of(0.1)).any()
+
+
+def test_the_trial_that_repeats_a_killed_baseline_is_the_baseline(tmp_path: Path) -> None:
+    def drawn_with(is_baseline: bool) -> np.ndarray:
+        rows = [trial(0, state="killed"), trial(1, 0.9), trial(2, 0.8, retry_of=0, is_baseline=is_baseline)]
+        return drawn(figures_tuning.history, rows, tmp_path)
+
+    assert drawn_with(True).shape == drawn_with(False).shape
+    assert (drawn_with(True) != drawn_with(False)).any()
 
 
 def test_only_the_first_panels_are_drawn_and_scores_decide_which(tmp_path: Path) -> None:

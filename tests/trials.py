@@ -20,6 +20,7 @@ def trial(number: int, accuracy: float | None = None, **changes: Any) -> TrialRo
         worker="host:1",
         started=1000.0 + number,
         seconds=9.0,
+        is_baseline=number == 0,
     )
     return dataclasses.replace(row, **changes)
 

@@ -29,7 +29,7 @@ MOST_PANELS = 12
 MOST_BARS = 20
 FEW_NUMBERS = 6  # points of so few whole numbers would hide each other on an axis of numbers
 COST_LABELS = {"latency_ms": "latency per picture, ms", "model_bytes": "size of the model"}
-DEFAULTS = "params.yaml (trial 0)"
+BASELINE = "params.yaml"  # the trial with its values
 
 
 def history(rows: Sequence[TrialRow], path: Path) -> Path:
@@ -56,9 +56,9 @@ def history(rows: Sequence[TrialRow], path: Path) -> Path:
             last = max(row.number for row in shown)
             steps = [*best.items(), (last + 0.5, best[max(best)])]
             axes.plot(*zip(*steps, strict=True), "-", drawstyle="steps-post", color=_ink("second"), label="best so far")
-        default = next((value for row in shown if row.number == 0 and (value := val_accuracy(row)) is not None), None)
-        if default is not None:
-            axes.axhline(default, color=_ink("quiet"), linewidth=1, linestyle=":")
+        baseline = next((value for row in shown if row.is_baseline and (value := val_accuracy(row)) is not None), None)
+        if baseline is not None:
+            axes.axhline(baseline, color=_ink("quiet"), linewidth=1, linestyle=":")
         first, last = min(row.number for row in shown), max(row.number for row in shown)
         margin = max(0.6, 0.02 * (last - first))
         axes.set(xlim=(first - margin, last + margin), xlabel="trial", ylabel="validation accuracy")
@@ -162,12 +162,17 @@ def pareto(
         _scale(axes, list(costs.values()) + ([limit] if limit is not None else []))
         if front:
             along = [max(row.metrics["val_accuracy"], lower) for row in front]
-            line = {"drawstyle": "steps-post", "color": _ink("second"), "linewidth": 1.4, "zorder": 2}
+            line: dict[str, Any] = {"drawstyle": "steps-post", "color": _ink("second"), "linewidth": 1.4, "zorder": 2}
             axes.plot([costs[row.number] for row in front], along, "-", label="Pareto front", **line)
         _points(axes, shown, costs, lower=lower)
         kept = next((row for row in shown if row.number == chosen), None)
         if kept is not None:
-            ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": _ink("second"), "zorder": 6}
+            ring: dict[str, Any] = {
+                "markersize": 13,
+                "markerfacecolor": "none",
+                "markeredgecolor": _ink("second"),
+                "zorder": 6,
+            }
             height = max(kept.metrics["val_accuracy"], lower)
             axes.plot([costs[kept.number]], [height], "o", label=f"chosen (trial {kept.number})", **ring)
         if limit is not None:
@@ -182,7 +187,7 @@ def pareto(
 
 
 def curves(rows: Sequence[TrialRow], path: Path) -> Path:
-    """Draw the validation accuracy of every trial by epoch, and return path; the best trial and trial 0 stand out."""
+    """Draw the validation accuracy of every trial by epoch, the best and the baseline on top, and return path."""
     drawn = [row for row in rows if row.curve]
     best = best_trial(drawn)
     with style(dark=False):
@@ -190,8 +195,8 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
         axes = figure.add_subplot()
         if not drawn:
             return _say(figure, axes, "No trial has finished an epoch yet.", path)
-        thin = {"linewidth": 0.7, "color": _ink("quiet")}
-        full = {"linewidth": 1.1, "color": _ink("first")}
+        thin: dict[str, Any] = {"linewidth": 0.7, "color": _ink("quiet")}
+        full: dict[str, Any] = {"linewidth": 1.1, "color": _ink("first")}
         many = 0.85 if len(drawn) <= 30 else 0.35
         kinds: list[tuple[str, list[TrialRow], dict[str, Any]]] = [
             ("pruned, failed or killed", [row for row in drawn if row.state not in ("complete", "running")], thin),
@@ -203,12 +208,20 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
                 axes.plot(*_by_epoch(row), alpha=many, marker=_dot(row), markersize=2.5, **look)
             if group:
                 axes.plot([], [], label=label, **look)
-        marked = [(row, DEFAULTS, "ink", (0, (4, 1.5))) for row in drawn if row.number == 0]
+        marked = [(row, BASELINE, "ink", "--") for row in drawn if row.is_baseline]
         if best is not None:
-            marked.insert(0, (best, f"best (trial {best.number})", "second", (0, ())))
+            marked.insert(0, (best, f"best (trial {best.number})", "second", "-"))
         for row, label, color, dashes in marked:
-            look = {"linewidth": 2.0, "color": _ink(color), "linestyle": dashes, "zorder": 5, "label": label}
-            axes.plot(*_by_epoch(row), marker=_dot(row), markersize=4, **look)
+            axes.plot(
+                *_by_epoch(row),
+                dashes,
+                color=_ink(color),
+                linewidth=2.0,
+                marker=_dot(row),
+                markersize=4,
+                zorder=5,
+                label=label,
+            )
         axes.set(xlabel="epoch", ylabel="validation accuracy")
         values = [value for row in drawn for value in row.curve.values() if math.isfinite(value)]
         always = [value for row, *_ in marked for value in row.curve.values() if math.isfinite(value)]
@@ -229,16 +242,16 @@ def _points(
     """Draw a point per trial that has an accuracy, by its kind; what lies below `lower` is drawn there as an arrow."""
     size = size if len(rows) <= 60 else 0.72 * size
     blue, quiet, paper = _ink("first"), _ink("quiet"), _ink("paper")
-    hollow = {"markerfacecolor": paper, "markeredgewidth": 1.1}
-    star = {"marker": "*", "color": _ink("ink"), "markersize": 11, "zorder": 5}
+    hollow: dict[str, Any] = {"markerfacecolor": paper, "markeredgewidth": 1.1}
+    star: dict[str, Any] = {"marker": "*", "color": _ink("ink"), "markersize": 11, "zorder": 5}
     looks: dict[str, dict[str, Any]] = {
         "pruned": {"marker": "s", "color": quiet, "markersize": 0.6 * size, "alpha": 0.7},
         "running": {"marker": "D", "color": quiet, "markersize": 0.9 * size, **hollow},
         "complete": {"marker": "o", "color": blue, "markersize": size, "alpha": 0.8},
         "above a limit": {"marker": "o", "color": blue, "markersize": size, **hollow},
         "lower than drawn": {"marker": "v", "color": quiet, "markersize": size, "clip_on": False},
-        DEFAULTS: star | {"markeredgecolor": paper},
-        f"{DEFAULTS}, above a limit": star | hollow,
+        BASELINE: star | {"markeredgecolor": paper},
+        f"{BASELINE}, above a limit": star | hollow,
     }
     groups: dict[str, list[tuple[float, float]]] = {kind: [] for kind in looks}
     for row in rows:
@@ -252,8 +265,8 @@ def _points(
 
 def _kind(row: TrialRow, *, low: bool) -> str:
     above = row.state == "complete" and not row.feasible
-    if row.number == 0:
-        return f"{DEFAULTS}, above a limit" if above else DEFAULTS
+    if row.is_baseline:
+        return f"{BASELINE}, above a limit" if above else BASELINE
     if low:
         return "lower than drawn"
     return "above a limit" if above else row.state
@@ -264,8 +277,8 @@ def _limit(axes: Axes, rows: Iterable[TrialRow]) -> float:
     rows = list(rows)
     known = [value for row in rows if (value := last_accuracy(row)) is not None]
     complete = [value for row in rows if (value := val_accuracy(row)) is not None]
-    default = [value for row in rows if row.number == 0 and (value := last_accuracy(row)) is not None]
-    return _set_limit(axes, known, usual=complete or known, always=default)
+    baseline = [value for row in rows if row.is_baseline and (value := last_accuracy(row)) is not None]
+    return _set_limit(axes, known, usual=complete or known, always=baseline)
 
 
 def _set_limit(axes: Axes, values: Sequence[float], *, usual: Sequence[float], always: Sequence[float]) -> float:
@@ -337,10 +350,10 @@ def _best_in_words(rows: Sequence[TrialRow]) -> str:
     if best is None:
         return "No trial within the limits has finished"
     words = f"Best: trial {best.number}, {val_accuracy(best):.2%}"
-    default = next((row for row in rows if row.number == 0 and val_accuracy(row) is not None), None)
-    if best.number == 0:
+    baseline = next((row for row in rows if row.is_baseline and val_accuracy(row) is not None), None)
+    if best.is_baseline:
         return f"{words} (params.yaml)"
-    return words if default is None else f"{words}; params.yaml: {val_accuracy(default):.2%}"
+    return words if baseline is None else f"{words}; params.yaml: {val_accuracy(baseline):.2%}"
 
 
 def _short(text: str, longest: int) -> str:
