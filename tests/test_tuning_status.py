@@ -57,9 +57,11 @@ def test_earlier_trials_are_counted_but_the_best_and_running_ones_stay() -> None
     rows = [trial(number, 0.5) for number in range(60)]
     rows[10], rows[20] = trial(10, 0.9), trial(20, state="running")
     lines = printed(rows, n_rows=8)
-    shown = [int(line.split()[0]) for line in lines if line.split()[:1] and line.split()[0].isdigit()][:10]
-    assert shown == [10, 20, *range(52, 60)]
-    assert any(line.split() == ["...", "50", "earlier", "trials"] for line in lines)
+    shown = [int(line.split()[0]) for line in lines if line.split()[:1] and line.split()[0].isdigit()][:8]
+    assert shown == [10, 20, *range(54, 60)]
+    assert any(line.split() == ["...", "52", "earlier", "trials"] for line in lines)
+    all_run = [trial(number, state="running") for number in range(64)]
+    assert len(printed(all_run, n_rows=8)) < 8 + tuning_status.SURROUNDINGS
     assert any("1 earlier trial" in line for line in printed(rows[9:11], n_rows=1))
 
 

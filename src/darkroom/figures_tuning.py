@@ -371,9 +371,8 @@ def _legend(figure: Figure, *panels: Axes) -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries}
     if entries:
-        figure.legend(
-            entries.values(), entries.keys(), loc="outside lower center", ncols=len(entries) if len(entries) <= 5 else 4
-        )
+        n_columns = len(entries) if len(entries) <= 5 else 4  # as many as fit into the width
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=n_columns)
 
 
 def _say(figure: Figure, axes: Axes, words: str, path: Path) -> Path:

@@ -89,13 +89,12 @@ def table(
     Args:
         rows: all trials so far.
         wanted: how many trials the search is to have.
-        n_rows: how many of the newest to show; the best one and those that run are shown beside them.
+        n_rows: how many to show at most: the best one, those that run, then the newest.
         now: Unix time in seconds; None: the clock's.
     """
-    ordered = sorted(rows, key=lambda row: row.number)
-    best = best_trial(ordered)
-    newest = {row.number for row in ordered[max(len(ordered) - n_rows, 0) :]}
-    shown = [row for row in ordered if row.number in newest or row.state == "running" or row is best]
+    best = best_trial(rows)
+    by_rank = sorted(rows, key=lambda row: (row is not best, row.state != "running", -row.number))
+    shown = sorted(by_rank[:n_rows], key=lambda row: row.number)
     hosts = {_host(row) for row in shown if row.worker}
     drawn = Table(
         title=Text(title),
@@ -111,7 +110,7 @@ def table(
         justify: Literal["left", "right"] = "left" if name in ("state", "worker") else "right"
         drawn.add_column(name, justify=justify, no_wrap=True, overflow="crop")
     drawn.add_column("parameters", ratio=1)
-    hidden = len(ordered) - len(shown)
+    hidden = len(rows) - len(shown)
     if hidden:
         words = f"{hidden} earlier trial{'s' if hidden > 1 else ''}"
         drawn.add_row("...", *[""] * (len(drawn.columns) - 2), words, style="dim")
