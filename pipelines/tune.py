@@ -19,7 +19,7 @@ from darkroom.files import write_text
 from darkroom.params import ComputeParams, Section, digest, explain, in_section, load_section
 from darkroom.recipe import shortened
 from darkroom.search_plan import Plan
-from darkroom.space import Space, edges, initial, parse
+from darkroom.space import Range, Space, domains, edges, initial, parse
 from darkroom.train_params import Count, NonNegative, Positive, TrainParams
 from darkroom.trial_choice import Choice, choose, summary
 from darkroom.trial_rows import TrialRow, write_csv
@@ -165,7 +165,7 @@ def main() -> None:
         rows = study.rows()
         chosen = choose(rows, objectives=plan.objectives, n_val=len(data.val_labels), alpha=params.alpha)
         better = {} if chosen.number is None else study.overrides(chosen.number)
-        _draw(rows, study.importance(), paths.report, objectives=plan.objectives, chosen=chosen.number)
+        _draw(paths.report, rows=rows, scores=study.importance(), space=space, plan=plan, chosen=chosen.number)
         _write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
         record.log_metrics(summary(rows))
         record.set_tags({"chosen.trial": str(chosen.number), "chosen.reason": chosen.reason})
@@ -232,16 +232,18 @@ def _write(best: Path, report: Path, *, rows: list[TrialRow], chosen: Choice, va
 
 
 def _draw(
-    rows: list[TrialRow], scores: dict[str, float], folder: Path, *, objectives: tuple[str, ...], chosen: int | None
+    folder: Path, *, rows: list[TrialRow], scores: dict[str, float], space: Space, plan: Plan, chosen: int | None
 ) -> None:
     from darkroom import figures_tuning
 
+    logarithmic = {name for name, domain in domains(space).items() if isinstance(domain, Range) and domain.log}
     figures_tuning.history(rows, folder / "history.png")
     figures_tuning.curves(rows, folder / "curves.png")
-    figures_tuning.slices(rows, folder / "slices.png", scores=scores)
+    figures_tuning.slices(rows, folder / "slices.png", scores=scores, logarithmic=logarithmic)
     figures_tuning.importance(scores, folder / "importance.png")
-    if len(objectives) > 1:
-        figures_tuning.pareto(rows, objectives[1], folder / "pareto.png", chosen=chosen)
+    for cost in plan.objectives[1:]:
+        limit = plan.limits.get(cost)
+        figures_tuning.pareto(rows, cost, folder / "pareto.png", chosen=chosen, limit=limit)
 
 
 if __name__ == "__main__":

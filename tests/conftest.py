@@ -7,9 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pytest
-
 import postgres as postgres_server
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("MLFLOW_", "DVC_", "DARKROOM_", "KERAS_BACKEND", "PYTHONPATH")
@@ -78,7 +77,7 @@ def clone(root: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[postgres_server.Server]:
-    """A PostgreSQL server; where its programs are not installed (Debian: postgresql), tests that need it are skipped."""
+    """A PostgreSQL server; tests that need it are skipped where its programs (Debian: postgresql) are not installed."""
     if postgres_server.program("initdb") is None:
         pytest.skip("PostgreSQL is not installed")
     with postgres_server.running() as server:

@@ -263,8 +263,8 @@ def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: s
         "try:\n"
         f"    runpy.run_module('pipelines.{name}', run_name='__main__')\n"
         "except SystemExit as end:\n"
-        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'optuna', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
-        "    print(end.code, sorted(heavy))\n"
+        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'optuna', 'sklearn', 'matplotlib'}\n"
+        "    print(end.code, sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == "2 []", done.stderr

@@ -35,11 +35,11 @@ def test_no_trial_of_the_front_is_beaten_in_accuracy_and_cost() -> None:
     assert trial_rows.pareto_front(rows, "model_bytes") == []
 
 
-def test_a_killed_trial_that_is_repeated_is_not_counted_twice() -> None:
+def test_a_killed_trial_is_not_counted() -> None:
     killed = [trial(0, state="killed"), trial(1, state="killed")]
-    assert trial_rows.n_finished(killed) == 2
-    assert trial_rows.n_finished([*killed, trial(2, state="running", retry_of=0)]) == 1
-    assert trial_rows.n_finished([*killed, trial(2, 0.9, retry_of=0), trial(3), trial(4, state="waiting")]) == 3
+    assert trial_rows.n_finished(killed) == 0
+    assert trial_rows.n_finished([*killed, trial(2, state="running", retry_of=0)]) == 0
+    assert trial_rows.n_finished([*killed, trial(2, 0.9, retry_of=0), trial(3), trial(4, state="waiting")]) == 2
 
 
 def test_trials_csv_has_a_line_per_trial_and_empty_cells_for_what_is_not_known(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The coordinator, with real workers and a real storage; the trials cost nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tuning_tasks
+from postgres import Server
 
 from darkroom import tuning
 from darkroom.errors import SearchError, TrainingError
 from darkroom.search import Draw, Search, read_rows
 from darkroom.space import parse
 from darkroom.workers import Workers
-import tuning_tasks
-from postgres import Server
 
 SPACE = parse({"learning_rate": {"float": [0.0, 1.0]}})
 
@@ -159,33 +161,29 @@ def running(folder: Path) -> list[int]:
 
 
 @pytest.mark.heavy
-def test_ten_kills_at_random_moments_lose_nothing_and_leave_nothing(tmp_path: Path) -> None:
-    import random
+def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    processes = [start(tmp_path, 30, 0.25)]
 
-    rng = random.Random(7)
-    coordinator = start(tmp_path, 30, 0.25)
+    def is_working() -> bool:
+        return bool(running(tmp_path)) or processes[-1].poll() is not None
+
     for kill in range(10):
-        wait_for(lambda: len(running(tmp_path)) > 0 or coordinator.poll() is not None)
+        wait_for(is_working)
         time.sleep(rng.uniform(0.0, 0.4))
-        if kill % 3 == 2 or not running(tmp_path):
-            os.kill(coordinator.pid, signal.SIGKILL)  # the whole stage
-            coordinator.wait()
-            coordinator = start(tmp_path, 30, 0.25)
-        else:
-            try:
-                os.kill(rng.choice(running(tmp_path) or [coordinator.pid]), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if coordinator.poll() is not None:
-            coordinator = start(tmp_path, 30, 0.25)
-    coordinator.wait(timeout=120)
+        workers = running(tmp_path)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself in this moment
+            os.kill(workers[0] if workers and kill % 3 else processes[-1].pid, signal.SIGKILL)
+        if kill % 3 == 0 or processes[-1].poll() is not None:
+            processes[-1].wait()
+            processes.append(start(tmp_path, 30, 0.25))
+    processes[-1].wait(timeout=120)
     study, _ = search(tmp_path, n_trials=30)
-    states = [row.state for row in study.rows()]
-    assert states.count("complete") == 30
-    assert set(states) == {"complete", "killed"}
-    finished = [row.number for row in study.rows() if row.state == "complete"]
-    times = [entry["trial"] for entry in ran(tmp_path)]
-    assert all(times.count(number) == 1 for number in finished), "a finished trial is not repeated"
+    states = {row.number: row.state for row in study.rows()}
+    assert list(states.values()).count("complete") == 30
+    assert set(states.values()) == {"complete", "killed"}
+    ended = [entry["trial"] for entry in ran(tmp_path)]
+    assert all(ended.count(number) == 1 for number, state in states.items() if state == "complete")
 
 
 @pytest.mark.heavy

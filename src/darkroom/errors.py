@@ -44,5 +44,5 @@ class LockedError(DarkroomError):
     exit_code = 75
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - no error
     """Not an error: raised by what watches a training, to end one that is not worth going on."""

@@ -31,7 +31,6 @@ from darkroom.trial_rows import COSTS, TrialRow
 
 ANSWER_SECONDS = 5  # how long a storage may take to answer
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "oracle": 1521, "mssql": 1433}
-FINISHED = ("complete", "pruned", "failed")  # a killed trial is none: it is drawn again
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -11,7 +11,8 @@ from typing import Any
 from darkroom.files import replacing
 
 STATES = ("running", "complete", "pruned", "failed", "killed", "waiting")
-ENDED = frozenset({"complete", "pruned", "failed", "killed"})
+FINISHED = frozenset({"complete", "pruned", "failed"})
+ENDED = FINISHED | {"killed"}
 COSTS = ("latency_ms", "model_bytes")  # metrics of which less is better; measured only where params.yaml asks for them
 
 
@@ -99,9 +100,8 @@ def pareto_front(rows: Iterable[TrialRow], cost: str) -> list[TrialRow]:
 
 
 def n_finished(rows: Sequence[TrialRow]) -> int:
-    """Return how many trials need no more work: a killed one that another repeats is not counted beside it."""
-    repeated = {row.retry_of for row in rows}
-    return sum(row.state in ENDED and row.number not in repeated for row in rows)
+    """Return how many trials came to an end by themselves; in place of a killed one another is drawn."""
+    return sum(row.state in FINISHED for row in rows)
 
 
 def param_names(rows: Iterable[TrialRow]) -> list[str]:

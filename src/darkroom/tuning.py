@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from darkroom.errors import SearchError, TrainingError
-from darkroom.search import FINISHED, Draw, Outcome, Search
-from darkroom.trial_rows import TrialRow
+from darkroom.search import Draw, Outcome, Search
+from darkroom.trial_rows import FINISHED, TrialRow
 from darkroom.workers import WorkerDiedError, Workers
 
 DEATHS_PER_WORKER = 3  # in a row, without one trial that ends; then the search is given up
