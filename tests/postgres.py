@@ -50,7 +50,7 @@ def running() -> Iterator[Server]:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="darkroom-postgres-", dir="/tmp") as folder:  # noqa: S108 - nobody may enter
+    with tempfile.TemporaryDirectory(prefix="darkroom-postgres-", dir="/tmp") as folder:
         os.chown(folder, user.pw_uid, user.pw_gid)
         data = f"{folder}/data"
         make = [initdb, "--pgdata", data, "--username", "postgres", "--auth", "trust", "--no-sync"]

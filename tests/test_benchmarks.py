@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks import cifar10, mnist
+from benchmarks import cifar10, mnist, tuning, tuning_peers
 from darkroom.params import read_params
+from darkroom.trial_rows import TrialRow
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.4, 10.0), (0.5, 10.0), (0.6, 20.5), (0.8, 31.0), (0.9, None)])
@@ -18,3 +19,32 @@ def test_a_benchmark_changes_the_keys_of_a_preset_that_it_names_and_no_other(tmp
     changed, preset = (read_params(tmp_path / path) for path in ("params.yaml", "presets/mnist-article.yaml"))
     preset["train"]["cnn"]["epochs"], preset["train"]["cnn"]["debug"]["max_steps"] = 1, 3
     assert changed == preset
+
+
+def a_trial(number: int, *, worker: str, started: float, seconds: float) -> TrialRow:
+    return TrialRow(number, "complete", {}, {"val_accuracy": 0.5}, {}, True, None, None, worker, started, seconds)
+
+
+def test_trials_per_hour_are_told_with_the_start_of_the_workers_and_without_it():
+    trials = [
+        a_trial(0, worker="a", started=100.0, seconds=30.0),
+        a_trial(1, worker="b", started=100.0, seconds=40.0),
+        a_trial(2, worker="a", started=130.0, seconds=10.0),
+        a_trial(3, worker="a", started=140.0, seconds=10.0),
+        a_trial(4, worker="b", started=140.0, seconds=20.0),
+    ]
+    found = tuning.rates(trials)
+    assert found["trials_per_hour"] == 300  # 5 in 60 s
+    assert found["running_trials_per_hour"] == 540  # 2 in 20 s and 1 in 20 s
+    assert found["trials_of_each_worker"] == [3, 2]
+
+
+def test_the_first_side_is_compared_with_each_other_one_that_took_part():
+    means = {
+        "darkroom": {"val_accuracy": 0.62, "trials_per_hour": 300.0},
+        "keras-tuner": {"val_accuracy": 0.6, "trials_per_hour": 120.0},
+    }
+    found = tuning_peers.comparison(means)
+    assert found["val_accuracy_gain_points_over_keras-tuner"] == 2.0
+    assert found["trials_per_hour_ratio_to_keras-tuner"] == 2.5
+    assert not any("autokeras" in name for name in found)

@@ -112,3 +112,38 @@ def test_epochs_of_fine_tuning_count_too() -> None:
     assert recipe.n_epochs(made(epochs=5)) == 5
     assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "features"})) == 5
     assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})) == 8
+
+
+def test_a_part_has_its_share_of_every_class_and_all_of_validation() -> None:
+    data = recipe.Data(DATA.images, np.repeat([0, 1, 2], [30, 8, 2]), DATA.val_images, DATA.val_labels, DATA.classes)
+    part = recipe.part(data, 0.25, seed=7)
+    assert np.bincount(part.labels).tolist() == [8, 2, 1]
+    assert len(part.images) == 11
+    assert part.val_images is data.val_images
+    rows = [int(np.flatnonzero((data.images == image).all((1, 2, 3)))[0]) for image in part.images[np.arange(11)]]
+    assert data.labels[rows].tolist() == part.labels.tolist()
+    again, other = (recipe.part(data, 0.25, seed=seed).images[np.arange(11)] for seed in (7, 8))
+    np.testing.assert_array_equal(part.images[np.arange(11)], again)
+    assert (again != other).any()
+    assert recipe.part(data, 1.0, seed=7) is data
+
+
+def test_a_part_of_features_is_one_of_vectors() -> None:
+    vectors = np.arange(200, dtype=np.float32).reshape(40, 5)
+    part = recipe.part(recipe.Data(vectors, DATA.labels, vectors[:9], DATA.val_labels, DATA.classes), 0.5, seed=7)
+    chosen = part.images[np.arange(len(part.labels))]
+    assert chosen.dtype == np.float32
+    np.testing.assert_array_equal(DATA.labels[(chosen[:, 0] / 5).astype(int)], part.labels)
+
+
+def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
+    with pytest.raises(ParamsError, match="batch_size is 16, more than the 10 training images"):
+        recipe.check(made(), DATA, image_shape=(8, 8, 1), features=None, fraction=0.25)
+
+
+def test_a_shortened_recipe_has_fewer_epochs_in_every_phase() -> None:
+    asked = made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})
+    assert recipe.n_epochs(recipe.shortened(asked, epochs=2)) == 4
+    assert recipe.n_epochs(recipe.shortened(asked, epochs=4)) == 7
+    assert recipe.shortened(asked, epochs=None) == asked
+    assert recipe.n_epochs(asked) == 8

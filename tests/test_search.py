@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import Server
 
 from darkroom import search
 from darkroom.errors import SearchError, Stopped
 from darkroom.search import Outcome, Report, Search
 from darkroom.search_plan import Plan
 from darkroom.space import Space, parse
-from postgres import Server
 
 SPACE = parse(
     {"learning_rate": {"float": [0.01, 1.0], "log": True}, "optimizer.name": {"categorical": ["sgd", "adam"]}}
@@ -315,9 +315,8 @@ def test_a_storage_that_does_not_answer_is_said(scheme: str) -> None:
 
 
 def test_a_storage_that_accepts_and_says_nothing_is_given_up_within_seconds() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(SearchError, match="does not answer"):
-            a_search(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(SearchError, match="does not answer"):
+        a_search(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
 
 
 @pytest.mark.heavy

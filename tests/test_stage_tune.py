@@ -159,7 +159,7 @@ def test_a_better_trial_is_handed_to_train_with_its_reason(tuned: tuple[Stage, s
         }
     )
     assert f"tune: cnn: {chosen['reason']}\n" in printed
-    assert re.search(r"trial \d: complete, val accuracy 0\.\d{4}.* learning_rate=", printed)
+    assert re.search(r"trial \d: complete, val accuracy 0\.\d{4}.* \(learning_rate=", printed)
 
 
 def test_the_parent_run_has_a_child_per_trial_with_live_curves_and_params_by_their_names(

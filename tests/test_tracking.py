@@ -13,7 +13,7 @@ from onnx_model import write_model
 from trained_repository import clean_environment, fresh_store
 
 from darkroom import store, tracking
-from darkroom.errors import LockedError, RegistryError
+from darkroom.errors import LockedError, RegistryError, Stopped
 
 needs_mlflow = pytest.mark.heavy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -290,3 +290,30 @@ def test_a_deleted_experiment_is_reported_with_the_way_back(root):
     store.client().delete_experiment(tracking.connect("pets"))
     with pytest.raises(RegistryError, match="was deleted .* `mlflow experiments restore --experiment-id 1`"):
         tracking.connect("pets")
+
+
+@needs_mlflow
+def test_a_child_is_killed_when_its_training_was_stopped(root):
+    with opened(name="tune-cnn") as parent:
+        with pytest.raises(Stopped), opened(name="trial-1", parent=parent.id) as child:
+            raise Stopped("pruned after epoch 2")
+        assert stored(child.id).info.status == "KILLED"
+        assert stored(child.id).data.tags["stopped"] == "pruned after epoch 2"
+        assert stored(child.id).data.tags["mlflow.parentRunId"] == parent.id
+    assert stored(parent.id).info.status == "FINISHED"
+
+
+@needs_mlflow
+def test_children_that_a_killed_process_left_open_are_closed(root):
+    with opened(name="tune-cnn") as parent:
+        left = [
+            store.client().create_run(
+                stored(parent.id).info.experiment_id, tags={"mlflow.parentRunId": owner, "trial": str(trial)}
+            )
+            for trial, owner in ((0, parent.id), (1, parent.id), (1, "another"))
+        ]
+        assert tracking.end_children("pets", parent.id, trial=1) == 1
+        assert [stored(run.info.run_id).info.status for run in left] == ["RUNNING", "KILLED", "RUNNING"]
+        assert tracking.end_children("pets", parent.id) == 1
+        assert tracking.end_children("pets", parent.id) == 0
+        assert stored(left[2].info.run_id).info.status == "RUNNING"

@@ -1,10 +1,10 @@
 import dataclasses
 
 import pytest
+from trials import trial
 
 from darkroom.trial_choice import choose, summary
 from darkroom.trial_rows import TrialRow
-from trials import trial
 
 ACCURACY = ["val_accuracy"]
 

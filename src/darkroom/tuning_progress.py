@@ -64,4 +64,4 @@ def _trial_line(row: TrialRow, *, is_best: bool) -> str:
         how += f", {row.seconds:.0f} s"
     if row.reason:
         how += f": {row.reason}"
-    return f"{how} {params_in_short(row)}"
+    return f"{how} ({params_in_short(row)})"

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from darkroom import study_files
+from darkroom.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv(study_files.STORAGE, raising=False)
+
+
+def test_params_come_before_the_environment_and_that_before_a_file_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study_files.storage_of(None, study="s") == str(tmp_path / ".darkroom" / "tuning" / "s.journal")
+    monkeypatch.setenv(study_files.STORAGE, "postgresql://host/db")
+    assert study_files.storage_of(None, study="s") == "postgresql://host/db"
+    assert study_files.storage_of("grpc://host:1", study="s") == "grpc://host:1"
+
+
+def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
+    study_files.point_at("cnn", study="s", n_trials=3)
+    assert study_files.pointed_at("cnn") == {"study": "s", "trials": 3}
+    with pytest.raises(DataError, match="'transfer' was not tuned here yet; set tune.trials above 0"):
+        study_files.pointed_at("transfer")
