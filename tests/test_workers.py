@@ -191,7 +191,7 @@ def test_an_exception_keeps_its_type_and_message(how, kind, message):
         error = workers.submit(0, fail, how).exception()
         assert type(error) is kind
         assert str(error) == message
-        assert "in fail" in error.__notes__[0], "where it was raised is known"
+        assert "in fail" in str(error.__cause__), "where it was raised is known"
         assert workers.submit(0, os.getpid).result() == before
 
 

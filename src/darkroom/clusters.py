@@ -134,10 +134,11 @@ def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> in
     each = {"CPU": cpus, "GPU": gpus}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(min(int(node.get(kind, 0) / need) for kind, need in each.items() if need) for node in nodes)
-    if room < (1 if n == "auto" else n):
+    least = 1 if n == "auto" else n
+    if room < least:
         raise DarkroomError(
-            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not for {n}; "
-            "ask for fewer or smaller ones, or start more nodes first"
+            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not for "
+            f"{least}; ask for fewer or smaller ones, or start more nodes first"
         )
     return room if n == "auto" else n
 
@@ -156,12 +157,15 @@ class DaskCluster:
         self._held: dict[str, DaskProcess] = {}
         self._dead: set[str] = set()  # ids
         client.subscribe_topic("all", self._on_event)
-        room = len(self._addresses())
-        if room < (1 if n == "auto" else n):
+        least = 1 if n == "auto" else n
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (room := len(self._addresses())) < least and time.monotonic() < deadline:
+            time.sleep(0.1)  # a worker may be about to come back after its end
+        if room < least:
             of_gpus = f" with {gpus} of the resource GPU" if gpus else ""
             raise DarkroomError(
-                f"the Dask cluster at {client.scheduler.address} has {room} workers{of_gpus}, not {n}; ask for fewer, "
-                "or start more first"
+                f"the Dask cluster at {client.scheduler.address} has {room} workers{of_gpus}, not {least}; ask for "
+                "fewer, or start more first"
             )
         self.n = room if n == "auto" else n
 
@@ -196,7 +200,9 @@ class DaskCluster:
                 place: {"cls": distributed.Nanny, "options": _worker_options(environment)}
                 for place, environment in enumerate(environments)
             }
-            scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+            # Its HTTP server is there without the dashboard too, and another Dask may have the usual port: 0 is free.
+            options = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+            scheduler = {"cls": distributed.Scheduler, "options": options}
             made = distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
             stack.enter_context(made)
             client = distributed.Client(made, set_as_default=False)

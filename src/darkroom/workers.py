@@ -38,8 +38,8 @@ class Workers:
 
     So what a task loads into the globals of a module is there for the next task of that place. A process is started by
     the first task of its place. When the `with` is left, in whatever way, all processes are stopped, running tasks
-    too; if this process is killed they end by themselves within about a second. They ignore Ctrl-C, which reaches this
-    process. One thread may use the object.
+    too; if this process is killed they end by themselves, within about a second, or some seconds on a cluster. They
+    ignore Ctrl-C, which reaches this process. One thread may use the object.
 
     Args:
         n: places, or "auto": this machine's cores divided by cpus, or as many as the cluster has room for.
@@ -204,11 +204,16 @@ def _died(place: int, worker: _Worker, error: BaseException | None) -> WorkerDie
     return WorkerDiedError(f"worker {place} died before its task ended: {worker.process.cause(error)}")
 
 
+class _InWorker(Exception):  # noqa: N818 - shown as the cause of a task's error, never raised
+    """The traceback of a task."""
+
+
 @dataclass(frozen=True)
 class _Failure:
     """The error of a task."""
 
     error: BaseException
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ class _Remains:
 
     kind: type[Exception]
     message: str
-    notes: list[str]
+    where: str
 
 
 def _run(payload: bytes) -> bytes:
@@ -230,33 +235,30 @@ def _run(payload: bytes) -> bytes:
         function, args = cloudpickle.loads(payload)
         return bytes(cloudpickle.dumps(function(*args)))
     except Exception as error:
-        error.add_note(f"In the worker:\n{traceback.format_exc()}")
-        return _pickled(error)
+        return _pickled(error, traceback.format_exc())
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: Exception, where: str) -> bytes:
     with suppress(Exception):  # __reduce__, __getstate__ and __init__ of any class may raise anything
-        pickled = cloudpickle.dumps(_Failure(error))
+        pickled = cloudpickle.dumps(_Failure(error, where))
         if str(cloudpickle.loads(pickled).error) == str(error):
             return bytes(pickled)
-    notes = list(error.__notes__)
     try:
-        return bytes(cloudpickle.dumps(_Remains(type(error), str(error), notes)))
+        return bytes(cloudpickle.dumps(_Remains(type(error), str(error), where)))
     except Exception:
-        message = f"{type(error).__name__}: {error}"
-        return bytes(cloudpickle.dumps(_Remains(DarkroomError, message, notes)))
+        return bytes(cloudpickle.dumps(_Remains(DarkroomError, f"{type(error).__name__}: {error}", where)))
 
 
 def _opened(outcome: bytes) -> Any:
-    """Return the result of a task, or its _Failure."""
+    """Return the result of a task, or its _Failure with the traceback as the cause of the error."""
     try:
         opened = cloudpickle.loads(outcome)
     except Exception as error:  # of a class that cannot be imported here, perhaps
         return _Failure(error)
-    if not isinstance(opened, _Remains):
-        return opened
-    error = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments
-    error.args = (opened.message,)
-    for note in opened.notes:
-        error.add_note(note)
-    return _Failure(error)
+    if isinstance(opened, _Remains):
+        error = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments
+        error.args = (opened.message,)
+        opened = _Failure(error, opened.where)
+    if isinstance(opened, _Failure):
+        opened.error.__cause__ = _InWorker(f"in the worker:\n{opened.where}")
+    return opened
