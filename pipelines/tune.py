@@ -151,6 +151,7 @@ def main() -> None:
             ) as workers,
             SearchProgress(params.trials) as progress,
         ):
+            say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
             tuning.run(
                 study,
                 workers,

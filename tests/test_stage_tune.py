@@ -1,5 +1,6 @@
 """The tune stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store and real workers."""
 
+import contextlib
 import csv
 import json
 import os
@@ -15,11 +16,15 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from shades import write_shades
+from trained_repository import empty_database
 
 from darkroom import overrides
 from darkroom.features import write_none
 
-pytestmark = pytest.mark.heavy
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
+]
 
 TRAIN = """\
 train:
@@ -72,6 +77,7 @@ class Stage:
         write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=SHAPE)
         write_shades(root / "augmented", splits=["train"] * 64, shape=SHAPE)
         write_none(root / "features")
+        (root / "mlflow.db").write_bytes(empty_database())
         self.params()
 
     def params(self, *, train: str = TRAIN, **changes: str) -> None:
@@ -100,13 +106,8 @@ class Stage:
         return printed
 
     def query(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
-        if not (self.root / "mlflow.db").is_file():
-            return []
-        connection = sqlite3.connect(self.root / "mlflow.db", timeout=20)
-        try:
+        with contextlib.closing(sqlite3.connect(self.root / "mlflow.db", timeout=20)) as connection:
             return connection.execute(sql, values).fetchall()
-        finally:
-            connection.close()
 
     def runs(self) -> dict[str, str]:
         """Status by name of every run."""

@@ -39,7 +39,7 @@ promote:
 
 
 @functools.cache
-def _empty_database() -> bytes:
+def empty_database() -> bytes:
     """MLflow's tables, created once per process: its migrations take 4 s."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", folder)
@@ -55,7 +55,7 @@ def fresh_store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # MLflow sets it; set here, it is restored
     monkeypatch.chdir(root)
-    (root / "mlflow.db").write_bytes(_empty_database())
+    (root / "mlflow.db").write_bytes(empty_database())
     return root / "mlflow.db"
 
 
@@ -128,5 +128,5 @@ def clean_environment() -> dict[str, str]:
 
 def forget_store(root: Path) -> None:
     """Remove the MLflow store with all artifacts, as in a fresh clone."""
-    (root / "mlflow.db").write_bytes(_empty_database())
+    (root / "mlflow.db").write_bytes(empty_database())
     shutil.rmtree(root / "mlartifacts")

@@ -76,7 +76,8 @@ class Search:
         self.name, self._space, self._plan = name, space, plan
         with _storage_errors(storage), _quiet():
             opened = open_storage(storage, create=True)
-            directions = ["minimize" if metric in COSTS else "maximize" for metric in plan.objectives]
+            kinds = optuna.study.StudyDirection
+            directions = [kinds.MINIMIZE if metric in COSTS else kinds.MAXIMIZE for metric in plan.objectives]
             self._study = optuna.create_study(
                 study_name=name, storage=opened, directions=directions, load_if_exists=True, pruner=make_pruner(plan)
             )

@@ -43,8 +43,8 @@ def run(
     n_trials: int,
     deadline: float | None = None,
     max_worker_bytes: int | None = None,
-    on_lost: Callable[[int], None] = lambda _number: None,
-    on_change: Callable[[Sequence[TrialRow]], None] = lambda _rows: None,
+    on_lost: Callable[[int], object] = lambda _number: None,
+    on_change: Callable[[Sequence[TrialRow]], object] = lambda _rows: None,
     poll_seconds: float = 1.0,
 ) -> None:
     """Run trials until so many have ended, those of earlier calls included.
