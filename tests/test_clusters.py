@@ -170,10 +170,9 @@ def test_a_dask_started_here_keeps_what_workers_promise(tmp_path, monkeypatch):
 def test_a_dask_that_was_there_keeps_what_workers_promise_and_lives_on(dask_cluster, tmp_path):
     with Workers(2, backend="dask", address=dask_cluster) as workers:
         check_places(workers, tmp_path)
-        idle = workers.submit(1, os.getpid).result()
+        idle = {workers.submit(place, os.getpid).result() for place in range(2)}
+    assert all(map(psutil.pid_exists, idle)), "idle workers are not ours to end"
     leave_a_running_task(Workers(2, backend="dask", address=dask_cluster), tmp_path)
-    with Workers(2, backend="dask", address=dask_cluster) as workers:
-        assert idle in {workers.submit(place, os.getpid).result() for place in range(2)}
 
 
 def test_a_dask_worker_that_comes_back_at_its_old_address_does_not_run_the_task_again(tmp_path):

@@ -151,6 +151,16 @@ def test_a_place_is_replaced_while_a_large_task_is_on_its_way():
         assert workers.submit(0, len, bytes(50_000_000)).result() == 50_000_000
 
 
+def test_a_place_with_waiting_tasks_is_replaced(tmp_path):
+    with Workers(1, backend="loky") as workers:
+        tasks = [workers.submit(0, wait_in, tmp_path / "pid") for _ in range(5)]
+        pid_in(tmp_path / "pid")
+        workers.replace(0)
+        for task in tasks:
+            with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped before its task ended$"):
+                task.result(timeout=0)
+
+
 @pytest.mark.parametrize("how", ["normally", "by an error", "by Ctrl-C"])
 def test_leaving_stops_running_tasks_at_once(how, tmp_path):
     def use() -> None:
