@@ -42,6 +42,7 @@ def main() -> None:
             scratch=paths.out,
             backend="loky" if machine.backend == "auto" else machine.backend,  # albumentations holds the GIL
             workers=machine.workers,
+            cluster=machine.cluster,
         ):
             writer.append(block)
         index = copies.copies_index(parents, copies=params.copies)

@@ -75,6 +75,7 @@ def main() -> None:
                 hashes=params.near_duplicates != "keep",
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
                 workers=compute.workers,
+                cluster=compute.cluster,
             )
         _write_csv(paths.report / "rejected.csv", ("source", "reason"), rows.rejected)
         check_rejected(rows, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")

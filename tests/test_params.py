@@ -49,7 +49,7 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (
             ("augment:", "augmentation:"),
             "there is an unknown section 'augmentation'; known sections: candidates, download, preprocess, augment, "
-            "embed, train, evaluate, promote, compute",
+            "embed, tune, train, evaluate, promote, compute",
         ),
         (("augment:", "compute: {}\n3:"), "there is an unknown section '3'"),
         (("augment:", "train:"), "there is no section 'augment'; sections here: train"),
@@ -184,7 +184,9 @@ def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    YAML().dump({"compute": {"backend": "auto", "workers": workers, "device": "auto"}}, Path("params.yaml"))
+    YAML().dump(
+        {"compute": {"backend": "auto", "cluster": None, "workers": workers, "device": "auto"}}, Path("params.yaml")
+    )
     with pytest.raises(ParamsError) as caught:
         load_section("compute", ComputeParams)
     assert str(caught.value) == f"params.yaml: {message}"

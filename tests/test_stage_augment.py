@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SHAPE = (12, 10, 3)
 CLASSES = ["bird", "cat", "dog"]
 ARGUMENTS = ["--prepared", "prepared", "--out", "augmented", "--report", "report"]
+COMPUTE = {"cluster": None, "device": "auto"}
 AUGMENT = {
     "copies": 2,
     "seed": 7,
@@ -53,7 +54,7 @@ def prepare(directory: Path, *, n_images: int = 50, shard_rows: int = 16) -> Dat
 
 
 def stage(folder: Path, *, workers: int = 1, backend: str = "loky", **changes: Any) -> None:
-    params = {"augment": {**AUGMENT, **changes}, "compute": {"backend": backend, "workers": workers, "device": "auto"}}
+    params = {"augment": {**AUGMENT, **changes}, "compute": {**COMPUTE, "backend": backend, "workers": workers}}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with Path("params.yaml").open("w", encoding="utf-8") as file:
@@ -103,7 +104,9 @@ def test_the_manifest_says_what_was_drawn_from_what(done: Path) -> None:
     assert augmented["shards"][0]["rows"] == prepared["shards"][0]["rows"] == 16
 
 
-@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "backend", ["threading", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("loky", "ray", "dask"))]
+)
 def test_the_files_do_not_depend_on_the_workers_or_the_preview(done: Path, tmp_path: Path, backend: str) -> None:
     prepare(tmp_path / "prepared")
     stage(tmp_path, workers=2, backend=backend, preview_images=1)

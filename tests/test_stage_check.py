@@ -59,7 +59,9 @@ def refusal(params: Path, values: dict[str, Any]) -> str:
         ("promote.alpha", "promote.alpha is 'x': "),
         ("compute.workers", "compute.workers is 'x': expected a valid integer or 'auto'"),
         ("candidates", "candidates is 'x': expected a list of sections of train"),
-        ("tune", "there is an unknown section 'tune'; known sections: "),
+        ("tune.trials", "tune.trials is 'x': input should be a valid integer"),
+        ("tune.space.cnn", "tune.space.cnn: found x, expected a mapping of train's keys to ranges"),
+        ("tuning", "there is an unknown section 'tuning'; known sections: "),
         ("train.cnn.epoch", "train.cnn has an unknown key 'epoch'; known keys: architecture, "),
     ],
 )

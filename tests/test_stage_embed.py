@@ -54,7 +54,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def write_params(folder: Path, **changes: Any) -> None:
-    compute = {"backend": "auto", "workers": "auto", "device": "cpu"}
+    compute = {"backend": "auto", "cluster": None, "workers": "auto", "device": "cpu"}
     YAML(typ="safe", pure=True).dump({"embed": {**EMBED, **changes}, "compute": compute}, folder / "params.yaml")
 
 

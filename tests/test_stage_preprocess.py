@@ -63,7 +63,7 @@ class Place:
     def params(self, *, backend: str = "threading", workers: int | str = 1, **changed) -> None:
         sections = {
             "preprocess": PARAMS | changed,
-            "compute": {"backend": backend, "workers": workers, "device": "auto"},
+            "compute": {"backend": backend, "cluster": None, "workers": workers, "device": "auto"},
         }
         Path("params.yaml").write_text(json.dumps(sections))
 

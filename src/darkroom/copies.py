@@ -39,6 +39,7 @@ def draw_copies(
     scratch: Path,
     backend: str,
     workers: int | str,
+    cluster: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the copies of rows of the data set in directory: all copies of the first row, then of the second, ...
 
@@ -55,6 +56,7 @@ def draw_copies(
         scratch: existing folder on a disk that every worker sees; holds the files meanwhile.
         backend: see compute.stream().
         workers: see compute.stream().
+        cluster: see compute.stream().
 
     Yields:
         uint8 (m, H, W, C). The memory is used again for the next block.
@@ -63,6 +65,7 @@ def draw_copies(
         ParamsError: see build(); also when an image comes out with another shape.
         DataError: the scratch folder cannot be written.
     """
+    directory, scratch = directory.resolve(), scratch.resolve()  # workers of a cluster have a folder of their own
     dataset = Dataset.open(directory)
     spec = json.dumps(list(transforms))
     if copies == 0 or len(rows) == 0:
@@ -82,7 +85,8 @@ def draw_copies(
                 digest = dataset.manifest["digest"]
                 yield _Chunk(directory, digest, rows[part], tuple(ids[part]), spec, copies, seed, file)
 
-        for file, n_copies in compute.stream(_write_copies, chunks(), backend=backend, workers=workers):
+        written = compute.stream(_write_copies, chunks(), backend=backend, workers=workers, cluster=cluster)
+        for file, n_copies in written:
             block = buffer[:n_copies]
             with file.open("rb") as stream:
                 stream.readinto(block.data.cast("B"))

@@ -180,12 +180,14 @@ def take_in(
     hashes: bool,
     backend: str,
     workers: int | str,
+    cluster: str | None = None,
 ) -> Rows:
     """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
 
     Args:
         writer: of image_shape (height, width, channels of color).
         hashes: whether to compute perceptual hashes.
+        backend, workers, cluster: see compute.stream().
 
     Raises:
         DataError: two class names differ by case only, the source is damaged, or the disk is full.
@@ -200,7 +202,7 @@ def take_in(
             yield [image.data for image, _ in part]
 
     read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
-    for batch in stream(read, contents(), backend=backend, workers=workers):
+    for batch in stream(read, contents(), backend=backend, workers=workers, cluster=cluster):
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
