@@ -18,6 +18,7 @@ from darkroom.errors import DarkroomError
 ANSWER_SECONDS = 5  # within which a cluster must answer
 WORKER_SECONDS = 30  # within which a Dask cluster must start a worker in place of one that was ended
 
+_EVENTS = "all"  # Dask's topic of what happens to any worker
 _one_task = threading.Lock()  # a Dask worker may have several threads
 
 
@@ -156,7 +157,7 @@ class DaskCluster:
         self._gpus = gpus
         self._held: dict[str, DaskProcess] = {}
         self._dead: set[str] = set()  # ids
-        client.subscribe_topic("all", self._on_event)
+        client.subscribe_topic(_EVENTS, self._on_event)
         least = 1 if n == "auto" else n
         deadline = time.monotonic() + ANSWER_SECONDS
         while (room := len(self._addresses())) < least and time.monotonic() < deadline:
@@ -184,7 +185,7 @@ class DaskCluster:
                 client = distributed.Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise DarkroomError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
-            stack.callback(client.close)
+            stack.callback(_disconnect, client)
             cluster = cls(client, n, gpus=gpus)
             cluster._opened = stack.pop_all()
             return cluster
@@ -206,7 +207,7 @@ class DaskCluster:
             made = distributed.SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL)
             stack.enter_context(made)
             client = distributed.Client(made, set_as_default=False)
-            stack.callback(client.close)
+            stack.callback(_disconnect, client)
             cluster = cls(client, len(environments), gpus=0.0)
             cluster._opened = stack.pop_all()
             return cluster
@@ -319,6 +320,12 @@ class DaskProcess:
             answer.set_exception(error)
         else:
             answer.set_result(result)
+
+
+def _disconnect(client: Any) -> None:
+    if client.status == "running":  # the scheduler would otherwise complain that the client left as a subscriber
+        client.unsubscribe_topic(_EVENTS)
+    client.close()
 
 
 def _id_of_worker(dask_worker: Any) -> str:

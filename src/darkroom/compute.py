@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from darkroom.errors import DarkroomError, ParamsError
 from darkroom.machines import process_pool, thread_limits
@@ -22,8 +22,7 @@ ITEMS_PER_WORKER = 3
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-# Starts the function of an item.
-Submit = Callable[[Callable[[ItemT], ResultT], ItemT], "Future[ResultT]"]
+Submit = Callable[..., "Future[Any]"]  # of a function and an item
 
 
 def stream(
@@ -83,7 +82,7 @@ def n_workers_of(workers: int | str) -> int:
 def _stream(
     function: Callable[[ItemT], ResultT],
     items: Iterator[ItemT],
-    opened: AbstractContextManager[tuple[Submit[ItemT, ResultT], int]],
+    opened: AbstractContextManager[tuple[Submit, int]],
 ) -> Iterator[ResultT]:
     pending: deque[Future[ResultT]] = deque()
     with opened as (submit, n_workers):
@@ -100,13 +99,13 @@ def _stream(
 
 
 @contextmanager
-def _threads(n_workers: int) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
+def _threads(n_workers: int) -> Iterator[tuple[Submit, int]]:
     with ThreadPoolExecutor(n_workers, thread_name_prefix="darkroom") as pool:
         yield pool.submit, n_workers
 
 
 @contextmanager
-def _processes(n_workers: int) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
+def _processes(n_workers: int) -> Iterator[tuple[Submit, int]]:
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     pool = process_pool(n_workers, thread_limits(1))
@@ -121,12 +120,12 @@ def _processes(n_workers: int) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
 
 
 @contextmanager
-def _spread(places: Workers) -> Iterator[tuple[Submit[ItemT, ResultT], int]]:
+def _spread(places: Workers) -> Iterator[tuple[Submit, int]]:
     """Submit to the place that has the least to do."""
     with places:
-        waiting: list[list[Future[ResultT]]] = [[] for _ in range(places.n)]
+        waiting: list[list[Future[Any]]] = [[] for _ in range(places.n)]
 
-        def submit(function: Callable[[ItemT], ResultT], item: ItemT) -> "Future[ResultT]":
+        def submit(function: Callable[[Any], Any], item: Any) -> "Future[Any]":
             for place, futures in enumerate(waiting):
                 waiting[place] = [future for future in futures if not future.done()]
             place = min(range(places.n), key=lambda place: len(waiting[place]))

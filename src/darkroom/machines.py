@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 # TensorFlow reads its own when it starts to compute; numpy's libraries read theirs when they are loaded.
@@ -81,12 +81,21 @@ class LocalProcess:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._pool = process_pool(1, environment)
+        self._newest: Future[bytes] | None = None
 
     def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
-        future: Future[bytes] = self._pool.submit(function, payload)
-        return future
+        self._newest = self._pool.submit(function, payload)
+        return self._newest
 
     def stop(self) -> None:
+        from joblib.externals.loky.backend.utils import kill_process_tree
+
+        # shutdown(kill_workers=True) alone makes the pool's thread fail if a call waits (a KeyError in loky 3.6); after
+        # the process has died, the thread first fails the calls and waits for none.
+        for process in list(self._pool._processes.values()):
+            kill_process_tree(process)
+        if self._newest:
+            wait([self._newest])
         self._pool.shutdown(wait=True, kill_workers=True)
 
     leave = stop

@@ -256,9 +256,9 @@ def _opened(outcome: bytes) -> Any:
     except Exception as error:  # of a class that cannot be imported here, perhaps
         return _Failure(error)
     if isinstance(opened, _Remains):
-        error = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments
-        error.args = (opened.message,)
-        opened = _Failure(error, opened.where)
+        rebuilt = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments
+        rebuilt.args = (opened.message,)
+        opened = _Failure(rebuilt, opened.where)
     if isinstance(opened, _Failure):
         opened.error.__cause__ = _InWorker(f"in the worker:\n{opened.where}")
     return opened
