@@ -121,6 +121,10 @@ def main() -> None:
             deadline=deadline,
         )
 
+    def on_lost(number: int) -> None:
+        tracking.end_children(experiment, record.id, trial=number)
+        say(f"tune: {candidate}: trial {number} was killed; it is tried again, unless it was its second try")
+
     with (
         store.store_lock(f"tune-{candidate}", timeout=0),
         search.Search(
@@ -137,9 +141,7 @@ def main() -> None:
         study.remember("run_id", record.id)
         study_files.point_at(candidate, study=name, n_trials=params.trials)
         record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
-        tracking.end_children(experiment, record.id)
-        if lost := study.lose_running():
-            say(f"tune: {candidate}: trials that were killed are tried again: {', '.join(map(str, lost))}")
+        tracking.end_children(experiment, record.id)  # of a stage that was killed
         deadline = None if params.minutes is None else time.time() + 60 * params.minutes
         with (
             Workers(
@@ -160,7 +162,7 @@ def main() -> None:
                 n_trials=params.trials,
                 deadline=deadline,
                 max_worker_bytes=params.max_worker_bytes,
-                on_lost=lambda number: tracking.end_children(experiment, record.id, trial=number),
+                on_lost=on_lost,
                 on_change=progress.on_change,
             )
         rows = study.rows()

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -321,17 +322,27 @@ def test_a_storage_that_accepts_and_says_nothing_is_given_up_within_seconds() ->
 
 @pytest.mark.heavy
 def test_a_study_in_postgres_is_told_and_continued(postgres: Server) -> None:
-    storage = postgres.database("search")
-    study = a_search(storage, plan=a_plan(pruner="hyperband"))
-    study.ask()
-    assert a_report(0, storage).begin("host:1")
-    a_report(0, storage).epoch(0, 0.25)
-    study.tell(0, complete(0.5))
-    study.ask()
-    continued = a_search(storage, plan=a_plan(pruner="hyperband"))
-    assert continued.lose_running() == [1]
-    assert [row.state for row in continued.rows()] == ["complete", "killed", "waiting"]
-    assert continued.rows()[0].curve == {0: 0.25}
+    storage, plan = postgres.database("search"), a_plan(pruner="hyperband")
+    with a_search(storage, plan=plan) as study:
+        study.ask()
+        assert a_report(0, storage).begin("host:1")
+        a_report(0, storage).epoch(0, 0.25)
+        study.tell(0, complete(0.5))
+        study.ask()
+    with a_search(storage, plan=plan) as continued:
+        assert continued.lose_running() == [1]
+        assert [row.state for row in continued.rows()] == ["complete", "killed", "waiting"]
+        assert search.read_rows("s", storage)[0].curve == {0: 0.25}
+
+
+def wait_for_port(port: int, server: "subprocess.Popen[bytes]") -> None:
+    while True:
+        assert server.poll() is None, "it has ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
 
 
 @pytest.mark.heavy
@@ -345,17 +356,12 @@ def test_a_proxy_serves_a_study_of_postgres(postgres: Server, tmp_path: Path) ->
     )
     proxy = subprocess.Popen([sys.executable, "-c", serve, postgres.database("proxy"), str(port)])
     try:
-        for _ in range(200):
-            try:
-                study = a_search(f"grpc://127.0.0.1:{port}")
-                break
-            except SearchError:
-                if proxy.poll() is not None:
-                    raise
+        wait_for_port(port, proxy)
+        study = a_search(f"grpc://127.0.0.1:{port}")
         study.ask()
         assert a_report(0, f"grpc://127.0.0.1:{port}").begin("host:1")
         study.tell(0, complete(0.5))
-        assert [row.state for row in a_search(postgres.url("proxy")).rows()] == ["complete"]
+        assert [row.state for row in search.read_rows("s", postgres.url("proxy"))] == ["complete"]
     finally:
         proxy.kill()
         proxy.wait()

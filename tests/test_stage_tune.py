@@ -293,7 +293,7 @@ def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open
     process.communicate()
     assert stage.runs()["tune-cnn"] == "RUNNING"
     printed = stage.run()
-    assert "tune: cnn: trials that were killed are tried again: 1\n" in printed
+    assert "tune: cnn: trial 1 was killed; it is tried again" in printed
     states = [trial["state"] for trial in stage.trials()]
     assert states.count("complete") == 4
     assert states[:2] == ["complete", "killed"], "trial 0 was not repeated"

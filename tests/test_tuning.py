@@ -44,10 +44,9 @@ def search(
     folder: Path, *, n_trials: int, n_workers: int = 2, storage: str | None = None, **settings: Any
 ) -> tuple[Search, list[int]]:
     """Run trials; return the study, and which trials were lost."""
-    place = storage or str(folder / "s.journal")
-    study, lost = a_search(place), list[int]()
+    place, lost = storage or str(folder / "s.journal"), list[int]()
     task = {key: settings.pop(key) for key in ("how", "seconds") if key in settings}
-    with Workers(n_workers, backend="loky") as workers:
+    with a_search(place) as study, Workers(n_workers, backend="loky") as workers:
         tuning.run(
             study,
             workers,
@@ -116,7 +115,7 @@ def test_after_the_deadline_no_trial_begins(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_holds_too_much_memory_is_replaced(tmp_path: Path) -> None:
-    search(tmp_path, n_trials=4, n_workers=1, how={"1": "grow"}, max_worker_bytes=300_000_000)
+    search(tmp_path, n_trials=4, n_workers=1, how={"1": "grow"}, max_worker_bytes=260_000_000)
     processes = [entry["process"] for entry in ran(tmp_path)]
     assert processes[0] == processes[1] != processes[2] == processes[3]
 

@@ -75,11 +75,15 @@ class Search:
     ) -> None:
         self.name, self._space, self._plan = name, space, plan
         with _storage_errors(storage), _quiet():
-            opened = open_storage(storage, create=True)
+            self._opened = open_storage(storage, create=True)
             kinds = optuna.study.StudyDirection
             directions = [kinds.MINIMIZE if metric in COSTS else kinds.MAXIMIZE for metric in plan.objectives]
             self._study = optuna.create_study(
-                study_name=name, storage=opened, directions=directions, load_if_exists=True, pruner=make_pruner(plan)
+                study_name=name,
+                storage=self._opened,
+                directions=directions,
+                load_if_exists=True,
+                pruner=make_pruner(plan),
             )
             known = self._study.user_attrs.get("about")
             if known not in (None, about):
@@ -106,7 +110,9 @@ class Search:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._study._storage.remove_session()  # of a database: closes the connection
+        if isinstance(self._opened, RDBStorage):
+            self._opened.remove_session()
+            self._opened.engine.dispose()
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -305,7 +311,8 @@ def open_storage(storage: str, *, create: bool) -> BaseStorage:
     """Return Optuna's storage for the path of a journal file, the URL of a database, or grpc://host:port.
 
     Args:
-        create: make the file, or the tables of the database, if they are not there.
+        create: for the coordinator, who makes the file, or the tables of the database, if they are not there, and keeps
+            connections open; False for workers and readers.
     """
     if "://" not in storage:
         path = Path(storage)
@@ -321,9 +328,13 @@ def open_storage(storage: str, *, create: bool) -> BaseStorage:
         if not parts.hostname or not parts.port:
             raise SearchError(f"tune.storage is {storage}: expected grpc://host:port of an Optuna proxy")
         return GrpcStorageProxy(host=parts.hostname, port=parts.port)
-    arguments = {"connect_timeout": ANSWER_SECONDS} if scheme == "postgresql" else {}
-    # A lost connection is noticed before it is used: a trial may take hours between two reports.
-    engine = {"pool_pre_ping": True, "connect_args": arguments}
+    from sqlalchemy.pool import NullPool
+
+    engine: dict[str, Any] = {"connect_args": {"connect_timeout": ANSWER_SECONDS} if scheme == "postgresql" else {}}
+    if create:
+        engine["pool_pre_ping"] = True  # a trial may take hours: a connection that was lost meanwhile is noticed
+    else:
+        engine["poolclass"] = NullPool  # hundreds of workers report once in a while: none holds a connection in between
     return RDBStorage(storage, engine_kwargs=engine, skip_table_creation=not create)
 
 

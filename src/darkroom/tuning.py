@@ -60,7 +60,7 @@ def run(
         n_trials: complete, pruned or failed ones.
         deadline: Unix time in seconds after which no trial begins, and what tasks know themselves.
         max_worker_bytes: a worker that holds more memory after a trial is replaced.
-        on_lost: called with the number of a trial whose worker died.
+        on_lost: called with the number of a trial whose worker, or whose coordinator, died.
         on_change: called with all trials whenever some have begun or ended, and every poll_seconds.
         poll_seconds: how often to look.
 
@@ -68,6 +68,8 @@ def run(
         SearchError: workers keep dying, or the storage does not answer.
         TrainingError: every trial failed; with the first reason.
     """
+    for number in search.lose_running():  # of a coordinator that was killed
+        on_lost(number)
     running: dict[Future[Ended], tuple[int, int]] = {}
     free = list(range(workers.n))
     ended = [row.state for row in search.rows() if row.state in FINISHED]
