@@ -1,0 +1,264 @@
+"""What do workers gain, and what does keeping the books of a search cost? Three parts, each alone if asked for.
+
+    python -m benchmarks.tuning                                    # 8 minutes on 2 cores
+    python -m benchmarks.tuning --parts overhead cluster           # without training
+    python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
+
+workers: the stage tune on the preset mnist's cnn in a clone, with one worker and with two: random trials of one seed,
+    none stopped early, so both train the same networks. trials_per_hour is from the first trial's beginning to the last
+    one's end, the start of the workers (TensorFlow) included; running_trials_per_hour is without it: of every worker,
+    from the end of its first trial on.
+overhead: trials that train nothing but do all that a trial does beside it: begin and report in the study (a journal
+    file), a run in MLflow (sqlite) with parameters, metrics and artifact. `seconds` are those of the search, its
+    workers' start included. seconds_per_trial is the mean from a trial's being drawn to its end's being kept, without
+    the first trial of each worker, which imports MLflow.
+cluster: 64 processes of this machine on one study in PostgreSQL, each trial 10 ms long: were any lost, or run twice?
+    The server is one of the benchmark's own, without fsync, on loopback. trials_per_second is from the first trial's
+    end to the last one's; processes still start in its first part.
+"""
+
+import os
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.record import arguments, report
+
+if TYPE_CHECKING:
+    from darkroom.search import Draw, Outcome
+    from darkroom.trial_rows import TrialRow
+
+PARTS = ("workers", "overhead", "cluster")
+TRIAL_SECONDS = 0.01  # in the part cluster
+STUDY = "benchmark"
+
+
+def main() -> None:
+    parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--trials", type=int, default=8, help="of the part workers")
+    parser.add_argument("--no-op-trials", type=int, default=100, help="of the part overhead")
+    parser.add_argument("--cluster-trials", type=int, default=2000)
+    parser.add_argument("--cluster-workers", type=int, default=64)
+    options = parser.parse_args()
+    result: dict[str, Any] = {}
+    if "workers" in options.parts:
+        result["workers"] = workers(n_trials=options.trials)
+    if "overhead" in options.parts:
+        result["overhead"] = overhead(n_trials=options.no_op_trials)
+    if "cluster" in options.parts:
+        result["cluster"] = cluster(n_trials=options.cluster_trials, n_workers=options.cluster_workers)
+    packages = ["optuna", "mlflow", "joblib", "sqlalchemy", "psycopg", "tensorflow", "keras"]
+    report("tuning", result, packages=packages, save=options.save)
+
+
+# Two workers against one
+
+
+def workers(*, n_trials: int) -> dict[str, Any]:
+    """Return trials per hour of the stage tune with one worker and with two, and the ratio."""
+    from benchmarks.mnist import clone, seconds, use
+
+    found: dict[str, Any] = {}
+    settings = {"candidates": ["cnn"], "embed.backbone": "none", "embed.weights": "none"}
+    settings |= {"tune.trials": n_trials, "tune.sampler": "random", "tune.pruner": "none"}
+    stage = [sys.executable, "-m", "pipelines.tune", "--prepared", "data/prepared", "--augmented", "data/augmented"]
+    stage += ["--features", "data/features", "--best", "models/cnn/best.yaml", "--report", "reports/tune/cnn"]
+    with clone() as root:
+        use(root, "mnist", settings)
+        seconds(root, "dvc", "repro", "embed")
+        for n_workers in (1, 2):
+            study = f"of-{n_workers}"  # else the second would continue the first
+            use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
+            stage_seconds = seconds(root, *stage)
+            found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{study}.journal", study))
+            found[f"with_{n_workers}"]["stage_seconds"] = round(stage_seconds, 1)
+    one, two = found["with_1"], found["with_2"]
+    return {
+        "n_trials": n_trials,
+        **found,
+        "ratio": round(two["trials_per_hour"] / one["trials_per_hour"], 2),
+        "ratio_target": "at least 1.5",
+        "running_ratio": round(two["running_trials_per_hour"] / one["running_trials_per_hour"], 2),
+        "same_trials": one.pop("values") == two.pop("values"),
+    }
+
+
+def rows_of(journal: Path, study: str) -> "list[TrialRow]":
+    from darkroom.search import read_rows
+
+    return read_rows(study, str(journal))
+
+
+def rates(rows: "Sequence[TrialRow]") -> dict[str, Any]:
+    """Return the trials per hour of a search, and what was drawn."""
+    assert all(row.state == "complete" for row in rows), [row.state for row in rows]
+    ends = defaultdict(list)
+    for row in rows:
+        ends[row.worker].append(end_of(row))
+    all_seconds = max(end_of(row) for row in rows) - min(row.started or 0.0 for row in rows)
+    running = [(len(own) - 1) / (max(own) - min(own)) for own in ends.values() if len(own) > 1]
+    return {
+        "trials_per_hour": round(3600 * len(rows) / all_seconds, 1),
+        "running_trials_per_hour": round(3600 * sum(running), 1),
+        "seconds": round(all_seconds, 1),
+        "trials_of_each_worker": [len(own) for own in ends.values()],
+        "values": [row.params for row in rows],
+    }
+
+
+def end_of(row: "TrialRow") -> float:
+    return (row.started or 0.0) + (row.seconds or 0.0)
+
+
+# Trials that train nothing
+
+
+def overhead(*, n_trials: int) -> dict[str, Any]:
+    """Return the seconds of a search whose trials do nothing but keep books."""
+    from darkroom import provenance, tracking
+    from darkroom.params import digest, read_params
+
+    params = read_params(Path(__file__).parents[1] / "presets" / "mnist.yaml")
+    recipe = params["train"]["cnn"]
+    tags = provenance.lineage_tags(data_digest=digest([]), params_digest=digest(recipe), candidate="cnn")
+    with scratch() as folder:
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+        started = time.perf_counter()
+        tracking.connect(STUDY)
+        store_seconds = time.perf_counter() - started
+        with tracking.run(experiment=STUDY, name="tune-cnn", params=params["tune"], tags=tags) as parent:
+            task = {"recipe": recipe, "tags": tags, "parent": parent.id, "uri": os.environ["MLFLOW_TRACKING_URI"]}
+            rows, seconds = search(keep_books, task, storage=str(folder / "journal"), n_trials=n_trials, n_workers=2)
+    assert all(row.state == "complete" for row in rows), [row.reason for row in rows]
+    first = {row.worker: row.number for row in reversed(rows)}.values()
+    later = [row.seconds or 0.0 for row in rows if row.number not in first]
+    return {
+        "n_trials": len(rows),
+        "n_workers": 2,
+        "seconds": round(seconds, 1),
+        "seconds_target": "under 20",
+        "seconds_per_trial": round(statistics.mean(later), 3),
+        "seconds_per_trial_target": "at most 0.5",
+        "seconds_per_trial_greatest": round(max(later), 3),
+        "seconds_to_make_the_store": round(store_seconds, 1),
+    }
+
+
+def keep_books(task: dict[str, Any]) -> "Outcome | None":
+    """Do in a worker all that objective.run does but train."""
+    os.environ["MLFLOW_TRACKING_URI"] = task["uri"]
+    from darkroom import tracking
+    from darkroom.search import Outcome, Report
+
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"])
+    if not trial.begin(f"{socket.gethostname()}:{os.getpid()}"):
+        return None
+    accuracy = task["overrides"]["learning_rate"]
+    curves = {"train_loss": 1.0, "val_loss": 1.0, "train_accuracy": accuracy, "val_accuracy": accuracy}
+    with tracking.run(
+        experiment=STUDY,
+        name=f"trial-{task['number']}",
+        params=task["recipe"],
+        tags={**task["tags"], "trial": str(task["number"])},
+        parent=task["parent"],
+    ) as record:
+        record.log_epoch(0, {**curves, "learning_rate": 0.1, "images_per_second": 1000.0})
+        trial.epoch(0, accuracy)
+        record.log_metrics({"best_val_accuracy": accuracy})
+    return Outcome("complete", {"val_accuracy": accuracy})
+
+
+# Many workers on one database
+
+
+def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
+    """Return how many trials of many workers on one PostgreSQL study were lost or doubled, and how fast they were."""
+    from tests import postgres
+
+    if postgres.program("initdb") is None:
+        return {"skipped": "PostgreSQL is not installed"}
+    with scratch() as folder, postgres.running() as server:
+        task, storage = {"ran": str(folder / "ran")}, server.database("tuning")
+        rows, seconds = search(sleep, task, storage=storage, n_trials=n_trials, n_workers=n_workers)
+        ran = Counter(int(line) for line in (folder / "ran").read_text().splitlines())
+    kept = [row.number for row in rows if row.state == "complete"]
+    ends = sorted(end_of(row) for row in rows)
+    return {
+        "n_trials": len(kept),
+        "n_workers": len({row.worker for row in rows}),
+        "n_lost": n_trials - len(set(kept)) + sum(number not in ran for number in kept),
+        "n_doubled": sum(times - 1 for times in ran.values()) + sum(row.retry_of is not None for row in rows),
+        "lost_and_doubled_target": "none",
+        "trials_per_second": round((len(ends) - 1) / (ends[-1] - ends[0]), 1),
+        "seconds": round(seconds, 1),
+        "longest_pause_seconds": round(max(later - earlier for earlier, later in pairwise(ends)), 2),
+    }
+
+
+def sleep(task: dict[str, Any]) -> "Outcome | None":
+    """Be a trial of TRIAL_SECONDS in a worker, and leave a line that it ran."""
+    from darkroom.search import Outcome, Report
+
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"])
+    if not trial.begin(f"{socket.gethostname()}:{os.getpid()}"):
+        return None
+    with Path(task["ran"]).open("a") as file:
+        file.write(f"{task['number']}\n")
+    time.sleep(TRIAL_SECONDS)
+    trial.epoch(0, task["overrides"]["learning_rate"])
+    return Outcome("complete", {"val_accuracy": task["overrides"]["learning_rate"]})
+
+
+def search(
+    function: "Callable[[dict[str, Any]], Outcome | None]",
+    task: dict[str, Any],
+    *,
+    storage: str,
+    n_trials: int,
+    n_workers: int,
+) -> "tuple[list[TrialRow], float]":
+    """Run random trials of a function through the coordinator; return them, and the seconds that took."""
+    from darkroom import tuning
+    from darkroom.search import Search
+    from darkroom.search_plan import Plan
+    from darkroom.space import parse
+    from darkroom.workers import Workers
+
+    plan = Plan(sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1)
+    space, baseline = parse({"learning_rate": {"float": [0.0, 1.0]}}), {"learning_rate": 0.5}
+
+    def task_of(drawn: "Draw") -> dict[str, Any]:
+        return {**task, "number": drawn.number, "overrides": drawn.overrides, "storage": storage, "plan": plan}
+
+    with Search(STUDY, storage=storage, space=space, plan=plan, baseline=baseline, about=STUDY) as study:
+        started = time.perf_counter()
+        with Workers(n_workers, backend="loky") as places:
+            tuning.run(study, places, function=importable(function), task_of=task_of, n_trials=n_trials)
+        return study.rows(), time.perf_counter() - started
+
+
+def importable(function: "Callable[[dict[str, Any]], Outcome | None]") -> "Callable[[dict[str, Any]], Outcome | None]":
+    """Return a function as workers can import it: not from __main__, with which all of that would be pickled."""
+    from benchmarks import tuning
+
+    return getattr(tuning, function.__name__)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Work in a folder of its own: locks of this repository are for its own runs."""
+    with tempfile.TemporaryDirectory(prefix="darkroom-") as folder, chdir(folder):
+        yield Path(folder)
+
+
+if __name__ == "__main__":
+    main()
