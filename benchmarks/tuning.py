@@ -153,15 +153,14 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
     }
 
 
-def keep_books(task: dict[str, Any]) -> "Outcome | None":
+def keep_books(task: dict[str, Any]) -> "Outcome":
     """Do in a worker all that objective.run does but train."""
     os.environ["MLFLOW_TRACKING_URI"] = task["uri"]
     from darkroom import tracking
     from darkroom.search import Outcome, Report
 
-    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"])
-    if not trial.begin(f"{socket.gethostname()}:{os.getpid()}"):
-        return None
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
+    trial.begin(f"{socket.gethostname()}:{os.getpid()}")
     accuracy = task["overrides"]["learning_rate"]
     curves = {"train_loss": 1.0, "val_loss": 1.0, "train_accuracy": accuracy, "val_accuracy": accuracy}
     with tracking.run(
@@ -204,13 +203,12 @@ def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
     }
 
 
-def sleep(task: dict[str, Any]) -> "Outcome | None":
+def sleep(task: dict[str, Any]) -> "Outcome":
     """Be a trial of TRIAL_SECONDS in a worker, and leave a line that it ran."""
     from darkroom.search import Outcome, Report
 
-    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"])
-    if not trial.begin(f"{socket.gethostname()}:{os.getpid()}"):
-        return None
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
+    trial.begin(f"{socket.gethostname()}:{os.getpid()}")
     with Path(task["ran"]).open("a") as file:
         file.write(f"{task['number']}\n")
     time.sleep(TRIAL_SECONDS)
@@ -219,7 +217,7 @@ def sleep(task: dict[str, Any]) -> "Outcome | None":
 
 
 def search(
-    function: "Callable[[dict[str, Any]], Outcome | None]",
+    function: "Callable[[dict[str, Any]], Outcome]",
     task: dict[str, Any],
     *,
     storage: str,
@@ -233,20 +231,22 @@ def search(
     from darkroom.space import parse
     from darkroom.workers import Workers
 
-    plan = Plan(sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1)
+    plan = Plan(
+        sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1, n_startup_trials=1
+    )
     space, baseline = parse({"learning_rate": {"float": [0.0, 1.0]}}), {"learning_rate": 0.5}
 
     def task_of(drawn: "Draw") -> dict[str, Any]:
         return {**task, "number": drawn.number, "overrides": drawn.overrides, "storage": storage, "plan": plan}
 
-    with Search(STUDY, storage=storage, space=space, plan=plan, baseline=baseline, about=STUDY) as study:
+    with Search(STUDY, storage=storage, space=space, plan=plan, baseline=baseline, about=STUDY, rename=STUDY) as study:
         started = time.perf_counter()
         with Workers(n_workers, backend="loky") as places:
             tuning.run(study, places, function=importable(function), task_of=task_of, n_trials=n_trials)
         return study.rows(), time.perf_counter() - started
 
 
-def importable(function: "Callable[[dict[str, Any]], Outcome | None]") -> "Callable[[dict[str, Any]], Outcome | None]":
+def importable(function: "Callable[[dict[str, Any]], Outcome]") -> "Callable[[dict[str, Any]], Outcome]":
     """Return a function as workers can import it: not from __main__, with which all of that would be pickled."""
     from benchmarks import tuning
 
