@@ -1,6 +1,6 @@
 """What do workers gain, and what does keeping the books of a search cost? Three parts, each alone if asked for.
 
-    python -m benchmarks.tuning                                    # 8 minutes on 2 cores
+    python -m benchmarks.tuning                                    # 12 minutes on 2 cores
     python -m benchmarks.tuning --parts overhead cluster           # without training
     python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
 

@@ -1,6 +1,6 @@
 """Which search finds the better model in five minutes: tune, KerasTuner's Hyperband or AutoKeras? One after the other.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # 50 minutes on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # 45 minutes on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
 The folder holds cifar10_jpeg.tar.xz, of which about 5,000 pictures are trained on and 1,000 are for validation: the
