@@ -3,26 +3,31 @@
 The candidate is named by the folder of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 
 from darkroom import overrides, recipe, search_plan, study_files
+from darkroom.compute import CLUSTERS, n_workers_of
 from darkroom.console import run, say, stage_paths
 from darkroom.dataset import Dataset
-from darkroom.errors import ParamsError
+from darkroom.errors import DataError, LockedError, ParamsError
 from darkroom.features import Features
 from darkroom.files import write_text
+from darkroom.machines import visible_gpus
 from darkroom.params import ComputeParams, Section, digest, explain, in_section, load_section
 from darkroom.recipe import shortened
 from darkroom.search_plan import Plan
 from darkroom.space import Range, Space, domains, edges, initial, parse
+from darkroom.store import redact
 from darkroom.train_params import Count, NonNegative, Positive, TrainParams
 from darkroom.trial_choice import Choice, choose, summary
-from darkroom.trial_rows import TrialRow, write_csv
+from darkroom.trial_rows import TrialRow, n_finished, write_csv
 
 # What decides how a search is done, and not what it finds: a change of these continues the study.
 CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
@@ -45,10 +50,10 @@ class TuneParams(Section):
     seed: Annotated[int, Field(ge=0)]
     workers: Count | Literal["auto"]
     cpus: Count | Literal["auto"]  # per worker
-    gpus: NonNegative  # per worker, on Ray
+    gpus: NonNegative  # per worker, on a cluster
     max_worker_bytes: Count | None
     storage: str | None
-    study: str | None
+    study: Annotated[str, Field(pattern=r"^[\w-]+$")] | None  # the candidate's name is added
 
     @field_validator("objectives")
     @classmethod
@@ -65,8 +70,15 @@ class TuneParams(Section):
 
     def plan(self, *, epochs: int) -> Plan:
         """Return how the space is searched by trials of so many epochs at most."""
-        objectives = tuple(str(metric) for metric in self.objectives)
-        return Plan(self.sampler, self.pruner, self.seed, objectives, self.limits, epochs)
+        return Plan(
+            sampler=self.sampler,
+            pruner=self.pruner,
+            seed=self.seed,
+            objectives=tuple(str(metric) for metric in self.objectives),
+            limits=self.limits,
+            epochs=epochs,
+            n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would leave nothing of a short search
+        )
 
 
 def main() -> None:
@@ -95,10 +107,12 @@ def main() -> None:
     data_digest, params_digest = digest(list(origin.values())), digest(base)
     what = params.model_dump(exclude=CONTINUING) | {"space": params.space[candidate]}
     inputs = [data_digest, features.digest if recipe.transfer_mode(base) else None, params_digest]
-    about = digest([what, *inputs, provenance.package_digest(), provenance.versions()])
-    name = params.study or f"{experiment}-{candidate}-{about[:12]}"
+    code = [provenance.package_digest(), Path(__file__).read_text()]
+    about = digest([what, inputs, code, provenance.versions((*provenance.PACKAGES, "optuna"))])
+    name = f"{params.study or experiment}-{candidate}" + ("" if params.study else f"-{about[:12]}")
     storage = study_files.storage_of(params.storage, study=name)
     tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
+    tags |= {"study": name}
     tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
 
     def task_of(drawn: search.Draw) -> objective.Task:
@@ -118,63 +132,93 @@ def main() -> None:
             parent_run=record.id,
             tracking_uri=tracking_uri,
             tags=tags,
-            deadline=deadline,
+            deadline=None if drawn.is_baseline else deadline,  # without trial 0 no other can be judged
         )
 
     def on_lost(number: int) -> None:
-        tracking.end_children(experiment, record.id, trial=number)
-        say(f"tune: {candidate}: trial {number} was killed; it is tried again, unless it was its second try")
+        tracking.end_open(experiment, tags={"study": name, "trial": str(number)})
+        say(f"tune: {candidate}: trial {number} was killed")
 
     with (
-        store.store_lock(f"tune-{candidate}", timeout=0),
+        store.store_lock(f"tune-{name}", timeout=0),
         search.Search(
-            name, storage=storage, space=space, plan=plan, baseline=initial(space, base), about=about
+            name,
+            storage=storage,
+            space=space,
+            plan=plan,
+            baseline=initial(space, base),
+            about=about,
+            rename=f"{params.study}-{about[:8]}",
         ) as study,
-        tracking.run(
+    ):
+        _close_earlier(candidate, study=name, experiment=experiment)
+        study_files.point_at(candidate, study=name, n_trials=params.trials)
+        with tracking.run(
             experiment=experiment,
             name=f"tune-{candidate}",
             params=what,
-            tags={**tags, "study": name},
+            tags=tags,
             resume=study.attributes.get("run_id"),
-        ) as record,
-    ):
-        study.remember("run_id", record.id)
-        study_files.point_at(candidate, study=name, n_trials=params.trials)
-        record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
-        tracking.end_children(experiment, record.id)  # of a stage that was killed
-        deadline = None if params.minutes is None else time.time() + 60 * params.minutes
-        with (
-            Workers(
-                params.workers,
-                backend=compute.backend if compute.backend in ("ray", "dask") else "loky",
-                cpus=None if params.cpus == "auto" else params.cpus,
-                gpus=params.gpus,
-                address=compute.cluster,
-            ) as workers,
-            SearchProgress(params.trials) as progress,
-        ):
-            say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
-            tuning.run(
-                study,
-                workers,
-                function=objective.run,
-                task_of=task_of,
-                n_trials=params.trials,
-                deadline=deadline,
-                max_worker_bytes=params.max_worker_bytes,
-                on_lost=on_lost,
-                on_change=progress.on_change,
-            )
-        rows = study.rows()
-        chosen = choose(rows, objectives=plan.objectives, n_val=len(data.val_labels), alpha=params.alpha)
-        better = {} if chosen.number is None else study.overrides(chosen.number)
-        _draw(paths.report, rows=rows, scores=study.importance(), space=space, plan=plan, chosen=chosen.number)
-        _write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
-        record.log_metrics(summary(rows))
-        record.set_tags({"chosen.trial": str(chosen.number), "chosen.reason": chosen.reason})
-        record.log_artifact(paths.report)
-        record.log_artifact(paths.best)
+        ) as record:
+            study.remember("run_id", record.id)
+            record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
+            deadline = None if params.minutes is None else time.time() + 60 * params.minutes
+            try:
+                with (
+                    Workers(
+                        _n_workers(params, compute),
+                        backend=compute.backend if compute.backend in CLUSTERS else "loky",
+                        cpus=None if params.cpus == "auto" else params.cpus,
+                        gpus=params.gpus,
+                        address=compute.cluster,
+                    ) as workers,
+                    SearchProgress(params.trials) as progress,
+                ):
+                    say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
+                    tuning.run(
+                        study,
+                        workers,
+                        function=objective.run,
+                        task_of=task_of,
+                        n_trials=params.trials,
+                        deadline=deadline,
+                        max_worker_bytes=params.max_worker_bytes,
+                        on_lost=on_lost,
+                        on_change=progress.on_change,
+                    )
+            finally:  # now that no worker is alive any more
+                tracking.end_open(experiment, tags={"mlflow.parentRunId": record.id})
+            rows = study.rows()
+            chosen = choose(rows, objectives=plan.objectives, n_val=len(data.val_labels), alpha=params.alpha)
+            better = {} if chosen.number is None else study.overrides(chosen.number)
+            _draw(paths.report, rows=rows, scores=study.importance(), space=space, plan=plan, chosen=chosen.number)
+            _write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
+            record.log_metrics(summary(rows))
+            shown = "none" if chosen.number is None else str(chosen.number)
+            record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
+            record.log_artifact(paths.report)
+            record.log_artifact(paths.best)
+        study_files.point_at(candidate, study=name, n_trials=n_finished(rows))
     say(f"tune: {candidate}: {chosen.reason}")
+
+
+def _close_earlier(candidate: str, *, study: str, experiment: str) -> None:
+    """Close the runs of this study, and of the candidate's study before it, that a killed stage left open."""
+    from darkroom import store, tracking
+
+    tracking.end_open(experiment, tags={"study": study})
+    with contextlib.suppress(DataError, LockedError):  # there was none before, or it is being searched right now
+        earlier = study_files.pointed_at(candidate)["study"]
+        with store.store_lock(f"tune-{earlier}", timeout=0) if earlier != study else contextlib.nullcontext():
+            tracking.end_open(experiment, tags={"study": earlier})
+
+
+def _n_workers(params: TuneParams, compute: ComputeParams) -> int | Literal["auto"]:
+    """Return the number of workers; auto: as many as a cluster has room for, here one per GPU, or else one per core."""
+    if params.workers != "auto" or compute.backend in CLUSTERS:
+        return params.workers
+    gpus = [] if compute.device == "cpu" else visible_gpus()
+    return min(params.trials, len(gpus) or n_workers_of("auto"))
 
 
 def checked_space(params: TuneParams, candidate: str, base: dict[str, Any]) -> Space:
@@ -198,7 +242,32 @@ def checked_space(params: TuneParams, candidate: str, base: dict[str, Any]) -> S
                 raise ParamsError(f"{where}: {explain(f'train.{candidate}', TrainParams, error)}") from None
     with in_section("tune"):
         search_plan.check(params.plan(epochs=1), space)
+        if params.storage is not None:
+            _check_storage(params.storage)
     return space
+
+
+def _check_storage(storage: str) -> None:
+    """Refuse what is no URL, and a password, which DVC and git would keep.
+
+    Raises:
+        ParamsError: says what to write.
+    """
+    try:
+        parts = urlsplit(storage)
+        has_password = parts.password is not None or "password=" in parts.query
+    except ValueError:
+        has_password = True  # it cannot be told where it ends
+    if has_password:
+        raise ParamsError(
+            f"storage is {redact(storage)}, with a password, which does not belong into params.yaml; set it to null, "
+            f"and the environment variable {study_files.STORAGE} to the URL"
+        )
+    if not parts.scheme or "://" not in storage:
+        raise ParamsError(
+            f"storage is {storage!r}; expected null, the URL of a database such as postgresql://host/name, or "
+            "grpc://host:port"
+        )
 
 
 def _check_trials(

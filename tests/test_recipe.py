@@ -137,7 +137,9 @@ def test_a_part_of_features_is_one_of_vectors() -> None:
 
 
 def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
-    with pytest.raises(ParamsError, match="batch_size is 16, more than the 10 training images"):
+    with pytest.raises(
+        ParamsError, match="more than the 10 training images of a trial; lower it, or raise tune.fraction"
+    ):
         recipe.check(made(), DATA, image_shape=(8, 8, 1), features=None, fraction=0.25)
 
 

@@ -12,7 +12,7 @@ import pytest
 from postgres import Server
 
 from darkroom import search
-from darkroom.errors import SearchError, Stopped
+from darkroom.errors import LockedError, SearchError, Stopped
 from darkroom.search import Outcome, Report, Search
 from darkroom.search_plan import Plan
 from darkroom.space import Space, parse
@@ -31,6 +31,7 @@ def a_plan(**changes: Any) -> Plan:
         "objectives": ("val_accuracy",),
         "limits": {},
         "epochs": 3,
+        "n_startup_trials": 3,
     }
     return Plan(**{**settings, **changes})
 
@@ -38,11 +39,19 @@ def a_plan(**changes: Any) -> Plan:
 def a_search(
     storage: str | Path, *, plan: Plan | None = None, space: Space = SPACE, about: str = "a", baseline: Any = BASELINE
 ) -> Search:
-    return Search("s", storage=str(storage), space=space, plan=plan or a_plan(), baseline=baseline, about=about)
+    return Search(
+        "s",
+        storage=str(storage),
+        space=space,
+        plan=plan or a_plan(),
+        baseline=baseline,
+        about=about,
+        rename=f"s-{about[:8]}",
+    )
 
 
-def a_report(number: int, storage: str | Path, plan: Plan | None = None) -> Report:
-    return Report(number, study="s", storage=str(storage), plan=plan or a_plan())
+def a_report(number: int, storage: str | Path, plan: Plan | None = None, *, n_epochs: int = 9) -> Report:
+    return Report(number, study="s", storage=str(storage), plan=plan or a_plan(), n_epochs=n_epochs)
 
 
 def complete(accuracy: float, **costs: float) -> Outcome:
@@ -86,28 +95,83 @@ def test_values_drawn_keep_the_space_and_are_given_again_by_overrides(journal: P
         assert study.overrides(drawn.number) == drawn.overrides
 
 
-def test_a_lost_trial_is_tried_again_once_with_the_same_values(journal: Path) -> None:
+def test_a_trial_whose_worker_died_is_tried_again_once_with_the_same_values(journal: Path) -> None:
     study = a_search(journal)
-    first = study.ask()
-    second = study.ask()
+    first, second = study.ask(), study.ask()
     assert first is not None
     assert second is not None
-    study.lose(second.number)
+    study.lose(second.number, "out of memory", is_own_doing=True)
     again = study.ask()
     assert again is not None
     assert again.overrides == second.overrides
-    study.lose(again.number)
-    assert [row.state for row in study.rows()] == ["running", "killed", "killed"]
+    study.lose(again.number, "out of memory", is_own_doing=True)
+    assert [(row.state, row.reason) for row in study.rows()] == [
+        ("running", None),
+        ("killed", "out of memory"),
+        ("killed", "out of memory"),
+    ]
     assert [row.retry_of for row in study.rows()] == [None, None, second.number]
 
 
-def test_trial_0_stays_trial_0_when_it_is_tried_again(journal: Path) -> None:
+def test_a_kill_of_the_whole_search_does_not_use_up_the_second_try(journal: Path) -> None:
     study = a_search(journal)
     study.ask()
-    study.lose(0)
-    again = study.ask()
-    assert again is not None
-    assert (again.number, again.overrides, again.is_baseline) == (1, BASELINE, True)
+    number = 1
+    for is_own_doing in (False, True, False):
+        drawn = study.ask()
+        assert drawn is not None
+        assert drawn.number == number
+        study.lose(number, "killed", is_own_doing=is_own_doing)
+        number += 1
+    assert study.rows()[-1].state == "waiting"
+
+
+def test_trial_0_is_tried_again_however_often_it_is_lost(journal: Path) -> None:
+    study = a_search(journal)
+    for number in range(4):
+        again = study.ask()
+        assert again is not None
+        assert (again.number, again.overrides, again.is_baseline) == (number, BASELINE, True)
+        study.lose(number, "killed", is_own_doing=True)
+
+
+def test_a_study_in_which_every_trial_failed_is_begun_anew(journal: Path) -> None:
+    study = a_search(journal)
+    for number in range(3):
+        study.ask()
+        study.tell(number, Outcome("failed", {}, reason="no memory"))
+    study = a_search(journal)
+    assert [row.state for row in study.rows()] == ["waiting"]
+    drawn = study.ask()
+    assert drawn is not None
+    assert drawn.is_baseline
+
+
+def test_a_study_is_searched_by_one_living_process_at_a_time(journal: Path) -> None:
+    study = a_search(journal)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        for who in (f"{socket.gethostname()}:{other.pid}:1", "elsewhere:1:1"):
+            study.remember("owner", {"who": who, "at": time.time()})
+            with pytest.raises(LockedError, match=r"the study 's' in .* is being searched by process \d+ of "):
+                a_search(journal)
+            study.remember("owner", {"who": who, "at": time.time() - search.LEASE_SECONDS - 1})
+            a_search(journal)
+    finally:
+        other.kill()
+        other.wait()
+    study.remember("owner", {"who": f"{socket.gethostname()}:{other.pid}:1", "at": time.time()})
+    with a_search(journal) as study:
+        assert study.attributes["owner"]["who"].startswith(f"{socket.gethostname()}:")
+    assert study.attributes["owner"] is None
+
+
+def test_what_another_process_ended_is_said(journal: Path) -> None:
+    study = a_search(journal)
+    study.ask()
+    a_search(journal).lose_running()
+    with pytest.raises(SearchError, match="does not answer as it must"):
+        study.tell(0, complete(0.5))
 
 
 def test_trials_that_a_killed_coordinator_left_running_are_lost_by_the_next_one(journal: Path) -> None:
@@ -253,11 +317,39 @@ def test_a_hopeless_trial_is_stopped_and_trial_0_never_is(pruner: str, journal: 
     assert "pruned after epoch" in stopped[0][2]
 
 
-def test_a_trial_is_begun_by_one_worker_only(journal: Path) -> None:
+def test_the_worker_of_a_trial_is_known(journal: Path) -> None:
     a_search(journal).ask()
-    assert a_report(0, journal).begin("host:1")
-    assert not a_report(0, journal).begin("host:2")
+    a_report(0, journal).begin("host:1")
     assert a_search(journal).rows()[0].worker == "host:1"
+
+
+def test_with_nothing_left_to_save_no_trial_is_stopped(journal: Path) -> None:
+    plan = a_plan(pruner="median", sampler="random")
+    study = a_search(journal, plan=plan)
+    for accuracy in (0.9, 0.9, 0.9, 0.9, 0.1):
+        asked = study.ask()
+        assert asked is not None
+        a_report(asked.number, journal, plan, n_epochs=1).epoch(0, accuracy)
+        study.tell(asked.number, complete(accuracy))
+
+
+def test_hyperband_stops_after_the_first_of_three_epochs(journal: Path) -> None:
+    plan = a_plan(pruner="hyperband", sampler="random", epochs=3)
+    study = a_search(journal, plan=plan)
+    stopped = []
+    for accuracy in (0.9, *[0.8, 0.1] * 15):
+        asked = study.ask()
+        assert asked is not None
+        report = a_report(asked.number, journal, plan, n_epochs=3)
+        try:
+            for epoch in range(3):
+                report.epoch(epoch, accuracy)
+        except Stopped:
+            stopped.append(epoch)
+            study.tell(asked.number, Outcome("pruned", {}))
+        else:
+            study.tell(asked.number, complete(accuracy))
+    assert 0 in stopped
 
 
 def test_a_study_about_something_else_is_refused_with_a_new_name(journal: Path) -> None:
@@ -302,6 +394,15 @@ def test_the_lock_of_a_killed_process_is_free_at_once(journal: Path) -> None:
 def test_a_study_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"there is no study in .*none.journal; `dvc repro` with tune.trials above 0"):
         search.read_rows("s", str(tmp_path / "none.journal"))
+    a_search(tmp_path / "one.journal")
+    with pytest.raises(SearchError, match="there is no study 'other' in .*one.journal"):
+        search.read_rows("other", str(tmp_path / "one.journal"))
+
+
+@pytest.mark.parametrize("storage", ["postgresql://host:port/db", "nonsense://host/db", "grpc://host"])
+def test_what_is_no_url_of_a_storage_is_said(storage: str) -> None:
+    with pytest.raises(SearchError, match=f"{storage}"):
+        a_search(storage)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "grpc"])
@@ -325,7 +426,7 @@ def test_a_study_in_postgres_is_told_and_continued(postgres: Server) -> None:
     storage, plan = postgres.database("search"), a_plan(pruner="hyperband")
     with a_search(storage, plan=plan) as study:
         study.ask()
-        assert a_report(0, storage).begin("host:1")
+        a_report(0, storage).begin("host:1")
         a_report(0, storage).epoch(0, 0.25)
         study.tell(0, complete(0.5))
         study.ask()
@@ -359,7 +460,7 @@ def test_a_proxy_serves_a_study_of_postgres(postgres: Server, tmp_path: Path) ->
         wait_for_port(port, proxy)
         study = a_search(f"grpc://127.0.0.1:{port}")
         study.ask()
-        assert a_report(0, f"grpc://127.0.0.1:{port}").begin("host:1")
+        a_report(0, f"grpc://127.0.0.1:{port}").begin("host:1")
         study.tell(0, complete(0.5))
         assert [row.state for row in search.read_rows("s", postgres.url("proxy"))] == ["complete"]
     finally:

@@ -293,7 +293,7 @@ def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open
     process.communicate()
     assert stage.runs()["tune-cnn"] == "RUNNING"
     printed = stage.run()
-    assert "tune: cnn: trial 1 was killed; it is tried again" in printed
+    assert "tune: cnn: trial 1 was killed\n" in printed
     states = [trial["state"] for trial in stage.trials()]
     assert states.count("complete") == 4
     assert states[:2] == ["complete", "killed"], "trial 0 was not repeated"
@@ -343,18 +343,26 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
 )
 def test_a_wrong_section_is_refused_in_one_line(stage: Stage, changes: dict[str, str], message: str) -> None:
     stage.params(**changes)
-    printed = stage.run(status=1 if "storage" in changes else 2)
+    printed = stage.run(status=2)
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, printed
     assert re.search(message, errors[0]), printed
     assert not (stage.root / "models").exists()
 
 
+def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stage) -> None:
+    printed = stage.run(status=1, DARKROOM_TUNING_STORAGE="postgresql://u:sec/ret@127.0.0.1:1/d")
+    assert "error: the tuning storage postgresql://u:***@127.0.0.1:1/d does not answer" in printed
+    assert "ret@" not in printed
+
+
 def test_a_named_study_of_another_space_is_refused_with_a_new_name(stage: Stage) -> None:
     stage.params(study="mine", trials="1")
     stage.run()
     stage.params(study="mine", trials="1", space="{cnn: {learning_rate: {float: [0.02, 0.5]}}}")
-    assert re.search(r"the study 'mine' in .* created with another space, .* such as mine-\w{8}", stage.run(status=1))
+    assert re.search(
+        r"the study 'mine-cnn' in .* created with another space, .* such as mine-\w{8}\n", stage.run(status=1)
+    )
 
 
 def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage) -> None:

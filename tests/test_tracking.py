@@ -304,16 +304,13 @@ def test_a_child_is_killed_when_its_training_was_stopped(root):
 
 
 @needs_mlflow
-def test_children_that_a_killed_process_left_open_are_closed(root):
+def test_runs_that_a_killed_process_left_open_are_closed_by_their_tags(root):
     with opened(name="tune-cnn") as parent:
-        left = [
-            store.client().create_run(
-                stored(parent.id).info.experiment_id, tags={"mlflow.parentRunId": owner, "trial": str(trial)}
-            )
-            for trial, owner in ((0, parent.id), (1, parent.id), (1, "another"))
-        ]
-        assert tracking.end_children("pets", parent.id, trial=1) == 1
-        assert [stored(run.info.run_id).info.status for run in left] == ["RUNNING", "KILLED", "RUNNING"]
-        assert tracking.end_children("pets", parent.id) == 1
-        assert tracking.end_children("pets", parent.id) == 0
-        assert stored(left[2].info.run_id).info.status == "RUNNING"
+        experiment = stored(parent.id).info.experiment_id
+        tagged = [{"study": "s", "trial": "0"}, {"study": "s", "trial": "1"}, {"study": "other", "trial": "1"}]
+        left = [store.client().create_run(experiment, tags=tags).info.run_id for tags in tagged]
+        assert tracking.end_open("pets", tags={"study": "s", "trial": "1"}) == 1
+        assert [stored(run_id).info.status for run_id in left] == ["RUNNING", "KILLED", "RUNNING"]
+        assert tracking.end_open("pets", tags={"study": "s"}) == 1
+        assert tracking.end_open("pets", tags={"study": "s"}) == 0
+        assert stored(left[2]).info.status == "RUNNING"

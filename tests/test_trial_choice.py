@@ -31,8 +31,10 @@ def test_a_gain_within_chance_keeps_the_values_of_params_yaml() -> None:
 def test_the_same_gain_is_less_convincing_as_the_best_of_many() -> None:
     few = [baseline(), trial(1, 0.92)]
     many = [*few, *(trial(number, 0.9) for number in range(2, 40))]
+    pruned = [*few, *(trial(number, state="pruned") for number in range(2, 40))]
     assert choose(few, objectives=ACCURACY, n_val=2000, alpha=0.05).number == 1
     assert choose(many, objectives=ACCURACY, n_val=2000, alpha=0.05).number is None
+    assert choose(pruned, objectives=ACCURACY, n_val=2000, alpha=0.05).number is None
 
 
 def test_trial_0_as_the_best_changes_nothing() -> None:
@@ -48,9 +50,9 @@ def test_two_flawless_trials_do_not_differ_by_certainty() -> None:
 
 @pytest.mark.parametrize(
     ("first", "why"),
-    [(baseline(None), "is not complete"), (baseline(0.99, feasible=False), "does not keep the limits")],
+    [(baseline(None), "failed"), (baseline(0.99, feasible=False), "is beyond a limit")],
 )
-def test_without_a_trial_0_to_hold_against_the_best_is_taken(first: TrialRow, why: str) -> None:
+def test_where_trial_0_is_no_choice_the_best_is_taken(first: TrialRow, why: str) -> None:
     chosen = choose([first, trial(1, 0.5), trial(2, 0.6)], objectives=ACCURACY, n_val=100, alpha=0.05)
     assert chosen.number == 2
     assert chosen.reason.endswith(why)
@@ -59,7 +61,15 @@ def test_without_a_trial_0_to_hold_against_the_best_is_taken(first: TrialRow, wh
 def test_a_trial_beyond_a_limit_is_not_taken() -> None:
     rows = [baseline(), trial(1, 0.99, feasible=False)]
     assert choose(rows, objectives=ACCURACY, n_val=5000, alpha=0.05).number is None
-    assert "keeps the limits" in choose(rows[1:], objectives=ACCURACY, n_val=5000, alpha=0.05).reason
+    beyond = [baseline(feasible=False), rows[1]]
+    assert "within the limits" in choose(beyond, objectives=ACCURACY, n_val=5000, alpha=0.05).reason
+
+
+@pytest.mark.parametrize("first", [[], [baseline(None, state="killed")], [baseline(None, state="pruned")]])
+def test_where_trial_0_did_not_come_to_its_end_nothing_is_taken(first: list[TrialRow]) -> None:
+    chosen = choose([*first, trial(1, 0.99)], objectives=ACCURACY, n_val=5000, alpha=0.05)
+    assert chosen.number is None
+    assert "trial 0, the values of params.yaml, did not come to its end" in chosen.reason
 
 
 def test_of_the_most_accurate_the_cheapest_is_taken() -> None:
@@ -71,7 +81,19 @@ def test_of_the_most_accurate_the_cheapest_is_taken() -> None:
     ]
     chosen = choose(rows, objectives=["val_accuracy", "latency_ms"], n_val=500, alpha=0.05)
     assert chosen.number == 2
-    assert chosen.reason.startswith("trial 2 has latency_ms 2 at val accuracy 0.9550")
+    assert chosen.reason == (
+        "trial 2 has val accuracy 0.9550 and latency_ms 2; the values of params.yaml have val accuracy 0.9500 and "
+        "latency_ms 4"
+    )
+
+
+def test_with_two_objectives_a_trial_that_is_dearer_must_be_more_accurate_itself() -> None:
+    rows = [
+        baseline(0.90, metrics={"val_accuracy": 0.90, "model_bytes": 1.0}),
+        trial(1, 0.93, metrics={"val_accuracy": 0.93, "model_bytes": 5.0}),
+        trial(2, 0.915, metrics={"val_accuracy": 0.915, "model_bytes": 4.0}),
+    ]
+    assert choose(rows, objectives=["val_accuracy", "model_bytes"], n_val=1000, alpha=0.05).number == 1
 
 
 @pytest.mark.parametrize(("cost", "cheaper", "taken"), [("latency_ms", 0.95, None), ("model_bytes", 0.95, 1)])

@@ -17,7 +17,7 @@ import tuning_tasks
 from postgres import Server
 
 from darkroom import tuning
-from darkroom.errors import SearchError, TrainingError
+from darkroom.errors import RegistryError, SearchError, TrainingError
 from darkroom.search import Draw, Search, read_rows
 from darkroom.space import parse
 from darkroom.workers import Workers
@@ -27,7 +27,13 @@ SPACE = parse({"learning_rate": {"float": [0.0, 1.0]}})
 
 def a_search(storage: Path | str) -> Search:
     return Search(
-        "s", storage=str(storage), space=SPACE, plan=tuning_tasks.PLAN, baseline={"learning_rate": 0.5}, about="a"
+        "s",
+        storage=str(storage),
+        space=SPACE,
+        plan=tuning_tasks.PLAN,
+        baseline={"learning_rate": 0.5},
+        about="a",
+        rename="t",
     )
 
 
@@ -86,12 +92,16 @@ def test_a_trial_whose_worker_dies_is_tried_again_and_does_not_count(tmp_path: P
     states = [row.state for row in study.rows()]
     assert states.count("complete") == 6
     assert states[2] == "killed"
+    assert "died before its task ended" in str(study.rows()[2].reason)
     again = next(row for row in study.rows() if row.retry_of == 2)
     assert again.params == study.rows()[2].params
 
 
 def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"3 workers died in a row, the last one in trial \d+ .*lower tune.workers"):
+    with pytest.raises(
+        SearchError,
+        match=r"3 workers died in a row, the last one in trial \d+: .* ended.*; if memory ran out, lower tune",
+    ):
         search(tmp_path, n_trials=50, n_workers=1, how={"all": "die"})
 
 
@@ -105,7 +115,15 @@ def test_a_study_in_which_all_fail_ends_with_the_first_reason_and_can_be_tried_a
     with pytest.raises(TrainingError, match="all 3 trials failed; the first, trial 0: trial 0 has no memory"):
         search(tmp_path, n_trials=3, how={"all": "fail"})
     study, _ = search(tmp_path, n_trials=3)
-    assert [row.state for row in study.rows()] == ["failed"] * 3 + ["complete"] * 3
+    assert [row.state for row in study.rows()] == ["complete"] * 3
+
+
+def test_a_server_that_does_not_answer_once_costs_one_trial_and_for_good_the_search(tmp_path: Path) -> None:
+    study, lost = search(tmp_path, n_trials=4, how={"1": "no server"})
+    assert lost == [1]
+    assert [row.state for row in study.rows()].count("complete") == 4
+    with pytest.raises(RegistryError, match="MLflow store http://127.0.0.1:1: no answer"):
+        search(tmp_path, n_trials=9, how={"all": "no server"})
 
 
 def test_after_the_deadline_no_trial_begins(tmp_path: Path) -> None:
@@ -154,7 +172,7 @@ def running(folder: Path) -> list[int]:
         return []
     try:
         rows = read_rows("s", str(folder / "s.journal"))
-    except (KeyError, SearchError):
+    except SearchError:
         return []
     return [int(row.worker.rpartition(":")[2]) for row in rows if row.state == "running" and row.worker]
 

@@ -42,7 +42,7 @@ def test_a_line_holds_the_facts_of_its_trial() -> None:
 
 def test_the_caption_counts_and_names_the_best() -> None:
     counts, facts = printed(MIXED)[-2:]
-    assert counts == "7 of 40 finished: 1 running, 4 complete, 1 pruned, 1 failed, 1 killed, 1 waiting"
+    assert counts == "6 of 40 finished: 1 running, 4 complete, 1 pruned, 1 failed, 1 killed, 1 waiting"
     assert facts.startswith("* best: 93.00%, trial 1; 0:09 per trial; expected end ")
 
 
@@ -96,7 +96,7 @@ def test_markup_in_a_reason_is_shown_as_it_is() -> None:
 def test_a_summary_is_json_and_counts() -> None:
     state = tuning_status.summary(MIXED, 40, NOON)
     assert json.loads(json.dumps(state)) == state
-    assert state["finished"] == 7
+    assert state["finished"] == 6
     assert state["states"] == {"running": 1, "complete": 4, "pruned": 1, "failed": 1, "killed": 1, "waiting": 1}
     assert state["best"] == {"trial": 1, "val_accuracy": 0.93, "params": MIXED[1].params}
     assert state["seconds_per_trial"] == 9.0

@@ -8,20 +8,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from darkroom.errors import RegistryError
 from darkroom.search import Outcome, Report
 from darkroom.search_plan import Plan
 
-PLAN = Plan(sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1)
+PLAN = Plan(
+    sampler="random",
+    pruner="none",
+    seed=7,
+    objectives=("val_accuracy",),
+    limits={},
+    epochs=1,
+    n_startup_trials=3,
+)
 
 
-def run(task: dict[str, Any]) -> Outcome | None:
+def run(task: dict[str, Any]) -> Outcome:
     """Begin and end a trial as objective.run does; `how` says what happens in between."""
-    report = Report(task["number"], study=task["study"], storage=task["storage"], plan=PLAN)
-    if not report.begin(f"{socket.gethostname()}:{os.getpid()}"):
-        return None
+    report = Report(task["number"], study=task["study"], storage=task["storage"], plan=PLAN, n_epochs=1)
+    report.begin(f"{socket.gethostname()}:{os.getpid()}")
     how = task.get("how", {}).get(str(task["number"]), task.get("how", {}).get("all", "complete"))
     if how == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "no server":
+        raise RegistryError("MLflow store http://127.0.0.1:1: no answer")
     if how == "fail":
         return Outcome("failed", {}, reason=f"trial {task['number']} has no memory")
     if how == "grow":

@@ -122,11 +122,11 @@ def thread_limits(cores: int) -> dict[str, str]:
 
 def gpu_of(place: int) -> dict[str, str]:
     """Return the environment in which a process sees only the GPU of its place, or {} where there are not several."""
-    gpus = _visible_gpus()
+    gpus = visible_gpus()
     return {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if len(gpus) > 1 else {}
 
 
-def _visible_gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """Return CUDA's names of the GPUs that this process may use, without loading a library that uses one."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]

@@ -63,8 +63,8 @@ class Task:
     deadline: float | None
 
 
-def run(task: Task) -> Outcome | None:
-    """Return how the trial ended; None if another worker has it already.
+def run(task: Task) -> Outcome:
+    """Return how the trial ended.
 
     What is wrong with the trial (memory, a loss that is not finite, settings that do not fit) ends the trial, not the
     study.
@@ -72,9 +72,9 @@ def run(task: Task) -> Outcome | None:
     Raises:
         RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
     """
-    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan)
-    if not report.begin(f"{socket.gethostname()}:{os.getpid()}"):
-        return None
+    n_epochs = recipes.n_epochs(task.recipe)
+    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, n_epochs=n_epochs)
+    report.begin(f"{socket.gethostname()}:{os.getpid()}")
     try:
         return Outcome("complete", _tracked(task, report))
     except Stopped:
@@ -102,7 +102,8 @@ def _tracked(task: Task, report: Report) -> dict[str, float]:
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
             report.epoch(epoch, logs["val_accuracy"])
-            if task.deadline is not None and time.time() > task.deadline:
+            is_last = epoch + 1 == recipes.n_epochs(task.recipe)
+            if task.deadline is not None and time.time() > task.deadline and not is_last:
                 raise Stopped(f"the time of the search was over after epoch {epoch + 1}")
 
         metrics = _train(task, on_epoch_end)

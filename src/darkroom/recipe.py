@@ -132,7 +132,8 @@ def check(
     class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
     n_train = n_training(recipe, data, features, fraction=fraction)
     if recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
-        raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images; lower it")
+        rest = "; lower it" if fraction == 1 else " of a trial; lower it, or raise tune.fraction"
+        raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images{rest}")
     if not len(data.val_labels):
         raise ParamsError("the data have no validation images; raise preprocess.val_fraction")
     if mode == "features":

@@ -4,16 +4,16 @@ The coordinator (tuning.py) has a Search: it alone draws and tells. A worker has
 and learns whether to go on. Both speak to one storage, so that nothing is lost with a process.
 """
 
-import contextlib
 import os
 import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -23,13 +23,14 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from darkroom.errors import SearchError, Stopped
+from darkroom.errors import LockedError, SearchError, Stopped
 from darkroom.search_plan import Plan, grid_points
 from darkroom.space import Choice, Domain, Space, draw, is_conditional
 from darkroom.store import redact
-from darkroom.trial_rows import COSTS, TrialRow
+from darkroom.trial_rows import COSTS, FINISHED, TrialRow
 
 ANSWER_SECONDS = 5  # how long a storage may take to answer
+LEASE_SECONDS = 60  # after the last sign of life of a process on another machine its study is free
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "oracle": 1521, "mssql": 1433}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -56,7 +57,8 @@ class Outcome:
 class Search:
     """One study: draws trials, is told how they ended, and remembers both in its storage. For one process at a time.
 
-    A context manager, which lets go of the storage.
+    A context manager, which lets go of the storage. A study in which every trial failed is begun anew: what made them
+    fail may be gone.
 
     Args:
         name: of the study; one that exists is continued.
@@ -65,42 +67,46 @@ class Search:
         plan: how.
         baseline: what trial 0 has: names and values as space.initial gives them.
         about: a digest of all that makes trials comparable.
+        rename: what to call it instead, for the error below.
 
     Raises:
         SearchError: the storage does not answer, or holds a study of that name about something else.
+        LockedError: another process searches it.
     """
 
     def __init__(
-        self, name: str, *, storage: str, space: Space, plan: Plan, baseline: Mapping[str, Any], about: str
+        self,
+        name: str,
+        *,
+        storage: str,
+        space: Space,
+        plan: Plan,
+        baseline: Mapping[str, Any],
+        about: str,
+        rename: str,
     ) -> None:
-        self.name, self._space, self._plan = name, space, plan
-        with _storage_errors(storage), _quiet():
+        self.name, self._space, self._plan, self._storage = name, space, plan, storage
+        self._owner, self._beaten = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}", 0.0
+        self._open: dict[int, Trial] = {}
+        self._ended: dict[int, TrialRow] = {}
+        with ExitStack() as stack, _storage_errors(storage), _quiet():
             self._opened = open_storage(storage, create=True)
-            kinds = optuna.study.StudyDirection
-            directions = [kinds.MINIMIZE if metric in COSTS else kinds.MAXIMIZE for metric in plan.objectives]
-            self._study = optuna.create_study(
-                study_name=name,
-                storage=self._opened,
-                directions=directions,
-                load_if_exists=True,
-                pruner=make_pruner(plan),
-            )
-            known = self._study.user_attrs.get("about")
-            if known not in (None, about):
-                raise SearchError(
-                    f"the study {name!r} in {redact(storage)} was created with another space, data, code or settings; "
-                    f"set tune.study to null, or to a new name such as {name}-{about[:8]}"
-                )
-            self._study.set_user_attr("about", about)
-            self._study.set_metric_names(list(plan.objectives))
+            stack.callback(self._close)
+            self._study = self._create(about, rename)
+            self._check_owner()
+            self.beat()
+            ended = {row.state for row in self.rows() if row.state in FINISHED}
+            if ended == {"failed"}:
+                optuna.delete_study(study_name=name, storage=self._opened)
+                self._study = self._create(about, rename)
+                self._ended.clear()
+                self.beat(force=True)
             drawn = self._study.get_trials(deepcopy=False)
             if not drawn:
                 self._study.enqueue_trial(dict(baseline), user_attrs={"baseline": True})
             # Behind the trials of a run before: from the same seed a sampler would draw the same ones again.
             self._study.sampler = make_sampler(plan, space, seed=plan.seed + len(drawn))
-        self._storage = storage
-        self._open: dict[int, Trial] = {}
-        self._ended: dict[int, TrialRow] = {}
+            stack.pop_all()
         self._points = grid_points(space, seed=plan.seed) if plan.sampler == "grid" else None
         self._n_points_drawn = sum("grid" in trial.user_attrs for trial in drawn)
 
@@ -110,9 +116,52 @@ class Search:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        with suppress(SearchError), _storage_errors(self._storage):
+            self._study.set_user_attr("owner", None)
+        self._close()
+
+    def _close(self) -> None:
         if isinstance(self._opened, RDBStorage):
             self._opened.remove_session()
             self._opened.engine.dispose()
+
+    def _create(self, about: str, rename: str) -> optuna.Study:
+        """Return the study, which is made if it does not exist."""
+        kinds = optuna.study.StudyDirection
+        study = optuna.create_study(
+            study_name=self.name,
+            storage=self._opened,
+            directions=[kinds.MINIMIZE if metric in COSTS else kinds.MAXIMIZE for metric in self._plan.objectives],
+            load_if_exists=True,
+            pruner=make_pruner(self._plan),
+        )
+        if study.user_attrs.get("about") not in (None, about):
+            raise SearchError(
+                f"the study {self.name!r} in {redact(self._storage)} was created with another space, data, code or "
+                f"settings; set tune.study to null, or to a new name such as {rename}"
+            )
+        study.set_user_attr("about", about)
+        study.set_metric_names(list(self._plan.objectives))
+        return study
+
+    def _check_owner(self) -> None:
+        """Refuse a study that another living process searches: the two would take each other's trials for lost."""
+        held = self._study.user_attrs.get("owner")
+        if held is None or time.time() - held["at"] > LEASE_SECONDS:
+            return
+        host, pid, _ = held["who"].split(":")
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            return
+        raise LockedError(
+            f"the study {self.name!r} in {redact(self._storage)} is being searched by process {pid} of {host}; wait "
+            f"until that ends (where it was killed: {LEASE_SECONDS} s), or set tune.study to a name of your own"
+        )
+
+    def beat(self, *, force: bool = False) -> None:
+        """Say that this process is alive; to be called every few seconds."""
+        if force or time.monotonic() - self._beaten > LEASE_SECONDS / 4:
+            self.remember("owner", {"who": self._owner, "at": time.time()})
+            self._beaten = time.monotonic()
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -143,7 +192,7 @@ class Search:
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Keep how a trial ended."""
-        trial = self._open.pop(number)
+        trial = self._open[number]
         with _storage_errors(self._storage), _quiet():
             if outcome.state == "complete":
                 trial.set_user_attr("metrics", dict(outcome.metrics))
@@ -155,26 +204,43 @@ class Search:
             else:
                 trial.set_user_attr("reason", outcome.reason or "unknown")
                 self._study.tell(trial, state=TrialState.FAIL)
+        del self._open[number]
 
-    def lose(self, number: int) -> None:
-        """Mark a trial whose worker died as killed, and let it be tried again, unless it is a second try itself."""
+    def lose(self, number: int, reason: str, *, is_own_doing: bool) -> None:
+        """Mark a trial as killed, and let it be tried again.
+
+        Args:
+            reason: why.
+            is_own_doing: whether the trial itself may have killed its worker, by taking all memory for example: such a
+                trial is tried once more only, unless it is trial 0, without which no other can be judged.
+        """
         self._open.pop(number, None)
         with _storage_errors(self._storage):
-            trial = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == number)
-            again = {"retry_of": number, "baseline": bool(trial.user_attrs.get("baseline"))}
-            queued = any(other.user_attrs.get("retry_of") == number for other in self._study.get_trials(deepcopy=False))
+            trials = self._study.get_trials(deepcopy=False)
+            trial = next(trial for trial in trials if trial.number == number)
+            said = trial.user_attrs
+            n_deaths = said.get("n_deaths", 0) + is_own_doing
+            again = {"retry_of": number, "n_deaths": n_deaths, "baseline": bool(said.get("baseline"))}
+            is_queued = any(other.user_attrs.get("retry_of") == number for other in trials)
             # First the new one: a kill in between leaves the old one running, and it is lost once more.
-            if "retry_of" not in trial.user_attrs and not queued:
+            if not is_queued and (n_deaths < 2 or again["baseline"]):
                 self._study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
             if trial.state == TrialState.RUNNING:
-                self._set_attribute(trial, "killed", True)
+                for key, value in (("killed", True), ("reason", reason)):
+                    # Study has no public way to mark a trial that this process did not draw itself.
+                    self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
                 self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def lose_open(self, reason: str) -> None:
+        """Lose every trial that was drawn here and not told yet."""
+        for number in list(self._open):
+            self.lose(number, reason, is_own_doing=False)
+
     def lose_running(self) -> list[int]:
-        """Lose every trial that runs by the storage but not here: its coordinator was killed. Return their numbers."""
+        """Lose every trial that runs by the storage but not here: the search was killed. Return their numbers."""
         lost = [row.number for row in self.rows() if row.state == "running" and row.number not in self._open]
         for number in lost:
-            self.lose(number)
+            self.lose(number, "the search was killed", is_own_doing=False)
         return lost
 
     def rows(self) -> list[TrialRow]:
@@ -209,10 +275,6 @@ class Search:
                 return {}
         return {name: float(share) for name, share in found.items()}
 
-    def _set_attribute(self, trial: FrozenTrial, key: str, value: Any) -> None:
-        # Study has no public way to mark a trial that this process did not draw itself.
-        self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
-
 
 class Report:
     """A worker's side of a trial: says how it goes.
@@ -220,50 +282,42 @@ class Report:
     Args:
         number: of the trial.
         study, storage, plan: as the Search that drew it.
+        n_epochs: of the trial, all phases together.
 
     Raises:
         SearchError: the storage does not answer.
     """
 
-    def __init__(self, number: int, *, study: str, storage: str, plan: Plan) -> None:
-        self._storage, self._plan = storage, plan
+    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, n_epochs: int) -> None:
+        self._storage, self._plan, self._n_epochs = storage, plan, n_epochs
         with _storage_errors(storage), _quiet():
-            opened = _joined(study, storage)
-            opened.pruner = make_pruner(plan)
-            found = next(trial for trial in opened.get_trials(deepcopy=False) if trial.number == number)
-            self._trial = Trial(opened, found._trial_id)
+            joined = _joined(study, storage)
+            joined.pruner = make_pruner(plan)
+            found = next(trial for trial in joined.get_trials(deepcopy=False) if trial.number == number)
+            self._trial = Trial(joined, found._trial_id)
 
-    def begin(self, worker: str) -> bool:
-        """Say who runs the trial; return False if some worker already did: a scheduler hands out a task twice."""
+    def begin(self, worker: str) -> None:
+        """Say who runs the trial."""
         with _storage_errors(self._storage):
-            if "worker" in self._trial.user_attrs:
-                return False
             self._trial.set_user_attr("worker", worker)
-            return True
 
     def epoch(self, epoch: int, val_accuracy: float) -> None:
         """Say how accurate the network is after an epoch, counted from 0 over all phases.
 
         Raises:
-            Stopped: the pruner sees that the trial is not worth going on. Trial 0 goes on: the others are held against
-                it.
+            Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
+                against it; and so does a trial that has no more epochs to save.
         """
         with _storage_errors(self._storage), _quiet():
             if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
-            self._trial.report(val_accuracy, epoch)
-            if not self._trial.user_attrs.get("baseline") and self._trial.should_prune():
+            self._trial.report(val_accuracy, epoch + 1)  # Hyperband counts what was spent
+            is_behind = self._trial.should_prune()  # of trial 0 too: Hyperband compares those asked about
+            is_free = self._trial.user_attrs.get("baseline") or epoch + 1 >= self._n_epochs
+            if is_behind and not is_free:
                 raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
-
-
-@cache
-def _joined(study: str, storage: str) -> optuna.Study:
-    """Return a study as a worker has it, once per process: to read a long study anew for every trial takes seconds."""
-    # No trial is drawn here; Optuna's default sampler would draw one for every Trial that is made of its number.
-    sampler = optuna.samplers.RandomSampler()
-    return optuna.load_study(study_name=study, storage=open_storage(storage, create=False), sampler=sampler)
 
 
 def read_rows(name: str, storage: str) -> list[TrialRow]:
@@ -275,8 +329,19 @@ def read_rows(name: str, storage: str) -> list[TrialRow]:
     if "://" not in storage and not Path(storage).is_file():
         raise SearchError(f"there is no study in {storage}; `dvc repro` with tune.trials above 0 makes one")
     with _storage_errors(storage):
-        opened = optuna.load_study(study_name=name, storage=open_storage(storage, create=False))
-        return [_row(trial) for trial in opened.get_trials(deepcopy=False)]
+        try:
+            study = _joined(name, storage)
+        except KeyError:
+            raise SearchError(f"there is no study {name!r} in {redact(storage)}; it was deleted, perhaps") from None
+        return [_row(trial) for trial in study.get_trials(deepcopy=False)]
+
+
+@cache
+def _joined(study: str, storage: str) -> optuna.Study:
+    """Return a study as workers and readers have it, once per process: to read a long one anew takes seconds."""
+    # No trial is drawn here; Optuna's default sampler would draw one for every Trial that is made of its number.
+    sampler = optuna.samplers.RandomSampler()
+    return optuna.load_study(study_name=study, storage=open_storage(storage, create=False), sampler=sampler)
 
 
 def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.BaseSampler:
@@ -284,7 +349,11 @@ def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.Base
     with _quiet():
         if plan.sampler == "tpe":
             return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=is_conditional(space), constant_liar=True
+                seed=seed,
+                multivariate=True,
+                group=is_conditional(space),
+                constant_liar=True,
+                n_startup_trials=plan.n_startup_trials,
             )
         if plan.sampler in ("random", "grid"):  # the points of a grid are queued: Optuna's own needs Study.optimize
             return optuna.samplers.RandomSampler(seed=seed)
@@ -386,7 +455,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         state=state,
         params=dict(trial.params),
         metrics=dict(said.get("metrics", {})),
-        curve={int(epoch): value for epoch, value in (trial.intermediate_values or said.get("curve", {})).items()},
+        curve=_curve(trial),
         feasible=all(value <= 0 for value in trial.constraints.values()),
         is_baseline=bool(said.get("baseline")),
         retry_of=said.get("retry_of"),
@@ -397,24 +466,44 @@ def _row(trial: FrozenTrial) -> TrialRow:
     )
 
 
+def _curve(trial: FrozenTrial) -> dict[int, float]:
+    """Return the validation accuracy by epoch, counted from 0."""
+    if trial.intermediate_values:
+        return {step - 1: value for step, value in trial.intermediate_values.items()}
+    return {int(epoch): value for epoch, value in trial.user_attrs.get("curve", {}).items()}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's warnings that a feature is experimental: those used are named in this module, and tested."""
+    """Without Optuna's warnings: that a feature is experimental, or that a pruner cannot judge a trial yet."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for kind in (UserWarning, optuna.exceptions.ExperimentalWarning):
+            warnings.simplefilter("ignore", kind)
         yield
 
 
 @contextmanager
 def _storage_errors(storage: str) -> Iterator[None]:
     """Turn what a storage, its driver or the network raise into one SearchError that names the storage."""
-    kinds: tuple[type[BaseException], ...] = (OSError, optuna.exceptions.StorageInternalError)
-    with contextlib.suppress(ImportError):
+    kinds: tuple[type[BaseException], ...] = (
+        *(OSError, ValueError, optuna.exceptions.StorageInternalError, optuna.exceptions.UpdateFinishedTrialError),
+    )
+    with suppress(ImportError):
         from sqlalchemy.exc import SQLAlchemyError
 
         kinds = (*kinds, SQLAlchemyError, ModuleNotFoundError)
     if "://" in storage:
-        with contextlib.suppress(ImportError):
+        with suppress(ImportError):
             import grpc
 
             kinds = (*kinds, grpc.RpcError)

@@ -26,6 +26,7 @@ class Plan:
         objectives: val_accuracy, and for two one of trial_rows.COSTS.
         limits: {metric: greatest value}; a trial beyond one is not feasible.
         epochs: the most that a trial has, for Hyperband.
+        n_startup_trials: drawn at random before TPE begins.
     """
 
     sampler: str
@@ -34,6 +35,7 @@ class Plan:
     objectives: tuple[str, ...]
     limits: Mapping[str, float]
     epochs: int
+    n_startup_trials: int
 
 
 def check(plan: Plan, space: Space) -> None:

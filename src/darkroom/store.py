@@ -107,8 +107,9 @@ def download(uri: str, folder: Path | str) -> Path:
 
 
 def redact(uri: str) -> str:
-    """Return the URI without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+    """Return the URI without its password, wherever it stands: before the host, or behind `?`."""
+    uri = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", uri)
+    return re.sub(r"([?&](?:password|passwd|pwd|token)=)[^&\s]*", r"\1***", uri)
 
 
 def client() -> "MlflowClient":

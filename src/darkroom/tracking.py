@@ -215,22 +215,15 @@ def run(
         yield current
 
 
-def end_children(experiment: str, parent: str, *, trial: int | None = None) -> int:
-    """Close children of a run that a killed process left RUNNING as KILLED, and return how many.
-
-    Args:
-        parent: id of the run.
-        trial: only the child of this trial; None: all.
-    """
+def end_open(experiment: str, *, tags: Mapping[str, str]) -> int:
+    """Close runs with these tags that a killed process left RUNNING as KILLED, and return how many."""
     experiment_id = connect(experiment)
     opened = client()
-    sought = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
-    if trial is not None:
-        sought += f" and tags.trial = '{trial}'"
+    sought = ["attributes.status = 'RUNNING'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
     with store_errors(tracking_uri()):
-        found = opened.search_runs([experiment_id], sought, max_results=1000)
-        for child in found:
-            opened.set_terminated(child.info.run_id, "KILLED")
+        found = opened.search_runs([experiment_id], " and ".join(sought), max_results=1000)
+        for run_left in found:
+            opened.set_terminated(run_left.info.run_id, "KILLED")
     return len(found)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from darkroom.trial_rows import STATES, TrialRow, best_trial
+from darkroom.trial_rows import FINISHED, STATES, TrialRow, best_trial
 
 FASTER = 0.9  # of a latency: another must stay below this share of it to count as smaller; timing is that noisy
 
@@ -22,10 +22,14 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
     """Return which trial's values are worth taking over those of params.yaml, which trial 0 has.
 
     With one objective: the most accurate trial, if it is more accurate than trial 0 by more than chance explains: a
-    one-sided test of two proportions at alpha, divided by the number of trials (Bonferroni), since the best of many
-    is better than one by chance alone. The test takes the two as independent, which they are not on the same images:
-    it is on the safe side. With two: of the trials as accurate as the most accurate one, but for chance, the cheapest;
-    trial 0 where that is among them and no cheaper one is.
+    one-sided test of two proportions at alpha, divided by the number of trials that competed (Bonferroni), since the
+    best of many is better than one by chance alone. The test takes the two as independent, which they are not on the
+    same images: it is on the safe side. It knows the chance in drawing validation images, not that in training.
+    With two: the cheapest of the trials that are more accurate than trial 0 in this sense, or as accurate and cheaper,
+    and as accurate as the most accurate one.
+
+    Where trial 0 failed, or is beyond a limit, its values are no choice; where it did not come to its end, nothing can
+    be told, and they stay.
 
     Args:
         objectives: val_accuracy first, then one of trial_rows.COSTS if there are two.
@@ -33,20 +37,30 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
         alpha: in (0, 1).
     """
     complete = [row for row in rows if row.state == "complete" and row.feasible]
-    baseline = next((row for row in rows if row.is_baseline and row.state == "complete"), None)
+    tried = [row for row in rows if row.is_baseline and row.state in FINISHED]
+    baseline = tried[-1] if tried else None
+    if baseline is None or baseline.state == "pruned":
+        return Choice(None, "trial 0, the values of params.yaml, did not come to its end, so none can be judged by it")
     if not complete:
-        return Choice(None, "no trial that is complete keeps the limits; the values of params.yaml stay")
-    best = max(complete, key=lambda row: (row.metrics["val_accuracy"], -row.number))
-    quantile = NormalDist().inv_cdf(1 - alpha / max(1, len(complete) - 1))
-    if len(objectives) > 1:
-        return _cheapest(complete, best, baseline, cost=objectives[1], quantile=quantile, n_val=n_val)
-    found = f"trial {best.number} has val accuracy {best.metrics['val_accuracy']:.4f}"
-    if baseline is None or not baseline.feasible:
-        why = "is not complete" if baseline is None else "does not keep the limits"
+        return Choice(None, "no trial is complete and within the limits; the values of params.yaml stay")
+    n_rivals = sum(row.state in ("complete", "pruned") and not row.is_baseline for row in rows)
+    noise_of = _Noise(NormalDist().inv_cdf(1 - alpha / max(1, n_rivals)), n_val)
+    best = max(complete, key=lambda row: (_accuracy(row), -row.number))
+    cost = objectives[1] if len(objectives) > 1 else None
+    if cost is not None:
+        complete = [row for row in complete if _accuracy(best) - _accuracy(row) <= noise_of(best, row)]
+        best = min(complete, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
+    found = f"trial {best.number} has val accuracy {_accuracy(best):.4f}"
+    if cost is not None:
+        found += f" and {cost} {best.metrics[cost]:.4g}"
+    if baseline.state == "failed" or not baseline.feasible:
+        why = "failed" if baseline.state == "failed" else "is beyond a limit"
         return Choice(best.number, f"{found}; trial 0, the values of params.yaml, {why}")
+    if cost is not None:
+        return _best_of_two(complete, baseline, cost=cost, noise_of=noise_of)
     if best is baseline:
         return Choice(None, f"no trial is more accurate than the values of params.yaml ({_accuracy(baseline):.4f})")
-    gain, noise = _accuracy(best) - _accuracy(baseline), quantile * _standard_error(best, baseline, n_val)
+    gain, noise = _accuracy(best) - _accuracy(baseline), noise_of(best, baseline)
     against = f"{found}, {gain:+.4f} against the values of params.yaml; chance explains {noise:.4f}"
     return Choice(best.number, against) if gain > noise else Choice(None, f"{against}: those of params.yaml stay")
 
@@ -61,36 +75,41 @@ def summary(rows: Sequence[TrialRow]) -> dict[str, float]:
     return found | {name: _accuracy(row) for name, row in accuracies.items() if row is not None}
 
 
-def _cheapest(
-    complete: Sequence[TrialRow],
-    best: TrialRow,
-    baseline: TrialRow | None,
-    *,
-    cost: str,
-    quantile: float,
-    n_val: int,
-) -> Choice:
-    equal = [
-        row for row in complete if _accuracy(best) - _accuracy(row) <= quantile * _standard_error(best, row, n_val)
-    ]
-    cheapest = min(equal, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
-    found = f"trial {cheapest.number} has {cost} {cheapest.metrics[cost]:.4g} at val accuracy {_accuracy(cheapest):.4f}"
-    if baseline in equal and baseline is not None:
-        enough = FASTER if cost == "latency_ms" else 1.0
-        if cheapest is baseline or cheapest.metrics[cost] >= enough * baseline.metrics[cost]:
-            return Choice(None, f"{found}, no less than the values of params.yaml: those stay")
-    return Choice(cheapest.number, f"{found}; the most accurate trial, {best.number}, has {_accuracy(best):.4f}")
+def _best_of_two(accurate: Sequence[TrialRow], baseline: TrialRow, *, cost: str, noise_of: "_Noise") -> Choice:
+    """Return the cheapest of the accurate trials that is better than the baseline, in accuracy or in cost."""
+    limit = baseline.metrics[cost] * (FASTER if cost == "latency_ms" else 1.0)
+    better = []
+    for row in accurate:
+        gain, noise = _accuracy(row) - _accuracy(baseline), noise_of(row, baseline)
+        if gain > noise or (gain >= -noise and row.metrics[cost] < limit):
+            better.append(row)
+    had = (
+        f"the values of params.yaml have val accuracy {_accuracy(baseline):.4f} and {cost} {baseline.metrics[cost]:.4g}"
+    )
+    if not better:
+        return Choice(None, f"no trial is better by more than chance: {had}")
+    best = min(better, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
+    found = f"trial {best.number} has val accuracy {_accuracy(best):.4f} and {cost} {best.metrics[cost]:.4g}"
+    return Choice(best.number, f"{found}; {had}")
 
 
 def _accuracy(row: TrialRow) -> float:
     return row.metrics["val_accuracy"]
 
 
-def _standard_error(one: TrialRow, other: TrialRow, n_images: int) -> float:
-    """Return the standard error of the difference of two accuracies; an image right or wrong is added to each, so that
-    two of 1.0 are not taken for certain (Agresti & Caffo 2000)."""
-    variance = 0.0
-    for row in (one, other):
-        smoothed = (row.metrics["val_accuracy"] * n_images + 1) / (n_images + 2)
-        variance += smoothed * (1 - smoothed) / (n_images + 2)
-    return math.sqrt(variance)
+@dataclass(frozen=True)
+class _Noise:
+    """What chance explains of the difference of two accuracies.
+
+    An image right or wrong is added to each, so that two of 1.0 are not taken for certain (Agresti & Caffo 2000).
+    """
+
+    quantile: float
+    n_images: int
+
+    def __call__(self, one: TrialRow, other: TrialRow) -> float:
+        variance = 0.0
+        for row in (one, other):
+            smoothed = (_accuracy(row) * self.n_images + 1) / (self.n_images + 2)
+            variance += smoothed * (1 - smoothed) / (self.n_images + 2)
+        return self.quantile * math.sqrt(variance)

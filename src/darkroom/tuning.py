@@ -5,28 +5,29 @@ It alone draws trials and is told how they ended, so the number of trials is exa
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from darkroom.errors import SearchError, TrainingError
+from darkroom.errors import DarkroomError, RegistryError, SearchError, TrainingError
 from darkroom.search import Draw, Outcome, Search
-from darkroom.trial_rows import FINISHED, TrialRow
+from darkroom.trial_rows import FINISHED, TrialRow, n_finished
 from darkroom.workers import WorkerDiedError, Workers
 
-DEATHS_PER_WORKER = 3  # in a row, without one trial that ends; then the search is given up
+LOSSES_PER_WORKER = 3  # in a row, without one trial that ends; then the search is given up
 
 
 @dataclass(frozen=True)
 class Ended:
     """What a worker sends back: how the trial ended, and the memory in bytes that its process holds afterwards."""
 
-    outcome: Outcome | None
+    outcome: Outcome
     resident_bytes: int
 
 
-def measured(function: Callable[[Any], Outcome | None], task: Any) -> Ended:
+def measured(function: Callable[[Any], Outcome], task: Any) -> Ended:
     """Run one task in a worker."""
     import psutil
 
@@ -38,7 +39,7 @@ def run(
     search: Search,
     workers: Workers,
     *,
-    function: Callable[[Any], Outcome | None],
+    function: Callable[[Any], Outcome],
     task_of: Callable[[Draw], Any],
     n_trials: int,
     deadline: float | None = None,
@@ -49,67 +50,68 @@ def run(
 ) -> None:
     """Run trials until so many have ended, those of earlier calls included.
 
-    A trial whose worker dies is tried once more, and does not count. Where no trial of the earlier calls was complete,
-    those do not count either: what made them fail may be gone.
+    A trial whose worker dies, or cannot reach a server, is tried once more, and does not count.
 
     Args:
         search: the study.
         workers: where the trials run, one at a time in each place.
-        function: runs a task in a worker; picklable. It returns None for a trial that another worker has.
+        function: runs a task in a worker; picklable.
         task_of: makes the task of a trial; picklable too.
         n_trials: complete, pruned or failed ones.
-        deadline: Unix time in seconds after which no trial begins, and what tasks know themselves.
+        deadline: Unix time in seconds after which no trial begins; what runs then must know it by itself.
         max_worker_bytes: a worker that holds more memory after a trial is replaced.
-        on_lost: called with the number of a trial whose worker, or whose coordinator, died.
+        on_lost: called with the number of a trial that was lost, when its worker is dead.
         on_change: called with all trials whenever some have begun or ended, and every poll_seconds.
         poll_seconds: how often to look.
 
     Raises:
         SearchError: workers keep dying, or the storage does not answer.
+        RegistryError: MLflow's store does not answer, time and again.
         TrainingError: every trial failed; with the first reason.
     """
-    for number in search.lose_running():  # of a coordinator that was killed
+    for number in search.lose_running():
         on_lost(number)
     running: dict[Future[Ended], tuple[int, int]] = {}
     free = list(range(workers.n))
-    ended = [row.state for row in search.rows() if row.state in FINISHED]
-    n_ended = len(ended) if set(ended) != {"failed"} else 0
-    deaths, exhausted = 0, False
+    n_ended = n_finished(search.rows())
+    losses, is_exhausted = 0, False
     try:
         while True:
-            while free and not exhausted and n_ended + len(running) < n_trials and not _is_over(deadline):
+            search.beat()
+            while free and not is_exhausted and n_ended + len(running) < n_trials and not _is_over(deadline):
                 drawn = search.ask()
                 if drawn is None:
-                    exhausted = True
-                    break
-                place = free.pop(0)
-                running[workers.submit(place, measured, function, task_of(drawn))] = (place, drawn.number)
+                    is_exhausted = True
+                else:
+                    place = free.pop(0)
+                    running[workers.submit(place, measured, function, task_of(drawn))] = (place, drawn.number)
             on_change(search.rows())
             if not running:
                 break
             done, _ = wait(running, timeout=poll_seconds, return_when=FIRST_COMPLETED)
-            for future in done:
-                place, number = running.pop(future)
-                free.append(place)
-                try:
+            for future in sorted(done, key=lambda one: one.exception() is not None):  # those that came well first
+                place, number = running[future]
+                error = future.exception()
+                if error is None:
                     result = future.result()
-                except WorkerDiedError:
-                    result = None
-                if result is None or result.outcome is None:
-                    deaths += 1
-                    search.lose(number)
+                    search.tell(number, result.outcome)
+                    n_ended, losses = n_ended + 1, 0
+                    if max_worker_bytes is not None and result.resident_bytes > max_worker_bytes:
+                        workers.replace(place)
+                elif isinstance(error, (WorkerDiedError, RegistryError, SearchError)):
+                    losses += 1
+                    search.lose(number, str(error), is_own_doing=isinstance(error, WorkerDiedError))
                     on_lost(number)
-                    _check_deaths(deaths, workers.n, search, number)
-                    continue
-                search.tell(number, result.outcome)
-                n_ended, deaths = n_ended + 1, 0
-                if max_worker_bytes is not None and result.resident_bytes > max_worker_bytes:
-                    workers.replace(place)
+                    if losses >= LOSSES_PER_WORKER * workers.n:
+                        raise _given_up(losses, number, error)
+                else:
+                    raise error
+                del running[future]
+                free.append(place)
     finally:
-        # Only after an error or a signal there are any: their workers end with `workers`, and a later call goes on.
-        for _, number in running.values():
-            search.lose(number)
-            on_lost(number)
+        # After an error or a signal some may be open. Their workers are alive yet: whoever closes them ends their runs.
+        with suppress(SearchError):
+            search.lose_open("the search was stopped")
     rows = [row for row in search.rows() if row.state in FINISHED]
     if rows and all(row.state == "failed" for row in rows):
         raise TrainingError(f"all {len(rows)} trials failed; the first, trial {rows[0].number}: {rows[0].reason}")
@@ -119,11 +121,10 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and time.time() > deadline
 
 
-def _check_deaths(deaths: int, n_workers: int, search: Search, number: int) -> None:
-    if deaths < DEATHS_PER_WORKER * n_workers:
-        return
-    overrides: Mapping[str, Any] = search.overrides(number)
-    raise SearchError(
-        f"{deaths} workers died in a row, the last one in trial {number} ({overrides}); perhaps memory ran out: lower "
+def _given_up(losses: int, number: int, error: DarkroomError) -> DarkroomError:
+    if not isinstance(error, WorkerDiedError):
+        return error
+    return SearchError(
+        f"{losses} workers died in a row, the last one in trial {number}: {error}; if memory ran out, lower "
         "tune.workers, or take out of tune.space what makes networks large"
     )

@@ -1,0 +1,116 @@
+"""A trial in a worker: what ends it, and what is left in the process. Searches with real workers: test_stage_tune.py."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shades import write_shades
+from trained_repository import fresh_store
+
+from darkroom import objective, store, tracking
+from darkroom.errors import RegistryError
+from darkroom.features import write_none
+from darkroom.params import read_params
+from darkroom.search import Search
+from darkroom.search_plan import Plan
+from darkroom.space import parse
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
+]
+PLAN = Plan(
+    sampler="random",
+    pruner="none",
+    seed=7,
+    objectives=("val_accuracy",),
+    limits={},
+    epochs=2,
+    n_startup_trials=3,
+)
+RECIPE = read_params(Path(__file__).parents[1] / "presets" / "smoke.yaml")["train"]["cnn"]
+
+
+class Study:
+    """A study over small pictures, and the tasks of its trials."""
+
+    def __init__(self, root: Path) -> None:
+        write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=(16, 16, 1))
+        write_shades(root / "augmented", splits=["train"] * 64, shape=(16, 16, 1))
+        write_none(root / "features")
+        self.search = Search(
+            "s",
+            storage=str(root / "s.journal"),
+            space=parse({"learning_rate": {"float": [0.01, 1.0]}}),
+            plan=PLAN,
+            baseline={"learning_rate": 0.1},
+            about="a",
+            rename="t",
+        )
+        with tracking.run(experiment="shades", name="tune-cnn", params={}, tags={}) as parent:
+            self.task = objective.Task(
+                number=0,
+                study="s",
+                storage=str(root / "s.journal"),
+                plan=PLAN,
+                recipe={**RECIPE, "epochs": 2, "precision": "float32"},
+                fraction=0.5,
+                prepared=root / "prepared",
+                augmented=root / "augmented",
+                features=root / "features",
+                device="cpu",
+                measured=(),
+                experiment="shades",
+                parent_run=parent.id,
+                tracking_uri=store.tracking_uri(),
+                tags={},
+                deadline=None,
+            )
+
+    def next(self, **changes: Any) -> objective.Task:
+        drawn = self.search.ask()
+        assert drawn is not None
+        return dataclasses.replace(self.task, number=drawn.number, **changes)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    fresh_store(tmp_path, monkeypatch)
+    return Study(tmp_path)
+
+
+def test_a_trial_beyond_the_deadline_ends_with_its_epoch_unless_that_is_its_last(study: Study) -> None:
+    past = time.time() - 1
+    assert objective.run(study.next(deadline=past)).state == "pruned"
+    assert len(study.search.rows()[0].curve) == 1
+    one_epoch = {**study.task.recipe, "epochs": 1}
+    assert objective.run(study.next(deadline=past, recipe=one_epoch)).state == "complete"
+
+
+def test_out_of_memory_fails_the_trial_with_that_reason(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    from darkroom import candidates
+
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise MemoryError("cannot allocate 8 GiB")
+
+    monkeypatch.setattr(candidates, "train_candidate", exhausted)
+    outcome = objective.run(study.next())
+    assert (outcome.state, outcome.reason) == ("failed", "out of memory: cannot allocate 8 GiB")
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_trial(study: Study) -> None:
+    with pytest.raises(RegistryError, match="does not answer"):
+        objective.run(study.next(tracking_uri="http://127.0.0.1:1"))
+
+
+def test_the_memory_of_a_worker_stays_flat_over_many_trials(study: Study) -> None:
+    import psutil
+
+    recipe = {**study.task.recipe, "epochs": 1}
+    held = []
+    for _ in range(12):
+        assert objective.run(study.next(recipe=recipe)).state == "complete"
+        held.append(psutil.Process().memory_info().rss)
+    assert held[-1] - held[3] < 60e6, [round(size / 1e6) for size in held]
