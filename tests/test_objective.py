@@ -1,4 +1,4 @@
-"""A trial in a worker: what ends it, and what is left in the process. Searches with real workers: test_stage_tune.py."""
+"""A trial in a worker: what ends it, and what is left of it. Searches with real workers: test_stage_tune.py."""
 
 import dataclasses
 import time
