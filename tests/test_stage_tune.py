@@ -336,9 +336,11 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
         ({"objectives": "[val_accuracy, latency_ms]", "pruner": "median"}, r"set pruner to none"),
         ({"objectives": "[latency_ms]"}, r"tune.objectives is \['latency_ms'\]: .*expected \[val_accuracy\]"),
         (
-            {"storage": "postgresql://u:secret@127.0.0.1:1/d"},
-            r"storage postgresql://u:\*\*\*@127.0.0.1:1/d does not answer",
+            {"storage": "postgresql://u:secret@127.0.0.1/d"},
+            r"u:\*\*\*@127.0.0.1/d, with a password.* variable DARKROOM_TUNING_STORAGE",
         ),
+        ({"storage": "studies.db"}, r"storage is 'studies.db'; expected null, the URL of a database"),
+        ({"study": "''"}, r"tune.study is ''"),
     ],
 )
 def test_a_wrong_section_is_refused_in_one_line(stage: Stage, changes: dict[str, str], message: str) -> None:
