@@ -79,7 +79,8 @@ def workers(*, n_trials: int) -> dict[str, Any]:
             study = f"of-{n_workers}"  # else the second would continue the first
             use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
             stage_seconds = seconds(root, *stage)
-            found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{study}.journal", study))
+            name = f"{study}-cnn"
+            found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
             found[f"with_{n_workers}"]["stage_seconds"] = round(stage_seconds, 1)
     one, two = found["with_1"], found["with_2"]
     return {
