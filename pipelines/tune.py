@@ -234,7 +234,8 @@ def checked_space(params: TuneParams, candidate: str, base: dict[str, Any]) -> S
         )
     with in_section(f"tune.space.{candidate}"):
         space = parse(params.space[candidate])
-        initial(space, base)
+        if params.trials > 0:  # without, train's values may be changed without a thought to their ranges
+            initial(space, base)
         for where, values in edges(space):
             try:
                 TrainParams.model_validate(overrides.apply(base, values))

@@ -153,9 +153,11 @@ def test_the_list_of_candidates_decides_what_is_trained_and_compared(promoted: P
     (section,) = re.findall(r"^  cnn:\n(?:    .*\n)+", before, re.MULTILINE)
     other = section.replace("  cnn:", "  other:").replace("epochs: 8", "epochs: 2")
     try:
-        params.write_text(before.replace(section, section + other).replace("[cnn]", "[cnn, other]"))
+        changed = before.replace(section, section + other).replace("[cnn]", "[cnn, other]")
+        params.write_text(re.sub(r"^  space:.*\n", r"\g<0>    other: {}\n", changed, flags=re.MULTILINE))
         printed = promoted.run("dvc", "repro", "evaluate")
-        assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check", "train@other", "evaluate"]
+        ran = re.findall(r"Running stage '([\w@]+)'", printed)
+        assert ran == ["check", "tune@other", "train@other", "evaluate"]
         assert list(load(promoted, "reports/evaluation.json")["candidates"]) == ["cnn", "other"]
         params.write_text(params.read_text().replace("[cnn, other]", "[cnn]"))
         printed = promoted.run("dvc", "repro", "evaluate")

@@ -103,7 +103,8 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
     out = stage.root / "models" / "cnn"
-    assert sorted(path.name for path in out.iterdir()) == ["history.csv", "model.keras", "model.onnx", "run.json"]
+    made = {"history.csv", "model.keras", "model.onnx", "run.json"}
+    assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
@@ -221,7 +222,9 @@ def refused_at_once(root: Path) -> str:
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "sys.argv = 'train --prepared prepared --augmented augmented --features features --out models/cnn'.split()\n"
+        "paths = {'prepared': 'prepared', 'augmented': 'augmented', 'features': 'features'}\n"
+        "paths |= {'best': 'models/cnn/best.yaml', 'out': 'models/cnn'}\n"
+        "sys.argv = ['train', *(part for name, path in paths.items() for part in (f'--{name}', path))]\n"
         "try:\n"
         "    runpy.run_module('pipelines.train', run_name='__main__')\n"
         "except SystemExit as end:\n"

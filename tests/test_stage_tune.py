@@ -235,6 +235,12 @@ def test_without_trials_nothing_heavy_is_loaded_and_best_yaml_is_empty(stage: St
     assert stage.trials() == []
 
 
+def test_without_trials_values_of_train_need_not_be_within_the_ranges(stage: Stage) -> None:
+    stage.params(trials="0", space="{cnn: {learning_rate: {float: [0.2, 0.3]}}}")
+    stage.run()
+    assert stage.best == {}
+
+
 def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Stage) -> None:
     stage.params(
         train=TRAIN.replace("learning_rate: 0.1", "learning_rate: 1.0e+30"),
