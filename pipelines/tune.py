@@ -209,8 +209,9 @@ def _close_earlier(candidate: str, *, study: str, experiment: str) -> None:
     tracking.end_open(experiment, tags={"study": study})
     with contextlib.suppress(DataError, LockedError):  # there was none before, or it is being searched right now
         earlier = study_files.pointed_at(candidate)["study"]
-        with store.store_lock(f"tune-{earlier}", timeout=0) if earlier != study else contextlib.nullcontext():
-            tracking.end_open(experiment, tags={"study": earlier})
+        if earlier != study:
+            with store.store_lock(f"tune-{earlier}", timeout=0):
+                tracking.end_open(experiment, tags={"study": earlier})
 
 
 def _n_workers(params: TuneParams, compute: ComputeParams) -> int | Literal["auto"]:

@@ -8,28 +8,19 @@ from typing import Any
 import pytest
 from shades import write_shades
 from trained_repository import fresh_store
+from tuning_tasks import PLAN
 
 from darkroom import objective, store, tracking
 from darkroom.errors import RegistryError
 from darkroom.features import write_none
 from darkroom.params import read_params
 from darkroom.search import Search
-from darkroom.search_plan import Plan
 from darkroom.space import parse
 
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
 ]
-PLAN = Plan(
-    sampler="random",
-    pruner="none",
-    seed=7,
-    objectives=("val_accuracy",),
-    limits={},
-    epochs=2,
-    n_startup_trials=3,
-)
 RECIPE = read_params(Path(__file__).parents[1] / "presets" / "smoke.yaml")["train"]["cnn"]
 
 
