@@ -20,6 +20,7 @@ from darkroom import tuning
 from darkroom.errors import RegistryError, SearchError, TrainingError
 from darkroom.search import Draw, Search, read_rows
 from darkroom.space import parse
+from darkroom.trial_rows import TrialRow
 from darkroom.workers import Workers
 
 SPACE = parse({"learning_rate": {"float": [0.0, 1.0]}})
@@ -48,8 +49,8 @@ def tasks(folder: Path, storage: Path | str, **more: Any) -> Callable[[Draw], di
 
 def search(
     folder: Path, *, n_trials: int, n_workers: int = 2, storage: str | None = None, **settings: Any
-) -> tuple[Search, list[int]]:
-    """Run trials; return the study, and which trials were lost."""
+) -> tuple[list[TrialRow], list[int]]:
+    """Run trials; return what the study then holds, and which trials were lost."""
     place, lost = storage or str(folder / "s.journal"), list[int]()
     task = {key: settings.pop(key) for key in ("how", "seconds") if key in settings}
     with a_search(place) as study, Workers(n_workers, backend="loky") as workers:
@@ -62,7 +63,7 @@ def search(
             on_lost=lost.append,
             **settings,
         )
-    return study, lost
+    return read_rows("s", place), lost
 
 
 def ran(folder: Path) -> list[dict[str, int]]:
@@ -70,8 +71,8 @@ def ran(folder: Path) -> list[dict[str, int]]:
 
 
 def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path) -> None:
-    study, lost = search(tmp_path, n_trials=9)
-    assert [row.state for row in study.rows()] == ["complete"] * 9
+    rows, lost = search(tmp_path, n_trials=9)
+    assert [row.state for row in rows] == ["complete"] * 9
     assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(9))
     assert lost == []
     assert len({entry["process"] for entry in ran(tmp_path)}) == 2, "both workers had some, and stayed alive"
@@ -79,22 +80,22 @@ def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path) 
 
 def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> None:
     search(tmp_path, n_trials=3)
-    study, _ = search(tmp_path, n_trials=5)
-    assert len(study.rows()) == 5
+    rows, _ = search(tmp_path, n_trials=5)
+    assert len(rows) == 5
     assert len(ran(tmp_path)) == 5
     search(tmp_path, n_trials=5)
     assert len(ran(tmp_path)) == 5
 
 
 def test_a_trial_whose_worker_dies_is_tried_again_and_does_not_count(tmp_path: Path) -> None:
-    study, lost = search(tmp_path, n_trials=6, how={"2": "die"})
+    rows, lost = search(tmp_path, n_trials=6, how={"2": "die"})
     assert lost == [2]
-    states = [row.state for row in study.rows()]
+    states = [row.state for row in rows]
     assert states.count("complete") == 6
     assert states[2] == "killed"
-    assert "died before its task ended" in str(study.rows()[2].reason)
-    again = next(row for row in study.rows() if row.retry_of == 2)
-    assert again.params == study.rows()[2].params
+    assert "died before its task ended" in str(rows[2].reason)
+    again = next(row for row in rows if row.retry_of == 2)
+    assert again.params == rows[2].params
 
 
 def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
@@ -106,30 +107,30 @@ def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
 
 
 def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path) -> None:
-    study, _ = search(tmp_path, n_trials=4, how={"1": "fail"})
-    assert [row.state for row in study.rows()].count("failed") == 1
-    assert len(study.rows()) == 4
+    rows, _ = search(tmp_path, n_trials=4, how={"1": "fail"})
+    assert [row.state for row in rows].count("failed") == 1
+    assert len(rows) == 4
 
 
 def test_a_study_in_which_all_fail_ends_with_the_first_reason_and_can_be_tried_again(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="all 3 trials failed; the first, trial 0: trial 0 has no memory"):
         search(tmp_path, n_trials=3, how={"all": "fail"})
-    study, _ = search(tmp_path, n_trials=3)
-    assert [row.state for row in study.rows()] == ["complete"] * 3
+    rows, _ = search(tmp_path, n_trials=3)
+    assert [row.state for row in rows] == ["complete"] * 3
 
 
 def test_a_server_that_does_not_answer_once_costs_one_trial_and_for_good_the_search(tmp_path: Path) -> None:
-    study, lost = search(tmp_path, n_trials=4, how={"1": "no server"})
+    rows, lost = search(tmp_path, n_trials=4, how={"1": "no server"})
     assert lost == [1]
-    assert [row.state for row in study.rows()].count("complete") == 4
+    assert [row.state for row in rows].count("complete") == 4
     with pytest.raises(RegistryError, match="MLflow store http://127.0.0.1:1: no answer"):
         search(tmp_path, n_trials=9, how={"all": "no server"})
 
 
 def test_after_the_deadline_no_trial_begins(tmp_path: Path) -> None:
-    study, _ = search(tmp_path, n_trials=1000, deadline=time.time() + 4, seconds=0.2)
-    assert 0 < len(study.rows()) < 1000
-    assert {row.state for row in study.rows()} == {"complete"}
+    rows, _ = search(tmp_path, n_trials=1000, deadline=time.time() + 4, seconds=0.2)
+    assert 0 < len(rows) < 1000
+    assert {row.state for row in rows} == {"complete"}
 
 
 def test_a_worker_that_holds_too_much_memory_is_replaced(tmp_path: Path) -> None:
@@ -195,8 +196,8 @@ def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: P
             processes[-1].wait()
             processes.append(start(tmp_path, 30, 0.25))
     processes[-1].wait(timeout=120)
-    study, _ = search(tmp_path, n_trials=30)
-    states = {row.number: row.state for row in study.rows()}
+    rows, _ = search(tmp_path, n_trials=30)
+    states = {row.number: row.state for row in rows}
     assert list(states.values()).count("complete") == 30
     assert set(states.values()) == {"complete", "killed"}
     ended = [entry["trial"] for entry in ran(tmp_path)]
@@ -206,7 +207,7 @@ def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: P
 @pytest.mark.heavy
 def test_sixteen_workers_on_one_study_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
     storage = postgres.database("tuning")
-    study, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
+    rows, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
     assert lost == []
-    assert [row.number for row in study.rows() if row.state == "complete"] == list(range(200))
+    assert [row.number for row in rows if row.state == "complete"] == list(range(200))
     assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(200))
