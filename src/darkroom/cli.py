@@ -8,16 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from darkroom.commands.options import Json, Model, registered_name
 from darkroom.console import run
 from darkroom.errors import DataError, ParamsError
 from darkroom.repository import repository_root
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-Model = Annotated[
-    str | None, typer.Option("--model", help="Registered name; without it promote.registered_model of params.yaml.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
 def main() -> None:
@@ -64,7 +60,7 @@ def predict(
     """
     from darkroom.versions import find, load
 
-    chosen = find(_registered_name(model), alias=alias, version=version)
+    chosen = find(registered_name(model), alias=alias, version=version)
     failed = False
     for line in _answers(load(chosen), files):
         failed = failed or "error" in line
@@ -109,7 +105,7 @@ def history(model: Model = None, as_json: Json = False) -> None:
     from darkroom.errors import RegistryError
     from darkroom.versions import known_names, read
 
-    name = _registered_name(model)
+    name = registered_name(model)
     registered = read(name)
     if not registered.versions:
         raise RegistryError(f"no model is registered as {name!r}; registered: {', '.join(known_names()) or 'none'}")
@@ -132,7 +128,7 @@ def rollback(
 
     if not reason.strip():
         raise ParamsError("--reason is empty; say in a few words why, the history keeps it")
-    champion, previous = registry.rollback(_registered_name(model), reason=reason.strip())
+    champion, previous = registry.rollback(registered_name(model), reason=reason.strip())
     if as_json:
         print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
     else:
@@ -196,18 +192,6 @@ def _read_report(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); `dvc repro` writes it") from None
-
-
-def _registered_name(model: str | None) -> str:
-    if model:
-        return model
-    from darkroom.params import read_params
-
-    path = repository_root() / "params.yaml"
-    try:
-        return str(read_params(path)["promote"]["registered_model"])
-    except (KeyError, TypeError):
-        raise ParamsError(f"{path}: promote lacks the key 'registered_model'; set it, or pass --model") from None
 
 
 def _answers(package: Any, files: list[str]) -> Iterator[dict[str, Any]]:
