@@ -10,6 +10,7 @@ from darkroom.errors import ParamsError
 from darkroom.files import write_text
 from darkroom.network_sizes import check_picture_size
 from darkroom.params import ComputeParams, in_section, load_candidates, load_section
+from darkroom.retrain_params import RetrainParams
 from darkroom.train_params import Architecture, TrainParams, Transfer
 from darkroom.weights import obtain_weights
 from pipelines.augment import AugmentParams
@@ -42,6 +43,7 @@ def check_params() -> None:
     candidates = {name: load_section(f"train.{name}", TrainParams) for name in load_candidates()}
     load_section("evaluate", EvaluateParams)
     load_section("promote", PromoteParams)
+    load_section("retrain", RetrainParams)
     load_section("compute", ComputeParams)
 
     if embed.backbone != NONE:

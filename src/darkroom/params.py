@@ -20,7 +20,7 @@ PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
 # The list of candidates, the sections of the stages (`check` reads all and has none), and compute.
 SECTIONS = (  # in the order of the flow
     *("candidates", "download", "preprocess", "augment", "embed", "tune", "train", "evaluate", "promote"),
-    "compute",
+    *("retrain", "compute"),
 )
 EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
 
