@@ -67,7 +67,7 @@ def test_another_model_than_the_evaluated_one_is_refused(root):
 
 def test_every_move_is_recorded_with_who_when_and_why(root):
     first = registered(root, 0)
-    registry.challenge(first, reasons=["looks good"])
+    registry.challenge(first, replacing=None, reasons=["looks good"])
     registry.promote(first, replacing=None, reasons=["is good"])
     moves = versions.read("pets").history()
     assert [(move["alias"], move["from"], move["to"], move["reasons"]) for move in moves] == [
@@ -113,7 +113,7 @@ def test_rollback_exchanges_champion_and_previous_and_marks_the_version(root):
     champion, previous = registry.rollback("pets", reason="too many dogs")
     assert (champion.version, previous.version) == ("1", "2")
     assert previous.tags["rolled_back"] == "too many dogs"
-    assert versions.read("pets").history()[-2]["reasons"] == ["rollback: too many dogs"]
+    assert versions.read("pets").history()[-1]["reasons"] == ["rollback: too many dogs"]
     champion, previous = registry.rollback("pets", reason="was not that")
     assert (champion.version, previous.version) == ("2", "1")
     assert "rolled_back" not in champion.tags
@@ -159,7 +159,7 @@ def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(root, m
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert versions.read("local") == direct
         version = registered(root, 1, name="remote")  # the experiment is new: its artifacts go through the server
-        registry.challenge(version, reasons=["a"])
+        registry.challenge(version, replacing=None, reasons=["a"])
         registry.promote(version, replacing=None, reasons=["b"])
         found = versions.find("remote", alias="champion")
         file = versions.fetch(found)

@@ -57,16 +57,25 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
+def registry_uri() -> str:
+    """Return the URI of the store that keeps registered models: MLFLOW_REGISTRY_URI, else the tracking store."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
+
+
 @contextmanager
-def store_lock(name: str, *, timeout: float = 60.0) -> Iterator[None]:
-    """Hold the lock file .darkroom/<name>.lock of the repository; the kernel frees it when its holder dies.
+def store_lock(name: str, *, timeout: float = 60.0, root: Path | None = None) -> Iterator[None]:
+    """Hold the lock file .darkroom/<name>.lock; the kernel frees it when its holder dies.
+
+    Args:
+        timeout: seconds to wait for it.
+        root: the folder of .darkroom; None: the repository.
 
     Raises:
         LockedError: another process still held it after `timeout` seconds.
     """
     from filelock import FileLock, Timeout
 
-    path = repository_root() / ".darkroom" / f"{name}.lock"
+    path = (root or repository_root()) / ".darkroom" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=timeout):

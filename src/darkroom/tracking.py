@@ -198,7 +198,7 @@ def run(
     """
     experiment_id = connect(experiment)
     opened = client()
-    tags = {**tags, **({PARENT: parent} if parent else {})}
+    tags = {**tags, **({PARENT: parent} if parent else {}), **_process_tags()}
     with store_errors(tracking_uri()):
         run_id = resume if resume and _exists(opened, resume) else None
         if run_id:
@@ -210,7 +210,7 @@ def run(
             run_id = opened.create_run(experiment_id, run_name=name, tags={**source, **tags}).info.run_id
     current = Run(run_id, experiment, tracking_uri(), opened)
     with _closing(current):
-        current.set_tags({**tags, "process.host": socket.gethostname(), "process.pid": str(os.getpid())})
+        current.set_tags(tags)
         current.log_params(params)
         yield current
 
@@ -252,6 +252,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             flat[name] = text if len(text) <= 6000 else f"{text[:5990]}..."  # MLflow's limit; params.yaml has it whole
     return flat
+
+
+def _process_tags() -> dict[str, str]:
+    """Return what tells later whether the process that writes a run still lives; a number alone is soon given anew."""
+    import psutil
+
+    started = psutil.Process().create_time()
+    return {"process.host": socket.gethostname(), "process.pid": str(os.getpid()), "process.started": f"{started:.2f}"}
 
 
 @contextmanager

@@ -6,14 +6,10 @@ not those of the pinned MLflow, is read through the client.
 """
 
 import hashlib
-import importlib.util
-import json
 import os
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -22,51 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
 from darkroom.files import sha256_of
+from darkroom.registered import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
 from darkroom.repository import repository_root
 from darkroom.store import client, download, existing, redact, sqlite_file, store_errors, tracking_uri
 
-MODEL_FILE = "artifacts/model.onnx"  # inside a version's folder
-PACKAGE_FILE = "code/package.py"
-HISTORY = "history."  # registered-model tags history.000001, ...
-
-
-@dataclass(frozen=True)
-class Version:
-    """One registered version. `location` is where its files are, a URI; `tags` hold its lineage and sha256 sums."""
-
-    name: str
-    version: str
-    run_id: str | None
-    location: str
-    tags: Mapping[str, str]
-
-    @property
-    def model_sha256(self) -> str | None:
-        """The sha256 of model.onnx, by which a version is recognised."""
-        return self.tags.get(f"sha256/{MODEL_FILE}")
-
-
-@dataclass(frozen=True)
-class Registered:
-    """Everything about one registered model, read at one moment. A name that is not registered has no versions."""
-
-    name: str
-    versions: Mapping[str, Version] = field(default_factory=dict)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def under(self, alias: str) -> Version | None:
-        """Return the version that the alias names, None if it names none."""
-        return self.versions.get(self.aliases.get(alias, ""))
-
-    def with_model(self, sha256: str) -> Version | None:
-        """Return the newest version whose model.onnx has this sha256, None if there is none."""
-        found = [version for version in self.versions.values() if version.model_sha256 == sha256]
-        return max(found, key=lambda version: int(version.version), default=None)
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return every recorded alias move, oldest first: {at, who, alias, from, to, reasons}."""
-        return [json.loads(self.tags[key]) for key in sorted(key for key in self.tags if key.startswith(HISTORY))]
+__all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "read"]
 
 
 def read(name: str) -> Registered:
@@ -135,7 +91,7 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
             f"{version.name} version {version.version}: {file} is gone; restore it, or move the alias away from this "
             "version with `darkroom rollback`"
         )
-    expected, found = version.tags.get(f"sha256/{path}"), sha256_of(file)
+    expected, found = version.tags.get(f"{SHA256}{path}"), sha256_of(file)
     if expected and found != expected:
         raise RegistryError(
             f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered was "
@@ -156,6 +112,35 @@ def load(version: Version) -> Any:
     except Exception as error:  # whatever the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error
+
+
+def damage(version: Version) -> list[str]:
+    """Return a sentence for each file of the version that is missing, changed, or was not there when it was registered.
+
+    All files are looked at, those that only MLflow's own loader reads included; a remote version is downloaded for it.
+    Only __pycache__ is left out: Python itself writes it beside what MLflow imports in a local store.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
+    expected = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
+    expected.pop(DOWNLOAD_NOTE, None)
+    local = _local(version.location)
+    if local and not local.is_dir():
+        return [f"its folder {local} is gone"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = local or _download_all(version, scratch)
+        if folder is None:
+            return [f"its files {version.location} are gone"]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+        found = {path.relative_to(folder).as_posix(): path for path in files if path.name != DOWNLOAD_NOTE}
+        sentences = [f"{path} is gone" for path in sorted(expected.keys() - found.keys())]
+        sentences += [f"{path} was added after registration" for path in sorted(found.keys() - expected.keys())]
+        return sentences + [
+            f"{path} was changed after registration"
+            for path in sorted(found.keys() & expected.keys())
+            if sha256_of(found[path]) != expected[path]
+        ]
 
 
 def _read_sqlite(file: Path, name: str) -> Registered:
@@ -218,7 +203,7 @@ def _local(location: str) -> Path | None:
 def _download(version: Version, path: str) -> Path:
     folder = repository_root() / ".darkroom" / "models" / version.name / version.version
     target = folder / path
-    if target.is_file() and version.tags.get(f"sha256/{path}") == sha256_of(target):
+    if target.is_file() and version.tags.get(f"{SHA256}{path}") == sha256_of(target):
         return target
     client()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -228,14 +213,28 @@ def _download(version: Version, path: str) -> Path:
     return target
 
 
+def _download_all(version: Version, folder: str) -> Path | None:
+    """Return where the files of a remote version were downloaded to, None if there are none."""
+    client()
+    try:
+        with store_errors(tracking_uri()):
+            return existing(lambda: download(version.location, folder))
+    except RegistryError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
 def _import_file(path: Path) -> ModuleType:
-    """Import a Python file under a name of its own: two versions in one process must not share their code."""
-    name = f"_darkroom_package_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    """Return a Python file as a module that versions with another content do not share.
+
+    Its text is run and never a __pycache__ beside it, which no sum vouches for.
+    """
+    source = path.read_bytes()
+    name = f"_darkroom_package_{hashlib.sha256(source).hexdigest()[:16]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
-            raise ImportError(f"{path} is not a Python module")
-        module = importlib.util.module_from_spec(spec)
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
     return sys.modules[name]
