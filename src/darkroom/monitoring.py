@@ -93,9 +93,9 @@ class PredictionLog:
             number, self._n_files = self._n_files, self._n_files + (1 if rows else 0)
         if not rows:
             return
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=_schema())
-        name = f"{datetime.now(UTC).strftime(_NAME_TIME)}-{os.getpid()}-{number}.parquet"
-        with write_errors(self.folder / name), replacing(self.folder / name) as part:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema())
+        path = self.folder / file_name(number)
+        with write_errors(path), replacing(path) as part:
             pq.write_table(table, part, compression="zstd")
 
     def close(self) -> None:
@@ -140,13 +140,13 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     window = [(">=", since)] if since else []
     window += [("<", until)] if until else []
     filters = [("time", comparison, pa.scalar(at, pa.timestamp("us", "UTC"))) for comparison, at in window] or None
-    tables = [_schema().empty_table()]
+    tables = [schema().empty_table()]
     for path in sorted(folder.glob("[!.]*.parquet")):
         if since and _flushed(path) < since:  # so is every row in it; a year of files need not be opened for a day
             continue
         try:
             table = pq.read_table(path, columns=list(COLUMNS), filters=filters, partitioning=None)
-            tables.append(table.cast(_schema()))
+            tables.append(table.cast(schema()))
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path} is no file of a prediction log ({reason}); remove it") from None
@@ -154,12 +154,34 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     return table.take(pc.sort_indices(table, sort_keys=[("time", "ascending"), ("id", "ascending")]))
 
 
-def _schema() -> "pa.Schema":
+def schema() -> "pa.Schema":
+    """Return the schema of a log's files."""
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "timestamp": pa.timestamp("us", "UTC")}
     kinds |= {"float32": pa.float32(), "int32": pa.int32()}
     return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+
+
+def file_name(number: int) -> str:
+    """Return the name of a new file of a log, for rows that all came before now.
+
+    Args:
+        number: different for each file of this process.
+    """
+    return f"{datetime.now(UTC).strftime(_NAME_TIME)}-{os.getpid()}-{number}.parquet"
+
+
+def keep_image(folder: Path, image_id: str, data: bytes) -> None:
+    """Write the bytes of an image to images/<first two digits>/<id> in a log's folder, unless they are there.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    path = folder / "images" / image_id[:2] / image_id
+    if not path.exists():
+        with write_errors(path), replacing(path) as part:
+            part.write_bytes(data)
 
 
 def _flushed(path: Path) -> datetime:
