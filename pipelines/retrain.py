@@ -1,0 +1,25 @@
+"""Train again if something calls for it: the last line on stdout is the report as JSON. Also `darkroom retrain`.
+
+Not a stage: it runs the stages, by `dvc repro`, from a scheduler.
+"""
+
+import argparse
+import json
+
+from darkroom.console import run
+from darkroom.retrain_params import ordered
+from darkroom.retraining import retrain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--force", action="store_true", help="train whether anything calls for it or not")
+    parser.add_argument("--commit", action="store_true", help="commit dvc.lock and the .dvc files of new images")
+    parser.add_argument("--push", action="store_true", help="commit, then `dvc push` and `git push`")
+    options = parser.parse_args()
+    print(json.dumps(retrain(ordered(force=options.force, commit=options.commit, push=options.push))))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,67 @@
+"""Run a program whose output goes to a file and, as it comes, to stderr."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+POLL_SECONDS = 0.2
+
+
+class Ended(NamedTuple):
+    """A program that has ended: its exit status, and what it printed."""
+
+    status: int
+    printed: str
+
+    @property
+    def last_error(self) -> str:
+        """The last line that is an error of ours, else of DVC or git, else the last line."""
+        lines = [line.strip() for line in self.printed.splitlines() if line.strip()]
+        for beginning in ("error:", ("ERROR:", "fatal:")):
+            if found := [line for line in lines if line.startswith(beginning)]:
+                return found[-1].partition(":")[2].strip()
+        return lines[-1] if lines else "it printed nothing"
+
+
+def run_logged(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    log: Path,
+    environment: Mapping[str, str],
+    on_start: Callable[[int], None] | None = None,
+) -> Ended:
+    """Run a program to its end.
+
+    Its output is a file, not a pipe to this process: whoever writes into a pipe whose reader was killed dies of it, or
+    takes it for the wish to stop, and a stage must not end half done with status 0.
+
+    Args:
+        log: what it prints is added to this file.
+        environment: the whole of it.
+        on_start: called with the process number.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as target, log.open("rb") as source:
+        begin = source.seek(0, 2)
+        child = subprocess.Popen(
+            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=target, stderr=subprocess.STDOUT
+        )
+        if on_start:
+            on_start(child.pid)
+        status = None
+        while status is None:
+            with suppress(subprocess.TimeoutExpired):
+                status = child.wait(POLL_SECONDS)
+            _show(source.read())
+        source.seek(begin)
+        return Ended(status, source.read().decode(errors="replace"))
+
+
+def _show(content: bytes) -> None:
+    if content:
+        sys.stderr.write(content.decode(errors="replace"))
+        sys.stderr.flush()
