@@ -2,18 +2,22 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from darkroom.commands.options import Json, Model, registered_name
+from darkroom.commands import operations, registry, scoring, serving
+from darkroom.commands.options import Json
 from darkroom.console import run
-from darkroom.errors import DataError, ParamsError
+from darkroom.errors import DataError
 from darkroom.repository import repository_root
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(registry.app)
+app.add_typer(operations.app)
+app.add_typer(scoring.app)
+app.add_typer(serving.app)
 
 
 def main() -> None:
@@ -48,29 +52,6 @@ def use(
 
 
 @app.command()
-def predict(
-    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE...")],
-    model: Model = None,
-    alias: Annotated[str, typer.Option("--alias", help="Which version: the one under this alias.")] = "champion",
-    version: Annotated[str | None, typer.Option("--version", help="Which version: this one.")] = None,
-) -> None:
-    """Classify images with a registered model: one JSON line per file.
-
-    A file that cannot be read or is no image gets a line {file, error}; the others are answered, the exit code is 1.
-    """
-    from darkroom.versions import find, load
-
-    chosen = find(registered_name(model), alias=alias, version=version)
-    failed = False
-    for line in _answers(load(chosen), files):
-        failed = failed or "error" in line
-        if "error" not in line:
-            line |= {"model": chosen.name, "version": chosen.version}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-    raise typer.Exit(1 if failed else 0)
-
-
-@app.command()
 def report(as_json: Json = False) -> None:
     """Print what the last `dvc repro` came to: winner, accuracy, decision, version, and where to look."""
     root = repository_root()
@@ -97,42 +78,6 @@ def store() -> None:
     from darkroom.store import tracking_uri
 
     print(tracking_uri())
-
-
-@app.command()
-def history(model: Model = None, as_json: Json = False) -> None:
-    """Print every move of an alias, oldest first: when, who, from which version to which, why."""
-    from darkroom.errors import RegistryError
-    from darkroom.versions import known_names, read
-
-    name = registered_name(model)
-    registered = read(name)
-    if not registered.versions:
-        raise RegistryError(f"no model is registered as {name!r}; registered: {', '.join(known_names()) or 'none'}")
-    if as_json:
-        print(json.dumps(registered.history(), indent=2))
-        return
-    for entry in registered.history():
-        move = f"{entry['alias']}: {entry['from'] or 'none'} -> {entry['to'] or 'none'}"
-        print(f"{entry['at']}  {entry['who']}  {move}  {' '.join(entry['reasons'])}")
-
-
-@app.command()
-def rollback(
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history and on the version.")],
-    model: Model = None,
-    as_json: Json = False,
-) -> None:
-    """Make the previous champion champion again; the next `dvc repro` does not undo it."""
-    from darkroom import registry
-
-    if not reason.strip():
-        raise ParamsError("--reason is empty; say in a few words why, the history keeps it")
-    champion, previous = registry.rollback(registered_name(model), reason=reason.strip())
-    if as_json:
-        print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
-    else:
-        print(f"{champion.name}: champion is version {champion.version} again, previous is version {previous.version}")
 
 
 @app.command("lr-find")
@@ -192,26 +137,6 @@ def _read_report(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); `dvc repro` writes it") from None
-
-
-def _answers(package: Any, files: list[str]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        try:
-            answer = package.predict([package.decode(_read(file))])[0]
-        except (DataError, ValueError) as error:
-            yield {"file": file, "error": " ".join(str(error).split())}
-            continue
-        line = {"file": file, "label": answer["label"], "probability": answer["probability"]}
-        yield line | ({"abstained": True} if answer["abstained"] else {})
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise DataError(error.strerror or str(error)) from None
 
 
 if __name__ == "__main__":
