@@ -1,35 +1,50 @@
 """Compare the winner of the evaluation with the champion on the same images, register and promote it if it is better.
 
 This stage runs in every `dvc repro`, so what was decided before is answered without loading a model or MLflow: the
-champion is recognised by the sha256 of its model.onnx, and every comparison is kept in .darkroom/decisions/.
+champion is recognised by the sha256 of its model.onnx, and every decision is kept in .darkroom/decisions/.
 """
 
 import json
 import os
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from darkroom import promotion
 from darkroom.console import run, say, stage_paths
 from darkroom.errors import DataError
 from darkroom.files import sha256_of, write_text
+from darkroom.gates import parity
 from darkroom.params import Section, digest, load_candidates, load_section
-from darkroom.promotion import Decision, Rule, decide
+from darkroom.promotion import Decision, decide
+from darkroom.promotion_rule import Gates
 from darkroom.repository import repository_root
-from darkroom.versions import Version, load, read
+from darkroom.versions import Registered, Version, load, read
 
 N_VERIFIED = 64  # test images that the registered version must answer as evaluated
+PARITY = "max_parity_difference"
+DECIDES = ("gates.py", "paired.py", "promotion.py", "scoring.py", "slices.py")  # a change in them asks every case anew
 
 
 class PromoteParams(Section):
     """The section `promote` of params.yaml."""
 
     registered_model: str = Field(pattern=r"^\w[\w .-]*$", max_length=200)
-    min_test_accuracy: float = Field(ge=0, le=1)
-    alpha: float = Field(gt=0, le=1)
+    approval: Literal["automatic", "manual"]
     from_experiments: bool
+    gates: Gates
+
+
+class Outcome(NamedTuple):
+    """What became of a candidate: the word for it, why, its version, and who is champion now."""
+
+    word: Literal["unchanged", "kept", "would_promote", "awaiting_approval", "promoted"]
+    decision: Decision
+    version: Version | None
+    champion: Version | None
 
 
 def main() -> None:
@@ -40,30 +55,7 @@ def main() -> None:
     evaluation = _read_json(paths.evaluation)
     paths.onnx = _winners_model(paths, evaluation["winner"], named)
     registered = read(params.registered_model)
-    champion = registered.under("champion")
-    known = registered.with_model(sha256_of(paths.onnx))
-
-    if champion and known and known.model_sha256 == champion.model_sha256:
-        reason = f"The champion, version {champion.version}, is this very model ({paths.onnx})."
-        _write(paths.out, "unchanged", Decision(False, [reason], {}), champion, before=champion, after=champion)
-        return
-    decision = _decide(paths, evaluation, champion, Rule(params.min_test_accuracy, params.alpha))
-    if decision.promote and known and "rolled_back" in known.tags:
-        reason = f"But version {known.version} is this very model, and was rolled back: {known.tags['rolled_back']}"
-        decision = Decision(False, [*decision.reasons, reason], decision.tests)
-    if not decision.promote:
-        _write(paths.out, "kept", decision, known, before=champion, after=champion, name=params.registered_model)
-    elif os.environ.get("DVC_EXP_NAME") and not params.from_experiments:
-        reason = "An experiment promotes nothing (promote.from_experiments is false)."
-        decision = Decision(True, [*decision.reasons, reason], decision.tests)
-        _write(
-            paths.out, "would_promote", decision, known, before=champion, after=champion, name=params.registered_model
-        )
-    else:
-        version = known or _register(paths, evaluation, registered.name)
-        verification = _publish(version, paths, evaluation, decision, champion)
-        decision = Decision(True, decision.reasons, {**decision.tests, "verification": verification})
-        _write(paths.out, "promoted", decision, version, before=champion, after=version)
+    _write(paths.out, _outcome(paths, evaluation, registered, params), registered)
 
 
 def _winners_model(paths: Namespace, winner: str, named: list[str]) -> Path:
@@ -79,28 +71,90 @@ def _winners_model(paths: Namespace, winner: str, named: list[str]) -> Path:
     return onnx
 
 
-def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, rule: Rule) -> Decision:
-    """Return the decision, taken from the file that an equal comparison left, else by scoring the champion now."""
-    champion_sha256 = champion.model_sha256 if champion else None
-    inputs = [sha256_of(paths.onnx), champion_sha256, sha256_of(paths.predictions), vars(rule)]
-    kept = repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
+def _outcome(paths: Namespace, evaluation: dict[str, Any], registered: Registered, params: PromoteParams) -> Outcome:
+    """Decide about the candidate and do what was decided."""
+    champion, known = registered.under("champion"), registered.with_model(sha256_of(paths.onnx))
+    if champion and known and known.model_sha256 == champion.model_sha256:
+        reason = f"The champion, version {champion.version}, is this very model ({paths.onnx})."
+        return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
+    kept = _kept_path(paths, evaluation, champion, params.gates)
     if kept.is_file():
-        return Decision(**json.loads(kept.read_text()))
+        decision = Decision(**_read_json(kept))
+    else:
+        decision = _decide(paths, evaluation, champion, params.gates)
+        _keep(kept, decision)
+    if decision.promote and known and "rolled_back" in known.tags:
+        reason = f"But version {known.version} is this very model, and was rolled back: {known.tags['rolled_back']}"
+        return Outcome("kept", _saying(decision, reason), known, champion)
+    if not decision.promote:
+        return Outcome("kept", decision, known, champion)
+    if os.environ.get("DVC_EXP_NAME") and not params.from_experiments:
+        reason = "An experiment promotes nothing (promote.from_experiments is false)."
+        return Outcome("would_promote", _saying(decision, reason), known, champion)
+    waiting = "It waits for `darkroom approve` (promote.approval is manual)."
+    if params.approval == "manual" and known and _awaits_approval(known, registered, decision):
+        return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
+
+    from darkroom import registry
+
+    version = known or _register(paths, evaluation, registered.name)
+    decision = _verified(version, paths, evaluation, decision, limit=params.gates.max_parity_difference)
+    replacing = champion.version if champion else None
+    registry.challenge(version, replacing=replacing, reasons=decision.reasons)
+    if params.approval == "manual":
+        _keep(kept, decision)  # with the proof, so that a version that waits is not loaded in every run
+        return Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+    registry.promote(version, replacing=replacing, reasons=decision.reasons)
+    return Outcome("promoted", decision, version, version)
+
+
+def _kept_path(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, gates: Gates) -> Path:
+    """Return where the decision of this very case is kept: the name is the digest of all that it depends on."""
+    source = Path(promotion.__file__).parent
+    of_champion = sorted((champion.tags if champion else {}).items())
+    inputs = {
+        "candidate": [_sum(paths.onnx), _sum(paths.predictions), evaluation["candidates"][evaluation["winner"]]],
+        "champion": [tag for tag in of_champion if tag[0] == "test_ids_sha256" or tag[0].startswith("sha256/")],
+        "test": [evaluation["test_ids_sha256"], _sum(paths.prepared / "manifest.json")],
+        "slices": _sum(paths.prepared / "index.parquet"),
+        "gates": gates.model_dump(),
+        "code": [_sum(source / name) for name in DECIDES],
+    }
+    return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
+
+
+def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, gates: Gates) -> Decision:
+    """Return the decision, after scoring the champion now on the images that the candidate was scored on."""
     from darkroom.dataset import Dataset
-    from darkroom.scoring import answer, read_predictions, test_rows
+    from darkroom.scoring import answer, read_predictions, test_rows, test_slices
 
     candidate = read_predictions(paths.predictions, evaluation["winner"])
+    metrics = evaluation["candidates"][evaluation["winner"]]
     if champion is None:
-        return decide(candidate.correct, None, rule)
+        return decide(candidate.correct, None, labels=candidate.labels, slices=[], metrics=metrics, rule=gates)
     dataset, package = Dataset.open(paths.prepared), load(champion)
-    predicted = answer(package, dataset, test_rows(dataset, candidate.ids))
-    decision = decide(candidate.correct, predicted == candidate.labels, rule)
+    rows = test_rows(dataset, candidate.ids)
+    decision = decide(
+        candidate.correct,
+        answer(package, dataset, rows) == candidate.labels,
+        labels=candidate.labels,
+        slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
+        metrics=metrics,
+        rule=gates,
+    )
     if champion.tags.get("test_ids_sha256") != evaluation["test_ids_sha256"]:
         decision.reasons.append("The test images are not those of the champion's promotion; both were scored now.")
     if missing := sorted(set(dataset.classes) - set(package.classes)):
         decision.reasons.append(f"The champion does not know {', '.join(missing)}: images of them count as its errors.")
-    write_text(kept, json.dumps(vars(decision), indent=2) + "\n")
     return decision
+
+
+def _saying(decision: Decision, reason: str) -> Decision:
+    return replace(decision, reasons=[*decision.reasons, reason])
+
+
+def _keep(path: Path, decision: Decision) -> None:
+    write_text(path, json.dumps(vars(decision), indent=2) + "\n")
 
 
 def _register(paths: Namespace, evaluation: dict[str, Any], name: str) -> Version:
@@ -133,51 +187,70 @@ def _register(paths: Namespace, evaluation: dict[str, Any], name: str) -> Versio
     )
 
 
-def _publish(
-    version: Version, paths: Namespace, evaluation: dict[str, Any], decision: Decision, champion: Version | None
-) -> dict[str, Any]:
-    """Prove that a consumer gets from the version what was evaluated, make it champion, and return the proof."""
+def _awaits_approval(known: Version, registered: Registered, decision: Decision) -> bool:
+    """Return whether the version is the challenger of today's champion already, and was verified as such."""
+    from darkroom.registry import AGAINST, NOBODY
+
+    against = registered.aliases.get("champion", NOBODY)
+    challenges = registered.aliases.get("challenger") == known.version and known.tags.get(AGAINST) == against
+    return challenges and decision.tests[PARITY]["status"] in ("passed", "off")
+
+
+def _verified(
+    version: Version, paths: Namespace, evaluation: dict[str, Any], decision: Decision, *, limit: float | None
+) -> Decision:
+    """Return the decision with the proof that a consumer gets from the version what was evaluated.
+
+    Raises:
+        RegistryError: it cannot be loaded, or answers otherwise; that is no matter of degree, as other gates are.
+    """
     from darkroom import registry
     from darkroom.dataset import Dataset
     from darkroom.scoring import read_predictions, test_rows
 
-    registry.challenge(version, reasons=decision.reasons)
+    if limit is None:
+        return decision
     candidate, dataset = read_predictions(paths.predictions, evaluation["winner"]), Dataset.open(paths.prepared)
     rows = test_rows(dataset, candidate.ids)[:N_VERIFIED]
-    difference = registry.verify(version, dataset.images[rows], candidate.probabilities[:N_VERIFIED])
-    registry.promote(version, replacing=champion.version if champion else None, reasons=decision.reasons)
-    return {"n_images": len(rows), "max_abs_difference": difference}
+    expected = candidate.probabilities[:N_VERIFIED]
+    difference = registry.verify(version, dataset.images[rows], expected, tolerance=limit)
+    proof = parity(difference, limit=limit, n_images=len(rows)).as_dict()
+    return replace(decision, tests={**decision.tests, PARITY: proof})
 
 
-def _write(
-    path: Path,
-    decision: str,
-    made: Decision,
-    version: Version | None,
-    *,
-    before: Version | None,
-    after: Version | None,
-    name: str = "",
-) -> None:
+def _write(path: Path, outcome: Outcome, registered: Registered) -> None:
     """Write reports/promotion.json, and the decision with its reasons for the person who watches."""
+    version, champion = outcome.version, outcome.champion
     report = {
-        "decision": decision,
-        "reasons": made.reasons,
-        "registered_model": version.name if version else name,
+        "decision": outcome.word,
+        "reasons": outcome.decision.reasons,
+        "registered_model": registered.name,
         "version": version.version if version else None,
-        "champion_before": before.version if before else None,
-        "champion_after": after.version if after else None,
-        "tests": made.tests,
+        "champion_before": registered.aliases.get("champion"),
+        "champion_after": champion.version if champion else None,
+        "tests": outcome.decision.tests,
     }
     write_text(path, json.dumps(report, indent=2) + "\n")
-    say(f"{report['registered_model']}: {decision}. {' '.join(made.reasons)}")
+    say(f"{registered.name}: {outcome.word}. {' '.join(outcome.decision.reasons)}")
+
+
+def _sum(path: Path) -> str:
+    """Return the sha256 of a file that the stage depends on."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run `dvc repro` from the start") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({error}); run `dvc repro` from the start")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def refusal(params: Path, values: dict[str, Any]) -> str:
         ("train.cnn.optimizer.name", "train.cnn.optimizer.name is 'x': input should be 'sgd', "),
         ("train.transfer.schedule.name", "train.transfer.schedule.name is 'x': expected one of 'one_cycle', "),
         ("evaluate.bootstrap_samples", "evaluate.bootstrap_samples is 'x': "),
-        ("promote.alpha", "promote.alpha is 'x': "),
+        ("promote.gates.champion.alpha", "promote.gates.champion.alpha is 'x': "),
         ("compute.workers", "compute.workers is 'x': expected a valid integer or 'auto'"),
         ("candidates", "candidates is 'x': expected a list of sections of train"),
         ("tune.trials", "tune.trials is 'x': input should be a valid integer"),

@@ -46,13 +46,24 @@ def promoted():
     return json.loads(Path("reports/promotion.json").read_text())
 
 
+def change(root, before, after):
+    params = (root / "params.yaml").read_text()
+    assert before in params
+    (root / "params.yaml").write_text(params.replace(before, after))
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fresh):
     train(fresh, reads=1)
     report = promoted()
     assert report["decision"] == "promoted"
     assert (report["champion_before"], report["version"], report["champion_after"]) == (None, "1", "1")
-    assert report["tests"]["verification"]["n_images"] == 64
-    assert report["tests"]["verification"]["max_abs_difference"] < 1e-6
+    assert report["tests"]["max_parity_difference"]["status"] == "passed"
+    assert report["tests"]["max_parity_difference"]["n_images"] == 64
+    assert report["tests"]["max_parity_difference"]["max_abs_difference"] < 1e-6
     champion = versions.find("pets", alias="champion")
     assert champion.tags["git.commit"] == "c" * 40
     assert champion.tags["data.digest"] == "d" * 64
@@ -84,7 +95,7 @@ def test_a_better_candidate_replaces_the_champion_which_becomes_previous(root):
     report = promoted()
     assert report["decision"] == "promoted"
     assert (report["champion_before"], report["champion_after"]) == ("1", "2")
-    assert report["tests"]["mcnemar"]["n_only_candidate_correct"] == 6
+    assert report["tests"]["champion"]["n_only_candidate_correct"] == 6
     assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
 
 
@@ -112,6 +123,7 @@ def test_below_the_floor_a_first_candidate_is_kept(root):
     report = promoted()
     assert report["decision"] == "kept"
     assert "50.00 % on 200 images is below the floor 90.00 %" in report["reasons"][0]
+    assert report["tests"]["max_parity_difference"]["status"] == "not_applicable"
     assert versions.read("pets").versions == {}
 
 
@@ -125,8 +137,7 @@ def test_an_experiment_only_says_what_it_would_do(root, monkeypatch):
 
 
 def test_an_experiment_promotes_where_that_is_allowed(root, monkeypatch):
-    params = root / "params.yaml"
-    params.write_text(params.read_text().replace("from_experiments: false", "from_experiments: true"))
+    change(root, "from_experiments: false", "from_experiments: true")
     train(root, reads=0)
     monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
     assert promoted()["decision"] == "promoted"
@@ -147,10 +158,11 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
 def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch):
     train(root, reads=0)
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(registry, "verify", interrupted)
         with pytest.raises(KeyboardInterrupt):
             promote.main()
-    assert versions.read("pets").aliases == {"challenger": "1"}
+    assert versions.read("pets").aliases == {}, "only a version that was verified is a challenger"
+    assert list(versions.read("pets").versions) == ["1"]
     assert promoted()["decision"] == "promoted"
     assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
 
@@ -192,8 +204,8 @@ def test_a_champion_with_other_classes_is_compared_by_class_name(root):
     evaluate(root)
     report = promoted()
     assert report["decision"] == "kept"
-    assert report["tests"]["mcnemar"]["candidate_accuracy"] == 0.0
-    assert report["tests"]["mcnemar"]["champion_accuracy"] == 1.0
+    assert report["tests"]["champion"]["candidate_accuracy"] == 0.0
+    assert report["tests"]["champion"]["champion_accuracy"] == 1.0
 
 
 def test_predictions_of_other_images_are_refused(root):
@@ -222,7 +234,134 @@ def test_a_winner_without_a_model_names_the_next_step(root):
         promote.main()
 
 
+def test_a_class_that_the_champion_knows_better_is_not_given_up(root):
+    train(root, reads=2)  # errs on three cats and three dogs
+    promoted()
+    change(root, "champion: {margin: 0.0", "champion: {margin: 0.9")
+    change(root, "class_recall: {max_drop: 0.02", "class_recall: {max_drop: 0.05")
+    train(root, reads=4)  # errs on twenty cats
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["tests"]["champion"]["status"] == "passed"
+    assert "The recall of 1 of 2 classes is down by more than 5 points" in report["reasons"][2]
+    assert "cat (97.00 % to 80.00 %, 100 images" in report["reasons"][2]
+
+
+def test_the_test_images_are_sliced_by_what_is_known_of_them(root):
+    train(root, reads=0)
+    promoted()
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    train(root, reads=3)  # errs on the first hundred images
+    answer = promoted()["tests"]["slice_accuracy"]
+    assert answer["status"] == "failed"
+    found = {line["name"]: line for line in answer["slices"]}
+    assert found["incoming"]["n_images"] == 20
+    assert found["incoming"]["candidate"] == 0.0
+    assert found["original"]["n_images"] == 180
+    assert found["size up to 4,240"]["failed"]
+    assert not found["size above 6,920"]["failed"]
+    assert sum(name.startswith("brightness") for name in found) == 3
+
+
+def test_a_slice_without_its_column_names_the_next_step(root):
+    train(root, reads=1)
+    promoted()
+    index = pd.read_parquet("data/prepared/index.parquet").drop(columns="height")
+    index.to_parquet("data/prepared/index.parquet")
+    train(root, reads=0)
+    with pytest.raises(DataError, match=r"no column 'height', so the test images cannot be sliced by size; run `dvc"):
+        promote.main()
+
+
+def test_a_kept_decision_is_asked_again_under_another_rule_and_with_other_data(root):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    promoted()
+    decisions = root / ".darkroom" / "decisions"
+    assert len(list(decisions.iterdir())) == 2
+    change(root, "min_images: 20", "min_images: 30")
+    promoted()
+    assert len(list(decisions.iterdir())) == 3
+    index = pd.read_parquet("data/prepared/index.parquet")
+    index["incoming"] = ~index["incoming"]
+    index.to_parquet("data/prepared/index.parquet")
+    promoted()
+    assert len(list(decisions.iterdir())) == 4
+
+
+def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch):
+    train(root, reads=2)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "awaiting_approval"
+    assert report["reasons"][-1] == "It waits for `darkroom approve` (promote.approval is manual)."
+    assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
+    assert report["tests"]["max_parity_difference"]["status"] == "passed"
+    waiting = versions.read("pets")
+    assert waiting.aliases == {"challenger": "2", "champion": "1"}
+    monkeypatch.setattr(registry, "verify", interrupted)
+    assert promoted() == report, "the second time nothing is loaded"
+    assert versions.read("pets") == waiting
+    registry.approve("pets")
+    assert promoted()["decision"] == "unchanged"
+    assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def test_a_first_candidate_waits_for_approval_too(root):
+    change(root, "approval: automatic", "approval: manual")
+    train(root, reads=0)
+    assert promoted()["decision"] == "awaiting_approval"
+    assert promoted()["decision"] == "awaiting_approval"
+    assert list(versions.read("pets").versions) == ["1"]
+    assert versions.read("pets").under("champion") is None
+
+
+def test_a_candidate_that_waits_is_verified_again_once_the_champion_is_another(root):
+    train(root, reads=2)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    change(root, "alpha: 0.05, bootstrap", "alpha: 1.0, bootstrap")
+    train(root, reads=1)
+    promoted()
+    registry.promote(versions.find("pets", version="2"), replacing="1", reasons=["by hand"])
+    train(root, reads=0)
+    report = promoted()
+    assert (report["decision"], report["champion_before"]) == ("awaiting_approval", "2")
+    registry.rollback("pets", reason="too slow in the shop")
+    report = promoted()
+    assert (report["decision"], report["version"], report["champion_before"]) == ("awaiting_approval", "3", "1")
+    registry.approve("pets")
+    assert versions.read("pets").aliases["champion"] == "3"
+
+
+def test_without_the_gate_of_parity_the_version_is_not_loaded(root, monkeypatch):
+    monkeypatch.setattr(registry, "verify", interrupted)
+    change(root, "max_parity_difference: 0.00001", "max_parity_difference: null")
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert report["tests"]["max_parity_difference"]["status"] == "off"
+
+
+@pytest.mark.parametrize("file", ["data/prepared/manifest.json", "reports/predictions.parquet"])
+def test_a_missing_file_is_an_error_in_one_line(root, file):
+    train(root, reads=0)
+    (root / file).unlink()
+    with pytest.raises(DataError, match=f"{file} cannot be read .*; run `dvc repro` from the start"):
+        promote.main()
+
+
 def test_an_unknown_key_is_named(root):
     (root / "params.yaml").write_text("promote: {registered_modell: x}\n")
-    with pytest.raises(ParamsError, match="promote has an unknown key 'registered_modell'; known keys: alpha"):
+    with pytest.raises(ParamsError, match="promote has an unknown key 'registered_modell'; known keys: approval"):
+        promote.main()
+
+
+def test_the_keys_of_the_earlier_rule_are_unknown(root):
+    change(root, "  gates:", "  alpha: 0.05\n  gates:")
+    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, registered_model"
+    with pytest.raises(ParamsError, match=expected):
         promote.main()

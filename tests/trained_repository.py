@@ -25,16 +25,25 @@ from darkroom.versions import Version, load
 CLASSES = ["cat", "dog"]
 SHAPE = (4, 4, 1)
 N_TEST = 200
-LIES = [range(0), range(4), range(2, 8), range(100)]  # per pixel: test images on which it is wrong
+LIES = [range(0), range(4), range(2, 8), range(100), range(0, 40, 2)]  # per pixel: test images on which it is wrong
 PARAMS = """\
 candidates: [cnn]
 train:
   cnn: {}
 promote:
   registered_model: pets
-  min_test_accuracy: 0.9
-  alpha: 0.05
+  approval: automatic
   from_experiments: false
+  gates:
+    min_test_images: 100
+    min_test_accuracy: 0.9
+    champion: {margin: 0.0, alpha: 0.05, bootstrap_samples: 1000, seed: 7}
+    class_recall: {max_drop: 0.02, alpha: 0.05}
+    slice_accuracy: {by: [brightness, size, source, incoming], max_drop: 0.02, alpha: 0.05, min_images: 20}
+    max_ece: null
+    max_latency_ms_p95: 1000.0
+    max_model_bytes: 100000
+    max_parity_difference: 0.00001
 """
 
 
@@ -74,6 +83,8 @@ def prepare(root: Path) -> None:
     index = pd.DataFrame(
         {"row": range(N_TEST), "id": ids, "label": [CLASSES[label] for label in labels], "split": "test"}
     )
+    index["source"] = [f"{name}/{row:03d}.png" for row, name in enumerate(index["label"])]
+    index["height"], index["width"], index["incoming"] = 40, 40 + index["row"], index["row"] < 20
     with DatasetWriter(root / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 20) as writer:
         writer.append(images)
         writer.finish(index=index, manifest={"dataset": "pets", "classes": CLASSES, "color": "grey"})
@@ -112,11 +123,12 @@ def evaluate(root: Path) -> None:
     frame.to_parquet(root / "reports" / "predictions.parquet")
     accuracy = float((frame["label"] == frame["predicted"]).mean())
     digest = hashlib.sha256("\n".join(sorted(index["id"])).encode()).hexdigest()
-    report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": {"test_accuracy": accuracy}}}
+    scores = {"test_accuracy": accuracy, "latency_ms_p95": 0.2, "model_bytes": 1000}
+    report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": scores}}
     (root / "reports" / "evaluation.json").write_text(json.dumps(report))
 
 
-def answers_here(version: Version, images: np.ndarray, expected: np.ndarray) -> float:
+def answers_here(version: Version, images: np.ndarray, expected: np.ndarray, *, tolerance: float) -> float:
     """Stand in for registry.verify where a test is about something else: the fresh process takes 5 s."""
     return float(np.abs(load(version).probabilities(images) - expected).max())
 

@@ -65,7 +65,7 @@ def mcnemar(only_a: int, only_b: int) -> tuple[float, str]:
     return min(1.0, 2 * tail if form == "exact" else tail + inner), form
 
 
-def loss_p_values(only_a: np.ndarray, only_b: np.ndarray) -> np.ndarray:
+def loss_p_values(only_a: Sequence[int] | np.ndarray, only_b: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return, per pair of counts, how likely b alone is right at least so often if a is as good: exact, one-sided.
 
     Args:
@@ -76,9 +76,9 @@ def loss_p_values(only_a: np.ndarray, only_b: np.ndarray) -> np.ndarray:
     """
     from scipy.special import bdtr
 
-    only_a, only_b = np.asarray(only_a), np.asarray(only_b)
-    found = bdtr(only_a.astype(float), only_a + only_b, 0.5)
-    return np.where(only_b == 0, 1.0, np.minimum(found, 1.0))
+    for_a, for_b = np.asarray(only_a), np.asarray(only_b)
+    p_values: np.ndarray = bdtr(for_a.astype(float), for_a + for_b, 0.5)  # 1 where nothing was lost
+    return p_values
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -1,112 +1,118 @@
 """Decide whether a candidate takes the champion's place. Pure: arrays in, a decision with its reasons out."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from darkroom import gates
 from darkroom.errors import DataError
+from darkroom.gates import Verdict, not_applicable
+from darkroom.promotion_rule import Gates
+from darkroom.slices import Slice
 
-
-@dataclass(frozen=True)
-class Rule:
-    """What a candidate must reach: accuracies are in [0, 1], alpha is the level of the significance test in (0, 1]."""
-
-    min_test_accuracy: float
-    alpha: float
+SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed
+LATENCY = "latency of one image (p95)"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote, why (full sentences with numbers), and the tests behind it as plain values for JSON."""
+    """Whether to promote, why (full sentences with numbers), and what every gate says as plain values for JSON.
+
+    Attributes:
+        tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
+    """
 
     promote: bool
     reasons: list[str]
     tests: dict[str, Any]
 
 
-def decide(candidate: np.ndarray, champion: np.ndarray | None, rule: Rule) -> Decision:
-    """Return the decision about a candidate from which test images each model classified correctly.
+def decide(
+    candidate: np.ndarray,
+    champion: np.ndarray | None,
+    *,
+    labels: np.ndarray,
+    slices: Sequence[Slice],
+    metrics: Mapping[str, float],
+    rule: Gates,
+) -> Decision:
+    """Return the decision about a candidate: it is promoted if no gate fails.
 
-    The candidate is promoted if
-      1. its test accuracy reaches `rule.min_test_accuracy`, and
-      2. there is no champion, or on the same images the candidate is right more often, by more than chance: McNemar's
-         exact test at level `rule.alpha`. With alpha = 1 every gain counts.
-    Too few disagreements to tell keep the champion: a series of changes within chance would otherwise move production
-    for nothing, and in time downhill.
+    Gates that compare with the champion do not apply where there is none. Parity does not apply yet: it is a property
+    of the registered version, which exists only once everything else is passed.
 
     Args:
         candidate: (n,), bool: the image was classified correctly.
         champion: (n,), bool, the same images in the same order; None if there is no champion.
+        labels: (n,), str, the true classes.
+        slices: of the same images.
+        metrics: ece, latency_ms_p95 and model_bytes of the candidate; only those with a limit are looked at.
 
     Raises:
-        DataError: no images, or the two arrays differ in shape.
+        DataError: no images, arrays differ in shape, or a metric with a limit is missing.
     """
     if candidate.ndim != 1 or len(candidate) == 0:
         raise DataError(f"the candidate was scored on an array of shape {candidate.shape}, expected (n,) with n >= 1")
-    accuracy = float(candidate.mean())
-    reached = accuracy >= rule.min_test_accuracy
-    floor = {"test_accuracy": accuracy, "min_test_accuracy": rule.min_test_accuracy, "passed": reached}
-    reasons = [
-        f"The candidate's test accuracy {_percent(accuracy)} on {len(candidate)} images "
-        f"{'reaches' if reached else 'is below'} the floor {_percent(rule.min_test_accuracy)}."
-    ]
-    if champion is None:
-        return Decision(reached, [*reasons, "There is no champion to compare with."], {"floor": floor})
-    comparison = compare(candidate, champion, alpha=rule.alpha)
-    reasons.append(_sentence(comparison))
-    return Decision(reached and comparison["passed"], reasons, {"floor": floor, "mcnemar": comparison})
+    if labels.shape != candidate.shape:
+        raise DataError(f"there are labels of shape {labels.shape} for {len(candidate)} images")
+    verdicts = _verdicts(candidate, champion, labels=labels, slices=slices, metrics=metrics, rule=rule)
+    promote = all(verdict.status != "failed" for verdict in verdicts.values())
+    return Decision(promote, _reasons(verdicts), {name: verdict.as_dict() for name, verdict in verdicts.items()})
 
 
-def compare(candidate: np.ndarray, champion: np.ndarray, *, alpha: float) -> dict[str, Any]:
-    """Return McNemar's exact test of two models on the same images (McNemar 1947; exact binomial form, two-sided).
-
-    Only images that one model gets right and the other wrong count: under the null hypothesis each such image falls to
-    either side with probability 1/2.
-
-    Args:
-        candidate, champion: (n,), bool: the image was classified correctly.
-
-    Raises:
-        DataError: the shapes differ.
-    """
-    from scipy.stats import binomtest  # 1 s; not needed for a first champion
-
-    if candidate.shape != champion.shape:
-        raise DataError(f"the candidate was scored on {candidate.shape} images and the champion on {champion.shape}")
-    gained = int((candidate & ~champion).sum())
-    lost = int((champion & ~candidate).sum())
-    p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-    return {
-        "n_images": len(candidate),
-        "candidate_accuracy": float(candidate.mean()),
-        "champion_accuracy": float(champion.mean()),
-        "n_only_candidate_correct": gained,
-        "n_only_champion_correct": lost,
-        "p_value": p_value,
-        "alpha": alpha,
-        "significant": p_value <= alpha,
-        "passed": gained > lost and p_value <= alpha,
+def _verdicts(
+    candidate: np.ndarray,
+    champion: np.ndarray | None,
+    *,
+    labels: np.ndarray,
+    slices: Sequence[Slice],
+    metrics: Mapping[str, float],
+    rule: Gates,
+) -> dict[str, Verdict]:
+    asked: dict[str, Callable[[Any], Verdict]] = {
+        "min_test_images": lambda limit: gates.enough_images(len(candidate), limit=limit),
+        "min_test_accuracy": lambda limit: gates.floor(candidate, limit=limit),
+        "max_ece": lambda limit: _at_most("ece", metrics, limit, what="expected calibration error"),
+        "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
+        "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
+        "max_parity_difference": lambda _: not_applicable(
+            "Parity is checked on the registered version; there is none."
+        ),
     }
+    comparing: dict[str, Callable[[Any, np.ndarray], Verdict]] = {
+        "champion": lambda gate, current: gates.champion(candidate, current, **gate.model_dump()),
+        "class_recall": lambda gate, current: gates.class_recall(candidate, current, labels, **gate.model_dump()),
+        "slice_accuracy": lambda gate, current: gates.slice_accuracy(
+            candidate, current, slices, **gate.model_dump(exclude={"by"})
+        ),
+    }
+    verdicts = {}
+    for name in Gates.model_fields:
+        gate = getattr(rule, name)
+        if gate is None:
+            verdicts[name] = gates.off(name)
+        elif name in asked:
+            verdicts[name] = asked[name](gate)
+        elif champion is None:
+            verdicts[name] = not_applicable("There is no champion to compare with.")
+        else:
+            verdicts[name] = comparing[name](gate, champion)
+    return verdicts
 
 
-def _sentence(comparison: dict[str, Any]) -> str:
-    gained, lost = comparison["n_only_candidate_correct"], comparison["n_only_champion_correct"]
-    if gained + lost == 0:
-        return (
-            f"Candidate and champion are right and wrong on the same {comparison['n_images']} test images "
-            f"({_percent(comparison['champion_accuracy'])}), so the champion stays."
-        )
-    relation = "better than" if gained > lost else "worse than" if gained < lost else "as good as"
-    chance = "more than" if comparison["significant"] else "within"
-    sign = "<=" if comparison["significant"] else ">"
-    return (
-        f"The candidate ({_percent(comparison['candidate_accuracy'])}) is {relation} the champion "
-        f"({_percent(comparison['champion_accuracy'])}) on the same {comparison['n_images']} test images: it alone is "
-        f"right on {gained}, the champion alone on {lost}; the difference is {chance} chance "
-        f"(exact McNemar test, p = {comparison['p_value']:.3g} {sign} {comparison['alpha']:g})."
-    )
+def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str, unit: str = "") -> Verdict:
+    if name not in metrics:
+        raise DataError(f"the evaluation has no {name}, and promote limits it; run `dvc repro --force evaluate`")
+    return gates.at_most(name, metrics[name], limit=limit, what=what, unit=unit)
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+def _reasons(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Return floor and comparison in full, then whatever else failed, then the names of the rest that passed."""
+    others = [(name, verdict) for name, verdict in verdicts.items() if name not in SAID]
+    reasons = [verdicts[name].sentence for name in SAID]
+    reasons += [verdict.sentence for _, verdict in others if verdict.status == "failed"]
+    if passed := [name for name, verdict in others if verdict.status == "passed"]:
+        reasons.append(f"Passed as well: {', '.join(passed)}.")
+    return reasons

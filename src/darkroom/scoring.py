@@ -1,5 +1,9 @@
-"""What models answer on the frozen test images: the candidate's recorded predictions, the champion asked again."""
+"""What models answer on the frozen test images, and how these are sliced.
 
+The candidate's predictions were recorded by evaluate; the champion is asked again.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,7 @@ import numpy as np
 
 from darkroom.dataset import Dataset
 from darkroom.errors import DataError
+from darkroom.slices import Slice, slices_by, source_folders
 
 BATCH = 256  # images held in memory at a time
 
@@ -83,3 +88,32 @@ def answer(package: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
             images = np.stack([package.image(image) for image in images])
         predicted.append(names[package.probabilities(images).argmax(axis=1)])
     return np.concatenate(predicted)
+
+
+def brightness(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of all pixels of each of these images, 0 to 255: (n,), float."""
+    parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+    return np.concatenate([dataset.images[part].mean(axis=(1, 2, 3)) for part in parts])
+
+
+def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> list[Slice]:
+    """Return the slices of these images by the named attributes; see slices.py.
+
+    Raises:
+        DataError: the index has no column for an attribute.
+    """
+    index = dataset.index().iloc[rows]
+    needed = {"size": ("height", "width"), "source": ("source",), "incoming": ("incoming",)}
+    for name in by:
+        if missing := sorted(set(needed.get(name, ())) - set(index.columns)):
+            raise DataError(
+                f"{dataset.directory}: the index has no column {missing[0]!r}, so the test images cannot be sliced by "
+                f"{name}; run `dvc repro --force preprocess`, or take it out of promote.gates.slice_accuracy.by"
+            )
+    values: dict[str, Callable[[], np.ndarray]] = {
+        "brightness": lambda: brightness(dataset, rows),
+        "size": lambda: index["height"].to_numpy(np.int64) * index["width"].to_numpy(np.int64),
+        "source": lambda: source_folders(index["source"].tolist(), index["label"].tolist()),
+        "incoming": lambda: index["incoming"].to_numpy(bool),
+    }
+    return slices_by({name: values[name]() for name in by})
