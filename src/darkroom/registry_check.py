@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUNNING_AT_ONCE = 1000  # runs asked for in one call; MLflow's limit is 50,000
+CLOCK_SECONDS = 10  # by which the start of a process may seem to move when the clock of the machine is set
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,6 @@ def _lives(tags: dict[str, str]) -> bool:
     try:
         process = psutil.Process(int(tags["process.pid"]))
         started = float(tags.get("process.started", "nan"))
-        return process.status() != psutil.STATUS_ZOMBIE and not abs(process.create_time() - started) > 1
+        return process.status() != psutil.STATUS_ZOMBIE and not abs(process.create_time() - started) > CLOCK_SECONDS
     except (psutil.NoSuchProcess, ValueError):
         return False
