@@ -1,0 +1,142 @@
+"""A closed-loop HTTP client: every connection sends one request after the other and waits for each answer.
+
+    python -m benchmarks.clients.http_load < plan.json
+
+The plan is {host, port, connections, seconds, warm_up_seconds, requests}; `requests` are whole HTTP/1.1 requests in
+base64, which the connections send in turn. Bytes are prepared and answers hardly looked at, so that on a small machine
+the client leaves the processor to the server: it is good for 15,000 answers per second and core. A process of its own,
+so that it shares no interpreter lock with what it measures.
+"""
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def request(path: str, body: bytes, content_type: str) -> bytes:
+    """Return a whole POST request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}"
+    return f"{head}\r\n\r\n".encode() + body
+
+
+def measure(port: int, requests: list[bytes], *, connections: int, seconds: float, warm_up: float) -> dict[str, Any]:
+    """Return requests per second, latencies in ms and errors, measured from a process of its own."""
+    plan = {"port": port, "connections": connections, "seconds": seconds, "warm_up_seconds": warm_up}
+    text = json.dumps({**plan, "host": "127.0.0.1", "requests": [base64.b64encode(one).decode() for one in requests]})
+    command = [sys.executable, "-m", "benchmarks.clients.http_load"]
+    ended = subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+class Connection(asyncio.Protocol):
+    """One connection in its loop; what it saw is in `load`."""
+
+    def __init__(self, load: "Load") -> None:
+        self._load = load
+        self._buffer = bytearray()
+        self._needed = 0  # bytes of the answer being read; 0: its head is not complete
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._needed:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self._buffer[:end]).lower()
+            self._needed = end + 4 + int(head.partition(b"\r\ncontent-length:")[2].split(b"\r\n", 1)[0])
+        if len(self._buffer) >= self._needed:
+            self._load.answered(self._started, int(self._buffer[9:12]))
+            del self._buffer[: self._needed]
+            self._needed = 0
+            if self._load.running:
+                self._send()
+            else:
+                self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        self._load.closed()
+
+    def _send(self) -> None:
+        self._started = time.perf_counter()
+        self._transport.write(self._load.next_request())  # type: ignore[attr-defined]
+
+
+class Load:
+    """All connections of one measurement."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._plan = plan
+        self._requests = [base64.b64decode(text) for text in plan["requests"]]
+        self._turn = count()
+        self._latencies: list[float] = []
+        self._statuses: dict[int, int] = {}
+        self._lost = 0
+        self.running = True
+
+    async def run(self) -> dict[str, Any]:
+        """Send for the warm-up and then for the measured seconds; return what was measured."""
+        loop, plan = asyncio.get_running_loop(), self._plan
+        self._done = loop.create_future()
+        self._open = plan["connections"]
+        self._from = time.perf_counter() + plan["warm_up_seconds"]
+        self._until = self._from + plan["seconds"]
+        loop.call_later(plan["warm_up_seconds"] + plan["seconds"], self._stop)
+        for _ in range(plan["connections"]):
+            await loop.create_connection(lambda: Connection(self), plan["host"], plan["port"])
+        await self._done
+        ordered = sorted(self._latencies)
+        return {
+            "requests_per_second": round(len(ordered) / plan["seconds"], 1),
+            "p50_ms": quantile(ordered, 0.50),
+            "p95_ms": quantile(ordered, 0.95),
+            "p99_ms": quantile(ordered, 0.99),
+            "max_ms": quantile(ordered, 1.0),
+            "n_requests": len(ordered),
+            "n_errors": sum(n for status, n in self._statuses.items() if status != 200) + self._lost,
+            "statuses": {str(status): n for status, n in sorted(self._statuses.items())},
+        }
+
+    def next_request(self) -> bytes:
+        return self._requests[next(self._turn) % len(self._requests)]
+
+    def answered(self, started: float, status: int) -> None:
+        now = time.perf_counter()
+        self._statuses[status] = self._statuses.get(status, 0) + 1
+        if self._from <= now <= self._until:
+            self._latencies.append((now - started) * 1000)
+
+    def closed(self) -> None:
+        self._lost += self.running  # the server ended it
+        self._open -= 1
+        if not self._open:
+            self._done.set_result(None)
+
+    def _stop(self) -> None:
+        self.running = False
+
+
+def quantile(ordered: list[float], share: float) -> float | None:
+    """Return the value below which `share` of the sorted values lie, None without values."""
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
+
+
+def main() -> None:
+    """Read the plan from stdin and write the result to stdout, both JSON."""
+    print(json.dumps(asyncio.run(Load(json.load(sys.stdin)).run())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Bytes of images to answers: decoded on threads, given to the network in batches that form while it is busy.
+
+There is no waiting for a batch to fill. The thread that has decoded an image while the network is idle runs it at once;
+images that other threads decode meanwhile are its next batch. A lone request is passed between two threads only, the
+event loop's and one of these, and a busy server makes batches as large as its load.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from darkroom.serving.following import Served
+from darkroom.serving.settings import busy
+
+Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
+OnBatch = Callable[[Served, list[tuple[bytes, np.ndarray, Answer]]], None]
+
+
+@dataclass(slots=True)
+class _Request:
+    served: Served
+    answers: list[Answer]
+    n_open: int
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[list[Answer]]"
+
+
+@dataclass(slots=True)
+class _Item:
+    request: _Request
+    position: int
+    data: bytes
+    pixels: np.ndarray = field(default_factory=lambda: _NO_PIXELS)
+
+
+_NO_PIXELS = np.empty(0, np.uint8)
+
+
+class Batcher:
+    """Threads that decode and predict, and the bounded number of images that may wait for them.
+
+    Args:
+        n_threads: how many images are decoded at once; one of these threads runs the network.
+        max_batch: images that the network is given at once.
+        max_waiting: images that are accepted and not answered yet.
+        on_batch: called on a thread with every batch that was answered.
+    """
+
+    def __init__(self, *, n_threads: int, max_batch: int, max_waiting: int, on_batch: OnBatch) -> None:
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._on_batch = on_batch
+        self.n_waiting = 0
+        self._inbox: SimpleQueue[_Item | None] = SimpleQueue()
+        self._decoded: deque[_Item] = deque()
+        self._lock = threading.Lock()
+        self._network_is_busy = False
+        self._threads = [threading.Thread(target=self._work, name=f"images-{n}") for n in range(n_threads)]
+        for thread in self._threads:
+            thread.start()
+
+    async def submit(self, served: Served, images: Sequence[bytes | str]) -> list[Answer]:
+        """Return one answer per image, in their order, all from this version.
+
+        Args:
+            images: image files; a text is the reason why there is none, and becomes the answer.
+
+        Raises:
+            Refused: too many images wait already.
+        """
+        n_images = sum(not isinstance(image, str) for image in images)
+        if self.n_waiting + n_images > self._max_waiting:
+            raise busy(f"{self.n_waiting} images wait already")
+        answers: list[Answer] = [{"error": image} if isinstance(image, str) else {} for image in images]
+        if not n_images:
+            return answers
+        loop = asyncio.get_running_loop()
+        request = _Request(served, answers, n_images, loop, loop.create_future())
+        self.n_waiting += n_images
+        try:
+            for position, image in enumerate(images):
+                if not isinstance(image, str):
+                    self._inbox.put(_Item(request, position, image))
+            return await request.done
+        finally:
+            self.n_waiting -= n_images
+
+    def close(self) -> None:
+        """End the threads, when they have done what was submitted."""
+        for _ in self._threads:
+            self._inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            try:
+                item.pixels = item.request.served.package.decode(item.data)
+            except ValueError as error:
+                self._deliver([(item, {"error": _one_line(error)})])
+                continue
+            except Exception as error:  # the version's own code; without an answer the request would wait for ever
+                self._fail([item], error)
+                continue
+            with self._lock:
+                self._decoded.append(item)
+                if self._network_is_busy:
+                    continue
+                self._network_is_busy = True
+            while batch := self._next_batch():
+                self._predict(batch)
+
+    def _next_batch(self) -> list[_Item]:
+        """Return decoded images that wait for one version, the first come first; none, and the network is idle."""
+        with self._lock:
+            batch: list[_Item] = []
+            while self._decoded and len(batch) < self._max_batch:
+                if batch and self._decoded[0].request.served is not batch[0].request.served:
+                    break
+                batch.append(self._decoded.popleft())
+            self._network_is_busy = bool(batch)
+            return batch
+
+    def _predict(self, batch: list[_Item]) -> None:
+        served = batch[0].request.served
+        try:
+            answers = served.package.predict([item.pixels for item in batch], batch_size=self._max_batch)
+        except Exception as error:  # a network that answers one image with what is no number; others must not suffer
+            for item in batch if len(batch) > 1 else ():
+                self._predict([item])
+            if len(batch) == 1:
+                self._fail(batch, error)
+            return
+        self._deliver(list(zip(batch, answers, strict=True)))
+        self._on_batch(served, [(item.data, item.pixels, answer) for item, answer in zip(batch, answers, strict=True)])
+
+    def _deliver(self, answered: list[tuple[_Item, Answer]]) -> None:
+        complete: list[_Request] = []
+        with self._lock:
+            for item, answer in answered:
+                request = item.request
+                request.answers[item.position] = answer
+                request.n_open -= 1
+                if not request.n_open:
+                    complete.append(request)
+        if complete:
+            complete[0].loop.call_soon_threadsafe(_finish, complete)
+
+    def _fail(self, items: list[_Item], error: Exception) -> None:
+        for item in items:
+            item.request.loop.call_soon_threadsafe(_break, item.request, error)
+
+
+def _finish(requests: list[_Request]) -> None:
+    for request in requests:
+        if not request.done.done():
+            request.done.set_result(request.answers)
+
+
+def _break(request: _Request, error: Exception) -> None:
+    if not request.done.done():
+        request.done.set_exception(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,147 @@
+"use strict";
+
+const SHOWN = 8; // bars, before the rest is asked for
+const at = (id) => document.getElementById(id);
+let token = ""; // only as long as the page is open
+let facts = null; // of /v1/model
+let latest = 0; // number of the newest picture: an older one's answer is not shown any more
+let waiting = null; // the picture that a missing token kept back
+
+function authorized(headers = {}) {
+  return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
+}
+
+function percent(share) {
+  const text = (100 * share).toFixed(1);
+  if (share > 0 && text === "0.0") return "< 0.1 %";
+  return share < 1 && text === "100.0" ? "> 99.9 %" : `${text} %`;
+}
+
+function named(model) {
+  return `${model.model}, version ${model.version}`;
+}
+
+async function describe() {
+  const answer = await fetch("v1/model", { headers: authorized() }).catch(() => null);
+  if (answer?.status === 401) return askForToken();
+  if (!answer?.ok) return;
+  facts = await answer.json();
+  at("model").textContent = named(facts);
+  const classes = facts.classes.slice(0, 6).join(", ") + (facts.classes.length > 6 ? ", …" : "");
+  at("classes").textContent = `The model knows ${facts.classes.length} classes: ${classes}`;
+}
+
+function askForToken() {
+  at("access").hidden = false;
+  at("token").focus();
+}
+
+function tell({ status = "", problem = "" }) {
+  at("status").textContent = status;
+  at("problem").textContent = problem;
+}
+
+async function classify(file) {
+  const mine = ++latest;
+  at("result").hidden = true;
+  if (facts && file.size > facts.max_body_bytes) {
+    tell({ problem: `The picture has ${(file.size / 1048576).toFixed(1)} MB; this server takes ${facts.max_body_bytes / 1048576} MB.` });
+    return;
+  }
+  tell({ status: "Looking at the picture …" });
+  const started = performance.now();
+  let answer, body;
+  try {
+    const headers = authorized({ "Content-Type": "application/octet-stream" });
+    answer = await fetch("v1/predict", { method: "POST", body: file, headers });
+    body = await answer.json();
+  } catch {
+    if (mine === latest) tell({ problem: "The server did not answer. Is it running, and are you connected?" });
+    return;
+  }
+  if (mine !== latest) return;
+  if (answer.status === 401) {
+    waiting = file;
+    tell({ problem: token ? "This token is not the right one." : "" });
+    askForToken();
+  } else if (!answer.ok) {
+    tell({ problem: `This did not work: ${body.error}.` });
+  } else {
+    show(file, body, performance.now() - started);
+  }
+}
+
+function show(file, answer, milliseconds) {
+  const [prediction] = answer.predictions;
+  const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
+  const said = `${prediction.label}, ${percent(prediction.probability)}`;
+  tell({ status: `Done: ${said}${prediction.abstained ? ", but not sure" : ""}.` });
+  at("answer").textContent = prediction.label;
+  at("unsure").hidden = !prediction.abstained;
+  at("bars").replaceChildren(...rows.slice(0, SHOWN).map(bar));
+  const rest = rows.slice(SHOWN);
+  at("more").hidden = rest.length === 0;
+  at("more").textContent = `Show the other ${rest.length}`;
+  at("more").onclick = () => {
+    at("bars").append(...rest.map(bar));
+    at("more").hidden = true;
+    at("answer").focus();
+  };
+  at("facts").textContent = `Answered by ${named(answer)} in ${milliseconds.toFixed(0)} ms, with the way there and back.`;
+  at("model").textContent = named(answer); // a promotion may have come since the page was opened
+  const preview = at("preview");
+  URL.revokeObjectURL(preview.src);
+  preview.hidden = false;
+  preview.onload = () => preview.classList.toggle("small", preview.naturalWidth < 128);
+  preview.onerror = () => (preview.hidden = true); // TIFF: the server reads it, most browsers do not
+  preview.alt = `Your picture, classified as ${prediction.label}`;
+  preview.src = URL.createObjectURL(file);
+  at("name").textContent = file.name || "pasted picture";
+  at("result").hidden = false;
+}
+
+function bar([label, share]) {
+  const row = document.createElement("li");
+  const [name, value, track, fill] = ["span", "span", "span", "i"].map((tag) => document.createElement(tag));
+  [name.className, value.className, track.className] = ["label", "share", "bar"];
+  [name.textContent, value.textContent] = [label, percent(share)];
+  track.setAttribute("aria-hidden", "true"); // the number says it
+  fill.style.width = `${100 * share}%`;
+  track.append(fill);
+  row.append(name, value, track);
+  return row;
+}
+
+function take(files) {
+  const [file] = files;
+  if (file) classify(file);
+}
+
+at("file").addEventListener("change", (event) => {
+  take(event.target.files);
+  event.target.value = ""; // so that the same file can be chosen again
+});
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  at("drop").classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) at("drop").classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  at("drop").classList.remove("over");
+  take(event.dataTransfer.files);
+});
+at("access").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = at("token").value.trim();
+  at("access").hidden = true;
+  tell({});
+  describe();
+  if (waiting) classify(waiting);
+  waiting = null;
+});
+at("url").textContent = new URL("v1/predict", location.href).href;
+describe();
