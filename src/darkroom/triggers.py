@@ -31,7 +31,7 @@ def forced() -> Trigger:
 
 def unfinished(state: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
-    reason = f"The run of {state['started']} by {state['user']}@{state['host']} did not finish; this one goes on."
+    reason = f"The run of {state['started']} by {state['who']} did not finish; this one goes on."
     return Trigger("unfinished", True, reason, {"started": state["started"]})
 
 
