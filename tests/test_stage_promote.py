@@ -208,6 +208,19 @@ def test_a_champion_with_other_classes_is_compared_by_class_name(root):
     assert report["tests"]["champion"]["champion_accuracy"] == 1.0
 
 
+def test_on_other_test_images_than_the_champions_both_are_scored_now_and_the_report_says_so(root):
+    train(root, reads=2)
+    evaluation = Path("reports/evaluation.json")
+    ids = json.loads(evaluation.read_text())["test_ids_sha256"]
+    evaluation.write_text(evaluation.read_text().replace(ids, "0" * 64))
+    promoted()
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert "The test images are not those of the champion's promotion; both were scored now." in report["reasons"]
+    assert report["tests"]["champion"]["n_images"] == 200
+
+
 def test_predictions_of_other_images_are_refused(root):
     train(root, reads=1)
     promoted()
