@@ -20,6 +20,11 @@ from darkroom.versions import Version
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What one thread computes at once should stay in its cache: a convolutional network at 224x224 pixels took 2 ms per
+# image in batches of 1 to 8 and 12 ms in batches of 256; at 28x28, 0.08 ms in batches of 8 to 64 and 0.13 ms in 256.
+BATCH_PIXELS = 8 * 160 * 160
+BATCH_SIZES = (4, 64)  # the least and the greatest
+
 _packages: dict[tuple[str, str], Any] = {}
 _loading = Lock()
 
@@ -67,7 +72,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
         images[len(answered)] = image
         answered.append(position)
     try:
-        probabilities = package.probabilities(images[: len(answered)])
+        probabilities = package.probabilities(images[: len(answered)], batch_size=_batch_size(package.image_shape))
     except ValueError as error:
         raise DataError(str(error)) from None
     table = _table(chunk, ids, errors, np.array(answered, int), probabilities, package=package, work=work)
@@ -145,9 +150,14 @@ def _as_bytes(table: "pa.Table") -> bytes:
     return bytes(sink.getvalue())
 
 
+def _batch_size(image_shape: tuple[int, int, int]) -> int:
+    least, greatest = BATCH_SIZES
+    return max(least, min(greatest, BATCH_PIXELS // (image_shape[0] * image_shape[1])))
+
+
 def _package(version: Version) -> Any:
     """Return the version's Package, loaded once per process, with one thread: each core has a worker of its own."""
-    key = (version.name, version.version)
+    key = (version.location, version.version)
     with _loading:
         if key not in _packages:
             package = type(versions.load(version))
