@@ -220,13 +220,12 @@ def _assemble(parts: Path, out: Path, *, schema: "pa.Schema", log: Path | None) 
     import pyarrow.parquet as pq
 
     counts: dict[str, Any] = {"failed": 0, "abstained": 0, "errors": []}
-    with ExitStack() as stack:
-        stack.enter_context(write_errors(out))
-        # Dictionaries where values repeat; zlib's and zstd's higher levels gain nothing on hashes and probabilities.
+    written = parts / "rows.parquet"  # beside the parts: what a kill leaves of it goes with them
+    with write_errors(out), ExitStack() as stack:
+        # Dictionaries where values repeat; hashes and probabilities have nothing to share.
         dictionary = ["label", "version", "error"]
-        target = stack.enter_context(replacing(out))
-        writer = stack.enter_context(pq.ParquetWriter(target, schema, compression="zstd", use_dictionary=dictionary))
-        if log:  # entered last, so in its place before `out` is
+        writer = stack.enter_context(pq.ParquetWriter(written, schema, compression="zstd", use_dictionary=dictionary))
+        if log:
             logged = stack.enter_context(replacing(log / _log_name(parts)))
             log_writer = stack.enter_context(pq.ParquetWriter(logged, monitoring.schema(), compression="zstd"))
         for table in _row_groups(parts):
@@ -238,6 +237,8 @@ def _assemble(parts: Path, out: Path, *, schema: "pa.Schema", log: Path | None) 
             counts["errors"] += [f"{row['path']}: {row['error']}" for row in first]
             if log:
                 log_writer.write_table(answers.log_rows(table))
+    with write_errors(out):
+        written.replace(out)  # the log is in its place already, under a name that a second attempt uses again
     return counts
 
 

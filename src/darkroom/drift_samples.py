@@ -6,6 +6,7 @@ version at a time.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom import monitoring, versions
+from darkroom import monitoring
 from darkroom.dataset import Dataset
 from darkroom.drift import Limits, Report, Sample, compare
 from darkroom.errors import DataError
@@ -44,7 +45,7 @@ def inspect(
     log: Path,
     *,
     root: Path,
-    model: str,
+    package_of: Callable[[str], Any],
     version: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -56,7 +57,8 @@ def inspect(
     Args:
         log: the folder that `darkroom batch --log` or `darkroom serve --log` writes.
         root: the repository, for data/prepared and reports.
-        model: the registered name whose version tells how large its network's input is.
+        package_of: gives the Package of a version by its number, such as versions.load(versions.find(...)): the size
+            of its network's input is the one to measure at. It is not asked where `reference` is given.
         version: whose answers to compare; None: the last that answered in the window.
         since, until: see monitoring.read.
         reference: a parquet file or folder with columns of the log, such as the log of a good month, instead of the
@@ -64,7 +66,7 @@ def inspect(
 
     Raises:
         DataError: there is no such log, or no reference.
-        RegistryError: the version is not in the registry (not asked where `reference` is given).
+        RegistryError: from package_of.
     """
     rows = monitoring.read(log, since, until)
     if version is None and rows.num_rows:
@@ -77,8 +79,8 @@ def inspect(
     if reference:
         before = stored_sample(reference)
     else:
-        package = versions.load(versions.find(model, version=version)) if version else None
-        before = training_sample(Dataset.open(root / "data" / "prepared"), package=package)
+        dataset = Dataset.open(root / "data" / "prepared")
+        before = training_sample(dataset, package=package_of(version) if version else None)
         confidence, why = test_confidence(root / "reports", version=version)
         if confidence is not None:
             before = Sample({**before.measures, "confidence": confidence}, before.labels)

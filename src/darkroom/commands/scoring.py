@@ -119,7 +119,7 @@ def batch(
 
 @app.command()
 def drift(
-    log: Annotated[Path, typer.Option("--log", help="The folder that `darkroom batch` or `serve --log` writes.")],
+    log: Annotated[Path, typer.Option("--log", help="The folder that --log of batch or serve names.")],
     since: Annotated[
         str | None, typer.Option("--since", help="2026-03-01, 2026-03-01T12:00 (UTC), or 7d, 12h before now.")
     ] = None,
@@ -144,6 +144,7 @@ def drift(
     from darkroom import figures_drift
     from darkroom.drift import Limits
     from darkroom.drift_samples import inspect
+    from darkroom.versions import find, load
 
     root = repository_root()
     now = datetime.now(UTC)
@@ -153,7 +154,7 @@ def drift(
     found = inspect(
         log,
         root=root,
-        model=registered_name(model) if reference is None or model else "",
+        package_of=lambda number: load(find(registered_name(model), version=number)),
         version=version,
         since=begin,
         until=end,
