@@ -26,7 +26,7 @@ from darkroom.versions import Registered, Version, load, read
 
 N_VERIFIED = 64  # test images that the registered version must answer as evaluated
 PARITY = "max_parity_difference"
-DECIDES = ("gates.py", "paired.py", "promotion.py", "scoring.py", "slices.py")  # a change in them asks every case anew
+DECIDES = ("gates", "paired", "promotion", "scoring", "slices")  # modules; a change in them asks every case anew
 
 
 class PromoteParams(Section):
@@ -118,7 +118,7 @@ def _kept_path(paths: Namespace, evaluation: dict[str, Any], champion: Version |
         "test": [evaluation["test_ids_sha256"], _sum(paths.prepared / "manifest.json")],
         "slices": _sum(paths.prepared / "index.parquet"),
         "gates": gates.model_dump(),
-        "code": [_sum(source / name) for name in DECIDES],
+        "code": [_sum(source / f"{name}.py") for name in DECIDES],
     }
     return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
 
