@@ -1,36 +1,17 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from command_line import SOURCE, run
 from trained_repository import clean_environment, fresh_store, prepare, train
 
-from darkroom import cli, registry
+from darkroom import registry
 from darkroom.files import sha256_of
 
-SOURCE = Path(cli.__file__).parents[1]
 heavy = pytest.mark.heavy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
-
-def darkroom(*arguments, stdin=b""):
-    """Run the command in the current folder, in a process of its own; bytes out, as a pipe sees them."""
-    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
-    command = [sys.executable, "-m", "darkroom.cli", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, env=environment, check=False)
-
-
-def run(monkeypatch, capfd, *arguments):
-    """Run the command in this process; return (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["darkroom", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    captured = capfd.readouterr()
-    return ended.value.code, captured.out, captured.err
 
 
 @pytest.fixture
@@ -50,17 +31,13 @@ def repository(tmp_path, monkeypatch):
 
 @pytest.fixture
 def champion(tmp_path, monkeypatch):
-    """A repository with version 1 as champion, which believes pixel 0; two image files of known class."""
+    """A repository with version 1 as champion, which believes pixel 0."""
     fresh_store(tmp_path, monkeypatch)
     prepare(tmp_path)
     uri = train(tmp_path, reads=0)
     digest = sha256_of(tmp_path / "models/cnn/model.onnx")
     version = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
     registry.promote(version, replacing=None, reasons=["the first"])
-    for name, pixel in (("cat.png", 0), ("dög 1.png", 255)):
-        image = np.zeros((4, 4), np.uint8)
-        image[0, 0], image[2, 0] = pixel, 255 - pixel
-        (tmp_path / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
     return tmp_path
 
 
@@ -128,61 +105,6 @@ def test_importing_the_command_line_is_cheap():
     environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.strip() == "[]"
-
-
-@heavy
-def test_predict_answers_json_lines_from_the_champion_without_mlflow_or_tensorflow(champion):
-    began = time.monotonic()
-    ended = darkroom("predict", "cat.png", "dög 1.png")
-    assert time.monotonic() - began < 6
-    assert (ended.returncode, ended.stderr) == (0, b"")
-    lines = [json.loads(line) for line in ended.stdout.decode().splitlines()]
-    assert [(line["file"], line["label"], line["model"], line["version"]) for line in lines] == [
-        ("cat.png", "cat", "pets", "1"),
-        ("dög 1.png", "dog", "pets", "1"),
-    ]
-    assert all(0.5 < line["probability"] <= 1 for line in lines)
-    assert set(lines[0]) == {"file", "label", "probability", "model", "version"}
-
-
-@heavy
-def test_predict_reads_one_image_from_stdin(champion):
-    ended = darkroom("predict", "-", stdin=Path("cat.png").read_bytes())
-    answer = json.loads(ended.stdout)
-    assert (ended.returncode, answer["file"], answer["label"]) == (0, "-", "cat")
-
-
-@heavy
-def test_a_bad_file_gets_an_error_line_and_the_others_are_answered(champion, monkeypatch, capfd):
-    Path("broken.png").write_bytes(b"not an image")
-    Path("folder").mkdir()
-    code, out, err = run(monkeypatch, capfd, "predict", "broken.png", "missing.png", "folder", "cat.png")
-    assert (code, err) == (1, "")
-    broken, missing, folder, cat = (json.loads(line) for line in out.splitlines())
-    assert set(broken) == {"file", "error"}
-    assert "not an image" in broken["error"]
-    assert missing["error"] == "No such file or directory"
-    assert folder["error"] == "Is a directory"
-    assert cat["label"] == "cat"
-
-
-@heavy
-def test_predict_takes_a_name_a_version_or_an_alias(champion, monkeypatch, capfd):
-    for chosen in (["--version", "1"], ["--model", "pets"], ["--alias", "champion"]):
-        assert run(monkeypatch, capfd, "predict", "cat.png", *chosen)[0] == 0
-    code, out, err = run(monkeypatch, capfd, "predict", "cat.png", "--alias", "challenger")
-    assert (code, out) == (1, "")
-    assert err == "error: pets has no alias 'challenger'; its versions: 1; its aliases: champion -> 1\n"
-
-
-@heavy
-def test_before_anything_is_registered_predict_says_so(tmp_path, monkeypatch, capfd):
-    fresh_store(tmp_path, monkeypatch)
-    prepare(tmp_path)
-    code, _, err = run(monkeypatch, capfd, "predict", "cat.png")
-    assert code == 1
-    assert "no model is registered as 'pets'" in err
-    assert "`dvc repro` trains and registers one" in err
 
 
 @heavy

@@ -65,7 +65,7 @@ def test_the_training_images_asked_again_show_no_drift(repository):
 
 
 def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
-    root, version = repository
+    _, version = repository
     (tmp_path / "dark").mkdir()
     for row, photograph in enumerate(photographs()):
         data = cv2.imencode(".png", (photograph * 0.6).astype(np.uint8)[:, :, ::-1])[1]

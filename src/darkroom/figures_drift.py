@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from darkroom.drift import Check, Report, Sample
@@ -33,9 +34,9 @@ def drift(
             axes.set_axis_off()
         if heading:
             figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet", dark=dark), parse_math=False)
-        if report.checks:
-            handles = figure.axes[0].get_legend_handles_labels()
-            figure.legend(*handles, loc="outside lower center", ncols=2)
+        faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+        sides = [Patch(facecolor=faint, edgecolor=first, label="reference"), Patch(color=second, label="window")]
+        figure.legend(handles=sides, loc="outside lower center", ncols=2)
         return save(figure, path)
 
 
@@ -48,9 +49,9 @@ def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarra
     shares = [
         np.histogram(np.clip(values, low, high), edges)[0] / max(1, len(values)) for values in (reference, window)
     ]
-    axes.stairs(shares[0], edges, fill=True, color=ink("faint", dark=dark), label="reference")
+    axes.stairs(shares[0], edges, fill=True, color=ink("faint", dark=dark))
     axes.stairs(shares[0], edges, color=ink("first", dark=dark), linewidth=0.8)
-    axes.stairs(shares[1], edges, color=ink("second", dark=dark), linewidth=1.6, label="window")
+    axes.stairs(shares[1], edges, color=ink("second", dark=dark), linewidth=1.6)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(0)
@@ -60,9 +61,9 @@ def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarra
 def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
     n = min(N_CLASSES, len(check.classes))
     at = np.arange(n)
-    for values, name, offset in ((check.reference, "first", -0.2), (check.window, "second", 0.2)):
-        label = {"first": "reference", "second": "window"}[name]
-        axes.barh(at + offset, values[:n], height=0.38, color=ink(name, dark=dark), label=label)
+    faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+    axes.barh(at - 0.2, check.reference[:n], height=0.38, color=faint, edgecolor=first, linewidth=0.8)
+    axes.barh(at + 0.2, check.window[:n], height=0.38, color=second)
     axes.set_yticks(at, [name if len(name) <= 14 else f"{name[:13]}…" for name in check.classes[:n]], parse_math=False)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -173,26 +173,25 @@ def drift(
 
 def _print_drift(found: "Comparison", picture: Path) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     report = found.report
     table = Table(box=None, pad_edge=False)
-    for heading, justify in (("", "left"), ("reference", "right"), ("window", "right"), ("PSI", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    table.add_column("test", justify="right")
-    table.add_column("p", justify="right")
-    table.add_column("verdict")
+    table.add_column("")
+    for heading in ("reference", "window", "PSI", "test", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     verdicts = {True: "drifted", False: "as before", None: "too few to tell"}
     for check in report.checks:
         if check.name == "label":
-            sides = [f"{check.classes[0]} {values[0]:.1%}" for values in (check.reference, check.window)]
+            name, test = f"share of {check.classes[0]}", f"V {check.statistic:.2f}"
+            sides = [f"{values[0]:.1%}" for values in (check.reference, check.window)]
         else:
-            sides = [f"{values[1]:.3g} ({values[0]:.3g} to {values[2]:.3g})" if values else "none"
-                     for values in (check.reference, check.window)]  # fmt: skip
-        test = f"{'V' if check.name == 'label' else 'KS'} {check.statistic:.2f}"
-        table.add_row(
-            check.name, *sides, f"{check.psi:.2f}", test, f"{check.p_value:.1g}", verdicts[check.drifted],
-        )  # fmt: skip
+            name, test = f"{check.name}, median", f"KS {check.statistic:.2f}"
+            sides = [f"{values[1]:.3g}" if values else "" for values in (check.reference, check.window)]
+        p_value = f"{check.p_value:.1g}" if check.p_value > 1e-99 else "<1e-99"
+        table.add_row(escape(name), *sides, f"{check.psi:.2f}", test, p_value, verdicts[check.drifted])
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
     of_version = f" of version {found.version}" if found.version else ""
