@@ -93,10 +93,13 @@ def main() -> None:
                 checkpoint=checkpoint,
                 reports=candidates.Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
             )
-        progress = trained.progress
+        progress, model, changes = trained.progress, trained.model, dict[str, float]()
+        if params["calibration"] == "temperature" and not params["debug"]["overfit_one_batch"]:
+            model, changes = candidates.calibrated(trained, data, views=params["test_time_views"])
+            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, fitted on the validation images")
         metadata = {name: prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
         shown = prepared.images[prepared.rows("val")[: models.PARITY_IMAGES]]
-        difference = models.export(trained.model, paths.out, metadata=metadata, images=shown)
+        difference = models.export(model, paths.out, metadata=metadata, images=shown)
         _write_history(progress.history, paths.out / "history.csv")
         model_uri = record.log_package(paths.out / "model.onnx", input_example=shown[:1], step=progress.best_epoch)
         summary = {
@@ -115,7 +118,9 @@ def main() -> None:
         }
         write_text(paths.out / "run.json", json.dumps(summary, indent=2) + "\n")
         measured = {"best_epoch": progress.best_epoch, "train_seconds": progress.train_seconds}
-        record.log_metrics({**measured, "batch_size": trained.batch_size, "onnx_max_abs_difference": difference})
+        record.log_metrics(
+            {**measured, **changes, "batch_size": trained.batch_size, "onnx_max_abs_difference": difference}
+        )
         record.log_artifact(paths.out / "history.csv")
         checkpoint.delete()
     say(f"train: {candidate}: val accuracy {trained.val_accuracy:.4f} in epoch {progress.best_epoch + 1}")

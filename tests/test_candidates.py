@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from test_recipe import ROOT, TRANSFER, made, varied
 
-from darkroom.candidates import Reports, Trained, first_batch_size, train_candidate
+from darkroom.calibration import scaled
+from darkroom.candidates import Reports, Trained, calibrated, first_batch_size, train_candidate
 from darkroom.checkpoints import Checkpoint
 from darkroom.errors import ParamsError, TrainingError
+from darkroom.evaluation import expected_calibration_error
 from darkroom.recipe import Data
 
 if TYPE_CHECKING:
@@ -216,6 +218,16 @@ def test_one_batch_is_learnt_by_heart() -> None:
     found = train_candidate(recipe, data=noise, image_shape=SHAPE)
     assert found.val_accuracy == 1.0, "labels that mean nothing: only by heart"
     assert found.progress.history[-1]["train_loss"] < 0.1
+
+
+def test_the_deployed_model_has_the_temperature_of_the_validation_pictures() -> None:
+    found = trained(made(epochs=1, batch_size=32, label_smoothing=0.3, precision="float32"))
+    model, changes = calibrated(found, DATA, views="one")
+    before, after = (keras_model.predict(DATA.val_images, verbose=0) for keras_model in (found.model, model))
+    assert changes["temperature"] != 1.0
+    assert after == pytest.approx(scaled(before, changes["temperature"]), abs=1e-6)
+    assert changes["val_ece"] == pytest.approx(expected_calibration_error(after, DATA.val_labels), abs=1e-6)
+    assert changes["val_ece_uncalibrated"] == pytest.approx(expected_calibration_error(before, DATA.val_labels))
 
 
 def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from darkroom.calibration import scaled
 from darkroom.errors import ParamsError, TrainingError
 
 if TYPE_CHECKING:
@@ -111,8 +112,11 @@ def test_the_deployed_graph_is_one_file_and_averages_the_logits_of_its_views(vie
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
     assert models.accuracy(model, images, expected.argmax(axis=1), batch_size=8) == 1.0
 
+    softened, expected = models.at_temperature(model, 2.5), scaled(expected, 2.5)
+    np.testing.assert_allclose(softened.predict(images, verbose=0), expected, atol=1e-6)
+
     metadata = {"dataset": "toy", "classes": ["a", "b", "c"], "image_shape": [8, 8, 3], "color": "rgb"}
-    assert models.export(model, tmp_path / "out", metadata=metadata, images=images) < 1e-5
+    assert models.export(softened, tmp_path / "out", metadata=metadata, images=images) < 1e-5
     graph = onnx.load(tmp_path / "out" / "model.onnx")
     assert {prop.key: json.loads(prop.value) for prop in graph.metadata_props} == {"darkroom": metadata}
     assert [value.name for value in graph.graph.input] == ["image"]

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from darkroom.calibration import fit_temperature, scaled
 from darkroom.checkpoints import Checkpoint, Progress
 from darkroom.errors import TrainingError
+from darkroom.evaluation import expected_calibration_error
 from darkroom.features import Features
 from darkroom.recipe import (
     Data,
@@ -106,6 +108,29 @@ def train_candidate(
         devices.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
     return _halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
+
+
+def calibrated(trained: Trained, data: Data, *, views: str) -> "tuple[keras.Model, dict[str, float]]":
+    """Return the model at the temperature that suits the validation pictures best, and what that changes there.
+
+    Args:
+        data: as it was trained on.
+        views: that the model averages: each picture is as many.
+
+    Returns:
+        The model to deploy; temperature, val_ece and val_ece_uncalibrated, the expected calibration errors.
+    """
+    from darkroom import models
+
+    size = max(1, trained.batch_size // models.VIEWS[views])
+    probabilities = models.answers(trained.model, data.val_images, batch_size=size)
+    temperature = fit_temperature(probabilities, data.val_labels)
+    changes = {
+        "temperature": temperature,
+        "val_ece": expected_calibration_error(scaled(probabilities, temperature), data.val_labels),
+        "val_ece_uncalibrated": expected_calibration_error(probabilities, data.val_labels),
+    }
+    return models.at_temperature(trained.model, temperature), changes
 
 
 def first_batch_size(n_train: int) -> int:

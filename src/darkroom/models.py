@@ -158,18 +158,31 @@ def _mean_logits(network: keras.Model, views: str) -> Any:
     return ops.sum(logits * np.array(weights, np.float32)[:, None, None], axis=0)
 
 
-def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
-    """Return the share of pictures whose most probable class is their label.
+def at_temperature(model: keras.Model, temperature: float) -> keras.Model:
+    """Return a deployable model with its logits divided by a temperature (see calibration.py); its weights are shared.
+
+    Args:
+        model: as deployable returned it.
+    """
+    logits = layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(model.layers[-1].input)
+    return keras.Model(model.input, layers.Softmax(dtype="float32", name="probabilities")(logits), name=model.name)
+
+
+def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
+    """Return what a model gives for pictures: float32 (n, classes).
 
     Args:
         model: uint8 pictures in, probabilities or logits out.
-        images: indexable by an int array, gives uint8 (n, H, W, C).
-        labels: (n,) int.
+        images: of length n, indexable by an int array, gives uint8 (n, H, W, C).
         batch_size: pictures at a time.
     """
-    parts = np.array_split(np.arange(len(labels)), max(1, -(-len(labels) // batch_size)))
-    right = [model.predict_on_batch(images[part]).argmax(axis=1) == labels[part] for part in parts]
-    return float(np.concatenate(right).mean())
+    parts = np.array_split(np.arange(len(images)), max(1, -(-len(images) // batch_size)))
+    return np.concatenate([model.predict_on_batch(images[part]) for part in parts])
+
+
+def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
+    """Return the share of pictures whose most probable class is their label: (n,) int; the rest as for `answers`."""
+    return float((answers(model, images, batch_size=batch_size).argmax(axis=1) == labels).mean())
 
 
 def check_backend() -> None:

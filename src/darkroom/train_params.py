@@ -240,6 +240,7 @@ class TrainParams(Section):
     keep: Literal["best", "last"]  # epoch, by validation accuracy; last is for schedules that end near 0
     variation: Variation
     test_time_views: Literal["one", "flip", "flip_and_shift"]
+    calibration: Literal["temperature", "none"]
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
     seed: Annotated[int, Field(ge=0)]
