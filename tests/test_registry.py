@@ -1,12 +1,5 @@
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-from contextlib import contextmanager
 
-import numpy as np
 import pytest
 from trained_repository import fresh_store, prepare, train
 
@@ -150,45 +143,3 @@ def test_two_versions_loaded_in_one_process_keep_their_own_code(root):
     code.write_text(code.read_text().replace('"abstained":', '"old": True, "abstained":'))
     changed = versions.Version("pets", "1", None, first.location, {})
     assert versions.load(changed).__class__ is not versions.load(second).__class__
-
-
-def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(root, monkeypatch):
-    registry.promote(registered(root, 0, name="local"), replacing=None, reasons=["a"])
-    direct = versions.read("local")
-    with server(root) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert versions.read("local") == direct
-        version = registered(root, 1, name="remote")  # the experiment is new: its artifacts go through the server
-        registry.challenge(version, replacing=None, reasons=["a"])
-        registry.promote(version, replacing=None, reasons=["b"])
-        found = versions.find("remote", alias="champion")
-        file = versions.fetch(found)
-        assert found.location.startswith("mlflow-artifacts:")
-        assert file == root / ".darkroom/models/remote/1/artifacts/model.onnx"
-        images = np.load(root / "data/prepared/images-00000.npy")
-        assert registry.verify(found, images, versions.load(found).probabilities(images)) < 1e-6
-        assert [move["to"] for move in versions.read("remote").history()] == ["1", "1"]
-        with pytest.raises(RegistryError, match="no model is registered as 'nothing'"):
-            versions.find("nothing", alias="champion")
-
-
-@contextmanager
-def server(root):
-    """Run `mlflow server` on the repository's store and a free port of the loopback; yield its URI."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "remote")]
-    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, **pipe, start_new_session=True, cwd=root) as process:
-        try:
-            log = ""
-            for line in process.stdout:
-                log += line
-                if "Application startup complete" in line:
-                    break
-            assert process.poll() is None, log
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
