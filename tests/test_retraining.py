@@ -141,19 +141,21 @@ def test_what_is_pushed_can_be_had_elsewhere(project, tmp_path):
     project.run("git", "push", "--quiet", "--set-upstream", "origin", "main")
     project.run("dvc", "remote", "add", "--default", "store", str(remote / "dvc"))
     project.run("git", "commit", "--quiet", "--all", "--message", "a remote for data")
-    report = project.retrain("--force", "--push")
+    project.drop("cat/pushed.png", b"another cat")
+    report = project.retrain("--push")
     assert report["pushed"]
     project.run("git", "clone", "--quiet", str(remote / "git"), str(tmp_path / "other"))
     other = Retrained(tmp_path / "other")
     other.run("dvc", "pull", "--quiet")
     assert (other.root / "models/cnn/model.onnx").read_bytes() == (project.root / "models/cnn/model.onnx").read_bytes()
-    assert (other.root / "data/incoming/cat/a.png").read_bytes() == b"a new cat"
+    assert (other.root / "data/incoming/cat/pushed.png").read_bytes() == b"another cat"
 
 
 def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     params = project.root / "params.yaml"
     params.write_text(params.read_text().replace("mode: worktree", "mode: experiment"))
     project.reads(1)
+    project.drop("bird/c.png", b"a new class")
     project.run("git", "commit", "--quiet", "--all", "--message", "as an experiment")
     lock = project.read("dvc.lock")
     report = project.retrain()

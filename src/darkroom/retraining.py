@@ -5,7 +5,6 @@ act, else by the next run, which then goes on with what DVC's cache and the chec
 """
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -162,8 +161,8 @@ class _Retraining:
     def _experiment(self) -> dict[str, Any]:
         """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        # The pictures are ignored by git: without --copy-paths the copy would lack those that are new.
-        self.tree.dvc("exp", "run", "--temp", "--name", name, "--copy-paths", INCOMING.as_posix())
+        self.tree.stage_incoming()  # DVC copies what git knows
+        self.tree.dvc("exp", "run", "--temp", "--name", name)
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
         self.tree.dvc("get", ".", "reports/promotion.json", "--rev", name, "--out", str(said))
@@ -182,7 +181,8 @@ class _Retraining:
         free_dvc_locks(self.order.root, self.state["pids"])
         if self._champion() != self.state["champion_before"] and lock_is_valid(self.order.root / "dvc.lock"):
             return
-        self.work.restore(self.state)
+        if self.work.restore(self.state):
+            self.tree.unstage_incoming()
         if "dvc.lock" in self.state["kept"]:
             try:  # not data/incoming: the pictures that somebody put there are not ours to remove
                 self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
@@ -215,14 +215,19 @@ class _Retraining:
         return datetime.fromisoformat(moves[-1]["at"]) if moves else None
 
     def _drift(self) -> dict[str, Any] | None:
-        """Return the report of drift of the last days of predictions, None where no log is named."""
-        log, days = self.order.params.drift_log, self.order.params.drift_days
-        if log is None:
+        """Return the report of drift of the last days of predictions, None where there is no log."""
+        params, model = self.order.params, self.order.model
+        if params.drift_log is None or not (self.order.root / params.drift_log).is_dir():  # nothing was logged yet
             return None
-        since = (datetime.now(UTC) - timedelta(days=days)).isoformat(timespec="seconds")
-        command = (sys.executable, "-m", "darkroom.cli", "drift", log, "--since", since, "--json")
-        ended = self.tree.run(command, shown="darkroom", allowed=(0, 3))  # 3: it has drifted
-        return dict(json.loads(ended.printed.strip().splitlines()[-1]))
+        from darkroom.drift_samples import inspect
+
+        found = inspect(
+            self.order.root / params.drift_log,
+            root=self.order.root,
+            package_of=lambda number: versions.load(versions.find(model, version=number)),
+            since=datetime.now(UTC) - timedelta(days=params.drift_days),
+        )
+        return found.report.as_dict()
 
     def _begin(self, champion: str | None) -> None:
         """Write down what begins, and mark every process that it starts."""

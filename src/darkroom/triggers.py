@@ -113,7 +113,7 @@ def champion_age(promoted: datetime | None, trained: datetime | None, *, now: da
 def drift(report: Mapping[str, Any] | None) -> Trigger:
     """Return whether a report of drift (drift.Report.as_dict, None: not looked at) says that there is some."""
     if report is None:
-        return Trigger("drift", False, "No log of predictions is looked at (retrain.drift_log).")
+        return Trigger("drift", False, "There is no log of predictions (retrain.drift_log).")
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
     sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, none drifted."
     return Trigger("drift", bool(report["drifted"]), sentence, numbers)

@@ -66,11 +66,20 @@ class Workspace:
             f"`{shown} {' '.join(last)}` ended with {ended.status}: {ended.last_error}; all it printed is in {self.log}"
         )
 
+    def stage_incoming(self) -> None:
+        """Make the .dvc files of new images known to git."""
+        if names := self._incoming():
+            self.git("add", "--", *names)
+
+    def unstage_incoming(self) -> None:
+        """Take back stage_incoming; outside of a git repository there is nothing to take back."""
+        self.git("reset", "--quiet", "--", INCOMING.as_posix(), allowed=(0, 128))
+
     def commit(self, message: str) -> str | None:
         """Commit dvc.lock and the .dvc files of new images, nothing else; return the commit, None if they are as they
         were."""
         paths = [name for name in ("dvc.lock", (INCOMING / ".gitignore").as_posix()) if (self.root / name).exists()]
-        paths += [(INCOMING / path.name).as_posix() for path in sorted((self.root / INCOMING).glob("*.dvc"))]
+        paths += self._incoming()
         self.git("add", "--", *paths)
         if self.git("diff", "--cached", "--quiet", "--", *paths, allowed=(0, 1)).status == 0:
             return None
@@ -81,3 +90,6 @@ class Workspace:
         """Push DVC's cache, then git: a commit that others see must not name data that they cannot have."""
         self.dvc("push")
         self.git("push")
+
+    def _incoming(self) -> list[str]:
+        return [(INCOMING / path.name).as_posix() for path in sorted((self.root / INCOMING).glob("*.dvc"))]

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from darkroom.commands.options import Json, Model, registered_name
+
 app = typer.Typer()
 
 
@@ -26,3 +28,43 @@ def retrain(
     from darkroom.retraining import retrain as retrain_now
 
     print(json.dumps(retrain_now(ordered(force=force, commit=commit, push=push))))
+
+
+@app.command()
+def gc(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Newest versions of each model that stay.")] = 3,
+    days: Annotated[
+        float, typer.Option("--days", min=0, help="Runs, checkpoints, decisions and studies younger than this stay.")
+    ] = 7.0,
+    dvc: Annotated[bool, typer.Option("--dvc", help="Also what the work tree does not use of DVC's cache.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this nothing is removed.")] = False,
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Say what can go, with its size: old versions, artifacts of old runs, stale checkpoints, decisions and studies.
+
+    The champion, the previous one, the challenger, versions that were rolled back, the newest, and what they were made
+    from always stay, as do metrics, settings and the history.
+    """
+    from contextlib import nullcontext
+
+    from darkroom import gc as garbage
+    from darkroom.repository import repository_root
+    from darkroom.single_flight import single_flight
+
+    root = repository_root()
+    with single_flight("darkroom gc") if yes else nullcontext():
+        plan = garbage.plan(root, name=registered_name(model), keep=keep, days=days)
+        cache = garbage.drop_dvc_cache(root, dry=not yes) if dvc else None
+        if yes:
+            garbage.remove(plan, keep=keep)
+    if as_json:
+        print(json.dumps({"removed": yes, **plan.as_dict(), "dvc": cache}))
+        return
+    for one in plan.waste:
+        print(f"{one.kind:<10} {f'{one.name} {one.key}'.strip():<60} {one.n_bytes:>15,} bytes")
+    for name, numbers in plan.kept.items():
+        print(f"{name}: versions {', '.join(numbers) or 'none'} stay")
+    print(f"DVC's cache: {cache}" if dvc else "DVC's cache is left alone; --dvc drops what the work tree does not use")
+    said = "removed" if yes else "would be removed; --yes removes them"
+    print(f"{len(plan.waste)} things, {plan.n_bytes:,} bytes {said}")
