@@ -72,7 +72,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
         images[len(answered)] = image
         answered.append(position)
     try:
-        probabilities = package.probabilities(images[: len(answered)], batch_size=_batch_size(package.image_shape))
+        probabilities = package.probabilities(images[: len(answered)], batch_size=batch_size(package.image_shape))
     except ValueError as error:
         raise DataError(str(error)) from None
     table = _table(chunk, ids, errors, np.array(answered, int), probabilities, package=package, work=work)
@@ -150,7 +150,8 @@ def _as_bytes(table: "pa.Table") -> bytes:
     return bytes(sink.getvalue())
 
 
-def _batch_size(image_shape: tuple[int, int, int]) -> int:
+def batch_size(image_shape: tuple[int, int, int]) -> int:
+    """Return how many images of a (height, width, channels) the network of one thread gets at once."""
     least, greatest = BATCH_SIZES
     return max(least, min(greatest, BATCH_PIXELS // (image_shape[0] * image_shape[1])))
 
