@@ -1,0 +1,161 @@
+"""The files of deploy/, each held against a checker of its format; none of them needs a network."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+SERVE = ["darkroom", "serve", "--host", "0.0.0.0", "--port", "8000"]  # noqa: S104 - in a container
+
+
+def checked(*command: str) -> str:
+    """Run a checker from this environment; return what it said."""
+    program = Path(sys.executable).with_name(command[0])
+    if not program.exists():
+        pytest.skip(f"{command[0]} is not installed")
+    ended = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe").load_all(path))
+
+
+def kubernetes(kind: str) -> dict[str, Any]:
+    files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    (found,) = [document for file in files for document in documents(file) if document["kind"] == kind]
+    return found
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    return {
+        "serve": kubernetes("Deployment")["spec"]["template"]["spec"],
+        "retrain": kubernetes("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+    }
+
+
+def test_the_compose_file_is_valid() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml"))
+
+
+def test_the_workflow_is_valid() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(DEPLOY / "github" / "retrain.yaml"))
+
+
+def test_the_manifests_are_valid() -> None:
+    files = sorted(map(str, (DEPLOY / "kubernetes").glob("*.yaml")))
+    said = checked("kubernetes-validate", "--strict", *files)
+    for kind in ("cronjob", "deployment", "service", "persistentvolumeclaim"):
+        assert re.search(rf"passed for resource {kind}/darkroom", said)
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "deploy/mlflow.Dockerfile"])
+def test_a_dockerfile_has_no_warning(path: str) -> None:
+    # DL3008: git and npm are taken as Debian has them, the base image pins the release of Debian.
+    # DL3066: the user's number is a build argument.
+    checked("hadolint", "--ignore", "DL3008", "--ignore", "DL3066", str(ROOT / path))
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "systemd").iterdir()), ids=lambda path: path.name)
+def test_a_unit_is_valid(path: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    for unit in (DEPLOY / "systemd").iterdir():  # a timer is looked at with its service
+        text = unit.read_text().replace("/srv/darkroom/.venv/bin/darkroom", str(shutil.which("true")))
+        (tmp_path / unit.name).write_text(text)
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / path.name)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, [line for line in ended.stderr.splitlines() if "darkroom" in line]) == (0, [])
+
+
+def test_the_line_of_cron_has_a_time_a_user_and_a_command() -> None:
+    (line,) = [
+        line
+        for line in (DEPLOY / "cron" / "darkroom").read_text().splitlines()
+        if line and not line.startswith(("#", "SHELL"))
+    ]
+    assert re.fullmatch(r"(\d+|\*) (\d+|\*) \* \* \* darkroom cd /srv/darkroom && \S+/darkroom retrain .+", line)
+    assert "%" not in line, "cron takes it for the end of the line"
+
+
+@pytest.mark.parametrize("name", ["serve", "retrain"])
+def test_a_pod_is_nobody_of_importance_and_has_bounds(name: str) -> None:
+    pod = pods()[name]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["runAsUser"] == 1000, "a number: Kubernetes cannot tell whether a name is root"
+    assert pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    for bound in ("requests", "limits"):
+        assert set(container["resources"][bound]) == {"cpu", "memory"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert not container["image"].endswith(":latest")
+
+
+def test_the_service_is_asked_whether_it_lives_and_is_ready() -> None:
+    (container,) = pods()["serve"]["containers"]
+    assert container["command"] == SERVE
+    probes = {name: container[name]["httpGet"]["path"] for name in container if name.endswith("Probe")}
+    assert probes == {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    service, deployment = kubernetes("Service"), kubernetes("Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+    compose = documents(DEPLOY / "compose.yaml")[0]["services"]
+    assert compose["serve"]["entrypoint"] == SERVE
+    assert "/readyz" in compose["serve"]["healthcheck"]["test"][-1]
+    unit = (DEPLOY / "systemd" / "darkroom-serve.service").read_text()
+    assert f"ExecStart=/srv/darkroom/.venv/bin/{' '.join(SERVE)}\n" in unit
+
+
+def test_no_two_retrainings_are_started_at_once() -> None:
+    assert kubernetes("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
+    workflow = documents(DEPLOY / "github" / "retrain.yaml")[0]
+    assert workflow["concurrency"] == {"group": "retrain", "cancel-in-progress": False}
+    assert "SuccessExitStatus=75" in (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()
+
+
+def test_commands_and_options_exist() -> None:
+    from typer.main import get_command
+
+    from darkroom.cli import app
+
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    said = "\n".join(path.read_text() for path in DEPLOY.rglob("*") if path.is_file())
+    used = set(re.findall(r"(?:bin/| |`)darkroom (retrain|serve)((?: --[a-z]+(?: [\w.]+)?)*)", said))
+    assert {name for name, _ in used} == {"retrain", "serve"}
+    for name, options in used:
+        taken = {option for parameter in known[name].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", options)) <= taken
+
+
+def test_no_file_holds_a_secret() -> None:
+    for path in (path for path in DEPLOY.rglob("*") if path.is_file()):
+        for name, value in re.findall(
+            r"^\s*(\w*(?:PASSWORD|TOKEN|SECRET|KEY)\w*)\s*[:=]\s*(\S.*)$", path.read_text(), re.M
+        ):
+            assert re.match(r"change-me$|\$\{", value), f"{path.name}: {name}"
+    ignored = (DEPLOY / ".gitignore").read_text().split()
+    examples = [path.relative_to(DEPLOY) for path in DEPLOY.rglob("*.example")]
+    assert sorted(str(path.with_suffix("")) for path in examples) == sorted(ignored)
+
+
+def test_every_variable_of_the_compose_file_is_in_its_example() -> None:
+    named = set(re.findall(r"(?<!\$)\$\{(\w+)", (DEPLOY / "compose.yaml").read_text())) - {"DARKROOM_TAG"}
+    given = set(re.findall(r"^(\w+)=", (DEPLOY / "compose.env.example").read_text(), re.M))
+    assert named == given
+
+
+def test_every_way_has_a_how_to_of_three_steps_and_names_files_that_exist() -> None:
+    head, *ways = re.split(r"^## ", (DEPLOY / "README.md").read_text(), flags=re.M)
+    assert len(ways) == 5
+    for way in ways:
+        assert re.findall(r"^(\d)\. ", way, re.M) == ["1", "2", "3"], way.splitlines()[0]
+    for target in re.findall(r"\]\(([^)]+)\)", head + "".join(ways)):
+        assert (DEPLOY / target).exists(), target
