@@ -1,6 +1,6 @@
-"""What do workers gain, and what does keeping the books of a search cost? Three parts, each alone if asked for.
+"""What do workers gain, do they grow, and what does keeping the books cost? Four parts, each alone if asked for.
 
-    python -m benchmarks.tuning                                    # 12 minutes on 2 cores
+    python -m benchmarks.tuning                                    # 15 minutes on 2 cores
     python -m benchmarks.tuning --parts overhead cluster           # without training
     python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
 
@@ -8,6 +8,9 @@ workers: the stage tune on the preset mnist's cnn in a clone, with one worker an
     none stopped early, so both train the same networks. trials_per_hour is from the first trial's beginning to the last
     one's end, the start of the workers (TensorFlow) included; running_trials_per_hour is without it: of every worker,
     from the end of its first trial on.
+memory: one worker through 50 trials of an epoch on a fiftieth of MNIST, all of the same network. The resident memory of
+    its process is read ten times a second; rss_mb is the greatest within a trial. growth_mb_per_trial is the slope of
+    the straight line through those of all trials but the first five, in which libraries still fill their pools.
 overhead: trials that train nothing but do all that a trial does beside it: begin and report in the study (a journal
     file), a run in MLflow (sqlite) with parameters, metrics and artifact. `seconds` are those of the search, its
     workers' start included. seconds_per_trial is the mean from a trial's being drawn to its end's being kept, without
@@ -20,12 +23,13 @@ cluster: 64 processes of this machine on one study in PostgreSQL, each trial 10 
 import os
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +40,28 @@ if TYPE_CHECKING:
     from darkroom.search import Draw, Outcome
     from darkroom.trial_rows import TrialRow
 
-PARTS = ("workers", "overhead", "cluster")
+PARTS = ("workers", "memory", "overhead", "cluster")
 TRIAL_SECONDS = 0.01  # in the part cluster
 STUDY = "benchmark"
+SETTINGS: dict[str, Any] = {
+    "candidates": ["cnn"],
+    "embed.backbone": "none",
+    "embed.weights": "none",
+    "tune.sampler": "random",
+    "tune.pruner": "none",
+}
+STAGE = (
+    *(sys.executable, "-m", "pipelines.tune", "--prepared", "data/prepared", "--augmented", "data/augmented"),
+    *("--features", "data/features", "--best", "models/cnn/best.yaml", "--report", "reports/tune/cnn"),
+)
+WARM_UP = 5  # trials whose memory does not count
 
 
 def main() -> None:
     parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--trials", type=int, default=8, help="of the part workers")
+    parser.add_argument("--memory-trials", type=int, default=50)
     parser.add_argument("--no-op-trials", type=int, default=100, help="of the part overhead")
     parser.add_argument("--cluster-trials", type=int, default=2000)
     parser.add_argument("--cluster-workers", type=int, default=64)
@@ -52,6 +69,8 @@ def main() -> None:
     result: dict[str, Any] = {}
     if "workers" in options.parts:
         result["workers"] = workers(n_trials=options.trials)
+    if "memory" in options.parts:
+        result["memory"] = memory(n_trials=options.memory_trials)
     if "overhead" in options.parts:
         result["overhead"] = overhead(n_trials=options.no_op_trials)
     if "cluster" in options.parts:
@@ -68,17 +87,14 @@ def workers(*, n_trials: int) -> dict[str, Any]:
     from benchmarks.mnist import clone, seconds, use
 
     found: dict[str, Any] = {}
-    settings = {"candidates": ["cnn"], "embed.backbone": "none", "embed.weights": "none"}
-    settings |= {"tune.trials": n_trials, "tune.sampler": "random", "tune.pruner": "none"}
-    stage = [sys.executable, "-m", "pipelines.tune", "--prepared", "data/prepared", "--augmented", "data/augmented"]
-    stage += ["--features", "data/features", "--best", "models/cnn/best.yaml", "--report", "reports/tune/cnn"]
+    settings = SETTINGS | {"tune.trials": n_trials}
     with clone() as root:
         use(root, "mnist", settings)
         seconds(root, "dvc", "repro", "embed")
         for n_workers in (1, 2):
             study = f"of-{n_workers}"  # else the second would continue the first
             use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
-            stage_seconds = seconds(root, *stage)
+            stage_seconds = seconds(root, *STAGE)
             name = f"{study}-cnn"
             found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
             found[f"with_{n_workers}"]["stage_seconds"] = round(stage_seconds, 1)
@@ -94,7 +110,7 @@ def workers(*, n_trials: int) -> dict[str, Any]:
 
 
 def rows_of(journal: Path, study: str) -> "list[TrialRow]":
-    from darkroom.search import read_rows
+    from darkroom.study_storage import read_rows
 
     return read_rows(study, str(journal))
 
@@ -118,6 +134,54 @@ def rates(rows: "Sequence[TrialRow]") -> dict[str, Any]:
 
 def end_of(row: "TrialRow") -> float:
     return (row.started or 0.0) + (row.seconds or 0.0)
+
+
+# The memory of a worker
+
+
+def memory(*, n_trials: int) -> dict[str, Any]:
+    """Return how much memory a worker held in each of many trials, and how much it grew from one to the next."""
+    import numpy as np
+
+    from benchmarks.mnist import clone, seconds, use
+
+    settings = SETTINGS | {"tune.trials": n_trials, "tune.workers": 1, "tune.study": "memory"}
+    settings |= {"tune.epochs": 1, "tune.fraction": 0.02, "tune.space.cnn": {"learning_rate": {"float": [0.01, 0.1]}}}
+    settings |= {"train.cnn.learning_rate": 0.05}
+    with clone() as root:
+        use(root, "mnist", settings)
+        seconds(root, "dvc", "repro", "embed")
+        samples = watch(subprocess.Popen(STAGE, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        rows = rows_of(root / ".darkroom" / "tuning" / "memory-cnn.journal", "memory-cnn")
+    assert {row.state for row in rows} == {"complete"}, [row.reason for row in rows]
+    held = []
+    for row in rows:
+        during = [rss for at, rss in samples if (row.started or 0.0) <= at <= end_of(row)]
+        held.append(max(during) / 1e6)
+    slope = np.polyfit(range(WARM_UP, n_trials), held[WARM_UP:], 1)[0]
+    return {
+        "n_trials": len(rows),
+        "n_workers": len({row.worker for row in rows}),
+        "rss_mb": [round(mb) for mb in held],
+        "growth_mb_per_trial": round(float(slope), 2),
+        "target": "flat",
+    }
+
+
+def watch(stage: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
+    """Return (Unix time, resident bytes) of the largest process that a stage started, until it ends."""
+    import psutil
+
+    samples = []
+    while stage.poll() is None:
+        sizes = [0]
+        for child in psutil.Process(stage.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                sizes.append(child.memory_info().rss)
+        samples.append((time.time(), max(sizes)))
+        time.sleep(0.1)
+    assert stage.returncode == 0, "the stage failed"
+    return samples
 
 
 # Trials that train nothing

@@ -143,7 +143,7 @@ def write_arrays(root: Path) -> dict[str, int]:
 def ours(root: Path) -> dict[str, Any]:
     """Search and train with the stages of the pipeline."""
     from darkroom.package import Package
-    from darkroom.search import read_rows
+    from darkroom.study_storage import read_rows
     from darkroom.trial_rows import best_trial, n_finished
 
     seconds(root, "dvc", "repro", "--single-item", "tune@cnn")

@@ -220,7 +220,7 @@ OWNERS = {
     },
     "tensorflow": {"architectures", "backbones", "devices", "models", "training"},
     "mlflow": {"tracking", "registry", "mlflow_model", "packaging", "store"},
-    "optuna": {"search"},
+    "optuna": {"samplers", "search", "study_storage"},
     "ray": {"clusters", "machines"},
     "distributed": {"clusters", "machines"},
     "albumentations": {"augmentation"},
