@@ -69,20 +69,6 @@ def pid_in(file: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    # Loky and Dask hand their processes where modules are found here; Ray expects them to be installed there.
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    monkeypatch.undo()
-    yield cluster.address
-    cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
 def dask_cluster() -> Iterator[str]:
     """As somebody else would start it: Dask's own settings run a task three more times when its worker dies."""
     from distributed import LocalCluster
