@@ -1,13 +1,15 @@
 """What do workers gain, do they grow, and what does keeping the books cost? Four parts, each alone if asked for.
 
-    python -m benchmarks.tuning                                    # 15 minutes on 2 cores
+    python -m benchmarks.tuning                                    # 20 minutes on 2 cores
     python -m benchmarks.tuning --parts overhead cluster           # without training
     python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
 
-workers: the stage tune on the preset mnist's cnn in a clone, with one worker and with two: random trials of one seed,
-    none stopped early, so both train the same networks. trials_per_hour is from the first trial's beginning to the last
-    one's end, the start of the workers (TensorFlow) included; running_trials_per_hour is without it: of every worker,
-    from the end of its first trial on.
+workers: the stage tune on the preset mnist in a clone, with one worker and with two, for the candidate cnn and for
+    transfer: random trials of one seed, none stopped early, so both train the same networks. trials_per_hour is from
+    the first trial's beginning to the last one's end, the start of the workers (TensorFlow) included;
+    running_trials_per_hour is without it: of every worker, from the end of its first trial on. One worker may use all
+    cores, two have one each. processes_ratio is what this machine allows at best: twice the same work of one thread
+    (products of matrices) in two processes at once, against one after the other; the median of some rounds.
 memory: one worker through 50 trials of an epoch on a fiftieth of MNIST, all of the same network. The resident memory of
     its process is read ten times a second; rss_mb is the greatest within a trial. growth_mb_per_trial is the slope of
     the straight line through those of all trials but the first five, in which libraries still fill their pools.
@@ -44,23 +46,16 @@ PARTS = ("workers", "memory", "overhead", "cluster")
 TRIAL_SECONDS = 0.01  # in the part cluster
 STUDY = "benchmark"
 SETTINGS: dict[str, Any] = {
-    "candidates": ["cnn"],
-    "embed.backbone": "none",
-    "embed.weights": "none",
     "tune.sampler": "random",
     "tune.pruner": "none",
 }
-STAGE = (
-    *(sys.executable, "-m", "pipelines.tune", "--prepared", "data/prepared", "--augmented", "data/augmented"),
-    *("--features", "data/features", "--best", "models/cnn/best.yaml", "--report", "reports/tune/cnn"),
-)
 WARM_UP = 5  # trials whose memory does not count
 
 
 def main() -> None:
     parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--trials", type=int, default=8, help="of the part workers")
+    parser.add_argument("--trials", type=int, default=12, help="of the part workers")
     parser.add_argument("--memory-trials", type=int, default=50)
     parser.add_argument("--no-op-trials", type=int, default=100, help="of the part overhead")
     parser.add_argument("--cluster-trials", type=int, default=2000)
@@ -91,22 +86,52 @@ def workers(*, n_trials: int) -> dict[str, Any]:
     with clone() as root:
         use(root, "mnist", settings)
         seconds(root, "dvc", "repro", "embed")
-        for n_workers in (1, 2):
-            study = f"of-{n_workers}"  # else the second would continue the first
-            use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
-            stage_seconds = seconds(root, *STAGE)
-            name = f"{study}-cnn"
-            found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
-            found[f"with_{n_workers}"]["stage_seconds"] = round(stage_seconds, 1)
-    one, two = found["with_1"], found["with_2"]
-    return {
-        "n_trials": n_trials,
-        **found,
-        "ratio": round(two["trials_per_hour"] / one["trials_per_hour"], 2),
-        "ratio_target": "at least 1.5",
-        "running_ratio": round(two["running_trials_per_hour"] / one["running_trials_per_hour"], 2),
-        "same_trials": one.pop("values") == two.pop("values"),
-    }
+        for candidate in ("cnn", "transfer"):
+            sides = {}
+            for n_workers in (1, 2):
+                study = f"of-{n_workers}"  # else the second would continue the first
+                use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
+                stage_seconds = seconds(root, *stage(candidate))
+                name = f"{study}-{candidate}"
+                sides[n_workers] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
+                sides[n_workers]["stage_seconds"] = round(stage_seconds, 1)
+            one, two = sides[1], sides[2]
+            found[candidate] = {
+                "ratio": round(two["trials_per_hour"] / one["trials_per_hour"], 2),
+                "running_ratio": round(two["running_trials_per_hour"] / one["running_trials_per_hour"], 2),
+                "same_trials": one.pop("values") == two.pop("values"),
+                "with_1": one,
+                "with_2": two,
+            }
+    return {"n_trials": n_trials, "ratio_target": "at least 1.5", "processes_ratio": processes_ratio(), **found}
+
+
+def stage(candidate: str) -> list[str]:
+    """Return the command of the stage tune of a candidate."""
+    folders = ["--prepared", "data/prepared", "--augmented", "data/augmented", "--features", "data/features"]
+    made = ["--best", f"models/{candidate}/best.yaml", "--report", f"reports/tune/{candidate}"]
+    return [sys.executable, "-m", "pipelines.tune", *folders, *made]
+
+
+def processes_ratio(*, rounds: int = 7) -> float:
+    """Return how much more of the same work two processes of one thread do in a second than one."""
+    code = (
+        "import sys, time, numpy as np; a = np.ones((512, 512), np.float32); print(flush=True); sys.stdin.readline(); "
+        "start = time.perf_counter(); [a @ a for _ in range(1500)]; print(time.perf_counter() - start, flush=True)"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+    def seconds_of(n: int) -> float:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started = [subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) for _ in range(n)]
+        for process in started:
+            process.stdout.readline()  # type: ignore[union-attr]
+        for process in started:
+            process.stdin.write("go\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        return max(float(process.communicate()[0]) for process in started)
+
+    return round(statistics.median(2 * seconds_of(1) / seconds_of(2) for _ in range(rounds)), 2)
 
 
 def rows_of(journal: Path, study: str) -> "list[TrialRow]":
@@ -146,12 +171,12 @@ def memory(*, n_trials: int) -> dict[str, Any]:
     from benchmarks.mnist import clone, seconds, use
 
     settings = SETTINGS | {"tune.trials": n_trials, "tune.workers": 1, "tune.study": "memory"}
-    settings |= {"tune.epochs": 1, "tune.fraction": 0.02, "tune.space.cnn": {"learning_rate": {"float": [0.01, 0.1]}}}
-    settings |= {"train.cnn.learning_rate": 0.05}
+    settings |= {"tune.epochs": 1, "tune.fraction": 0.02, "tune.space.cnn": {"learning_rate": {"float": [0.1, 0.3]}}}
+    settings |= {"candidates": ["cnn"], "embed.backbone": "none", "embed.weights": "none"}
     with clone() as root:
         use(root, "mnist", settings)
         seconds(root, "dvc", "repro", "embed")
-        samples = watch(subprocess.Popen(STAGE, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        samples = watch(subprocess.Popen(stage("cnn"), cwd=root, stdout=subprocess.DEVNULL))
         rows = rows_of(root / ".darkroom" / "tuning" / "memory-cnn.journal", "memory-cnn")
     assert {row.state for row in rows} == {"complete"}, [row.reason for row in rows]
     held = []
@@ -168,19 +193,19 @@ def memory(*, n_trials: int) -> dict[str, Any]:
     }
 
 
-def watch(stage: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
+def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
     """Return (Unix time, resident bytes) of the largest process that a stage started, until it ends."""
     import psutil
 
     samples = []
-    while stage.poll() is None:
+    while process.poll() is None:
         sizes = [0]
-        for child in psutil.Process(stage.pid).children(recursive=True):
+        for child in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 sizes.append(child.memory_info().rss)
         samples.append((time.time(), max(sizes)))
         time.sleep(0.1)
-    assert stage.returncode == 0, "the stage failed"
+    assert process.returncode == 0, "the stage failed"
     return samples
 
 
