@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from darkroom import clusters
 from darkroom.compute import stream
 from darkroom.errors import DarkroomError, DataError
 from darkroom.workers import WorkerDiedError, Workers
@@ -183,7 +182,7 @@ def test_a_dask_worker_that_comes_back_at_its_old_address_does_not_run_the_task_
 
 
 def test_a_dask_cluster_without_room_says_so(dask_cluster, monkeypatch):
-    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("darkroom.dask_cluster.ANSWER_SECONDS", 0.1)
     with (
         pytest.raises(DarkroomError, match=r"has 2 workers, not 3; ask for fewer"),
         Workers(3, backend="dask", address=dask_cluster),

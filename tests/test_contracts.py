@@ -221,8 +221,8 @@ OWNERS = {
     "tensorflow": {"architectures", "backbones", "devices", "models", "training"},
     "mlflow": {"tracking", "registry", "mlflow_model", "packaging", "store"},
     "optuna": {"samplers", "search", "study_storage"},
-    "ray": {"clusters", "machines"},
-    "distributed": {"clusters", "machines"},
+    "ray": {"ray_cluster"},
+    "distributed": {"dask_cluster"},
     "albumentations": {"augmentation"},
 }
 

@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial
 
 from darkroom.errors import SearchError
-from darkroom.store import redact
+from darkroom.store import reason, redact
 from darkroom.trial_rows import TrialRow
 
 ANSWER_SECONDS = 5  # how long a storage may take to answer
@@ -161,8 +161,7 @@ def storage_errors(storage: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SearchError(
-            f"the tuning storage {redact(storage)} does not answer as it must ({redact(first[:300])}); start it, or "
+            f"the tuning storage {redact(storage)} does not answer as it must ({reason(error)}); start it, or "
             "correct tune.storage, or set it to null for a file of this repository"
         ) from error
