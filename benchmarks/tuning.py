@@ -318,7 +318,7 @@ def search(
     from darkroom import tuning
     from darkroom.search import Search
     from darkroom.search_plan import Plan
-    from darkroom.space import parse
+    from darkroom.space_syntax import parse
     from darkroom.workers import Workers
 
     plan = Plan(

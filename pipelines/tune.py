@@ -23,7 +23,8 @@ from darkroom.machines import visible_gpus
 from darkroom.params import ComputeParams, Section, digest, explain, in_section, load_section
 from darkroom.recipe import shortened
 from darkroom.search_plan import Plan
-from darkroom.space import Range, Space, domains, edges, initial, parse
+from darkroom.space import Range, Space, domains, edges, initial
+from darkroom.space_syntax import parse
 from darkroom.store import redact
 from darkroom.train_params import Count, NonNegative, Positive, TrainParams
 from darkroom.trial_choice import Choice, choose, summary

@@ -5,7 +5,8 @@ from typing import Any
 
 from darkroom.search import Outcome, Report, Search
 from darkroom.search_plan import Plan
-from darkroom.space import Space, parse
+from darkroom.space import Space
+from darkroom.space_syntax import parse
 
 SPACE = parse(
     {"learning_rate": {"float": [0.01, 1.0], "log": True}, "optimizer.name": {"categorical": ["sgd", "adam"]}}

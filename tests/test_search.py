@@ -12,7 +12,7 @@ from studies import BASELINE, SPACE, a_plan, a_report, a_search, complete
 from darkroom import search
 from darkroom.errors import LockedError, SearchError
 from darkroom.search import Outcome
-from darkroom.space import parse
+from darkroom.space_syntax import parse
 from darkroom.study_storage import read_rows
 
 
