@@ -309,13 +309,13 @@ def _write(best: Path, report: Path, *, rows: list[TrialRow], chosen: Choice, va
 def _draw(
     folder: Path, *, rows: list[TrialRow], scores: dict[str, float], space: Space, plan: Plan, chosen: int | None
 ) -> None:
-    from darkroom import figures_tuning
+    from darkroom import figures_parameters, figures_tuning
 
     logarithmic = {name for name, domain in domains(space).items() if isinstance(domain, Range) and domain.log}
     figures_tuning.history(rows, folder / "history.png")
     figures_tuning.curves(rows, folder / "curves.png")
-    figures_tuning.slices(rows, folder / "slices.png", scores=scores, logarithmic=logarithmic)
-    figures_tuning.importance(scores, folder / "importance.png")
+    figures_parameters.slices(rows, folder / "slices.png", scores=scores, logarithmic=logarithmic)
+    figures_parameters.importance(scores, folder / "importance.png")
     for cost in plan.objectives[1:]:
         limit = plan.limits.get(cost)
         figures_tuning.pareto(rows, cost, folder / "pareto.png", chosen=chosen, limit=limit)
