@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CODE := src pipelines tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-fast lint format lock bench clean
+.PHONY: help setup run ui test test-slow test-fast lint format lock bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,8 +29,11 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
 
-test: setup lint  ## every check and test
-	python -m pytest --numprocesses 2 --dist loadfile
+test: setup lint  ## every check, and every test but those of test-slow
+	python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
+test-slow: setup  ## the tests that take minutes: kills at random moments
+	python -m pytest -m slow
 
 test-fast: setup  ## the tests that load neither TensorFlow nor MLflow, under 40 s
 	python -m pytest -m "not heavy"

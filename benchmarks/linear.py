@@ -48,6 +48,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("preprocess", "augment", "embed", "train")
 ROUNDS = {"preprocess": 9, "augment": 9, "embed": 2, "train": 1}
 EDGE = 32  # pixels
+COPIES = 3  # of each training picture: enough work for augment, next to what starting its workers costs
 IMPORTS = {
     "preprocess": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.preparation darkroom.figures",
     "augment": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.copies darkroom.figures",
@@ -57,7 +58,8 @@ IMPORTS = {
 PARAMS: dict[str, Any] = {
     "preprocess": {"image_size": [EDGE, EDGE], "color": "rgb", "val_fraction": 0.2, "test_fraction": 0.2},
     "augment": {
-        "copies": 1,
+        "copies": COPIES,
+        "preview_images": 1,  # drawing it is most of what does not depend on the number of pictures
         "transforms": [{"HorizontalFlip": {"p": 0.5}}, {"Affine": {"rotate": [-10, 10], "p": 1.0}}],
     },
     "embed": {
@@ -122,7 +124,8 @@ def n_worked_on(stage: str, place: Path) -> int:
     """Return the number of pictures that the stage works on."""
     manifest = json.loads((place / "data" / "prepared" / "manifest.json").read_text())
     train, val = (sum(manifest["counts"][split].values()) for split in ("train", "val"))
-    return {"preprocess": manifest["n_rows"], "augment": train, "embed": 2 * train + val, "train": 2 * train}[stage]
+    whole = (1 + COPIES) * train
+    return {"preprocess": manifest["n_rows"], "augment": COPIES * train, "embed": whole + val, "train": whole}[stage]
 
 
 class Peaks:

@@ -1,13 +1,18 @@
-"""What do workers gain, and what does keeping the books of a search cost? Three parts, each alone if asked for.
+"""What do workers gain, do they grow, and what does keeping the books cost? Four parts, each alone if asked for.
 
-    python -m benchmarks.tuning                                    # 12 minutes on 2 cores
+    python -m benchmarks.tuning                                    # 20 minutes on 2 cores
     python -m benchmarks.tuning --parts overhead cluster           # without training
     python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
 
-workers: the stage tune on the preset mnist's cnn in a clone, with one worker and with two: random trials of one seed,
-    none stopped early, so both train the same networks. trials_per_hour is from the first trial's beginning to the last
-    one's end, the start of the workers (TensorFlow) included; running_trials_per_hour is without it: of every worker,
-    from the end of its first trial on.
+workers: the stage tune on the preset mnist in a clone, with one worker and with two, for the candidate cnn and for
+    transfer: random trials of one seed, none stopped early, so both train the same networks. trials_per_hour is from
+    the first trial's beginning to the last one's end, the start of the workers (TensorFlow) included;
+    running_trials_per_hour is without it: of every worker, from the end of its first trial on. One worker may use all
+    cores, two have one each. processes_ratio is what this machine allows at best: twice the same work of one thread
+    (products of matrices) in two processes at once, against one after the other; the median of some rounds.
+memory: one worker through 50 trials of an epoch on a fiftieth of MNIST, all of the same network. The resident memory of
+    its process is read ten times a second; rss_mb is the greatest within a trial. growth_mb_per_trial is the slope of
+    the straight line through those of all trials but the first five, in which libraries still fill their pools.
 overhead: trials that train nothing but do all that a trial does beside it: begin and report in the study (a journal
     file), a run in MLflow (sqlite) with parameters, metrics and artifact. `seconds` are those of the search, its
     workers' start included. seconds_per_trial is the mean from a trial's being drawn to its end's being kept, without
@@ -20,12 +25,13 @@ cluster: 64 processes of this machine on one study in PostgreSQL, each trial 10 
 import os
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,15 +42,21 @@ if TYPE_CHECKING:
     from darkroom.search import Draw, Outcome
     from darkroom.trial_rows import TrialRow
 
-PARTS = ("workers", "overhead", "cluster")
+PARTS = ("workers", "memory", "overhead", "cluster")
 TRIAL_SECONDS = 0.01  # in the part cluster
 STUDY = "benchmark"
+SETTINGS: dict[str, Any] = {
+    "tune.sampler": "random",
+    "tune.pruner": "none",
+}
+WARM_UP = 5  # trials whose memory does not count
 
 
 def main() -> None:
     parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--trials", type=int, default=8, help="of the part workers")
+    parser.add_argument("--trials", type=int, default=12, help="of the part workers")
+    parser.add_argument("--memory-trials", type=int, default=50)
     parser.add_argument("--no-op-trials", type=int, default=100, help="of the part overhead")
     parser.add_argument("--cluster-trials", type=int, default=2000)
     parser.add_argument("--cluster-workers", type=int, default=64)
@@ -52,6 +64,8 @@ def main() -> None:
     result: dict[str, Any] = {}
     if "workers" in options.parts:
         result["workers"] = workers(n_trials=options.trials)
+    if "memory" in options.parts:
+        result["memory"] = memory(n_trials=options.memory_trials)
     if "overhead" in options.parts:
         result["overhead"] = overhead(n_trials=options.no_op_trials)
     if "cluster" in options.parts:
@@ -68,33 +82,60 @@ def workers(*, n_trials: int) -> dict[str, Any]:
     from benchmarks.mnist import clone, seconds, use
 
     found: dict[str, Any] = {}
-    settings = {"candidates": ["cnn"], "embed.backbone": "none", "embed.weights": "none"}
-    settings |= {"tune.trials": n_trials, "tune.sampler": "random", "tune.pruner": "none"}
-    stage = [sys.executable, "-m", "pipelines.tune", "--prepared", "data/prepared", "--augmented", "data/augmented"]
-    stage += ["--features", "data/features", "--best", "models/cnn/best.yaml", "--report", "reports/tune/cnn"]
+    settings = SETTINGS | {"tune.trials": n_trials}
     with clone() as root:
         use(root, "mnist", settings)
         seconds(root, "dvc", "repro", "embed")
-        for n_workers in (1, 2):
-            study = f"of-{n_workers}"  # else the second would continue the first
-            use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
-            stage_seconds = seconds(root, *stage)
-            name = f"{study}-cnn"
-            found[f"with_{n_workers}"] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
-            found[f"with_{n_workers}"]["stage_seconds"] = round(stage_seconds, 1)
-    one, two = found["with_1"], found["with_2"]
-    return {
-        "n_trials": n_trials,
-        **found,
-        "ratio": round(two["trials_per_hour"] / one["trials_per_hour"], 2),
-        "ratio_target": "at least 1.5",
-        "running_ratio": round(two["running_trials_per_hour"] / one["running_trials_per_hour"], 2),
-        "same_trials": one.pop("values") == two.pop("values"),
-    }
+        for candidate in ("cnn", "transfer"):
+            sides = {}
+            for n_workers in (1, 2):
+                study = f"of-{n_workers}"  # else the second would continue the first
+                use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
+                stage_seconds = seconds(root, *stage(candidate))
+                name = f"{study}-{candidate}"
+                sides[n_workers] = rates(rows_of(root / ".darkroom" / "tuning" / f"{name}.journal", name))
+                sides[n_workers]["stage_seconds"] = round(stage_seconds, 1)
+            one, two = sides[1], sides[2]
+            found[candidate] = {
+                "ratio": round(two["trials_per_hour"] / one["trials_per_hour"], 2),
+                "running_ratio": round(two["running_trials_per_hour"] / one["running_trials_per_hour"], 2),
+                "same_trials": one.pop("values") == two.pop("values"),
+                "with_1": one,
+                "with_2": two,
+            }
+    return {"n_trials": n_trials, "ratio_target": "at least 1.5", "processes_ratio": processes_ratio(), **found}
+
+
+def stage(candidate: str) -> list[str]:
+    """Return the command of the stage tune of a candidate."""
+    folders = ["--prepared", "data/prepared", "--augmented", "data/augmented", "--features", "data/features"]
+    made = ["--best", f"models/{candidate}/best.yaml", "--report", f"reports/tune/{candidate}"]
+    return [sys.executable, "-m", "pipelines.tune", *folders, *made]
+
+
+def processes_ratio(*, rounds: int = 7) -> float:
+    """Return how much more of the same work two processes of one thread do in a second than one."""
+    code = (
+        "import sys, time, numpy as np; a = np.ones((512, 512), np.float32); print(flush=True); sys.stdin.readline(); "
+        "start = time.perf_counter(); [a @ a for _ in range(1500)]; print(time.perf_counter() - start, flush=True)"
+    )
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+    def seconds_of(n: int) -> float:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started = [subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) for _ in range(n)]
+        for process in started:
+            process.stdout.readline()  # type: ignore[union-attr]
+        for process in started:
+            process.stdin.write("go\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+        return max(float(process.communicate()[0]) for process in started)
+
+    return round(statistics.median(2 * seconds_of(1) / seconds_of(2) for _ in range(rounds)), 2)
 
 
 def rows_of(journal: Path, study: str) -> "list[TrialRow]":
-    from darkroom.search import read_rows
+    from darkroom.study_storage import read_rows
 
     return read_rows(study, str(journal))
 
@@ -118,6 +159,54 @@ def rates(rows: "Sequence[TrialRow]") -> dict[str, Any]:
 
 def end_of(row: "TrialRow") -> float:
     return (row.started or 0.0) + (row.seconds or 0.0)
+
+
+# The memory of a worker
+
+
+def memory(*, n_trials: int) -> dict[str, Any]:
+    """Return how much memory a worker held in each of many trials, and how much it grew from one to the next."""
+    import numpy as np
+
+    from benchmarks.mnist import clone, seconds, use
+
+    settings = SETTINGS | {"tune.trials": n_trials, "tune.workers": 1, "tune.study": "memory"}
+    settings |= {"tune.epochs": 1, "tune.fraction": 0.02, "tune.space.cnn": {"learning_rate": {"float": [0.1, 0.3]}}}
+    settings |= {"candidates": ["cnn"], "embed.backbone": "none", "embed.weights": "none"}
+    with clone() as root:
+        use(root, "mnist", settings)
+        seconds(root, "dvc", "repro", "embed")
+        samples = watch(subprocess.Popen(stage("cnn"), cwd=root, stdout=subprocess.DEVNULL))
+        rows = rows_of(root / ".darkroom" / "tuning" / "memory-cnn.journal", "memory-cnn")
+    assert {row.state for row in rows} == {"complete"}, [row.reason for row in rows]
+    held = []
+    for row in rows:
+        during = [rss for at, rss in samples if (row.started or 0.0) <= at <= end_of(row)]
+        held.append(max(during) / 1e6)
+    slope = np.polyfit(range(WARM_UP, n_trials), held[WARM_UP:], 1)[0]
+    return {
+        "n_trials": len(rows),
+        "n_workers": len({row.worker for row in rows}),
+        "rss_mb": [round(mb) for mb in held],
+        "growth_mb_per_trial": round(float(slope), 2),
+        "target": "flat",
+    }
+
+
+def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
+    """Return (Unix time, resident bytes) of the largest process that a stage started, until it ends."""
+    import psutil
+
+    samples = []
+    while process.poll() is None:
+        sizes = [0]
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                sizes.append(child.memory_info().rss)
+        samples.append((time.time(), max(sizes)))
+        time.sleep(0.1)
+    assert process.returncode == 0, "the stage failed"
+    return samples
 
 
 # Trials that train nothing
@@ -229,7 +318,7 @@ def search(
     from darkroom import tuning
     from darkroom.search import Search
     from darkroom.search_plan import Plan
-    from darkroom.space import parse
+    from darkroom.space_syntax import parse
     from darkroom.workers import Workers
 
     plan = Plan(

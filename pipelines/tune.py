@@ -3,31 +3,24 @@
 The candidate is named by the folder of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
 """
 
-import contextlib
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from darkroom import overrides, recipe, search_plan, study_files
+from darkroom import overrides, recipe, search_plan, study_files, tuned_space, tuning_report
 from darkroom.compute import CLUSTERS, n_workers_of
 from darkroom.console import run, say, stage_paths
 from darkroom.dataset import Dataset
-from darkroom.errors import DataError, LockedError, ParamsError
 from darkroom.features import Features
-from darkroom.files import write_text
 from darkroom.machines import visible_gpus
-from darkroom.params import ComputeParams, Section, digest, explain, in_section, load_section
-from darkroom.recipe import shortened
+from darkroom.params import ComputeParams, Section, digest, in_section, load_section
 from darkroom.search_plan import Plan
-from darkroom.space import Range, Space, domains, edges, initial, parse
-from darkroom.store import redact
+from darkroom.space import Space, initial
 from darkroom.train_params import Count, NonNegative, Positive, TrainParams
 from darkroom.trial_choice import Choice, choose, summary
-from darkroom.trial_rows import TrialRow, n_finished, write_csv
+from darkroom.trial_rows import n_finished
 
 # What decides how a search is done, and not what it finds: a change of these continues the study.
 CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
@@ -90,16 +83,27 @@ def main() -> None:
     space = checked_space(params, candidate, base)
     if params.trials == 0 or not space:
         why = "tune.trials is 0" if params.trials == 0 else f"tune.space.{candidate} is empty"
-        _write(paths.best, paths.report, rows=[], chosen=Choice(None, f"nothing was tuned: {why}"), values={})
+        kept = Choice(None, f"nothing was tuned: {why}")
+        tuning_report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
         return
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
     features = Features.open(paths.features)
     origin = {"prepared_digest": prepared.manifest["digest"], "augmented_digest": augmented.manifest["digest"]}
     features.check_origin(**origin)
     data = recipe.pictures(prepared, augmented)
-    plan = params.plan(epochs=_check_trials(params, candidate, base, space, prepared, data, features))
+    n_epochs = tuned_space.check_trials(
+        space,
+        candidate,
+        base,
+        data=data,
+        image_shape=prepared.image_shape,
+        features=features,
+        fraction=params.fraction,
+        epochs=params.epochs,
+    )
+    plan = params.plan(epochs=n_epochs)
 
-    from darkroom import objective, provenance, search, store, tracking, tuning
+    from darkroom import objective, provenance, search, store, tracking, tuning, tuning_runs
     from darkroom.tuning_progress import SearchProgress
     from darkroom.workers import Workers
 
@@ -121,7 +125,7 @@ def main() -> None:
             study=name,
             storage=storage,
             plan=plan,
-            recipe=shortened(overrides.apply(base, drawn.overrides), epochs=params.epochs),
+            recipe=recipe.shortened(overrides.apply(base, drawn.overrides), epochs=params.epochs),
             fraction=params.fraction,
             prepared=paths.prepared.resolve(),
             augmented=paths.augmented.resolve(),
@@ -136,7 +140,7 @@ def main() -> None:
         )
 
     def on_lost(number: int) -> None:
-        tracking.end_open(experiment, tags={"study": name, "trial": str(number)})
+        tuning_runs.close_trial(number, study=name, experiment=experiment)
         say(f"tune: {candidate}: trial {number} was killed")
 
     with (
@@ -151,48 +155,42 @@ def main() -> None:
             rename=f"{params.study}-{about[:8]}",
         ) as study,
     ):
-        _close_earlier(candidate, study=name, experiment=experiment)
+        tuning_runs.close_earlier(candidate, study=name, experiment=experiment)
         study_files.point_at(candidate, study=name, n_trials=params.trials)
-        with tracking.run(
-            experiment=experiment,
-            name=f"tune-{candidate}",
-            params=what,
-            tags=tags,
-            resume=study.attributes.get("run_id"),
+        with tuning_runs.parent_run(
+            study, experiment=experiment, name=f"tune-{candidate}", params=what, tags=tags
         ) as record:
-            study.remember("run_id", record.id)
             record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
             deadline = None if params.minutes is None else time.time() + 60 * params.minutes
-            try:
-                with (
-                    Workers(
-                        _n_workers(params, compute),
-                        backend=compute.backend if compute.backend in CLUSTERS else "loky",
-                        cpus=None if params.cpus == "auto" else params.cpus,
-                        gpus=params.gpus,
-                        address=compute.cluster,
-                    ) as workers,
-                    SearchProgress(params.trials) as progress,
-                ):
-                    say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
-                    tuning.run(
-                        study,
-                        workers,
-                        function=objective.run,
-                        task_of=task_of,
-                        n_trials=params.trials,
-                        deadline=deadline,
-                        max_worker_bytes=params.max_worker_bytes,
-                        on_lost=on_lost,
-                        on_change=progress.on_change,
-                    )
-            finally:  # now that no worker is alive any more
-                tracking.end_open(experiment, tags={"mlflow.parentRunId": record.id})
+            with (
+                tuning_runs.children_closed(record, experiment=experiment),
+                Workers(
+                    _n_workers(params, compute),
+                    backend=compute.backend if compute.backend in CLUSTERS else "loky",
+                    cpus=None if params.cpus == "auto" else params.cpus,
+                    gpus=params.gpus,
+                    address=compute.cluster,
+                ) as workers,
+                SearchProgress(params.trials) as progress,
+            ):
+                say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
+                tuning.run(
+                    study,
+                    workers,
+                    function=objective.run,
+                    task_of=task_of,
+                    n_trials=params.trials,
+                    deadline=deadline,
+                    max_worker_bytes=params.max_worker_bytes,
+                    on_lost=on_lost,
+                    on_change=progress.on_change,
+                )
             rows = study.rows()
             chosen = choose(rows, objectives=plan.objectives, n_val=len(data.val_labels), alpha=params.alpha)
             better = {} if chosen.number is None else study.overrides(chosen.number)
-            _draw(paths.report, rows=rows, scores=study.importance(), space=space, plan=plan, chosen=chosen.number)
-            _write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
+            scores = study.importance()
+            tuning_report.draw(paths.report, rows=rows, scores=scores, space=space, plan=plan, chosen=chosen.number)
+            tuning_report.write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
             record.log_metrics(summary(rows))
             shown = "none" if chosen.number is None else str(chosen.number)
             record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
@@ -200,18 +198,6 @@ def main() -> None:
             record.log_artifact(paths.best)
         study_files.point_at(candidate, study=name, n_trials=n_finished(rows))
     say(f"tune: {candidate}: {chosen.reason}")
-
-
-def _close_earlier(candidate: str, *, study: str, experiment: str) -> None:
-    """Close the runs of this study, and of the candidate's study before it, that a killed stage left open."""
-    from darkroom import store, tracking
-
-    tracking.end_open(experiment, tags={"study": study})
-    with contextlib.suppress(DataError, LockedError):  # there was none before, or it is being searched right now
-        earlier = study_files.pointed_at(candidate)["study"]
-        if earlier != study:
-            with store.store_lock(f"tune-{earlier}", timeout=0):
-                tracking.end_open(experiment, tags={"study": earlier})
 
 
 def _n_workers(params: TuneParams, compute: ComputeParams) -> int | Literal["auto"]:
@@ -223,101 +209,17 @@ def _n_workers(params: TuneParams, compute: ComputeParams) -> int | Literal["aut
 
 
 def checked_space(params: TuneParams, candidate: str, base: dict[str, Any]) -> Space:
-    """Return the space of a candidate, after holding it against its section of train: what trial 0 has, and all edges.
+    """Return the space of a candidate, after holding it against its section of train, and the plan against it.
 
     Raises:
-        ParamsError: says which parameter does not fit, and what to do.
+        ParamsError: says which setting does not fit, and what to do.
     """
-    if candidate not in params.space:
-        raise ParamsError(
-            f"params.yaml: tune.space has no part for the candidate {candidate!r}; write `{candidate}: {{}}` to leave "
-            "its values as they are"
-        )
-    with in_section(f"tune.space.{candidate}"):
-        space = parse(params.space[candidate])
-        if params.trials > 0:  # without, train's values may be changed without a thought to their ranges
-            initial(space, base)
-        for where, values in edges(space):
-            try:
-                TrainParams.model_validate(overrides.apply(base, values))
-            except ValidationError as error:
-                raise ParamsError(f"{where}: {explain(f'train.{candidate}', TrainParams, error)}") from None
+    space = tuned_space.read(params.space, candidate, base, is_searched=params.trials > 0)
     with in_section("tune"):
         search_plan.check(params.plan(epochs=1), space)
         if params.storage is not None:
-            _check_storage(params.storage)
+            study_files.check_storage(params.storage)
     return space
-
-
-def _check_storage(storage: str) -> None:
-    """Refuse what is no URL, and a password, which DVC and git would keep.
-
-    Raises:
-        ParamsError: says what to write.
-    """
-    try:
-        parts = urlsplit(storage)
-        has_password = parts.password is not None or "password=" in parts.query
-    except ValueError:
-        has_password = True  # it cannot be told where it ends
-    if has_password:
-        raise ParamsError(
-            f"storage is {redact(storage)}, with a password, which does not belong into params.yaml; set it to null, "
-            f"and the environment variable {study_files.STORAGE} to the URL"
-        )
-    if not parts.scheme or "://" not in storage:
-        raise ParamsError(
-            f"storage is {storage!r}; expected null, the URL of a database such as postgresql://host/name, or "
-            "grpc://host:port"
-        )
-
-
-def _check_trials(
-    params: TuneParams,
-    candidate: str,
-    base: dict[str, Any],
-    space: Space,
-    prepared: Dataset,
-    data: recipe.Data,
-    features: Features,
-) -> int:
-    """Refuse a space with an edge that these data do not allow; return how many epochs a trial has at most.
-
-    Raises:
-        ParamsError: says which parameter, and what to do.
-    """
-    longest = 1
-    for where, values in [(f"trial 0, train.{candidate}", {}), *edges(space)]:
-        trial = shortened(overrides.apply(base, values), epochs=params.epochs)
-        try:
-            recipe.check(trial, data, image_shape=prepared.image_shape, features=features, fraction=params.fraction)
-        except ParamsError as error:
-            raise ParamsError(f"params.yaml: tune.space.{candidate}: {where}: {error}") from None
-        longest = max(longest, recipe.n_epochs(trial))
-    return longest
-
-
-def _write(best: Path, report: Path, *, rows: list[TrialRow], chosen: Choice, values: dict[str, Any]) -> None:
-    write_csv(rows, report / "trials.csv")
-    said = {"trial": chosen.number, "reason": chosen.reason, "values": values}
-    write_text(report / "chosen.json", json.dumps(said, indent=2) + "\n")
-    # Nothing but the values: with equal ones the file is equal, and train does not run again.
-    overrides.write(best, values, comment="what tune puts in place of values of params.yaml")
-
-
-def _draw(
-    folder: Path, *, rows: list[TrialRow], scores: dict[str, float], space: Space, plan: Plan, chosen: int | None
-) -> None:
-    from darkroom import figures_tuning
-
-    logarithmic = {name for name, domain in domains(space).items() if isinstance(domain, Range) and domain.log}
-    figures_tuning.history(rows, folder / "history.png")
-    figures_tuning.curves(rows, folder / "curves.png")
-    figures_tuning.slices(rows, folder / "slices.png", scores=scores, logarithmic=logarithmic)
-    figures_tuning.importance(scores, folder / "importance.png")
-    for cost in plan.objectives[1:]:
-        limit = plan.limits.get(cost)
-        figures_tuning.pareto(rows, cost, folder / "pareto.png", chosen=chosen, limit=limit)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,12 @@ def clone(root: Path) -> Project:
     return project
 
 
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """Where a study may be kept; nothing is there yet."""
+    return tmp_path / "s.journal"
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[postgres_server.Server]:
     """A PostgreSQL server; tests that need it are skipped where its programs (Debian: postgresql) are not installed."""
@@ -82,6 +88,21 @@ def postgres() -> Iterator[postgres_server.Server]:
         pytest.skip("PostgreSQL is not installed")
     with postgres_server.running() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with one CPU each, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    # Loky and Dask hand their processes where modules are found here; Ray expects them to be installed there.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    monkeypatch.undo()
+    yield cluster.address
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")

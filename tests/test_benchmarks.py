@@ -39,12 +39,13 @@ def test_trials_per_hour_are_told_with_the_start_of_the_workers_and_without_it()
     assert found["trials_of_each_worker"] == [3, 2]
 
 
-def test_the_first_side_is_compared_with_each_other_one_that_took_part():
+def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
     means = {
         "darkroom": {"val_accuracy": 0.62, "trials_per_hour": 300.0},
+        "darkroom-all-pictures": {"val_accuracy": 0.59, "trials_per_hour": 120.0},
         "keras-tuner": {"val_accuracy": 0.6, "trials_per_hour": 120.0},
     }
-    found = tuning_peers.comparison(means)
-    assert found["val_accuracy_gain_points_over_keras-tuner"] == 2.0
-    assert found["trials_per_hour_ratio_to_keras-tuner"] == 2.5
-    assert not any("autokeras" in name for name in found)
+    assert tuning_peers.comparison(means)["comparison"] == {
+        "darkroom against keras-tuner": {"val_accuracy_gain_points": 2.0, "trials_per_hour_ratio": 2.5},
+        "darkroom-all-pictures against keras-tuner": {"val_accuracy_gain_points": -1.0, "trials_per_hour_ratio": 1.0},
+    }

@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from darkroom import clusters
 from darkroom.compute import stream
 from darkroom.errors import DarkroomError, DataError
 from darkroom.workers import WorkerDiedError, Workers
@@ -66,20 +65,6 @@ def eventually(what: Callable[[], object], seconds: float = 30) -> None:
 def pid_in(file: Path) -> int:
     eventually(lambda: file.is_file() and file.read_text().endswith("\n"))
     return int(file.read_text().split()[-1])
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    # Loky and Dask hand their processes where modules are found here; Ray expects them to be installed there.
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    monkeypatch.undo()
-    yield cluster.address
-    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +182,7 @@ def test_a_dask_worker_that_comes_back_at_its_old_address_does_not_run_the_task_
 
 
 def test_a_dask_cluster_without_room_says_so(dask_cluster, monkeypatch):
-    monkeypatch.setattr(clusters, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("darkroom.dask_cluster.ANSWER_SECONDS", 0.1)
     with (
         pytest.raises(DarkroomError, match=r"has 2 workers, not 3; ask for fewer"),
         Workers(3, backend="dask", address=dask_cluster),

@@ -220,9 +220,9 @@ OWNERS = {
     },
     "tensorflow": {"architectures", "backbones", "devices", "models", "training"},
     "mlflow": {"tracking", "registry", "mlflow_model", "packaging", "store"},
-    "optuna": {"search"},
-    "ray": {"clusters", "machines"},
-    "distributed": {"clusters", "machines"},
+    "optuna": {"samplers", "search", "study_storage"},
+    "ray": {"ray_cluster"},
+    "distributed": {"dask_cluster"},
     "albumentations": {"augmentation"},
 }
 

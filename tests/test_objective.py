@@ -15,7 +15,7 @@ from darkroom.errors import RegistryError
 from darkroom.features import write_none
 from darkroom.params import read_params
 from darkroom.search import Search
-from darkroom.space import parse
+from darkroom.space_syntax import parse
 
 pytestmark = [
     pytest.mark.heavy,

@@ -192,6 +192,25 @@ def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
     assert str(caught.value) == f"params.yaml: {message}"
 
 
+@pytest.mark.parametrize(
+    ("backend", "cluster", "message"),
+    [
+        ("ray", 10001, "compute.cluster is 10001: input should be a valid string"),
+        ("ray", "", "compute.cluster is '': string should have at least 1 character"),
+        ("loky", "host:6379", "compute.cluster is 'host:6379': expected null, because compute.backend loky works on"),
+    ],
+)
+def test_a_cluster_is_an_address_and_only_of_a_backend_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, cluster: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = {"backend": backend, "cluster": cluster, "workers": "auto", "device": "auto"}
+    YAML().dump({"compute": section}, Path("params.yaml"))
+    with pytest.raises(ParamsError) as caught:
+        load_section("compute", ComputeParams)
+    assert str(caught.value).startswith(f"params.yaml: {message}")
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ParamsError, match="darkroom use mnist"):

@@ -2,95 +2,31 @@
 
 import csv
 import json
-import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT
-from shades import write_shades
+from training_stage import TrainingStage, train_section
 
 from darkroom import overrides
-from darkroom.features import write_none
 
 pytestmark = pytest.mark.heavy
 
-PARAMS = """\
-train:
-  cnn:
-    architecture: {name: compact, filters: [4, 8], stem_kernel_size: 3, head: flatten, dropout: 0.1}
-    output: softmax
-    epochs: EPOCHS
-    batch_size: 16
-    optimizer: {name: sgd, momentum: 0.9, weight_decay: 0.0005, clip_norm: null}
-    learning_rate: RATE
-    schedule: {name: one_cycle, warmup: 0.2}
-    label_smoothing: 0.1
-    class_weights: none
-    averaging: 0.0
-    early_stopping: null
-    keep: best
-    variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
-    test_time_views: one
-    calibration: temperature
-    precision: PRECISION
-    debug: {overfit_one_batch: false, max_steps: null}
-    seed: 7
-compute: {backend: auto, cluster: null, workers: auto, device: DEVICE}
-"""
-SHAPE = (16, 16, 1)
 
-
-class Stage:
+class Stage(TrainingStage):
     def __init__(self, root: Path) -> None:
-        self.root = root
-        write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=SHAPE)
-        write_shades(root / "augmented", splits=["train"] * 64, shape=SHAPE)
-        write_none(root / "features")
+        super().__init__(root, "pipelines.train", "--best", "models/cnn/best.yaml", "--out", "models/cnn")
         overrides.write(root / "models" / "cnn" / "best.yaml", {}, comment="nothing")
         self.params()
 
-    def params(
-        self, *, epochs: int = 3, rate: float = 0.1, precision: str = "auto", device: str = "auto", **changes: str
-    ) -> None:
-        """Write params.yaml; changes are key=value of settings below train.cnn as they stand in PARAMS."""
-        text = PARAMS.replace("EPOCHS", str(epochs)).replace("RATE", repr(rate)).replace("PRECISION", precision)
-        text = text.replace("DEVICE", device)
-        for key, value in changes.items():
-            text, found = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
-            assert found == 1, key
-        (self.root / "params.yaml").write_text(text)
-
-    def start(self, **environment: str) -> "subprocess.Popen[str]":
-        left_out = ("MLFLOW_", "DVC_", "DARKROOM_", "TF_CPP")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.train", "--prepared", "prepared", "--augmented", "augmented",
-             "--features", "features", "--best", "models/cnn/best.yaml", "--out", "models/cnn"],
-            cwd=self.root,
-            env={**inherited, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.root), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
-
-    def run(self, *, status: int = 0, **environment: str) -> str:
-        process = self.start(**environment)
-        printed, _ = process.communicate()
-        assert process.returncode == status, printed
-        return printed
-
-    def query(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(self.root / "mlflow.db")
-        try:
-            return connection.execute(sql, values).fetchall()
-        finally:
-            connection.close()
+    def params(self, **changes: str) -> None:
+        """Write params.yaml; changes are key=value of settings as they stand in TRAIN."""
+        settings = {"precision": "auto", "device": "auto", **changes}
+        (self.root / "params.yaml").write_text(train_section(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +35,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 
 def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) -> None:
-    stage.params(epochs=3, precision="float32")
+    stage.params(epochs="3", precision="float32")
     printed = stage.run()
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
@@ -122,7 +58,7 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
 
 
 def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(stage: Stage) -> None:
-    stage.params(epochs=20)
+    stage.params(epochs="20")
     with stage.start() as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -145,7 +81,7 @@ def test_a_tracking_server_that_does_not_answer_stops_training_before_it_starts(
 
 
 def test_a_diverged_training_is_one_line_and_a_failed_run(stage: Stage) -> None:
-    stage.params(epochs=2, rate=1e30)
+    stage.params(epochs="2", learning_rate="1.0e+30")
     printed = stage.run(status=1)
     assert re.search(r"^error: .*loss is (nan|inf).*lower learning_rate", printed, re.MULTILINE)
     assert "Traceback" not in printed
@@ -162,7 +98,7 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
 
 
 def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
-    stage.params(epochs=10, rate=0.05)
+    stage.params(epochs="10", learning_rate="0.05")
     with stage.start() as first:
         assert first.stdout is not None
         for line in first.stdout:
@@ -244,7 +180,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> 
 
 def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
-    stage.params(epochs=1)
+    stage.params(epochs="1")
     overrides.write(
         stage.root / "models" / "cnn" / "best.yaml", {"learning_rate": 0.05, "label_smoothing": 0.1}, comment="x"
     )

@@ -6,49 +6,28 @@ import json
 import os
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import pytest
 from conftest import ROOT
-from shades import write_shades
-from trained_repository import empty_database
+from training_stage import TRAIN, TrainingStage, train_section
 
-from darkroom import overrides
-from darkroom.features import write_none
+from darkroom import overrides, search
+from darkroom.errors import ParamsError
+from darkroom.trial_rows import TrialRow, best_trial
+from pipelines import tune
 
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
 ]
 
-TRAIN = """\
-train:
-  cnn:
-    architecture: {name: compact, filters: [4, 8], stem_kernel_size: 3, head: flatten, dropout: 0.1}
-    output: softmax
-    epochs: 4
-    batch_size: 16
-    optimizer: {name: sgd, momentum: 0.9, weight_decay: 0.0005, clip_norm: null}
-    learning_rate: 0.1
-    schedule: {name: one_cycle, warmup: 0.2}
-    label_smoothing: 0.1
-    class_weights: none
-    averaging: 0.0
-    early_stopping: null
-    keep: best
-    variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
-    test_time_views: one
-    calibration: temperature
-    precision: float32
-    debug: {overfit_one_batch: false, max_steps: null}
-    seed: 7
-compute: {backend: auto, cluster: null, workers: auto, device: cpu}
-"""
 TUNE = {
     "trials": "3",
     "minutes": "null",
@@ -69,16 +48,11 @@ TUNE = {
     "storage": "null",
     "study": "null",
 }
-SHAPE = (16, 16, 1)
 
 
-class Stage:
+class Stage(TrainingStage):
     def __init__(self, root: Path) -> None:
-        self.root = root
-        write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=SHAPE)
-        write_shades(root / "augmented", splits=["train"] * 64, shape=SHAPE)
-        write_none(root / "features")
-        (root / "mlflow.db").write_bytes(empty_database())
+        super().__init__(root, "pipelines.tune", "--best", "models/cnn/best.yaml", "--report", "report")
         self.params()
 
     def params(self, *, train: str = TRAIN, **changes: str) -> None:
@@ -86,29 +60,6 @@ class Stage:
         assert set(changes) <= set(TUNE)
         tune = "".join(f"  {key}: {value}\n" for key, value in {**TUNE, **changes}.items())
         (self.root / "params.yaml").write_text(f"tune:\n{tune}{train}")
-
-    def start(self, **environment: str) -> "subprocess.Popen[str]":
-        left_out = ("MLFLOW_", "DVC_", "DARKROOM_", "TF_CPP")
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.tune", "--prepared", "prepared", "--augmented", "augmented",
-             "--features", "features", "--best", "models/cnn/best.yaml", "--report", "report"],
-            cwd=self.root,
-            env={**inherited, "PYTHONPATH": str(ROOT), "DVC_ROOT": str(self.root), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
-
-    def run(self, *, status: int = 0, **environment: str) -> str:
-        process = self.start(**environment)
-        printed, _ = process.communicate()
-        assert process.returncode == status, printed
-        return printed
-
-    def query(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
-        with contextlib.closing(sqlite3.connect(self.root / "mlflow.db", timeout=20)) as connection:
-            return connection.execute(sql, values).fetchall()
 
     def runs(self) -> dict[str, str]:
         """Status by name of every run."""
@@ -122,6 +73,15 @@ class Stage:
         with (self.root / "report" / "trials.csv").open() as file:
             return list(csv.DictReader(file))
 
+    def study(self) -> list[TrialRow]:
+        """The trials as the storage holds them; none before it exists."""
+        folder = self.root / ".darkroom" / "tuning"
+        if not (folder / "cnn.json").is_file():
+            return []
+        name = json.loads((folder / "cnn.json").read_text())["study"]
+        journal = folder / f"{name}.journal"
+        return search.read_rows(name, str(journal)) if journal.is_file() else []
+
     @property
     def best(self) -> dict[str, Any]:
         return overrides.read(self.root / "models" / "cnn" / "best.yaml")
@@ -133,11 +93,17 @@ def stage(tmp_path: Path) -> Stage:
 
 
 @pytest.fixture(scope="module")
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """For what is refused before anything is written."""
+    return Stage(tmp_path_factory.mktemp("untuned"))
+
+
+@pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, str]:
     """A finished search over a hopeless trial 0, with what the stage printed."""
     stage = Stage(tmp_path_factory.mktemp("tuned"))
     stage.params(
-        train=TRAIN.replace("learning_rate: 0.1", "learning_rate: 0.00001"),
+        train=train_section(learning_rate="0.00001"),
         trials="6",
         workers="2",
         sampler="random",
@@ -244,7 +210,7 @@ def test_without_trials_values_of_train_need_not_be_within_the_ranges(stage: Sta
 
 def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Stage) -> None:
     stage.params(
-        train=TRAIN.replace("learning_rate: 0.1", "learning_rate: 1.0e+30"),
+        train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {categorical: [1.0e+30, 0.1]}}}",
         sampler="grid",
     )
@@ -259,7 +225,7 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Sta
 
 def test_a_search_in_which_all_trials_fail_says_the_first_reason(stage: Stage) -> None:
     stage.params(
-        train=TRAIN.replace("learning_rate: 0.1", "learning_rate: 1.0e+30"),
+        train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {float: [1.0e+29, 1.0e+31], log: true}}}",
         trials="2",
     )
@@ -350,13 +316,16 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
         ({"study": "''"}, r"tune.study is ''"),
     ],
 )
-def test_a_wrong_section_is_refused_in_one_line(stage: Stage, changes: dict[str, str], message: str) -> None:
-    stage.params(**changes)
-    printed = stage.run(status=2)
-    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, printed
-    assert re.search(message, errors[0]), printed
-    assert not (stage.root / "models").exists()
+def test_a_wrong_section_is_refused_in_one_line_before_tensorflow_is_loaded(
+    untuned: Stage, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untuned.params(**changes)
+    monkeypatch.chdir(untuned.root)
+    monkeypatch.setattr(sys, "argv", ["tune", *untuned.arguments])
+    with pytest.raises(ParamsError, match=message) as refused:
+        tune.main()
+    assert "\n" not in str(refused.value)
+    assert not (untuned.root / "models").exists()
 
 
 def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stage) -> None:
@@ -380,3 +349,63 @@ def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage
     assert "held by another process" in stage.run(status=75)
     process.terminate()
     process.communicate()
+
+
+def test_on_a_ray_cluster_trials_run_on_both_nodes(stage: Stage, ray_cluster: str) -> None:
+    stage.params(train=train_section(backend="ray", cluster=ray_cluster), trials="4", workers="2", cpus="1")
+    process = stage.start()
+    nodes: dict[str, int] = {}  # of each worker: the process that started it, which is Ray's own on a node
+    while process.poll() is None:
+        for row in stage.study():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if row.worker is not None and row.worker not in nodes:
+                    nodes[row.worker] = psutil.Process(int(row.worker.rpartition(":")[2])).ppid()
+        time.sleep(0.1)
+    assert process.returncode == 0, process.communicate()[0]
+    assert {row.worker for row in stage.study()} == set(nodes)
+    assert len(set(nodes.values())) == 2
+    assert [trial["state"] for trial in stage.trials()] == ["complete"] * 4
+    assert set(stage.runs().values()) == {"FINISHED"}
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if any("loky" in part for part in child.cmdline())]
+    return []
+
+
+@pytest.mark.slow
+def test_ten_sigkills_leave_thirty_trials_no_open_run_and_the_best_of_the_storage(stage: Stage) -> None:
+    stage.params(
+        train=train_section(learning_rate="0.00001"),  # a trial 0 that is beaten
+        trials="30",
+        workers="2",
+        sampler="random",
+        space="{cnn: {learning_rate: {float: [0.00001, 0.3]}, label_smoothing: {float: [0.0, 0.2]}}}",
+    )
+    moments = np.random.default_rng(7)
+    process = stage.start()
+    for kill in range(10):
+        n_before, end = len(stage.study()), time.monotonic() + 120
+        while len(stage.study()) <= n_before or not workers_of(process):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 3))  # trials take about as long
+        if kill % 2:
+            process.kill()
+            process.communicate()
+            process = stage.start()
+        else:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                moments.choice(np.array(workers_of(process), dtype=object)).kill()
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    rows = stage.study()
+    assert [row.state for row in rows].count("complete") == 30
+    assert {row.state for row in rows} == {"complete", "killed"}
+    assert "RUNNING" not in stage.runs().values()
+    best = best_trial(rows)
+    assert best is not None
+    assert stage.best == best.params

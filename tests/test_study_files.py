@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import study_files
-from darkroom.errors import DataError
+from darkroom.errors import DataError, ParamsError
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +26,16 @@ def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
     assert study_files.pointed_at("cnn") == {"study": "s", "trials": 3}
     with pytest.raises(DataError, match="'transfer' was not tuned here yet; set tune.trials above 0"):
         study_files.pointed_at("transfer")
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("postgresql://u:secret@host/db", r"u:\*\*\*@host/db, with a password.* variable DARKROOM_TUNING_STORAGE"),
+        ("postgresql://u@host/db?password=secret", r"password=\*\*\*, with a password"),
+        ("studies.db", r"storage is 'studies.db'; expected null, the URL of a database"),
+    ],
+)
+def test_a_storage_with_a_password_or_without_a_scheme_is_refused(storage: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        study_files.check_storage(storage)

@@ -18,8 +18,9 @@ from postgres import Server
 
 from darkroom import tuning
 from darkroom.errors import RegistryError, SearchError, TrainingError
-from darkroom.search import Draw, Search, read_rows
-from darkroom.space import parse
+from darkroom.search import Draw, Search
+from darkroom.space_syntax import parse
+from darkroom.study_storage import read_rows
 from darkroom.trial_rows import TrialRow
 from darkroom.workers import Workers
 

@@ -113,23 +113,19 @@ def tune_status(
 ) -> None:
     """Show the trials of a candidate's search, live while it runs, from wherever the study is kept; Ctrl-C ends it."""
     import time
+    from functools import partial
 
-    from darkroom import search, study_files, tuning_status
+    from darkroom import study_files, study_storage, tuning_status
     from darkroom.params import read_params
 
     study = study_files.pointed_at(candidate)
     section = read_params(repository_root() / "params.yaml").get("tune") or {}
     storage = study_files.storage_of(section.get("storage"), study=study["study"])
+    read = partial(study_storage.read_rows, study["study"], storage)
     if as_json:
-        print(
-            json.dumps(tuning_status.summary(search.read_rows(study["study"], storage), study["trials"], time.time()))
-        )
+        print(json.dumps(tuning_status.summary(read(), study["trials"], time.time())))
         return
-    tuning_status.watch(
-        lambda: search.read_rows(study["study"], storage),
-        title=f"{candidate}: study {study['study']}",
-        wanted=study["trials"],
-    )
+    tuning_status.watch(read, title=f"{candidate}: study {study['study']}", wanted=study["trials"])
 
 
 def _read_report(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+ANSWER_SECONDS = 5  # within which a cluster must answer
 _PARENT_SECONDS = 0.25  # between two looks at whether the process that started this one is still there
 
 

@@ -1,39 +1,33 @@
-"""The only module that knows Optuna: the study and its storage, what is drawn next, what is told and read back.
+"""The study of a tuning: what is drawn next, how trials go and how they end.
 
 The coordinator (tuning.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial goes,
 and learns whether to go on. Both speak to one storage, so that nothing is lost with a process.
+Beside samplers.py and study_storage.py this is the only module that knows Optuna.
 """
 
 import os
 import socket
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.storages import RDBStorage
+from optuna.trial import Trial, TrialState
 
 from darkroom.errors import LockedError, SearchError, Stopped
+from darkroom.samplers import make_pruner, make_sampler, quiet
 from darkroom.search_plan import Plan, grid_points
-from darkroom.space import Choice, Domain, Space, draw, is_conditional
+from darkroom.space import Choice, Domain, Space, draw
 from darkroom.store import redact
+from darkroom.study_storage import load_study, open_storage, row_of, storage_errors
 from darkroom.trial_rows import COSTS, FINISHED, TrialRow
 
-ANSWER_SECONDS = 5  # how long a storage may take to answer
 LEASE_SECONDS = 60  # after the last sign of life of a process on another machine its study is free
-PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "oracle": 1521, "mssql": 1433}
-
-optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class Search:
         self._owner, self._beaten = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}", 0.0
         self._open: dict[int, Trial] = {}
         self._ended: dict[int, TrialRow] = {}
-        with ExitStack() as stack, _storage_errors(storage), _quiet():
+        with ExitStack() as stack, storage_errors(storage), quiet():
             self._opened = open_storage(storage, create=True)
             stack.callback(self._close)
             self._study = self._create(about, rename)
@@ -116,7 +110,7 @@ class Search:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        with suppress(SearchError), _storage_errors(self._storage):
+        with suppress(SearchError), storage_errors(self._storage):
             self._study.set_user_attr("owner", None)
         self._close()
 
@@ -166,12 +160,12 @@ class Search:
     @property
     def attributes(self) -> dict[str, Any]:
         """What remember() kept."""
-        with _storage_errors(self._storage):
+        with storage_errors(self._storage):
             return self._study.user_attrs
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a value with the study; anything that JSON can hold."""
-        with _storage_errors(self._storage):
+        with storage_errors(self._storage):
             self._study.set_user_attr(key, value)
 
     def ask(self) -> Draw | None:
@@ -179,7 +173,7 @@ class Search:
 
         None where a grid has no more points.
         """
-        with _storage_errors(self._storage), _quiet():
+        with storage_errors(self._storage), quiet():
             if self._points is not None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 if self._n_points_drawn == len(self._points):
                     return None
@@ -193,7 +187,7 @@ class Search:
     def tell(self, number: int, outcome: Outcome) -> None:
         """Keep how a trial ended."""
         trial = self._open[number]
-        with _storage_errors(self._storage), _quiet():
+        with storage_errors(self._storage), quiet():
             if outcome.state == "complete":
                 trial.set_user_attr("metrics", dict(outcome.metrics))
                 for metric, limit in self._plan.limits.items():
@@ -215,7 +209,7 @@ class Search:
                 trial is tried once more only, unless it is trial 0, without which no other can be judged.
         """
         self._open.pop(number, None)
-        with _storage_errors(self._storage):
+        with storage_errors(self._storage):
             trials = self._study.get_trials(deepcopy=False)
             trial = next(trial for trial in trials if trial.number == number)
             said = trial.user_attrs
@@ -245,12 +239,12 @@ class Search:
 
     def rows(self) -> list[TrialRow]:
         """Return every trial, in the order of their numbers."""
-        with _storage_errors(self._storage):
+        with storage_errors(self._storage):
             trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._ended:
-                self._ended[trial.number] = _row(trial)
-        return [self._ended.get(trial.number) or _row(trial) for trial in trials]
+                self._ended[trial.number] = row_of(trial)
+        return [self._ended.get(trial.number) or row_of(trial) for trial in trials]
 
     def overrides(self, number: int) -> dict[str, Any]:
         """Return what a trial of any state changes in the recipe, by dotted key."""
@@ -262,7 +256,7 @@ class Search:
 
         Empty where too few trials are complete, or all are equally accurate, to tell.
         """
-        with _storage_errors(self._storage), _quiet():
+        with storage_errors(self._storage), quiet():
             complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
             if len({trial.values[0] for trial in complete}) < 2:
                 return {}
@@ -290,15 +284,15 @@ class Report:
 
     def __init__(self, number: int, *, study: str, storage: str, plan: Plan, n_epochs: int) -> None:
         self._storage, self._plan, self._n_epochs = storage, plan, n_epochs
-        with _storage_errors(storage), _quiet():
-            joined = _joined(study, storage)
+        with storage_errors(storage), quiet():
+            joined = load_study(study, storage)
             joined.pruner = make_pruner(plan)
             found = next(trial for trial in joined.get_trials(deepcopy=False) if trial.number == number)
             self._trial = Trial(joined, found._trial_id)
 
     def begin(self, worker: str) -> None:
         """Say who runs the trial."""
-        with _storage_errors(self._storage):
+        with storage_errors(self._storage):
             self._trial.set_user_attr("worker", worker)
 
     def epoch(self, epoch: int, val_accuracy: float) -> None:
@@ -308,7 +302,7 @@ class Report:
             Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
                 against it; and so does a trial that has no more epochs to save.
         """
-        with _storage_errors(self._storage), _quiet():
+        with storage_errors(self._storage), quiet():
             if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
@@ -320,157 +314,12 @@ class Report:
                 raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
 
 
-def read_rows(name: str, storage: str) -> list[TrialRow]:
-    """Return every trial of a study that perhaps runs elsewhere; nothing is changed.
-
-    Raises:
-        SearchError: the storage does not answer, or has no such study.
-    """
-    if "://" not in storage and not Path(storage).is_file():
-        raise SearchError(f"there is no study in {storage}; `dvc repro` with tune.trials above 0 makes one")
-    with _storage_errors(storage):
-        try:
-            study = _joined(name, storage)
-        except KeyError:
-            raise SearchError(f"there is no study {name!r} in {redact(storage)}; it was deleted, perhaps") from None
-        return [_row(trial) for trial in study.get_trials(deepcopy=False)]
-
-
-@cache
-def _joined(study: str, storage: str) -> optuna.Study:
-    """Return a study as workers and readers have it, once per process: to read a long one anew takes seconds."""
-    # No trial is drawn here; Optuna's default sampler would draw one for every Trial that is made of its number.
-    sampler = optuna.samplers.RandomSampler()
-    return optuna.load_study(study_name=study, storage=open_storage(storage, create=False), sampler=sampler)
-
-
-def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of a plan."""
-    with _quiet():
-        if plan.sampler == "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=is_conditional(space),
-                constant_liar=True,
-                n_startup_trials=plan.n_startup_trials,
-            )
-        if plan.sampler in ("random", "grid"):  # the points of a grid are queued: Optuna's own needs Study.optimize
-            return optuna.samplers.RandomSampler(seed=seed)
-        if plan.sampler == "cma-es":
-            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        if plan.sampler == "gp":
-            return optuna.samplers.GPSampler(seed=seed)
-        return optuna.samplers.QMCSampler(seed=plan.seed, scramble=True, warn_independent_sampling=False)
-
-
-def make_pruner(plan: Plan) -> optuna.pruners.BasePruner:
-    """Return the pruner of a plan."""
-    with _quiet():
-        if plan.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(2, plan.epochs), reduction_factor=3)
-        if plan.pruner == "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=3)
-        if plan.pruner == "wilcoxon":
-            return optuna.pruners.WilcoxonPruner()
-        return optuna.pruners.NopPruner()
-
-
-def open_storage(storage: str, *, create: bool) -> BaseStorage:
-    """Return Optuna's storage for the path of a journal file, the URL of a database, or grpc://host:port.
-
-    Args:
-        create: for the coordinator, who makes the file, or the tables of the database, if they are not there, and keeps
-            connections open; False for workers and readers.
-    """
-    if "://" not in storage:
-        path = Path(storage)
-        if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
-    parts = urlsplit(storage)
-    scheme = parts.scheme.partition("+")[0]
-    port = parts.port or PORTS.get(scheme)
-    if parts.hostname and port:
-        socket.create_connection((parts.hostname, port), timeout=ANSWER_SECONDS).close()
-    if scheme == "grpc":
-        if not parts.hostname or not parts.port:
-            raise SearchError(f"tune.storage is {storage}: expected grpc://host:port of an Optuna proxy")
-        return GrpcStorageProxy(host=parts.hostname, port=parts.port)
-    from sqlalchemy.pool import NullPool
-
-    engine: dict[str, Any] = {"connect_args": {"connect_timeout": ANSWER_SECONDS} if scheme == "postgresql" else {}}
-    if create:
-        engine["pool_pre_ping"] = True  # a trial may take hours: a connection that was lost meanwhile is noticed
-    else:
-        engine["poolclass"] = NullPool  # hundreds of workers report once in a while: none holds a connection in between
-    return RDBStorage(storage, engine_kwargs=engine, skip_table_creation=not create)
-
-
-class _JournalLock(JournalFileOpenLock):
-    """A lock that the kernel frees when its holder is killed, where Optuna's own would stand for 30 seconds.
-
-    What a killed writer left behind of a line is cut off: the next line would be added to it, and the journal could
-    not be read any more.
-    """
-
-    def __init__(self, path: Path) -> None:
-        from filelock import FileLock
-
-        self._path, self._lock = path, FileLock(f"{path}.lock")
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        with self._path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end and not _ends_a_line(file, end):
-                end -= 1
-            file.truncate(end)
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def _ends_a_line(file: Any, end: int) -> bool:
-    file.seek(end - 1)
-    return bool(file.read(1) == b"\n")
-
-
 def _suggest(trial: Trial, name: str, domain: Domain) -> Any:
     if isinstance(domain, Choice):
         return trial.suggest_categorical(name, domain.labels)
     if domain.integer:
         return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def _row(trial: FrozenTrial) -> TrialRow:
-    said = trial.user_attrs
-    state = {"FAIL": "killed" if said.get("killed") else "failed"}.get(trial.state.name, trial.state.name.lower())
-    started = trial.datetime_start.timestamp() if trial.datetime_start else None
-    ended = trial.datetime_complete.timestamp() if trial.datetime_complete else time.time()
-    return TrialRow(
-        number=trial.number,
-        state=state,
-        params=dict(trial.params),
-        metrics=dict(said.get("metrics", {})),
-        curve=_curve(trial),
-        feasible=all(value <= 0 for value in trial.constraints.values()),
-        is_baseline=bool(said.get("baseline")),
-        retry_of=said.get("retry_of"),
-        reason=said.get("reason"),
-        worker=said.get("worker"),
-        started=started,
-        seconds=None if started is None or state == "waiting" else max(0.0, ended - started),
-    )
-
-
-def _curve(trial: FrozenTrial) -> dict[int, float]:
-    """Return the validation accuracy by epoch, counted from 0."""
-    if trial.intermediate_values:
-        return {step - 1: value for step, value in trial.intermediate_values.items()}
-    return {int(epoch): value for epoch, value in trial.user_attrs.get("curve", {}).items()}
 
 
 def _is_alive(pid: int) -> bool:
@@ -481,37 +330,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's warnings: that a feature is experimental, or that a pruner cannot judge a trial yet."""
-    with warnings.catch_warnings():
-        for kind in (UserWarning, optuna.exceptions.ExperimentalWarning):
-            warnings.simplefilter("ignore", kind)
-        yield
-
-
-@contextmanager
-def _storage_errors(storage: str) -> Iterator[None]:
-    """Turn what a storage, its driver or the network raise into one SearchError that names the storage."""
-    kinds: tuple[type[BaseException], ...] = (
-        *(OSError, ValueError, optuna.exceptions.StorageInternalError, optuna.exceptions.UpdateFinishedTrialError),
-    )
-    with suppress(ImportError):
-        from sqlalchemy.exc import SQLAlchemyError
-
-        kinds = (*kinds, SQLAlchemyError, ModuleNotFoundError)
-    if "://" in storage:
-        with suppress(ImportError):
-            import grpc
-
-            kinds = (*kinds, grpc.RpcError)
-    try:
-        yield
-    except kinds as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SearchError(
-            f"the tuning storage {redact(storage)} does not answer as it must ({redact(first[:300])}); start it, or "
-            "correct tune.storage, or set it to null for a file of this repository"
-        ) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from darkroom.errors import LockedError, RegistryError
+from darkroom.errors import LockedError, RegistryError, first_line
 from darkroom.repository import repository_root
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def store_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow store {redact(uri)}: {_first_line(error)}") from error
+        raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
 
 
 def existing(call: Callable[[], T]) -> T | None:
@@ -119,6 +119,11 @@ def redact(uri: str) -> str:
     """Return the URI without its password, wherever it stands: before the host, or behind `?`."""
     uri = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", uri)
     return re.sub(r"([?&](?:password|passwd|pwd|token)=)[^&\s]*", r"\1***", uri)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what a store's error says, without passwords, and at most 300 characters of it."""
+    return redact(first_line(error)[:300])
 
 
 def client() -> "MlflowClient":
@@ -181,11 +186,6 @@ def _probe_server(opened: "MlflowClient", uri: str) -> None:
 
 def _unreachable(uri: str, error: Exception) -> RegistryError:
     return RegistryError(
-        f"the MLflow store {redact(uri)} does not answer ({_first_line(error)}); start it, or correct "
+        f"the MLflow store {redact(uri)} does not answer ({reason(error)}); start it, or correct "
         "MLFLOW_TRACKING_URI, or unset it to use mlflow.db of this repository"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return redact(lines[0][:300]) if lines else type(error).__name__

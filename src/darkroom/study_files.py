@@ -4,10 +4,12 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from darkroom.errors import DataError
+from darkroom.errors import DataError, ParamsError
 from darkroom.files import write_text
 from darkroom.repository import repository_root
+from darkroom.store import redact
 
 STORAGE = "DARKROOM_TUNING_STORAGE"  # environment variable: a URL with a password does not belong into params.yaml
 
@@ -15,6 +17,29 @@ STORAGE = "DARKROOM_TUNING_STORAGE"  # environment variable: a URL with a passwo
 def storage_of(setting: str | None, *, study: str) -> str:
     """Return where a study is kept: tune.storage, else what the environment says, else a journal file in .darkroom."""
     return setting or os.environ.get(STORAGE) or str(_folder() / f"{study}.journal")
+
+
+def check_storage(storage: str) -> None:
+    """Refuse what is no URL, and a password, which DVC and git would keep.
+
+    Raises:
+        ParamsError: says what to write.
+    """
+    try:
+        parts = urlsplit(storage)
+        has_password = parts.password is not None or "password=" in parts.query
+    except ValueError:
+        has_password = True  # it cannot be told where it ends
+    if has_password:
+        raise ParamsError(
+            f"storage is {redact(storage)}, with a password, which does not belong into params.yaml; set it to null, "
+            f"and the environment variable {STORAGE} to the URL"
+        )
+    if not parts.scheme or "://" not in storage:
+        raise ParamsError(
+            f"storage is {storage!r}; expected null, the URL of a database such as postgresql://host/name, or "
+            "grpc://host:port"
+        )
 
 
 def point_at(candidate: str, *, study: str, n_trials: int) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Literal, Self, TypeVar
 
 import cloudpickle
 
-from darkroom.clusters import DaskCluster, RayCluster
+from darkroom.dask_cluster import DaskCluster
 from darkroom.errors import DarkroomError, ParamsError
 from darkroom.machines import Machines, Process, ThisMachine, gpu_of, thread_limits
+from darkroom.ray_cluster import RayCluster
 
 PACKAGES = {"loky": "joblib", "ray": "ray", "dask": "distributed"}  # of each backend
 

@@ -1,9 +1,7 @@
-"""Processes that run tasks on a Ray or a Dask cluster: one that is there, or one started on this machine."""
+"""Processes that run tasks on a Dask cluster: one that is there, or one started on this machine."""
 
 import logging
 import os
-import signal
-import socket
 import threading
 import time
 import uuid
@@ -13,135 +11,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, Self
 
-from darkroom.errors import DarkroomError
+from darkroom.errors import DarkroomError, first_line
+from darkroom.machines import ANSWER_SECONDS
 
-ANSWER_SECONDS = 5  # within which a cluster must answer
-WORKER_SECONDS = 30  # within which a Dask cluster must start a worker in place of one that was ended
+WORKER_SECONDS = 30  # within which a cluster must start a worker in place of one that was ended
 
 _EVENTS = "all"  # Dask's topic of what happens to any worker
-_one_task = threading.Lock()  # a Dask worker may have several threads
-
-
-class RayCluster:
-    """Actors of a Ray cluster, spread over its nodes.
-
-    Args:
-        n: actors, or "auto": as many as the nodes have room for.
-        cpus: of each.
-        gpus: of each.
-        address: of the head, host:port; None starts a cluster of one node here. A Ray that this process is connected to
-            already is used, and stays connected.
-        environment: variables to set for each actor's process.
-
-    Raises:
-        DarkroomError: nothing answers there, or there is no room.
-    """
-
-    def __init__(
-        self, n: int | Literal["auto"], *, cpus: int, gpus: float, address: str | None, environment: dict[str, str]
-    ) -> None:
-        import ray
-
-        self._ours = not ray.is_initialized()
-        self._options = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": environment},
-        }
-        if self._ours:
-            _connect_ray(address, cpus=None if n == "auto" else n * cpus)
-        try:
-            self.n = _room(n, cpus=cpus, gpus=gpus, where=address or "this machine")
-        except DarkroomError:
-            self.close()
-            raise
-
-    def start(self, place: int) -> "RayProcess":  # noqa: ARG002 - any node that has room serves any place
-        import ray
-
-        return RayProcess(ray.remote(_Actor).options(**self._options).remote())
-
-    def close(self) -> None:
-        import ray
-
-        if self._ours:
-            ray.shutdown()
-
-
-class RayProcess:
-    """The process of an actor."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
-        future: Future[bytes] = self._actor.call.remote(function, payload).future()
-        return future
-
-    def stop(self) -> None:
-        import ray
-
-        ray.kill(self._actor)
-
-    leave = stop
-
-    def cause(self, error: BaseException) -> str:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        return next((line for line in lines if line.startswith("The actor is dead because")), lines[0])
-
-
-class _Actor:
-    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> bytes:
-        return function(payload)
-
-
-def _connect_ray(address: str | None, *, cpus: int | None) -> None:
-    import ray
-
-    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
-    if address is not None and colon:  # Ray itself tries for minutes, and prints meanwhile
-        try:
-            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-        except (OSError, ValueError) as error:
-            raise DarkroomError(f"no Ray cluster answers at {address}: {error}; start one with `ray start`") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here would report to Ray's makers
-    here = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    options: dict[str, Any] = {"address": address} if address else here
-    with _handler_kept(signal.SIGTERM):
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DarkroomError(f"cannot use the Ray cluster at {address}: {_first_line(error)}") from error
-
-
-@contextmanager
-def _handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Undo that Ray sets a handler of its own over one of this program."""
-    before = signal.getsignal(number)
-    try:
-        yield
-    finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(number, before)
-
-
-def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> int:
-    """Return n if the nodes of the Ray cluster have room for as many actors; of "auto" how many they have room for."""
-    import ray
-
-    each = {"CPU": cpus, "GPU": gpus}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(min(int(node.get(kind, 0) / need) for kind, need in each.items() if need) for node in nodes)
-    least = 1 if n == "auto" else n
-    if room < least:
-        raise DarkroomError(
-            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not for "
-            f"{least}; ask for fewer or smaller ones, or start more nodes first"
-        )
-    return room if n == "auto" else n
+_one_task = threading.Lock()  # a worker may have several threads
 
 
 class DaskCluster:
@@ -180,11 +56,11 @@ class DaskCluster:
         import distributed
 
         with ExitStack() as stack:
-            stack.enter_context(_dask_settings({}))
+            stack.enter_context(_settings({}))
             try:
                 client = distributed.Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
             except (OSError, ValueError) as error:
-                raise DarkroomError(f"no Dask scheduler answers at {address}: {_first_line(error)}") from error
+                raise DarkroomError(f"no Dask scheduler answers at {address}: {first_line(error)}") from error
             stack.callback(_disconnect, client)
             cluster = cls(client, n, gpus=gpus)
             cluster._opened = stack.pop_all()
@@ -196,7 +72,7 @@ class DaskCluster:
         import distributed
 
         with ExitStack() as stack:
-            stack.enter_context(_dask_settings(environments[0]))
+            stack.enter_context(_settings(environments[0]))
             workers = {
                 place: {"cls": distributed.Nanny, "options": _worker_options(environment)}
                 for place, environment in enumerate(environments)
@@ -305,7 +181,7 @@ class DaskProcess:
         """Do nothing: the cluster ends its workers itself."""
 
     def cause(self, error: BaseException) -> str:
-        return _first_line(error) if isinstance(error, BrokenExecutor) else self._has_left()
+        return first_line(error) if isinstance(error, BrokenExecutor) else self._has_left()
 
     def _has_left(self) -> str:
         return f"the Dask worker at {self._address} has left"
@@ -343,7 +219,7 @@ def _only_there(worker: str, function: Callable[[bytes], bytes], payload: bytes)
 
 
 @contextmanager
-def _dask_settings(environment: dict[str, str]) -> Iterator[None]:
+def _settings(environment: dict[str, str]) -> Iterator[None]:
     """Let Dask fail a task when its worker dies, take large tasks silently, and start processes in an environment.
 
     It starts a process by setting the variables in this one, where they are removed again at the end.
@@ -374,7 +250,3 @@ def _worker_options(environment: dict[str, str]) -> dict[str, Any]:
         "silence_logs": logging.CRITICAL,
         "env": environment,
     }
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
