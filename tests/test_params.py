@@ -49,7 +49,7 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (
             ("augment:", "augmentation:"),
             "there is an unknown section 'augmentation'; known sections: candidates, download, preprocess, augment, "
-            "embed, tune, train, evaluate, promote, compute",
+            "embed, tune, train, evaluate, promote, retrain, compute",
         ),
         (("augment:", "compute: {}\n3:"), "there is an unknown section '3'"),
         (("augment:", "train:"), "there is no section 'augment'; sections here: train"),
@@ -66,9 +66,9 @@ def test_a_wrong_file_answers_with_the_key(
     assert message in str(caught.value)
 
 
-def test_the_known_sections_are_the_candidates_those_of_the_stages_and_compute() -> None:
+def test_the_known_sections_are_those_of_the_stages_and_three_more() -> None:
     stages = YAML(typ="safe").load(Path(__file__).resolve().parents[1] / "dvc.yaml")["stages"]
-    assert set(SECTIONS) == {"candidates", *stages, "compute"} - {"check"}, "check reads them all and has none"
+    assert set(SECTIONS) == {"candidates", *stages, "retrain", "compute"} - {"check"}, "check reads them all"
 
 
 def candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[str]:
