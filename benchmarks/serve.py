@@ -8,6 +8,7 @@ rate: requests per second and latencies at some connections, each of which sends
     darkroom is sent the image file; `darkroom_json` is the same server sent what mlflow is sent, base64 in JSON. mlflow
     runs with its defaults, one worker, and so does darkroom. Both write their access log to /dev/null. The client is a
     process of its own on the same cores (benchmarks/clients/http_load.py).
+    cpu_ms is the server's processor time per request, which other work on the machine changes least.
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process: what HTTP costs.
 ready: seconds from the start of the command to the first 200 of /readyz (darkroom) or /ping (mlflow), least of three.
 threads: darkroom's requests per second with some numbers of threads; the default is one per core.
@@ -96,10 +97,10 @@ def measured(size: int, parts: list[str], *, connections: list[int], seconds: fl
             sent = {"darkroom": raw, "darkroom_json": as_json}
             wanted = connections if "rate" in parts else [1]
             for name, requests in sent.items():
-                found[name] = {n: measure(server.port, requests, connections=n, **timing) for n in wanted}
+                found[name] = {n: server.measured(requests, connections=n, **timing) for n in wanted}
     if "rate" in parts:
         with mlflow(size) as server:
-            found["mlflow"] = {n: measure(server.port, for_mlflow, connections=n, **timing) for n in connections}
+            found["mlflow"] = {n: server.measured(for_mlflow, connections=n, **timing) for n in connections}
         found["times_the_requests"] = ratios(found, "requests_per_second", connections)
         found["share_of_p95"] = ratios(found, "p95_ms", connections)
     if "overhead" in parts and 1 in found["darkroom"]:
@@ -146,8 +147,9 @@ def ready_seconds(start: Any, size: int) -> float:
 
 def soak(size: int, *, minutes: float) -> dict[str, Any]:
     """Return errors, latencies and memory under load while the alias moves."""
-    from darkroom import registry, versions
+    from darkroom import registry, store, versions
 
+    store.client()  # the import of MLflow is no part of the load
     name, seconds = f"of-{size}", 60 * minutes
     raw = [request("/v1/predict", file, "application/octet-stream") for file in images(size)]
     first, second, third = sorted(versions.read(name).versions.values(), key=lambda version: int(version.version))
@@ -197,6 +199,14 @@ class Server:
     pid: int
     ready_seconds: float
 
+    def measured(self, requests: list[bytes], **plan: Any) -> dict[str, Any]:
+        """Return what the client saw, and cpu_ms: processor time per request, of all threads and child processes."""
+        process = psutil.Process(self.pid)
+        before = cpu_seconds(process)
+        found = measure(self.port, requests, **plan)
+        n_requests = sum(found["statuses"].values())
+        return {**found, "cpu_ms": round(1000 * (cpu_seconds(process) - before) / max(1, n_requests), 3)}
+
 
 @contextmanager
 def darkroom(size: int, *options: str) -> Iterator[Server]:
@@ -241,6 +251,11 @@ def started(command: list[str], port: int, probe: str, variables: dict[str, str]
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def answered(url: str) -> bytes:

@@ -75,7 +75,7 @@ class ModelFacts(BaseModel):
     since: datetime = Field(description="When this server took the version over.")
     run_id: str | None = Field(description="The MLflow run that trained it.")
     classes: list[str]
-    image_shape: list[int] = Field(min_length=3, max_length=3, description="Height, width, channels that images are resized to.")
+    image_shape: list[int] = Field(min_length=3, max_length=3, description="Height, width, channels of the network.")
     abstain_below: float | None
     problem: str | None = Field(description="Why it is not the version under the alias; null: it is.")
     max_body_bytes: int
