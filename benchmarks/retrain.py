@@ -144,6 +144,7 @@ def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int)
         "n_runs_that_ended_before_their_kill": n_in_time,
         "n_answers_of_the_champion": client.n_answers,
         "n_failures_of_the_champion": len(client.failures),
+        "first_failure": next(iter(client.failures), None),
         "failures_target": "none",
         "last_run_exit_status": last.returncode,
         "last_run_decision": said["decision"],

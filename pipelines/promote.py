@@ -8,6 +8,7 @@ import json
 import os
 from argparse import Namespace
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,14 +49,16 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    paths = stage_paths(__doc__, "evaluation", "predictions", "prepared", "models", "out")
+    paths = stage_paths(__doc__, "evaluation", "predictions", "raw", "prepared", "models", "out")
     params = load_section("promote", PromoteParams)
     named = load_candidates()
 
     evaluation = _read_json(paths.evaluation)
     paths.onnx = _winners_model(paths, evaluation["winner"], named)
     registered = read(params.registered_model)
-    _write(paths.out, _outcome(paths, evaluation, registered, params), registered)
+    report = _report(_outcome(paths, evaluation, registered, params), registered)
+    write_text(paths.out, json.dumps(report, indent=2) + "\n")
+    say(f"{registered.name}: {report['decision']}. {' '.join(report['reasons'])}")
 
 
 def _winners_model(paths: Namespace, winner: str, named: list[str]) -> Path:
@@ -75,6 +78,10 @@ def _outcome(paths: Namespace, evaluation: dict[str, Any], registered: Registere
     """Decide about the candidate and do what was decided."""
     champion, known = registered.under("champion"), registered.with_model(sha256_of(paths.onnx))
     if champion and known and known.model_sha256 == champion.model_sha256:
+        if registered.unfinished:  # a process died while it moved an alias
+            from darkroom.registry import settle
+
+            settle(registered.name)
         reason = f"The champion, version {champion.version}, is this very model ({paths.onnx})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
     kept = _kept_path(paths, evaluation, champion, params.gates)
@@ -102,10 +109,14 @@ def _outcome(paths: Namespace, evaluation: dict[str, Any], registered: Registere
     replacing = champion.version if champion else None
     registry.challenge(version, replacing=replacing, reasons=decision.reasons)
     if params.approval == "manual":
+        outcome = Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+        _store_card(version, paths, evaluation, _report(outcome, registered))
         _keep(kept, decision)  # with the proof, so that a version that waits is not loaded in every run
-        return Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+        return outcome
+    outcome = Outcome("promoted", decision, version, version)
+    _store_card(version, paths, evaluation, _report(outcome, registered))
     registry.promote(version, replacing=replacing, reasons=decision.reasons)
-    return Outcome("promoted", decision, version, version)
+    return outcome
 
 
 def _kept_path(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, gates: Gates) -> Path:
@@ -218,10 +229,30 @@ def _verified(
     return replace(decision, tests={**decision.tests, PARITY: proof})
 
 
-def _write(path: Path, outcome: Outcome, registered: Registered) -> None:
-    """Write reports/promotion.json, and the decision with its reasons for the person who watches."""
+def _store_card(version: Version, paths: Namespace, evaluation: dict[str, Any], report: dict[str, Any]) -> None:
+    """Keep a model card with the version that is about to take its place."""
+    from darkroom import model_card, registry
+
+    downloaded = paths.raw / "manifest.json"
+    card = model_card.render(
+        name=version.name,
+        version=version.version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=load(version).metadata,
+        metrics=evaluation["candidates"][evaluation["winner"]],
+        promotion=report,
+        data=_read_json(paths.prepared / "manifest.json"),
+        source=_read_json(downloaded) if downloaded.is_file() else None,
+        tags=version.tags,
+        run_id=version.run_id,
+    )
+    registry.store_card(version, markdown=card.markdown, html=card.html, description=card.short)
+
+
+def _report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
+    """Return what reports/promotion.json says."""
     version, champion = outcome.version, outcome.champion
-    report = {
+    return {
         "decision": outcome.word,
         "reasons": outcome.decision.reasons,
         "registered_model": registered.name,
@@ -230,8 +261,6 @@ def _write(path: Path, outcome: Outcome, registered: Registered) -> None:
         "champion_after": champion.version if champion else None,
         "tests": outcome.decision.tests,
     }
-    write_text(path, json.dumps(report, indent=2) + "\n")
-    say(f"{registered.name}: {outcome.word}. {' '.join(outcome.decision.reasons)}")
 
 
 def _sum(path: Path) -> str:

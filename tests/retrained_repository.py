@@ -12,9 +12,11 @@ from typing import Any
 
 import trained_repository
 from conftest import Project
+from ruamel.yaml import YAML
 
 TESTS = Path(__file__).parent
-PIPELINE = """\
+STAGES = YAML(typ="safe").load(TESTS.parent / "dvc.yaml")["stages"]
+PIPELINE = f"""\
 stages:
   train:
     cmd: python train.py
@@ -23,9 +25,7 @@ stages:
     outs: [models/cnn/model.onnx, models/cnn/run.json, reports/predictions.parquet]
     metrics: [reports/evaluation.json]
   promote:
-    cmd: >-
-      python -m pipelines.promote --evaluation reports/evaluation.json --predictions reports/predictions.parquet
-      --prepared data/prepared --models models --out reports/promotion.json
+    cmd: {STAGES["promote"]["cmd"]}
     always_changed: true
     params: [candidates, promote]
     deps: [reports/evaluation.json, reports/predictions.parquet, models/cnn/model.onnx]
@@ -105,8 +105,8 @@ def create(root: Path) -> Retrained:
     (root / "mlflow.db").write_bytes(trained_repository.empty_database())
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "train.py").write_text(TRAIN)
-    ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/prepared", "data/incoming/*/"]
-    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "pipelines"]) + "\n")
+    ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/incoming/?*/"]
+    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/"]) + "\n")
     (root / "data" / "incoming").mkdir()
     (root / "data" / "incoming" / "README.md").write_text("new images\n")
     (root / "pipelines").symlink_to(TESTS.parent / "pipelines")

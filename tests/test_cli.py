@@ -5,10 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line import SOURCE, run
-from trained_repository import clean_environment, fresh_store, prepare, train
-
-from darkroom import registry
-from darkroom.files import sha256_of
+from trained_repository import clean_environment
 
 heavy = pytest.mark.heavy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -26,18 +23,6 @@ def repository(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text((tmp_path / "presets" / "one.yaml").read_text())
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *command], check=True)
-    return tmp_path
-
-
-@pytest.fixture
-def champion(tmp_path, monkeypatch):
-    """A repository with version 1 as champion, which believes pixel 0."""
-    fresh_store(tmp_path, monkeypatch)
-    prepare(tmp_path)
-    uri = train(tmp_path, reads=0)
-    digest = sha256_of(tmp_path / "models/cnn/model.onnx")
-    version = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
-    registry.promote(version, replacing=None, reasons=["the first"])
     return tmp_path
 
 
@@ -105,31 +90,6 @@ def test_importing_the_command_line_is_cheap():
     environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert answer.stdout.strip() == "[]"
-
-
-@heavy
-def test_history_and_rollback_tell_who_moved_what_and_why(champion, monkeypatch, capfd):
-    train(champion, reads=1)
-    digest = sha256_of(champion / "models/cnn/model.onnx")
-    uri = json.loads((champion / "models/cnn/run.json").read_text())["model_uri"]
-    second = registry.register("pets", model_uri=uri, model_sha256=digest, tags={})
-    registry.promote(second, replacing="1", reasons=["better by 2 %"])
-    code, out, _ = run(monkeypatch, capfd, "rollback", "--reason", "dogs are cats")
-    assert (code, out) == (0, "pets: champion is version 1 again, previous is version 2\n")
-    _, out, _ = run(monkeypatch, capfd, "history")
-    lines = out.splitlines()
-    assert len(lines) == 5
-    assert lines[2].endswith("champion: 1 -> 2  better by 2 %")
-    assert lines[3].endswith("champion: 2 -> 1  rollback: dogs are cats")
-    _, out, _ = run(monkeypatch, capfd, "history", "--json")
-    assert [entry["to"] for entry in json.loads(out)] == ["1", "1", "2", "1", "2"]
-
-
-@heavy
-def test_a_rollback_without_a_reason_is_wrong_usage(champion, monkeypatch, capfd):
-    code, _, err = run(monkeypatch, capfd, "rollback", "--reason", " ")
-    assert code == 2
-    assert "--reason is empty" in err
 
 
 def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monkeypatch, capfd):

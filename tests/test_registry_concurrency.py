@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import pytest
-from bare_versions import bare_versions
 from mlflow_server import running
 from promoters import promote_own
 from trained_repository import fresh_store, model_reading, prepare, train
@@ -18,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 N_PROMOTERS = 8
-SECONDS = 300  # a deadline for machines that do other work; 5 s are usual
+SECONDS = 500  # a deadline for machines that do other work; 5 s are usual
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(server,
     assert registry.verify(found, images, versions.load(found).probabilities(images)) < 1e-6
     assert [move["to"] for move in versions.read("remote").history()] == ["1", "1"]
     assert versions.damage(found) == []
-    [kept] = (folder / "remote").rglob("code/package.py")
+    kept = folder / "remote" / found.location.partition(":/")[2].lstrip("/") / "code" / "package.py"
     kept.write_text("changed")
     assert versions.damage(found) == ["code/package.py was changed after registration"]
     with pytest.raises(RegistryError, match="no model is registered as 'nothing'"):
@@ -151,9 +150,9 @@ def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(server,
 def test_the_claim_of_a_dead_process_is_removed_after_a_while(server, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(server[0]))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
-    monkeypatch.setattr(registry_lock, "EXPIRY_SECONDS", 8.0)
-    [version] = bare_versions(server[0], "left", 1)
+    monkeypatch.setattr(registry_lock, "EXPIRY_SECONDS", 12.0)
     opened = store.client()
+    opened.create_registered_model("left")
     dead = registry_lock._Claim("left", opened)
     dead.take(timeout=60)
     with (
@@ -161,8 +160,8 @@ def test_the_claim_of_a_dead_process_is_removed_after_a_while(server, monkeypatc
         registry_lock.registry_lock("left", opened, timeout=0.1),
     ):
         pass
-    registry.promote(version, replacing=None, reasons=["a"])
-    assert versions.read("left").aliases == {"champion": "1"}
+    with registry_lock.registry_lock("left", opened) as check:
+        check()
     with pytest.raises(RegistryError, match="the lock of left is lost: this process was stopped for too long"):
         dead.check()
 

@@ -136,7 +136,7 @@ def test_kills_at_any_moment_never_take_the_champion_away(project, monkeypatch):
 
 def test_what_is_pushed_can_be_had_elsewhere(project, tmp_path):
     remote = project.root / "remote"
-    project.run("git", "init", "--quiet", "--bare", str(remote / "git"))
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(remote / "git"))
     project.run("git", "remote", "add", "origin", str(remote / "git"))
     project.run("git", "push", "--quiet", "--set-upstream", "origin", "main")
     project.run("dvc", "remote", "add", "--default", "store", str(remote / "dvc"))
@@ -162,7 +162,10 @@ def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     assert (report["decision"], report["mode"]) == ("kept", "experiment")
     assert project.read("dvc.lock") == lock
     assert "retrain-" in project.run("dvc", "exp", "list", "--name-only")
-    assert project.retrain("--force")["version_after"] == "2"
+    params.write_text(params.read_text().replace("registered_model: pets", "registered_model: no champion yet"))
+    report = project.retrain()
+    assert (report["decision"], report["version_after"]) == ("promoted", "1")
+    assert project.read("dvc.lock") != lock
 
 
 class Client:

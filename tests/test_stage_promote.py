@@ -17,14 +17,24 @@ from trained_repository import (
     train,
 )
 
-from darkroom import registry, versions
+from darkroom import ledger, registry, versions
 from darkroom.errors import DataError, ParamsError, RegistryError
-from darkroom.files import sha256_of
+from darkroom.files import sha256_of, write_text
+from darkroom.store import client, download
 from pipelines import promote
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
 ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "reports/predictions.parquet"]
-ARGUMENTS += ["--prepared", "data/prepared", "--models", "models", "--out", "reports/promotion.json"]
+ARGUMENTS += [
+    "--raw",
+    "data/raw",
+    "--prepared",
+    "data/prepared",
+    "--models",
+    "models",
+    "--out",
+    "reports/promotion.json",
+]
 
 
 @pytest.fixture
@@ -58,6 +68,7 @@ def interrupted(*_, **__):
 
 def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fresh):
     train(fresh, reads=1)
+    write_text(fresh / "data/raw/manifest.json", json.dumps({"licence": "CC0", "homepage": None}))
     report = promoted()
     assert report["decision"] == "promoted"
     assert (report["champion_before"], report["version"], report["champion_after"]) == (None, "1", "1")
@@ -70,6 +81,10 @@ def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fr
     assert champion.tags["dvc.stage"] == "train@cnn"
     assert champion.tags["sha256/artifacts/model.onnx"] == sha256_of(fresh / "models/cnn/model.onnx")
     assert {"sha256/MLmodel", "sha256/code/package.py"} <= set(champion.tags)
+    card = Path(download(f"runs:/{champion.run_id}/model_card/pets-1/model_card.md", fresh / "card")).read_text()
+    assert "CC0" in card, "the licence of the data as downloaded"
+    assert report["tests"]["min_test_accuracy"]["sentence"] in card.replace("\\", "")
+    assert "cat" in client().get_model_version("pets", "1").description
 
 
 def test_a_second_look_changes_nothing_and_loads_neither_mlflow_nor_a_model(root):
@@ -165,6 +180,20 @@ def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch)
     assert list(versions.read("pets").versions) == ["1"]
     assert promoted()["decision"] == "promoted"
     assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
+
+
+def test_a_promotion_that_died_before_its_record_is_finished_by_the_next_run(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "_record", interrupted)
+        patch.setattr(registry, "challenge", lambda *_, **__: None)  # whose record would be the first
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    assert versions.read("pets").aliases == {"champion": "1"}
+    assert versions.read("pets").history() == []
+    assert promoted()["decision"] == "unchanged"
+    assert [(move["alias"], move["to"]) for move in versions.read("pets").history()] == [("champion", "1")]
+    assert versions.read("pets").unfinished is None
 
 
 def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_promotion(root):

@@ -53,7 +53,7 @@ def ledger(name: str) -> "Iterator[Ledger]":
     """Open the ledger of a registered model, which must exist, under its lock; what was left unfinished is finished.
 
     Raises:
-        LockedError: somebody else held the lock for a minute.
+        LockedError: somebody else held the lock for three minutes.
         RegistryError: the store does not answer, or refuses.
     """
     opened = client()  # imports MLflow, 5 s: before the lock
@@ -75,17 +75,21 @@ class Ledger:
         self.name = name
         self.client = opened
         self._check = check
+        self._known: Registered | None = None
         self.settled: list[str] = []
         self.finished: list[Move] | None = None
 
     def read(self) -> Registered:
-        """Return the registered model as it is now."""
-        return read(self.name)
+        """Return the registered model as it is now: as it was read last, since whoever writes needs this lock."""
+        if self._known is None:
+            self._known = read(self.name)
+        return self._known
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Enclose one write: the lock is still held, and what the store raises becomes a RegistryError."""
         self._check()
+        self._known = None
         with store_errors(registry_uri()):
             yield
 
@@ -146,7 +150,9 @@ class Ledger:
                 self.client.delete_registered_model_alias(self.name, move.alias)
             else:
                 self.client.set_registered_model_alias(self.name, move.alias, move.to)
-        now = self.read().aliases.get(move.alias)
+        with store_errors(registry_uri()):
+            aliases = self.client.get_registered_model(self.name).aliases
+        now = str(aliases[move.alias]) if move.alias in aliases else None
         if now != move.to:
             raise RegistryError(
                 f"{self.name}: {move.alias} was set to version {move.to or 'none'} and reads {now or 'none'}; somebody "

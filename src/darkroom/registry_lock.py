@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CLAIM = "lock."  # registered-model tags lock.<token>
-EXPIRY_SECONDS = 30.0  # a claim that is still the same after so long belongs to a dead process
-POLL_SECONDS = 0.1
+EXPIRY_SECONDS = 60.0  # a claim that is still the same after so long belongs to a dead process
+POLL_SECONDS = 0.2  # of the first in the queue; those behind ask less often
 
 
 @contextmanager
-def registry_lock(name: str, opened: "MlflowClient", *, timeout: float = 60.0) -> Iterator[Callable[[], None]]:
+def registry_lock(name: str, opened: "MlflowClient", *, timeout: float = 180.0) -> Iterator[Callable[[], None]]:
     """Hold the lock of a registered model, which must exist; yield a function to call before each write.
 
     That function raises a RegistryError if the lock is held no longer.
@@ -158,7 +158,8 @@ class _Claim:
                 )
             if time.monotonic() - self._written > EXPIRY_SECONDS / 4:
                 self._write()
-            time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  (spreads requests, no secret)
+            wait = min(POLL_SECONDS * len(ahead), EXPIRY_SECONDS / 20)
+            time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  (spreads requests, no secret)
 
     def check(self) -> None:
         """Make sure that the lock is still held, and say so to those who wait.

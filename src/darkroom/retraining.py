@@ -14,7 +14,7 @@ from typing import Any
 
 from darkroom import triggers, versions
 from darkroom.console import say
-from darkroom.errors import DarkroomError, DataError
+from darkroom.errors import DarkroomError, DataError, LockedError
 from darkroom.files import write_text
 from darkroom.notifications import notify
 from darkroom.retrain_params import Order
@@ -95,6 +95,9 @@ class _Retraining:
         self._begin(self.report["version_before"])
         try:
             self._train(looked)
+        except LockedError:  # dvc.lock may be the work of whoever runs DVC by hand
+            self.work.note({**self.state, "restored": True})
+            raise
         except BaseException:
             self._put_back()
             raise

@@ -5,6 +5,7 @@ A sqlite store is read directly (0.01 s): the MLflow client costs 5 s of imports
 not those of the pinned MLflow, is read through the client.
 """
 
+import functools
 import hashlib
 import os
 import sqlite3
@@ -183,13 +184,24 @@ def _read_client(name: str) -> Registered:
                 name,
                 str(entry.version),
                 entry.run_id or None,
-                opened.get_model_version_download_uri(name, entry.version),
+                _location(tracking_uri(), name, str(entry.version), entry.creation_timestamp),
                 dict(entry.tags),
             )
             for entry in found
         }
         aliases = {alias: str(number) for alias, number in model.aliases.items()}
         return Registered(name, versions, aliases, dict(model.tags))
+
+
+@functools.lru_cache(maxsize=4096)
+def _location(uri: str, name: str, version: str, created: int) -> str:
+    """Return where the files of a version are. It never changes, and a server is asked for each version alone.
+
+    Args:
+        uri, created: tell versions of the same number apart, of another store or of a name that was deleted.
+    """
+    del uri, created
+    return str(client().get_model_version_download_uri(name, version))
 
 
 def _local(location: str) -> Path | None:

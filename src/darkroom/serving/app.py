@@ -45,7 +45,6 @@ def build(
     @app.get("/v1/model", responses=problem, summary="The version that answers, and what it expects")
     async def model() -> ModelFacts:
         served = follower.served
-        height, width, channels = served.package.image_shape
         return ModelFacts(
             model=served.version.name,
             version=served.version.version,
@@ -53,7 +52,7 @@ def build(
             since=served.since,
             run_id=served.version.run_id,
             classes=served.package.classes,
-            image_shape=(height, width, channels),
+            image_shape=list(served.package.image_shape),
             abstain_below=served.package.abstain_below,
             problem=follower.problem,
             max_body_bytes=limits.max_body_bytes,

@@ -19,6 +19,7 @@ from darkroom.serving.following import Served
 from darkroom.serving.settings import busy
 
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
+_NO_PIXELS = np.empty(0, np.uint8)
 OnBatch = Callable[[Served, list[tuple[bytes, np.ndarray, Answer]]], None]
 
 
@@ -36,10 +37,7 @@ class _Item:
     request: _Request
     position: int
     data: bytes
-    pixels: np.ndarray = field(default_factory=lambda: _NO_PIXELS)
-
-
-_NO_PIXELS = np.empty(0, np.uint8)
+    pixels: np.ndarray = field(default_factory=lambda: _NO_PIXELS)  # until it is decoded
 
 
 class Batcher:

@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 SUMMARY = "Classifies images with the registered version under an alias."
-PIXEL = (  # a white PNG of one pixel
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAG7buVgAAAABJRU5ErkJggg=="
-)
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQIHWP4DwABAQEANl9ngAAAAABJRU5ErkJggg=="  # PNG, white
 REFUSALS = {
     400: "The body is empty, or not in the form that its Content-Type announces, or has too many images.",
     401: "The token is missing or wrong.",
@@ -77,7 +75,7 @@ class ModelFacts(BaseModel):
     since: datetime = Field(description="When this server took the version over.")
     run_id: str | None = Field(description="The MLflow run that trained it.")
     classes: list[str]
-    image_shape: tuple[int, int, int] = Field(description="Height, width, channels that images are resized to.")
+    image_shape: list[int] = Field(min_length=3, max_length=3, description="Height, width, channels of the network.")
     abstain_below: float | None
     problem: str | None = Field(description="Why it is not the version under the alias; null: it is.")
     max_body_bytes: int

@@ -13,4 +13,5 @@ def log(event: str, message: str | None = None, **more: Any) -> None:
     line: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
     if message is not None:
         line["message"] = message
-    sys.stderr.write(_ENCODER.encode(line | more) + "\n")  # line-buffered: one write, so threads do not mix lines
+    sys.stderr.write(_ENCODER.encode(line | more) + "\n")  # one write: threads do not mix their lines
+    sys.stderr.flush()

@@ -178,7 +178,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise ParamsError(f"{host}:{port}: {reason}; choose another --host or --port") from None
     # Inherited by every connection. asyncio sets it only on sockets that name their protocol, and without it an answer,
     # which uvicorn writes in two pieces, takes 40 ms longer.

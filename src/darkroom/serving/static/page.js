@@ -1,6 +1,6 @@
 "use strict";
 
-const SHOWN = 8; // bars, before the rest is asked for
+const SHOWN = 10; // bars, before the rest is asked for
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
 let facts = null; // of /v1/model
@@ -38,6 +38,7 @@ function askForToken() {
 
 function tell({ status = "", problem = "" }) {
   at("status").textContent = status;
+  at("status").classList.remove("heard");
   at("problem").textContent = problem;
 }
 
@@ -76,6 +77,7 @@ function show(file, answer, milliseconds) {
   const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
   const said = `${prediction.label}, ${percent(prediction.probability)}`;
   tell({ status: `Done: ${said}${prediction.abstained ? ", but not sure" : ""}.` });
+  at("status").classList.add("heard"); // who sees the page sees it below
   at("answer").textContent = prediction.label;
   at("unsure").hidden = !prediction.abstained;
   at("bars").replaceChildren(...rows.slice(0, SHOWN).map(bar));
@@ -98,6 +100,7 @@ function show(file, answer, milliseconds) {
   preview.src = URL.createObjectURL(file);
   at("name").textContent = file.name || "pasted picture";
   at("result").hidden = false;
+  at("drop").scrollIntoView({ block: "start" }); // on a phone the answer is below the edge of the screen
 }
 
 function bar([label, share]) {

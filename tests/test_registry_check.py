@@ -1,0 +1,150 @@
+import itertools
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from bare_versions import bare_versions
+from trained_repository import clean_environment, fresh_store, prepare, train
+
+from darkroom import registry, registry_check, store, tracking, versions
+from darkroom.errors import RegistryError
+from darkroom.files import sha256_of
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+names = (f"pets-{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """One store for all tests here; each takes a name of its own."""
+    folder = tmp_path_factory.mktemp("check")
+    with pytest.MonkeyPatch.context() as patch:
+        fresh_store(folder, patch)
+        prepare(folder)
+        yield folder
+
+
+def kinds(name):
+    return [finding.kind for finding in registry_check.check(name)]
+
+
+def test_versions_without_an_alias_or_a_decision_are_fine(root):
+    name = next(names)
+    bare_versions(root, name, 2)
+    assert kinds(name) == []
+    assert kinds("nobody registered this") == []
+
+
+def test_a_challenger_that_waits_is_fine_and_one_that_can_never_be_approved_is_not(root):
+    name = next(names)
+    first, second, _ = bare_versions(root, name, 3)
+    registry.promote(first, replacing=None, reasons=["a"])
+    registry.challenge(second, replacing="1", reasons=["b"])
+    assert kinds(name) == []
+    opened = store.client()
+    opened.set_registered_model_alias(name, "champion", "3")
+    assert kinds(name) == ["unrecorded", "stale challenger"]
+    registry_check.repair(name)
+    assert kinds(name) == []
+    assert "challenger" not in versions.read(name).aliases
+    opened.set_registered_model_alias(name, "challenger", "2")
+    opened.set_model_version_tag(name, "2", "rolled_back", "bad")
+    assert kinds(name) == ["unrecorded", "stale challenger"]
+
+
+def test_missing_and_changed_and_added_files_are_named(root):
+    name = next(names)
+    first, *_ = bare_versions(root, name, 3)
+    registry.promote(first, replacing=None, reasons=["a"])
+    folder = root / "bare" / name
+    (folder / "1" / "artifacts" / "model.onnx").write_text("changed")
+    (folder / "1" / "code" / "package.py").unlink()
+    (folder / "1" / "code" / "numpy.py").write_text("")
+    (folder / "1" / "code" / "__pycache__").mkdir()
+    (folder / "1" / "code" / "__pycache__" / "package.cpython-311.pyc").write_bytes(b"Python's own")
+    shutil.rmtree(folder / "2")
+    found = registry_check.check(name)
+    assert not any(finding.repairable for finding in found)
+    assert [finding.sentence.partition(";")[0] for finding in found] == [
+        "version 1 (champion): code/package.py is gone",
+        "version 1 (champion): code/numpy.py was added after registration",
+        "version 1 (champion): artifacts/model.onnx was changed after registration",
+        f"version 2: its folder {folder / '2'} is gone",
+    ]
+    assert registry_check.repair(name) == registry_check.check(name)
+
+
+@pytest.mark.parametrize("path", ["artifacts/model.onnx", "code/package.py"])
+def test_a_tampered_file_is_refused_by_name_before_it_is_used(root, path):
+    name = next(names)
+    train(root, reads=0, experiment=name)
+    uri = train(root, reads=0, experiment=name)
+    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    versions.load(version)
+    assert versions.damage(version) == []
+    file = versions.fetch(version, path)
+    file.write_bytes(file.read_bytes() + b"\nraise SystemExit\n")
+    with pytest.raises(RegistryError, match=rf"{path} has sha256 .* it was changed after registration and is not load"):
+        versions.load(version)
+    assert versions.damage(version) == [f"{path} was changed after registration"]
+
+
+def test_loading_a_version_leaves_its_folder_as_it_was_and_trusts_no_compiled_file(root):
+    name = next(names)
+    uri = train(root, reads=1, experiment=name)
+    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    versions.load(version)
+    code = versions.fetch(version, "code/package.py")
+    assert [path.name for path in code.parent.iterdir()] == ["package.py"]
+
+
+def test_a_model_whose_files_were_deleted_is_registered_anew(root):
+    name = next(names)
+    uri = train(root, reads=0, experiment=name)
+    digest = sha256_of(root / "models/cnn/model.onnx")
+    first = registry.register(name, model_uri=uri, model_sha256=digest, tags={})
+    assert registry.register(name, model_uri=uri, model_sha256=digest, tags={}).version == first.version
+    shutil.rmtree(versions.fetch(first).parents[1])
+    second = registry.register(name, model_uri=train(root, reads=0, experiment=name), model_sha256=digest, tags={})
+    assert (first.version, second.version) == ("1", "2")
+
+
+def test_the_card_of_a_version_is_kept_with_its_run_and_as_its_description(root):
+    name = next(names)
+    uri = train(root, reads=0, experiment=name)
+    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    for _ in range(2):
+        kept = registry.store_card(version, markdown="# card", html="<p>card</p>", description="short " * 2000)
+    assert kept == [f"runs:/{version.run_id}/model_card/{name}-1", f"models:/{name}/1"]
+    assert (store.download(kept[0], root / "card") / "model_card.html").read_text() == "<p>card</p>"
+    assert len(store.client().get_model_version(name, "1").description) == 5000
+    [bare] = bare_versions(root, next(names), 1)
+    assert registry.store_card(bare, markdown="", html="", description="short") == [f"models:/{bare.name}/1"]
+    assert versions.damage(version) == []
+
+
+def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_are_not(root):
+    code = (
+        "import os, signal; from darkroom import tracking\n"
+        "with tracking.run(experiment='killed', name='train-cnn', params={}, tags={}):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=clean_environment(), check=False)
+    with tracking.run(experiment="alive", name="train-cnn", params={}, tags={}) as alive:
+        opened = store.client()
+        experiment = opened.get_experiment_by_name("alive").experiment_id
+        reused = opened.create_run(experiment, tags=dict(opened.get_run(alive.id).data.tags))
+        opened.set_tag(reused.info.run_id, "process.started", str(time.time() - 3600))
+        found = [finding for finding in registry_check.check("any") if finding.kind == "dead run"]
+        assert len(found) == 2
+        assert all("is RUNNING, its process" in finding.sentence for finding in found)
+        assert alive.id not in {finding.about for finding in found}
+        registry_check.repair("any")
+        assert {opened.get_run(finding.about).info.status for finding in found} == {"KILLED"}
+        assert opened.get_run(alive.id).info.status == "RUNNING"
+    assert kinds("any") == []
