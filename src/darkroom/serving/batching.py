@@ -19,7 +19,7 @@ from darkroom.serving.following import Served
 from darkroom.serving.settings import busy
 
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
-_NO_PIXELS = np.empty(0, np.uint8)
+_NO_PIXELS: np.ndarray = np.empty(0, np.uint8)
 OnBatch = Callable[[Served, list[tuple[bytes, np.ndarray, Answer]]], None]
 
 
