@@ -23,7 +23,7 @@ from darkroom.params import Section, digest, load_candidates, load_section
 from darkroom.promotion import Decision, decide
 from darkroom.promotion_rule import Gates
 from darkroom.repository import repository_root
-from darkroom.versions import Registered, Version, load, read
+from darkroom.versions import Registered, Version, damage, load, read
 
 N_VERIFIED = 64  # test images that the registered version must answer as evaluated
 PARITY = "max_parity_difference"
@@ -56,6 +56,11 @@ def main() -> None:
     evaluation = _read_json(paths.evaluation)
     paths.onnx = _winners_model(paths, evaluation["winner"], named)
     registered = read(params.registered_model)
+    if registered.unfinished:  # a process died while it moved an alias
+        from darkroom.registry import settle
+
+        settle(registered.name)
+        registered = read(params.registered_model)
     report = _report(_outcome(paths, evaluation, registered, params), registered)
     write_text(paths.out, json.dumps(report, indent=2) + "\n")
     say(f"{registered.name}: {report['decision']}. {' '.join(report['reasons'])}")
@@ -78,10 +83,6 @@ def _outcome(paths: Namespace, evaluation: dict[str, Any], registered: Registere
     """Decide about the candidate and do what was decided."""
     champion, known = registered.under("champion"), registered.with_model(sha256_of(paths.onnx))
     if champion and known and known.model_sha256 == champion.model_sha256:
-        if registered.unfinished:  # a process died while it moved an alias
-            from darkroom.registry import settle
-
-            settle(registered.name)
         reason = f"The champion, version {champion.version}, is this very model ({paths.onnx})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
     kept = _kept_path(paths, evaluation, champion, params.gates)
@@ -104,7 +105,7 @@ def _outcome(paths: Namespace, evaluation: dict[str, Any], registered: Registere
 
     from darkroom import registry
 
-    version = known or _register(paths, evaluation, registered.name)
+    version = known if known and not damage(known) else _register(paths, evaluation, registered.name)
     decision = _verified(version, paths, evaluation, decision, limit=params.gates.max_parity_difference)
     replacing = champion.version if champion else None
     registry.challenge(version, replacing=replacing, reasons=decision.reasons)
@@ -125,13 +126,17 @@ def _kept_path(paths: Namespace, evaluation: dict[str, Any], champion: Version |
     of_champion = sorted((champion.tags if champion else {}).items())
     inputs = {
         "candidate": [_sum(paths.onnx), _sum(paths.predictions), evaluation["candidates"][evaluation["winner"]]],
-        "champion": [tag for tag in of_champion if tag[0] == "test_ids_sha256" or tag[0].startswith("sha256/")],
+        "champion": [champion.version if champion else None, *(tag for tag in of_champion if _is_of_content(tag[0]))],
         "test": [evaluation["test_ids_sha256"], _sum(paths.prepared / "manifest.json")],
         "slices": _sum(paths.prepared / "index.parquet"),
         "gates": gates.model_dump(),
         "code": [_sum(source / f"{name}.py") for name in DECIDES],
     }
     return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
+
+
+def _is_of_content(tag: str) -> bool:
+    return tag == "test_ids_sha256" or tag.startswith("sha256/")
 
 
 def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | None, gates: Gates) -> Decision:
@@ -147,7 +152,7 @@ def _decide(paths: Namespace, evaluation: dict[str, Any], champion: Version | No
     rows = test_rows(dataset, candidate.ids)
     decision = decide(
         candidate.correct,
-        answer(package, dataset, rows) == candidate.labels,
+        answer(champion, package, dataset, rows) == candidate.labels,
         labels=candidate.labels,
         slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
         metrics=metrics,
@@ -240,7 +245,7 @@ def _store_card(version: Version, paths: Namespace, evaluation: dict[str, Any], 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=load(version).metadata,
         metrics=evaluation["candidates"][evaluation["winner"]],
-        promotion=report,
+        promotion=report | {"decision": "passed_all_gates"},  # whether it becomes champion is not known yet
         data=_read_json(paths.prepared / "manifest.json"),
         source=_read_json(downloaded) if downloaded.is_file() else None,
         tags=version.tags,

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 
 import pytest
 from bare_versions import bare_versions
@@ -62,10 +63,10 @@ def test_on_a_terminal_the_history_is_a_table(name, monkeypatch, capfd):
     assert "rollback: [bold] dogs" in out
 
 
-def test_the_history_of_a_name_that_nobody_registered_names_those_there_are(name, monkeypatch, capfd):
-    code, _, err = run(monkeypatch, capfd, "history", "--model", "nothing")
+def test_the_history_of_a_name_that_nobody_registered_is_an_error_with_the_nearest_name(name, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "history", "--model", f"{name}s")
     assert code == 1
-    assert f"no model is registered as 'nothing'; registered: {name}" in err or name in err
+    assert re.search(rf"no model is registered as '{name}s' in .*; did you mean 'pets-\d+'\?", err)
 
 
 def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, capfd):

@@ -112,6 +112,34 @@ def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(root, monkeypa
     is_consistent(name)
 
 
+def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_its_own(root, monkeypatch):
+    name = next(names)
+    bare_versions(root, name, 3)
+    champions(name, "1", "2", "3")
+    opened = store.client()
+    monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 2))
+    with pytest.raises(Died):
+        registry.rollback(name, reason="bad", to="2")
+    monkeypatch.setattr(ledger, "client", lambda: opened)
+    champion, previous = registry.rollback(name, reason="worse", to="1")
+    assert (champion.version, previous.version) == ("1", "2")
+    assert versions.read(name).versions["3"].tags["rolled_back"] == "bad"
+    is_consistent(name)
+
+
+def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(root):
+    name = next(names)
+    bare_versions(root, name, 2)
+    champions(name, "1")
+    decided = versions.find(name, version="2")  # against version 1, which is champion again below
+    champions(name, "2")
+    registry.rollback(name, reason="confuses cats")
+    for act in (registry.challenge, registry.promote):
+        with pytest.raises(RegistryError, match=r"version 2 was rolled back: confuses cats; .*rollback --to 2"):
+            act(decided, replacing="1", reasons=["2 is better"])
+    assert is_consistent(name).aliases["champion"] == "1"
+
+
 def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(root, monkeypatch):
     name = next(names)
     bare_versions(root, name, 3)

@@ -140,6 +140,8 @@ def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_are_not(root
         experiment = opened.get_experiment_by_name("alive").experiment_id
         reused = opened.create_run(experiment, tags=dict(opened.get_run(alive.id).data.tags))
         opened.set_tag(reused.info.run_id, "process.started", str(time.time() - 3600))
+        elsewhere = {**opened.get_run(reused.info.run_id).data.tags, "process.namespace": "pid:[1]"}
+        opened.create_run(experiment, tags=elsewhere)  # a container of the same host name counts its own processes
         found = [finding for finding in registry_check.check("any") if finding.kind == "dead run"]
         assert len(found) == 2
         assert all("is RUNNING, its process" in finding.sentence for finding in found)

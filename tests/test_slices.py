@@ -54,6 +54,8 @@ def test_images_are_told_apart_by_the_folders_inside_their_class_folder():
         ("00007", "3", ""),
         ("test/00007", "3", ""),
         ("test/dogs/dog.7.jpg", "dogs", ""),
+        ("Testing/dogs/7.jpg", "dogs", ""),
+        ("val/dogs/7.jpg", "dogs", ""),
         ("train/dogs/garden/2024/7.jpg", "dogs", "garden/2024"),
         ("incoming/cat/phone/x.jpg", "cat", "phone"),
         ("incoming/cat/x.jpg", "cat", ""),

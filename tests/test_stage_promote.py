@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ from trained_repository import (
 from darkroom import ledger, registry, versions
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files import sha256_of, write_text
+from darkroom.package import Package
 from darkroom.store import client, download
+from darkroom.versions import local_folder
 from pipelines import promote
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
@@ -180,6 +183,42 @@ def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch)
     assert list(versions.read("pets").versions) == ["1"]
     assert promoted()["decision"] == "promoted"
     assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
+
+
+def test_a_version_whose_files_are_gone_is_registered_anew(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "promote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    shutil.rmtree(local_folder(versions.find("pets", version="1").location))
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("promoted", "2")
+
+
+def test_a_champion_without_sums_is_compared_all_the_same(root):
+    train(root, reads=0)
+    promoted()
+    for number in ("1", "2"):
+        train(root, reads=2 if number == "1" else 0)
+        promoted()
+    champion = versions.find("pets", alias="champion")
+    tags = [tag for tag in champion.tags if tag.startswith("sha256/") or tag == "test_ids_sha256"]
+    for tag in tags:
+        client().delete_model_version_tag("pets", champion.version, tag)
+    report = promoted()
+    assert report["tests"]["champion"]["status"] != "not_applicable"
+
+
+def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
+    train(root, reads=2)
+    promoted()
+    train(root, reads=0)
+    monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
+    monkeypatch.setattr(promote, "load", versions.load)
+    with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
+        promote.main()
 
 
 def test_a_promotion_that_died_before_its_record_is_finished_by_the_next_run(root, monkeypatch):

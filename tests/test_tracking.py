@@ -57,6 +57,9 @@ def test_a_relative_sqlite_uri_is_made_absolute_and_a_server_is_left_as_it_is(tm
     assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/runs/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
     assert tracking.tracking_uri() == "http://server:5000"
+    assert store.registry_uri() == "http://server:5000"
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///registry/x.db")
+    assert store.registry_uri() == f"sqlite:///{tmp_path}/registry/x.db"
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])

@@ -23,13 +23,13 @@ def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
 
     Raises:
         DataError: the data are not whole, or have no test images.
-        RegistryError: a version cannot be loaded.
+        RegistryError: a version cannot be loaded, or not answer.
     """
     dataset = Dataset.open(data)
     rows = dataset.rows("test")
     if len(rows) == 0:
         raise DataError(f"{data} has no test images to compare on; set preprocess.test_fraction above 0")
     labels = np.array(dataset.classes, dtype=str)[dataset.labels[rows]]
-    correct = [answer(load(version), dataset, rows) == labels for version in (a, b)]
+    correct = [answer(version, load(version), dataset, rows) == labels for version in (a, b)]
     found = paired.compare(correct[0], correct[1], labels)
     return {"model": a.name, "a": a.version, "b": b.version, "data": dataset.manifest["digest"], **found}

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import DataError
 from darkroom.registered import Registered
 from darkroom.registry import ROLLED_BACK
 from darkroom.store import client, existing, sqlite_file, store_errors, tracking_uri
-from darkroom.versions import known_names, read
+from darkroom.versions import known_names, local_folder, read
 from darkroom.work_in_progress import WorkInProgress
 from darkroom.workspace import Workspace
 
@@ -170,7 +169,7 @@ def _in_store(before: float, *, runs: Iterable[str], models: Iterable[str]) -> I
         if info.status == "RUNNING":
             going_on.add(info.run_id)
         elif info.run_id not in needed and ended / 1000 < before:
-            path = _local(info.artifact_uri)
+            path = local_folder(info.artifact_uri)
             if path and path.is_dir():
                 yield Waste("run", f"{info.run_name} {info.run_id}", _size(path), path)
     for model in _models(opened, experiments):
@@ -251,15 +250,8 @@ def _forget_model(model_id: str) -> None:
 
 def _folder_of_model(location: str) -> Path | None:
     """Return the folder m-... that holds a logged model's artifacts, None where it is not on this disk."""
-    path = _local(location)
+    path = local_folder(location)
     return path.parent if path and path.name == "artifacts" else path
-
-
-def _local(location: str) -> Path | None:
-    parts = urlsplit(location)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return Path(location) if not parts.scheme else None
 
 
 def _size(path: Path | None) -> int:

@@ -18,7 +18,7 @@ from darkroom.files import sha256_of
 from darkroom.ledger import CHALLENGER, CHAMPION, PREVIOUS, Mark, Move, ledger
 from darkroom.registered import DOWNLOAD_NOTE, MODEL_FILE, SHA256, Registered, Version
 from darkroom.store import client, download, existing, registry_uri, store_errors, tracking_uri
-from darkroom.versions import damage, find
+from darkroom.versions import damage, find, read
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,12 +121,13 @@ def challenge(version: Version, *, replacing: str | None, reasons: Sequence[str]
         replacing: the champion's version that the decision was taken against, None if there was none.
 
     Raises:
-        RegistryError: the champion is another one by now.
+        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
     """
     with ledger(version.name) as book:
         registered = book.read()
         if registered.aliases.get(CHAMPION) != version.version:
             _refuse_another_champion(registered, replacing)
+            _refuse_rolled_back(registered, version.version)
         before = registered.aliases.get(CHALLENGER)
         against = Mark(version.version, AGAINST, replacing or NOBODY)
         book.move([Move(CHALLENGER, before, version.version, reasons)], [against])
@@ -139,15 +140,15 @@ def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) 
         replacing: the champion's version that the decision was taken against, None if there was none.
 
     Raises:
-        RegistryError: the champion is another one by now.
+        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
     """
     with ledger(version.name) as book:
         registered = book.read()
         if registered.aliases.get(CHAMPION) == version.version:
             return
         _refuse_another_champion(registered, replacing)
-        moves = _to_champion(registered, version.version, reasons, [f"replaced by version {version.version}"])
-        book.move(moves, [Mark(version.version, ROLLED_BACK, None)])
+        _refuse_rolled_back(registered, version.version)
+        book.move(_to_champion(registered, version.version, reasons, [f"replaced by version {version.version}"]))
 
 
 def approve(name: str, *, version: str | None = None, reason: str = "") -> Version:
@@ -173,11 +174,7 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
             return waiting
         if (now := registered.aliases.get(CHALLENGER)) != waiting.version:
             raise RegistryError(f"{name}: the challenger is version {now or 'none'} by now; look at it again")
-        if reason_against := waiting.tags.get(ROLLED_BACK):
-            raise RegistryError(
-                f"{name} version {waiting.version} was rolled back: {reason_against}; `darkroom rollback --to "
-                f"{waiting.version}` makes it champion all the same"
-            )
+        _refuse_rolled_back(registered, waiting.version)
         against, champion = waiting.tags.get(AGAINST), registered.aliases.get(CHAMPION, NOBODY)
         if against != champion:
             raise RegistryError(
@@ -201,16 +198,19 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
         RegistryError: there is no champion, none before it, `to` never was champion, a file of it is gone or changed,
             or somebody else changes the champion at the same moment.
     """
-    seen = find(name, alias=CHAMPION)
+    find(name, alias=CHAMPION)
+    seen = read(name)
+    if not seen.unfinished:  # else it is finished below, and may have been this very rollback
+        _refuse_damaged(_rollback_target(seen, to))  # before the lock, which is not to be held over a download
     with ledger(name) as book:
-        if any(move.alias == CHAMPION and move.reasons[0].startswith("rollback: ") for move in book.finished or []):
-            return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)  # of an earlier call that was interrupted
         registered = book.read()
-        _refuse_another_champion(registered, seen.version, again="look at `darkroom history` first")
-        target = _rollback_target(registered, to)
-        _refuse_damaged(target)
+        if any(_is_rollback(move, registered, to) for move in book.finished or []):
+            return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+        if not seen.unfinished:
+            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="look at `darkroom history` first")
+        target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
         moves = _to_champion(registered, target.version, [f"rollback: {reason}"], [f"rolled back: {reason}"])
-        book.move(moves, [Mark(seen.version, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
+        book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
     return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
 
 
@@ -262,6 +262,20 @@ def _refuse_another_champion(
             f"{registered.name}: the champion is version {current or 'none'} by now, the decision was taken against "
             f"{seen or 'none'}; {again}"
         )
+
+
+def _refuse_rolled_back(registered: Registered, version: str) -> None:
+    if reason := registered.versions[version].tags.get(ROLLED_BACK):
+        raise RegistryError(
+            f"{registered.name} version {version} was rolled back: {reason}; `darkroom rollback --to {version}` makes "
+            "it champion all the same"
+        )
+
+
+def _is_rollback(move: Move, registered: Registered, to: str | None) -> bool:
+    """Return whether a finished move is the rollback that is asked for, and stands."""
+    is_one = move.alias == CHAMPION and move.reasons[0].startswith("rollback: ")
+    return is_one and move.to == registered.aliases.get(CHAMPION) and to in (None, move.to)
 
 
 def _refuse_damaged(version: Version) -> None:

@@ -13,6 +13,7 @@ from darkroom.ledger import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Move, in_wo
 from darkroom.registered import Registered
 from darkroom.registry import AGAINST, NOBODY, ROLLED_BACK
 from darkroom.store import client, store_errors, tracking_uri
+from darkroom.tracking import process_namespace
 from darkroom.versions import damage, read
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _of_runs() -> Iterator[Finding]:
         runs = opened.search_runs(experiments, sought, max_results=RUNNING_AT_ONCE) if experiments else []
     for run in runs:
         tags = run.data.tags
-        if not _lives(tags):
+        if tags.get("process.namespace", process_namespace()) == process_namespace() and not _lives(tags):
             sentence = (
                 f"run {run.info.run_name} is RUNNING, its process {tags['process.pid']} is dead; --repair closes it as "
                 "KILLED"

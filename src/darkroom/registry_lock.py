@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from darkroom.errors import LockedError, RegistryError
-from darkroom.store import redact, registry_uri, sqlite_file, store_errors, store_lock
+from darkroom.store import reason, redact, registry_uri, sqlite_file, store_errors, store_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,12 +103,12 @@ def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[
         try:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            raise RegistryError(f"the lock of {name} is lost: {_first_line(error)}; run the same again") from error
+            raise RegistryError(f"the lock of {name} is lost: {reason(error)}; run the same again") from error
 
     try:
         connection = engine.connect()
     except SQLAlchemyError as error:
-        raise RegistryError(f"MLflow store {redact(uri)}: {_first_line(error)}") from error
+        raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
     with connection:
         try:
             for setting, value in settings.items():
@@ -117,7 +117,7 @@ def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", getattr(error.orig, "pgcode", None)) == "55P03":  # lock_not_available
                 raise LockedError(_too_long(name, "another process", timeout)) from None
-            raise RegistryError(f"MLflow store {redact(uri)}: {_first_line(error)}") from error
+            raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
         yield check
 
 
@@ -236,7 +236,3 @@ def _parsed(value: str) -> Mapping[str, Any]:
 
 def _too_long(name: str, who: str, timeout: float) -> str:
     return f"the registry of {name} was held by {who} for {timeout:.0f} s; try again when it is done"
-
-
-def _first_line(error: BaseException) -> str:
-    return redact(str(error).strip().splitlines()[0][:300])

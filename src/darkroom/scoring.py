@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from darkroom.dataset import Dataset
-from darkroom.errors import DataError
+from darkroom.errors import DataError, RegistryError
+from darkroom.registered import Version
 from darkroom.slices import Slice, slices_by, source_folders
 
 BATCH = 256  # images held in memory at a time
@@ -75,18 +76,28 @@ def test_rows(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
     return np.array([rows[image] for image in ids.tolist()])
 
 
-def answer(package: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return the class names that a Package predicts for these rows: (n,), str.
+def answer(version: Version, package: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the class names that a version predicts for these rows: (n,), str.
 
     A model of another input size or colour mode gets the prepared images through its own conversion.
+
+    Args:
+        package: of the version, loaded.
+
+    Raises:
+        RegistryError: it fails; whatever the registered code raises.
     """
     names = np.array(package.classes, dtype=str)
     predicted = []
     for start in range(0, len(rows), BATCH):
         images = dataset.images[rows[start : start + BATCH]]
-        if images.shape[1:] != tuple(package.image_shape):
-            images = np.stack([package.image(image) for image in images])
-        predicted.append(names[package.probabilities(images).argmax(axis=1)])
+        try:
+            if images.shape[1:] != tuple(package.image_shape):
+                images = np.stack([package.image(image) for image in images])
+            predicted.append(names[package.probabilities(images).argmax(axis=1)])
+        except Exception as error:
+            message = f"{version.name} version {version.version} cannot be scored: {type(error).__name__}: {error}"
+            raise RegistryError(message) from error
     return np.concatenate(predicted)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SPLIT_FOLDERS = ("train", "test")  # above the class folders of an official split
+from darkroom.archives import SPLITS
 
 
 class Slice(NamedTuple):
@@ -45,7 +45,7 @@ def source_folder(source: str, label: str) -> str:
     "train/dog/kitchen/7.jpg" of the class dog lies in "kitchen", "dog/7.jpg" and the packed image "00007" in none.
     """
     folders = source.removeprefix("incoming/").split("/")[:-1]
-    if len(folders) > 1 and folders[0].casefold() in SPLIT_FOLDERS and folders[0] != label:
+    if len(folders) > 1 and folders[0].casefold() in SPLITS and folders[0] != label:
         folders = folders[1:]
     return "/".join(folders[1:])
 

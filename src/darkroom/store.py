@@ -40,13 +40,26 @@ def tracking_uri() -> str:
     Raises:
         RegistryError: the URI names a folder; MLflow has given up file stores.
     """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return _resolved("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+
+def registry_uri() -> str:
+    """Return the URI of the store that keeps registered models: MLFLOW_REGISTRY_URI, else the tracking store.
+
+    Raises:
+        RegistryError: as of tracking_uri.
+    """
+    given = os.environ.get("MLFLOW_REGISTRY_URI")
+    return _resolved("MLFLOW_REGISTRY_URI", given) if given else tracking_uri()
+
+
+def _resolved(variable: str, uri: str) -> str:
     if uri.startswith("sqlite:///"):
         path, _, query = uri.removeprefix("sqlite:///").partition("?")
         return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
     if urlsplit(uri).scheme in ("", "file"):
         raise RegistryError(
-            f"MLFLOW_TRACKING_URI={uri}: MLflow no longer keeps runs in plain folders; unset it to use "
+            f"{variable}={uri}: MLflow no longer keeps runs in plain folders; unset it to use "
             "mlflow.db of this repository, or name a server (http://...) or a database (postgresql://..., sqlite:///...)"
         )
     return uri
@@ -55,11 +68,6 @@ def tracking_uri() -> str:
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of a sqlite URI, None for every other store."""
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
-
-
-def registry_uri() -> str:
-    """Return the URI of the store that keeps registered models: MLFLOW_REGISTRY_URI, else the tracking store."""
-    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
 
 
 @contextmanager
@@ -140,6 +148,8 @@ def client() -> "MlflowClient":
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if os.environ.get("MLFLOW_REGISTRY_URI"):
+        mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other folders
     mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client
     # MLflow creates its tables without a lock: two processes that start together would clash.
     with store_errors(uri), store_lock("tracking"):

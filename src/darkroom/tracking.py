@@ -254,12 +254,24 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def process_namespace() -> str:
+    """Return what process numbers are counted in: containers may share a host's name, and not its processes."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not on Linux
+        return ""
+
+
 def _process_tags() -> dict[str, str]:
     """Return what tells later whether the process that writes a run still lives; a number alone is soon given anew."""
     import psutil
 
-    started = psutil.Process().create_time()
-    return {"process.host": socket.gethostname(), "process.pid": str(os.getpid()), "process.started": f"{started:.2f}"}
+    return {
+        "process.host": socket.gethostname(),
+        "process.namespace": process_namespace(),
+        "process.pid": str(os.getpid()),
+        "process.started": f"{psutil.Process().create_time():.2f}",
+    }
 
 
 @contextmanager

@@ -7,7 +7,6 @@ not those of the pinned MLflow, is read through the client.
 
 import functools
 import hashlib
-import os
 import sqlite3
 import sys
 import tempfile
@@ -21,9 +20,9 @@ from darkroom.errors import RegistryError
 from darkroom.files import sha256_of
 from darkroom.registered import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
 from darkroom.repository import repository_root
-from darkroom.store import client, download, existing, redact, sqlite_file, store_errors, tracking_uri
+from darkroom.store import client, download, existing, redact, registry_uri, sqlite_file, store_errors, tracking_uri
 
-__all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "read"]
+__all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "local_folder", "read"]
 
 
 def read(name: str) -> Registered:
@@ -32,8 +31,7 @@ def read(name: str) -> Registered:
     Raises:
         RegistryError: the store does not answer.
     """
-    uri = tracking_uri() if not os.environ.get("MLFLOW_REGISTRY_URI") else ""
-    if file := sqlite_file(uri):
+    if file := sqlite_file(registry_uri()):
         if not file.exists():
             return Registered(name)
         try:
@@ -56,7 +54,7 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if not registered.versions:
         near = get_close_matches(name, known_names(), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`dvc repro` trains and registers one"
-        raise RegistryError(f"no model is registered as {name!r} in {redact(tracking_uri())}; {hint}")
+        raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}; {hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
     aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
     versions = ", ".join(sorted(registered.versions, key=int))
@@ -65,7 +63,7 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
 
 def known_names() -> list[str]:
     """Return the names of all registered models of a sqlite store; none for other stores (it only serves hints)."""
-    file = sqlite_file(tracking_uri())
+    file = sqlite_file(registry_uri())
     if not file or not file.exists():
         return []
     connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
@@ -85,7 +83,7 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
     Raises:
         RegistryError: the file is gone, or its content is not what was registered.
     """
-    local = _local(version.location)
+    local = local_folder(version.location)
     file = local / path if local else _download(version, path)
     if not file.is_file():
         raise RegistryError(
@@ -126,7 +124,7 @@ def damage(version: Version) -> list[str]:
     """
     expected = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
     expected.pop(DOWNLOAD_NOTE, None)
-    local = _local(version.location)
+    local = local_folder(version.location)
     if local and not local.is_dir():
         return [f"its folder {local} is gone"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,6 +146,7 @@ def _read_sqlite(file: Path, name: str) -> Registered:
     connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
     try:
         with connection:
+            connection.execute("BEGIN")  # all of it as it was at one moment; Python begins none before a SELECT
             tags: dict[str, dict[str, str]] = {}
             query = "SELECT version, key, value FROM model_version_tags WHERE workspace = 'default' AND name = ?"
             for number, key, value in connection.execute(query, (name,)):
@@ -170,7 +169,7 @@ def _read_sqlite(file: Path, name: str) -> Registered:
 
 def _read_client(name: str) -> Registered:
     opened = client()
-    with store_errors(tracking_uri()):
+    with store_errors(registry_uri()):
         model = existing(lambda: opened.get_registered_model(name))
         if model is None:
             return Registered(name)
@@ -184,7 +183,7 @@ def _read_client(name: str) -> Registered:
                 name,
                 str(entry.version),
                 entry.run_id or None,
-                _location(tracking_uri(), name, str(entry.version), entry.creation_timestamp),
+                _location(registry_uri(), name, str(entry.version), entry.creation_timestamp),
                 dict(entry.tags),
             )
             for entry in found
@@ -204,8 +203,8 @@ def _location(uri: str, name: str, version: str, created: int) -> str:
     return str(client().get_model_version_download_uri(name, version))
 
 
-def _local(location: str) -> Path | None:
-    """Return the folder of a file:// URI or plain path, None for remote storage."""
+def local_folder(location: str) -> Path | None:
+    """Return the folder of a file:// URI or plain path, None where that is remote storage."""
     parts = urlsplit(location)
     if parts.scheme in ("", "file"):
         return Path(unquote(parts.path)) if parts.scheme else Path(location)

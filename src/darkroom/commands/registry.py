@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from darkroom.commands.options import Json, Model, registered_name
-from darkroom.errors import ParamsError, RegistryError
+from darkroom.errors import ParamsError
 from darkroom.repository import repository_root
 
 app = typer.Typer()
@@ -19,12 +19,12 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the history 
 def history(model: Model = None, as_json: Json = False) -> None:
     """Show what was champion when, who made it so and why; --json adds every move of the other aliases."""
     from darkroom import registry_tables
-    from darkroom.versions import known_names, read
+    from darkroom.versions import find, read
 
     name = registered_name(model)
     registered = read(name)
     if not registered.versions:
-        raise RegistryError(f"no model is registered as {name!r}; registered: {', '.join(known_names()) or 'none'}")
+        find(name, alias="champion")  # says that there is none, and what there is
     if as_json:
         told = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
         print(json.dumps({**told, "moves": registered.history()}, indent=2))

@@ -218,11 +218,11 @@ def _compute() -> dict[str, Any]:
 def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
     if text is None:
         return None
-    if before := re.fullmatch(r"(\d+)([dh])", text):
-        return now - timedelta(**{{"d": "days", "h": "hours"}[before[2]]: int(before[1])})
     try:
+        if before := re.fullmatch(r"(\d+)([dh])", text):
+            return now - timedelta(**{{"d": "days", "h": "hours"}[before[2]]: int(before[1])})
         moment = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ParamsError(f"{option} is {text!r}; expected such as 2026-03-01, 2026-03-01T12:00Z, 7d or 12h") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

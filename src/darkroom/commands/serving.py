@@ -91,11 +91,15 @@ def serve(
 
 def _token(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(TOKEN) or None
-    try:
-        token = file.read_text().strip()
-    except (OSError, ValueError) as error:
-        raise ParamsError(f"--token-file {file} cannot be read: {error}") from None
+        if TOKEN not in os.environ:
+            return None
+        source, token = TOKEN, os.environ[TOKEN].strip()
+    else:
+        source = f"--token-file {file}"
+        try:
+            token = file.read_text().strip()
+        except (OSError, ValueError) as error:
+            raise ParamsError(f"{source} cannot be read: {error}") from None
     if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise ParamsError(f"--token-file {file}: expected one word of ASCII characters")
+        raise ParamsError(f"{source}: expected one word of ASCII characters")
     return token
