@@ -39,6 +39,7 @@ def pods() -> dict[str, dict[str, Any]]:
     return {
         "serve": kubernetes("Deployment")["spec"]["template"]["spec"],
         "retrain": kubernetes("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+        "clone": kubernetes("Job")["spec"]["template"]["spec"],
     }
 
 
@@ -53,7 +54,7 @@ def test_the_workflow_is_valid() -> None:
 def test_the_manifests_are_valid() -> None:
     files = sorted(map(str, (DEPLOY / "kubernetes").glob("*.yaml")))
     said = checked("kubernetes-validate", "--strict", *files)
-    for kind in ("cronjob", "deployment", "service", "persistentvolumeclaim"):
+    for kind in ("cronjob", "job", "deployment", "service", "persistentvolumeclaim"):
         assert re.search(rf"passed for resource {kind}/darkroom", said)
 
 
@@ -77,16 +78,67 @@ def test_a_unit_is_valid(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_line_of_cron_has_a_time_a_user_and_a_command() -> None:
-    (line,) = [
-        line
-        for line in (DEPLOY / "cron" / "darkroom").read_text().splitlines()
-        if line and not line.startswith(("#", "SHELL"))
-    ]
+    text = (DEPLOY / "cron" / "darkroom").read_text()
+    (line,) = [line for line in text.splitlines() if not re.match(r"#|\w+=", line)]
     assert re.fullmatch(r"(\d+|\*) (\d+|\*) \* \* \* darkroom cd /srv/darkroom && \S+/darkroom retrain .+", line)
     assert "%" not in line, "cron takes it for the end of the line"
 
 
-@pytest.mark.parametrize("name", ["serve", "retrain"])
+def test_git_has_a_name_wherever_a_retraining_commits() -> None:
+    (pod,) = pods()["retrain"]["containers"]
+    compose = documents(DEPLOY / "compose.yaml")[0]["services"]["retrain"]
+    said = {
+        "cron": re.findall(r"^(GIT_\w+)=", (DEPLOY / "cron" / "darkroom").read_text(), re.M),
+        "systemd": re.findall(r"(GIT_\w+)=", (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()),
+        "kubernetes": [variable["name"] for variable in pod["env"] if variable["name"].startswith("GIT_")],
+        "compose": [name for name in compose["environment"] if name.startswith("GIT_")],
+    }
+    wanted = [f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("EMAIL", "NAME")]
+    assert {name: sorted(names) for name, names in said.items()} == dict.fromkeys(said, wanted)
+
+
+def test_the_clone_lies_where_the_retraining_looks_for_it() -> None:
+    clone, retrain = pods()["clone"], pods()["retrain"]
+    (made,), (used,) = clone["containers"], retrain["containers"]
+    assert made["image"] == used["image"]
+    assert made["command"][-1].endswith(" repo")
+    mounts = {mount["mountPath"]: mount for mount in [*made["volumeMounts"], *used["volumeMounts"]]}
+    assert made["workingDir"] == "/volume"
+    assert mounts["/repo"]["subPath"] == "repo"
+    claims = [pod["volumes"][0]["persistentVolumeClaim"]["claimName"] for pod in (clone, retrain)]
+    assert claims == [kubernetes("PersistentVolumeClaim")["metadata"]["name"]] * 2
+    variable = made["env"][0]
+    example = (DEPLOY / "kubernetes" / "secret.env.example").read_text()
+    assert f"{variable['valueFrom']['secretKeyRef']['key']}=" in example
+
+
+def test_the_service_has_more_time_to_end_than_it_takes() -> None:
+    from darkroom.serving.server import GRACE_SECONDS
+
+    serve = documents(DEPLOY / "compose.yaml")[0]["services"]["serve"]
+    unit = (DEPLOY / "systemd" / "darkroom-serve.service").read_text()
+    pod = pods()["serve"]
+    stop = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert int(serve["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
+    assert int(re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.M)[0]) > GRACE_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS + int(stop[-1])
+
+
+def test_no_password_stands_in_a_command_line() -> None:
+    for service in documents(DEPLOY / "compose.yaml")[0]["services"].values():
+        assert "${" not in str(service.get("command"))
+
+
+def test_checkpoints_of_a_run_that_failed_are_saved() -> None:
+    steps = documents(DEPLOY / "github" / "retrain.yaml")[0]["jobs"]["retrain"]["steps"]
+    cache = {step["uses"]: step for step in steps if "actions/cache" in step.get("uses", "")}
+    assert set(cache) == {"actions/cache/restore@v4", "actions/cache/save@v4"}
+    save = cache["actions/cache/save@v4"]
+    assert save["if"] == "always()"
+    assert save["with"]["key"] == cache["actions/cache/restore@v4"]["with"]["key"]
+
+
+@pytest.mark.parametrize("name", ["serve", "retrain", "clone"])
 def test_a_pod_is_nobody_of_importance_and_has_bounds(name: str) -> None:
     pod = pods()[name]
     assert pod["securityContext"]["runAsNonRoot"]
