@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 from training_stage import TRAIN, TrainingStage, train_section
 
-from darkroom import overrides, search
+from darkroom import overrides, study_storage
 from darkroom.errors import ParamsError
 from darkroom.trial_rows import TrialRow, best_trial
 from pipelines import tune
@@ -80,7 +80,7 @@ class Stage(TrainingStage):
             return []
         name = json.loads((folder / "cnn.json").read_text())["study"]
         journal = folder / f"{name}.journal"
-        return search.read_rows(name, str(journal)) if journal.is_file() else []
+        return study_storage.read_rows(name, str(journal)) if journal.is_file() else []
 
     @property
     def best(self) -> dict[str, Any]:
@@ -353,15 +353,15 @@ def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage
 
 def test_on_a_ray_cluster_trials_run_on_both_nodes(stage: Stage, ray_cluster: str) -> None:
     stage.params(train=train_section(backend="ray", cluster=ray_cluster), trials="4", workers="2", cpus="1")
-    process = stage.start()
     nodes: dict[str, int] = {}  # of each worker: the process that started it, which is Ray's own on a node
-    while process.poll() is None:
-        for row in stage.study():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if row.worker is not None and row.worker not in nodes:
-                    nodes[row.worker] = psutil.Process(int(row.worker.rpartition(":")[2])).ppid()
-        time.sleep(0.1)
-    assert process.returncode == 0, process.communicate()[0]
+    with stage.start() as process:
+        while process.poll() is None:
+            for row in stage.study():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if row.worker is not None and row.worker not in nodes:
+                        nodes[row.worker] = psutil.Process(int(row.worker.rpartition(":")[2])).ppid()
+            time.sleep(0.1)
+        assert process.returncode == 0, process.communicate()[0]
     assert {row.worker for row in stage.study()} == set(nodes)
     assert len(set(nodes.values())) == 2
     assert [trial["state"] for trial in stage.trials()] == ["complete"] * 4
