@@ -2,12 +2,13 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from registered import CLASSES, write_version
 
-from darkroom import batch, image_inputs, monitoring, versions
+from darkroom import batch, drift_samples, image_inputs, monitoring, versions
 from darkroom.errors import DataError, LockedError, ParamsError
 
 N_IMAGES = 60
@@ -140,6 +141,37 @@ def test_what_cannot_be_read_becomes_a_row_that_says_why(images, version, tmp_pa
     assert rows["pipe"] == dict.fromkeys(rows["pipe"]) | {"path": "pipe", "version": "3", "error": "no regular file"}
     assert (summary.images, summary.failed) == (9, 8)
     assert summary.errors[0].startswith("broken.png: 100 bytes")
+
+
+def test_a_list_may_begin_with_the_letters_of_an_image_format(images, version, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "BMW").mkdir()
+    shutil.copy(images / "0001.png", tmp_path / "BMW")
+    (tmp_path / "list.txt").write_text("BMW/0001.png\n" * 5)
+    batch.run("list.txt", tmp_path / "out.parquet", version=version)
+    assert {(row["path"], row["error"]) for row in rows_of(tmp_path / "out.parquet")} == {("BMW/0001.png", None)}
+
+
+def test_what_only_the_versions_own_code_reads_is_answered_and_logged_without_its_size(tmp_path):
+    version = write_version(tmp_path / "version")
+    code = tmp_path / "version" / versions.PACKAGE_FILE
+    code.write_text(
+        code.read_text()
+        + """
+_decode = Package.decode
+Package.decode = lambda self, data: np.full(self.image_shape, 51, np.uint8) if data == b"own" else _decode(self, data)
+"""
+    )
+    version = replace(version, tags={})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.raw").write_bytes(b"own")
+    write_images(tmp_path / "in", 2)
+    batch.run(str(tmp_path / "in"), tmp_path / "out.parquet", version=version, log=tmp_path / "log")
+    assert [row["error"] for row in rows_of(tmp_path / "out.parquet")] == [None] * 3
+    rows = monitoring.read(tmp_path / "log").to_pylist()
+    assert sorted(((row["width"], row["height"]) for row in rows), key=str) == [(9, 10), (9, 10), (None, None)]
+    size = drift_samples.logged_sample(monitoring.read(tmp_path / "log")).measures["size"]
+    assert size.tolist() == [90**0.5] * 2
 
 
 def test_a_damaged_member_of_a_zip_is_a_row_and_the_others_are_answered(images, version, tmp_path):

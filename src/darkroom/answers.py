@@ -13,7 +13,6 @@ import numpy as np
 
 from darkroom import monitoring, versions
 from darkroom.errors import DataError
-from darkroom.headers import read_header
 from darkroom.image_inputs import MAX_IMAGE_BYTES, Chunk, Unread, too_large
 from darkroom.versions import Version
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 # image in batches of 1 to 8 and 12 ms in batches of 256; at 28x28, 0.08 ms in batches of 8 to 64 and 0.13 ms in 256.
 BATCH_PIXELS = 8 * 160 * 160
 BATCH_SIZES = (4, 64)  # the least and the greatest
+MEASURES = ("width", "height", *monitoring.FEATURES)
 
 _packages: dict[tuple[str, str], Any] = {}
 _loading = Lock()
@@ -55,7 +55,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
     images = np.empty((len(chunk.names), *package.image_shape), np.uint8)
     ids: list[str | None] = [None] * len(images)
     errors: list[str | None] = [None] * len(images)
-    measures = np.zeros((len(images), 5))
+    measures = np.full((len(images), len(MEASURES)), np.nan)
     answered: list[int] = []
     for position, content in enumerate(chunk.contents):
         try:
@@ -66,7 +66,8 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
             errors[position] = _one_line(error)
             continue
         if work.measured:
-            measures[position] = *read_header(data)[:2], *monitoring.features(image).values()
+            measured = monitoring.measures(data, image)
+            measures[position] = [np.nan if measured[name] is None else measured[name] for name in MEASURES]
         if work.keep_images:
             monitoring.keep_image(work.keep_images, str(ids[position]), data)
         images[len(answered)] = image
@@ -77,8 +78,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
         raise DataError(str(error)) from None
     table = _table(chunk, ids, errors, np.array(answered, int), probabilities, package=package, work=work)
     if work.measured:
-        for name, values in zip(("width", "height", *monitoring.FEATURES), measures.T, strict=True):
-            table = table.append_column(name, [values.astype(monitoring.COLUMNS[name])])
+        table = _with_measures(table, measures)
     return chunk.number, len(images), _as_bytes(table)
 
 
@@ -139,6 +139,16 @@ def _table(
     ]
     table = pa.Table.from_arrays(columns, schema=schema())
     return table.append_column("time", pa.array([datetime.now(UTC)] * n, pa.timestamp("us", "UTC")))
+
+
+def _with_measures(table: "pa.Table", measures: np.ndarray) -> "pa.Table":
+    """Return the table with a column for each of MEASURES; what is not a number becomes a null."""
+    import pyarrow as pa
+
+    for name, values in zip(MEASURES, measures.T, strict=True):
+        column = pa.array(values, from_pandas=True).cast(monitoring.schema().field(name).type, safe=False)
+        table = table.append_column(name, column)
+    return table
 
 
 def _as_bytes(table: "pa.Table") -> bytes:

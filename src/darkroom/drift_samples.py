@@ -94,7 +94,8 @@ def logged_sample(table: "pa.Table") -> Sample:
     columns = {name: table[name].to_numpy() for name in table.column_names if name != "label"}
     measures = {name: columns[name] for name in (*monitoring.FEATURES, "confidence") if name in columns}
     if {"width", "height"} <= columns.keys():
-        measures["size"] = _size(columns["width"], columns["height"])
+        size = _size(columns["width"], columns["height"])
+        measures["size"] = size[np.isfinite(size)]  # a picture whose header was not understood has none
     labels = table["label"].to_pylist() if "label" in table.column_names else []
     return Sample(measures, np.array(labels, dtype=str))
 

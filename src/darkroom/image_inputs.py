@@ -157,10 +157,12 @@ def too_large(n_bytes: int) -> str:
 def _is_archive(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
+    if b"\0" not in head:  # so it is a list of paths, whatever these begin with; only bzip2 can do without, too
+        return head.startswith(b"BZh")
     try:
         read_header(head)
     except (struct.error, IndexError):
-        return b"\0" in head or head.startswith(b"BZh")  # a list of paths has no zero byte
+        return True
     raise ParamsError(f"{path} is an image; expected many of them, and `darkroom predict {path}` classifies this one")
 
 

@@ -5,6 +5,7 @@ pixels that the network eats, so that every picture is measured at one size and 
 """
 
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ import numpy as np
 
 from darkroom.errors import DataError
 from darkroom.files import replacing, write_errors
+from darkroom.headers import read_header
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -101,6 +103,21 @@ class PredictionLog:
     def close(self) -> None:
         """Write what is held."""
         self.flush()
+
+
+def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
+    """Return what a row holds about the picture: {width, height, **features(image)}.
+
+    Args:
+        data: of the image file. Its width and height are None where its header is not understood: a registered package
+            reads images with code of its own, which may know more formats.
+        image: as the network eats it; see features.
+    """
+    try:
+        width, height, _ = read_header(data)
+    except (struct.error, IndexError):
+        return {"width": None, "height": None, **features(image)}
+    return {"width": width, "height": height, **features(image)}
 
 
 def features(image: np.ndarray) -> dict[str, float]:
