@@ -2,12 +2,14 @@
 
 import base64
 import json
+import signal
 import socket
 import struct
+import subprocess
 import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import cv2
@@ -15,11 +17,13 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+import uvicorn
 from served import Server, eventually, png, register, served_repository, set_champion
 
 from darkroom import monitoring, versions
 from darkroom.commands import serving
 from darkroom.errors import ParamsError
+from darkroom.serving import server as server_module
 
 pytestmark = [
     pytest.mark.heavy,
@@ -226,11 +230,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_with_a_sentence(server, name):
+def test_bad_input_is_refused_with_a_sentence_and_leaves_json_in_the_log(server, name):
     content, content_type, status, sentence = BAD[name]
+    n_lines = len(server.lines)
     answer = predict(server, content, content_type)
     assert answer.status_code == status
     assert sentence in answer.json()["error"]
+    for line in eventually(lambda: server.lines[n_lines:]):
+        assert json.loads(line)["event"]
 
 
 def test_a_compressed_body_is_not_understood(server):
@@ -287,6 +294,22 @@ def test_a_connection_that_never_completes_a_head_is_closed(strict):
     with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as connection:
         connection.sendall(b"POST /v1/predict HTTP/1.1\r\nX: ")
         assert connection.recv(100) == b""
+
+
+def test_a_client_that_never_reads_its_answers_is_cut_off(strict):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", strict.port))
+        ours = connection.getsockname()[1]
+
+        def is_there():
+            found = psutil.Process(strict.process.pid).net_connections("tcp")
+            return any(one.raddr and one.raddr.port == ours for one in found)
+
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)  # 12 MB of answers
+        eventually(is_there)
+        eventually(lambda: not is_there(), within=60)
 
 
 def test_a_request_is_answered_beside_a_thousand_idle_connections(server):
@@ -430,6 +453,44 @@ def test_a_missing_alias_ends_the_command_with_one_line(root):
     server.stop()
     (line,) = server.lines
     assert line.startswith("error: pets has no alias 'nobody'; its versions: 1")
+
+
+def test_two_that_begin_at_once_on_one_port_do_not_both_serve():
+    first = server_module._bind("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with first, server_module._bind("127.0.0.1", port) as second:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=60)
+        first.listen()
+        with (
+            pytest.raises(ParamsError, match=f"127.0.0.1:{port}: Address already in use; choose another"),
+            server_module._address_errors("127.0.0.1", port),
+        ):
+            second.listen()
+        with pytest.raises(ParamsError, match=f"127.0.0.1:{port}: Address already in use; choose another"):
+            server_module._bind("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8])
+def test_sigterm_ends_the_process_at_any_moment_of_its_start(root, seconds):
+    """0, or 143 before the version is loaded, or the signal's own death before Python has a handler."""
+    server = Server(root, "--log", str(root / "log"))
+    with suppress(subprocess.TimeoutExpired):
+        server.process.wait(seconds)
+    assert server.stop() in (0, 143, -15)
+
+
+def test_a_sigterm_before_uvicorn_listens_ends_it():
+    with server_module._remembered_sigterm() as ending:
+        signal.raise_signal(signal.SIGTERM)
+        early = uvicorn.Server(uvicorn.Config(print, lifespan="off", log_config=None))
+        ending.tell(early)
+        assert early.should_exit
+        late = uvicorn.Server(uvicorn.Config(print, lifespan="off", log_config=None))
+        ending.tell(late)
+        late.should_exit = False
+        signal.raise_signal(signal.SIGTERM)
+        assert late.should_exit
 
 
 def test_a_port_that_is_taken_is_said_at_once(root, server):

@@ -51,8 +51,14 @@ def make(package):
 
     def start(**options):
         batches = []
-        wanted = {"n_threads": 2, "max_batch": 4, "max_waiting": 8, **options}
-        made.append(Batcher(**wanted, on_batch=lambda served, answered: batches.append((served, answered))))
+        wanted = {
+            "n_threads": 2,
+            "max_batch": 4,
+            "max_waiting": 8,
+            "on_batch": lambda served, answered: batches.append((served, answered)),
+            "log": print,
+        }
+        made.append(Batcher(**wanted | options))
         return made[-1], batches
 
     yield start
@@ -163,4 +169,41 @@ def test_a_package_that_fails_otherwise_fails_the_request_and_not_the_thread(pac
         patch.setattr(package, "decode", broken)
         with pytest.raises(RuntimeError, match="no memory"):
             asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))
+    assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]
+
+
+def test_a_package_that_answers_too_few_images_fails_the_request_and_not_the_thread(package, make, monkeypatch):
+    batcher, _ = make(n_threads=1)
+    package.may_go.release(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "predict", lambda *_, **__: [])
+        with pytest.raises(ValueError, match="shorter"):
+            asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))
+    assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]
+
+
+def test_answers_that_cannot_be_noted_are_given_and_the_next_ones_too(package, make):
+    said = []
+
+    def broken(served, answered):
+        raise IndexError("no\nheader")
+
+    batcher, _ = make(n_threads=1, on_batch=broken, log=lambda *line: said.append(line))
+    package.may_go.release(100)
+    for _ in range(3):
+        assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]
+    eventually(lambda: len(said) == 3)
+    assert set(said) == {("batch_not_noted", "IndexError: no header")}
+
+
+def test_what_is_answered_after_the_loop_has_ended_harms_nobody(package, make):
+    batcher, batches = make(n_threads=1)
+
+    async def give_up():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(batcher.submit(Served(VERSION, package), [bmp(WHITE)]), 0.1)
+
+    asyncio.run(give_up())
+    package.may_go.release(100)
+    eventually(lambda: batches)
     assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]

@@ -9,13 +9,14 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from darkroom.serving.following import Served
+from darkroom.serving.following import Log, Served
 from darkroom.serving.settings import busy
 
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
@@ -48,12 +49,14 @@ class Batcher:
         max_batch: images that the network is given at once.
         max_waiting: images that are accepted and not answered yet.
         on_batch: called on a thread with every batch that was answered.
+        log: called with (event, message) when that fails; it must not raise.
     """
 
-    def __init__(self, *, n_threads: int, max_batch: int, max_waiting: int, on_batch: OnBatch) -> None:
+    def __init__(self, *, n_threads: int, max_batch: int, max_waiting: int, on_batch: OnBatch, log: Log) -> None:
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._on_batch = on_batch
+        self._log = log
         self.n_waiting = 0
         self._inbox: SimpleQueue[_Item | None] = SimpleQueue()
         self._decoded: deque[_Item] = deque()
@@ -129,14 +132,18 @@ class Batcher:
         served = batch[0].request.served
         try:
             answers = served.package.predict([item.pixels for item in batch], batch_size=self._max_batch)
+            answered = list(zip(batch, answers, strict=True))
         except Exception as error:  # a network that answers one image with what is no number; others must not suffer
             for item in batch if len(batch) > 1 else ():
                 self._predict([item])
             if len(batch) == 1:
                 self._fail(batch, error)
             return
-        self._deliver(list(zip(batch, answers, strict=True)))
-        self._on_batch(served, [(item.data, item.pixels, answer) for item, answer in zip(batch, answers, strict=True)])
+        self._deliver(answered)
+        try:
+            self._on_batch(served, [(item.data, item.pixels, answer) for item, answer in answered])
+        except Exception as error:  # the clients have their answers, and this thread must go on for the next ones
+            self._log("batch_not_noted", f"{type(error).__name__}: {_one_line(error)}")
 
     def _deliver(self, answered: list[tuple[_Item, Answer]]) -> None:
         complete: list[_Request] = []
@@ -148,11 +155,16 @@ class Batcher:
                 if not request.n_open:
                     complete.append(request)
         if complete:
-            complete[0].loop.call_soon_threadsafe(_finish, complete)
+            _call(complete[0].loop, _finish, complete)
 
     def _fail(self, items: list[_Item], error: Exception) -> None:
         for item in items:
-            item.request.loop.call_soon_threadsafe(_break, item.request, error)
+            _call(item.request.loop, _break, item.request, error)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    with suppress(RuntimeError):  # the loop is closed, after the grace period of an end: nobody waits any more
+        loop.call_soon_threadsafe(function, *arguments)
 
 
 def _finish(requests: list[_Request]) -> None:

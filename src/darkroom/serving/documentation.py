@@ -141,7 +141,7 @@ def _predict_operation() -> dict[str, Any]:
             },
         },
         "responses": {
-            "200": _response("At least one image was classified.", "Answer") | {},
+            "200": _response("At least one image was classified.", "Answer"),
             "422": _response("No image could be read.", "NoneRead"),
             **{str(status): _response(text, "Problem") for status, text in REFUSALS.items()},
         },

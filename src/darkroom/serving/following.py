@@ -11,6 +11,7 @@ import numpy as np
 
 from darkroom import versions
 from darkroom.errors import DarkroomError
+from darkroom.serving.downloads import remove_others
 from darkroom.versions import Version
 
 RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again; hashing its files costs something
@@ -46,7 +47,7 @@ class Follower:
     Args:
         find: returns the version under the alias.
         load: returns it loaded.
-        log: called with (event, message, **more) when something changed.
+        log: called with (event, message, **more) when something changed; it must not raise.
         seconds: between two looks at the registry.
 
     Attributes:
@@ -97,13 +98,17 @@ class Follower:
         self._refused, self.problem = None, None
         message = f"version {version.version} answers from now on, before it was {before.version.version}"
         self._log("version_taken", message, version=version.version, before=before.version.version)
+        remove_others(version, before.version)
 
     def _say_problem(self, event: str, message: str) -> None:
         problem = f"{' '.join(message.split())}; version {self.served.version.version} goes on"
-        if problem != self.problem:
+        known, self.problem = self.problem, problem
+        if problem != known:
             self._log(event, problem)
-        self.problem = problem
 
     def _run(self) -> None:
         while not self._ended.wait(self._seconds):
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # nobody would start this thread again
+                self._say_problem("look_failed", f"{type(error).__name__}: {error}")

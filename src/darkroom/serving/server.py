@@ -1,13 +1,16 @@
 """Runs the application: its parts, its socket, its signals, and an eye on connections that send nothing."""
 
+import logging
 import math
 import resource
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -27,6 +30,7 @@ from darkroom.serving.settings import Limits
 
 GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
 OPEN_FILES = 65_536
+BACKLOG = 2048  # connections that wait to be accepted
 
 
 @dataclass(frozen=True)
@@ -56,31 +60,39 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what is in flight.
+    """Serve until SIGTERM or Ctrl-C; then finish what is in flight. Nothing listens before a version is loaded.
 
     Raises:
         RegistryError: there is no such version, or it does not load.
         ParamsError: the address is taken, or none of this machine.
     """
     limits = settings.limits
-    listening = _listen(settings.host, settings.port)  # first: a port that is taken is told at once
+    bound = _bind(settings.host, settings.port)  # first: a port that is taken is told at once
     _allow_open_files()
+    # It says of broken forms what the answer says, and without a handler Python writes that as it is.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # What C libraries write about broken images would stand between the lines of the log.
-    with listening, native_stderr_silenced():
+    with bound, native_stderr_silenced(), ExitStack() as parts:
         follower = Follower(
             find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
             load=lambda version: load(version, max_pixels=limits.max_pixels, max_batch=limits.max_batch),
             log=log,
             seconds=settings.poll_seconds,
         )
+        # From here on threads run that must be ended, so a signal is no longer an exception at any place.
+        ending = parts.enter_context(_remembered_sigterm())
         metrics = Metrics()
         recorder = Recorder(PredictionLog(settings.log_folder), log=log) if settings.log_folder else None
+        if recorder:
+            parts.callback(recorder.close)
         batcher = Batcher(
             n_threads=settings.n_threads,
             max_batch=limits.max_batch,
             max_waiting=limits.max_waiting,
             on_batch=_noting(metrics, recorder),
+            log=log,
         )
+        parts.callback(batcher.close)
         alias = None if settings.version else settings.alias
         inner = build(
             follower=follower, metrics=metrics, limits=limits, alias=alias, n_waiting=lambda: batcher.n_waiting
@@ -95,18 +107,47 @@ def serve(settings: Settings) -> None:
             log=log if settings.access_log else None,
             failed=log,
         )
-        try:
-            if alias:
-                follower.start()
-            _run(front, listening, served=follower.served, head_seconds=limits.head_seconds)
-        finally:
-            follower.close()
-            batcher.close()
-            if recorder:
-                recorder.close()
+        if alias:
+            parts.callback(follower.close)
+            follower.start()
+        _run(front, bound, served=follower.served, ending=ending, head_seconds=limits.head_seconds)
 
 
-def _run(front: Front, listening: socket.socket, *, served: Served, head_seconds: float) -> None:
+class _Ending:
+    """Whether the process was asked to end, also before there is a server that can be told."""
+
+    def __init__(self) -> None:
+        self._server: uvicorn.Server | None = None
+        self._asked = False
+
+    def handle(self, _signum: int, _frame: FrameType | None) -> None:
+        self._asked = True
+        if self._server:
+            self._server.should_exit = True
+
+    def tell(self, server: uvicorn.Server) -> None:
+        """Have this server end, now or when the signal comes."""
+        self._server = server
+        if self._asked:
+            server.should_exit = True
+
+
+@contextmanager
+def _remembered_sigterm() -> Iterator[_Ending]:
+    """Yield what SIGTERM is told to until the end.
+
+    While it runs, uvicorn has a handler of its own; then it raises the signal again for this one, which does nothing
+    any more: an end is no error.
+    """
+    ending = _Ending()
+    before = signal.signal(signal.SIGTERM, ending.handle)
+    try:
+        yield ending
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(front: Front, bound: socket.socket, *, served: Served, ending: _Ending, head_seconds: float) -> None:
     idle = _IdleConnections(head_seconds)
     config = uvicorn.Config(
         front,
@@ -119,11 +160,15 @@ def _run(front: Front, listening: socket.socket, *, served: Served, head_seconds
         server_header=False,
         timeout_keep_alive=math.ceil(head_seconds),
         timeout_graceful_shutdown=GRACE_SECONDS,
+        backlog=BACKLOG,
         timeout_notify=1,
         callback_notify=lambda: idle.close(server.server_state.connections),
     )
     server = uvicorn.Server(config)
-    host, port = listening.getsockname()[:2]
+    ending.tell(server)
+    host, port = bound.getsockname()[:2]
+    with _address_errors(host, port):  # another process may have bound it as well, and listened first
+        bound.listen(BACKLOG)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     version = served.version
     log(
@@ -133,32 +178,42 @@ def _run(front: Front, listening: socket.socket, *, served: Served, head_seconds
         model=version.name,
         version=version.version,
     )
-    # uvicorn ends what is in flight and raises the signal again, for whoever handled it before: an end is no error.
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        server.run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    server.run(sockets=[bound])
     log("ended", "what was in flight is answered")
 
 
+_UNREAD = object()  # more of an answer than uvicorn keeps for a client waits to be read
+
+
 class _IdleConnections:
-    """Closes connections that for some seconds send no request, or its head byte by byte; uvicorn waits for ever."""
+    """Drops connections that for some seconds send no request, or its head byte by byte, or do not read their answer.
+
+    uvicorn waits for ever. What is closed still waits for its last bytes to be read; so that is for the first time, and
+    a connection that is still there at the next look is cut off.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._waiting: dict[Any, tuple[Any, float]] = {}  # connection -> (its last request, first seen waiting)
+        self._waiting: dict[Any, tuple[Any, float]] = {}  # connection -> (request or _UNREAD, since)
 
     async def close(self, connections: set[Any]) -> None:
         now = time.monotonic()
-        waiting = {one: one.cycle for one in connections if one.cycle is None or one.cycle.response_complete}
+        waiting = {
+            one: _UNREAD if one.flow.write_paused else one.cycle
+            for one in connections
+            if one.flow.write_paused or one.cycle is None or one.cycle.response_complete
+        }
         known = self._waiting
         self._waiting = {
-            one: known[one] if one in known and known[one][0] is cycle else (cycle, now)
-            for one, cycle in waiting.items()
+            one: known[one] if one in known and known[one][0] is state else (state, now)
+            for one, state in waiting.items()
         }
-        for one, (_, since) in list(self._waiting.items()):
-            if now - since > self._seconds:
+        for one, (state, since) in list(self._waiting.items()):
+            if now - since <= self._seconds:
+                continue
+            if state is _UNREAD or one.transport.is_closing():
+                one.transport.abort()
+            else:
                 one.transport.close()
 
 
@@ -173,17 +228,31 @@ def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, li
     return note
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bind(host: str, port: int) -> socket.socket:
+    """Return a socket that has the address and does not listen: clients are refused until it does."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        listening = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
-        raise ParamsError(f"{host}:{port}: {reason}; choose another --host or --port") from None
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server that has ended linger
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        with _address_errors(host, port):
+            bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
     # Inherited by every connection. asyncio sets it only on sockets that name their protocol, and without it an answer,
     # which uvicorn writes in two pieces, takes 40 ms longer.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
+
+
+@contextmanager
+def _address_errors(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ParamsError(f"{host}:{port}: {reason}; choose another --host or --port") from None
 
 
 def _allow_open_files() -> None:
