@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Project
+from conftest import ROOT, Project
 
 pytestmark = [pytest.mark.heavy]
 
@@ -219,3 +220,19 @@ def test_a_queued_experiment_is_recorded_in_the_same_store_and_promotes_nothing(
     shown = promoted.run("dvc", "exp", "show", "--json")
     assert "short" in shown
     assert "test_accuracy" in shown
+
+
+def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):
+    """What git ignores, DVC does not walk through: a pattern that takes the folder with it would lose its .dvc files."""
+    project = Project(tmp_path)
+    project.run("git", "init", "--quiet")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    project.run("dvc", "init", "--quiet")
+    picture = tmp_path / "data" / "incoming" / "cat" / "1.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"a cat")
+    project.run("dvc", "add", "--quiet", "data/incoming/cat")
+    listed = "from dvc.repo import Repo; print([str(out) for out in Repo().index.outs])"
+    assert "['data/incoming/cat']" in project.run(sys.executable, "-W", "ignore", "-c", listed)
+    assert project.run("git", "check-ignore", "data/incoming/cat/1.png") == "data/incoming/cat/1.png\n"
+    project.run("git", "check-ignore", "data/incoming/cat.dvc", status=1)
