@@ -223,7 +223,7 @@ def test_a_queued_experiment_is_recorded_in_the_same_store_and_promotes_nothing(
 
 
 def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):
-    """What git ignores, DVC does not walk through: a pattern that takes the folder with it would lose its .dvc files."""
+    """DVC does not walk through what git ignores: a pattern that takes the folder too would lose its .dvc files."""
     project = Project(tmp_path)
     project.run("git", "init", "--quiet")
     shutil.copy(ROOT / ".gitignore", tmp_path)
