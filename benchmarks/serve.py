@@ -8,6 +8,7 @@ rate: requests per second and latencies at some connections, each of which sends
     darkroom is sent the image file; `darkroom_json` is the same server sent what mlflow is sent, base64 in JSON. mlflow
     runs with its defaults, one worker, and so does darkroom. Both write their access log to /dev/null. The client is a
     process of its own on the same cores (benchmarks/clients/http_load.py).
+    bare_images_per_second is what all cores can do without HTTP, one image at a time: no server is faster.
     cpu_ms is the server's processor time per request, which other work on the machine changes least.
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
     the server runs it: what HTTP costs. Bare with all cores is told beside it.
@@ -32,6 +33,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +102,7 @@ def measured(size: int, parts: list[str], *, connections: list[int], seconds: fl
             for name, requests in sent.items():
                 found[name] = {n: server.measured(requests, connections=n, **timing) for n in wanted}
     if "rate" in parts:
+        found["bare_images_per_second"] = bare_rate(size, files, seconds=seconds)
         with mlflow(size) as server:
             found["mlflow"] = {n: server.measured(for_mlflow, connections=n, **timing) for n in connections}
         found["times_the_requests"] = ratios(found, "requests_per_second", connections)
@@ -128,6 +131,25 @@ def measured(size: int, parts: list[str], *, connections: list[int], seconds: fl
 def ratios(found: dict[str, Any], key: str, connections: list[int]) -> dict[int, float]:
     """Return darkroom's value as a multiple of mlflow's, for every number of connections."""
     return {n: round(found["darkroom"][n][key] / found["mlflow"][n][key], 3) for n in connections}
+
+
+def bare_rate(size: int, files: list[bytes], *, seconds: float) -> float:
+    """Return images per second of Package.predict on one image file at a time, on a thread per core of this process."""
+    from darkroom import versions
+    from darkroom.package import Package
+
+    package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=1)
+    until, n_cores = time.perf_counter() + seconds, len(os.sched_getaffinity(0))
+
+    def predict(_: int) -> int:
+        n_images = 0
+        while time.perf_counter() < until:
+            package.predict([files[n_images % len(files)]])
+            n_images += 1
+        return n_images
+
+    with ThreadPoolExecutor(n_cores) as pool:
+        return round(sum(pool.map(predict, range(n_cores))) / seconds, 1)
 
 
 def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds: float) -> float:
