@@ -8,10 +8,12 @@ rate: requests per second and latencies at some connections, each of which sends
     darkroom is sent the image file; `darkroom_json` is the same server sent what mlflow is sent, base64 in JSON. mlflow
     runs with its defaults, one worker, and so does darkroom. Both write their access log to /dev/null. The client is a
     process of its own on the same cores (benchmarks/clients/http_load.py).
+    bare_images_per_second is what all cores can do without HTTP, one image at a time: no server is faster.
     cpu_ms is the server's processor time per request, which other work on the machine changes least.
-overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process: what HTTP costs.
+overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
+    the server runs it: what HTTP costs. Bare with all cores is told beside it.
 ready: seconds from the start of the command to the first 200 of /readyz (darkroom) or /ping (mlflow), least of three.
-threads: darkroom's requests per second with some numbers of threads; the default is one per core.
+threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
 soak: minutes at 32 connections while the alias moves four times, three promotions and a rollback. memory_mb is the
     resident memory over the time; growth_mb is the last of it less that after a tenth of the time, when every thread
     has worked and every batch size has been seen.
@@ -31,6 +33,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,24 +102,29 @@ def measured(size: int, parts: list[str], *, connections: list[int], seconds: fl
             for name, requests in sent.items():
                 found[name] = {n: server.measured(requests, connections=n, **timing) for n in wanted}
     if "rate" in parts:
+        found["bare_images_per_second"] = bare_rate(size, files, seconds=seconds)
         with mlflow(size) as server:
             found["mlflow"] = {n: server.measured(for_mlflow, connections=n, **timing) for n in connections}
         found["times_the_requests"] = ratios(found, "requests_per_second", connections)
         found["share_of_p95"] = ratios(found, "p95_ms", connections)
     if "overhead" in parts and 1 in found["darkroom"]:
-        bare = bare_p50_ms(size, files, seconds=seconds)
-        overhead = found["darkroom"][1]["p50_ms"] - bare
-        found["overhead"] = {"bare_p50_ms": round(bare, 3), "p50_ms": round(overhead, 3)}
+        bare, with_all_cores = (bare_p50_ms(size, files, n_threads=n, seconds=seconds) for n in (1, None))
+        found["overhead"] = {
+            "p50_ms": round(found["darkroom"][1]["p50_ms"] - bare, 3),
+            "bare_p50_ms": round(bare, 3),
+            "bare_with_all_cores_p50_ms": round(with_all_cores, 3),
+        }
     if "ready" in parts:
         found["ready_seconds"] = {
             start.__name__: min(ready_seconds(start, size) for _ in range(3)) for start in (darkroom, mlflow)
         }
     if "threads" in parts:
         found["requests_per_second_with_threads"] = {}
-        for n_threads in sorted({1, 2, os.cpu_count() or 1, 2 * (os.cpu_count() or 1)}):
-            with darkroom(size, "--threads", str(n_threads)) as server:
+        n_cores = os.cpu_count() or 1
+        for n_threads, of_network in ((2, 1), (n_cores, 1), (n_cores, n_cores), (2 * n_cores, 1)):
+            with darkroom(size, "--threads", str(n_threads), "--network-threads", str(of_network)) as server:
                 rate = measure(server.port, raw, connections=8, **timing)["requests_per_second"]
-            found["requests_per_second_with_threads"][n_threads] = rate
+            found["requests_per_second_with_threads"][f"{n_threads}, network {of_network}"] = rate
     return found
 
 
@@ -125,11 +133,31 @@ def ratios(found: dict[str, Any], key: str, connections: list[int]) -> dict[int,
     return {n: round(found["darkroom"][n][key] / found["mlflow"][n][key], 3) for n in connections}
 
 
-def bare_p50_ms(size: int, files: list[bytes], *, seconds: float) -> float:
+def bare_rate(size: int, files: list[bytes], *, seconds: float) -> float:
+    """Return images per second of Package.predict on one image file at a time, on a thread per core of this process."""
+    from darkroom import versions
+    from darkroom.package import Package
+
+    package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=1)
+    until, n_cores = time.perf_counter() + seconds, len(os.sched_getaffinity(0))
+
+    def predict(_: int) -> int:
+        n_images = 0
+        while time.perf_counter() < until:
+            package.predict([files[n_images % len(files)]])
+            n_images += 1
+        return n_images
+
+    with ThreadPoolExecutor(n_cores) as pool:
+        return round(sum(pool.map(predict, range(n_cores))) / seconds, 1)
+
+
+def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds: float) -> float:
     """Return the median time of Package.predict on one image file, in this process."""
     from darkroom import versions
+    from darkroom.package import Package
 
-    package = versions.load(versions.find(f"of-{size}", alias="champion"))
+    package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=n_threads)
     latencies, until = [], time.perf_counter() + seconds
     while (started := time.perf_counter()) < until:
         package.predict([files[len(latencies) % len(files)]])

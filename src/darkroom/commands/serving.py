@@ -30,8 +30,12 @@ def serve(
         float, typer.Option("--poll-seconds", min=0.1, help="Between two looks at the alias.")
     ] = 5.0,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="That decode and predict; without it, one per core.")
+        int | None,
+        typer.Option("--threads", min=1, help="That decode and predict; without it, one per core, at least 2."),
     ] = None,
+    network_threads: Annotated[
+        int, typer.Option("--network-threads", min=1, help="Of one inference; more for large networks on many cores.")
+    ] = 1,
     max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of one request.")] = 16,
     max_megapixels: Annotated[float, typer.Option("--max-megapixels", min=0.001, help="Of one image.")] = 50.0,
     max_images: Annotated[int, typer.Option("--max-images", min=1, help="Of one request.")] = 64,
@@ -81,7 +85,8 @@ def serve(
             port=port,
             token=token,
             poll_seconds=poll_seconds,
-            n_threads=threads or len(os.sched_getaffinity(0)),
+            n_threads=threads or max(2, len(os.sched_getaffinity(0))),
+            network_threads=network_threads,
             access_log=access_log,
             log_folder=log,
             limits=limits,

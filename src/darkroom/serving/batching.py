@@ -1,8 +1,8 @@
 """Bytes of images to answers: decoded on threads, given to the network in batches that form while it is busy.
 
-There is no waiting for a batch to fill. The thread that has decoded an image while the network is idle runs it at once;
-images that other threads decode meanwhile are its next batch. A lone request is passed between two threads only, the
-event loop's and one of these, and a busy server makes batches as large as its load.
+There is no waiting for a batch to fill. The thread that has decoded an image runs the network on it at once, unless
+half of the threads do so already; then the image belongs to the next batch of one of these. A lone request is passed
+between two threads only, the event loop's and one of these, and a busy server makes batches as large as its load.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Batcher:
     """Threads that decode and predict, and the bounded number of images that may wait for them.
 
     Args:
-        n_threads: how many images are decoded at once; one of these threads runs the network.
+        n_threads: how many images are decoded at once; half of these threads, at least one, may run the network.
         max_batch: images that the network is given at once.
         max_waiting: images that are accepted and not answered yet.
         on_batch: called on a thread with every batch that was answered.
@@ -61,7 +61,7 @@ class Batcher:
         self._inbox: SimpleQueue[_Item | None] = SimpleQueue()
         self._decoded: deque[_Item] = deque()
         self._lock = threading.Lock()
-        self._network_is_busy = False
+        self._n_free = max(1, n_threads // 2)  # how many more threads may run the network
         self._threads = [threading.Thread(target=self._work, name=f"images-{n}") for n in range(n_threads)]
         for thread in self._threads:
             thread.start()
@@ -111,21 +111,21 @@ class Batcher:
                 continue
             with self._lock:
                 self._decoded.append(item)
-                if self._network_is_busy:
+                if not self._n_free:
                     continue
-                self._network_is_busy = True
+                self._n_free -= 1
             while batch := self._next_batch():
                 self._predict(batch)
 
     def _next_batch(self) -> list[_Item]:
-        """Return decoded images that wait for one version, the first come first; none, and the network is idle."""
+        """Return decoded images that wait for one version, the first come first; none, and this thread is done."""
         with self._lock:
             batch: list[_Item] = []
             while self._decoded and len(batch) < self._max_batch:
                 if batch and self._decoded[0].request.served is not batch[0].request.served:
                     break
                 batch.append(self._decoded.popleft())
-            self._network_is_busy = bool(batch)
+            self._n_free += not batch
             return batch
 
     def _predict(self, batch: list[_Item]) -> None:

@@ -43,6 +43,7 @@ class Settings:
         port: 0: any free one.
         poll_seconds: between two looks at the registry.
         n_threads: that decode images and run the network.
+        network_threads: of one inference.
         log_folder: of the log of predictions; None: none is kept.
     """
 
@@ -54,6 +55,7 @@ class Settings:
     token: str | None
     poll_seconds: float
     n_threads: int
+    network_threads: int
     access_log: bool
     log_folder: Path | None
     limits: Limits
@@ -75,7 +77,12 @@ def serve(settings: Settings) -> None:
     with bound, native_stderr_silenced(), ExitStack() as parts:
         follower = Follower(
             find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
-            load=lambda version: load(version, max_pixels=limits.max_pixels, max_batch=limits.max_batch),
+            load=lambda version: load(
+                version,
+                network_threads=settings.network_threads,
+                max_pixels=limits.max_pixels,
+                max_batch=limits.max_batch,
+            ),
             log=log,
             seconds=settings.poll_seconds,
         )
