@@ -18,10 +18,14 @@ TESTS = Path(__file__).parent
 STAGES = YAML(typ="safe").load(TESTS.parent / "dvc.yaml")["stages"]
 PIPELINE = f"""\
 stages:
+  download:
+    cmd: python download.py
+    deps: [download.py]
+    outs: [data/raw]
   train:
     cmd: python train.py
     params: [train]
-    deps: [data/incoming, train.py]
+    deps: [data/incoming, data/raw, train.py]
     outs: [models/cnn/model.onnx, models/cnn/run.json, reports/predictions.parquet]
     metrics: [reports/evaluation.json]
   promote:
@@ -105,8 +109,11 @@ def create(root: Path) -> Retrained:
     (root / "mlflow.db").write_bytes(trained_repository.empty_database())
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "train.py").write_text(TRAIN)
-    ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/incoming/?*/"]
-    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/"]) + "\n")
+    (root / "served").mkdir()
+    (root / "served" / "set.txt").write_text("the data set\n")
+    (root / "download.py").write_text(f"import shutil\n\nshutil.copytree({str(root / 'served')!r}, 'data/raw')\n")
+    ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/incoming/?*/", "data/raw"]
+    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "served/"]) + "\n")
     (root / "data" / "incoming").mkdir()
     (root / "data" / "incoming" / "README.md").write_text("new images\n")
     (root / "pipelines").symlink_to(TESTS.parent / "pipelines")

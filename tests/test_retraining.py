@@ -1,6 +1,7 @@
 """Retraining as a scheduler sees it: processes of their own on a repository with real DVC, git and registry."""
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
 
 def fired(report: dict) -> list[str]:
     return [trigger["name"] for trigger in report["triggers"] if trigger["fired"]]
+
+
+def ran(project: Retrained) -> list[str]:
+    """The stages that the last run ran, in their order."""
+    return re.findall(r"^Running stage '(\w+)'", project.read(LOG), re.M)
 
 
 def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
@@ -65,6 +71,41 @@ def test_new_images_are_versioned_trained_on_and_committed(project):
     assert {"data/incoming/cat.dvc", "dvc.lock"} <= set(committed.splitlines())
     assert project.run("git", "status", "--porcelain") == ""
     assert project.retrain()["decision"] == "nothing"
+
+
+def test_force_runs_every_stage_and_is_answered_though_the_champion_is_the_same(project):
+    report = project.retrain("--force")
+    assert report["decision"] == "unchanged"
+    assert ran(project) == ["download", "train", "promote"]
+    assert json.loads(project.read("told-kept.json"))["decision"] == "unchanged"
+
+
+def test_an_old_champion_is_answered_with_the_data_that_are_served_now(project):
+    params, told = project.root / "params.yaml", project.root / "told-kept.json"
+    before = params.read_text()
+    params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
+    told.unlink()
+    assert fired(project.retrain()) == ["champion_age"]
+    assert ran(project) == ["download", "promote"]
+    assert told.exists()
+    (project.root / "served" / "set.txt").write_text("a larger data set\n")
+    project.retrain()
+    assert ran(project) == ["download", "train", "promote"]
+    assert project.read("data/raw/set.txt") == "a larger data set\n"
+    params.write_text(before)
+
+
+def test_a_failure_is_told_though_the_report_cannot_be_written(project):
+    project.drop("stray.png", b"of no class")
+    report = project.root / "reports" / "retrain.json"
+    report.unlink()
+    report.mkdir()
+    printed = project.run("darkroom", "retrain", status=1)
+    assert "retrain: reports/retrain.json cannot be written: " in printed
+    assert "stray.png" in printed.splitlines()[-1]
+    assert "stray.png" in json.loads(project.read("told-failed.json"))["error"]
+    report.rmdir()
+    (project.root / "data/incoming/stray.png").unlink()
 
 
 def test_a_failure_leaves_champion_lock_and_data_as_they_were_and_the_next_run_goes_on(project):
@@ -104,8 +145,11 @@ def test_somebody_who_runs_dvc_by_hand_is_waited_for_by_the_next_run(project):
     project.reads(0, seconds=60.0)
     with project.start("dvc", "repro", "train") as by_hand:
         wait_for(lambda: (project.root / ".dvc/tmp/rwlock").exists() and "train" in project.read(".dvc/tmp/rwlock"))
+        (project.root / "told-failed.json").unlink()
         report = project.retrain(status=75)
         by_hand.kill()
+    assert report["decision"] == "locked"
+    assert not (project.root / "told-failed.json").exists()
     assert "another DVC command is at work here; try again when it is done" in report["error"]
 
 
@@ -162,9 +206,22 @@ def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     assert (report["decision"], report["mode"]) == ("kept", "experiment")
     assert project.read("dvc.lock") == lock
     assert "retrain-" in project.run("dvc", "exp", "list", "--name-only")
+    report = project.retrain()
+    assert report["decision"] == "nothing"
+    assert "dvc.lock is behind (train), and an experiment has tried exactly that." in report["reasons"]
     params.write_text(params.read_text().replace("registered_model: pets", "registered_model: no champion yet"))
     report = project.retrain()
     assert (report["decision"], report["version_after"]) == ("promoted", "1")
+    assert project.read("dvc.lock") != lock
+
+
+def test_an_experiment_that_waits_for_approval_is_applied_too(project):
+    params, lock = project.root / "params.yaml", project.read("dvc.lock")
+    settings = {"approval: automatic": "approval: manual", "from_experiments: false": "from_experiments: true"}
+    for old, new in {**settings, "registered_model: no champion yet": "registered_model: approved"}.items():
+        assert old in params.read_text()
+        params.write_text(params.read_text().replace(old, new))
+    assert project.retrain()["decision"] == "awaiting_approval"
     assert project.read("dvc.lock") != lock
 
 

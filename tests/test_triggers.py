@@ -107,6 +107,34 @@ def test_new_images_do_not_come_in_through_the_status_of_dvc():
     assert not triggers.changed_stages(status).fired
 
 
+def test_what_an_experiment_has_tried_is_no_reason_again():
+    trigger = triggers.changed_stages({"train": [{"changed deps": {"src/a.py": "modified"}}]}, tried=True)
+    assert not trigger.fired
+    assert trigger.reason == "dvc.lock is behind (train), and an experiment has tried exactly that."
+
+
+@pytest.mark.parametrize("changed", ["params.yaml", "src/a.py", "dvc.lock", "data/raw/b.bin"])
+def test_another_value_or_content_under_the_same_status_is_another_state(tmp_path, changed):
+    deps = {"params.yaml": {"train.cnn.epochs": "modified"}, "src/a.py": "modified", "data/raw": "modified"}
+    status = {
+        "train": [{"changed deps": deps}],
+        "data/incoming/cat.dvc": [{"changed outs": {"data/incoming/cat": "x"}}],
+    }
+    for name in ("params.yaml", "src/a.py", "dvc.lock", "data/raw/b.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    before = triggers.behind(status, tmp_path)
+    assert triggers.behind({**status, "promote": ["always changed"]}, tmp_path) == before
+    (tmp_path / changed).write_text("another one")
+    assert triggers.behind(status, tmp_path) != before
+
+
+def test_what_called_for_a_run_that_did_not_finish_calls_for_the_next():
+    left = triggers.unfinished({"started": "then", "who": "ann@night", "fired": ["forced"]})
+    assert triggers.fired([left, triggers.changed_folders({}, {})]) == {"unfinished", "forced"}
+    assert triggers.fired([triggers.unfinished({"started": "then", "who": "somebody"})]) == {"unfinished"}
+
+
 def test_the_status_is_found_behind_warnings():
     assert triggers.parse_status('WARNING: old cache\n{"promote": ["always changed"]}\n') == {
         "promote": ["always changed"]

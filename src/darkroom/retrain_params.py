@@ -51,7 +51,7 @@ class Order:
         model: the registered name.
         folders: download's sources of kind path, which DVC does not look at.
         max_image_bytes: of preprocess.
-        force: train whether anything calls for it or not.
+        force: run every stage anew, whether anything calls for it or not.
         commit: dvc.lock and the .dvc files of new images, once it is through.
         push: the commit and DVC's cache, too.
     """

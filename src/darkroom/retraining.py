@@ -6,7 +6,6 @@ act, else by the next run, which then goes on with what DVC's cache and the chec
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,15 +22,17 @@ from darkroom.triggers import Trigger
 from darkroom.work_in_progress import MARK, WorkInProgress, end, free_dvc_locks, lock_is_valid, processes_of
 from darkroom.workspace import INCOMING, Workspace
 
-NOTHING, FAILED, UNCHANGED, PROMOTED = "nothing", "failed", "unchanged", "promoted"
-WOULD_PROMOTE = "would_promote"
+NOTHING, FAILED, LOCKED = "nothing", "failed", "locked"  # beside the words of `promote`
+UNCHANGED, KEPT, PROMOTED = "unchanged", "kept", "promoted"
+APPLIED = ("would_promote", "awaiting_approval", PROMOTED)  # the last two: with promote.from_experiments
+EXPERIMENT = "experiment"  # of retrain.mode
 REPORT = Path("reports/retrain.json")
 
 
 def retrain(order: Order) -> dict[str, Any]:
     """Return the report of one run, which is also in reports/retrain.json.
 
-    decision is `nothing` where no trigger fired, else what `promote` decided.
+    decision is `nothing` where no trigger fired, `locked` where somebody runs DVC by hand, else what `promote` decided.
 
     Raises:
         LockedError: another run is at work, or somebody runs DVC by hand.
@@ -59,6 +60,8 @@ def retrain(order: Order) -> dict[str, Any]:
         except BaseException as error:
             known = isinstance(error, DarkroomError | OSError)
             report["error"] = str(error) if known else f"stopped by {type(error).__name__}: {error}"
+            if isinstance(error, LockedError):
+                report["decision"] = LOCKED
             raise
         finally:
             report["seconds"] = round(time.monotonic() - began, 1)
@@ -78,6 +81,8 @@ class _Retraining:
         self.state: dict[str, Any] = {}
         self.incoming: dict[str, str] = {}
         self.marks: dict[str, str] = {}
+        self.fired: frozenset[str] = frozenset()
+        self.tried: str | None = None
         self._known_file = self.work.folder / "known.json"
 
     def run(self) -> None:
@@ -92,9 +97,10 @@ class _Retraining:
         for trigger in looked:
             if trigger.fired:
                 say(f"retrain: {trigger.reason}")
+        self.fired = triggers.fired(looked)
         self._begin(self.report["version_before"])
         try:
-            self._train(looked)
+            self._train()
         except LockedError:  # dvc.lock may be the work of whoever runs DVC by hand
             self.work.note({**self.state, "restored": True})
             raise
@@ -140,37 +146,41 @@ class _Retraining:
         if not any(trigger.fired for trigger in looked):
             looked.append(triggers.drift(self._drift()))
         if not any(trigger.fired for trigger in looked):
-            ended = self.tree.dvc("status", "--json")
-            looked.append(triggers.changed_stages(triggers.parse_status(ended.printed)))
+            status = self._status()
+            tried = params.mode == EXPERIMENT and known["tried"] == triggers.behind(status, order.root)
+            looked.append(triggers.changed_stages(status, tried=tried))
         return looked
 
-    def _train(self, looked: Sequence[Trigger]) -> None:
+    def _train(self) -> None:
         classes = sorted({name.split("/", 1)[0] for name in self.incoming})
         if classes:
             self.tree.dvc("add", *((INCOMING / name).as_posix() for name in classes))
-        if any(trigger.name == "changed_source" and trigger.fired for trigger in looked):
+        # --force: every stage, whatever DVC holds. Else what the sources serve now decides what runs behind it.
+        anew = ["--force"] if "forced" in self.fired else []
+        if not anew and self.fired & triggers.FETCH_ANEW:
             self.tree.dvc("repro", "--single-item", "--force", "download")
-        promotion = self._experiment() if self.order.params.mode == "experiment" else self._repro()
+        promotion = self._experiment(*anew) if self.order.params.mode == EXPERIMENT else self._repro(*anew)
         after = self._champion()
         decision = promotion["decision"]
         if decision == UNCHANGED and after != self.report["version_before"]:
             decision = PROMOTED  # by the run before this one, which was killed behind it
         self.report |= {"decision": decision, "reasons": promotion["reasons"], "version_after": after}
 
-    def _repro(self) -> dict[str, Any]:
-        self.tree.dvc("repro")
+    def _repro(self, *anew: str) -> dict[str, Any]:
+        self.tree.dvc("repro", *anew)
         return _read_json(self.order.root / "reports" / "promotion.json")
 
-    def _experiment(self) -> dict[str, Any]:
+    def _experiment(self, *anew: str) -> dict[str, Any]:
         """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
+        self.tried = triggers.behind(self._status(), self.order.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         self.tree.stage_incoming()  # DVC copies what git knows
-        self.tree.dvc("exp", "run", "--temp", "--name", name)
+        self.tree.dvc("exp", "run", "--temp", "--name", name, *anew)
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
         self.tree.dvc("get", ".", "reports/promotion.json", "--rev", name, "--out", str(said))
         promotion = _read_json(said)
-        if promotion["decision"] not in (WOULD_PROMOTE, PROMOTED):  # the second with promote.from_experiments
+        if promotion["decision"] not in APPLIED:
             return promotion
         self.tree.dvc("exp", "apply", name)
         return self._repro()
@@ -193,11 +203,16 @@ class _Retraining:
                 say(f"retrain: outputs of DVC are not as they were: {error}; `dvc checkout` puts them back")
 
     def _remember(self) -> None:
-        known = {"incoming": self.incoming, "folders": self.marks, "finished": self.owner["started"]}
+        known = {
+            "incoming": self.incoming,
+            "folders": self.marks,
+            "finished": self.owner["started"],
+            "tried": self.tried,
+        }
         write_text(self._known_file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
     def _known(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"incoming": {}, "folders": {}, "finished": None}
+        nothing: dict[str, Any] = {"incoming": {}, "folders": {}, "finished": None, "tried": None}
         try:
             return nothing | dict(json.loads(self._known_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -209,6 +224,9 @@ class _Retraining:
         if self.order.push:
             self.tree.push()
             self.report["pushed"] = True
+
+    def _status(self) -> dict[str, list[Any]]:
+        return triggers.parse_status(self.tree.dvc("status", "--json").printed)
 
     def _champion(self) -> str | None:
         return versions.read(self.order.model).aliases.get("champion")
@@ -235,6 +253,7 @@ class _Retraining:
     def _begin(self, champion: str | None) -> None:
         """Write down what begins, and mark every process that it starts."""
         facts = {**self.owner, "model": self.order.model, "champion_before": champion, "pids": []}
+        facts["fired"] = sorted(self.fired)
         self.state = self.work.begin(facts)
         self.tree.log.unlink(missing_ok=True)
         variables = {MARK: self.state["token"]}
@@ -252,20 +271,29 @@ def _commit_message(report: dict[str, Any]) -> str:
 
 
 def _tell(order: Order, report: dict[str, Any]) -> None:
-    """Write the report, and send it to those who want to know."""
+    """Send the report to those who want to know, and write it: a full disk must not keep a failure from them."""
     report["notified"] = []
-    write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
-    event = FAILED if report["error"] else report["decision"]
-    if event in (NOTHING, UNCHANGED):
-        return
-    told = order.params.notify
-    report["notified"] = notify(
-        event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=order.root
-    )
-    write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
+    event = _event(report)
+    if event not in (NOTHING, UNCHANGED, LOCKED):
+        told = order.params.notify
+        report["notified"] = notify(
+            event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=order.root
+        )
     for result in report["notified"]:
         if not result["sent"]:
             say(f"retrain: {result['to']} was not told: {result['error']}")
+    try:
+        write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
+    except OSError as error:  # raised, it would take the place of what went wrong before
+        say(f"retrain: {REPORT} cannot be written: {error}")
+
+
+def _event(report: dict[str, Any]) -> str:
+    """Return the word for those who are told: an alarm that changed nothing is `kept`, not silence."""
+    if report["error"] and report["decision"] != LOCKED:
+        return FAILED
+    calling = triggers.fired([Trigger(**trigger) for trigger in report["triggers"]])
+    return KEPT if report["decision"] == UNCHANGED and calling & triggers.ALARMS else str(report["decision"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

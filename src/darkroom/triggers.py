@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.errors import DataError
+from darkroom.files import sha256_of
 
+FETCH_ANEW = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
+ALARMS = frozenset({"forced", "drift", "champion_age"})  # triggers of which somebody waits to hear
 ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
 
 
@@ -32,7 +35,14 @@ def forced() -> Trigger:
 def unfinished(state: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
     reason = f"The run of {state['started']} by {state['who']} did not finish; this one goes on."
-    return Trigger("unfinished", True, reason, {"started": state["started"]})
+    return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
+
+
+def fired(looked: Sequence[Trigger]) -> frozenset[str]:
+    """Return the names of the triggers that fired, with those of an unfinished run: what called for that one does so
+    still."""
+    pulled = [trigger for trigger in looked if trigger.fired]
+    return frozenset(trigger.name for trigger in pulled).union(*(one.numbers.get("fired", ()) for one in pulled))
 
 
 def new_images(
@@ -75,20 +85,22 @@ def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigg
     return Trigger("changed_source", False, f"{len(found)} sources outside of the repository, none changed.")
 
 
-def changed_stages(status: Mapping[str, Sequence[Any]]) -> Trigger:
+def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) -> Trigger:
     """Return whether the answer of `dvc status --json` names a stage that would run for a reason.
 
     Fewer new images than retrain.min_new_images must not start a run by this door: a changed data/incoming alone is
     left to `new_images`.
+
+    Args:
+        tried: this very state was trained as an experiment, which was not applied: dvc.lock stays behind.
     """
-    changed = {
-        stage: causes
-        for stage, said in status.items()
-        if (causes := [cause for cause in map(_cause, said) if cause]) and not stage.startswith("data/incoming/")
-    }
+    changed = _changed(status)
     numbers = {"stages": changed}
     if not changed:
         return Trigger("changed_stage", False, "Code, settings and data are those of dvc.lock.", numbers)
+    if tried:
+        reason = f"dvc.lock is behind ({', '.join(changed)}), and an experiment has tried exactly that."
+        return Trigger("changed_stage", False, reason, numbers)
     first = "; ".join(f"{stage}: {', '.join(causes[:3])}" for stage, causes in list(changed.items())[:3])
     more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
     return Trigger("changed_stage", True, f"dvc.lock is behind: {first}{more}.", numbers)
@@ -117,6 +129,23 @@ def drift(report: Mapping[str, Any] | None) -> Trigger:
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
     sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, none drifted."
     return Trigger("drift", bool(report["drifted"]), sentence, numbers)
+
+
+def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
+    """Return a digest of what the work tree at `root` holds beside dvc.lock: the stages that changed, and by what.
+
+    `dvc status` says that a setting is modified, not to what: params.yaml, dvc.yaml and dvc.lock count as a whole.
+    """
+    paths = {"dvc.lock", "dvc.yaml", "params.yaml"}
+    for stage, said in status.items():
+        if not stage.startswith("data/incoming/"):
+            groups = [group for one in said if isinstance(one, Mapping) for group in one.values()]
+            paths.update(name for group in groups if isinstance(group, Mapping) for name in group)
+    digest = hashlib.sha256(json.dumps(_changed(status), sort_keys=True).encode())
+    for name in sorted(paths - {"data/incoming"}):
+        path = root / name
+        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else fingerprint(path)}".encode())
+    return digest.hexdigest()
 
 
 def fingerprint(path: Path) -> str:
@@ -169,6 +198,15 @@ def parse_status(text: str) -> dict[str, list[Any]]:
         return dict(json.loads(lines[-1]))
     except (IndexError, ValueError):
         raise DataError(f"`dvc status --json` answered {text[:200]!r}; run it by hand") from None
+
+
+def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Return stage -> why it would run, of those that would for a reason."""
+    return {
+        stage: causes
+        for stage, said in status.items()
+        if (causes := [cause for cause in map(_cause, said) if cause]) and not stage.startswith("data/incoming/")
+    }
 
 
 def _cause(said: Any) -> str | None:

@@ -12,13 +12,23 @@ app = typer.Typer()
 
 @app.command()
 def retrain(
-    force: Annotated[bool, typer.Option("--force", help="Train whether anything calls for it or not.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage anew, whether anything calls for it or not.")
+    ] = False,
     commit: Annotated[
-        bool, typer.Option("--commit", help="Commit dvc.lock and the .dvc files of new images, once it is through.")
+        bool,
+        typer.Option(
+            "--commit",
+            help="Commit dvc.lock, by which DVC keeps the reports, too, and the .dvc files of new images, once it is "
+            "through; reports/retrain.json is of this machine, and its reasons are in the message of the commit.",
+        ),
     ] = False,
     push: Annotated[bool, typer.Option("--push", help="Commit, then `dvc push` and `git push`.")] = False,
 ) -> None:
-    """Train again if something calls for it: new images, a changed source, drift, or the champion's age.
+    """Train again if something calls for it: new images, a changed source or stage, drift, or the champion's age.
+
+    A changed stage: code, settings or data are not those of dvc.lock. After a changed source, drift or age the data set
+    is fetched again, and what it now is decides which stages run.
 
     For a scheduler: one run at a time (75 otherwise), the section `retrain` of params.yaml says what calls for a
     training and who is told. `promote` decides. A failure or kill leaves champion, data and dvc.lock as they were, and
