@@ -106,6 +106,18 @@ def ray_cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with prepared data and one store for all tests of a module; each takes a name of its own."""
+    from trained_repository import fresh_store, prepare  # ONNX Runtime, which most tests do without
+
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        fresh_store(folder, patch)
+        prepare(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A clone with the smoke preset, committed."""
     project = clone(tmp_path_factory.mktemp("clone"))

@@ -232,7 +232,9 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(images, version, tmp_pa
     out = tmp_path / "out.parquet"
     stopped_after(2, images, out, version)
     assert not out.exists()
-    (tmp_path / "out.parquet.parts" / "00000000.arrow").write_bytes(b"ARROW1")  # as after a loss of power
+    parts = tmp_path / "out.parquet.parts"
+    shutil.copy(parts / "00000000.arrow", parts / ".1a1d7835-00000003.arrow")  # of a kill before its renaming
+    (parts / "00000000.arrow").write_bytes(b"ARROW1")  # as after a loss of power
     summary = batch.run(str(images), out, version=version)
     assert (summary.images, summary.resumed) == (N_IMAGES, batch.SMALLEST_CHUNK)
     batch.run(str(images), tmp_path / "whole.parquet", version=version)

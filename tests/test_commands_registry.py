@@ -5,7 +5,7 @@ import re
 import pytest
 from bare_versions import bare_versions
 from command_line import run
-from trained_repository import fresh_store, prepare, train
+from trained_repository import train
 
 from darkroom import registry, store, versions
 from darkroom.files import sha256_of
@@ -17,21 +17,11 @@ pytestmark = [
 names = (f"pets-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """One store for all tests here; each takes a name of its own."""
-    folder = tmp_path_factory.mktemp("commands")
-    with pytest.MonkeyPatch.context() as patch:
-        fresh_store(folder, patch)
-        prepare(folder)
-        yield folder
-
-
 @pytest.fixture
-def name(root):
+def name(shared_store):
     """A registered name with three versions; 1 and then 2 became champion."""
     name = next(names)
-    first, second, _ = bare_versions(root, name, 3)
+    first, second, _ = bare_versions(shared_store, name, 3)
     registry.promote(first, replacing=None, reasons=["the first"])
     registry.promote(second, replacing="1", reasons=["better by 2 %"])
     return name
@@ -94,10 +84,10 @@ def test_approve_makes_the_challenger_champion(name, monkeypatch, capfd):
     assert versions.read(name).aliases == {"champion": "3", "previous": "2", "challenger": "3"}
 
 
-def test_the_check_lists_what_is_wrong_and_mends_it(root, name, monkeypatch, capfd):
+def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypatch, capfd):
     assert run(monkeypatch, capfd, "registry-check", "--model", name)[:2] == (0, f"{name}: 0 found\n")
     store.client().set_registered_model_alias(name, "champion", "1")
-    (root / "bare" / name / "3" / "MLmodel").write_text("changed")
+    (shared_store / "bare" / name / "3" / "MLmodel").write_text("changed")
     code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--json")
     told = json.loads(out)
     assert code == 1
@@ -114,10 +104,10 @@ def test_the_check_lists_what_is_wrong_and_mends_it(root, name, monkeypatch, cap
     ]
 
 
-def test_compare_says_whether_chance_explains_the_difference(root, monkeypatch, capfd):
+def test_compare_says_whether_chance_explains_the_difference(shared_store, monkeypatch, capfd):
     for reads in (0, 2):
-        uri = train(root, reads=reads, experiment="compared")
-        digest = sha256_of(root / "models/cnn/model.onnx")
+        uri = train(shared_store, reads=reads, experiment="compared")
+        digest = sha256_of(shared_store / "models/cnn/model.onnx")
         version = registry.register("compared", model_uri=uri, model_sha256=digest, tags={})
     registry.promote(version, replacing=None, reasons=["a"])
     code, out, _ = run(monkeypatch, capfd, "compare", "1", "champion", "--model", "compared", "--json")

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 from bare_versions import Died, Dying, bare_versions
-from trained_repository import fresh_store
 
 from darkroom import ledger, registry, registry_check, store, versions
 from darkroom.errors import RegistryError
@@ -14,15 +13,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
 ]
 names = (f"pets-{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """One store for all tests here; each takes a name of its own."""
-    folder = tmp_path_factory.mktemp("ledger")
-    with pytest.MonkeyPatch.context() as patch:
-        fresh_store(folder, patch)
-        yield folder
 
 
 def champions(name, *numbers):
@@ -68,12 +58,14 @@ def is_consistent(name):
 
 @pytest.mark.parametrize("mended_by", ["the next call", "registry-check"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(root, monkeypatch, operation, mended_by):
+def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(
+    shared_store, monkeypatch, operation, mended_by
+):
     n_champions, act, expected = OPERATIONS[operation]
     opened = store.client()
     for n_writes in itertools.count():
         name = next(names)
-        bare_versions(root, name, 3)
+        bare_versions(shared_store, name, 3)
         champions(name, *"123"[:n_champions])
         dying = Dying(opened, n_writes)
         monkeypatch.setattr(ledger, "client", lambda dying=dying: dying)
@@ -98,9 +90,9 @@ def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(root, mo
     assert n_writes >= 4
 
 
-def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(root, monkeypatch):
+def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(shared_store, monkeypatch):
     name = next(names)
-    bare_versions(root, name, 3)
+    bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
     opened = store.client()
     monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 4))
@@ -112,9 +104,9 @@ def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(root, monkeypa
     is_consistent(name)
 
 
-def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_its_own(root, monkeypatch):
+def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_its_own(shared_store, monkeypatch):
     name = next(names)
-    bare_versions(root, name, 3)
+    bare_versions(shared_store, name, 3)
     champions(name, "1", "2", "3")
     opened = store.client()
     monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 2))
@@ -127,9 +119,9 @@ def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_i
     is_consistent(name)
 
 
-def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(root):
+def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(shared_store):
     name = next(names)
-    bare_versions(root, name, 2)
+    bare_versions(shared_store, name, 2)
     champions(name, "1")
     decided = versions.find(name, version="2")  # against version 1, which is champion again below
     champions(name, "2")
@@ -140,9 +132,9 @@ def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(ro
     assert is_consistent(name).aliases["champion"] == "1"
 
 
-def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(root, monkeypatch):
+def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(shared_store, monkeypatch):
     name = next(names)
-    bare_versions(root, name, 3)
+    bare_versions(shared_store, name, 3)
     champions(name, "1")
     opened = store.client()
     monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 1))
@@ -156,9 +148,9 @@ def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(root, mo
     assert versions.read(name).aliases["champion"] == "3"
 
 
-def test_a_move_to_a_version_that_was_deleted_is_given_up(root, monkeypatch):
+def test_a_move_to_a_version_that_was_deleted_is_given_up(shared_store, monkeypatch):
     name = next(names)
-    bare_versions(root, name, 2)
+    bare_versions(shared_store, name, 2)
     champions(name, "1")
     opened = store.client()
     monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 1))
@@ -170,9 +162,9 @@ def test_a_move_to_a_version_that_was_deleted_is_given_up(root, monkeypatch):
     assert is_consistent(name).aliases == {"champion": "1"}
 
 
-def test_long_reasons_are_cut_to_what_a_tag_holds(root):
+def test_long_reasons_are_cut_to_what_a_tag_holds(shared_store):
     name = next(names)
-    bare_versions(root, name, 1)
+    bare_versions(shared_store, name, 1)
     with ledger.ledger(name) as book:
         book.move([Move("champion", None, "1", ["ä" * 3000] * 12)])
     tags = versions.read(name).tags
@@ -181,17 +173,17 @@ def test_long_reasons_are_cut_to_what_a_tag_holds(root):
     assert "unfinished" not in tags
 
 
-def test_a_damaged_entry_of_the_history_is_named(root):
+def test_a_damaged_entry_of_the_history_is_named(shared_store):
     name = next(names)
-    bare_versions(root, name, 1)
+    bare_versions(shared_store, name, 1)
     store.client().set_registered_model_tag(name, "history.000001", "{")
     with pytest.raises(RegistryError, match=r"the tag history.000001 of the registered model is damaged"):
         versions.read(name).history()
 
 
-def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(root):
+def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(shared_store):
     name = next(names)
-    bare_versions(root, name, 4)
+    bare_versions(shared_store, name, 4)
     champions(name, "1", "2", "3")
     for to, message in (
         ("3", "version 3 is champion already"),
@@ -200,15 +192,15 @@ def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(root):
     ):
         with pytest.raises(RegistryError, match=message):
             registry.rollback(name, reason="bad", to=to)
-    Path(root, "bare", name, "1", "MLmodel").unlink()
+    Path(shared_store, "bare", name, "1", "MLmodel").unlink()
     with pytest.raises(RegistryError, match="version 1 cannot become champion: MLmodel is gone; restore its files"):
         registry.rollback(name, reason="bad", to="1")
     assert versions.read(name).aliases == {"champion": "3", "previous": "2"}
 
 
-def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with(root):
+def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with(shared_store):
     name = next(names)
-    bare_versions(root, name, 4)
+    bare_versions(shared_store, name, 4)
     champions(name, "1")
     with pytest.raises(RegistryError, match=f"{name} has no alias 'challenger'"):
         registry.approve(name)
@@ -224,27 +216,27 @@ def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with
     assert versions.read(name).reigns()[-1]["reasons"] == ["approved: looked at it"]
 
 
-def test_a_challenge_decided_against_an_older_champion_moves_nothing(root):
+def test_a_challenge_decided_against_an_older_champion_moves_nothing(shared_store):
     name = next(names)
-    bare_versions(root, name, 3)
+    bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
     with pytest.raises(RegistryError, match="the champion is version 2 by now, the decision was taken against 1"):
         registry.challenge(versions.find(name, version="3"), replacing="1", reasons=["better"])
     assert "challenger" not in versions.read(name).aliases
 
 
-def test_a_challenger_that_waits_is_dropped_when_the_champion_changes(root):
+def test_a_challenger_that_waits_is_dropped_when_the_champion_changes(shared_store):
     name = next(names)
-    bare_versions(root, name, 3)
+    bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
     registry.challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
     registry.rollback(name, reason="bad")
     assert is_consistent(name).aliases == {"champion": "1", "previous": "2"}
 
 
-def test_the_reigns_of_champions_follow_each_other(root):
+def test_the_reigns_of_champions_follow_each_other(shared_store):
     name = next(names)
-    bare_versions(root, name, 2)
+    bare_versions(shared_store, name, 2)
     champions(name, "1", "2")
     registry.rollback(name, reason="bad")
     reigns = versions.read(name).reigns()

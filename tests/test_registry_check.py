@@ -6,7 +6,7 @@ import time
 
 import pytest
 from bare_versions import bare_versions
-from trained_repository import clean_environment, fresh_store, prepare, train
+from trained_repository import clean_environment, train
 
 from darkroom import registry, registry_check, store, tracking, versions
 from darkroom.errors import RegistryError
@@ -19,30 +19,20 @@ pytestmark = [
 names = (f"pets-{number}" for number in itertools.count())
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """One store for all tests here; each takes a name of its own."""
-    folder = tmp_path_factory.mktemp("check")
-    with pytest.MonkeyPatch.context() as patch:
-        fresh_store(folder, patch)
-        prepare(folder)
-        yield folder
-
-
 def kinds(name):
     return [finding.kind for finding in registry_check.check(name)]
 
 
-def test_versions_without_an_alias_or_a_decision_are_fine(root):
+def test_versions_without_an_alias_or_a_decision_are_fine(shared_store):
     name = next(names)
-    bare_versions(root, name, 2)
+    bare_versions(shared_store, name, 2)
     assert kinds(name) == []
     assert kinds("nobody registered this") == []
 
 
-def test_a_challenger_that_waits_is_fine_and_one_that_can_never_be_approved_is_not(root):
+def test_a_challenger_that_waits_is_fine_and_one_that_can_never_be_approved_is_not(shared_store):
     name = next(names)
-    first, second, _ = bare_versions(root, name, 3)
+    first, second, _ = bare_versions(shared_store, name, 3)
     registry.promote(first, replacing=None, reasons=["a"])
     registry.challenge(second, replacing="1", reasons=["b"])
     assert kinds(name) == []
@@ -57,11 +47,11 @@ def test_a_challenger_that_waits_is_fine_and_one_that_can_never_be_approved_is_n
     assert kinds(name) == ["unrecorded", "stale challenger"]
 
 
-def test_missing_and_changed_and_added_files_are_named(root):
+def test_missing_and_changed_and_added_files_are_named(shared_store):
     name = next(names)
-    first, *_ = bare_versions(root, name, 3)
+    first, *_ = bare_versions(shared_store, name, 3)
     registry.promote(first, replacing=None, reasons=["a"])
-    folder = root / "bare" / name
+    folder = shared_store / "bare" / name
     (folder / "1" / "artifacts" / "model.onnx").write_text("changed")
     (folder / "1" / "code" / "package.py").unlink()
     (folder / "1" / "code" / "numpy.py").write_text("")
@@ -80,11 +70,13 @@ def test_missing_and_changed_and_added_files_are_named(root):
 
 
 @pytest.mark.parametrize("path", ["artifacts/model.onnx", "code/package.py"])
-def test_a_tampered_file_is_refused_by_name_before_it_is_used(root, path):
+def test_a_tampered_file_is_refused_by_name_before_it_is_used(shared_store, path):
     name = next(names)
-    train(root, reads=0, experiment=name)
-    uri = train(root, reads=0, experiment=name)
-    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    train(shared_store, reads=0, experiment=name)
+    uri = train(shared_store, reads=0, experiment=name)
+    version = registry.register(
+        name, model_uri=uri, model_sha256=sha256_of(shared_store / "models/cnn/model.onnx"), tags={}
+    )
     versions.load(version)
     assert versions.damage(version) == []
     file = versions.fetch(version, path)
@@ -94,41 +86,47 @@ def test_a_tampered_file_is_refused_by_name_before_it_is_used(root, path):
     assert versions.damage(version) == [f"{path} was changed after registration"]
 
 
-def test_loading_a_version_leaves_its_folder_as_it_was_and_trusts_no_compiled_file(root):
+def test_loading_a_version_leaves_its_folder_as_it_was_and_trusts_no_compiled_file(shared_store):
     name = next(names)
-    uri = train(root, reads=1, experiment=name)
-    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    uri = train(shared_store, reads=1, experiment=name)
+    version = registry.register(
+        name, model_uri=uri, model_sha256=sha256_of(shared_store / "models/cnn/model.onnx"), tags={}
+    )
     versions.load(version)
     code = versions.fetch(version, "code/package.py")
     assert [path.name for path in code.parent.iterdir()] == ["package.py"]
 
 
-def test_a_model_whose_files_were_deleted_is_registered_anew(root):
+def test_a_model_whose_files_were_deleted_is_registered_anew(shared_store):
     name = next(names)
-    uri = train(root, reads=0, experiment=name)
-    digest = sha256_of(root / "models/cnn/model.onnx")
+    uri = train(shared_store, reads=0, experiment=name)
+    digest = sha256_of(shared_store / "models/cnn/model.onnx")
     first = registry.register(name, model_uri=uri, model_sha256=digest, tags={})
     assert registry.register(name, model_uri=uri, model_sha256=digest, tags={}).version == first.version
     shutil.rmtree(versions.fetch(first).parents[1])
-    second = registry.register(name, model_uri=train(root, reads=0, experiment=name), model_sha256=digest, tags={})
+    second = registry.register(
+        name, model_uri=train(shared_store, reads=0, experiment=name), model_sha256=digest, tags={}
+    )
     assert (first.version, second.version) == ("1", "2")
 
 
-def test_the_card_of_a_version_is_kept_with_its_run_and_as_its_description(root):
+def test_the_card_of_a_version_is_kept_with_its_run_and_as_its_description(shared_store):
     name = next(names)
-    uri = train(root, reads=0, experiment=name)
-    version = registry.register(name, model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
+    uri = train(shared_store, reads=0, experiment=name)
+    version = registry.register(
+        name, model_uri=uri, model_sha256=sha256_of(shared_store / "models/cnn/model.onnx"), tags={}
+    )
     for _ in range(2):
         kept = registry.store_card(version, markdown="# card", html="<p>card</p>", description="short " * 2000)
     assert kept == [f"runs:/{version.run_id}/model_card/{name}-1", f"models:/{name}/1"]
-    assert (store.download(kept[0], root / "card") / "model_card.html").read_text() == "<p>card</p>"
+    assert (store.download(kept[0], shared_store / "card") / "model_card.html").read_text() == "<p>card</p>"
     assert len(store.client().get_model_version(name, "1").description) == 5000
-    [bare] = bare_versions(root, next(names), 1)
+    [bare] = bare_versions(shared_store, next(names), 1)
     assert registry.store_card(bare, markdown="", html="", description="short") == [f"models:/{bare.name}/1"]
     assert versions.damage(version) == []
 
 
-def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_are_not(root):
+def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_are_not(shared_store):
     code = (
         "import os, signal; from darkroom import tracking\n"
         "with tracking.run(experiment='killed', name='train-cnn', params={}, tags={}):\n"

@@ -171,8 +171,7 @@ def _package(version: Version) -> Any:
     key = (version.location, version.version)
     with _loading:
         if key not in _packages:
-            package = type(versions.load(version))
-            _packages[key] = package.load(versions.fetch(version), threads=1)
+            _packages[key] = versions.load(version, threads=1)
     return _packages[key]
 
 

@@ -30,6 +30,7 @@ SMALLEST_CHUNK = 16
 ROW_GROUP = 65_536  # rows of OUT that are in memory at once
 SHOWN_ERRORS = 3
 MANIFEST = "manifest.json"
+PARTS = "[0-9]*.arrow"  # those that are whole; a kill may leave a hidden one that was being written
 LOG_NAME = "log_name"
 METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
 
@@ -120,7 +121,7 @@ def run(
         }
         size = max(SMALLEST_CHUNK, min(CHUNK_IMAGES, inputs.n // (4 * n_workers_of(workers))))
         size = _begin(parts, described, size=size, restart=restart)
-        done = {int(path.stem): rows for path in parts.glob("*.arrow") if (rows := _n_rows(path)) is not None}
+        done = {int(path.stem): rows for path in parts.glob(PARTS) if (rows := _n_rows(path)) is not None}
         resumed = finished = sum(done.values())
         on_progress(finished, inputs.n)
         work = answers.Work(
@@ -247,7 +248,7 @@ def _row_groups(parts: Path) -> Iterator["pa.Table"]:
     import pyarrow as pa
 
     held: list[pa.Table] = []
-    for path in sorted(parts.glob("*.arrow")):
+    for path in sorted(parts.glob(PARTS)):
         with pa.memory_map(str(path)) as file:
             held.append(pa.ipc.open_file(file).read_all())
         if sum(table.num_rows for table in held) >= ROW_GROUP:

@@ -99,15 +99,18 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
     return file
 
 
-def load(version: Version) -> Any:
+def load(version: Version, **settings: Any) -> Any:
     """Return the version's own Package: its model.onnx, read by the package.py that was registered with it.
+
+    Args:
+        settings: of Package.load: threads, max_pixels.
 
     Raises:
         RegistryError: a file is gone or changed, or the model cannot be loaded.
     """
     model, code = fetch(version), fetch(version, PACKAGE_FILE)
     try:
-        return _import_file(code).Package.load(model)
+        return _import_file(code).Package.load(model, **settings)
     except Exception as error:  # whatever the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error

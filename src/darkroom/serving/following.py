@@ -41,8 +41,7 @@ def load(version: Version, *, network_threads: int, max_pixels: int, max_batch: 
     Raises:
         RegistryError: a file is gone or changed, or the package does not load or not answer.
     """
-    checked = versions.load(version)  # with all cores for one inference: right for a program that asks for one
-    package = type(checked).load(versions.fetch(version), threads=network_threads, max_pixels=max_pixels)
+    package = versions.load(version, threads=network_threads, max_pixels=max_pixels)
     for n_images in (max_batch, 1):
         package.probabilities(np.zeros((n_images, *package.image_shape), np.uint8))
     return Served(version, package)
