@@ -473,7 +473,7 @@ def test_two_that_begin_at_once_on_one_port_do_not_both_serve():
 
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8])
 def test_sigterm_ends_the_process_at_any_moment_of_its_start(root, seconds):
-    """0, or 143 before the version is loaded, or the signal's own death before Python has a handler."""
+    """0, or the signal's own death before the version is loaded, or 143 before the command has begun."""
     server = Server(root, "--log", str(root / "log"))
     with suppress(subprocess.TimeoutExpired):
         server.process.wait(seconds)

@@ -1,6 +1,7 @@
 """The command that serves a registered model over HTTP."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,9 @@ def serve(
     Nothing listens before a version is loaded. Log lines are JSON on stderr. SIGTERM ends it when the requests in
     flight are answered.
     """
+    # Until there is something to end in order: an exception of a handler can be lost, or become an ImportError, in the
+    # C libraries that are loaded below.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if max_waiting < max_images:
         raise ParamsError(
             f"--max-waiting {max_waiting} is less than --max-images {max_images}: none such could be served"
