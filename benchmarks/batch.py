@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
+from benchmarks.sides import Side, be_side
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = [f"class{number}" for number in range(10)]
@@ -55,7 +55,7 @@ def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> d
     (place / "code").mkdir()
     (place / "code" / "package.py").write_bytes((ROOT / "src" / "darkroom" / "package.py").read_bytes())
     rates: dict[str, list[float]] = {"darkroom": [], "bare": []}
-    sides = {name: _Side(name, place) for name in rates}
+    sides = {name: Side("benchmarks.batch", name, str(place)) for name in rates}
     for number in range(options.rounds + 1):
         for name, side in sides.items():
             seconds = side.seconds()
@@ -75,31 +75,16 @@ def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> d
     }
 
 
-class _Side:
-    """A process that answers every line with the seconds of one more pass."""
-
-    def __init__(self, name: str, place: Path) -> None:
-        command = [sys.executable, "-m", "benchmarks.batch", "--side", name, str(place)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    def seconds(self) -> float:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 def work(name: str, place: Path) -> None:
-    """Be one side: a pass and its seconds for every line of stdin."""
+    """Be one side."""
     one_pass = _darkroom(place) if name == "darkroom" else _bare(place)
-    for _ in sys.stdin:
+
+    def timed() -> float:
         start = time.perf_counter()
         one_pass()
-        print(time.perf_counter() - start, flush=True)
+        return time.perf_counter() - start
+
+    be_side(timed)
 
 
 def _darkroom(place: Path) -> Callable[[], object]:

@@ -25,6 +25,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from benchmarks import record
+from benchmarks.sides import Side, be_side
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = "cats_vs_dogs.tar"
@@ -78,9 +79,10 @@ def speed(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     n_images = sum(path.is_file() for path in (scratch / "files").rglob("*"))
     both: dict[str, list[float]] = {"darkroom": [], "keras": []}
     # Both sides stay loaded and warm; each waits while the other works.
+    common = [options.size, options.backend, options.workers]
+    sources = {"darkroom": [str(raw), str(scratch / "out")], "keras": [str(scratch / "files"), str(scratch)]}
     sides = {
-        "darkroom": _Side("darkroom", raw, scratch / "out", options),
-        "keras": _Side("keras", scratch / "files", scratch, options),
+        name: Side("benchmarks.preprocess", name, json.dumps([*source, *common])) for name, source in sources.items()
     }
     for number in range(options.rounds + 1):
         for name, side in sides.items():
@@ -104,31 +106,10 @@ def speed(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _Side:
-    """A process that answers every line with the seconds of one more pass."""
-
-    def __init__(self, name: str, source: Path, out: Path, options: argparse.Namespace) -> None:
-        settings = json.dumps([str(source), str(out), options.size, options.backend, options.workers])
-        command = [sys.executable, "-m", "benchmarks.preprocess", "--side", name, settings]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-
-    def seconds(self) -> float:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 def work(name: str, settings: str) -> None:
-    """Be one side: a pass and its seconds for every line of stdin."""
+    """Be one side."""
     source, out, size, backend, workers = json.loads(settings)
-    one_pass = _keras(source, size) if name == "keras" else _darkroom(Path(source), Path(out), size, backend, workers)
-    for _ in sys.stdin:
-        print(one_pass(), flush=True)
+    be_side(_keras(source, size) if name == "keras" else _darkroom(Path(source), Path(out), size, backend, workers))
 
 
 def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Callable[[], float]:

@@ -15,44 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clients.champion import ChampionClient
 from benchmarks.record import arguments, report
 from darkroom import versions
 from darkroom.work_in_progress import lock_is_valid
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("MLFLOW_", "DVC_", "DARKROOM_", "KERAS_BACKEND", "PYTHONPATH")
-
-
-class Client:
-    """Somebody who asks for the champion ten times a second; `failures` is what went wrong."""
-
-    def __init__(self, name: str) -> None:
-        self.failures: list[str] = []
-        self.n_answers = 0
-        self._name = name
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
-
-    def __enter__(self) -> "Client":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._end.wait(0.1):
-            try:
-                versions.load(versions.find(self._name, alias="champion"))
-                self.n_answers += 1
-            except Exception as error:
-                self.failures.append(repr(error))
 
 
 def clone(folder: Path, environment: dict[str, str]) -> Path:
@@ -125,7 +98,7 @@ def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int)
     before = champions("digits")
     change(root, seed=2)
     n_killed = n_in_time = 0
-    with Client("digits") as client:
+    with ChampionClient("digits") as client:
         while n_killed < n_kills:
             if kill_at(start(root, environment), draw.uniform(0.5, whole), stages=n_killed % 2 == 0):
                 n_killed += 1

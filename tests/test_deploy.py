@@ -1,5 +1,6 @@
 """The files of deploy/, each held against a checker of its format; none of them needs a network."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -49,6 +50,14 @@ def test_the_compose_file_is_valid() -> None:
 
 def test_the_workflow_is_valid() -> None:
     checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(DEPLOY / "github" / "retrain.yaml"))
+
+
+def test_the_script_that_builds_without_docker_is_valid_and_gives_the_base_that_the_dockerfile_asks_for() -> None:
+    script = DEPLOY / "build_image.sh"
+    subprocess.run(["sh", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+    assert '--build-arg "BASE=$base"' in script.read_text()
+    assert "ARG BASE=" in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_manifests_are_valid() -> None:

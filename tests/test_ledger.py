@@ -1,4 +1,6 @@
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,16 @@ OPERATIONS = {
     "roll back": (2, lambda name: registry.rollback(name, reason="bad"), {"champion": "1", "previous": "2"}),
     "roll back to": (3, lambda name: registry.rollback(name, reason="bad", to="1"), {"champion": "1", "previous": "3"}),
 }
+
+
+@contextmanager
+def dying(monkeypatch: pytest.MonkeyPatch, n_writes: int) -> Iterator[None]:
+    """Do what is inside as a process that dies before its write n_writes (counted from 0)."""
+    opened = store.client()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "client", lambda: Dying(opened, n_writes))
+        with pytest.raises(Died):
+            yield
 
 
 def is_consistent(name):
@@ -94,11 +106,8 @@ def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(shared_store, 
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
-    opened = store.client()
-    monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 4))
-    with pytest.raises(Died):
+    with dying(monkeypatch, 4):
         registry.rollback(name, reason="bad")
-    monkeypatch.setattr(ledger, "client", lambda: opened)
     champion, previous = registry.rollback(name, reason="bad")
     assert (champion.version, previous.version) == ("1", "2")
     is_consistent(name)
@@ -108,11 +117,8 @@ def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_i
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2", "3")
-    opened = store.client()
-    monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 2))
-    with pytest.raises(Died):
+    with dying(monkeypatch, 2):
         registry.rollback(name, reason="bad", to="2")
-    monkeypatch.setattr(ledger, "client", lambda: opened)
     champion, previous = registry.rollback(name, reason="worse", to="1")
     assert (champion.version, previous.version) == ("1", "2")
     assert versions.read(name).versions["3"].tags["rolled_back"] == "bad"
@@ -136,12 +142,9 @@ def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(shared_s
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1")
-    opened = store.client()
-    monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 1))
-    with pytest.raises(Died):
+    with dying(monkeypatch, 1):
         champions(name, "2")
-    monkeypatch.setattr(ledger, "client", lambda: opened)
-    opened.set_registered_model_alias(name, "champion", "3")
+    store.client().set_registered_model_alias(name, "champion", "3")
     told = registry.settle(name)
     assert told[0].startswith("finished: previous from none to 1, champion from 1 to 2, begun by ")
     assert told[1:] == ["noted in the history: champion moved from 2 to 3"]
@@ -152,12 +155,9 @@ def test_a_move_to_a_version_that_was_deleted_is_given_up(shared_store, monkeypa
     name = next(names)
     bare_versions(shared_store, name, 2)
     champions(name, "1")
-    opened = store.client()
-    monkeypatch.setattr(ledger, "client", lambda: Dying(opened, 1))
-    with pytest.raises(Died):
+    with dying(monkeypatch, 1):
         champions(name, "2")
-    monkeypatch.setattr(ledger, "client", lambda: opened)
-    opened.delete_model_version(name, "2")
+    store.client().delete_model_version(name, "2")
     registry.settle(name)
     assert is_consistent(name).aliases == {"champion": "1"}
 

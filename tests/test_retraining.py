@@ -4,13 +4,13 @@ import json
 import re
 import signal
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
 from retrained_repository import Retrained, create
 
+from benchmarks.clients.champion import ChampionClient
 from darkroom import versions
 from darkroom.work_in_progress import lock_is_valid
 
@@ -158,7 +158,7 @@ def test_kills_at_any_moment_never_take_the_champion_away(project, monkeypatch):
     draw = np.random.default_rng(SEED)
     project.reads(0, seconds=1.0)
     before = history(project, monkeypatch)
-    with Client() as client:
+    with ChampionClient("pets") as client:
         for _ in range(4):
             with project.start(sys.executable, "-m", "darkroom.cli", "retrain") as process:
                 deadline = time.monotonic() + draw.uniform(0.5, 9.0)
@@ -223,33 +223,6 @@ def test_an_experiment_that_waits_for_approval_is_applied_too(project):
         params.write_text(params.read_text().replace(old, new))
     assert project.retrain()["decision"] == "awaiting_approval"
     assert project.read("dvc.lock") != lock
-
-
-class Client:
-    """Somebody who asks models:/pets@champion all the time, as a service does."""
-
-    def __init__(self) -> None:
-        self.failures: list[str] = []
-        self.n_answers = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._poll)
-
-    def __enter__(self) -> "Client":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        while not self._end.wait(0.1):
-            try:
-                package = versions.load(versions.find("pets", alias="champion"))
-                package.probabilities(np.zeros((1, 4, 4, 1), np.uint8))
-                self.n_answers += 1
-            except Exception as error:
-                self.failures.append(repr(error))
 
 
 def wait_for(condition, seconds: float = 120.0) -> None:

@@ -18,7 +18,7 @@ from trained_repository import (
     train,
 )
 
-from darkroom import ledger, registry, versions
+from darkroom import decisions, ledger, registry, versions
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files import sha256_of, write_text
 from darkroom.package import Package
@@ -132,7 +132,7 @@ def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
     promoted()
     train(root, reads=1)
     first = promoted()
-    monkeypatch.setattr(promote, "load", None)
+    monkeypatch.setattr(decisions, "load", None)
     assert promoted() == first
 
 
@@ -216,7 +216,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
     train(root, reads=0)
     monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
-    monkeypatch.setattr(promote, "load", versions.load)
+    monkeypatch.setattr(decisions, "load", versions.load)
     with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
         promote.main()
 

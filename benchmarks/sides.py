@@ -1,0 +1,34 @@
+"""Two sides of a benchmark that take turns, each a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Side:
+    """`python -m MODULE --side ARGUMENTS`: a process that answers every line with the seconds of one more pass."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", module, "--side", *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+    def seconds(self) -> float:
+        """Return how long one pass took."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def be_side(one_pass: Callable[[], float]) -> None:
+    """Print what a pass answers, its seconds, for every line of stdin."""
+    for _ in sys.stdin:
+        print(one_pass(), flush=True)

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry` in what comes out.
+#
+#   apt-get install buildah debootstrap
+#   deploy/build_image.sh                          as root, on Debian or Ubuntu; 6 GB of disk
+#   deploy/build_image.sh --build-arg NPM=true     whatever `buildah build` takes
+#
+# The base is Debian's own Python on a Debian that debootstrap makes here. It is kept; --isolation chroot needs neither
+# user namespaces nor a running daemon, so this works within a container or a virtual machine as well.
+set -eu
+cd "$(dirname "$0")/.."
+
+base=localhost/darkroom-base
+image=localhost/darkroom
+
+if ! buildah inspect --type image "$base" > /dev/null 2>&1; then
+    folder=$(mktemp --directory)
+    trap 'rm -rf "$folder"' EXIT
+    debootstrap --variant=minbase --include=ca-certificates,python3-venv,python-is-python3 bookworm "$folder"
+    container=$(buildah from scratch)
+    buildah add --quiet "$container" "$folder" /
+    buildah commit --quiet --rm "$container" "$base"
+fi
+
+buildah build --isolation chroot --build-arg "BASE=$base" --tag "$image" "$@" .
+
+container=$(buildah from "$image")
+status=0
+buildah run --isolation chroot "$container" -- dvc repro --dry || status=$?
+buildah rm "$container" > /dev/null
+exit "$status"

@@ -1,0 +1,101 @@
+"""The winner of an evaluation: what was measured of it, and where its files lie."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darkroom.dataset import Dataset
+from darkroom.errors import DataError
+from darkroom.files import sha256_of
+from darkroom.scoring import Predictions, read_predictions, test_rows
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The candidate that evaluate chose.
+
+    Attributes:
+        metrics: what evaluation.json says of it.
+        test_ids_sha256: digest of the test images that it was evaluated on.
+        onnx: its model.onnx; run.json, which says what trained it, lies beside.
+        predictions: predictions.parquet of all candidates.
+        prepared, raw: the folders of the data.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    test_ids_sha256: str
+    onnx: Path
+    predictions: Path
+    prepared: Path
+    raw: Path
+
+    def answers(self) -> Predictions:
+        """Return what it answered on the test images."""
+        return read_predictions(self.predictions, self.name)
+
+    def test_images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
+        """Return the data set, and the row numbers in it of the images that were answered."""
+        dataset = Dataset.open(self.prepared)
+        return dataset, test_rows(dataset, answers.ids)
+
+
+def read_winner(
+    evaluation: Path, *, predictions: Path, models: Path, prepared: Path, raw: Path, named: list[str]
+) -> Winner:
+    """Return the winner that evaluation.json names.
+
+    Raises:
+        DataError: the evaluation cannot be read, is of other candidates than those `named` in params.yaml now, or the
+            winner has no model.
+    """
+    evaluated = read_json(evaluation)
+    name = evaluated["winner"]
+    if name not in named:
+        raise DataError(
+            f"{evaluation}: the winner is {name!r}, which is not among the candidates ({', '.join(named)}); "
+            f"run `dvc repro evaluate`"
+        )
+    onnx = models / name / "model.onnx"
+    if not onnx.is_file():
+        raise DataError(f"{onnx.parent}: there is no model.onnx; run `dvc repro train@{name}` first")
+    return Winner(
+        name=name,
+        metrics=evaluated["candidates"][name],
+        test_ids_sha256=evaluated["test_ids_sha256"],
+        onnx=onnx,
+        predictions=predictions,
+        prepared=prepared,
+        raw=raw,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a stage wrote.
+
+    Raises:
+        DataError: the file is missing or no JSON.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def sum_of(path: Path) -> str:
+    """Return the sha256 of a file that a stage wrote.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({error}); run `dvc repro` from the start")
