@@ -2,7 +2,7 @@
 #
 #   docker build -t darkroom .                                                  CPU
 #   docker build -t darkroom --build-arg GPU=true .                             NVIDIA GPU, 5 GB more; run with --gpus all
-#   docker run --rm darkroom --dry                                              what would run
+#   docker run --rm darkroom --dry --force                                      every stage and its command
 #   docker run --rm -v "$PWD:/repo" --shm-size 1g darkroom                      on this checkout: data, models and runs stay
 #   docker run --rm -v "$PWD:/repo" --entrypoint darkroom darkroom history      another command
 #

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry` in what comes out.
+# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry --force` in what comes out.
 #
 #   apt-get install buildah debootstrap
 #   deploy/build_image.sh                          as root, on Debian or Ubuntu; 6 GB of disk
@@ -26,6 +26,6 @@ buildah build --isolation chroot --build-arg "BASE=$base" --tag "$image" "$@" .
 
 container=$(buildah from "$image")
 status=0
-buildah run --isolation chroot "$container" -- dvc repro --dry || status=$?
+buildah run --isolation chroot "$container" -- dvc repro --dry --force || status=$?
 buildah rm "$container" > /dev/null
 exit "$status"
