@@ -1,6 +1,7 @@
 """Do cost and memory grow as they should? Every stage on 5,000, 20,000 and 50,000 pictures, and data beyond the RAM.
 
     python -m benchmarks.linear                                        # some 20 minutes on 2 cores, 5 GB of disk
+    python -m benchmarks.linear --stages embed --skip-limit            # one part; the others stay as recorded
     python -m benchmarks.linear --sizes 1000 2000 --fixed 300 --data-gb 0.3    # a trial run
 
 The pictures are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a process of its own, which first
@@ -81,19 +82,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="darkroom-") as scratch:
         if options.stages:
             places = {n: make_place(Path(scratch) / str(n), n) for n in (options.fixed, *sorted(options.sizes))}
-        for stage in options.stages:
-            result[stage] = measure(stage, places, fixed=options.fixed)
-            print(json.dumps({stage: result[stage]}), file=sys.stderr, flush=True)
-            if stage == "augment":
+        for stage in STAGES if options.stages else ():
+            if stage in options.stages:
+                result[stage] = measure(stage, places, fixed=options.fixed)
+                print(json.dumps({stage: result[stage]}), file=sys.stderr, flush=True)
+            elif stage == "preprocess":
                 for place in places.values():
-                    leave_one_copy(place)
+                    run_stage("preprocess", place)
+            if stage == "augment":  # what comes next is to be measured in minutes, not in hours
+                for place in places.values():
+                    make_one_copy(place)
         for place in places.values() if options.stages else ():
             shutil.rmtree(place)
         if not options.skip_limit:
             result["beyond_ram"] = beyond_ram(Path(scratch), data_gb=options.data_gb, headroom_mb=options.headroom_mb)
     result["target"] = "seconds_per_image within 15 % (ratio at most 1.15); beyond_ram.trained"
     packages = ["tensorflow", "keras", "onnxruntime", "numpy", "opencv-python-headless", "albumentations"]
-    report("linear", result, packages=packages, save=options.save)
+    report("linear", result, packages=packages, save=options.save, parts=(*STAGES, "beyond_ram"))
 
 
 def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any]:
@@ -118,16 +123,21 @@ def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any
     return found | {"ratio": round(max(costs) / min(costs), 3)}
 
 
-def leave_one_copy(place: Path) -> None:
-    """Augment once more, with one copy of each picture: what comes next is to be measured in minutes, not in hours."""
+def make_one_copy(place: Path) -> None:
+    """Augment with one copy of each picture."""
     yaml, path = YAML(typ="safe"), place / "params.yaml"
     params = yaml.load(path)
     params["augment"]["copies"] = 1
     with path.open("w") as out:
         yaml.dump(params, out)
-    folders = ["--prepared", "data/prepared", "--out", "data/augmented", "--report", "r"]
+    run_stage("augment", place)
+
+
+def run_stage(stage: str, place: Path) -> None:
+    """Run a stage once, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    subprocess.run([sys.executable, "-m", "pipelines.augment", *folders], cwd=place, check=True, env=environment)
+    command = [sys.executable, "-m", f"pipelines.{stage}", *arguments_of(stage)]
+    subprocess.run(command, cwd=place, check=True, env=environment)
 
 
 def n_worked_on(stage: str, place: Path) -> int:
@@ -221,20 +231,25 @@ def work(stage: str, small: Path, big: Path) -> None:
     print(json.dumps({"fixed": round(fixed, 3), "all": round(seconds, 3)}))
 
 
+def arguments_of(stage: str) -> list[str]:
+    """Return the command line of preprocess or augment."""
+    read = {
+        "preprocess": ["--raw", "data/raw", "--incoming", "data/incoming"],
+        "augment": ["--prepared", "data/prepared"],
+    }
+    out = {"preprocess": "data/prepared", "augment": "data/augmented"}
+    return [*read[stage], "--out", out[stage], "--report", "r"]
+
+
 def stage_of(stage: str) -> Callable[[Path], float]:
     """Return a function that runs the stage's main() in a folder and returns its seconds."""
     import importlib
 
     main = importlib.import_module(f"pipelines.{stage}").main
-    paths = {"raw": "data/raw", "incoming": "data/incoming", "prepared": "data/prepared"}
-    asked = {
-        "preprocess": {**{name: paths[name] for name in ("raw", "incoming")}, "out": "data/prepared", "report": "r"},
-        "augment": {"prepared": paths["prepared"], "out": "data/augmented", "report": "r"},
-    }[stage]
 
     def run(place: Path) -> float:
         os.chdir(place)
-        sys.argv = [stage, *(part for name, path in asked.items() for part in (f"--{name}", path))]
+        sys.argv = [stage, *arguments_of(stage)]
         started = time.perf_counter()
         main()
         return time.perf_counter() - started

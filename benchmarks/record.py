@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,15 @@ def git_commit() -> str:
         return "unknown"
 
 
-def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool, file: str | None = None) -> None:
+def report(
+    name: str,
+    result: dict[str, Any],
+    *,
+    packages: list[str],
+    save: bool,
+    file: str | None = None,
+    parts: Collection[str] = (),
+) -> None:
     """Print a benchmark's result with its surroundings as JSON, and keep it when asked.
 
     Args:
@@ -46,6 +55,8 @@ def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool
         packages: distributions whose versions matter.
         save: whether to write the file.
         file: its name in benchmarks/results, without .json; None: that of the benchmark.
+        parts: keys of the result that a run may leave out. What it leaves out stays as it was recorded, and `earlier`
+            says by which command, at which commit.
     """
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
@@ -59,4 +70,16 @@ def report(name: str, result: dict[str, Any], *, packages: list[str], save: bool
     print(text)
     if save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{file or name}.json").write_text(text + "\n")
+        path = RESULTS / f"{file or name}.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(with_earlier(record, before, parts=parts), indent=2) + "\n")
+
+
+def with_earlier(record: dict[str, Any], before: dict[str, Any], *, parts: Collection[str]) -> dict[str, Any]:
+    """Return the record with those parts that it lacks and the one before has, and where these come from."""
+    taken = {name: before[name] for name in parts if name in before and name not in record}
+    if not taken:
+        return record
+    source = {name: before[name] for name in ("command", "commit")}
+    origins = {name: before.get("earlier", {}).get(name, source) for name in taken}
+    return {**record, **taken, "earlier": origins}

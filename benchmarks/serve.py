@@ -1,7 +1,7 @@
 """`darkroom serve` against `mlflow models serve`: the same registered version, machine and client, in one run.
 
     python -m benchmarks.serve                                     # 6 minutes on 2 cores
-    python -m benchmarks.serve --soak 10                           # and 10 minutes of load through four changes
+    python -m benchmarks.serve --parts --soak 10                   # 10 minutes of load through four changes, alone
     python -m benchmarks.serve --seconds 1 --parts rate --sizes 28 --connections 8      # a trial run
 
 rate: requests per second and latencies at some connections, each of which sends one image and waits for the answer.
@@ -74,15 +74,16 @@ def main() -> None:
             os.environ.pop(name, None)
         os.environ["DVC_ROOT"] = folder
         subprocess.run([sys.executable, "-m", "benchmarks.serve", "--models", folder, *map(str, FILTERS)], check=True)
-        for size in options.sizes:
+        for size in options.sizes if options.parts else ():
             result[f"{size}x{size}"] = measured(
                 size, options.parts, connections=options.connections, seconds=options.seconds
             )
         if options.soak:
             result["soak"] = soak(options.sizes[0], minutes=options.soak)
-    result["targets"] = {name: text for name, text in TARGETS.items() if name in (*options.parts, "soak")}
+    result["targets"] = TARGETS
     packages = ["mlflow", "fastapi", "uvicorn", "h11", "onnxruntime", "numpy", "opencv-python-headless"]
-    report("serve", result, packages=packages, save=options.save)
+    parts = [*(f"{size}x{size}" for size in FILTERS), "soak"]
+    report("serve", result, packages=packages, save=options.save, parts=parts)
 
 
 def measured(size: int, parts: list[str], *, connections: list[int], seconds: float) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def main() -> None:
     if "cluster" in options.parts:
         result["cluster"] = cluster(n_trials=options.cluster_trials, n_workers=options.cluster_workers)
     packages = ["optuna", "mlflow", "joblib", "sqlalchemy", "psycopg", "tensorflow", "keras"]
-    report("tuning", result, packages=packages, save=options.save)
+    report("tuning", result, packages=packages, save=options.save, parts=PARTS)
 
 
 # Two workers against one

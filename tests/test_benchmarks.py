@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import cifar10, mnist, tuning, tuning_peers
+from benchmarks import cifar10, mnist, record, tuning, tuning_peers
 from darkroom.params import read_params
 from darkroom.trial_rows import TrialRow
 
@@ -49,3 +49,14 @@ def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
         "darkroom against keras-tuner": {"val_accuracy_gain_points": 2.0, "trials_per_hour_ratio": 2.5},
         "darkroom-all-pictures against keras-tuner": {"val_accuracy_gain_points": -1.0, "trials_per_hour_ratio": 1.0},
     }
+
+
+def test_what_a_run_leaves_out_stays_as_recorded_and_says_where_it_comes_from():
+    old = {"command": "all", "commit": "a", "memory": 1, "rate": 2, "of no part": 3}
+    once = record.with_earlier({"command": "rate", "commit": "b", "rate": 5}, old, parts=("memory", "rate"))
+    assert once["rate"] == 5
+    assert once["memory"] == 1
+    assert "of no part" not in once
+    assert once["earlier"] == {"memory": {"command": "all", "commit": "a"}}
+    twice = record.with_earlier({"command": "again", "commit": "c", "rate": 6}, once, parts=("memory", "rate"))
+    assert twice["earlier"] == once["earlier"]

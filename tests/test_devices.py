@@ -178,3 +178,22 @@ def test_two_devices_of_jax_learn_what_one_learns() -> None:
     pytest.importorskip("jax", reason="JAX is not installed; it is part of the extra dev")
     flags = "--xla_force_host_platform_device_count=2"
     assert_two_devices_learn_what_one_learns(KERAS_BACKEND="jax", XLA_FLAGS=flags)
+
+
+@pytest.mark.heavy
+def test_of_a_network_that_is_forgotten_no_graph_stays_in_memory() -> None:
+    import gc
+
+    import keras
+    import numpy as np
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    def n_graphs_after_a_training() -> int:
+        network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        network.compile("sgd", "mse")
+        network.fit(np.zeros((4, 2)), np.zeros((4, 1)), verbose=0)
+        del network
+        devices.forget_networks()
+        return sum(type(found) is FuncGraph for found in gc.get_objects())
+
+    assert n_graphs_after_a_training() == n_graphs_after_a_training()
