@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from conftest import clone
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -128,3 +129,10 @@ def test_secrets_environments_data_and_caches_stay_out_of_the_image() -> None:
     names += ["src/darkroom/__pycache__/a.pyc", "models/cnn/model.keras", "reports/report.html", "mlflow.db-wal"]
     for name in names:
         assert ignored(name), name
+
+
+@pytest.mark.heavy
+def test_what_the_head_says_of_a_dry_run_works_where_nothing_has_run_yet(tmp_path: Path) -> None:
+    assert "docker run --rm darkroom --dry --force" in DOCKERFILE
+    said = clone(tmp_path / "clone").run("dvc", "repro", "--dry", "--force")
+    assert re.findall(r"Running stage '(\w+)", said)[-1] == "promote"
