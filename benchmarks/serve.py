@@ -81,7 +81,7 @@ def main() -> None:
         if options.soak:
             result["soak"] = soak(options.sizes[0], minutes=options.soak)
     result["targets"] = TARGETS
-    packages = ["mlflow", "fastapi", "uvicorn", "h11", "onnxruntime", "numpy", "opencv-python-headless"]
+    packages = ["mlflow", "fastapi", "uvicorn", "httptools", "uvloop", "onnxruntime", "numpy", "opencv-python-headless"]
     parts = [*(f"{size}x{size}" for size in FILTERS), "soak"]
     report("serve", result, packages=packages, save=options.save, parts=parts)
 

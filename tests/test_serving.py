@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -294,6 +295,46 @@ def test_a_connection_that_never_completes_a_head_is_closed(strict):
     with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as connection:
         connection.sendall(b"POST /v1/predict HTTP/1.1\r\nX: ")
         assert connection.recv(100) == b""
+
+
+CHUNKED = f"POST /v1/predict HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        ("GET /healthz HTTP/1.1\r\n", "X-Field: " + "x" * 990 + "\r\n"),
+        ("GET /healthz HTTP/1.1\r\nX-Field: ", "x" * 1000),
+        ("GET /", "x" * 1000),
+        (CHUNKED + "1\r\na\r\n0\r\n", "X-Field: " + "x" * 990 + "\r\n"),
+        (CHUNKED + "1;", "x" * 1000),
+    ],
+    ids=["fields", "a field", "an address", "fields behind the body", "what a chunk says of itself"],
+)
+def test_a_request_that_never_ends_beside_its_body_is_cut_off(strict, start, piece):
+    before, n_sent, answer = strict.megabytes(), 0, b""
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as connection:
+        connection.sendall(start.encode())
+        with suppress(ConnectionError):
+            while n_sent < 50_000_000:
+                connection.sendall(piece.encode() * 10)
+                n_sent += 10 * len(piece)
+        with suppress(ConnectionError):
+            answer = connection.recv(65536)
+    assert n_sent < 20_000_000  # most of it in the buffers of the system
+    assert strict.megabytes() - before < 20
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
+    assert strict.client.get("/healthz").status_code == 200
+
+
+def test_a_head_that_is_too_long_is_refused_with_a_sentence(strict):
+    with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nX-Field: ")
+        time.sleep(0.1)  # so that what follows comes apart
+        connection.sendall(b"x" * 66_000)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert answer.endswith(b'{"error": "a request\'s head may have 65,536 bytes, this one is longer"}')
 
 
 def test_a_client_that_never_reads_its_answers_is_cut_off(strict):

@@ -25,6 +25,7 @@ from darkroom.serving.following import Follower, Served, load
 from darkroom.serving.front import Front
 from darkroom.serving.logs import log
 from darkroom.serving.metrics import Metrics
+from darkroom.serving.protocol import BoundedProtocol
 from darkroom.serving.recording import Recorder
 from darkroom.serving.settings import Limits
 
@@ -158,6 +159,7 @@ def _run(front: Front, bound: socket.socket, *, served: Served, ending: _Ending,
     idle = _IdleConnections(head_seconds)
     config = uvicorn.Config(
         front,
+        http=BoundedProtocol,
         lifespan="off",
         ws="none",
         log_config=None,
