@@ -13,6 +13,7 @@ rate: requests per second and latencies at some connections, each of which sends
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
     the server runs it: what HTTP costs. Bare with all cores is told beside it.
 ready: seconds from the start of the command to the first 200 of /readyz (darkroom) or /ping (mlflow), least of three.
+import: seconds of a process that imports darkroom.cli, whatever the parts.
 threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
 soak: minutes at 32 connections while the alias moves four times, three promotions and a rollback. memory_mb is the
     resident memory over the time; growth_mb is the last of it less that after a tenth of the time, when every thread
@@ -54,6 +55,7 @@ TARGETS = {
     "rate": "at least 10 times the requests per second of mlflow at 8 connections, at most a tenth of its p95",
     "overhead": "at most 1.5 ms",
     "ready": "at most 4 s",
+    "import": "of darkroom.cli at most 0.3 s more than of nothing",
     "soak": "no error; growth_mb near 0",
 }
 
@@ -78,11 +80,13 @@ def main() -> None:
             result[f"{size}x{size}"] = measured(
                 size, options.parts, connections=options.connections, seconds=options.seconds
             )
+        if options.parts:
+            result["import"] = import_seconds()
         if options.soak:
             result["soak"] = soak(options.sizes[0], minutes=options.soak)
     result["targets"] = TARGETS
     packages = ["mlflow", "fastapi", "uvicorn", "httptools", "uvloop", "onnxruntime", "numpy", "opencv-python-headless"]
-    parts = [*(f"{size}x{size}" for size in FILTERS), "soak"]
+    parts = [*(f"{size}x{size}" for size in FILTERS), "import", "soak"]
     report("serve", result, packages=packages, save=options.save, parts=parts)
 
 
@@ -164,6 +168,19 @@ def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds
         package.predict([files[len(latencies) % len(files)]])
         latencies.append((time.perf_counter() - started) * 1000)
     return quantile(sorted(latencies), 0.5) or 0.0
+
+
+def import_seconds(rounds: int = 5) -> dict[str, float]:
+    """Return the median seconds of a process that imports darkroom.cli, and of one that imports nothing."""
+    found = {}
+    for name, code in {"darkroom.cli": "import darkroom.cli", "nothing": "pass"}.items():
+        times = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            times.append(time.perf_counter() - began)
+        found[name] = round(sorted(times)[rounds // 2], 3)
+    return found
 
 
 def ready_seconds(start: Any, size: int) -> float:
