@@ -89,7 +89,9 @@ def main() -> None:
             elif stage == "preprocess":
                 for place in places.values():
                     run_stage("preprocess", place)
-            if stage == "augment":  # what comes next is to be measured in minutes, not in hours
+            if stage == "augment" and {"embed", "train"} & set(
+                options.stages
+            ):  # what comes next is to be measured in minutes, not in hours
                 for place in places.values():
                     make_one_copy(place)
         for place in places.values() if options.stages else ():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+SURROUNDINGS = ("command", "commit", "machine", "python", "versions")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -56,7 +57,7 @@ def report(
         save: whether to write the file.
         file: its name in benchmarks/results, without .json; None: that of the benchmark.
         parts: keys of the result that a run may leave out. What it leaves out stays as it was recorded, and `earlier`
-            says by which command, at which commit.
+            says by which command, at which commit, where.
     """
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
@@ -80,6 +81,6 @@ def with_earlier(record: dict[str, Any], before: dict[str, Any], *, parts: Colle
     taken = {name: before[name] for name in parts if name in before and name not in record}
     if not taken:
         return record
-    source = {name: before[name] for name in ("command", "commit")}
+    source = {name: before[name] for name in SURROUNDINGS}
     origins = {name: before.get("earlier", {}).get(name, source) for name in taken}
     return {**record, **taken, "earlier": origins}

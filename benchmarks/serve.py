@@ -13,7 +13,7 @@ rate: requests per second and latencies at some connections, each of which sends
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
     the server runs it: what HTTP costs. Bare with all cores is told beside it.
 ready: seconds from the start of the command to the first 200 of /readyz (darkroom) or /ping (mlflow), least of three.
-import: seconds of a process that imports darkroom.cli, whatever the parts.
+import: seconds of a process that imports darkroom.cli, with any of these parts.
 threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
 soak: minutes at 32 connections while the alias moves four times, three promotions and a rollback. memory_mb is the
     resident memory over the time; growth_mb is the last of it less that after a tenth of the time, when every thread
@@ -70,6 +70,8 @@ def main() -> None:
         "--soak", type=float, metavar="MINUTES", help="under load, through three promotions and a rollback"
     )
     options = parser.parse_args()
+    if options.save and options.parts and set(options.parts) != set(PARTS):
+        parser.error("--save takes all --parts, or none of them and --soak: what is recorded of a size is of one run")
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
@@ -85,7 +87,7 @@ def main() -> None:
         if options.soak:
             result["soak"] = soak(options.sizes[0], minutes=options.soak)
     result["targets"] = TARGETS
-    packages = ["mlflow", "fastapi", "uvicorn", "httptools", "uvloop", "onnxruntime", "numpy", "opencv-python-headless"]
+    packages = ["mlflow", "fastapi", "uvicorn", "h11", "uvloop", "onnxruntime", "numpy", "opencv-python-headless"]
     parts = [*(f"{size}x{size}" for size in FILTERS), "import", "soak"]
     report("serve", result, packages=packages, save=options.save, parts=parts)
 

@@ -16,12 +16,14 @@ class Side:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def seconds(self) -> float:
-        """Return how long one pass took."""
+        """Return how long one pass took; end with an error if the process has."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        if line := self.process.stdout.readline():
+            return float(line)
+        sys.exit(f"{' '.join(self.process.args[2:])}: ended with {self.process.wait()}")
 
     def close(self) -> None:
         """End the process."""

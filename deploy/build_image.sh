@@ -1,12 +1,13 @@
 #!/bin/sh
-# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry --force` in what comes out.
+# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry --force` in the image.
 #
 #   apt-get install buildah debootstrap
 #   deploy/build_image.sh                          as root, on Debian or Ubuntu; 6 GB of disk
 #   deploy/build_image.sh --build-arg NPM=true     whatever `buildah build` takes
 #
-# The base is Debian's own Python on a Debian that debootstrap makes here. It is kept; --isolation chroot needs neither
-# user namespaces nor a running daemon, so this works within a container or a virtual machine as well.
+# The base image is Debian's own Python on a Debian that debootstrap makes here, and is kept for the next build.
+# --isolation chroot needs neither user namespaces nor a running daemon: it works within a container or a virtual
+# machine.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -7,13 +7,14 @@ champion is recognised by the sha256 of its model.onnx, and every decision is ke
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from darkroom.console import run, say, stage_paths
-from darkroom.decisions import decided, keep
-from darkroom.files import sha256_of, write_text
+from darkroom.decisions import Case
+from darkroom.files import write_text
 from darkroom.params import Section, load_candidates, load_section
 from darkroom.promotion import Decision
 from darkroom.promotion_rule import Gates
@@ -70,11 +71,12 @@ def _settled(name: str) -> Registered:
 
 def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> Outcome:
     """Decide about the winner and do what was decided."""
-    champion, known = registered.under("champion"), registered.with_model(sha256_of(winner.onnx))
+    champion, known = registered.under("champion"), registered.with_model(winner.model_sha256)
     if champion and known and known.model_sha256 == champion.model_sha256:
         reason = f"The champion, version {champion.version}, is this very model ({winner.onnx})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
-    decision = decided(winner, champion, params.gates)
+    case = Case(winner, champion, params.gates)
+    decision = case.decision()
     if decision.promote and known and "rolled_back" in known.tags:
         reason = f"But version {known.version} is this very model, and was rolled back: {known.tags['rolled_back']}"
         return Outcome("kept", _saying(decision, reason), known, champion)
@@ -90,7 +92,9 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
     manual = params.approval == "manual"
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
-    version = known if known and not damage(known) else registration.register(registered.name, winner)
+    version = known
+    if version is None or damage(version):
+        version = registration.register(registered.name, winner, lock=Path("dvc.lock"))
     decision = registration.verified(version, winner, decision, limit=params.gates.max_parity_difference)
     replacing = champion.version if champion else None
     registry.challenge(version, replacing=replacing, reasons=decision.reasons)
@@ -101,7 +105,7 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
     )
     registration.store_card(version, winner, _report(outcome, registered))
     if manual:
-        keep(decision, winner, champion, params.gates)  # with the proof: what waits is not loaded in every run
+        case.keep(decision)  # with the proof: what waits is not loaded in every run
     else:
         registry.promote(version, replacing=replacing, reasons=decision.reasons)
     return outcome

@@ -52,11 +52,14 @@ def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
 
 
 def test_what_a_run_leaves_out_stays_as_recorded_and_says_where_it_comes_from():
-    old = {"command": "all", "commit": "a", "memory": 1, "rate": 2, "of no part": 3}
-    once = record.with_earlier({"command": "rate", "commit": "b", "rate": 5}, old, parts=("memory", "rate"))
+    there = {"command": "all", "commit": "a", "machine": "old", "python": "3.11", "versions": {"keras": "3"}}
+    here = there | {"command": "rate", "commit": "b", "machine": "new"}
+    old = there | {"memory": 1, "rate": 2, "of no part": 3}
+    once = record.with_earlier(here | {"rate": 5}, old, parts=("memory", "rate"))
     assert once["rate"] == 5
     assert once["memory"] == 1
     assert "of no part" not in once
-    assert once["earlier"] == {"memory": {"command": "all", "commit": "a"}}
-    twice = record.with_earlier({"command": "again", "commit": "c", "rate": 6}, once, parts=("memory", "rate"))
+    assert once["machine"] == "new"
+    assert once["earlier"] == {"memory": there}
+    twice = record.with_earlier(here | {"commit": "c", "rate": 6}, once, parts=("memory", "rate"))
     assert twice["earlier"] == once["earlier"]

@@ -1,6 +1,7 @@
-"""The champion as a stranger uses it: a fresh environment with five packages, nothing of ours, and the store's address.
+"""The champion as any MLflow client uses it: a fresh environment with five packages, and the address of the store.
 
-The environment is made from the requirements.txt that lies in the logged model, as any MLflow client would make it.
+The environment is made of the requirements.txt that lies in the logged model; what these packages need comes in the
+versions of requirements.lock. Like `make setup`, that takes a package index, or the cache that `make setup` has filled.
 """
 
 import base64
@@ -37,11 +38,11 @@ ALONE = """
 import json, onnxruntime, numpy as np
 
 session = onnxruntime.InferenceSession("model.onnx")
-said = json.loads(session.get_modelmeta().custom_metadata_map["darkroom"])
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["darkroom"])
 pixels = np.load("pixels.npy")
-assert list(pixels.shape[1:]) == said["image_shape"] and session.get_inputs()[0].type == "tensor(uint8)"
+assert list(pixels.shape[1:]) == metadata["image_shape"] and session.get_inputs()[0].type == "tensor(uint8)"
 probabilities = session.run(None, {session.get_inputs()[0].name: pixels})[0]
-print(json.dumps([said["classes"][best] for best in probabilities.argmax(axis=1)]))
+print(json.dumps([metadata["classes"][best] for best in probabilities.argmax(axis=1)]))
 """
 
 
@@ -63,10 +64,10 @@ def files_of_champion():
 
 
 @pytest.fixture(scope="module")
-def stranger(repository, tmp_path_factory):
+def client_bin(repository, tmp_path_factory):
     """The bin folder of an environment with what the model asks for, in the versions that it is tested with."""
     wanted = files_of_champion() / "requirements.txt"
-    environment = tmp_path_factory.mktemp("stranger")
+    environment = tmp_path_factory.mktemp("client")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     uv = [
         str(Path(sys.executable).with_name("uv")),
@@ -81,12 +82,12 @@ def stranger(repository, tmp_path_factory):
 
 
 @pytest.fixture
-def ask(repository, stranger):
+def ask(repository, client_bin):
     """Return what a program prints in that environment, as JSON."""
 
     def ask(program):
-        environment = {**_of(stranger), "MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}
-        command = [stranger / "python", "-I", "-c", program]
+        environment = {**environment_of(client_bin), "MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}
+        command = [client_bin / "python", "-I", "-c", program]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=environment)
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
@@ -94,19 +95,19 @@ def ask(repository, stranger):
     return ask
 
 
-def _of(stranger):
+def environment_of(client_bin):
     left_out = ("PYTHON", "DVC_", "DARKROOM_", "VIRTUAL_ENV")
     inherited = {key: value for key, value in clean_environment().items() if not key.startswith(left_out)}
-    return {**inherited, "PATH": f"{stranger}{os.pathsep}{os.environ['PATH']}"}
+    return {**inherited, "PATH": f"{client_bin}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_the_environment_has_nothing_of_ours(stranger):
+def test_the_environment_has_nothing_of_ours(client_bin):
     program = "import importlib.util as u; print([n for n in ('darkroom', 'keras', 'tensorflow') if u.find_spec(n)])"
-    found = subprocess.run([stranger / "python", "-I", "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run([client_bin / "python", "-I", "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
 
 
-def test_a_stranger_predicts_from_bytes_base64_paths_and_arrays(ask):
+def test_a_client_predicts_from_bytes_base64_paths_and_arrays(ask):
     assert ask(CONSUMER) == [["cat", "cat", "cat", "cat"], []]
 
 
@@ -115,9 +116,17 @@ def test_the_onnx_file_alone_says_its_labels_and_its_input(ask, repository):
     assert ask(ALONE) == ["cat"]
 
 
-def test_mlflows_own_server_answers_base64_in_a_dataframe_split(repository, stranger, tmp_path):
-    command = [stranger / "mlflow", "models", "serve", "--model-uri", "models:/pets@champion", "--env-manager", "local"]
-    environment = {**_of(stranger), "MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}
+def test_mlflows_own_server_answers_base64_in_a_dataframe_split(repository, client_bin, tmp_path):
+    command = [
+        client_bin / "mlflow",
+        "models",
+        "serve",
+        "--model-uri",
+        "models:/pets@champion",
+        "--env-manager",
+        "local",
+    ]
+    environment = {**environment_of(client_bin), "MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}
     images = [[base64.b64encode(png(cat=cat)).decode()] for cat in (True, False)]
     body = {"dataframe_split": {"columns": ["image"], "data": images}}
     with listening(command, folder=tmp_path, environment=environment) as uri:

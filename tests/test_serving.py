@@ -7,7 +7,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -323,18 +322,15 @@ def test_a_request_that_never_ends_beside_its_body_is_cut_off(strict, start, pie
             answer = connection.recv(65536)
     assert n_sent < 20_000_000  # most of it in the buffers of the system
     assert strict.megabytes() - before < 20
-    assert answer == b"" or answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
+    # A client that goes on sending may find the connection reset before it can read the answer.
+    assert answer == b"" or (answer.startswith(b"HTTP/1.1 400 ") and b"Invalid HTTP request received." in answer)
     assert strict.client.get("/healthz").status_code == 200
 
 
-def test_a_head_that_is_too_long_is_refused_with_a_sentence(strict):
-    with socket.create_connection(("127.0.0.1", strict.port), timeout=60) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nX-Field: ")
-        time.sleep(0.1)  # so that what follows comes apart
-        connection.sendall(b"x" * 66_000)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert answer.endswith(b'{"error": "a request\'s head may have 65,536 bytes, this one is longer"}')
+def test_an_offer_to_upgrade_changes_nothing(strict):
+    """Java's client makes one with every request."""
+    answer = predict(strict, png(cat=True), Connection="Upgrade, HTTP2-Settings", Upgrade="h2c")
+    assert answer.json()["predictions"][0]["label"] == "cat"
 
 
 def test_a_client_that_never_reads_its_answers_is_cut_off(strict):

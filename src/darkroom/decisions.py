@@ -14,36 +14,51 @@ from darkroom.registered import Version
 from darkroom.repository import repository_root
 from darkroom.scoring import answer, test_slices
 from darkroom.versions import load
-from darkroom.winner import Winner, read_json, sum_of
+from darkroom.winner import Winner, checksum, read_json
 
-DECIDES = ("decisions", "gates", "paired", "promotion", "scoring", "slices")  # a change in them asks every case anew
-
-
-def decided(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
-    """Return the decision of this very case, made now if it was not made before."""
-    kept = _path(winner, champion, gates)
-    if kept.is_file():
-        return Decision(**read_json(kept))
-    decision = _decide(winner, champion, gates)
-    keep(decision, winner, champion, gates)
-    return decision
+# Modules: a change in one of them asks every case anew.
+DECIDES = ("decisions", "gates", "paired", "promotion", "scoring", "slices", "winner")
 
 
-def keep(decision: Decision, winner: Winner, champion: Version | None, gates: Gates) -> None:
-    """Let this be the decision of the case from now on."""
-    write_text(_path(winner, champion, gates), json.dumps(vars(decision), indent=2) + "\n")
+class Case:
+    """A winner against a champion under some gates.
+
+    Args:
+        champion: None: there is none yet.
+    """
+
+    def __init__(self, winner: Winner, champion: Version | None, gates: Gates) -> None:
+        self._winner, self._champion, self._gates = winner, champion, gates
+        self._kept = _path(winner, champion, gates)
+
+    def decision(self) -> Decision:
+        """Return the decision of this very case, made now if it was not made before.
+
+        Raises:
+            DataError: what evaluate or preprocess wrote is missing or does not belong together.
+            RegistryError: the champion cannot be loaded, or fails.
+        """
+        if self._kept.is_file():
+            return Decision(**read_json(self._kept))
+        decision = _decide(self._winner, self._champion, self._gates)
+        self.keep(decision)
+        return decision
+
+    def keep(self, decision: Decision) -> None:
+        """Let this be the decision of the case from now on."""
+        write_text(self._kept, json.dumps(vars(decision), indent=2) + "\n")
 
 
 def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
     """Return where the decision of the case is kept: the name is the digest of all that it depends on."""
     of_champion = sorted((champion.tags if champion else {}).items())
     inputs = {
-        "candidate": [sum_of(winner.onnx), sum_of(winner.predictions), winner.metrics],
+        "candidate": [winner.model_sha256, checksum(winner.predictions), winner.metrics],
         "champion": [champion.version if champion else None, *(tag for tag in of_champion if _is_of_content(tag[0]))],
-        "test": [winner.test_ids_sha256, sum_of(winner.prepared / "manifest.json")],
-        "slices": sum_of(winner.prepared / "index.parquet"),
+        "test": [winner.test_ids_sha256, checksum(winner.prepared / "manifest.json")],
+        "slices": checksum(winner.prepared / "index.parquet"),
         "gates": gates.model_dump(),
-        "code": [sum_of(Path(__file__).with_name(f"{name}.py")) for name in DECIDES],
+        "code": [checksum(Path(__file__).with_name(f"{name}.py")) for name in DECIDES],
     }
     return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
 

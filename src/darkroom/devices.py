@@ -250,14 +250,18 @@ def n_devices() -> int:
 
 
 def forget_networks() -> None:
-    """Let go of every network that this process built: Keras keeps them until it is told otherwise."""
+    """Let go of every network that this process built: Keras keeps them until it is told otherwise.
+
+    A network that is still held cannot be trained further.
+    """
     import keras
 
     if keras.backend.backend() == "tensorflow":
         from tensorflow.python.framework import ops
 
         # Keras sums gradients over the devices, even over one, by an operation with a gradient of its own. TensorFlow
-        # keeps such gradients for good, and each the graph of its network: 7 to 10 MB for a small one.
+        # keeps such gradients for good, and each the graph of its network, 10 MB for a small one. There is no public
+        # way to take them out.
         kept = ops.gradient_registry._registry
         for name in [name for name in kept if name.startswith("CustomGradient-")]:
             del kept[name]

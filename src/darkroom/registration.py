@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from darkroom import model_card, registry, tracking
-from darkroom.files import sha256_of
 from darkroom.gates import parity
 from darkroom.promotion import Decision
 from darkroom.provenance import LINEAGE, lineage_tags, lock_digest
@@ -18,8 +17,12 @@ N_VERIFIED = 64  # test images that the registered version must answer as evalua
 PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
 
 
-def register(name: str, winner: Winner) -> Version:
-    """Return the winner as a new version of the registered model `name`, with the lineage of its training."""
+def register(name: str, winner: Winner, *, lock: Path) -> Version:
+    """Return the winner as a new version of the registered model `name`, with the lineage of its training.
+
+    Args:
+        lock: dvc.lock, which says of every stage what it read.
+    """
     trained = read_json(winner.onnx.with_name("run.json"))
     lineage = lineage_tags(
         data_digest=trained["data_digest"], params_digest=trained["params_digest"], candidate=winner.name
@@ -34,11 +37,11 @@ def register(name: str, winner: Winner) -> Version:
     return registry.register(
         name,
         model_uri=model_uri,
-        model_sha256=sha256_of(winner.onnx),
+        model_sha256=winner.model_sha256,
         tags={
             **lineage,
             **{key: run_tags[key] for key in LINEAGE if key in run_tags},
-            "dvc.lock.digest": lock_digest(Path("dvc.lock")),
+            "dvc.lock.digest": lock_digest(lock),
             "test_accuracy": str(winner.metrics["test_accuracy"]),
             "test_ids_sha256": winner.test_ids_sha256,
         },

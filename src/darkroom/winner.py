@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ class Winner:
     predictions: Path
     prepared: Path
     raw: Path
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """Of its model.onnx."""
+        return checksum(self.onnx)
 
     def answers(self) -> Predictions:
         """Return what it answered on the test images."""
@@ -81,11 +87,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise _unreadable(path, error) from None
 
 
-def sum_of(path: Path) -> str:
+def checksum(path: Path) -> str:
     """Return the sha256 of a file that a stage wrote.
 
     Raises:
