@@ -54,6 +54,15 @@ def test_the_duration_of_make_run_is_the_measured_one() -> None:
     assert f"{minutes:.1f} minutes" in README
 
 
+def test_the_comparison_of_tuners_is_the_measured_one() -> None:
+    found = json.loads((RESULTS / "tuning_peers.json").read_text())
+    pattern = r"`tune` ends .*? has ([\d.]+) %.*?Hyperband with ([\d.]+) %, AutoKeras with ([\d.]+) %"
+    said = re.search(pattern, README, re.S)
+    assert said
+    measured = [f"{100 * found[side]['val_accuracy']:.1f}" for side in ("darkroom", "keras-tuner", "autokeras")]
+    assert list(said.groups()) == measured
+
+
 def test_the_flow_shows_every_stage_in_the_order_of_dvc_yaml() -> None:
     (flow,) = (block for block in README.split("```") if "─►" in block)
     stages = re.findall(r"^  (\w+):$", (ROOT / "dvc.yaml").read_text().split("\nplots:")[0], re.MULTILINE)
