@@ -36,13 +36,17 @@ class Held(Package):
         return super().predict(items, **options)
 
 
+def held(path):
+    package = Held.load(path)
+    package.sizes, package.begun, package.may_go = [], threading.Semaphore(0), threading.Semaphore(0)
+    return package
+
+
 @pytest.fixture
 def package(tmp_path):
     weights = np.zeros((16, 2))
     weights[:, 1], weights[:, 0] = 0.01, -0.01
-    package = Held.load(write_model(tmp_path / "m.onnx", classes=["dark", "light"], image_shape=SHAPE, weights=weights))
-    package.sizes, package.begun, package.may_go = [], threading.Semaphore(0), threading.Semaphore(0)
-    return package
+    return held(write_model(tmp_path / "m.onnx", classes=["dark", "light"], image_shape=SHAPE, weights=weights))
 
 
 @pytest.fixture
@@ -95,6 +99,22 @@ def test_images_that_come_while_the_network_is_busy_form_the_next_batches(packag
 
     assert [labels(answers) for answers in asyncio.run(ask())] == [["dark"]] + [["light"]] * 7
     assert package.sizes == [1, 4, 3]
+
+
+def test_all_threads_run_the_network_on_large_images(tmp_path, make):
+    large = held(write_model(tmp_path / "large.onnx", classes=["dark", "light"], image_shape=(64, 64, 1)))
+    batcher, _ = make(n_threads=2)
+    served = Served(VERSION, large)
+
+    async def ask():
+        tasks = [asyncio.create_task(batcher.submit(served, [bmp(WHITE)])) for _ in range(2)]
+        for _ in tasks:  # both are at work before one may go
+            assert await asyncio.to_thread(large.begun.acquire, timeout=60)
+        large.may_go.release(2)
+        return [await task for task in tasks]
+
+    assert all("label" in answer for answers in asyncio.run(ask()) for answer in answers)
+    assert large.sizes == [1, 1]
 
 
 def test_a_batch_holds_images_for_one_version_and_a_request_is_answered_by_the_version_it_came_for(package, make):

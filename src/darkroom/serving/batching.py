@@ -1,8 +1,8 @@
 """Bytes of images to answers: decoded on threads, given to the network in batches that form while it is busy.
 
 There is no waiting for a batch to fill. The thread that has decoded an image runs the network on it at once, unless
-half of the threads do so already; then the image belongs to the next batch of one of these. A lone request is passed
-between two threads only, the event loop's and one of these, and a busy server makes batches as large as its load.
+enough threads do so already; then the image belongs to the next batch of one of these. A lone request is passed between
+two threads only, the event loop's and one of these, and a busy server makes batches as large as its load.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from darkroom.serving.following import Log, Served
 from darkroom.serving.settings import busy
 
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
+LARGE_PIXELS = 64 * 64  # from here on the network takes nearly all of the time, and gains nothing by batches on a CPU
 _NO_PIXELS: np.ndarray = np.empty(0, np.uint8)
 OnBatch = Callable[[Served, list[tuple[bytes, np.ndarray, Answer]]], None]
 
@@ -45,7 +46,8 @@ class Batcher:
     """Threads that decode and predict, and the bounded number of images that may wait for them.
 
     Args:
-        n_threads: how many images are decoded at once; half of these threads, at least one, may run the network.
+        n_threads: how many images are decoded at once. All of them may run the network on large images, half of them,
+            at least one, on small ones, of which the others meanwhile decode the next batch.
         max_batch: images that the network is given at once.
         max_waiting: images that are accepted and not answered yet.
         on_batch: called on a thread with every batch that was answered.
@@ -61,7 +63,7 @@ class Batcher:
         self._inbox: SimpleQueue[_Item | None] = SimpleQueue()
         self._decoded: deque[_Item] = deque()
         self._lock = threading.Lock()
-        self._n_free = max(1, n_threads // 2)  # how many more threads may run the network
+        self._n_predicting = 0  # threads that run the network
         self._threads = [threading.Thread(target=self._work, name=f"images-{n}") for n in range(n_threads)]
         for thread in self._threads:
             thread.start()
@@ -111,9 +113,9 @@ class Batcher:
                 continue
             with self._lock:
                 self._decoded.append(item)
-                if not self._n_free:
+                if self._n_predicting >= self._n_at_once(item.request.served):
                     continue
-                self._n_free -= 1
+                self._n_predicting += 1
             while batch := self._next_batch():
                 self._predict(batch)
 
@@ -125,8 +127,13 @@ class Batcher:
                 if batch and self._decoded[0].request.served is not batch[0].request.served:
                     break
                 batch.append(self._decoded.popleft())
-            self._n_free += not batch
+            self._n_predicting -= not batch
             return batch
+
+    def _n_at_once(self, served: Served) -> int:
+        """Return how many threads may run this network."""
+        height, width = served.package.image_shape[:2]
+        return len(self._threads) if height * width >= LARGE_PIXELS else max(1, len(self._threads) // 2)
 
     def _predict(self, batch: list[_Item]) -> None:
         served = batch[0].request.served
