@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
+from registered import write_version
 
+from darkroom import batch
 from darkroom.compute import stream
 from darkroom.errors import DarkroomError, DataError
 from darkroom.workers import WorkerDiedError, Workers
@@ -127,6 +132,21 @@ def test_a_ray_cluster_without_room_says_so(ray_cluster):
             pass
     with Workers("auto", backend="ray", address=ray_cluster) as workers:
         assert workers.n == 2
+
+
+def test_batch_answers_on_a_ray_cluster_as_in_threads_of_this_process(ray_cluster, tmp_path):
+    version = write_version(tmp_path / "version")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        cv2.imwrite(str(pictures / f"{number}.png"), rng.integers(0, 256, (9, 9), np.uint8))
+    (pictures / "broken.png").write_bytes(b"no picture")
+    here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
+    batch.run(str(pictures), here, version=version)
+    summary = batch.run(str(pictures), there, version=version, workers=2, backend="ray", cluster=ray_cluster)
+    assert (summary.images, summary.failed) == (41, 1)
+    assert pq.read_table(there).equals(pq.read_table(here))
 
 
 def leave_a_running_task(workers: Workers, folder: Path) -> None:
