@@ -104,4 +104,4 @@ def test_the_memory_of_a_worker_stays_flat_over_many_trials(study: Study) -> Non
     for _ in range(12):
         assert objective.run(study.next(recipe=recipe)).state == "complete"
         held.append(psutil.Process().memory_info().rss)
-    assert held[-1] - held[3] < 60e6, [round(size / 1e6) for size in held]
+    assert held[-1] - held[3] < 25e6, [round(size / 1e6) for size in held]
