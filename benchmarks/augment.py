@@ -30,8 +30,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import record
-from darkroom import copies
-from darkroom.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.augmentation import copies
 
 CASES: dict[str, dict[str, Any]] = {
     "28x28 grey": {
@@ -147,7 +147,9 @@ def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) ->
         seconds["running"].append(ours())
         seconds["whole"].append(time.perf_counter() - start)
         seconds["import_albumentations"].append(timed(lambda: python("import albumentations")))
-        seconds["import_ours"].append(timed(lambda: python("import pandas; from darkroom import copies")))
+        seconds["import_ours"].append(
+            timed(lambda: python("import pandas; from darkroom.data.augmentation import copies"))
+        )
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     plain_from_start = medians["import_albumentations"] + medians["plain"]
     ours_from_start = medians["import_ours"] + medians["whole"]

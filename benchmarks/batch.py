@@ -88,15 +88,15 @@ def work(name: str, place: Path) -> None:
 
 
 def _darkroom(place: Path) -> Callable[[], object]:
-    from darkroom import batch
-    from darkroom.versions import Version
+    from darkroom.batch.run import run
+    from darkroom.registry.versions import Version
 
     version = Version("benchmark", "1", None, str(place), {})
-    return lambda: batch.run(str(place / "images"), place / "out.parquet", version=version)
+    return lambda: run.run(str(place / "images"), place / "out.parquet", version=version)
 
 
 def _bare(place: Path) -> Callable[[], object]:
-    from darkroom.answers import batch_size
+    from darkroom.batch.answers import batch_size
 
     shape = json.loads((place / "shape.json").read_text())
     pool = multiprocessing.Pool(len(os.sched_getaffinity(0)), _start, (str(place / "artifacts" / "model.onnx"), shape))

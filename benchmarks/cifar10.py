@@ -37,37 +37,40 @@ def train(preset: str) -> dict[str, Any]:
     """Train the candidate cnn of ./params.yaml on ./data, and return seconds and test accuracy after each epoch."""
     import numpy as np
 
-    from darkroom import recipe
-    from darkroom.dataset import Dataset
-    from darkroom.feeding import Selection
-    from darkroom.params import ComputeParams, load_section
-    from darkroom.train_params import TrainParams
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.arrays.selection import Selection
+    from darkroom.project.params import ComputeParams, load_section
+    from darkroom.training import recipe
+    from darkroom.training.params import TrainParams
 
     settings = load_section("train.cnn", TrainParams).model_dump()
     prepared, augmented = Dataset.open(Path("data/prepared")), Dataset.open(Path("data/augmented"))
     data, shape, n_classes = recipe.pictures(prepared, augmented), prepared.image_shape, len(prepared.classes)
     recipe.check(settings, data, image_shape=shape, features=None)
 
-    from darkroom import devices, models, training
-    from darkroom.optimizers import averaged_weights
+    from darkroom.networks import build, inference
+    from darkroom.networks.runtime import device as device_module
+    from darkroom.networks.runtime import distribution
+    from darkroom.training.fit import fit
+    from darkroom.training.optimizers import averaged_weights
 
-    device = devices.prepare(load_section("compute", ComputeParams).device)
-    policy, batch_size, epochs = devices.policy(settings["precision"]), settings["batch_size"], settings["epochs"]
+    device = device_module.prepare(load_section("compute", ComputeParams).device)
+    policy, batch_size, epochs = device_module.policy(settings["precision"]), settings["batch_size"], settings["epochs"]
     steps = len(recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=0))
     schedule = recipe.build_schedule(settings, peak=settings["learning_rate"], epochs=epochs, steps_per_epoch=steps)
     optimizer = recipe.build_optimizer(settings, learning_rate=schedule, policy=policy)
     weights: list[list[np.ndarray]] = []
     ends: list[float] = []
-    with devices.distribution():
+    with distribution.distribution():
         trained = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy=policy)
-        models.initialise_from_data(trained, data.images, seed=settings["seed"])
+        build.initialise_from_data(trained, data.images, seed=settings["seed"])
 
         def keep(epoch: int, logs: dict[str, float]) -> None:
             ends.append(time.perf_counter())
             weights.append(averaged_weights(optimizer, trained.weights))
             print(f"{preset}: epoch {epoch + 1}: val accuracy {logs['val_accuracy']:.4f}", file=sys.stderr, flush=True)
 
-        progress = training.fit(
+        progress = fit.fit(
             trained,
             train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
             validation=recipe.validation_batches(settings, data, batch_size=batch_size),
@@ -86,11 +89,11 @@ def train(preset: str) -> dict[str, Any]:
     test = prepared.rows("test")
     pictures, labels = Selection([(prepared.images, test)]), prepared.labels[test]
     network = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy="float32")
-    model = models.deployable(network, settings["test_time_views"])
+    model = inference.deployable(network, settings["test_time_views"])
     accuracies = []
     for of_epoch in weights:
         network.set_weights(of_epoch)
-        accuracies.append(models.accuracy(model, pictures, labels, batch_size=100))
+        accuracies.append(inference.accuracy(model, pictures, labels, batch_size=100))
     return {
         "dataset": prepared.manifest["dataset"],
         "device": device,

@@ -33,11 +33,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prepared", type=Path, help="a data set for the heads, such as data/prepared")
     options = parser.parse_args()
-    from darkroom import backbones, devices, embedding
+    from darkroom.networks.backbones import embedding
+    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.runtime.device import prepare
 
-    device = devices.prepare("cpu")
+    device = prepare("cpu")
     size = (options.image_size, options.image_size)
-    extractor = backbones.extractor(BACKBONE, image_shape=(*size, 3), image_size=size)
+    extractor = extractor_module.extractor(BACKBONE, image_shape=(*size, 3), image_size=size)
     started = time.perf_counter()
     embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
     export_seconds = time.perf_counter() - started
@@ -59,8 +61,8 @@ def main() -> None:
 
 def _speeds(extractor: Any, embedder: Any, images: np.ndarray, *, rounds: int, out: Path) -> dict[str, Any]:
     """Return images per second of both sides, the median of the rounds, and their greatest difference."""
-    from darkroom.features import Features, FeaturesWriter
-    from darkroom.feeding import Selection
+    from darkroom.data.arrays.features import Features, FeaturesWriter
+    from darkroom.data.arrays.selection import Selection
 
     n_images = len(images)
     rows, labels = np.column_stack([np.zeros(n_images, int), np.arange(n_images)]), np.zeros(n_images, int)
@@ -106,15 +108,16 @@ def _heads(prepared: Path, size: tuple[int, int]) -> dict[str, Any]:
     """Return the test accuracy of the same head on the features of either side."""
     from sklearn.linear_model import LogisticRegression
 
-    from darkroom import backbones, embedding
-    from darkroom.backbone_table import find_backbone
-    from darkroom.dataset import Dataset
-    from darkroom.feeding import Selection
-    from darkroom.weights import obtain_weights
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.arrays.selection import Selection
+    from darkroom.networks.backbones import embedding
+    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.backbones.table import find_backbone
+    from darkroom.networks.backbones.weights import obtain_weights
 
     dataset = Dataset.open(prepared)
     weights = obtain_weights(find_backbone(BACKBONE), "imagenet")
-    extractor = backbones.extractor(BACKBONE, image_shape=dataset.image_shape, image_size=size, weights=weights)
+    extractor = extractor_module.extractor(BACKBONE, image_shape=dataset.image_shape, image_size=size, weights=weights)
     embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
     sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "embed": lambda rows: np.concatenate(list(embedder(Selection([(dataset.images, rows)])))),

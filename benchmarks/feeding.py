@@ -32,8 +32,13 @@ def main() -> None:
     options = arguments(__doc__).parse_args()
     import keras
 
-    from darkroom import devices, models, optimizers, training
-    from darkroom.feeding import EpochBatches, PlainBatches, Selection, Variation
+    from darkroom.data.arrays.selection import Selection
+    from darkroom.networks import build
+    from darkroom.networks.runtime import device
+    from darkroom.training import optimizers
+    from darkroom.training.batches import EpochBatches, PlainBatches
+    from darkroom.training.fit import fit
+    from darkroom.training.variation import Variation
 
     variation = Variation(shift=1)
     rng = np.random.default_rng(0)
@@ -51,12 +56,12 @@ def main() -> None:
 
         first = fed(0)
         preloaded = OneBatch(keras.tree.map_structure(keras.ops.convert_to_tensor, first[0]), steps=len(first))
-        network = models.build(
+        network = build.build(
             "compact", image_shape=(28, 28, 1), n_classes=10, arguments={"filters": [32, 64, 128]},
-            policy=devices.policy("auto"),
+            policy=device.policy("auto"),
         )  # fmt: skip
         speeds: dict[str, list[float]] = {"fed": [], "preloaded": []}
-        progress = training.fit(
+        progress = fit.fit(
             network,
             train=lambda epoch: preloaded if epoch % 2 else fed(epoch),
             validation=PlainBatches(stored[:500], labels[:500], n_classes=10, batch_size=500),

@@ -36,13 +36,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from benchmarks.record import arguments, report
-from darkroom import recipe
-from darkroom.backbone_table import NO_WEIGHTS, Weights
-from darkroom.dataset import Dataset
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.data.arrays.selection import Selection
 from darkroom.errors import DarkroomError, DataError, ParamsError
-from darkroom.features import Features
-from darkroom.feeding import Selection
-from darkroom.files import sha256_of
+from darkroom.files.writing import sha256_of
+from darkroom.networks.backbones.table import NO_WEIGHTS, Weights
+from darkroom.training import recipe
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     """
     from pydantic import ValidationError
 
-    from darkroom.params import explain, read_params
-    from darkroom.train_params import TrainParams
+    from darkroom.project.params import explain, read_params
+    from darkroom.training.params import TrainParams
 
     path = Path(preset) if preset.endswith(".yaml") else ROOT / "presets" / f"{preset}.yaml"
     sections = read_params(path)["train"]
@@ -192,32 +192,35 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
     opened = open_data(settings, folder)
     features, image_shape = opened.features, opened.prepared.image_shape
     pretrained = weights_of(features, weights) if features else NO_WEIGHTS
-    from darkroom import candidates, devices, models
+    from darkroom.networks import inference
+    from darkroom.networks.runtime import device as device_module
+    from darkroom.networks.runtime import distribution
+    from darkroom.training.candidate import Reports, train_candidate
 
-    described = devices.prepare(device)
-    policy = devices.policy(settings["precision"])
+    described = device_module.prepare(device)
+    policy = device_module.policy(settings["precision"])
     clock = Clock()
     ready = time.perf_counter()
-    trained = candidates.train_candidate(
+    trained = train_candidate(
         settings,
         data=opened.data,
         image_shape=image_shape,
         features=features,
         extractor_of=recipe.extractor_of(features, image_shape=image_shape, weights=pretrained) if features else None,
         policy=policy,
-        reports=candidates.Reports(
+        reports=Reports(
             on_step=clock.on_step, on_epoch_end=clock.on_epoch_end, say=lambda line: print(line, file=sys.stderr)
         ),
     )
     ended = time.perf_counter()
     test = opened.prepared.rows("test")
     pictures, labels = Selection([(opened.prepared.images, test)]), opened.prepared.labels[test]
-    test_accuracy = models.accuracy(trained.model, pictures, labels, batch_size=1000) if len(test) else None
+    test_accuracy = inference.accuracy(trained.model, pictures, labels, batch_size=1000) if len(test) else None
     return {
         "recipe": name,
         "dataset": opened.prepared.manifest["dataset"],
         "device": described,
-        "n_devices": devices.n_devices(),
+        "n_devices": distribution.n_devices(),
         "policy": policy,
         "batch_size": trained.batch_size,
         "n_train": recipe.n_training(settings, opened.data, opened.features),
@@ -280,9 +283,10 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
     Of a candidate for transfer, the head alone is trained, on the features.
     """
     opened = open_data(settings, folder)
-    from darkroom import candidates, devices
+    from darkroom.networks.runtime import device as device_module
+    from darkroom.training.candidate import first_batch_size
 
-    described = devices.prepare(device)
+    described = device_module.prepare(device)
     compute_in_whole_float32()
     plain, data, n_classes = without_chance(settings, steps=steps), opened.data, len(opened.data.classes)
     if opened.features is not None:
@@ -291,7 +295,7 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
     data = recipe.Data(data.images, data.labels, data.val_images[first], data.val_labels[first], data.classes)
     batch_size = settings["batch_size"]
     if batch_size == "auto":
-        batch_size = candidates.first_batch_size(len(data.labels))
+        batch_size = first_batch_size(len(data.labels))
 
     def build() -> "keras.Model":
         if opened.features is None:
@@ -340,13 +344,13 @@ def _curves(
     *,
     batch_size: int,
 ) -> dict[str, list[float]]:
-    from darkroom import training
+    from darkroom.training.fit import fit
 
     network.set_weights(weights)
     schedule = recipe.build_schedule(
         settings, peak=settings["learning_rate"], epochs=settings["epochs"], steps_per_epoch=1
     )
-    progress = training.fit(
+    progress = fit.fit(
         network,
         train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
         validation=recipe.validation_batches(settings, data, batch_size=batch_size),
@@ -416,16 +420,16 @@ def _until(greatest: np.ndarray) -> dict[int, float]:
 
 def measure_here(*, save: bool) -> None:
     """Train ./params.yaml on ./data and compare CPU and GPU; say so where there is no GPU, or nothing is prepared."""
-    from darkroom import devices
+    from darkroom.networks.runtime import device as device_module
 
-    devices.prepare("auto")
-    if not devices.gpus():
+    device_module.prepare("auto")
+    if not device_module.gpus():
         print("gpu: skipped; there is no GPU here (the commands work without one: --help)", file=sys.stderr)
         return
     if not Path("data/prepared").is_dir():
         print("gpu: skipped; there is no data/prepared, run `dvc repro augment`", file=sys.stderr)
         return
-    from darkroom.params import load_candidates
+    from darkroom.project.params import load_candidates
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.json"

@@ -51,11 +51,12 @@ STAGES = ("preprocess", "augment", "embed", "train")
 ROUNDS = {"preprocess": 15, "augment": 9, "embed": 5, "train": 1}
 EDGE = 32  # pixels
 COPIES = 12  # of each training picture: enough work for augment, next to what starting its workers costs
+LIBRARIES = "pandas pyarrow.parquet cv2 matplotlib.figure joblib"
 IMPORTS = {
-    "preprocess": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.preparation darkroom.figures",
-    "augment": "pandas pyarrow.parquet cv2 matplotlib.figure joblib darkroom.copies darkroom.figures",
-    "embed": "darkroom.embedding darkroom.backbones onnxruntime",
-    "train": "darkroom.models darkroom.training",
+    "preprocess": f"{LIBRARIES} darkroom.data.preparation.rows darkroom.figures.style",
+    "augment": f"{LIBRARIES} darkroom.data.augmentation.copies darkroom.figures.style",
+    "embed": "darkroom.networks.backbones.embedding darkroom.networks.backbones.extractor onnxruntime",
+    "train": "darkroom.networks.build darkroom.training.fit",
 }
 PARAMS: dict[str, Any] = {
     "preprocess": {"image_size": [EDGE, EDGE], "color": "rgb", "val_fraction": 0.2, "test_fraction": 0.2},
@@ -264,16 +265,16 @@ def features_seconds() -> Callable[[Path], float]:
 
     The network is built once: that takes 5 s, give or take one, which would hide what 5,000 pictures take.
     """
-    from darkroom import backbones, embedding
-    from darkroom.backbone_table import find_backbone
-    from darkroom.dataset import Dataset
-    from darkroom.features import FeaturesWriter
-    from darkroom.feeding import Selection
-    from darkroom.weights import obtain_weights
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.arrays.features import FeaturesWriter
+    from darkroom.data.arrays.selection import Selection
+    from darkroom.networks.backbones import embedding, extractor
+    from darkroom.networks.backbones.table import find_backbone
+    from darkroom.networks.backbones.weights import obtain_weights
 
     weights = obtain_weights(find_backbone(BACKBONE), "none")
     embedder = embedding.Embedder(
-        backbones.extractor(BACKBONE, image_shape=(EDGE, EDGE, 3), image_size=(EDGE, EDGE), weights=weights, seed=7)
+        extractor.extractor(BACKBONE, image_shape=(EDGE, EDGE, 3), image_size=(EDGE, EDGE), weights=weights, seed=7)
     )
 
     def run(place: Path) -> float:
@@ -298,7 +299,7 @@ def features_seconds() -> Callable[[Path], float]:
 
 def epoch_seconds(place: Path) -> float:
     """Return the least seconds of an epoch on data/prepared and data/augmented, after a first one that compiles."""
-    from darkroom.dataset import Dataset
+    from darkroom.data.arrays.dataset import Dataset
 
     prepared, augmented = (Dataset.open(place / "data" / name) for name in ("prepared", "augmented"))
     history = train([prepared, augmented], epochs=TRAINED_EPOCHS, filters=[16, 32], shift=1)
@@ -308,15 +309,18 @@ def epoch_seconds(place: Path) -> float:
 
 def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -> list[dict[str, Any]]:
     """Train a small network on the train rows of some data sets and return the history."""
-    from darkroom import models, training
-    from darkroom.feeding import EpochBatches, PlainBatches, Selection, Variation
-    from darkroom.optimizers import make_optimizer
+    from darkroom.data.arrays.selection import Selection
+    from darkroom.networks import build
+    from darkroom.training.batches import EpochBatches, PlainBatches
+    from darkroom.training.fit import fit
+    from darkroom.training.optimizers import make_optimizer
+    from darkroom.training.variation import Variation
 
     images = Selection([(one.images, one.rows("train")) for one in data])
     labels = np.concatenate([one.labels[one.rows("train")] for one in data])
     val, n_classes, varied = data[0].rows("val"), len(data[0].classes), Variation(shift=shift)
-    return training.fit(
-        models.build(
+    return fit.fit(
+        build.build(
             "compact",
             image_shape=data[0].image_shape,
             n_classes=n_classes,
@@ -360,7 +364,7 @@ def beyond_ram(scratch: Path, *, data_gb: float | None, headroom_mb: int) -> dic
 
 def train_limited(scratch: Path, data_gb: float, headroom_mb: int) -> None:
     """Train on a little, limit this process, train on the data, try to read them whole; print what happened."""
-    from darkroom.dataset import Dataset
+    from darkroom.data.arrays.dataset import Dataset
 
     train([Dataset.open(make_data(scratch / "little", 30_000_000))], epochs=1, filters=[2])
     limit = data_segment() + (headroom_mb << 20)
@@ -396,7 +400,7 @@ def make_data(directory: Path, n_bytes: int) -> Path:
     """Write a prepared data set of this size: noise of 128x128 pixels in two classes."""
     import pandas as pd
 
-    from darkroom.dataset import DatasetWriter
+    from darkroom.data.arrays.dataset import DatasetWriter
 
     shape = (128, 128, 3)
     n_images = n_bytes // int(np.prod(shape))

@@ -116,16 +116,16 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     import pandas  # noqa: F401  - as the others, loaded before the clock starts
     import pyarrow  # noqa: F401
 
-    from darkroom import preparation
-    from darkroom.archives import read_images
-    from darkroom.dataset import DatasetWriter
+    from darkroom.data.arrays.dataset import DatasetWriter
+    from darkroom.data.preparation.rows import channel_statistics, duplicates_of, index_of, split_rows, take_in
+    from darkroom.data.raw.layouts import read_images
 
     def one_pass() -> float:
         start = time.perf_counter()
         shape = (size, size, 3)
         images = read_images(raw, max_archive_bytes=10**11, max_image_bytes=10**8)
         with DatasetWriter(out, image_shape=shape, shard_bytes=PARAMS["shard_bytes"]) as writer:
-            rows = preparation.take_in(
+            rows = take_in(
                 ((image, False) for image in images),
                 writer,
                 size=(size, size),
@@ -135,13 +135,13 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
                 backend=backend,
                 workers=workers,
             )
-            assignment = preparation.split_rows(
+            assignment = split_rows(
                 rows, near_duplicates="group", near_duplicate_bits=4, seed=7, val_fraction=0.1, test_fraction=0.15
             )
-            preparation.duplicates_of(rows, assignment)
-            mean, std = preparation.channel_statistics(rows, assignment, image_shape=shape)
+            duplicates_of(rows, assignment)
+            mean, std = channel_statistics(rows, assignment, image_shape=shape)
             manifest = {"dataset": "", "classes": sorted(rows.classes), "color": "rgb", "mean": mean, "std": std}
-            writer.finish(index=preparation.index_of(rows, assignment), manifest=manifest)
+            writer.finish(index=index_of(rows, assignment), manifest=manifest)
         seconds = time.perf_counter() - start
         shutil.rmtree(out)
         return seconds

@@ -31,7 +31,7 @@ def processor() -> str:
 
 
 def git_commit() -> str:
-    """Return darkroom.provenance.git_commit(), whose module needs more packages than a machine has that only trains."""
+    """Return the commit, as tracking.provenance does, whose module needs more packages than training alone."""
     try:
         command = ["git", "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

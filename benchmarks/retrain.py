@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.clients.champion import ChampionClient
 from benchmarks.record import arguments, report
-from darkroom import versions
-from darkroom.work_in_progress import lock_is_valid
+from darkroom.operations.undo import lock_is_valid
+from darkroom.registry import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("MLFLOW_", "DVC_", "DARKROOM_", "KERAS_BACKEND", "PYTHONPATH")
@@ -44,7 +44,7 @@ def clone(folder: Path, environment: dict[str, str]) -> Path:
 
 def start(root: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start a retraining in a process group of its own."""
-    command = [sys.executable, "-m", "darkroom.cli", "retrain"]
+    command = [sys.executable, "-m", "darkroom.cli.main", "retrain"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, **quiet)
 

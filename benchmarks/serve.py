@@ -13,7 +13,7 @@ rate: requests per second and latencies at some connections, each of which sends
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
     the server runs it: what HTTP costs. Bare with all cores is told beside it.
 ready: seconds from the start of the command to the first 200 of /readyz (darkroom) or /ping (mlflow), least of three.
-import: seconds of a process that imports darkroom.cli, with any of these parts.
+import: seconds of a process that imports darkroom.cli.main, with any of these parts.
 threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
 soak: minutes at 32 connections while the alias moves four times, three promotions and a rollback. memory_mb is the
     resident memory over the time; growth_mb is the last of it less that after a tenth of the time, when every thread
@@ -55,7 +55,7 @@ TARGETS = {
     "rate": "at least 10 times the requests per second of mlflow at 8 connections, at most a tenth of its p95",
     "overhead": "at most 1.5 ms",
     "ready": "at most 4 s",
-    "import": "of darkroom.cli at most 0.3 s more than of nothing",
+    "import": "of darkroom.cli.main at most 0.3 s more than of nothing",
     "soak": "no error; growth_mb near 0",
 }
 
@@ -142,8 +142,8 @@ def ratios(found: dict[str, Any], key: str, connections: list[int]) -> dict[int,
 
 def bare_rate(size: int, files: list[bytes], *, seconds: float) -> float:
     """Return images per second of Package.predict on one image file at a time, on a thread per core of this process."""
-    from darkroom import versions
-    from darkroom.package import Package
+    from darkroom.deployable.package import Package
+    from darkroom.registry import versions
 
     package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=1)
     until, n_cores = time.perf_counter() + seconds, len(os.sched_getaffinity(0))
@@ -161,8 +161,8 @@ def bare_rate(size: int, files: list[bytes], *, seconds: float) -> float:
 
 def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds: float) -> float:
     """Return the median time of Package.predict on one image file, in this process."""
-    from darkroom import versions
-    from darkroom.package import Package
+    from darkroom.deployable.package import Package
+    from darkroom.registry import versions
 
     package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=n_threads)
     latencies, until = [], time.perf_counter() + seconds
@@ -173,9 +173,9 @@ def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds
 
 
 def import_seconds(rounds: int = 5) -> dict[str, float]:
-    """Return the median seconds of a process that imports darkroom.cli, and of one that imports nothing."""
+    """Return the median seconds of a process that imports darkroom.cli.main, and of one that imports nothing."""
     found = {}
-    for name, code in {"darkroom.cli": "import darkroom.cli", "nothing": "pass"}.items():
+    for name, code in {"darkroom.cli.main": "import darkroom.cli.main", "nothing": "pass"}.items():
         times = []
         for _ in range(rounds):
             began = time.perf_counter()
@@ -195,17 +195,18 @@ def ready_seconds(start: Any, size: int) -> float:
 
 def soak(size: int, *, minutes: float) -> dict[str, Any]:
     """Return errors, latencies and memory under load while the alias moves."""
-    from darkroom import registry, store, versions
+    from darkroom.registry import aliases, versions
+    from darkroom.tracking import store
 
     store.client()  # the import of MLflow is no part of the load
     name, seconds = f"of-{size}", 60 * minutes
     raw = [request("/v1/predict", file, "application/octet-stream") for file in images(size)]
     first, second, third = sorted(versions.read(name).versions.values(), key=lambda version: int(version.version))
     moves = [
-        lambda: registry.promote(second, replacing=first.version, reasons=["soak"]),
-        lambda: registry.promote(third, replacing=second.version, reasons=["soak"]),
-        lambda: registry.promote(first, replacing=third.version, reasons=["soak"]),
-        lambda: registry.rollback(name, reason="soak"),
+        lambda: aliases.promote(second, replacing=first.version, reasons=["soak"]),
+        lambda: aliases.promote(third, replacing=second.version, reasons=["soak"]),
+        lambda: aliases.promote(first, replacing=third.version, reasons=["soak"]),
+        lambda: aliases.rollback(name, reason="soak"),
     ]
     load: dict[str, Any] = {}
     with darkroom(size, "--poll-seconds", "1") as server:
@@ -260,7 +261,7 @@ class Server:
 def darkroom(size: int, *options: str) -> Iterator[Server]:
     """Run `darkroom serve`."""
     port = free_port()
-    command = ["-m", "darkroom.cli", "serve", "--model", f"of-{size}", "--port", str(port), *options]
+    command = ["-m", "darkroom.cli.main", "serve", "--model", f"of-{size}", "--port", str(port), *options]
     with started([sys.executable, *command], port, "/readyz") as server:
         yield server
 
@@ -268,7 +269,7 @@ def darkroom(size: int, *options: str) -> Iterator[Server]:
 @contextmanager
 def mlflow(size: int) -> Iterator[Server]:
     """Run `mlflow models serve` in this environment."""
-    from darkroom.store import tracking_uri
+    from darkroom.tracking.store import tracking_uri
 
     port = free_port()
     uri = {"MLFLOW_TRACKING_URI": tracking_uri(), "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -333,22 +334,25 @@ def images(size: int) -> list[bytes]:
 
 def register(root: Path, sizes: list[int]) -> None:
     """Register three versions for each size, the first of them as champion; Keras is needed for this alone."""
-    from darkroom import models, registry, tracking
-    from darkroom.files import sha256_of
+    from darkroom.files.writing import sha256_of
+    from darkroom.networks import build, export, inference
+    from darkroom.registry import aliases
+    from darkroom.registry import register as register_module
+    from darkroom.tracking import runs
 
     for size in sizes:
         name, shape = f"of-{size}", (size, size, 1 if size == 28 else 3)
         said = {"classes": CLASSES, "image_shape": list(shape), "color": "grey" if size == 28 else "rgb"}
         for seed in range(N_VERSIONS):
             arguments = {"filters": FILTERS[size], "head": "flatten" if size == 28 else "average"}
-            network = models.build("compact", image_shape=shape, n_classes=len(CLASSES), arguments=arguments, seed=seed)
+            network = build.build("compact", image_shape=shape, n_classes=len(CLASSES), arguments=arguments, seed=seed)
             files = {"keras_path": root / "model.keras", "onnx_path": root / f"{name}-{seed}.onnx"}
-            models.save(models.deployable(network), **files, metadata=said)
-            with tracking.run(experiment=name, name="train", params={"seed": seed}, tags={"candidate": "cnn"}) as run:
+            export.save(inference.deployable(network), **files, metadata=said)
+            with runs.run(experiment=name, name="train", params={"seed": seed}, tags={"candidate": "cnn"}) as run:
                 uri = run.log_package(files["onnx_path"])
-            version = registry.register(name, model_uri=uri, model_sha256=sha256_of(files["onnx_path"]), tags={})
+            version = register_module.register(name, model_uri=uri, model_sha256=sha256_of(files["onnx_path"]), tags={})
             if seed == 0:
-                registry.promote(version, replacing=None, reasons=["the first"])
+                aliases.promote(version, replacing=None, reasons=["the first"])
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.record import arguments, report
 
 if TYPE_CHECKING:
-    from darkroom.search import Draw, Outcome
-    from darkroom.trial_rows import TrialRow
+    from darkroom.tuning.rows import TrialRow
+    from darkroom.tuning.study import Draw, Outcome
 
 PARTS = ("workers", "memory", "overhead", "cluster")
 TRIAL_SECONDS = 0.01  # in the part cluster
@@ -135,7 +135,7 @@ def processes_ratio(*, rounds: int = 7) -> float:
 
 
 def rows_of(journal: Path, study: str) -> "list[TrialRow]":
-    from darkroom.study_storage import read_rows
+    from darkroom.tuning.storage import read_rows
 
     return read_rows(study, str(journal))
 
@@ -214,8 +214,8 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
 
 def overhead(*, n_trials: int) -> dict[str, Any]:
     """Return the seconds of a search whose trials do nothing but keep books."""
-    from darkroom import provenance, tracking
-    from darkroom.params import digest, read_params
+    from darkroom.project.params import digest, read_params
+    from darkroom.tracking import provenance, runs
 
     params = read_params(Path(__file__).parents[1] / "presets" / "mnist.yaml")
     recipe = params["train"]["cnn"]
@@ -223,9 +223,9 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
     with scratch() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         started = time.perf_counter()
-        tracking.connect(STUDY)
+        runs.connect(STUDY)
         store_seconds = time.perf_counter() - started
-        with tracking.run(experiment=STUDY, name="tune-cnn", params=params["tune"], tags=tags) as parent:
+        with runs.run(experiment=STUDY, name="tune-cnn", params=params["tune"], tags=tags) as parent:
             task = {"recipe": recipe, "tags": tags, "parent": parent.id, "uri": os.environ["MLFLOW_TRACKING_URI"]}
             rows, seconds = search(keep_books, task, storage=str(folder / "journal"), n_trials=n_trials, n_workers=2)
     assert all(row.state == "complete" for row in rows), [row.reason for row in rows]
@@ -246,14 +246,15 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
 def keep_books(task: dict[str, Any]) -> "Outcome":
     """Do in a worker all that objective.run does but train."""
     os.environ["MLFLOW_TRACKING_URI"] = task["uri"]
-    from darkroom import tracking
-    from darkroom.search import Outcome, Report
+    from darkroom.tracking import runs
+    from darkroom.tuning.study import Outcome
+    from darkroom.tuning.trial import Report
 
     trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
     trial.begin(f"{socket.gethostname()}:{os.getpid()}")
     accuracy = task["overrides"]["learning_rate"]
     curves = {"train_loss": 1.0, "val_loss": 1.0, "train_accuracy": accuracy, "val_accuracy": accuracy}
-    with tracking.run(
+    with runs.run(
         experiment=STUDY,
         name=f"trial-{task['number']}",
         params=task["recipe"],
@@ -295,7 +296,8 @@ def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
 
 def sleep(task: dict[str, Any]) -> "Outcome":
     """Be a trial of TRIAL_SECONDS in a worker, and leave a line that it ran."""
-    from darkroom.search import Outcome, Report
+    from darkroom.tuning.study import Outcome
+    from darkroom.tuning.trial import Report
 
     trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
     trial.begin(f"{socket.gethostname()}:{os.getpid()}")
@@ -315,11 +317,11 @@ def search(
     n_workers: int,
 ) -> "tuple[list[TrialRow], float]":
     """Run random trials of a function through the coordinator; return them, and the seconds that took."""
-    from darkroom import tuning
-    from darkroom.search import Search
-    from darkroom.search_plan import Plan
-    from darkroom.space_syntax import parse
-    from darkroom.workers import Workers
+    from darkroom.compute.workers import Workers
+    from darkroom.tuning import coordinator
+    from darkroom.tuning.plan import Plan
+    from darkroom.tuning.space.syntax import parse
+    from darkroom.tuning.study import Search
 
     plan = Plan(
         sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1, n_startup_trials=1
@@ -332,7 +334,7 @@ def search(
     with Search(STUDY, storage=storage, space=space, plan=plan, baseline=baseline, about=STUDY, rename=STUDY) as study:
         started = time.perf_counter()
         with Workers(n_workers, backend="loky") as places:
-            tuning.run(study, places, function=importable(function), task_of=task_of, n_trials=n_trials)
+            coordinator.run(study, places, function=importable(function), task_of=task_of, n_trials=n_trials)
         return study.rows(), time.perf_counter() - started
 
 

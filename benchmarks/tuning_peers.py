@@ -129,7 +129,7 @@ def changes(options: Namespace, *, seed: int, fraction: float) -> dict[str, Any]
 
 def write_arrays(root: Path) -> dict[str, int]:
     """Write what was prepared as arrays.npz for the other sides, and return the number of pictures by split."""
-    from darkroom.dataset import Dataset
+    from darkroom.data.arrays.dataset import Dataset
 
     prepared = Dataset.open(root / "data" / "prepared")
     arrays: dict[str, np.ndarray] = {}
@@ -142,9 +142,9 @@ def write_arrays(root: Path) -> dict[str, int]:
 
 def ours(root: Path) -> dict[str, Any]:
     """Search and train with the stages of the pipeline."""
-    from darkroom.package import Package
-    from darkroom.study_storage import read_rows
-    from darkroom.trial_rows import best_trial, n_finished
+    from darkroom.deployable.package import Package
+    from darkroom.tuning.rows import best_trial, n_finished
+    from darkroom.tuning.storage import read_rows
 
     seconds(root, "dvc", "repro", "--single-item", "tune@cnn")
     pointer = json.loads((root / ".darkroom" / "tuning" / "cnn.json").read_text())
@@ -174,7 +174,7 @@ def ours(root: Path) -> dict[str, Any]:
 
 def theirs(side: str, root: Path, python: Path, options: Namespace, *, seed: int) -> dict[str, Any]:
     """Search and train with one of the other two, in their environment."""
-    from darkroom.params import read_params
+    from darkroom.project.params import read_params
 
     params = read_params(root / "params.yaml")
     settings = {

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from darkroom.console import run, say, stage_paths
-from darkroom.params import ComputeParams, Section, load_section
+from darkroom.project.console import run, say, stage_paths
+from darkroom.project.params import ComputeParams, Section, load_section
 
 
 class AugmentParams(Section):
@@ -21,8 +21,9 @@ def main() -> None:
     paths = stage_paths(__doc__, "prepared", "out", "report")
     params = load_section("augment", AugmentParams)
     machine = load_section("compute", ComputeParams)
-    from darkroom import copies, figures
-    from darkroom.dataset import Dataset, DatasetWriter
+    from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+    from darkroom.data.augmentation.copies import copies_index, draw_copies, preview
+    from darkroom.figures import grid
 
     prepared = Dataset.open(paths.prepared)
     rows = prepared.rows("train")
@@ -32,7 +33,7 @@ def main() -> None:
     # Shards of as many rows as those of the prepared data: their greatest size was chosen there.
     shard_bytes = prepared.manifest["shards"][0]["rows"] * prepared.images[0].nbytes
     with DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer:
-        for block in copies.draw_copies(
+        for block in draw_copies(
             paths.prepared,
             rows=rows,
             ids=parents["id"].tolist(),
@@ -45,7 +46,7 @@ def main() -> None:
             cluster=machine.cluster,
         ):
             writer.append(block)
-        index = copies.copies_index(parents, copies=params.copies)
+        index = copies_index(parents, copies=params.copies)
         known = {key: prepared.manifest[key] for key in ("dataset", "classes", "color", "mean", "std")}
         made = {
             "prepared_digest": prepared.manifest["digest"],
@@ -54,7 +55,7 @@ def main() -> None:
         writer.finish(index=index, manifest=known | made)
     say(f"augment: {len(index)} copies of {len(parents)} training images")
 
-    images, titles, n_columns = copies.preview(
+    images, titles, n_columns = preview(
         prepared,
         Dataset.open(paths.out),
         parents=rows.tolist(),
@@ -63,7 +64,7 @@ def main() -> None:
     )
     paths.report.mkdir(parents=True, exist_ok=True)
     heading = f"{prepared.manifest['dataset']}: training images, each beside its copies"
-    figures.image_grid(images, titles, paths.report / "preview.png", n_columns=n_columns, heading=heading)
+    grid.image_grid(images, titles, paths.report / "preview.png", n_columns=n_columns, heading=heading)
 
 
 if __name__ == "__main__":

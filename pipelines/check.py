@@ -4,15 +4,15 @@ It comes before all other stages, so that what `embed` and `train` would refuse 
 only the data, the network or the device can tell is left to them.
 """
 
-from darkroom.backbone_table import NONE, check_image_size, find_backbone
-from darkroom.console import run, stage_paths
 from darkroom.errors import ParamsError
-from darkroom.files import write_text
-from darkroom.network_sizes import check_picture_size
-from darkroom.params import ComputeParams, in_section, load_candidates, load_section
-from darkroom.retrain_params import RetrainParams
-from darkroom.train_params import Architecture, TrainParams, Transfer
-from darkroom.weights import obtain_weights
+from darkroom.files.writing import write_text
+from darkroom.networks.architectures.sizes import check_picture_size
+from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
+from darkroom.networks.backbones.weights import obtain_weights
+from darkroom.operations.params import RetrainParams
+from darkroom.project.console import run, stage_paths
+from darkroom.project.params import ComputeParams, in_section, load_candidates, load_section
+from darkroom.training.params import Architecture, TrainParams, Transfer
 from pipelines.augment import AugmentParams
 from pipelines.download import DownloadParams
 from pipelines.embed import EmbedParams, WeightsFile

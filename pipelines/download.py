@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from darkroom.catalogue import Dataset, find_dataset
-from darkroom.console import run, say, stage_paths
-from darkroom.params import Section, load_section
+from darkroom.data.download.catalogue import Dataset, find_dataset
+from darkroom.project.console import run, say, stage_paths
+from darkroom.project.params import Section, load_section
 
 
 class DownloadParams(Section):
@@ -21,7 +21,7 @@ def main() -> None:
     paths = stage_paths(__doc__, "out")
     params = load_section("download", DownloadParams)
 
-    from darkroom.sources import fetch
+    from darkroom.data.download.fetch import fetch
 
     base = Path(os.environ.get("DVC_ROOT", "."))  # `dvc exp run --temp` starts stages in a copy of the repository
     mirror = os.environ.get("DARKROOM_MIRROR")

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from darkroom import features
-from darkroom.backbone_table import NONE, check_image_size, find_backbone
-from darkroom.console import native_stderr_silenced, run, say, stage_paths
-from darkroom.dataset import Dataset
+from darkroom.data.arrays import features
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.selection import Selection
 from darkroom.errors import DataError
-from darkroom.feeding import Selection
-from darkroom.params import ComputeParams, Section, in_section, load_section
-from darkroom.weights import obtain_weights
+from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
+from darkroom.networks.backbones.weights import obtain_weights
+from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.params import ComputeParams, Section, in_section, load_section
 
 Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
 
@@ -58,9 +58,11 @@ def main() -> None:
     weights = obtain_weights(backbone, setting)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
-        from darkroom import backbones, devices, embedding
-    device = devices.prepare(machine.device)
-    extractor = backbones.extractor(
+        from darkroom.networks.backbones import embedding
+        from darkroom.networks.backbones import extractor as extractor_module
+        from darkroom.networks.runtime.device import prepare
+    device = prepare(machine.device)
+    extractor = extractor_module.extractor(
         backbone.name, image_shape=prepared.image_shape, image_size=image_size, weights=weights, seed=params.seed
     )
     embedder = embedding.Embedder(extractor, image_size=image_size)

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from darkroom.console import run, say, stage_paths
-from darkroom.dataset import Dataset
+from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError, RegistryError
-from darkroom.files import write_text
-from darkroom.params import Section, load_candidates, load_section
+from darkroom.files.writing import write_text
+from darkroom.project.console import run, say, stage_paths
+from darkroom.project.params import Section, load_candidates, load_section
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from darkroom.package import Package
-    from darkroom.report import Candidate, WorstError
-    from darkroom.tracking import Run
+    from darkroom.deployable.package import Package
+    from darkroom.evaluation.candidates import Candidate, WorstError
+    from darkroom.tracking.runs import Run
 
 ROWS_AT_ONCE = 1024  # test images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
@@ -50,16 +50,17 @@ def main() -> None:
     folders = _candidate_folders(paths.models, named)
     trained = {folder.name: _read_run(folder / "run.json") for folder in folders}
 
-    from darkroom import evaluation, report
+    from darkroom.evaluation import candidates as candidates_module
+    from darkroom.evaluation import predictions, report
 
     with ExitStack() as stack:  # a store that does not answer must fail before anything is scored, not after
         records = {name: _reopen(stack, name, said) for name, said in trained.items()}
         candidates = [_score(folder, trained[folder.name], dataset, rows, params) for folder in folders]
         metrics = {candidate.name: dict(candidate.metrics) for candidate in candidates}
-        winner = evaluation.winner({name: float(said["val_accuracy"]) for name, said in trained.items()})
+        winner = candidates_module.winner({name: float(said["val_accuracy"]) for name, said in trained.items()})
         index, labels = dataset.index().iloc[rows], dataset.labels[rows]
         ids = index["id"].tolist()
-        report.write_predictions(candidates, labels, ids, dataset.classes, paths.predictions)
+        predictions.write_predictions(candidates, labels, ids, dataset.classes, paths.predictions)
         worst = {
             candidate.name: _worst(candidate, dataset, index, n_errors=params.worst_images) for candidate in candidates
         }
@@ -106,7 +107,7 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 
 def _read_history(path: Path) -> dict[str, list[float]]:
-    from darkroom.report import CURVES
+    from darkroom.evaluation.report import CURVES
 
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -125,11 +126,11 @@ def _not_whole(path: Path, why: str) -> DataError:
 
 def _reopen(stack: ExitStack, name: str, trained: Mapping[str, Any]) -> "Run":
     """Return the training's run, opened to be added to."""
-    from darkroom import tracking
+    from darkroom.tracking import runs
 
-    tracking.connect(trained["experiment"])
+    runs.connect(trained["experiment"])
     try:
-        return stack.enter_context(tracking.reopen(trained["run_id"]))
+        return stack.enter_context(runs.reopen(trained["run_id"]))
     except RegistryError as error:
         raise RegistryError(
             f"the run of {name} cannot be opened: {error}; it was made in {trained['tracking_uri']}: set "
@@ -140,14 +141,14 @@ def _reopen(stack: ExitStack, name: str, trained: Mapping[str, Any]) -> "Run":
 def _score(
     folder: Path, trained: Mapping[str, Any], dataset: Dataset, rows: np.ndarray, params: EvaluateParams
 ) -> "Candidate":
-    from darkroom import evaluation
-    from darkroom.report import Candidate
+    from darkroom.evaluation.candidates import Candidate
+    from darkroom.evaluation.metrics import classification
 
     path = folder / "model.onnx"
     package = _load(path, dataset)
     parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
     probabilities = np.concatenate([package.probabilities(dataset.images[part]) for part in parts])
-    metrics = evaluation.evaluate(
+    metrics = classification.evaluate(
         probabilities,
         dataset.labels[rows],
         classes=dataset.classes,
@@ -163,7 +164,7 @@ def _score(
 
 
 def _load(path: Path, dataset: Dataset) -> "Package":
-    from darkroom.package import Package
+    from darkroom.deployable.package import Package
 
     try:
         package = Package.load(path)
@@ -180,8 +181,8 @@ def _load(path: Path, dataset: Dataset) -> "Package":
 
 def _worst(candidate: "Candidate", dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> "list[WorstError]":
     """Return the worst errors with their pictures; index has the lines of the test images."""
-    from darkroom import evaluation
-    from darkroom.report import WorstError
+    from darkroom.evaluation.candidates import WorstError
+    from darkroom.evaluation.metrics import classification
 
     rows, sources = index["row"].to_numpy(), index["source"].tolist()
     labels, answers = dataset.labels[rows], candidate.probabilities
@@ -193,7 +194,7 @@ def _worst(candidate: "Candidate", dataset: Dataset, index: "pd.DataFrame", *, n
             predicted=dataset.classes[answers[position].argmax()],
             confidence=float(answers[position].max()),
         )
-        for position in evaluation.worst_errors(answers, labels, n_errors=n_errors)
+        for position in classification.worst_errors(answers, labels, n_errors=n_errors)
     ]
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from darkroom.console import native_stderr_silenced, run, say, stage_paths
 from darkroom.errors import DataError, ParamsError
-from darkroom.params import ComputeParams, Section, load_section
+from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.params import ComputeParams, Section, load_section
 
 if TYPE_CHECKING:
-    from darkroom.archives import RawImage
-    from darkroom.dataset import Dataset
-    from darkroom.preparation import Rows
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.preparation.rows import Rows
+    from darkroom.data.raw.layouts import RawImage
 
 SAMPLES_PER_CLASS = 6
 SAMPLED_CLASSES = 40  # a sheet of more is no longer looked at
@@ -43,12 +43,18 @@ def main() -> None:
     compute = load_section("compute", ComputeParams)
     if params.val_fraction + params.test_fraction >= 1:
         raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave nothing to train on")
-    from darkroom import preparation
-    from darkroom.archives import read_manifest
-    from darkroom.dataset import Dataset, DatasetWriter
-    from darkroom.defaults import class_balance
-    from darkroom.images import CHANNELS
-    from darkroom.sampling import choose_form
+    from darkroom.data.arrays.dataset import Dataset, DatasetWriter, class_balance
+    from darkroom.data.preparation.auto import choose_form
+    from darkroom.data.preparation.decoding import CHANNELS
+    from darkroom.data.preparation.rows import (
+        Duplicate,
+        channel_statistics,
+        duplicates_of,
+        index_of,
+        split_rows,
+        take_in,
+    )
+    from darkroom.data.raw.layouts import read_manifest
 
     with native_stderr_silenced():
         form = choose_form(
@@ -66,7 +72,7 @@ def main() -> None:
     paths.report.mkdir(parents=True, exist_ok=True)
     with DatasetWriter(paths.out, image_shape=shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
-            rows = preparation.take_in(
+            rows = take_in(
                 _images(paths.raw, paths.incoming, params),
                 writer,
                 size=form.size,
@@ -79,7 +85,7 @@ def main() -> None:
             )
         _write_csv(paths.report / "rejected.csv", ("source", "reason"), rows.rejected)
         check_rejected(rows, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
-        assignment = preparation.split_rows(
+        assignment = split_rows(
             rows,
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
@@ -87,11 +93,11 @@ def main() -> None:
             val_fraction=params.val_fraction,
             test_fraction=params.test_fraction,
         )
-        duplicates = preparation.duplicates_of(rows, assignment)
-        _write_csv(paths.report / "duplicates.csv", preparation.Duplicate._fields, duplicates)
-        mean, std = preparation.channel_statistics(rows, assignment, image_shape=shape)
+        duplicates = duplicates_of(rows, assignment)
+        _write_csv(paths.report / "duplicates.csv", Duplicate._fields, duplicates)
+        mean, std = channel_statistics(rows, assignment, image_shape=shape)
         manifest = writer.finish(
-            index=preparation.index_of(rows, assignment),
+            index=index_of(rows, assignment),
             manifest={
                 "dataset": dataset,
                 "classes": sorted(rows.classes),
@@ -117,7 +123,7 @@ def check_rejected(rows: "Rows", *, limit: float, listed_in: Path) -> None:
     n_rejected = len(rows.rejected)
     if n_rejected == 0 or n_rejected <= limit * rows.n_images:
         return
-    from darkroom.containers import shown
+    from darkroom.project.text import shown
 
     first = "; ".join(f"{shown(name)}: {reason}" for name, reason in rows.rejected[:10])
     raise DataError(
@@ -131,7 +137,7 @@ def _images(raw: Path, incoming: Path, params: PreprocessParams) -> "Iterator[tu
     from dataclasses import replace
     from itertools import chain, islice
 
-    from darkroom.archives import read_folder, read_images
+    from darkroom.data.raw.layouts import read_folder, read_images
 
     new = read_folder(incoming, max_image_bytes=params.max_image_bytes) if incoming.is_dir() else iter(())
     first = list(islice(new, 1))  # lists and checks the folder: a stray file there must not cost an hour of decoding
@@ -147,7 +153,7 @@ def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[str]]
 
 
 def _draw_samples(data: "Dataset", path: Path) -> None:
-    from darkroom.figures import image_grid
+    from darkroom.figures.grid import image_grid
 
     train = data.rows("train")
     chosen = [

@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from darkroom.console import run, say, stage_paths
-from darkroom.decisions import Case
-from darkroom.files import write_text
-from darkroom.params import Section, load_candidates, load_section
-from darkroom.promotion import Decision
-from darkroom.promotion_rule import Gates
-from darkroom.registered import Registered, Version
-from darkroom.versions import damage, read
-from darkroom.winner import Winner, read_winner
+from darkroom.files.writing import write_text
+from darkroom.project.console import run, say, stage_paths
+from darkroom.project.params import Section, load_candidates, load_section
+from darkroom.promotion.cases import Case
+from darkroom.promotion.decision import Decision
+from darkroom.promotion.params import Gates
+from darkroom.promotion.winner import Winner, read_winner
+from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.versions import damage, read
 
 
 class PromoteParams(Section):
@@ -63,7 +63,7 @@ def _settled(name: str) -> Registered:
     registered = read(name)
     if not registered.unfinished:
         return registered
-    from darkroom.registry import settle
+    from darkroom.registry.aliases import settle
 
     settle(name)
     return read(name)
@@ -86,7 +86,8 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
         reason = "An experiment promotes nothing (promote.from_experiments is false)."
         return Outcome("would_promote", _saying(decision, reason), known, champion)
 
-    from darkroom import registration, registry
+    from darkroom.promotion import registration
+    from darkroom.registry import aliases
 
     waiting = "It waits for `darkroom approve` (promote.approval is manual)."
     manual = params.approval == "manual"
@@ -97,7 +98,7 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
         version = registration.register(registered.name, winner, lock=Path("dvc.lock"))
     decision = registration.verified(version, winner, decision, limit=params.gates.max_parity_difference)
     replacing = champion.version if champion else None
-    registry.challenge(version, replacing=replacing, reasons=decision.reasons)
+    aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (
         Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
         if manual
@@ -107,7 +108,7 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
     if manual:
         case.keep(decision)  # with the proof: what waits is not loaded in every run
     else:
-        registry.promote(version, replacing=replacing, reasons=decision.reasons)
+        aliases.promote(version, replacing=replacing, reasons=decision.reasons)
     return outcome
 
 

@@ -6,9 +6,9 @@ Not a stage: it runs the stages, by `dvc repro`, from a scheduler.
 import argparse
 import json
 
-from darkroom.console import run
-from darkroom.retrain_params import ordered
-from darkroom.retraining import retrain
+from darkroom.operations.params import ordered
+from darkroom.operations.retrain import retrain
+from darkroom.project.console import run
 
 
 def main() -> None:

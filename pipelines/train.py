@@ -12,17 +12,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from darkroom import candidates, overrides, recipe
-from darkroom.checkpoints import Checkpoint
-from darkroom.console import TrainingProgress, native_stderr_silenced, run, say, stage_paths
-from darkroom.dataset import Dataset
-from darkroom.defaults import choose_class_weights
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
 from darkroom.errors import ParamsError
-from darkroom.features import Features
-from darkroom.files import write_text
-from darkroom.params import ComputeParams, digest, explain, in_section, load_section
-from darkroom.repository import repository_root
-from darkroom.train_params import TrainParams
+from darkroom.files.writing import write_text
+from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.params import ComputeParams, digest, explain, in_section, load_section
+from darkroom.project.repository import repository_root
+from darkroom.training import overrides, recipe
+from darkroom.training.candidate import Reports, calibrated, train_candidate
+from darkroom.training.checkpoints import Checkpoint
+from darkroom.training.class_weights import choose_class_weights
+from darkroom.training.params import TrainParams
+from darkroom.training.progress import TrainingProgress
 
 
 def main() -> None:
@@ -46,21 +48,25 @@ def main() -> None:
     with in_section(f"train.{candidate}"):
         recipe.check(params, data, image_shape=prepared.image_shape, features=features)
 
-    from darkroom import provenance, store, tracking
+    from darkroom.project import locks
+    from darkroom.project.text import redact
+    from darkroom.tracking import provenance, runs, store
 
     experiment = str(prepared.manifest["dataset"])
     data_digest, params_digest = digest(list(origin.values())), digest(params)
     tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
-    tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
+    runs.connect(experiment)  # a server that does not answer must fail before minutes are spent
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
-        from darkroom import backbones, devices, models, training  # noqa: F401 - all that train, for the code's digest
+        from darkroom.networks import export
+        from darkroom.networks.runtime import device as device_module
+        from darkroom.training.fit import fit  # noqa: F401 - all that train, for the code's digest
 
-        models.check_backend()
-        described = devices.prepare(device)
+        export.check_backend()
+        described = device_module.prepare(device)
         with in_section(f"train.{candidate}"):
-            policy = devices.policy(params["precision"])
+            policy = device_module.policy(params["precision"])
     versions = provenance.versions()
     code = [provenance.code_digest(), Path(__file__).read_text()]
     inputs = [data_digest, features.digest if recipe.transfer_mode(params) else None, params_digest]
@@ -69,8 +75,8 @@ def main() -> None:
     tags |= {"tuned": json.dumps({key: new for key, (_, new) in tuned.items()})}
     tags |= {"precision": policy, "device": described, **{f"version.{name}": text for name, text in versions.items()}}
     with (
-        store.store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
-        tracking.run(
+        locks.store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
+        runs.run(
             experiment=experiment, name=f"train-{candidate}", params=params, tags=tags, resume=checkpoint.run_id
         ) as record,
     ):
@@ -83,7 +89,7 @@ def main() -> None:
             lines.on_epoch_end(epoch, logs)
 
         with in_section(f"train.{candidate}"):
-            trained = candidates.train_candidate(
+            trained = train_candidate(
                 params,
                 data=data,
                 image_shape=prepared.image_shape,
@@ -91,21 +97,21 @@ def main() -> None:
                 extractor_of=recipe.extractor_of(features, image_shape=prepared.image_shape),
                 policy=policy,
                 checkpoint=checkpoint,
-                reports=candidates.Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
+                reports=Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
             )
         progress, model, changes = trained.progress, trained.model, dict[str, float]()
         if params["calibration"] == "temperature" and not params["debug"]["overfit_one_batch"]:
-            model, changes = candidates.calibrated(trained, data, views=params["test_time_views"])
+            model, changes = calibrated(trained, data, views=params["test_time_views"])
             say(f"train: {candidate}: temperature {changes['temperature']:.3f}, fitted on the validation images")
         metadata = {name: prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
-        shown = prepared.images[prepared.rows("val")[: models.PARITY_IMAGES]]
-        difference = models.export(model, paths.out, metadata=metadata, images=shown)
+        shown = prepared.images[prepared.rows("val")[: export.PARITY_IMAGES]]
+        difference = export.export(model, paths.out, metadata=metadata, images=shown)
         _write_history(progress.history, paths.out / "history.csv")
         model_uri = record.log_package(paths.out / "model.onnx", input_example=shown[:1], step=progress.best_epoch)
         summary = {
             "run_id": record.id,
             "experiment": experiment,
-            "tracking_uri": store.redact(store.tracking_uri()),
+            "tracking_uri": redact(store.tracking_uri()),
             "model_uri": model_uri,
             "candidate": candidate,
             "git_commit": tags["git.commit"],

@@ -9,19 +9,26 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from darkroom import overrides, recipe, search_plan, study_files, tuned_space, tuning_report
-from darkroom.compute import CLUSTERS, n_workers_of
-from darkroom.console import run, say, stage_paths
-from darkroom.dataset import Dataset
-from darkroom.features import Features
-from darkroom.machines import visible_gpus
-from darkroom.params import ComputeParams, Section, digest, in_section, load_section
-from darkroom.search_plan import Plan
-from darkroom.space import Space, initial
-from darkroom.train_params import Count, NonNegative, Positive, TrainParams
-from darkroom.trial_choice import Choice, choose, summary
-from darkroom.trial_rows import n_finished
+from darkroom.compute.local import visible_gpus
+from darkroom.compute.stream import CLUSTERS, n_workers_of
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.project.console import run, say, stage_paths
+from darkroom.project.params import ComputeParams, Section, digest, in_section, load_section
+from darkroom.training import overrides, recipe
+from darkroom.training.params import Count, NonNegative, Positive, TrainParams
+from darkroom.tuning import location, report
+from darkroom.tuning.choice import ChosenTrial, choose, summary
+from darkroom.tuning.plan import Plan, check
+from darkroom.tuning.rows import n_finished
+from darkroom.tuning.space import checks
+from darkroom.tuning.space.domains import Space, initial
 
+# The sources that a trial depends on, as dvc.yaml lists them: a change of another file does not discard a study.
+SEARCHED = (
+    *("errors.py", "project", "files", "compute", "figures", "data/arrays", "data/fetching", "deployable"),
+    *("evaluation/metrics", "networks", "tracking", "training", "tuning"),
+)
 # What decides how a search is done, and not what it finds: a change of these continues the study.
 CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
 
@@ -83,15 +90,15 @@ def main() -> None:
     space = checked_space(params, candidate, base)
     if params.trials == 0 or not space:
         why = "tune.trials is 0" if params.trials == 0 else f"tune.space.{candidate} is empty"
-        kept = Choice(None, f"nothing was tuned: {why}")
-        tuning_report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
+        kept = ChosenTrial(None, f"nothing was tuned: {why}")
+        report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
         return
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
     features = Features.open(paths.features)
     origin = {"prepared_digest": prepared.manifest["digest"], "augmented_digest": augmented.manifest["digest"]}
     features.check_origin(**origin)
     data = recipe.pictures(prepared, augmented)
-    n_epochs = tuned_space.check_trials(
+    n_epochs = checks.check_trials(
         space,
         candidate,
         base,
@@ -103,24 +110,29 @@ def main() -> None:
     )
     plan = params.plan(epochs=n_epochs)
 
-    from darkroom import objective, provenance, search, store, tracking, tuning, tuning_runs
-    from darkroom.tuning_progress import SearchProgress
-    from darkroom.workers import Workers
+    from darkroom.compute.workers import Workers
+    from darkroom.project import locks
+    from darkroom.tracking import provenance, store
+    from darkroom.tracking.runs import connect
+    from darkroom.tuning import coordinator, trial
+    from darkroom.tuning.progress import SearchProgress
+    from darkroom.tuning.runs import children_closed, close_earlier, close_trial, parent_run
+    from darkroom.tuning.study import Draw, Search
 
     experiment, tracking_uri = str(prepared.manifest["dataset"]), store.tracking_uri()
     data_digest, params_digest = digest(list(origin.values())), digest(base)
     what = params.model_dump(exclude=CONTINUING) | {"space": params.space[candidate]}
     inputs = [data_digest, features.digest if recipe.transfer_mode(base) else None, params_digest]
-    code = [provenance.package_digest(), Path(__file__).read_text()]
+    code = [provenance.source_digest(SEARCHED), Path(__file__).read_text()]
     about = digest([what, inputs, code, provenance.versions((*provenance.PACKAGES, "optuna"))])
     name = f"{params.study or experiment}-{candidate}" + ("" if params.study else f"-{about[:12]}")
-    storage = study_files.storage_of(params.storage, study=name)
+    storage = location.storage_of(params.storage, study=name)
     tags = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
     tags |= {"study": name}
-    tracking.connect(experiment)  # a server that does not answer must fail before minutes are spent
+    connect(experiment)  # a server that does not answer must fail before minutes are spent
 
-    def task_of(drawn: search.Draw) -> objective.Task:
-        return objective.Task(
+    def task_of(drawn: Draw) -> trial.Task:
+        return trial.Task(
             number=drawn.number,
             study=name,
             storage=storage,
@@ -140,12 +152,12 @@ def main() -> None:
         )
 
     def on_lost(number: int) -> None:
-        tuning_runs.close_trial(number, study=name, experiment=experiment)
+        close_trial(number, study=name, experiment=experiment)
         say(f"tune: {candidate}: trial {number} was killed")
 
     with (
-        store.store_lock(f"tune-{name}", timeout=0),
-        search.Search(
+        locks.store_lock(f"tune-{name}", timeout=0),
+        Search(
             name,
             storage=storage,
             space=space,
@@ -155,15 +167,13 @@ def main() -> None:
             rename=f"{params.study}-{about[:8]}",
         ) as study,
     ):
-        tuning_runs.close_earlier(candidate, study=name, experiment=experiment)
-        study_files.point_at(candidate, study=name, n_trials=params.trials)
-        with tuning_runs.parent_run(
-            study, experiment=experiment, name=f"tune-{candidate}", params=what, tags=tags
-        ) as record:
+        close_earlier(candidate, study=name, experiment=experiment)
+        location.point_at(candidate, study=name, n_trials=params.trials)
+        with parent_run(study, experiment=experiment, name=f"tune-{candidate}", params=what, tags=tags) as record:
             record.log_dataset(experiment, data_digest, source=str(paths.prepared), counts=prepared.manifest["counts"])
             deadline = None if params.minutes is None else time.time() + 60 * params.minutes
             with (
-                tuning_runs.children_closed(record, experiment=experiment),
+                children_closed(record, experiment=experiment),
                 Workers(
                     _n_workers(params, compute),
                     backend=compute.backend if compute.backend in CLUSTERS else "loky",
@@ -174,10 +184,10 @@ def main() -> None:
                 SearchProgress(params.trials) as progress,
             ):
                 say(f"tune: {candidate}: {params.trials} trials on {workers.n} workers; study {name}")
-                tuning.run(
+                coordinator.run(
                     study,
                     workers,
-                    function=objective.run,
+                    function=trial.run,
                     task_of=task_of,
                     n_trials=params.trials,
                     deadline=deadline,
@@ -189,14 +199,14 @@ def main() -> None:
             chosen = choose(rows, objectives=plan.objectives, n_val=len(data.val_labels), alpha=params.alpha)
             better = {} if chosen.number is None else study.overrides(chosen.number)
             scores = study.importance()
-            tuning_report.draw(paths.report, rows=rows, scores=scores, space=space, plan=plan, chosen=chosen.number)
-            tuning_report.write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
+            report.draw(paths.report, rows=rows, scores=scores, space=space, plan=plan, chosen=chosen.number)
+            report.write(paths.best, paths.report, rows=rows, chosen=chosen, values=better)
             record.log_metrics(summary(rows))
             shown = "none" if chosen.number is None else str(chosen.number)
             record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
             record.log_artifact(paths.report)
             record.log_artifact(paths.best)
-        study_files.point_at(candidate, study=name, n_trials=n_finished(rows))
+        location.point_at(candidate, study=name, n_trials=n_finished(rows))
     say(f"tune: {candidate}: {chosen.reason}")
 
 
@@ -214,11 +224,11 @@ def checked_space(params: TuneParams, candidate: str, base: dict[str, Any]) -> S
     Raises:
         ParamsError: says which setting does not fit, and what to do.
     """
-    space = tuned_space.read(params.space, candidate, base, is_searched=params.trials > 0)
+    space = checks.read(params.space, candidate, base, is_searched=params.trials > 0)
     with in_section("tune"):
-        search_plan.check(params.plan(epochs=1), space)
+        check(params.plan(epochs=1), space)
         if params.storage is not None:
-            study_files.check_storage(params.storage)
+            location.check_storage(params.storage)
     return space
 
 

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from darkroom import versions
+from darkroom.registry import versions
 
 
 class ChampionClient:

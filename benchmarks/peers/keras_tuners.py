@@ -140,7 +140,7 @@ def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str)
 
 
 def compact(recipe: Settings, *, learning_rate: float, weight_decay: float, dropout: float) -> keras.Model:
-    """Return darkroom.architectures.compact with the draws and the optimizer of a recipe, to be trained."""
+    """Return darkroom.networks.architectures.compact with the draws and the optimizer of a recipe, to be trained."""
     network, variation = recipe["architecture"], recipe["variation"]
     pictures = keras.Input((32, 32, 3), dtype="uint8")
     x = layers.RandomFlip("horizontal")(pictures)

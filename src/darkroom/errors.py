@@ -46,8 +46,3 @@ class LockedError(DarkroomError):
 
 class Stopped(Exception):  # noqa: N818 - no error
     """Not an error: raised by what watches a training, to end one that is not worth going on."""
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of a library says, or its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -10,12 +10,11 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from darkroom.serving import documentation
-from darkroom.serving.documentation import ModelFacts, Problem, Status
-from darkroom.serving.following import Follower
+from darkroom.serving.follower import Follower
 from darkroom.serving.front import PREDICT
+from darkroom.serving.limits import Limits
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
-from darkroom.serving.settings import Limits
+from darkroom.serving.openapi import SUMMARY, ModelFacts, Problem, Status, with_predict
 
 STATIC = Path(__file__).parent / "static"
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -87,10 +86,8 @@ def build(
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            described = get_openapi(
-                title=app.title, version=app.version, routes=app.routes, summary=documentation.SUMMARY
-            )
-            app.openapi_schema = documentation.with_predict(described, PREDICT)
+            described = get_openapi(title=app.title, version=app.version, routes=app.routes, summary=SUMMARY)
+            app.openapi_schema = with_predict(described, PREDICT)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.serving.following import Log, Served
-from darkroom.serving.settings import busy
+from darkroom.serving.follower import Log, Served
+from darkroom.serving.limits import busy
 
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
 LARGE_PIXELS = 64 * 64  # from here on the network takes nearly all of the time, and gains nothing by batches on a CPU

@@ -12,7 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 from starlette.types import Receive
 
-from darkroom.serving.settings import Disconnected, Limits, Refused, busy
+from darkroom.serving.limits import Disconnected, Limits, Refused, busy
 
 MAX_FIELDS = 16  # of a form, beside its files
 WELCOME = (

@@ -4,8 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
-from darkroom.repository import repository_root
-from darkroom.versions import Version, local_folder
+from darkroom.project.repository import repository_root
+from darkroom.registry.versions import Version, local_folder
 
 FRESH_SECONDS = 3600.0  # what was downloaded since may be about to be loaded by another process
 

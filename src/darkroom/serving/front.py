@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.serving.batching import Batcher
 from darkroom.serving.bodies import LARGE, Intake, images_of
-from darkroom.serving.following import Follower, Log
+from darkroom.serving.follower import Follower, Log
+from darkroom.serving.limits import Disconnected, Limits, Refused
 from darkroom.serving.metrics import Metrics
-from darkroom.serving.settings import Disconnected, Limits, Refused
 
 PREDICT = "/v1/predict"
 PROTECTED = ("/v1/", "/metrics")  # by the token; probes and the page, which asks for the token, are open

@@ -15,18 +15,18 @@ from typing import Any
 
 import uvicorn
 
-from darkroom import versions
-from darkroom.console import native_stderr_silenced
 from darkroom.errors import ParamsError
-from darkroom.monitoring import PredictionLog
+from darkroom.monitoring.log import PredictionLog
+from darkroom.project.console import native_stderr_silenced
+from darkroom.registry import versions
 from darkroom.serving.app import build
 from darkroom.serving.batching import Answer, Batcher
-from darkroom.serving.following import Follower, Served, load
+from darkroom.serving.follower import Follower, Served, load
 from darkroom.serving.front import Front
+from darkroom.serving.limits import Limits
 from darkroom.serving.logs import log
 from darkroom.serving.metrics import Metrics
-from darkroom.serving.recording import Recorder
-from darkroom.serving.settings import Limits
+from darkroom.serving.recorder import Recorder
 
 GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
 OPEN_FILES = 65_536

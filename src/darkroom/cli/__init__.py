@@ -1,0 +1,1 @@
+"""The `darkroom` command: arguments in, tables or JSON out. Open main.py first."""

@@ -1,0 +1,141 @@
+"""The `darkroom` command: answers go to stdout, logs and errors to stderr; commands import what is heavy."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from darkroom.cli import operations, registry, scoring, serving
+from darkroom.cli.options import Json
+from darkroom.errors import DataError
+from darkroom.project.console import run
+from darkroom.project.repository import repository_root
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(registry.app)
+app.add_typer(operations.app)
+app.add_typer(scoring.app)
+app.add_typer(serving.app)
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong usage or params, 75 someone else holds the lock."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # read by console.run
+    run(lambda: app(args=arguments, prog_name="darkroom"))
+
+
+@app.callback()
+def _app() -> None:
+    """From labelled pictures to a promoted image classifier. Errors are one line; --debug shows the traceback."""
+
+
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Replace params.yaml by a preset and print what changed."""
+    from darkroom.cli import presets
+
+    changes = presets.use(name, root=repository_root(), force=force)
+    if as_json:
+        print(json.dumps({"preset": name, "changed": changes}))
+        return
+    for key, (old, new) in changes.items():
+        print(f"{key}: {'(none)' if old is None else old} -> {'(none)' if new is None else new}")
+    print(f"params.yaml is now the preset {name}, {len(changes)} keys changed; `dvc repro` runs it")
+
+
+@app.command()
+def report(as_json: Json = False) -> None:
+    """Print what the last `dvc repro` came to: winner, accuracy, decision, version, and where to look."""
+    root = repository_root()
+    evaluation = _read_report(root / "reports" / "evaluation.json")
+    promotion = _read_report(root / "reports" / "promotion.json")
+    if as_json:
+        print(json.dumps({"evaluation": evaluation, "promotion": promotion}))
+        return
+    winner = evaluation["winner"]
+    scores = evaluation["candidates"][winner]
+    low, high = scores["test_accuracy_ci95"]
+    champion = promotion["champion_after"]
+    print(
+        f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
+        f"decision   {promotion['decision']}: {' '.join(promotion['reasons'])}\n"
+        f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
+        f"look at    {root / 'reports' / 'report.html'}, or the runs in MLflow: make ui"
+    )
+
+
+@app.command()
+def store() -> None:
+    """Print the URI of the MLflow store in use: MLFLOW_TRACKING_URI, or the repository's own."""
+    from darkroom.tracking.store import tracking_uri
+
+    print(tracking_uri())
+
+
+@app.command("lr-find")
+def lr_find(
+    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
+    steps: Annotated[int, typer.Option("--steps", min=10, help="Training steps, each with a higher rate.")] = 100,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture; without it reports/lr_find/CANDIDATE.png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try learning rates from 1e-6 to 10 on the prepared data and suggest one; nothing is changed but a picture."""
+    from darkroom.lr_find import suggestion
+
+    root = repository_root()
+    path = out.absolute() if out else root / "reports" / "lr_find" / f"{candidate}.png"
+    found = suggestion.suggest(candidate, root=root, n_steps=steps, picture=path)
+    if as_json:
+        print(json.dumps(found))
+        return
+    cautious = f"{found['cautious']:g} to be cautious; " if found["cautious"] < found["suggestion"] else ""
+    print(
+        f"learning rate {found['suggestion']:g}, where the loss falls most steeply; {cautious}the peak of one_cycle "
+        f"may go up to {found['greatest']:g}. Set train.{candidate}.learning_rate in params.yaml, now "
+        f"{found['now']:g}; picture: {path}"
+    )
+
+
+@app.command("tune-status")
+def tune_status(
+    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
+    as_json: Json = False,
+) -> None:
+    """Show the trials of a candidate's search, live while it runs, from wherever the study is kept; Ctrl-C ends it."""
+    import time
+    from functools import partial
+
+    from darkroom.cli.tune_status import summary, watch
+    from darkroom.project.params import read_params
+    from darkroom.tuning import location
+    from darkroom.tuning.storage import read_rows
+
+    study = location.pointed_at(candidate)
+    section = read_params(repository_root() / "params.yaml").get("tune") or {}
+    storage = location.storage_of(section.get("storage"), study=study["study"])
+    read = partial(read_rows, study["study"], storage)
+    if as_json:
+        print(json.dumps(summary(read(), study["trials"], time.time())))
+        return
+    watch(read, title=f"{candidate}: study {study['study']}", wanted=study["trials"])
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); `dvc repro` writes it") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""Commands that ask a registered model, and the one that looks at what it was asked: predict, batch, drift."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from darkroom.cli.options import Json, Model, registered_name
+from darkroom.errors import DataError, ParamsError
+from darkroom.project.repository import repository_root
+
+if TYPE_CHECKING:
+    pass
+from darkroom.cli.tables import _print_drift
+
+app = typer.Typer()
+
+Alias = Annotated[str, typer.Option("--alias", help="Which version: the one under this alias.")]
+
+Number = Annotated[str | None, typer.Option("--version", help="Which version: this one.")]
+
+
+@app.command()
+def predict(
+    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE...")],
+    model: Model = None,
+    alias: Alias = "champion",
+    version: Number = None,
+) -> None:
+    """Classify images with a registered model: one JSON line per file; `darkroom batch` takes folders.
+
+    A file that cannot be read or is no image gets a line {file, error}; the others are answered, the exit code is 1.
+    """
+    from darkroom.registry.versions import find, load
+
+    chosen = find(registered_name(model), alias=alias, version=version)
+    failed = False
+    for line in _answers(load(chosen), files):
+        failed = failed or "error" in line
+        if "error" not in line:
+            line |= {"model": chosen.name, "version": chosen.version}
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def batch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, tar or zip of images, or a text with a path per line; - for stdin.", metavar="IN"
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The parquet file to write.", metavar="OUT.parquet")],
+    model: Model = None,
+    alias: Alias = "champion",
+    version: Number = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Without it compute.workers of params.yaml, or all cores.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="Folder of the prediction log to write to.")] = None,
+    log_images: Annotated[
+        bool, typer.Option("--log-images", help="Keep the images themselves in the log, named by their sha256.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what a killed run has done, instead of going on with it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Classify many images into a parquet file, on all cores; a run that was killed goes on where it was.
+
+    An image that cannot be read becomes a row with an error. The exit code is 1 if all of them are such.
+    """
+    from tqdm import tqdm
+
+    from darkroom.batch.run import run
+    from darkroom.project.console import native_stderr_silenced
+    from darkroom.registry.versions import find
+
+    if log_images and log is None:
+        raise ParamsError("--log-images keeps the images in the log; name its folder with --log")
+    chosen = find(registered_name(model), alias=alias, version=version)
+    compute = _compute()
+    with native_stderr_silenced(), tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
+
+        def show(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        summary = run(
+            source,
+            out,
+            version=chosen,
+            workers=workers or compute["workers"],
+            backend=compute["backend"],
+            cluster=compute["cluster"],
+            limit=limit,
+            log=log,
+            keep_images=log_images,
+            restart=restart,
+            on_progress=show,
+        )
+    if as_json:
+        print(json.dumps(asdict(summary), ensure_ascii=False))
+    else:
+        print(
+            f"{summary.out}: {summary.images} images by {summary.model} version {summary.version} in "
+            f"{summary.seconds:.1f} s"
+            + (f", {summary.resumed} of them by a run that was killed" if summary.resumed else "")
+            + (f"; {summary.failed} could not be read, such as {summary.errors[0]}" if summary.failed else "")
+        )
+    raise typer.Exit(1 if summary.failed and summary.failed == summary.images else 0)
+
+
+@app.command()
+def drift(
+    log: Annotated[Path, typer.Option("--log", help="The folder that --log of batch or serve names.")],
+    since: Annotated[
+        str | None, typer.Option("--since", help="2026-03-01, 2026-03-01T12:00 (UTC), or 7d, 12h before now.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="As --since; without it now.")] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", help="A parquet file or folder with columns of the log, not the training data."),
+    ] = None,
+    model: Model = None,
+    version: Annotated[
+        str | None, typer.Option("--version", help="Whose answers; without it of the last that answered.")
+    ] = None,
+    psi: Annotated[float, typer.Option("--psi", min=0, help="Least population stability index of a drift.")] = 0.2,
+    alpha: Annotated[
+        float, typer.Option("--alpha", min=0, max=1, help="Its greatest p-value, of all together.")
+    ] = 0.01,
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer nothing is decided.")] = 200,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Without it reports/drift.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare what a model was asked with what it was trained on. Exit codes: 0 no drift (or too few rows), 3 drift."""
+    from darkroom.monitoring import figure
+    from darkroom.monitoring.drift import Limits
+    from darkroom.monitoring.samples import inspect
+    from darkroom.registry.versions import find, load
+
+    root = repository_root()
+    now = datetime.now(UTC)
+    begin, end = (_moment(text, option, now) for text, option in ((since, "--since"), (until, "--until")))
+    if begin and begin >= (end or now):
+        raise ParamsError(f"--since {since} is not before {f'--until {until}' if until else 'now'}")
+    found = inspect(
+        log,
+        root=root,
+        package_of=lambda number: load(find(registered_name(model), version=number)),
+        version=version,
+        since=begin,
+        until=end,
+        reference=reference,
+        limits=Limits(psi=psi, alpha=alpha, min_rows=min_rows),
+    )
+    path = picture or root / "reports" / "drift.png"
+    heading = f"{found.report.n_window} answers of version {found.version}" if found.version else "no answers"
+    figure.drift(found.report, found.reference, found.window, path, heading=heading)
+    if as_json:
+        print(json.dumps({**found.as_dict(), "picture": str(path)}))
+    else:
+        _print_drift(found, path)
+    raise typer.Exit(3 if found.report.drifted else 0)
+
+
+def _compute() -> dict[str, Any]:
+    """Return how to compute, from params.yaml where it says so: a consumer need not have one."""
+    from darkroom.project.params import read_params
+
+    path = repository_root() / "params.yaml"
+    section = read_params(path).get("compute") if path.is_file() else None
+    found = {"backend": "auto", "workers": "auto", "cluster": None, **(section or {})}
+    if found["backend"] == "auto":
+        found["backend"] = "threading"
+    return found
+
+
+def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        if before := re.fullmatch(r"(\d+)([dh])", text):
+            return now - timedelta(**{{"d": "days", "h": "hours"}[before[2]]: int(before[1])})
+        moment = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise ParamsError(f"{option} is {text!r}; expected such as 2026-03-01, 2026-03-01T12:00Z, 7d or 12h") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _answers(package: Any, files: list[str]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        try:
+            answer = package.predict([package.decode(_read(file))])[0]
+        except (DataError, ValueError) as error:
+            yield {"file": file, "error": " ".join(str(error).split())}
+            continue
+        line = {"file": file, "label": answer["label"], "probability": answer["probability"]}
+        yield line | ({"abstained": True} if answer["abstained"] else {})
+
+
+def _read(file: str) -> bytes:
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from None

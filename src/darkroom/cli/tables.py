@@ -1,0 +1,129 @@
+"""What `darkroom history` and `darkroom compare` print: tables for a terminal, one fact a line for everything else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from darkroom.registry.snapshot import Registered
+
+if TYPE_CHECKING:
+    from darkroom.monitoring.samples import Comparison
+
+
+def _print_drift(found: "Comparison", picture: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    report = found.report
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for heading in ("reference", "window", "PSI", "test", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    verdicts = {True: "drifted", False: "as before", None: "too few to tell"}
+    for check in report.checks:
+        if check.name == "label":
+            name, test = f"share of {check.classes[0]}", f"V {check.statistic:.2f}"
+            sides = [f"{values[0]:.1%}" for values in (check.reference, check.window)]
+        else:
+            name, test = f"{check.name}, median", f"KS {check.statistic:.2f}"
+            sides = [f"{values[1]:.3g}" if values else "" for values in (check.reference, check.window)]
+        p_value = f"{check.p_value:.1g}" if check.p_value > 1e-99 else "<1e-99"
+        table.add_row(escape(name), *sides, f"{check.psi:.2f}", test, p_value, verdicts[check.drifted])
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    of_version = f" of version {found.version}" if found.version else ""
+    console.print(
+        f"\n{report.n_reference} images in the reference, {report.n_window} answers{of_version} in the window."
+    )
+    for line in [*report.reasons, *found.notes]:
+        console.print(line, markup=False)
+    console.print(f"picture: {picture}", markup=False)
+
+
+N_CLASSES = 20  # shown of a comparison: those with the greatest differences
+
+
+def print_history(registered: Registered) -> None:
+    """Print what was champion when and why, oldest first, and which aliases there are now."""
+    console = Console(highlight=False)
+    reigns = registered.reigns()
+    aliases = ", ".join(f"{alias} -> {version}" for alias, version in sorted(registered.aliases.items())) or "none"
+    if not console.is_terminal:
+        for reign in reigns:
+            until = reign["until"] or "now"
+            print(
+                f"version {reign['version']}  {reign['since']} to {until}  {reign['who']}  {' '.join(reign['reasons'])}"
+            )
+        print(f"aliases: {aliases}")
+        return
+    table = _table(f"{registered.name}: what was champion", f"aliases: {aliases}")
+    table.add_column("version", justify="right")
+    table.add_column("since (UTC)")
+    table.add_column("until")
+    table.add_column("who", overflow="fold")
+    table.add_column("why", ratio=1)
+    for reign in reigns:
+        cells = [reign["version"], _time(reign["since"]), _time(reign["until"]), reign["who"]]
+        # Text: a reason may hold brackets, which rich would take for markup.
+        table.add_row(*map(Text, cells), Text(" ".join(reign["reasons"])), style=None if reign["until"] else "bold")
+    console.print(table)
+
+
+def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:
+    """Print which of two versions is right where, and whether chance explains it.
+
+    Args:
+        found: what `comparison.compare_versions` returned.
+        a, b: how to call the versions.
+    """
+    low, high = found["difference_ci95"]
+    print(
+        f"{found['model']} on {found['n_images']} test images\n"
+        f"{a}: {found['accuracy_a']:.2%} right, {b}: {found['accuracy_b']:.2%}\n"
+        f"difference {100 * found['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}\n"
+        f"{a} alone is right on {found['n_only_a_correct']}, {b} alone on {found['n_only_b_correct']}; "
+        f"McNemar's {found['test']} test: p = {found['p_value']:.3g}"
+    )
+    console = Console(highlight=False)
+    rows = _greatest_differences(found["per_class"])
+    hidden = len(found["per_class"]) - len(rows)
+    caption = f"{hidden} classes with smaller differences are left out" if hidden else None
+    table = _table("recall per class; p adjusted for the number of classes (Holm)", caption)
+    table.add_column("class", overflow="fold")
+    for name in ("images", a, b, "difference", "p"):
+        table.add_column(Text(name), justify="right")
+    for name, entry in rows:
+        shown = [f"{entry['n_images']}", f"{entry['recall_a']:.2%}", f"{entry['recall_b']:.2%}"]
+        shown += [f"{100 * entry['difference']:+.2f}", f"{entry['p_value_holm']:.3g}"]
+        table.add_row(Text(name), *shown)
+    console.print(table)
+
+
+def _greatest_differences(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return at most N_CLASSES classes, in the order in which they came."""
+    by_size = sorted(per_class.items(), key=lambda item: -abs(item[1]["difference"]))
+    kept = {name for name, _ in by_size[:N_CLASSES]}
+    return [(name, entry) for name, entry in per_class.items() if name in kept]
+
+
+def _table(title: str, caption: str | None) -> Table:
+    return Table(
+        title=Text(title),
+        caption=Text(caption) if caption else None,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+
+def _time(moment: str | None) -> str:
+    """Return a moment of the history without seconds."""
+    return moment[:16].replace("T", " ") if moment else "now"

@@ -1,0 +1,265 @@
+"""Places for long tasks, each a process of its own that lives on between them: on this machine, or on a cluster."""
+
+import traceback
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import cloudpickle
+
+from darkroom.compute.dask import DaskCluster
+from darkroom.compute.local import Machines, Process, ThisMachine, gpu_of, thread_limits
+from darkroom.compute.ray import RayCluster
+from darkroom.errors import DarkroomError, ParamsError
+
+PACKAGES = {"loky": "joblib", "ray": "ray", "dask": "distributed"}  # of each backend
+
+ResultT = TypeVar("ResultT")
+
+
+class WorkerDiedError(DarkroomError):
+    """The process of a place ended before its task did: killed, out of memory, its machine gone, or replaced."""
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Process
+    futures: "set[Future[Any]]" = field(default_factory=set)
+    gone: bool = False
+    stopped: bool = False  # by this process
+
+
+class Workers:
+    """n places for tasks, each a process that runs one task at a time and lives on between tasks.
+
+    So what a task loads into the globals of a module is there for the next task of that place. A process is started by
+    the first task of its place. When the `with` is left, in whatever way, all processes are stopped, running tasks
+    too; if this process is killed they end by themselves, within about a second, or some seconds on a cluster. They
+    ignore Ctrl-C, which reaches this process. One thread may use the object.
+
+    Args:
+        n: places, or "auto": this machine's cores divided by cpus, or as many as the cluster has room for.
+        backend: "loky" (processes of this machine), "ray" or "dask".
+        cpus: cores of a place; its libraries start as many threads, unless the environment says otherwise. None: of
+            this machine an equal share, of a Ray cluster 1. A Dask cluster's workers keep what they were started with.
+        gpus: of a place. Ray: its share of a GPU, such as 0.5. Dask: the cluster's workers must announce as much of
+            the resource GPU (`dask worker --resources "GPU=1"`). On this machine without Ray, place i sees GPU i modulo
+            their number, whatever gpus says.
+        address: of a running cluster: host:port of Ray's head or of Dask's scheduler, as its documentation spells it;
+            None starts one on this machine. Its machines must have darkroom and its own packages installed.
+
+    Raises:
+        ParamsError: backend or a number is not one of these, or the backend's package is not installed.
+        DarkroomError: by `with`: the cluster does not answer within 5 s, or has no room for n places.
+    """
+
+    def __init__(
+        self,
+        n: int | Literal["auto"],
+        *,
+        backend: str,
+        cpus: int | None = None,
+        gpus: float = 0.0,
+        address: str | None = None,
+    ) -> None:
+        if backend not in PACKAGES:
+            raise ParamsError(f"compute.backend is {backend!r}; expected {' or '.join(PACKAGES)}")
+        if n != "auto" and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ParamsError(f"workers is {n!r}; expected auto or a whole number of at least 1")
+        if cpus is not None and cpus < 1:
+            raise ParamsError(f"cpus of a worker is {cpus!r}; expected a whole number of at least 1")
+        if gpus < 0:
+            raise ParamsError(f"gpus of a worker is {gpus!r}; expected a number of at least 0")
+        if find_spec(PACKAGES[backend]) is None:
+            raise ParamsError(
+                f"compute.backend {backend} needs the package {PACKAGES[backend]}: pip install 'darkroom[{backend}]'"
+            )
+        self._open = partial(_open, n, backend=backend, cpus=cpus, gpus=gpus, address=address)
+        self._machines: Machines | None = None
+        self._workers: dict[int, _Worker] = {}
+
+    def __enter__(self) -> Self:
+        self._machines = self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        machines = self._running()
+        try:
+            with ThreadPoolExecutor(thread_name_prefix="darkroom") as pool:
+                list(pool.map(self._end, self._workers))
+        finally:
+            self._workers.clear()
+            self._machines = None
+            machines.close()
+
+    @property
+    def n(self) -> int:
+        """The number of places."""
+        return self._running().n
+
+    def submit(self, place: int, function: Callable[..., ResultT], *args: Any) -> "Future[ResultT]":
+        """Return the future of function(*args), run by the process of a place in [0, n).
+
+        It fails with the exception of the task, of the same type and message, or with WorkerDiedError; no task is ever
+        run twice. A second task waits for the first. The future cannot be cancelled: see replace().
+
+        Args:
+            function: picklable, or of the main module.
+
+        Raises:
+            DarkroomError: no process can be started there.
+        """
+        payload = cloudpickle.dumps((function, args))
+        worker = self._worker(place)
+        try:
+            answer = worker.process.call(_run, payload)
+        except BrokenExecutor:  # it died while it had nothing to do
+            worker.gone = True
+            worker = self._worker(place)
+            answer = worker.process.call(_run, payload)
+        future: Future[ResultT] = Future()
+        future.set_running_or_notify_cancel()
+        worker.futures.add(future)
+        answer.add_done_callback(partial(_settle, place, worker, future))
+        return future
+
+    def replace(self, place: int) -> None:
+        """Stop the process of a place, even in the middle of a task; the next task there starts a fresh one.
+
+        Its futures are done when this returns.
+        """
+        if worker := self._workers.pop(place, None):
+            _stop(place, worker)
+
+    def _running(self) -> Machines:
+        if self._machines is None:
+            raise RuntimeError("Workers are used outside of their `with`")
+        return self._machines
+
+    def _worker(self, place: int) -> _Worker:
+        """Return the living worker of a place, a new one if there is none."""
+        machines = self._running()
+        if not 0 <= place < machines.n:
+            raise IndexError(f"place {place} of {machines.n}")
+        if place in self._workers and self._workers[place].gone:
+            self.replace(place)
+        if place not in self._workers:
+            self._workers[place] = _Worker(machines.start(place))
+        return self._workers[place]
+
+    def _end(self, place: int) -> None:
+        worker = self._workers[place]
+        if worker.futures or worker.gone:
+            _stop(place, worker)
+        else:
+            worker.process.leave()
+
+
+def _open(n: int | Literal["auto"], *, backend: str, cpus: int | None, gpus: float, address: str | None) -> Machines:
+    if backend == "ray":
+        environment = thread_limits(cpus or 1)
+        return RayCluster(n, cpus=cpus or 1, gpus=gpus, address=address, environment=environment)
+    from joblib import cpu_count
+
+    n_here = max(1, int(cpu_count()) // (cpus or 1)) if n == "auto" else n
+    environment = thread_limits(cpus or max(1, int(cpu_count()) // n_here))
+    if backend == "dask" and address is not None:
+        return DaskCluster.at(address, n=n, gpus=gpus)
+    environments = [environment | gpu_of(place) for place in range(n_here)]
+    return DaskCluster.here(environments) if backend == "dask" else ThisMachine(environments)
+
+
+def _stop(place: int, worker: _Worker) -> None:
+    worker.stopped = True
+    worker.process.stop()
+    for future in list(worker.futures):
+        with suppress(InvalidStateError):  # _settle() was first
+            future.set_exception(_died(place, worker, None))
+
+
+def _settle(place: int, worker: _Worker, future: "Future[Any]", answer: "Future[bytes]") -> None:
+    """Hand an answer of a process on; called in a thread of the backend, which must not be kept waiting."""
+    try:
+        result = _opened(answer.result())
+    except BaseException as error:  # none of the task: that is part of an answer
+        worker.gone = True
+        result = _Failure(_died(place, worker, error))
+    worker.futures.discard(future)
+    with suppress(InvalidStateError):  # _stop() was first
+        if isinstance(result, _Failure):
+            future.set_exception(result.error)
+        else:
+            future.set_result(result)
+
+
+def _died(place: int, worker: _Worker, error: BaseException | None) -> WorkerDiedError:
+    if error is None or worker.stopped:
+        return WorkerDiedError(f"worker {place} was stopped before its task ended")
+    return WorkerDiedError(f"worker {place} died before its task ended: {worker.process.cause(error)}")
+
+
+class _InWorker(Exception):  # noqa: N818 - shown as the cause of a task's error, never raised
+    """The traceback of a task."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The error of a task."""
+
+    error: BaseException
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class _Remains:
+    """The error of a task that cannot be pickled, or would come out with another message."""
+
+    kind: type[Exception]
+    message: str
+    where: str
+
+
+def _run(payload: bytes) -> bytes:
+    """Return the pickled outcome of a pickled (function, args): its result, a _Failure, or what remains of one.
+
+    Errors are pickled here and not by a backend, because one that cannot be unpickled breaks loky's pool, and Ray and
+    Dask each wrap them in classes of their own.
+    """
+    try:
+        function, args = cloudpickle.loads(payload)
+        return bytes(cloudpickle.dumps(function(*args)))
+    except Exception as error:
+        return _pickled(error, traceback.format_exc())
+
+
+def _pickled(error: Exception, where: str) -> bytes:
+    with suppress(Exception):  # __reduce__, __getstate__ and __init__ of any class may raise anything
+        pickled = cloudpickle.dumps(_Failure(error, where))
+        if str(cloudpickle.loads(pickled).error) == str(error):
+            return bytes(pickled)
+    try:
+        return bytes(cloudpickle.dumps(_Remains(type(error), str(error), where)))
+    except Exception:
+        return bytes(cloudpickle.dumps(_Remains(DarkroomError, f"{type(error).__name__}: {error}", where)))
+
+
+def _opened(outcome: bytes) -> Any:
+    """Return the result of a task, or its _Failure with the traceback as the cause of the error."""
+    try:
+        opened = cloudpickle.loads(outcome)
+    except Exception as error:  # of a class that cannot be imported here, perhaps
+        return _Failure(error)
+    if isinstance(opened, _Remains):
+        rebuilt = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments
+        rebuilt.args = (opened.message,)
+        opened = _Failure(rebuilt, opened.where)
+    if isinstance(opened, _Failure):
+        opened.error.__cause__ = _InWorker(f"in the worker:\n{opened.where}")
+    return opened

@@ -1,0 +1,271 @@
+"""Features of a frozen backbone on disk: one float32 array per split, and a manifest that is written last. Numpy only.
+
+    train.npy, val.npy          float32 (n, features), memory-mapped on read
+    train-rows.npy, ...         int64 (n, 2): 0 for a prepared image or 1 for an augmented copy, and its row there
+    train-labels.npy, ...       int64 (n,), positions in the classes of the data
+    manifest.json               backbone, weights, image_size, what the features were computed from, digest
+
+Without a backbone there is the manifest alone, and it says so.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from darkroom.errors import DataError, ParamsError
+from darkroom.files.array_folder import MANIFEST, load_array, read_manifest
+from darkroom.files.writing import write_errors, write_text
+
+SPLITS = ("train", "val")  # the test images go through the deployed model alone
+STAGE = "embed"  # which writes them
+_NONE_WITHOUT_BACKBONE = (
+    "backbone",
+    "weights",
+    "weights_origin",
+    "weights_sha256",
+    "image_size",
+    "seed",
+    "prepared_digest",
+    "augmented_digest",
+)
+_KEYS = {*_NONE_WITHOUT_BACKBONE, "n_features", "counts", "digest"}
+
+
+class Features:
+    """Features that the stage `embed` computed; make one with Features.open(directory).
+
+    Attributes:
+        backbone: the name of the backbone, None where none was asked for: then there are no arrays.
+        weights: the setting embed.weights: imagenet, none, or {path, sha256}, with the sha256 of the file read.
+        weights_origin: what these are: none, pretrained or file; see backbone_table.Weights.
+        weights_sha256: of the file with their values, None without one.
+        image_size: (height, width) in pixels that the backbone saw.
+        seed: of weights that are not pretrained.
+        prepared_digest, augmented_digest: of the data that the features were computed from.
+        n_features: width of the arrays.
+        counts: rows of each split.
+        digest: sha256 of everything above and of every value in the arrays.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self.backbone: str | None = manifest["backbone"]
+        self.weights: str | dict[str, Any] | None = manifest["weights"]
+        self.weights_origin: Literal["none", "pretrained", "file"] | None = manifest["weights_origin"]
+        self.weights_sha256: str | None = manifest["weights_sha256"]
+        size = manifest["image_size"]
+        self.image_size: tuple[int, int] | None = (size[0], size[1]) if size else None
+        self.seed: int | None = manifest["seed"]
+        self.prepared_digest: str | None = manifest["prepared_digest"]
+        self.augmented_digest: str | None = manifest["augmented_digest"]
+        self.n_features: int = manifest["n_features"]
+        self.counts: dict[str, int] = manifest["counts"]
+        self.digest: str = manifest["digest"]
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Return the features in directory; their values are read when arrays() is asked.
+
+        Raises:
+            DataError: there is no manifest, or it lacks something.
+        """
+        return cls(directory, read_manifest(directory, keys=_KEYS, stage=STAGE))
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of a split, float32 (n, n_features) on disk, and their labels, int64 (n,).
+
+        Args:
+            split: "train" (augmented copies included, after the originals) or "val".
+
+        Raises:
+            DataError: there are none, or a file is missing, cut short or of another shape.
+        """
+        if self.backbone is None or split not in SPLITS:
+            what = "no backbone was named" if self.backbone is None else f"splits are {', '.join(SPLITS)}"
+            raise DataError(f"{self.directory} has no features of {split!r}: {what}; see embed in params.yaml")
+        n_rows = self.counts[split]
+        features = self._load(f"{split}.npy", np.float32, (n_rows, self.n_features))
+        return features, self._load(f"{split}-labels.npy", np.int64, (n_rows,))
+
+    def rows(self, split: str) -> np.ndarray:
+        """Return where the pictures of arrays(split) are: int64 (n, 2), 0 prepared or 1 augmented, and the row there.
+
+        Raises:
+            DataError: as arrays().
+        """
+        return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 2))
+
+    def check_origin(self, *, prepared_digest: str, augmented_digest: str) -> None:
+        """Refuse features of other images than those at hand.
+
+        Raises:
+            DataError: the digests are not those of the data that the features were computed from.
+        """
+        pairs = {"prepared": (self.prepared_digest, prepared_digest)}
+        pairs["augmented"] = (self.augmented_digest, augmented_digest)
+        for name, (computed_from, here) in pairs.items():
+            if self.backbone is not None and computed_from != here:
+                raise DataError(f"{self.directory}: these are features of other {name} images; run `dvc repro embed`")
+
+    def _load(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        array = load_array(self.directory / name, dtype, shape, stage=STAGE, mmap=shape[0] > 0)
+        return array.view(np.ndarray)  # indexing np.memmap itself runs Python code on every call
+
+
+class FeaturesWriter:
+    """Write features as they are computed; used as a context manager, it removes what it wrote unless finish() ended.
+
+    Args:
+        directory: made if it does not exist; features in it are removed.
+
+    Raises:
+        DataError: (from every method) a file cannot be written, for example because the disk is full.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._digest = hashlib.sha256()
+        self._counts: dict[str, int] = {}
+        self._n_features = 0
+        self._written: list[Path] = []
+        self._finished = False
+        with write_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            # The old manifest goes first: a run that dies here must not leave it beside new arrays.
+            names = [MANIFEST, *(f"{split}{part}.npy" for split in SPLITS for part in ("", "-rows", "-labels"))]
+            for name in names:
+                (directory / name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+
+    def write(
+        self, split: str, blocks: Iterable[np.ndarray], *, n_features: int, rows: np.ndarray, labels: np.ndarray
+    ) -> None:
+        """Write the features of one split.
+
+        Written as a stream and not into a memory-mapped file: there a full disk kills the process without a word.
+
+        Args:
+            split: a name of SPLITS, each once.
+            blocks: float32 (any, n_features), in the order of rows, len(rows) together.
+            n_features: width of the features.
+            rows: see Features.rows.
+            labels: (n,), int.
+        """
+        n_rows = 0
+        with self._new_file(f"{split}.npy") as path, path.open("wb") as file:
+            file.write(_npy_header((len(rows), n_features)))
+            for block in blocks:
+                if block.dtype != np.float32 or block.shape[1:] != (n_features,):
+                    raise ValueError(f"got {block.dtype} {block.shape}, expected float32 (any, {n_features})")
+                content = np.ascontiguousarray(block).data
+                file.write(content)
+                self._digest.update(content)
+                n_rows += len(block)
+        if n_rows != len(rows) or n_rows != len(labels):
+            raise ValueError(f"{n_rows} features came for {len(rows)} rows and {len(labels)} labels")
+        for name, values in (("rows", rows), ("labels", labels)):
+            with self._new_file(f"{split}-{name}.npy") as path:
+                np.save(path, values.astype(np.int64), allow_pickle=False)
+            self._digest.update(values.astype(np.int64).tobytes())
+        self._counts[split], self._n_features = n_rows, n_features
+
+    def finish(self, **about: Any) -> dict[str, Any]:
+        """Write the manifest and return it.
+
+        Args:
+            about: backbone, weights, weights_origin, weights_sha256, image_size, seed, prepared_digest and
+                augmented_digest, and whatever else the stage wants to record; n_features, counts and digest are added
+                here.
+        """
+        whole = {**about, "n_features": self._n_features, "counts": self._counts}
+        # The path of a file of weights says nothing about the features; its sha256 does.
+        self._digest.update(json.dumps({**whole, "weights": None}, sort_keys=True).encode())
+        whole["digest"] = self._digest.hexdigest()
+        with self._new_file(MANIFEST) as path:
+            write_text(path, json.dumps(whole, indent=2, sort_keys=True) + "\n")
+        self._finished = True
+        return whole
+
+    @contextmanager
+    def _new_file(self, name: str) -> Iterator[Path]:
+        path = self.directory / name
+        self._written.append(path)
+        with write_errors(path):
+            yield path
+
+
+def write_none(directory: Path) -> None:
+    """Make directory a folder of features that says that no backbone was named.
+
+    It is the same whatever else the section `embed` says, so nothing that depends on it reruns.
+    """
+    with FeaturesWriter(directory) as writer:
+        writer.finish(**dict.fromkeys(_NONE_WITHOUT_BACKBONE))
+
+
+def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+    """Return at most max_images positions of training images, ascending; every class keeps its share.
+
+    Of a class, originals are taken before copies of them, and among each those whose hash of (seed, id) is smallest:
+    which images are chosen does not depend on their order, and added images replace few of the chosen ones.
+
+    Args:
+        ids: (n,), unique.
+        labels: (n,), int.
+        is_copy: (n,), bool.
+        max_images: at least one per class.
+        seed: another one chooses other images.
+
+    Raises:
+        ParamsError: max_images is smaller than the number of classes.
+    """
+    if max_images >= len(labels):
+        return np.arange(len(labels))
+    present, counts = np.unique(labels, return_counts=True)
+    if max_images < len(present):
+        raise ParamsError(
+            f"params.yaml: embed.max_images is {max_images}, fewer than the {len(present)} classes; raise it, or null "
+            f"for all {len(labels)} training images"
+        )
+    picked: list[int] = []
+    for label, share in zip(present, _shares(counts, max_images), strict=True):
+        members = np.flatnonzero(labels == label).tolist()
+        picked += sorted(members, key=lambda at: (bool(is_copy[at]), _hash(seed, ids[at])))[:share]
+    return np.sort(np.array(picked, np.int64))
+
+
+def _shares(counts: np.ndarray, total: int) -> list[int]:
+    """Return how many of each class make `total`: in proportion to counts, but at least one, by largest remainders."""
+    exact = counts * (total / counts.sum())
+    shares = np.maximum(np.floor(exact).astype(int), 1)
+    while shares.sum() != total:  # off by less than the number of classes
+        missing = int(np.sign(total - shares.sum()))
+        gap = np.where((shares + missing >= 1) & (shares + missing <= counts), missing * (exact - shares), -np.inf)
+        shares[int(gap.argmax())] += missing
+    return [int(share) for share in shares]
+
+
+def _hash(seed: int, identity: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{identity}".encode()).digest()
+
+
+def _npy_header(shape: tuple[int, int]) -> bytes:
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()

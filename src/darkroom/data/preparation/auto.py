@@ -1,0 +1,223 @@
+"""What a setting `auto` becomes: choices made from facts about the data, each with its reason. Plain values only."""
+
+import hashlib
+import heapq
+import statistics
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from darkroom.data.preparation.decoding import Rejected, convert, decode
+from darkroom.data.raw.layouts import RawImage, place, read_images, read_manifest
+from darkroom.errors import DataError
+from darkroom.files.archives import open_archive
+from darkroom.files.image_header import read_header
+from darkroom.project.text import shown
+
+EDGE_STEP = 32  # pixels: networks halve a picture up to five times
+
+LEAST_EDGE, GREATEST_EDGE = 32, 224
+
+LEAST_KEPT_EDGE = 16
+
+
+class ImageSize(NamedTuple):
+    """A chosen image size in pixels, and why."""
+
+    height: int
+    width: int
+    reason: str
+
+
+class ChosenColor(NamedTuple):
+    """ "grey" or "rgb", and why."""
+
+    value: str
+    reason: str
+
+
+def choose_image_size(sizes: Sequence[tuple[int, int]]) -> ImageSize:
+    """Return the size for pictures of these sizes (height, width), at least one.
+
+    Small pictures (edges of 16 to 224 pixels) that all have one size keep it: resizing would add nothing. Others become
+    squares: the median of their shorter sides, as a multiple of 32 between 32 and 224. Most networks were designed for
+    224, and the cost grows with the square of it.
+    """
+    n = len(sizes)
+    if len(set(sizes)) == 1 and min(sizes[0]) >= LEAST_KEPT_EDGE and max(sizes[0]) <= GREATEST_EDGE:
+        return ImageSize(*sizes[0], f"that of {_pictures(n, 'all ')}")
+    median = statistics.median_low([min(size) for size in sizes])
+    edge = (median + EDGE_STEP // 2) // EDGE_STEP * EDGE_STEP
+    edge = min(max(edge, LEAST_EDGE), GREATEST_EDGE)
+    return ImageSize(edge, edge, f"median shorter side {median} px of {_pictures(n)}")
+
+
+def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
+    """Return "grey" where no picture was found to be coloured, that is to have channels that differ, else "rgb".
+
+    Args:
+        n_pictures: how many were looked at.
+        colored: the name of a coloured one, quoted.
+    """
+    if colored is not None:
+        return ChosenColor("rgb", f"{colored} is coloured")
+    return ChosenColor("grey", f"no colour in {_pictures(n_pictures)}")
+
+
+def _pictures(n: int, which: str = "") -> str:
+    return "1 picture" if n == 1 else f"{which}{n} pictures"
+
+
+SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three
+
+_SMALL_PIXELS = 1 << 16  # decoding one takes less than a millisecond, and tells its size after EXIF orientation
+
+
+class Sample(NamedTuple):
+    """What some pictures are like.
+
+    Attributes:
+        sizes: (height, width) of each in pixels.
+        colored: the name, quoted, of the first whose channels differ; None where all are shades of grey.
+    """
+
+    sizes: list[tuple[int, int]]
+    colored: str | None
+
+
+class Form(NamedTuple):
+    """What every picture becomes: (height, width) in pixels, "grey" or "rgb", and why, for each that was `auto`."""
+
+    size: tuple[int, int]
+    color: str
+    reasons: dict[str, str]
+
+    def in_words(self) -> str:
+        """Return what was chosen, with its reasons, in one line."""
+        values = {"image_size": f"{self.size[0]}x{self.size[1]}", "color": self.color}
+        return ", ".join(f"{key} {values[key]} ({reason})" for key, reason in self.reasons.items())
+
+
+def choose_form(
+    directory: Path,
+    *,
+    image_size: Sequence[int] | Literal["auto"],
+    color: str,
+    max_archive_bytes: int,
+    max_image_bytes: int,
+    max_pixels: int,
+) -> Form:
+    """Return the form that params ask for; what is `auto` is chosen by a sample of data/raw.
+
+    New images of the drop folder play no role: they must not change the shape of a network that is in use.
+
+    Args:
+        image_size: (height, width) in pixels, or auto.
+        color: grey, rgb or auto.
+        directory, max_archive_bytes, max_image_bytes, max_pixels: see look().
+
+    Raises:
+        DataError: see look().
+    """
+    reasons: dict[str, str] = {}
+    if image_size == "auto" or color == "auto":
+        sample = look(
+            directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, max_pixels=max_pixels
+        )
+    if image_size == "auto":
+        height, width, reasons["image_size"] = choose_image_size(sample.sizes)
+    else:
+        height, width = (int(edge) for edge in image_size)
+    if color == "auto":
+        color, reasons["color"] = choose_color(n_pictures=len(sample.sizes), colored=sample.colored)
+    return Form((height, width), color, reasons)
+
+
+def look(
+    directory: Path, *, max_archive_bytes: int, max_image_bytes: int, max_pixels: int, n: int = SAMPLE_PICTURES
+) -> Sample:
+    """Return what n pictures of data/raw are like, the same ones every time; of official test pictures none is taken.
+
+    Which ones is decided by the hashes of their names. Of an archive with class folders only they are read.
+
+    Args:
+        directory, max_archive_bytes, max_image_bytes: see archives.read_images.
+        max_pixels: a picture with more is not decoded.
+        n: how many pictures; fewer where there are fewer, or where some are of no use.
+
+    Raises:
+        DataError: the data set cannot be read, or none of the pictures can be decoded.
+    """
+    sizes: list[tuple[int, int]] = []
+    colored: str | None = None
+    why = "there is none"
+    for name, data in _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
+        try:
+            size, found = _size_and_color(data, max_pixels=max_pixels, color_matters=colored is None)
+        except Rejected as reason:
+            why = f"{shown(name)}: {reason}"
+            continue
+        sizes.append(size)
+        colored = shown(name) if found and colored is None else colored
+    if not sizes:
+        raise DataError(f"{directory}: no picture can be decoded to choose preprocess.image_size and color from; {why}")
+    return Sample(sizes, colored)
+
+
+def _size_and_color(data: bytes | np.ndarray, *, max_pixels: int, color_matters: bool) -> tuple[tuple[int, int], bool]:
+    """Return (height, width), and whether channels differ, where that matters; big pictures are decoded only then."""
+    if isinstance(data, bytes) and not color_matters:
+        try:
+            width, height, _ = read_header(data)
+        except (struct.error, IndexError):
+            width = height = 0  # decode() will say why
+        if width * height > _SMALL_PIXELS:
+            return (height, width), False
+    if isinstance(data, np.ndarray):
+        pixels = convert(data, color="rgb")
+    else:
+        pixels = decode(data, color="rgb", max_pixels=max_pixels)
+    height, width = pixels.shape[:2]
+    same = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
+    return (height, width), not same
+
+
+def _sampled(
+    directory: Path, *, n: int, max_archive_bytes: int, max_image_bytes: int
+) -> Iterator[tuple[str, bytes | np.ndarray]]:
+    manifest = read_manifest(directory)
+    if manifest["layout"]["kind"] == "folders" and len(manifest["files"]) == 1:
+        path = directory / manifest["files"][0]["name"]
+        with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
+            placed = place(
+                ((entry.name, entry.is_dir) for entry in archive.entries),
+                where=path,
+                root=manifest["layout"].get("root"),
+            )
+            fit = (
+                (image.name, archive.entries[image.number])
+                for image in placed
+                if image.split != "test" and archive.entries[image.number].n_bytes <= max_image_bytes
+            )
+            # In the order of the archive: a compressed tar can only be read forward.
+            chosen = heapq.nsmallest(n, fit, key=lambda pair: _order(pair[0]))
+            for name, entry in sorted(chosen, key=lambda pair: pair[1].position):
+                yield name, archive.read(entry)
+        return
+    images = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
+    yield from heapq.nsmallest(n, _training_arrays(images), key=lambda pair: _order(pair[0]))
+
+
+def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:
+    for image in images:
+        if image.split == "test":  # they come last
+            return
+        if isinstance(image.data, np.ndarray):
+            yield image.name, image.data.copy()  # a view would keep its whole block in memory
+
+
+def _order(name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()

@@ -1,0 +1,1 @@
+"""What the stage evaluate writes: scores, predictions, plots and the report. Open candidates.py first."""

@@ -1,0 +1,55 @@
+"""One temperature that makes the confidence of a trained network agree with how often it is right."""
+
+import numpy as np
+
+from darkroom.errors import DataError
+from darkroom.evaluation.metrics.classification import check
+
+GREATEST = 20.0  # a network that wants more than this, or less than its inverse, says nothing about confidence
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature T > 0 at which softmax(logits / T) has the least cross-entropy (Guo et al. 2017).
+
+    Logits are known from probabilities up to a number per picture, which the softmax does not see. T > 1 softens the
+    answers of a network that is too sure of itself, T < 1 sharpens one that is too careful, as after label smoothing;
+    no answer changes its class. Where all are right, or no temperature is better than another, it is 1: how sure a
+    network may be cannot be learned from pictures on which it never errs.
+
+    Args:
+        probabilities: (n, classes), float, rows sum to 1; of pictures that were not trained on.
+        labels: (n,), int, in [0, classes).
+
+    Raises:
+        DataError: shapes disagree, or a row does not sum to 1 within 1e-3.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    check(probabilities, labels)
+    if (probabilities.argmax(axis=1) == labels).all():
+        return 1.0
+    logits, rows = _logits(probabilities), np.arange(len(labels))
+
+    def mean_loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    found = minimize_scalar(mean_loss, bounds=(-np.log(GREATEST), np.log(GREATEST)), method="bounded")
+    return float(np.exp(found.x)) if found.fun < mean_loss(0.0) else 1.0
+
+
+def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities that a network of these would give at a temperature: float64 (n, classes).
+
+    Raises:
+        DataError: the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise DataError(f"the temperature is {temperature}, expected a number above 0")
+    from scipy.special import softmax
+
+    return np.asarray(softmax(_logits(probabilities) / temperature, axis=1))
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(np.clip(probabilities.astype(np.float64), np.finfo(np.float32).tiny, None)))

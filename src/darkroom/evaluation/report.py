@@ -1,0 +1,197 @@
+"""Write what an evaluation found: tables for `dvc plots` and promotion, pictures, and one page that holds them all."""
+
+import csv
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from darkroom.data.arrays.dataset import SPLITS
+from darkroom.evaluation import figures
+from darkroom.evaluation.candidates import Candidate, WorstError, _data_uri
+from darkroom.evaluation.metrics import classification
+from darkroom.figures import grid
+from darkroom.files.writing import replacing
+
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart for the page, in both themes, and the words that stand for it."""
+
+    light: str
+    dark: str
+    alt: str
+
+
+def draw(
+    candidate: Candidate,
+    labels: np.ndarray,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    calibration_bins: int,
+    worst: Sequence[WorstError],
+) -> dict[str, Path]:
+    """Draw every picture of a candidate into folder and return their paths by name."""
+    recalls = [candidate.metrics["per_class"][name]["recall"] for name in classes]
+    drawn = _draw_outcome(candidate, labels, folder, classes=classes, calibration_bins=calibration_bins)
+    drawn["training_curves"] = figures.training_curves(
+        candidate.history, folder / "training_curves.png", best_epoch=candidate.run["best_epoch"]
+    )
+    drawn["recall"] = figures.class_scores(recalls, classes, folder / "recall.png", label="recall")
+    if worst:
+        titles = [f"{error.label}\nas {error.predicted}\n{error.confidence:.1%} sure" for error in worst]
+        heading = f"Worst errors of {candidate.name}: true class, predicted class and confidence"
+        images = [error.image for error in worst]
+        drawn["worst_errors"] = grid.image_grid(images, titles, folder / "worst_errors.png", heading=heading)
+    return drawn
+
+
+def _draw_outcome(
+    candidate: Candidate,
+    labels: np.ndarray,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    calibration_bins: int,
+    dark: bool = False,
+) -> dict[str, Path]:
+    counts = classification.confusion_matrix(candidate.probabilities.argmax(axis=1), labels, n_classes=len(classes))
+    curve = classification.reliability_curve(candidate.probabilities, labels, n_bins=calibration_bins)
+    ece = candidate.metrics["ece"]
+    return {
+        "confusion_matrix": figures.confusion_matrix(counts, classes, folder / "confusion_matrix.png", dark=dark),
+        "reliability": figures.reliability_diagram(curve, folder / "reliability.png", ece=ece, dark=dark),
+    }
+
+
+def render(
+    candidates: Sequence[Candidate],
+    labels: np.ndarray,
+    *,
+    winner: str,
+    manifest: Mapping[str, Any],
+    calibration_bins: int,
+    worst: Sequence[WorstError],
+    drawn: Mapping[str, Mapping[str, Path]],
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        candidates: at least one; compared in this order.
+        labels: (n,), the true classes of the test images.
+        winner: the name of the candidate that the page tells about in full.
+        manifest: of the prepared data.
+        worst: the winner's worst errors, worst first.
+        drawn: per candidate, what `draw` returned: the pictures for light screens; those for dark ones are drawn here.
+    """
+    best = next(candidate for candidate in candidates if candidate.name == winner)
+    classes: list[str] = manifest["classes"]
+    counts = classification.confusion_matrix(best.probabilities.argmax(axis=1), labels, n_classes=len(classes))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("darkroom.evaluation", ""),
+        autoescape=True,  # names of classes and files come from whoever made the data
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, number=_number, size=_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        dark = _draw_outcome(best, labels, folder, classes=classes, calibration_bins=calibration_bins, dark=True)
+        pictures = _pictures(best, counts, drawn[winner], dark)
+        curves = [(each.name, _curves(each, drawn[each.name]["training_curves"], folder)) for each in candidates]
+    return environment.get_template("report.html.j2").render(
+        candidates=candidates,
+        best=best,
+        manifest=manifest,
+        splits=SPLITS,
+        n_images=len(labels),
+        n_errors=int(len(labels) - np.trace(counts)),
+        confusions=_confusions(counts, classes),
+        pictures=pictures,
+        curves=curves,
+        worst=worst,
+        n_bins=calibration_bins,
+    )
+
+
+def write_plots(
+    candidate: Candidate, labels: np.ndarray, folder: Path, *, classes: Sequence[str], calibration_bins: int
+) -> None:
+    """Write into folder what `dvc plots` draws: confusion.csv, reliability.csv and per_class.csv."""
+    predicted = candidate.probabilities.argmax(axis=1)
+    confusion = [(classes[label], classes[answer]) for label, answer in zip(labels, predicted, strict=True)]
+    _write_csv(folder / "confusion.csv", ["actual", "predicted"], confusion)
+    curve = classification.reliability_curve(candidate.probabilities, labels, n_bins=calibration_bins)
+    full = curve["count"] > 0
+    columns = ["confidence", "accuracy", "count"]
+    _write_csv(folder / "reliability.csv", columns, zip(*(curve[name][full].tolist() for name in columns), strict=True))
+    scores = ["precision", "recall", "f1", "support"]
+    per_class = candidate.metrics["per_class"].items()
+    lines = [(name, *("" if found[key] is None else found[key] for key in scores)) for name, found in per_class]
+    _write_csv(folder / "per_class.csv", ["class", *scores], lines)
+
+
+def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(lines)
+
+
+def _pictures(
+    best: Candidate, counts: np.ndarray, light: Mapping[str, Path], dark: Mapping[str, Path]
+) -> dict[str, Picture]:
+    wrong = int(counts.sum() - np.trace(counts))
+    alts = {
+        "confusion_matrix": f"Confusion matrix of {len(counts)} classes: {wrong} of {counts.sum()} test images lie off "
+        "the diagonal. The commonest confusions are listed in the table.",
+        "reliability": "Reliability diagram: accuracy against confidence; the mean distance from the diagonal, "
+        f"weighted by images, is {best.metrics['ece']:.2%}.",
+    }
+    return {name: _picture(light[name], dark[name], alt) for name, alt in alts.items()}
+
+
+def _curves(candidate: Candidate, light: Path, folder: Path) -> Picture:
+    history = candidate.history
+    last = ", ".join(f"{name.replace('_', ' ')} {history[name][-1]:.4f}" for name in CURVES)
+    dark = figures.training_curves(
+        history, folder / f"{candidate.name}.png", best_epoch=candidate.run["best_epoch"], dark=True
+    )
+    alt = f"Loss and accuracy of {candidate.name} over {len(history['epoch'])} epochs; the last: {last}."
+    return _picture(light, dark, alt)
+
+
+def _picture(light: Path, dark: Path, alt: str) -> Picture:
+    return Picture(light=_data_uri(light.read_bytes()), dark=_data_uri(dark.read_bytes()), alt=alt)
+
+
+def _confusions(counts: np.ndarray, classes: Sequence[str], *, most: int = 8) -> list[dict[str, Any]]:
+    """Return the commonest confusions, commonest first."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(position), len(classes)) for position in order]
+    return [
+        {"label": classes[row], "predicted": classes[column], "count": int(wrong[row, column])}
+        for row, column in pairs
+        if wrong[row, column]
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"

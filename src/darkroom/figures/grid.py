@@ -1,0 +1,79 @@
+"""A grid of images with a caption each, as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from darkroom.errors import DataError
+from darkroom.figures.style import DPI, _clean, ink, save, style
+
+
+def image_grid(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str],
+    path: Path,
+    *,
+    n_columns: int = 8,
+    heading: str = "",
+    dark: bool = False,
+) -> Path:
+    """Draw images in rows of n_columns, each below its title (one or two lines), and return path.
+
+    Args:
+        images: each uint8, (H, W), (H, W, 1) or (H, W, 3) RGB; sizes may differ, the aspect ratio is kept.
+        titles: one per image; too long a line is cut with an ellipsis, characters are shown as they are (no TeX).
+
+    Raises:
+        DataError: there is no image, the counts disagree, or an image has another shape or dtype.
+    """
+    if len(images) == 0 or len(images) != len(titles):
+        raise DataError(
+            f"{path}: {len(images)} images and {len(titles)} titles, expected as many of both, at least one"
+        )
+    n_columns = max(1, min(n_columns, len(images)))
+    n_rows = -(-len(images) // n_columns)
+    cell, gap, margin, text_height = 1.15, 0.14, 0.14, 0.16
+    lines = max(title.count("\n") + 1 if title else 0 for title in titles)
+    head = 0.34 if heading else 0.0
+    row_height = cell + lines * text_height + gap
+    width = 2 * margin + n_columns * (cell + gap) - gap
+    height = 2 * margin + head + n_rows * row_height - gap
+    with style(dark=dark):
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        if heading:
+            axes.text(margin, margin, _clean(heading, int(width * 11)), va="top", weight="bold", parse_math=False)
+        for position, (image, title) in enumerate(zip(images, titles, strict=True)):
+            left = margin + position % n_columns * (cell + gap)
+            top = margin + head + position // n_columns * row_height
+            shown = "\n".join(_clean(line, 17) for line in title.split("\n"))
+            axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet", dark=dark), parse_math=False)
+            _place(axes, _rgb(image, path), left=left, top=top + lines * text_height, cell=cell)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set_aspect("auto")  # imshow sets its own; one unit is one inch in both directions here anyway
+        return save(figure, path)
+
+
+def _place(axes: Any, image: np.ndarray, *, left: float, top: float, cell: float) -> None:
+    height, width = image.shape[:2]
+    scale = cell / max(height, width)
+    high, wide = height * scale, width * scale
+    x, y = left + (cell - wide) / 2, top + (cell - high) / 2
+    enlarged = max(height, width) < cell * DPI  # small images keep their pixels visible, big ones are averaged
+    axes.imshow(image, extent=(x, x + wide, y + high, y), interpolation="nearest" if enlarged else "antialiased")
+
+
+def _rgb(image: np.ndarray, path: Path) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise DataError(
+            f"{path}: cannot draw an image of shape {image.shape} and type {image.dtype}; expected uint8 (H, W), "
+            "(H, W, 1) or (H, W, 3)"
+        )
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)

@@ -1,0 +1,96 @@
+"""Files that are whole or not there, what a disk refuses said in one line, and checksums. The standard library only."""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from darkroom.errors import DataError
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield where to write; without an error, that becomes `path`: a reader sees the old file or the new one.
+
+    The folder is made if it does not exist. The yielded name ends as `path` does, for what writes by the ending, and is
+    new: two processes that write one file do not write into each other's.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{token_hex(4)}-{path.name}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8: whole, or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def write_errors(path: Path, when: str = "") -> Iterator[None]:
+    """Turn an OSError into a DataError that names the path.
+
+    Args:
+        path: what is written.
+        when: added to the words that say what went wrong, with a space in front.
+
+    Raises:
+        DataError: says whether space is missing, or something else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            message = f"{path}: the disk (or a quota) is full{when}: {error.strerror}; free some space and run again"
+        else:
+            message = f"{path}: cannot be written{when}: {error.strerror or error}; mend that and run again"
+        raise DataError(message) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: Path, algorithm: str) -> str:
+    """Return the digest of a file in hex, by an algorithm of hashlib."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a stage wrote.
+
+    Raises:
+        DataError: the file is missing or no JSON.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def checksum(path: Path) -> str:
+    """Return the sha256 of a file that a stage wrote.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({error}); run `dvc repro` from the start")

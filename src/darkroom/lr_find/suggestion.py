@@ -1,0 +1,102 @@
+"""`darkroom lr-find`: the learning-rate test of a candidate, on the data that the stages have prepared."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.project.console import native_stderr_silenced
+from darkroom.project.params import ComputeParams, in_section, load_section
+from darkroom.training import recipe
+from darkroom.training.params import TrainParams
+
+
+def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[str, Any]:
+    """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the picture.
+
+    A candidate for transfer is tested with its head alone, on the features of `embed`: that is what its learning_rate
+    is for in every mode.
+
+    Args:
+        candidate: a section of `train`.
+        root: of the repository: params.yaml and data/ are read there.
+        n_steps: at least 10.
+        picture: the file to write.
+
+    Raises:
+        ParamsError: the candidate is unknown, or its settings do not fit the data.
+        DataError: the data are not prepared.
+        TrainingError: the loss falls at no rate, or the device is not there.
+    """
+    section = f"train.{candidate}"
+    with contextlib.chdir(root):
+        params = load_section(section, TrainParams).model_dump()
+        device = load_section("compute", ComputeParams).device
+    prepared, augmented = Dataset.open(root / "data" / "prepared"), Dataset.open(root / "data" / "augmented")
+    features = Features.open(root / "data" / "features") if recipe.transfer_mode(params) else None
+    if features is not None:
+        features.check_origin(
+            prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"]
+        )
+    data, shape = recipe.pictures(prepared, augmented), prepared.image_shape
+    with in_section(section):
+        recipe.check(params, data, image_shape=shape, features=features)
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_silenced():
+        from darkroom.lr_find import range_test
+        from darkroom.networks import build
+        from darkroom.networks.runtime import device as device_module
+        from darkroom.training.candidate import first_batch_size
+        from darkroom.training.variation_layer import with_draws
+
+        device_module.prepare(device)
+        with in_section(section):
+            policy = device_module.policy(params["precision"])
+    batch_size = params["batch_size"]
+    if batch_size == "auto":
+        batch_size = first_batch_size(recipe.n_training(params, data, features))
+    n_classes = len(data.classes)
+    if features is None:
+        network = recipe.build(params, image_shape=shape, n_classes=n_classes, policy=policy)
+        build.initialise_from_data(network, data.images, seed=params["seed"])
+    else:
+        data = recipe.vectors(features, data.classes)
+        network = recipe.build_head(params, n_features=features.n_features, n_classes=n_classes, policy=policy)
+    with tqdm(total=n_steps, leave=False, disable=not sys.stderr.isatty(), unit="step") as bar:
+        found = range_test.find(
+            with_draws(network, recipe.variation_of(params, data)),
+            lambda epoch: recipe.epoch_batches(params, data, batch_size=batch_size, epoch=epoch),
+            optimizer=lambda schedule: recipe.build_optimizer(params, learning_rate=schedule, policy=policy),
+            n_steps=n_steps,
+            label_smoothing=params["label_smoothing"],
+            on_step=lambda step, _: bar.update(step - bar.n),
+        )
+    from darkroom.lr_find.figure import learning_rate_test
+
+    heading = f"{candidate}: learning-rate test, {params['optimizer']['name']}, batches of {batch_size}"
+    learning_rate_test(
+        found.learning_rates,
+        found.losses,
+        found.smoothed,
+        picture,
+        suggestion=found.suggestion,
+        cautious=found.cautious,
+        greatest=found.greatest,
+        heading=heading,
+    )
+    return {
+        "candidate": candidate,
+        "suggestion": found.suggestion,
+        "cautious": found.cautious,
+        "greatest": found.greatest,
+        "now": params["learning_rate"],
+        "steps": len(found.losses),
+        "diverged": found.diverged,
+        "picture": str(picture),
+    }

@@ -1,0 +1,1 @@
+"""The log of predictions, and drift against the training images. Open drift.py first."""

@@ -1,0 +1,87 @@
+"""The picture of a comparison for drift: each measure of the reference and of the window, drawn over each other."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from darkroom.figures.style import WIDTH, ink, save, style
+from darkroom.monitoring.drift import Check, Report, Sample
+
+N_BINS = 40
+N_CLASSES = 10  # bars; of more classes the most shifted
+N_COLUMNS = 2
+
+
+def drift(
+    report: Report, reference: Sample, window: Sample, path: Path, *, heading: str = "", dark: bool = False
+) -> Path:
+    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict."""
+    n_rows = max(1, -(-len(report.checks) // N_COLUMNS))
+    with style(dark=dark):
+        figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
+        panels = figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat
+        for axes, check in zip(panels, report.checks, strict=False):
+            if check.name == "label":
+                _bars(axes, check, dark=dark)
+            else:
+                _outlines(axes, check, reference.measures[check.name], window.measures[check.name], dark=dark)
+            axes.set_title(f"{check.name}: {_verdict(check)}")
+        for axes in list(panels)[len(report.checks) :]:
+            axes.set_axis_off()
+        if heading:
+            figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet", dark=dark), parse_math=False)
+        faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+        sides = [Patch(facecolor=faint, edgecolor=first, label="reference"), Patch(color=second, label="window")]
+        figure.legend(handles=sides, loc="outside lower center", ncols=2)
+        return save(figure, path)
+
+
+def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray, *, dark: bool) -> None:
+    both = np.concatenate([reference, window])
+    low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)  # a few far ones would flatten the rest
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, N_BINS + 1)
+    shares = [
+        np.histogram(np.clip(values, low, high), edges)[0] / max(1, len(values)) for values in (reference, window)
+    ]
+    axes.stairs(shares[0], edges, fill=True, color=ink("faint", dark=dark))
+    axes.stairs(shares[0], edges, color=ink("first", dark=dark), linewidth=0.8)
+    axes.stairs(shares[1], edges, color=ink("second", dark=dark), linewidth=1.6)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_ylim(0)
+    axes.set_xlabel(_UNITS.get(check.name, check.name))
+
+
+def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
+    n = min(N_CLASSES, len(check.classes))
+    at = np.arange(n)
+    faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+    axes.barh(at - 0.2, check.reference[:n], height=0.38, color=faint, edgecolor=first, linewidth=0.8)
+    axes.barh(at + 0.2, check.window[:n], height=0.38, color=second)
+    axes.set_yticks(at, [name if len(name) <= 14 else f"{name[:13]}…" for name in check.classes[:n]], parse_math=False)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    more = f", the {n} most shifted of {len(check.classes)} classes" if len(check.classes) > n else ""
+    axes.set_xlabel(f"share of the images{more}")
+
+
+def _verdict(check: Check) -> str:
+    if check.drifted is None:
+        return "too few to tell"
+    return f"{'drifted' if check.drifted else 'as before'} (PSI {check.psi:.2f})"
+
+
+_UNITS = {
+    "brightness": "mean, 0 black to 1 white",
+    "contrast": "standard deviation, 0 to 0.5",
+    "sharpness": "variance of the Laplacian",
+    "size": "edge of a square of the same area, pixels",
+    "confidence": "probability of the answer",
+}

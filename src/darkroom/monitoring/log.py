@@ -1,0 +1,172 @@
+"""The log of answers: what a model was asked and said, as parquet files in one folder that many processes may share.
+
+A row never holds the picture, only its hash, its size and what can be measured on it. The measures are taken on the
+pixels that the network eats, so that every picture is measured at one size and a log compares with the training data.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from darkroom.errors import DataError
+from darkroom.files.writing import replacing, write_errors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+from darkroom.monitoring.measures import FEATURES
+
+COLUMNS = {  # and their types
+    "id": "string",  # sha256 of the image file's bytes, in hex
+    "time": "timestamp",  # of the answer, UTC
+    "version": "string",  # of the registered model
+    "label": "string",
+    "confidence": "float32",  # the probability of the label
+    **dict.fromkeys(FEATURES, "float32"),
+    "width": "int32",  # of the picture as it was sent, in pixels
+    "height": "int32",
+}
+
+_NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
+
+
+class PredictionLog:
+    """Collect rows and write them to new parquet files of a folder: `<utc time>-<pid>-<n>.parquet`, each whole.
+
+    Safe to share between threads. Use it as a context manager, or call close(): what was not flushed is lost with the
+    process.
+
+    Args:
+        folder: made with the first file.
+        max_rows: held in memory, at about 500 bytes each; with one more the file is written.
+        max_seconds: after so many since the first row was held, the next append writes the file.
+    """
+
+    def __init__(self, folder: Path, *, max_rows: int = 10_000, max_seconds: float = 60.0) -> None:
+        self.folder = folder
+        self._max_rows = max_rows
+        self._max_seconds = max_seconds
+        self._lock = threading.Lock()
+        self._rows: list[Mapping[str, Any]] = []
+        self._since = 0.0
+        self._n_files = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take rows with the keys of COLUMNS; `time` is an aware datetime.
+
+        Raises:
+            DataError: see flush; this call may be one that writes.
+        """
+        with self._lock:
+            if not self._rows:
+                self._since = time.monotonic()
+            self._rows.extend(rows)
+            due = len(self._rows) >= self._max_rows or time.monotonic() - self._since >= self._max_seconds
+        if due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held to a file of its own; nothing where nothing is held.
+
+        Raises:
+            DataError: the disk refuses. These rows are given up: a full disk must not fill the memory as well.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with self._lock:
+            rows, self._rows = self._rows, []
+            number, self._n_files = self._n_files, self._n_files + (1 if rows else 0)
+        if not rows:
+            return
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema())
+        path = self.folder / file_name(number)
+        with write_errors(path), replacing(path) as part:
+            pq.write_table(table, part, compression="zstd")
+
+    def close(self) -> None:
+        """Write what is held."""
+        self.flush()
+
+
+def read(folder: Path, since: datetime | None = None, until: datetime | None = None) -> "pa.Table":
+    """Return the rows of a log, oldest first, in the types of COLUMNS.
+
+    Args:
+        since: the first moment of the window, aware; None: from the beginning.
+        until: the first moment after the window, aware; None: to the end.
+
+    Raises:
+        DataError: there is no such folder, or a file in it is no part of a log.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; --log of `darkroom batch` or `darkroom serve` writes one")
+    window = [(">=", since)] if since else []
+    window += [("<", until)] if until else []
+    filters = [("time", comparison, pa.scalar(at, pa.timestamp("us", "UTC"))) for comparison, at in window] or None
+    tables = [schema().empty_table()]
+    for path in sorted(folder.glob("[!.]*.parquet")):
+        if since and _flushed(path) < since:  # so is every row in it; a year of files need not be opened for a day
+            continue
+        try:
+            table = pq.read_table(path, columns=list(COLUMNS), filters=filters, partitioning=None)
+            tables.append(table.cast(schema()))
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path} is no file of a prediction log ({reason}); remove it") from None
+    table = pa.concat_tables(tables)
+    return table.take(pc.sort_indices(table, sort_keys=[("time", "ascending"), ("id", "ascending")]))
+
+
+def schema() -> "pa.Schema":
+    """Return the schema of a log's files."""
+    import pyarrow as pa
+
+    kinds = {"string": pa.string(), "timestamp": pa.timestamp("us", "UTC")}
+    kinds |= {"float32": pa.float32(), "int32": pa.int32()}
+    return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+
+
+def file_name(number: int) -> str:
+    """Return the name of a new file of a log, for rows that all came before now.
+
+    Args:
+        number: different for each file of this process.
+    """
+    return f"{datetime.now(UTC).strftime(_NAME_TIME)}-{os.getpid()}-{number}.parquet"
+
+
+def keep_image(folder: Path, image_id: str, data: bytes) -> None:
+    """Write the bytes of an image to images/<first two digits>/<id> in a log's folder, unless they are there.
+
+    Raises:
+        DataError: the disk refuses.
+    """
+    path = folder / "images" / image_id[:2] / image_id
+    if not path.exists():
+        with write_errors(path), replacing(path) as part:
+            part.write_bytes(data)
+
+
+def _flushed(path: Path) -> datetime:
+    """Return the time in a file's name."""
+    try:
+        return datetime.strptime(path.name.partition("-")[0], _NAME_TIME).replace(tzinfo=UTC)
+    except ValueError:
+        raise DataError(f"{path} is no file of a prediction log; remove it, or name another folder") from None

@@ -1,0 +1,47 @@
+"""Measure what an image looks like: brightness, contrast, sharpness, size."""
+
+import struct
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from darkroom.files.image_header import read_header
+
+if TYPE_CHECKING:
+    pass
+
+FEATURES = ("brightness", "contrast", "sharpness")
+
+
+def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
+    """Return what a row holds about the picture: {width, height, **features(image)}.
+
+    Args:
+        data: of the image file. Its width and height are None where its header is not understood: a registered package
+            reads images with code of its own, which may know more formats.
+        image: as the network eats it; see features.
+    """
+    try:
+        width, height, _ = read_header(data)
+    except (struct.error, IndexError):
+        return {"width": None, "height": None, **features(image)}
+    return {"width": width, "height": height, **features(image)}
+
+
+def features(image: np.ndarray) -> dict[str, float]:
+    """Return what is measured on an image, uint8 (H, W, C) with C = 1 or 3 (RGB), as the network eats it.
+
+    brightness: mean of all values, in [0, 1].
+    contrast: their standard deviation, in [0, 0.5].
+    sharpness: variance of the Laplacian of the grey image, in squared grey levels (Pech-Pacheco et al. 2000); it
+        depends on the size of the image, so only images of one size compare.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image
+    mean, deviation = cv2.meanStdDev(image.reshape(-1))
+    _, edges = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))
+    return {
+        "brightness": float(mean[0, 0]) / 255,
+        "contrast": float(deviation[0, 0]) / 255,
+        "sharpness": float(edges[0, 0]) ** 2,
+    }

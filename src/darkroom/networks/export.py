@@ -1,0 +1,82 @@
+"""Save a trained network as Keras and ONNX files, and measure how far the two differ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from darkroom.errors import TrainingError
+from darkroom.networks.runtime.onnx_export import export_onnx
+
+PARITY_IMAGES = 256
+
+PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
+
+
+def check_backend() -> None:
+    """Refuse a Keras backend that cannot write ONNX.
+
+    Raises:
+        TrainingError: the active backend is not TensorFlow.
+    """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise TrainingError(f"KERAS_BACKEND={backend} cannot write the ONNX file to serve; expected tensorflow")
+
+
+def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dict[str, Any]) -> None:
+    """Write a deployable float32 model as model.keras and as ONNX with `metadata` inside (JSON under `darkroom`).
+
+    Raises:
+        TrainingError: the active Keras backend cannot write ONNX.
+    """
+    import onnx
+
+    model.save(keras_path)
+    check_backend()
+    model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
+    export_onnx(model, onnx_path)
+    graph = onnx.load(onnx_path)
+    graph.metadata_props.add(key="darkroom", value=json.dumps(metadata, sort_keys=True))
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    graph.producer_name = "darkroom"
+    onnx.checker.check_model(graph)
+    onnx.save(graph, onnx_path)
+
+
+def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> float:
+    """Return the greatest absolute difference between the probabilities of the model and of its ONNX file.
+
+    Args:
+        model: the deployable model that `onnx_path` was written from.
+        images: uint8 (n, H, W, C).
+    """
+    from darkroom.deployable.package import Package  # needs onnxruntime, which a machine that only trains does not have
+
+    return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())
+
+
+def export(model: keras.Model, directory: Path, *, metadata: dict[str, Any], images: np.ndarray) -> float:
+    """Write model.keras and model.onnx; return the greatest difference of their probabilities on the pictures.
+
+    Args:
+        model: as deployable returned it.
+        directory: made if it does not exist.
+        metadata: written into the ONNX file.
+        images: uint8 (n, H, W, C).
+
+    Raises:
+        TrainingError: the ONNX file does not say what the Keras model says.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    onnx_path = directory / "model.onnx"
+    save(model, keras_path=directory / "model.keras", onnx_path=onnx_path, metadata=metadata)
+    difference = onnx_difference(model, onnx_path, images)
+    if not difference <= PARITY_TOLERANCE:
+        raise TrainingError(
+            f"{onnx_path}: its probabilities differ from the Keras model's by up to {difference:.2g} on {len(images)} "
+            f"images, expected at most {PARITY_TOLERANCE:.0e}; the exported graph must not be deployed"
+        )
+    return difference

@@ -1,0 +1,1 @@
+"""Keras on this machine: device, precision, several devices, memory, ONNX export. Open device.py first."""

@@ -1,0 +1,1 @@
+"""What runs unattended: retraining and the removal of what is no longer needed. Open retrain.py first."""

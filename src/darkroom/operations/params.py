@@ -1,0 +1,95 @@
+"""The settings of scheduled retraining, read by `darkroom retrain` and, with all others, by `check`."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from darkroom.errors import ParamsError
+from darkroom.project.params import Section, load_section, read_params
+from darkroom.project.repository import repository_root
+
+Days = Annotated[float, Field(gt=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class NotifyParams(Section):
+    """Who hears what a retraining came to."""
+
+    command: Text | None
+    webhook: Text | None
+    timeout_seconds: int = Field(ge=1, le=600)
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_http(cls, webhook: str | None) -> str | None:
+        if webhook is not None and not webhook.startswith(("http://", "https://")):
+            raise ValueError("expected null, or a URL that begins with http:// or https://")
+        return webhook
+
+
+class RetrainParams(Section):
+    """The section `retrain` of params.yaml."""
+
+    mode: Literal["worktree", "experiment"]
+    min_new_images: int = Field(ge=1)
+    max_champion_age_days: Days | None
+    drift_log: Text | None
+    drift_days: Days
+    notify: NotifyParams
+
+
+@dataclass(frozen=True)
+class Order:
+    """One retraining: what is asked, and what of params.yaml it needs.
+
+    Attributes:
+        root: of the repository, and the current folder.
+        model: the registered name.
+        folders: download's sources of kind path, which DVC does not look at.
+        max_image_bytes: of preprocess.
+        force: run every stage anew, whether anything calls for it or not.
+        commit: dvc.lock and the .dvc files of new images, once it is through.
+        push: the commit and DVC's cache, too.
+    """
+
+    params: RetrainParams
+    root: Path
+    model: str
+    folders: Sequence[str]
+    max_image_bytes: int
+    force: bool = False
+    commit: bool = False
+    push: bool = False
+
+
+def ordered(*, force: bool, commit: bool, push: bool) -> Order:
+    """Return the order that params.yaml and these options give, and make the repository the current folder.
+
+    Raises:
+        ParamsError: params.yaml is wrong.
+    """
+    root = repository_root()
+    os.chdir(root)
+    params = load_section("retrain", RetrainParams)
+    values = read_params(root / "params.yaml")
+    try:
+        dataset = values["download"]["dataset"]
+        sources = dataset["sources"] if isinstance(dataset, dict) else []
+        return Order(
+            params=params,
+            root=root,
+            model=str(values["promote"]["registered_model"]),
+            folders=[str(source["path"]) for source in sources if source["kind"] == "path"],
+            max_image_bytes=int(values["preprocess"]["max_image_bytes"]),
+            force=force,
+            commit=commit or push,
+            push=push,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ParamsError(
+            f"{root / 'params.yaml'}: download, preprocess or promote is wrong ({error}); `dvc repro check` says where"
+        ) from None

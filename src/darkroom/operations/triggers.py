@@ -1,0 +1,231 @@
+"""What may call for a retraining: each trigger says whether it fired, with its numbers and a sentence."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from darkroom.errors import DataError
+from darkroom.files.writing import sha256_of
+
+FETCH_ANEW = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
+ALARMS = frozenset({"forced", "drift", "champion_age"})  # triggers of which somebody waits to hear
+ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """One reason to train, looked at: whether it fired, the sentence that says why or why not, and its numbers."""
+
+    name: str
+    fired: bool
+    reason: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def forced() -> Trigger:
+    """Return the trigger that a person pulled."""
+    return Trigger("forced", True, "A person asked for it (--force).")
+
+
+def unfinished(state: Mapping[str, Any]) -> Trigger:
+    """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
+    reason = f"The run of {state['started']} by {state['who']} did not finish; this one goes on."
+    return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
+
+
+def fired(looked: Sequence[Trigger]) -> frozenset[str]:
+    """Return the names of the triggers that fired, with those of an unfinished run: what called for that one does so
+    still."""
+    pulled = [trigger for trigger in looked if trigger.fired]
+    return frozenset(trigger.name for trigger in pulled).union(*(one.numbers.get("fired", ()) for one in pulled))
+
+
+def new_images(
+    found: Mapping[str, str], known: Mapping[str, str], prepared_ids: frozenset[str], *, minimum: int
+) -> Trigger:
+    """Return whether the folder of new images differs from what the last run knew, by content.
+
+    Args:
+        found: name (`<class>/...`) -> sha256 of the bytes, of every image that lies there now.
+        known: the same as the last run left it.
+        prepared_ids: sha256 of the bytes of every image of data/prepared: `dvc repro` by hand leaves no other record.
+        minimum: of images that are new or gone, for the trigger to fire.
+    """
+    new = [name for name, sha256 in found.items() if known.get(name) != sha256 and sha256 not in prepared_ids]
+    gone = [name for name in known if name not in found]
+    classes = dict(sorted(Counter(name.split("/", 1)[0] for name in new).items()))
+    numbers = {"new": len(new), "gone": len(gone), "minimum": minimum, "new_per_class": classes}
+    fired = len(new) + len(gone) >= minimum
+    if not new and not gone:
+        return Trigger("new_images", False, f"All {len(found)} images of data/incoming are known.", numbers)
+    listed = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:10])
+    what = f"{len(new)} new images in data/incoming" + (f" ({listed})" if listed else "")
+    what += f", {len(gone)} gone" if gone else ""
+    relation = "at least" if fired else "fewer than"
+    return Trigger("new_images", fired, f"{what}: {relation} retrain.min_new_images ({minimum}).", numbers)
+
+
+def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
+    """Return whether pictures outside the repository (download's sources of kind path) changed since the last run.
+
+    DVC does not look outside of the repository. A folder that no run has seen yet is taken as it is.
+
+    Args:
+        found: path -> fingerprint, as `fingerprint` returns it.
+        known: the same as the last run left it.
+    """
+    changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
+    if changed:
+        return Trigger("changed_source", True, f"Changed since the last run: {', '.join(changed)}.", {"paths": changed})
+    return Trigger("changed_source", False, f"{len(found)} sources outside of the repository, none changed.")
+
+
+def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) -> Trigger:
+    """Return whether the answer of `dvc status --json` names a stage that would run for a reason.
+
+    Fewer new images than retrain.min_new_images must not start a run by this door: a changed data/incoming alone is
+    left to `new_images`.
+
+    Args:
+        tried: this very state was trained as an experiment, which was not applied: dvc.lock stays behind.
+    """
+    changed = _changed(status)
+    numbers = {"stages": changed}
+    if not changed:
+        return Trigger("changed_stage", False, "Code, settings and data are those of dvc.lock.", numbers)
+    if tried:
+        reason = f"dvc.lock is behind ({', '.join(changed)}), and an experiment has tried exactly that."
+        return Trigger("changed_stage", False, reason, numbers)
+    first = "; ".join(f"{stage}: {', '.join(causes[:3])}" for stage, causes in list(changed.items())[:3])
+    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return Trigger("changed_stage", True, f"dvc.lock is behind: {first}{more}.", numbers)
+
+
+def champion_age(promoted: datetime | None, trained: datetime | None, *, now: datetime, limit: float | None) -> Trigger:
+    """Return whether neither a promotion nor a training happened for `limit` days; None: any age is right.
+
+    A retraining that kept the champion counts: the same data would give the same candidate every night.
+    """
+    last = max((moment for moment in (promoted, trained) if moment), default=None)
+    if limit is None or last is None:
+        reason = "There is no limit of age." if limit is None else "Nothing was trained or promoted yet."
+        return Trigger("champion_age", limit is not None, reason)
+    days = (now - last).total_seconds() / 86400
+    fired = days >= limit
+    relation = "at least" if fired else "less than"
+    reason = f"{days:.1f} days since the last promotion or training: {relation} max_champion_age_days ({limit:g})."
+    return Trigger("champion_age", fired, reason, {"days": round(days, 2), "limit": limit})
+
+
+def drift(report: Mapping[str, Any] | None) -> Trigger:
+    """Return whether a report of drift (drift.Report.as_dict, None: not looked at) says that there is some."""
+    if report is None:
+        return Trigger("drift", False, "There is no log of predictions (retrain.drift_log).")
+    numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
+    sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, none drifted."
+    return Trigger("drift", bool(report["drifted"]), sentence, numbers)
+
+
+def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
+    """Return a digest of what the work tree at `root` holds beside dvc.lock: the stages that changed, and by what.
+
+    `dvc status` says that a setting is modified, not to what: params.yaml, dvc.yaml and dvc.lock count as a whole.
+    """
+    paths = {"dvc.lock", "dvc.yaml", "params.yaml"}
+    for stage, said in status.items():
+        if not stage.startswith("data/incoming/"):
+            groups = [group for one in said if isinstance(one, Mapping) for group in one.values()]
+            paths.update(name for group in groups if isinstance(group, Mapping) for name in group)
+    digest = hashlib.sha256(json.dumps(_changed(status), sort_keys=True).encode())
+    for name in sorted(paths - {"data/incoming"}):
+        path = root / name
+        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else fingerprint(path)}".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """Return a digest of names, sizes and times of all files below a folder, or of one file; "absent" where none is."""
+    if not path.exists():
+        return "absent"
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            stat = file.stat()
+            digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def incoming_images(folder: Path, *, max_image_bytes: int) -> dict[str, str]:
+    """Return name -> sha256 of the bytes of every image in the folder of new images.
+
+    Raises:
+        DataError: what `preprocess` would refuse: a stray file, classes that differ by case alone.
+    """
+    from darkroom.data.raw.layouts import Oversized, read_folder
+
+    found = {}
+    for image in read_folder(folder, max_image_bytes=max_image_bytes) if folder.is_dir() else ():
+        # One that is too large to be read is told by its size: `preprocess` rejects it anyway.
+        content = f"{image.data.n_bytes} bytes".encode() if isinstance(image.data, Oversized) else image.data
+        found[image.name] = hashlib.sha256(bytes(content)).hexdigest()
+    return found
+
+
+def prepared_ids(prepared: Path) -> frozenset[str]:
+    """Return the sha256 of the bytes of every image of data/prepared; none where nothing is prepared."""
+    import pyarrow.parquet as pq
+
+    try:
+        return frozenset(pq.read_table(prepared / "index.parquet", columns=["id"]).column("id").to_pylist())
+    except (OSError, ValueError, KeyError):  # absent or damaged: then every image counts as new
+        return frozenset()
+
+
+def parse_status(text: str) -> dict[str, list[Any]]:
+    """Return what `dvc status --json` printed; warnings may stand before its line.
+
+    Raises:
+        DataError: there is no such line.
+    """
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    try:
+        return dict(json.loads(lines[-1]))
+    except (IndexError, ValueError):
+        raise DataError(f"`dvc status --json` answered {text[:200]!r}; run it by hand") from None
+
+
+def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
+    """Return stage -> why it would run, of those that would for a reason."""
+    return {
+        stage: causes
+        for stage, said in status.items()
+        if (causes := [cause for cause in map(_cause, said) if cause]) and not stage.startswith("data/incoming/")
+    }
+
+
+def _cause(said: Any) -> str | None:
+    """Return one entry of a stage's status in words, None for one that is no reason to train."""
+    if said == ALWAYS:
+        return None
+    if not isinstance(said, Mapping):
+        return str(said)
+    parts = []
+    for kind, entries in said.items():
+        if isinstance(entries, Mapping):
+            named = [_flat(name, how) for name, how in entries.items() if name != "data/incoming"]
+            parts += [name for name in named if name]
+        else:
+            parts.append(f"{kind} {entries}")
+    return ", ".join(parts) or None
+
+
+def _flat(name: str, how: Any) -> str:
+    if isinstance(how, Mapping):  # {"params.yaml": {"train.cnn.epochs": "modified"}}
+        return ", ".join(f"{key} {said}" for key, said in how.items())
+    return f"{name} {how}"

@@ -1,0 +1,95 @@
+"""DVC and git as a program calls them on this repository: logged, with their last error as one line."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from darkroom.errors import LockedError, TrainingError
+from darkroom.operations.logged_run import Ended, run_logged
+
+INCOMING = Path("data/incoming")
+BUSY = ("Unable to acquire lock", "it is being blocked by")  # DVC's words
+
+
+class Workspace:
+    """The work tree at `root`.
+
+    Args:
+        root: of the repository.
+        log: what the commands print is added to this file.
+        variables: set for the commands, over those of this process.
+        on_start: called with the number of each process.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+        on_start: Callable[[int], None] | None = None,
+    ) -> None:
+        self.root = root
+        self.log = log
+        # Stages are started by name: cron and systemd know nothing of an activated environment.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        self._environment = {**os.environ, "PATH": path, **(variables or {})}
+        self._on_start = on_start
+
+    def dvc(self, *arguments: str) -> Ended:
+        """Run a command of DVC; see `run`."""
+        return self.run([sys.executable, "-m", "dvc", *arguments], shown="dvc")
+
+    def git(self, *arguments: str, allowed: Sequence[int] = (0,)) -> Ended:
+        """Run a command of git; see `run`."""
+        return self.run(["git", *arguments], shown="git", allowed=allowed)
+
+    def run(self, command: Sequence[str], *, shown: str, allowed: Sequence[int] = (0,)) -> Ended:
+        """Return how a command ended.
+
+        Args:
+            shown: its name in errors.
+            allowed: the exit statuses that are no error.
+
+        Raises:
+            LockedError: another DVC command is at work here.
+            TrainingError: it ended with another status.
+        """
+        ended = run_logged(command, cwd=self.root, log=self.log, environment=self._environment, on_start=self._on_start)
+        if ended.status in allowed:
+            return ended
+        if any(words in ended.printed for words in BUSY):
+            raise LockedError(f"{shown}: another DVC command is at work here; try again when it is done")
+        last = command[3:] if shown == "dvc" else command[1:]
+        raise TrainingError(
+            f"`{shown} {' '.join(last)}` ended with {ended.status}: {ended.last_error}; all it printed is in {self.log}"
+        )
+
+    def stage_incoming(self) -> None:
+        """Make the .dvc files of new images known to git."""
+        if names := self._incoming():
+            self.git("add", "--", *names)
+
+    def unstage_incoming(self) -> None:
+        """Take back stage_incoming; outside of a git repository there is nothing to take back."""
+        self.git("reset", "--quiet", "--", INCOMING.as_posix(), allowed=(0, 128))
+
+    def commit(self, message: str) -> str | None:
+        """Commit dvc.lock and the .dvc files of new images, nothing else; return the commit, None if they are as they
+        were."""
+        paths = [name for name in ("dvc.lock", (INCOMING / ".gitignore").as_posix()) if (self.root / name).exists()]
+        paths += self._incoming()
+        self.git("add", "--", *paths)
+        if self.git("diff", "--cached", "--quiet", "--", *paths, allowed=(0, 1)).status == 0:
+            return None
+        self.git("commit", "--quiet", "--message", message, "--", *paths)
+        return self.git("rev-parse", "HEAD").printed.strip()
+
+    def push(self) -> None:
+        """Push DVC's cache, then git: a commit that others see must not name data that they cannot have."""
+        self.dvc("push")
+        self.git("push")
+
+    def _incoming(self) -> list[str]:
+        return [(INCOMING / path.name).as_posix() for path in sorted((self.root / INCOMING).glob("*.dvc"))]

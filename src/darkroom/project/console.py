@@ -1,0 +1,91 @@
+"""How a command of ours begins and ends: its path arguments, its log lines, its one-line errors and exit codes."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from dotenv import load_dotenv
+
+from darkroom.errors import DarkroomError
+from darkroom.project.repository import repository_root
+
+
+def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
+    """Return the stage's paths from the command line: one required option `--name` per name, each a Path.
+
+    dvc.yaml is the only place where a path is chosen, so there are no defaults.
+    """
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for name in names:
+        parser.add_argument(f"--{name.replace('_', '-')}", required=True, type=Path, metavar="PATH")
+    return parser.parse_args()
+
+
+def say(message: str) -> None:
+    """Write one line for a person to stderr; stdout is for machine-readable output."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def native_stderr_silenced() -> Iterator[None]:
+    """Keep what C libraries print away from the user; Python's own stderr stays. DARKROOM_DEBUG=1 shows all.
+
+    libjpeg and its like write a line per broken file, TensorFlow two screens of notices while it loads, all directly
+    to file descriptor 2 and some before any logging setting is read.
+    """
+    if os.environ.get("DARKROOM_DEBUG"):
+        yield
+        return
+    terminal, python = os.dup(2), sys.stderr
+    silence = os.open(os.devnull, os.O_WRONLY)
+    python.flush()
+    try:
+        with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
+            with suppress(OSError, ValueError):  # a stderr that is no file, as in some tests, needs no change
+                sys.stderr = kept if python.fileno() == 2 else python
+            os.dup2(silence, 2)
+            yield
+    finally:
+        sys.stderr = python
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(silence)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call main and exit: 0 when done, the error's own code with one line on stderr, 143 on SIGTERM, 130 on Ctrl-C.
+
+    SIGTERM is raised as SystemExit inside main, so that open runs are closed and temporary files removed.
+    Variables of a `.env` file at the root of the repository are set first: DVC starts stages without the user's shell
+    profile. Set DARKROOM_DEBUG=1, or pass --debug, for the traceback.
+    """
+    load_dotenv(repository_root() / ".env")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        main()
+    except DarkroomError as error:
+        if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
+            raise
+        say(f"error: {' '.join(str(error).split())}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output has what it wanted: `darkroom predict ... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:  # a full or read-only disk, a missing right
+        if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
+            raise
+        say(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _terminate(signum: int, _frame: object) -> NoReturn:
+    sys.exit(128 + signum)

@@ -1,0 +1,260 @@
+"""Load one section of params.yaml into its pydantic model, with errors that name the key."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from darkroom.errors import ParamsError
+
+if TYPE_CHECKING:
+    pass
+
+PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
+
+# The list of candidates, the sections of the stages (`check` reads all and has none), and compute.
+SECTIONS = (  # in the order of the flow
+    *("candidates", "download", "preprocess", "augment", "embed", "tune", "train", "evaluate", "promote"),
+    *("retrain", "compute"),
+)
+
+EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
+
+
+class Section(BaseModel):
+    """Base of the params models: frozen, strict about types, and closed to unknown keys. No field has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ComputeParams(Section):
+    """The section `compute`: how results are computed, never what they are. No stage reruns because of it."""
+
+    backend: Literal["auto", "threading", "loky", "ray", "dask"]
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"]
+    cluster: Annotated[str, Field(min_length=1)] | None
+    device: Literal["auto", "cpu", "gpu"]
+
+    @field_validator("cluster")
+    @classmethod
+    def _used(cls, cluster: str | None, info: ValidationInfo) -> str | None:
+        backend = info.data.get("backend")
+        if cluster is not None and backend in ("auto", "threading", "loky"):
+            raise ValueError(f"expected null, because compute.backend {backend} works on this machine")
+        return cluster
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def load_section(name: str, model: type[SectionT]) -> SectionT:
+    """Return the section `name` ("augment", "train.cnn") of ./params.yaml as its model.
+
+    Raises:
+        ParamsError: the file or section is missing or not a mapping, another section is unknown, or a key is unknown,
+            missing, mistyped or out of range; the message names the key and what is known or expected.
+    """
+    values: Any = _checked_params()
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            known = ", ".join(sorted(values)) if isinstance(values, dict) and values else "none"
+            raise ParamsError(f"{PARAMS_FILE}: there is no section {name!r}; sections here: {known}")
+        values = values[part]
+    if not isinstance(values, dict):
+        raise ParamsError(f"{PARAMS_FILE}: {name} is {values!r}, expected a mapping of keys to values")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError(f"{PARAMS_FILE}: {explain(name, model, error)}") from None
+
+
+@contextmanager
+def in_section(name: str) -> Iterator[None]:
+    """Say of a ParamsError of a function that does not know of params.yaml which section it speaks of.
+
+    Raises:
+        ParamsError: with the file and the section in front.
+    """
+    try:
+        yield
+    except ParamsError as error:
+        raise ParamsError(f"{PARAMS_FILE}: {name}: {error}") from None
+
+
+def load_candidates() -> list[str]:
+    """Return `candidates` of ./params.yaml: the sections of train that are trained, evaluated and compared.
+
+    Raises:
+        ParamsError: it is missing or no list of names, is empty, names one twice, or one that train has no section for.
+    """
+    values = _checked_params()
+    if "candidates" not in values:
+        raise ParamsError(f"{PARAMS_FILE}: there is no 'candidates': {EXPECTED_CANDIDATES}")
+    return _candidates(values)
+
+
+def _candidates(values: dict[str, Any]) -> list[str]:
+    named, sections = values["candidates"], values.get("train")
+    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
+        raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {EXPECTED_CANDIDATES}")
+    known = [str(name) for name in sections] if isinstance(sections, dict) else []
+    for name in named:
+        if not re.fullmatch(r"[\w-]+", name):  # it names a folder of models/ and a stage of DVC
+            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r}: expected letters, digits, _ and - alone")
+        if named.count(name) > 1:
+            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r} twice; name each candidate once")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ParamsError(
+                f"{PARAMS_FILE}: candidates names {name!r}, but train has no section of that name; "
+                f"sections of train: {', '.join(known) or 'none'}{hint}"
+            )
+    return list(named)
+
+
+def _checked_params() -> dict[str, Any]:
+    """Return ./params.yaml, refusing sections that no stage reads and candidates that train has no section for.
+
+    Every stage refuses such candidates: DVC itself notices only after it has trained the others.
+    """
+    values = read_params(PARAMS_FILE)
+    if unknown := sorted(str(key) for key in values if key not in SECTIONS):
+        known = ", ".join(SECTIONS)
+        raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
+    if "candidates" in values and "train" in values:
+        _candidates(values)
+    return values
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """Return the whole params file as a plain dict.
+
+    Raises:
+        ParamsError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: there is no such file; `darkroom use mnist` writes one from the presets") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path}: expected sections (download, preprocess, ...), found {type(values).__name__}")
+    return values
+
+
+def explain(section: str, model: type[BaseModel], error: ValidationError) -> str:
+    """Return the first problem of a validation error as one sentence; unknown keys come first, they cause the rest."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    keys, owner = _keys(model, first["loc"])
+    *parents, key = keys or [""]
+    where = ".".join([section, *parents])
+    if first["type"] == "extra_forbidden":
+        known = f"; known keys: {', '.join(sorted(owner.model_fields))}" if owner else ""
+        return f"{where} has an unknown key {key!r}{known}"
+    if first["type"] == "missing":
+        return f"{where} lacks the key {key!r}"
+    whole = ".".join([section, *keys])
+    if first["type"] == "union_tag_not_found":
+        return f"{whole} lacks the key {first['ctx']['discriminator']}"
+    if first["type"] == "union_tag_invalid":
+        context = first["ctx"]
+        kind = context["discriminator"].strip("'")
+        return f"{whole}.{kind} is {context['tag']!r}: expected one of {context['expected_tags']}"
+    same = [problem["msg"] for problem in problems if _keys(model, problem["loc"])[0] == keys]
+    return f"{whole} is {_shortened(first['input'])}: {_joined(same)}"
+
+
+def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """Return the parts of a location that are keys of the file, and the model that has the last of them, if known.
+
+    Where a value may be of several types, pydantic adds a part of its own that names the type it tried.
+    """
+    found: list[str] = []
+    kind: Any = model
+    owner: type[BaseModel] | None = None
+    for part in loc:
+        options = _options(kind)
+        if len(options) > 1:
+            tried = [option for option in options if _is_called(option, str(part))]
+            kind = tried[0] if tried else None
+            continue
+        kind = options[0]
+        owner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        found.append(str(part))
+        if owner:
+            field = owner.model_fields.get(str(part))
+            kind = field.annotation if field else None
+        else:  # of list[X] and dict[str, X] the content
+            kind = (get_args(kind) or (None,))[-1]
+    return found, owner
+
+
+def _options(kind: Any) -> list[Any]:
+    """Return the types that an annotation allows, but None: pydantic gives a location no part for `X | None`."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        options = [option for option in get_args(kind) if option is not type(None)]
+        return options if len(options) > 1 else _options(options[0])
+    return [kind]
+
+
+def _is_called(option: Any, part: str) -> bool:
+    """Return whether the part names this model among several: by class, or by the tag that only it allows."""
+    kind = _options(option)[0]
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return False
+    return kind.__name__ == part or any(
+        get_origin(field.annotation) is Literal and part in get_args(field.annotation)
+        for field in kind.model_fields.values()
+    )
+
+
+def _joined(messages: list[str]) -> str:
+    """Return one message as it is, several as alternatives: "expected a valid integer or 'auto'"."""
+    messages = [_in_our_words(message.removeprefix("Value error, ")) for message in dict.fromkeys(messages)]
+    if len(messages) == 1:
+        return messages[0][0].lower() + messages[0][1:]
+    return "expected " + " or ".join(message.removeprefix("Input should be ") for message in messages)
+
+
+def _in_our_words(message: str) -> str:
+    """Return a message without pydantic's words for a mapping, which name classes of Python."""
+    kinds = r"a valid dictionary( or instance of \w+| or object to extract fields from)?"
+    return re.sub(kinds, "a mapping of keys to values", message)
+
+
+def _shortened(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
+def digest(values: Any) -> str:
+    """Return the sha256 of values (anything JSON can hold) in canonical JSON: equal values give equal digests."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as dotted keys and text values: strings as they are, everything else as JSON."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{name}."))
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[name] = text if len(text) <= 6000 else f"{text[:5990]}..."  # MLflow's limit; params.yaml has it whole
+    return flat

@@ -1,0 +1,53 @@
+"""Texts for people: names on one line, URIs without passwords, the nearest known word."""
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def shown(name: str) -> str:
+    """Return the name in quotes, on one line."""
+    return f"'{escaped(name)}'"
+
+
+def escaped(name: str) -> str:
+    """Return the name with newlines and what else cannot be printed spelled out: one line, whatever the name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def utf8(name: str) -> str:
+    r"""Return the name with bytes that are not UTF-8 (which Python keeps as surrogates) spelled out as "\udcNN"."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def redact(uri: str) -> str:
+    """Return the URI without its password, wherever it stands: before the host, or behind `?`."""
+    uri = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", uri)
+    return re.sub(r"([?&](?:password|passwd|pwd|token)=)[^&\s]*", r"\1***", uri)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what a store's error says, without passwords, and at most 300 characters of it."""
+    return redact(first_line(error)[:300])
+
+
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'x'?" with the known word that is nearest, or nothing if none is near.
+
+    Args:
+        word: what came.
+        known: what may come.
+        cutoff: least similarity of a near word, in [0, 1] (difflib.SequenceMatcher.ratio).
+    """
+    near = get_close_matches(word, known, n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,118 @@
+"""Decide whether a candidate takes the champion's place. Pure: arrays in, a decision with its reasons out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from darkroom.errors import DataError
+from darkroom.promotion import gates
+from darkroom.promotion.gates import Verdict, not_applicable
+from darkroom.promotion.params import Gates
+from darkroom.promotion.slices import Slice
+
+SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed
+LATENCY = "latency of one image (p95)"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether to promote, why (full sentences with numbers), and what every gate says as plain values for JSON.
+
+    Attributes:
+        tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
+    """
+
+    promote: bool
+    reasons: list[str]
+    tests: dict[str, Any]
+
+
+def decide(
+    candidate: np.ndarray,
+    champion: np.ndarray | None,
+    *,
+    labels: np.ndarray,
+    slices: Sequence[Slice],
+    metrics: Mapping[str, float],
+    rule: Gates,
+) -> Decision:
+    """Return the decision about a candidate: it is promoted if no gate fails.
+
+    Gates that compare with the champion do not apply where there is none. Parity does not apply yet: it is a property
+    of the registered version, which exists only once everything else is passed.
+
+    Args:
+        candidate: (n,), bool: the image was classified correctly.
+        champion: (n,), bool, the same images in the same order; None if there is no champion.
+        labels: (n,), str, the true classes.
+        slices: of the same images.
+        metrics: ece, latency_ms_p95 and model_bytes of the candidate; only those with a limit are looked at.
+
+    Raises:
+        DataError: no images, arrays differ in shape, or a metric with a limit is missing.
+    """
+    if candidate.ndim != 1 or len(candidate) == 0:
+        raise DataError(f"the candidate was scored on an array of shape {candidate.shape}, expected (n,) with n >= 1")
+    if labels.shape != candidate.shape:
+        raise DataError(f"there are labels of shape {labels.shape} for {len(candidate)} images")
+    verdicts = _verdicts(candidate, champion, labels=labels, slices=slices, metrics=metrics, rule=rule)
+    promote = all(verdict.status != "failed" for verdict in verdicts.values())
+    return Decision(promote, _reasons(verdicts), {name: verdict.as_dict() for name, verdict in verdicts.items()})
+
+
+def _verdicts(
+    candidate: np.ndarray,
+    champion: np.ndarray | None,
+    *,
+    labels: np.ndarray,
+    slices: Sequence[Slice],
+    metrics: Mapping[str, float],
+    rule: Gates,
+) -> dict[str, Verdict]:
+    asked: dict[str, Callable[[Any], Verdict]] = {
+        "min_test_images": lambda limit: gates.enough_images(len(candidate), limit=limit),
+        "min_test_accuracy": lambda limit: gates.floor(candidate, limit=limit),
+        "max_ece": lambda limit: _at_most("ece", metrics, limit, what="expected calibration error"),
+        "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
+        "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
+        "max_parity_difference": lambda _: not_applicable(
+            "Parity is checked on the registered version; there is none."
+        ),
+    }
+    comparing: dict[str, Callable[[Any, np.ndarray], Verdict]] = {
+        "champion": lambda gate, current: gates.champion(candidate, current, **gate.model_dump()),
+        "class_recall": lambda gate, current: gates.class_recall(candidate, current, labels, **gate.model_dump()),
+        "slice_accuracy": lambda gate, current: gates.slice_accuracy(
+            candidate, current, slices, **gate.model_dump(exclude={"by"})
+        ),
+    }
+    verdicts = {}
+    for name in Gates.model_fields:
+        gate = getattr(rule, name)
+        if gate is None:
+            verdicts[name] = gates.off(name)
+        elif name in asked:
+            verdicts[name] = asked[name](gate)
+        elif champion is None:
+            verdicts[name] = not_applicable("There is no champion to compare with.")
+        else:
+            verdicts[name] = comparing[name](gate, champion)
+    return verdicts
+
+
+def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str, unit: str = "") -> Verdict:
+    if name not in metrics:
+        raise DataError(f"the evaluation has no {name}, and promote limits it; run `dvc repro --force evaluate`")
+    return gates.at_most(name, metrics[name], limit=limit, what=what, unit=unit)
+
+
+def _reasons(verdicts: Mapping[str, Verdict]) -> list[str]:
+    """Return floor and comparison in full, then whatever else failed, then the names of the rest that passed."""
+    others = [(name, verdict) for name, verdict in verdicts.items() if name not in SAID]
+    reasons = [verdicts[name].sentence for name in SAID]
+    reasons += [verdict.sentence for _, verdict in others if verdict.status == "failed"]
+    if passed := [name for name, verdict in others if verdict.status == "passed"]:
+        reasons.append(f"Passed as well: {', '.join(passed)}.")
+    return reasons

@@ -1,0 +1,172 @@
+"""The model card of a registered version (Mitchell et al. 2019): what it is for, what it was tested on, where it ends.
+
+Every sentence follows from a recorded fact; nothing is said that nobody measured.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jinja2
+
+from darkroom.data.arrays.dataset import SPLITS
+
+CLASSES_IN_A_ROW = 12  # named in a sentence
+CLASSES_IN_TABLE = 50  # of more, those with the worst recall
+LINEAGE = {
+    "git.commit": "Git commit",
+    "data.digest": "Training data digest",
+    "params.digest": "Settings digest",
+    "dvc.lock.digest": "dvc.lock digest",
+    "test_ids_sha256": "Test images digest",
+    "sha256/artifacts/model.onnx": "model.onnx sha256",
+}
+COLORS = {"grey": "grey", "rgb": "colour"}
+
+
+class Card(NamedTuple):
+    """A model card as a Markdown file, as one self-contained HTML page, and in a few lines of Markdown."""
+
+    markdown: str
+    html: str
+    short: str
+
+
+def render(
+    *,
+    name: str,
+    version: str,
+    created: str,
+    model: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    promotion: Mapping[str, Any],
+    data: Mapping[str, Any],
+    source: Mapping[str, Any] | None,
+    tags: Mapping[str, str],
+    run_id: str | None,
+) -> Card:
+    """Return the card of a version.
+
+    Args:
+        name, version: as registered.
+        created: when, ISO 8601.
+        model: the metadata of its package: classes, image_shape, color, and abstain_below if it has one.
+        metrics: of the model, from evaluation.json.
+        promotion: promotion.json: decision, reasons, champion_before, tests by gate.
+        data: manifest.json of the prepared data.
+        source: manifest.json of the downloaded data; None if there is none.
+        tags: of the version: its lineage.
+        run_id: of its training.
+    """
+    facts = {
+        "name": name,
+        "version": version,
+        "created": created,
+        "model": model,
+        "metrics": metrics,
+        "promotion": promotion,
+        "data": data,
+        "source": source or {},
+        "n_test": sum(data["counts"]["test"].values()),
+        "gates": _gates(promotion.get("tests", {})),
+        "uses": _uses(model, data["dataset"]),
+        "limits": _limits(model, metrics, data),
+        "classes": _worst_classes(metrics.get("per_class", {})),
+        "lineage": {label: tags[key] for key, label in LINEAGE.items() if key in tags},
+        "dirty": tags.get("git.dirty") == "true",
+        "candidate": tags.get("candidate", ""),
+        "run_id": run_id,
+    }
+    environment = _environment()
+    templates = ("model_card.md.j2", "model_card.html.j2", "model_card_short.md.j2")
+    return Card(*(environment.get_template(template).render(facts) for template in templates))
+
+
+def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
+    """Return what the model is for."""
+    classes, (height, width, _) = model["classes"], model["image_shape"]
+    return [
+        f"It says to which of {len(classes)} classes a still picture belongs: {_listed(classes)}.",
+        f"It expects pictures like those of {dataset}. Any size is accepted: pictures are resized to {width} x "
+        f"{height} pixels without crop, in {COLORS[model['color']]}.",
+    ]
+
+
+def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Return where the model ends, as far as it is known."""
+    threshold = model.get("abstain_below")
+    limits = [
+        "It knows no other class: a picture of anything else gets one of these labels"
+        + (
+            f", unless its probability is below {threshold:g}: such answers are marked as abstained."
+            if threshold is not None
+            else " too. It never abstains."
+        )
+    ]
+    limits.append("The aspect ratio of a picture is not kept; details finer than the resized picture are lost.")
+    if model["color"] == "grey":
+        limits.append("Colour plays no role: pictures are turned into grey.")
+    if worst := _worst_classes(metrics.get("per_class", {}))[:1]:
+        label, scores = worst[0]
+        limits.append(
+            f"It is weakest on {label!r}: of {scores['support']:,} test images of it, {scores['recall']:.1%} are found."
+        )
+    if "ece" in metrics:
+        limits.append(
+            f"Its probabilities are off by {100 * metrics['ece']:.1f} points on average (expected calibration error)."
+        )
+    counts = data["counts"]["test"]
+    if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
+        limits.append(f"Fewer than 30 test images speak for {_listed(few)}: what is said of these is a guess.")
+    limits.append(
+        f"All figures are of {sum(counts.values()):,} test images of {data['dataset']}; how it does on pictures from "
+        "elsewhere was not measured."
+    )
+    return limits
+
+
+def _gates(tests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Return (gate, status, sentence) of every gate."""
+    return [
+        (name.replace("_", " "), str(said.get("status", "")).replace("_", " "), str(said.get("sentence", "")))
+        for name, said in tests.items()
+    ]
+
+
+def _worst_classes(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the classes that have test images, the one with the lowest recall first."""
+    tested = [(label, scores) for label, scores in per_class.items() if scores["support"]]
+    return sorted(tested, key=lambda item: (item[1]["recall"], item[0]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:CLASSES_IN_A_ROW])
+    return shown if len(names) <= CLASSES_IN_A_ROW else f"{shown} and {len(names) - CLASSES_IN_A_ROW} more"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("darkroom.promotion", ""),
+        # Names of classes and files come from whoever made the data; in Markdown the filter md escapes them.
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(percent=_percent, number=_number, md=_markdown)
+    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS, splits=SPLITS)
+    return environment
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{fraction:.2%}"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def _markdown(text: object) -> str:
+    """Return text as Markdown shows it literally, on one line, in tables too."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$])", r"\\\1", " ".join(str(text).split()))

@@ -1,0 +1,51 @@
+"""The gates of `promote` in params.yaml, each with its limits: a candidate must pass all of them; null is off."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from darkroom.project.params import Section
+
+Attribute = Literal["brightness", "size", "source", "incoming"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Level = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ChampionGate(Section):
+    """gates.champion."""
+
+    margin: Annotated[float, Field(ge=0, lt=1)]
+    alpha: Level
+    bootstrap_samples: Count
+    seed: Annotated[int, Field(ge=0)]
+
+
+class ClassRecallGate(Section):
+    """gates.class_recall."""
+
+    max_drop: Share
+    alpha: Level
+
+
+class SliceAccuracyGate(Section):
+    """gates.slice_accuracy; see slices.py for the attributes."""
+
+    by: Annotated[list[Attribute], Field(min_length=1)]
+    max_drop: Share
+    alpha: Level
+    min_images: Count
+
+
+class Gates(Section):
+    """All gates; accuracies, recalls and their differences are in [0, 1], `alpha` is a level of significance."""
+
+    min_test_images: Count | None
+    min_test_accuracy: Share | None
+    champion: ChampionGate | None
+    class_recall: ClassRecallGate | None
+    slice_accuracy: SliceAccuracyGate | None
+    max_ece: Share | None
+    max_latency_ms_p95: Annotated[float, Field(gt=0)] | None
+    max_model_bytes: Count | None
+    max_parity_difference: Annotated[float, Field(gt=0, le=1)] | None

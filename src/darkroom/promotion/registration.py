@@ -1,0 +1,103 @@
+"""A winner as a registered version: its lineage, the proof that it answers as it was evaluated, its model card."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from darkroom.files.writing import read_json
+from darkroom.promotion import model_card
+from darkroom.promotion.decision import Decision
+from darkroom.promotion.gates import parity
+from darkroom.promotion.winner import Winner
+from darkroom.registry import aliases
+from darkroom.registry import register as register_module
+from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.versions import load
+from darkroom.tracking import runs
+from darkroom.tracking.provenance import LINEAGE, lineage_tags, lock_digest
+
+N_VERIFIED = 64  # test images that the registered version must answer as evaluated
+PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
+
+
+def register(name: str, winner: Winner, *, lock: Path) -> Version:
+    """Return the winner as a new version of the registered model `name`, with the lineage of its training.
+
+    Args:
+        lock: dvc.lock, which says of every stage what it read.
+    """
+    trained = read_json(winner.onnx.with_name("run.json"))
+    lineage = lineage_tags(
+        data_digest=trained["data_digest"], params_digest=trained["params_digest"], candidate=winner.name
+    ) | {"git.commit": trained["git_commit"], "git.dirty": str(trained["git_dirty"]).lower()}
+    model_uri, run_tags = runs.package(
+        trained["model_uri"],
+        run_id=trained["run_id"],
+        experiment=trained["experiment"],
+        onnx_path=winner.onnx,
+        tags=lineage,
+    )
+    return register_module.register(
+        name,
+        model_uri=model_uri,
+        model_sha256=winner.model_sha256,
+        tags={
+            **lineage,
+            **{key: run_tags[key] for key in LINEAGE if key in run_tags},
+            "dvc.lock.digest": lock_digest(lock),
+            "test_accuracy": str(winner.metrics["test_accuracy"]),
+            "test_ids_sha256": winner.test_ids_sha256,
+        },
+    )
+
+
+def verified(version: Version, winner: Winner, decision: Decision, *, limit: float | None) -> Decision:
+    """Return the decision with the proof that a consumer gets from the version what was evaluated.
+
+    Args:
+        limit: the largest difference of a probability; None proves nothing.
+
+    Raises:
+        RegistryError: it cannot be loaded, or answers otherwise; that is no matter of degree, as other gates are.
+    """
+    if limit is None:
+        return decision
+    answers = winner.answers()
+    dataset, rows = winner.test_images(answers)
+    rows = rows[:N_VERIFIED]
+    expected = answers.probabilities[:N_VERIFIED]
+    difference = register_module.verify(version, dataset.images[rows], expected, tolerance=limit)
+    proof = parity(difference, limit=limit, n_images=len(rows)).as_dict()
+    return replace(decision, tests={**decision.tests, PARITY: proof})
+
+
+def awaits_approval(version: Version, registered: Registered, decision: Decision) -> bool:
+    """Return whether the version is the challenger of today's champion already, and was verified as such."""
+    against = registered.aliases.get("champion", aliases.NOBODY)
+    challenges = (
+        registered.aliases.get("challenger") == version.version and version.tags.get(aliases.AGAINST) == against
+    )
+    return challenges and decision.tests[PARITY]["status"] in ("passed", "off")
+
+
+def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> None:
+    """Keep a model card with the version that is about to take its place.
+
+    Args:
+        promotion: what reports/promotion.json is going to say.
+    """
+    downloaded = winner.raw / "manifest.json"
+    card = model_card.render(
+        name=version.name,
+        version=version.version,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=load(version).metadata,
+        metrics=winner.metrics,
+        promotion=promotion | {"decision": "passed_all_gates"},  # whether it becomes champion is not known yet
+        data=read_json(winner.prepared / "manifest.json"),
+        source=read_json(downloaded) if downloaded.is_file() else None,
+        tags=version.tags,
+        run_id=version.run_id,
+    )
+    register_module.store_card(version, markdown=card.markdown, html=card.html, description=card.short)

@@ -1,0 +1,103 @@
+"""Slices of the test images, such as the dark ones or those of one camera: where an average may hide a loss. Pure.
+
+The attributes by which images are sliced:
+
+    brightness  mean of the prepared pixels, 0 to 255; cut at the terciles of the test images
+    size        height times width of the original, in pixels; cut at the terciles
+    source      the folders inside the class folder, by which whoever collects images may tell cameras or sites apart
+    incoming    dropped into data/incoming later, or original
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.raw.layouts import SPLITS
+from darkroom.errors import DataError
+from darkroom.promotion.scoring import BATCH
+
+
+class Slice(NamedTuple):
+    """A name for people, and which of the test images belong to it: (n,), bool."""
+
+    name: str
+    members: np.ndarray
+
+
+def slices_by(attributes: Mapping[str, np.ndarray]) -> list[Slice]:
+    """Return the slices by all attributes, in their order.
+
+    An attribute with one value for all images makes no slice: it would be the whole test set.
+
+    Args:
+        attributes: per name an array (n,): bool for incoming, str for names, numbers are cut at their terciles.
+    """
+    found: list[Slice] = []
+    for name, values in attributes.items():
+        of_one = _by_value(name, values) if values.dtype.kind in "bUO" else _by_tercile(name, values)
+        found += of_one if len(of_one) > 1 else []
+    return found
+
+
+def source_folder(source: str, label: str) -> str:
+    """Return the folders of an image between its class folder and its file, "" if there is none.
+
+    "train/dog/kitchen/7.jpg" of the class dog lies in "kitchen", "dog/7.jpg" and the packed image "00007" in none.
+    """
+    folders = source.removeprefix("incoming/").split("/")[:-1]
+    if len(folders) > 1 and folders[0].casefold() in SPLITS and folders[0] != label:
+        folders = folders[1:]
+    return "/".join(folders[1:])
+
+
+def source_folders(sources: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """Return `source_folder` of every image: (n,), str."""
+    return np.array([source_folder(*image) for image in zip(sources, labels, strict=True)], dtype=str)
+
+
+def brightness(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the mean of all pixels of each of these images, 0 to 255: (n,), float."""
+    parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+    return np.concatenate([dataset.images[part].mean(axis=(1, 2, 3)) for part in parts])
+
+
+def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> list[Slice]:
+    """Return the slices of these images by the named attributes; see slices.py.
+
+    Raises:
+        DataError: the index has no column for an attribute.
+    """
+    index = dataset.index().iloc[rows]
+    needed = {"size": ("height", "width"), "source": ("source",), "incoming": ("incoming",)}
+    for name in by:
+        if missing := sorted(set(needed.get(name, ())) - set(index.columns)):
+            raise DataError(
+                f"{dataset.directory}: the index has no column {missing[0]!r}, so the test images cannot be sliced by "
+                f"{name}; run `dvc repro --force preprocess`, or take it out of promote.gates.slice_accuracy.by"
+            )
+    values: dict[str, Callable[[], np.ndarray]] = {
+        "brightness": lambda: brightness(dataset, rows),
+        "size": lambda: index["height"].to_numpy(np.int64) * index["width"].to_numpy(np.int64),
+        "source": lambda: source_folders(index["source"].tolist(), index["label"].tolist()),
+        "incoming": lambda: index["incoming"].to_numpy(bool),
+    }
+    return slices_by({name: values[name]() for name in by})
+
+
+def _by_value(name: str, values: np.ndarray) -> list[Slice]:
+    if values.dtype.kind == "b":
+        return [Slice(name if value else "original", values == value) for value in np.unique(values)]
+    return [Slice(f"{name} {value or '(no folder)'}", values == value) for value in np.unique(values)]
+
+
+def _by_tercile(name: str, values: np.ndarray) -> list[Slice]:
+    """Return up to three slices; fewer where so many images share a value that a tercile has no others."""
+    below_highest = np.unique(values)[-2:][0]  # a cut above it would leave nothing on the other side
+    edges = np.unique(np.minimum(np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf"), below_highest))
+    bins = np.searchsorted(edges, values, side="left")  # (a, b]: the same value is always in the same slice
+    shown = [f"{edge:,}" if isinstance(edge, int) else f"{edge:.4g}" for edge in edges.tolist()]
+    names = [f"up to {shown[0]}", *(f"above {low} up to {high}" for low, high in pairwise(shown)), f"above {shown[-1]}"]
+    return [Slice(f"{name} {names[bin_]}", bins == bin_) for bin_ in np.unique(bins)]

@@ -1,0 +1,78 @@
+"""The winner of an evaluation: what was measured of it, and where its files lie."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.errors import DataError
+from darkroom.evaluation.predictions import Predictions, read_predictions, test_rows
+from darkroom.files.writing import checksum, read_json
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The candidate that evaluate chose.
+
+    Attributes:
+        metrics: what evaluation.json says of it.
+        test_ids_sha256: digest of the test images that it was evaluated on.
+        onnx: its model.onnx; run.json, which says what trained it, lies beside.
+        predictions: predictions.parquet of all candidates.
+        prepared, raw: the folders of the data.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    test_ids_sha256: str
+    onnx: Path
+    predictions: Path
+    prepared: Path
+    raw: Path
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """Of its model.onnx."""
+        return checksum(self.onnx)
+
+    def answers(self) -> Predictions:
+        """Return what it answered on the test images."""
+        return read_predictions(self.predictions, self.name)
+
+    def test_images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
+        """Return the data set, and the row numbers in it of the images that were answered."""
+        dataset = Dataset.open(self.prepared)
+        return dataset, test_rows(dataset, answers.ids)
+
+
+def read_winner(
+    evaluation: Path, *, predictions: Path, models: Path, prepared: Path, raw: Path, named: list[str]
+) -> Winner:
+    """Return the winner that evaluation.json names.
+
+    Raises:
+        DataError: the evaluation cannot be read, is of other candidates than those `named` in params.yaml now, or the
+            winner has no model.
+    """
+    evaluated = read_json(evaluation)
+    name = evaluated["winner"]
+    if name not in named:
+        raise DataError(
+            f"{evaluation}: the winner is {name!r}, which is not among the candidates ({', '.join(named)}); "
+            f"run `dvc repro evaluate`"
+        )
+    onnx = models / name / "model.onnx"
+    if not onnx.is_file():
+        raise DataError(f"{onnx.parent}: there is no model.onnx; run `dvc repro train@{name}` first")
+    return Winner(
+        name=name,
+        metrics=evaluated["candidates"][name],
+        test_ids_sha256=evaluated["test_ids_sha256"],
+        onnx=onnx,
+        predictions=predictions,
+        prepared=prepared,
+        raw=raw,
+    )

@@ -1,0 +1,192 @@
+"""The only owner of registered names, versions, aliases and their history; what readers need is in versions.py.
+
+MLflow's aliases know no compare-and-set and no history. Here every move happens under a lock that suits the store
+(registry_lock.py), only if the champion is still the one that the decision was taken against, is read back, and is
+recorded (ledger.py). A call that was interrupted can be repeated: what it had begun is finished first, and a version is
+recognised by its model's sha256.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from darkroom.errors import RegistryError
+from darkroom.registry.ledger import CHALLENGER, CHAMPION, PREVIOUS, Mark, Move, ledger
+from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.versions import damage, find, read
+
+if TYPE_CHECKING:
+    pass
+
+ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
+
+AGAINST = "challenge.against"  # version tag: the champion that it was compared with, or NOBODY
+
+NOBODY = "none"
+
+
+def challenge(version: Version, *, replacing: str | None, reasons: Sequence[str]) -> None:
+    """Point `challenger` at the version: it may become champion, by `promote` or by `approve`.
+
+    Args:
+        replacing: the champion's version that the decision was taken against, None if there was none.
+
+    Raises:
+        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
+    """
+    with ledger(version.name) as book:
+        registered = book.read()
+        if registered.aliases.get(CHAMPION) != version.version:
+            _refuse_another_champion(registered, replacing)
+            _refuse_rolled_back(registered, version.version)
+        before = registered.aliases.get(CHALLENGER)
+        against = Mark(version.version, AGAINST, replacing or NOBODY)
+        book.move([Move(CHALLENGER, before, version.version, reasons)], [against])
+
+
+def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) -> None:
+    """Point `champion` at the version and `previous` at the champion it replaces.
+
+    Args:
+        replacing: the champion's version that the decision was taken against, None if there was none.
+
+    Raises:
+        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
+    """
+    with ledger(version.name) as book:
+        registered = book.read()
+        if registered.aliases.get(CHAMPION) == version.version:
+            return
+        _refuse_another_champion(registered, replacing)
+        _refuse_rolled_back(registered, version.version)
+        book.move(_to_champion(registered, version.version, reasons, [f"replaced by version {version.version}"]))
+
+
+def approve(name: str, *, version: str | None = None, reason: str = "") -> Version:
+    """Make the challenger champion and return it; if it is champion already, nothing happens.
+
+    Args:
+        version: the version that is meant; None: whichever is the challenger.
+        reason: kept in the history.
+
+    Raises:
+        RegistryError: there is no challenger, it is another version, it was compared with a champion that is no longer
+            champion, it was rolled back, or a file of it is gone or changed.
+    """
+    waiting = find(name, alias=CHALLENGER)
+    if version and waiting.version != version:
+        raise RegistryError(
+            f"{name}: the challenger is version {waiting.version}, not {version}; only a challenger can be approved"
+        )
+    _refuse_damaged(waiting)
+    with ledger(name) as book:
+        registered = book.read()
+        if registered.aliases.get(CHAMPION) == waiting.version:
+            return waiting
+        if (now := registered.aliases.get(CHALLENGER)) != waiting.version:
+            raise RegistryError(f"{name}: the challenger is version {now or 'none'} by now; look at it again")
+        _refuse_rolled_back(registered, waiting.version)
+        against, champion = waiting.tags.get(AGAINST), registered.aliases.get(CHAMPION, NOBODY)
+        if against != champion:
+            raise RegistryError(
+                f"{name} version {waiting.version} was compared with version {against or 'unknown'}, the champion is "
+                f"version {champion} by now; run `dvc repro promote` again"
+            )
+        reasons = [f"approved: {reason}" if reason else "approved"]
+        book.move(_to_champion(registered, waiting.version, reasons, [f"replaced by version {waiting.version}"]))
+    return find(name, alias=CHAMPION)
+
+
+def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version]:
+    """Make an earlier champion champion again and return both as they are now: (champion, previous).
+
+    The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again.
+
+    Args:
+        to: a version that was champion before; None: `previous`.
+
+    Raises:
+        RegistryError: there is no champion, none before it, `to` never was champion, a file of it is gone or changed,
+            or somebody else changes the champion at the same moment.
+    """
+    find(name, alias=CHAMPION)
+    seen = read(name)
+    if not seen.unfinished:  # else it is finished below, and may have been this very rollback
+        _refuse_damaged(_rollback_target(seen, to))  # before the lock, which is not to be held over a download
+    with ledger(name) as book:
+        registered = book.read()
+        if any(_is_rollback(move, registered, to) for move in book.finished or []):
+            return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+        if not seen.unfinished:
+            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="look at `darkroom history` first")
+        target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
+        moves = _to_champion(registered, target.version, [f"rollback: {reason}"], [f"rolled back: {reason}"])
+        book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
+    return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+
+
+def settle(name: str) -> list[str]:
+    """Finish what a process that died had begun, note moves without a record; return a sentence for each of them."""
+    with ledger(name) as book:
+        return book.settled
+
+
+def _refuse_another_champion(
+    registered: Registered, seen: str | None, *, again: str = "run `dvc repro promote` again"
+) -> None:
+    current = registered.aliases.get(CHAMPION)
+    if current != seen:
+        raise RegistryError(
+            f"{registered.name}: the champion is version {current or 'none'} by now, the decision was taken against "
+            f"{seen or 'none'}; {again}"
+        )
+
+
+def _refuse_rolled_back(registered: Registered, version: str) -> None:
+    if reason := registered.versions[version].tags.get(ROLLED_BACK):
+        raise RegistryError(
+            f"{registered.name} version {version} was rolled back: {reason}; `darkroom rollback --to {version}` makes "
+            "it champion all the same"
+        )
+
+
+def _is_rollback(move: Move, registered: Registered, to: str | None) -> bool:
+    """Return whether a finished move is the rollback that is asked for, and stands."""
+    is_one = move.alias == CHAMPION and move.reasons[0].startswith("rollback: ")
+    return is_one and move.to == registered.aliases.get(CHAMPION) and to in (None, move.to)
+
+
+def _refuse_damaged(version: Version) -> None:
+    if found := damage(version):
+        raise RegistryError(
+            f"{version.name} version {version.version} cannot become champion: {'; '.join(found)}; restore its files"
+        )
+
+
+def _rollback_target(registered: Registered, to: str | None) -> Version:
+    name, champion = registered.name, registered.aliases.get(CHAMPION)
+    previous = registered.under(PREVIOUS)
+    if to is None and previous is None:
+        raise RegistryError(f"{name} has no alias {PREVIOUS!r}: nothing was champion before, nothing to go back to")
+    target = registered.versions.get(to) if to is not None else previous
+    earlier = dict.fromkeys(reign["version"] for reign in registered.reigns() if reign["version"] != champion)
+    known = ", ".join(version for version in earlier if version in registered.versions) or "none"
+    if target is None:
+        raise RegistryError(f"{name} has no version {to}; earlier champions: {known}")
+    if target.version == champion:
+        raise RegistryError(f"{name}: version {champion} is champion already: nothing to go back to")
+    if to is not None and to not in earlier:
+        raise RegistryError(f"{name}: version {to} never was champion; earlier champions: {known}")
+    return target
+
+
+def _to_champion(
+    registered: Registered, version: str, reasons: Sequence[str], reasons_of_previous: Sequence[str]
+) -> list[Move]:
+    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes."""
+    aliases, moves = registered.aliases, []
+    champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
+    if challenger not in (None, version):
+        moves.append(Move(CHALLENGER, challenger, None, [f"version {version} becomes champion"]))
+    if champion:
+        moves.append(Move(PREVIOUS, aliases.get(PREVIOUS), champion, reasons_of_previous))
+    return [*moves, Move(CHAMPION, champion, version, reasons)]

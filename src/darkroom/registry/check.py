@@ -1,0 +1,154 @@
+"""What is wrong in a registry and in the runs of this machine, as a list; and the repair of what can be repaired.
+
+A process may die between any two calls to the store, somebody may move an alias in MLflow's UI or delete a folder.
+Whatever is mended automatically follows from what the registry itself says; files are never invented.
+"""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK
+from darkroom.registry.ledger import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Move, in_words, ledger, unrecorded
+from darkroom.registry.snapshot import Registered
+from darkroom.registry.versions import damage, read
+from darkroom.tracking.runs import process_namespace
+from darkroom.tracking.store import client, store_errors, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUNNING_AT_ONCE = 1000  # runs asked for in one call; MLflow's limit is 50,000
+CLOCK_SECONDS = 10  # by which the start of a process may seem to move when the clock of the machine is set
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: unfinished | unrecorded | champion is previous | stale challenger | files | dead run
+        about: the alias, version or run.
+        sentence: what is wrong, and what mends it.
+        repairable: whether `repair` mends it.
+    """
+
+    kind: str
+    about: str
+    sentence: str
+    repairable: bool
+
+
+def check(name: str) -> list[Finding]:
+    """Return what is wrong with a registered model, and which runs of dead processes of this machine are open.
+
+    Raises:
+        RegistryError: the store does not answer, or an entry of the history is damaged.
+    """
+    registered = read(name)
+    return [*_of_aliases(registered), *_of_files(registered), *_of_runs()]
+
+
+def repair(name: str) -> list[Finding]:
+    """Mend what can be mended and return what was found before: `check` says what is left.
+
+    Raises:
+        LockedError: somebody else holds the lock of the registry.
+        RegistryError: the store does not answer, or refuses.
+    """
+    found = check(name)
+    if read(name).versions:
+        with ledger(name) as book:  # finishes and notes by opening
+            registered = book.read()
+            book.move(_mending_moves(registered))
+    opened = client()
+    for finding in found:
+        if finding.kind == "dead run":
+            with store_errors(tracking_uri()):
+                opened.set_terminated(finding.about, "KILLED")
+    return found
+
+
+def _of_aliases(registered: Registered) -> Iterator[Finding]:
+    if intent := registered.unfinished:
+        sentence = f"began and did not end: {in_words(intent)}; --repair or the next promotion finishes it"
+        yield Finding("unfinished", ", ".join(move["alias"] for move in intent["moves"]), sentence, repairable=True)
+    else:
+        for move in unrecorded(registered):
+            sentence = (
+                f"{move.alias} names version {move.to or 'none'}, the history says {move.before or 'none'}; --repair "
+                "notes it in the history"
+            )
+            yield Finding("unrecorded", move.alias, sentence, repairable=True)
+    for move in _mending_moves(registered):
+        kind = "stale challenger" if move.alias == CHALLENGER else "champion is previous"
+        sentence = f"{move.alias} names version {move.before}: {move.reasons[0]}; --repair moves it to "
+        yield Finding(kind, move.alias, sentence + (f"version {move.to}" if move.to else "none"), repairable=True)
+
+
+def _mending_moves(registered: Registered) -> list[Move]:
+    """Return the moves after which no alias contradicts another."""
+    moves = []
+    champion, previous, challenger = (registered.under(alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
+    if champion and previous and champion.version == previous.version:
+        earlier = [reign["version"] for reign in registered.reigns() if reign["version"] != champion.version]
+        to = next((version for version in reversed(earlier) if version in registered.versions), None)
+        moves.append(Move(PREVIOUS, previous.version, to, [f"version {champion.version} is champion and previous"]))
+    if challenger and not (champion and challenger.version == champion.version):
+        against, now = challenger.tags.get(AGAINST), champion.version if champion else NOBODY
+        if ROLLED_BACK in challenger.tags:
+            moves.append(Move(CHALLENGER, challenger.version, None, ["it was rolled back"]))
+        elif against is not None and against != now:
+            why = f"it was compared with version {against}, the champion is {now} by now"
+            moves.append(Move(CHALLENGER, challenger.version, None, [why]))
+    return moves
+
+
+def _of_files(registered: Registered) -> Iterator[Finding]:
+    for number in sorted(registered.versions, key=int):
+        version = registered.versions[number]
+        aliases = [alias for alias in ALIASES if registered.aliases.get(alias) == number]
+        named = f"version {number}" + (f" ({', '.join(aliases)})" if aliases else "")
+        for sentence in damage(version):
+            hint = "restore it from a backup, or move the alias away: `darkroom rollback`" if aliases else "restore it"
+            yield Finding("files", number, f"{named}: {sentence}; {hint}", repairable=False)
+
+
+def _of_runs() -> Iterator[Finding]:
+    opened = client()
+    sought = f"attributes.status = 'RUNNING' and tags.`process.host` = '{socket.gethostname()}'"
+    with store_errors(tracking_uri()):
+        experiments = [experiment.experiment_id for experiment in _experiments(opened)]
+        runs = opened.search_runs(experiments, sought, max_results=RUNNING_AT_ONCE) if experiments else []
+    for run in runs:
+        tags = run.data.tags
+        if tags.get("process.namespace", process_namespace()) == process_namespace() and not _lives(tags):
+            sentence = (
+                f"run {run.info.run_name} is RUNNING, its process {tags['process.pid']} is dead; --repair closes it as "
+                "KILLED"
+            )
+            yield Finding("dead run", run.info.run_id, sentence, repairable=True)
+
+
+def _experiments(opened: "MlflowClient") -> Iterator[Any]:
+    token = None
+    while page := opened.search_experiments(page_token=token):
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _lives(tags: dict[str, str]) -> bool:
+    """Return whether the process that opened a run on this machine is still there; its number may be another's by now.
+
+    Of a run that was begun before runs said when their process started, a process of that number is believed.
+    """
+    import psutil
+
+    try:
+        process = psutil.Process(int(tags["process.pid"]))
+        started = float(tags.get("process.started", "nan"))
+        return process.status() != psutil.STATUS_ZOMBIE and not abs(process.create_time() - started) > CLOCK_SECONDS
+    except (psutil.NoSuchProcess, ValueError):
+        return False

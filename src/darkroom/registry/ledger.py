@@ -1,0 +1,219 @@
+"""Moves of aliases that are either whole or finished later, and the history of all of them.
+
+MLflow sets one alias at a time and keeps no history. Here several moves that belong together are first written down as
+one tag of the registered model (`unfinished`), then made, then entered into the history (tags history.NNNNNN), and
+then the tag is removed. Whoever opens the ledger next finishes what a dead process left: every step can be repeated.
+An alias that was moved by other means (MLflow's UI) is noted as found, and never moved back.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from darkroom.errors import RegistryError
+from darkroom.project.locks import whoami
+from darkroom.registry.lock import registry_lock
+from darkroom.registry.snapshot import HISTORY, UNFINISHED, Registered
+from darkroom.registry.versions import read
+from darkroom.tracking.store import client, existing, registry_uri, store_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+TAG_CHARACTERS = 5000  # what MLflow's column for a registered model's tag holds
+
+
+@dataclass(frozen=True)
+class Move:
+    """One alias from one version to another; None: it names none."""
+
+    alias: str
+    before: str | None
+    to: str | None
+    reasons: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One tag of one version, to be set, or with value None to be removed."""
+
+    version: str
+    key: str
+    value: str | None
+
+
+@contextmanager
+def ledger(name: str) -> "Iterator[Ledger]":
+    """Open the ledger of a registered model, which must exist, under its lock; what was left unfinished is finished.
+
+    Raises:
+        LockedError: somebody else held the lock for three minutes.
+        RegistryError: the store does not answer, or refuses.
+    """
+    opened = client()  # imports MLflow, 5 s: before the lock
+    with registry_lock(name, opened) as check:
+        book = Ledger(name, opened, check)
+        book.settled = book._settle()
+        yield book
+
+
+class Ledger:
+    """The writing side of one registered model; made by `ledger`, which holds the lock.
+
+    Attributes:
+        settled: a sentence for everything that was finished or noted at the opening.
+        finished: the moves that a dead process had begun and the opening finished, None if there were none.
+    """
+
+    def __init__(self, name: str, opened: "MlflowClient", check: "Callable[[], None]") -> None:
+        self.name = name
+        self.client = opened
+        self._check = check
+        self._known: Registered | None = None
+        self.settled: list[str] = []
+        self.finished: list[Move] | None = None
+
+    def read(self) -> Registered:
+        """Return the registered model as it is now: as it was read last, since whoever writes needs this lock."""
+        if self._known is None:
+            self._known = read(self.name)
+        return self._known
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Enclose one write: the lock is still held, and what the store raises becomes a RegistryError."""
+        self._check()
+        self._known = None
+        with store_errors(registry_uri()):
+            yield
+
+    def move(self, moves: Sequence[Move], marks: Sequence[Mark] = ()) -> None:
+        """Make the moves and marks, in this order, and record the moves: all of it, or all of it at the next opening.
+
+        Raises:
+            RegistryError: the store refuses, or an alias does not read as it was set.
+        """
+        registered = self.read()
+        wanted = [move for move in moves if registered.aliases.get(move.alias) != move.to]
+        if not wanted:
+            for mark in marks:
+                self._mark(registered, mark)
+            return
+        intent = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "who": whoami(),
+            "first": registered.n_moves + 1,
+            "moves": [asdict(move) for move in wanted],
+            "marks": [asdict(mark) for mark in marks],
+        }
+        intent = _fitting(intent)
+        self._set_tag(UNFINISHED, intent)
+        self._finish(registered, intent)
+
+    def _settle(self) -> list[str]:
+        """Finish what a dead process began, note what was moved by other means; return a sentence for each."""
+        registered, done = self.read(), []
+        if intent := registered.unfinished:
+            done.append(f"finished: {in_words(intent)}")
+            self._finish(registered, intent)
+            self.finished = [Move(**move) for move in intent["moves"]]
+            registered = self.read()
+        for move in unrecorded(registered):
+            self._record(registered.n_moves + 1, move, at=datetime.now(UTC).isoformat(timespec="seconds"))
+            done.append(f"noted in the history: {move.alias} moved from {move.before or 'none'} to {move.to or 'none'}")
+            registered = self.read()
+        return done
+
+    def _finish(self, registered: Registered, intent: Mapping[str, Any]) -> None:
+        moves = [Move(**move) for move in intent["moves"]]
+        if all(move.to is None or move.to in registered.versions for move in moves):
+            for mark in intent["marks"]:
+                self._mark(registered, Mark(**mark))
+            for move in moves:
+                # An alias that is neither here nor there was moved by somebody else since: it stays where it is.
+                if registered.aliases.get(move.alias) == move.before:
+                    self._set_alias(move)
+            for number, move in enumerate(moves, intent["first"]):
+                self._record(number, move, at=intent["at"], who=intent["who"])
+        with self.writing():
+            self.client.delete_registered_model_tag(self.name, UNFINISHED)
+
+    def _set_alias(self, move: Move) -> None:
+        with self.writing():
+            if move.to is None:
+                self.client.delete_registered_model_alias(self.name, move.alias)
+            else:
+                self.client.set_registered_model_alias(self.name, move.alias, move.to)
+        with store_errors(registry_uri()):
+            aliases = self.client.get_registered_model(self.name).aliases
+        now = str(aliases[move.alias]) if move.alias in aliases else None
+        if now != move.to:
+            raise RegistryError(
+                f"{self.name}: {move.alias} was set to version {move.to or 'none'} and reads {now or 'none'}; somebody "
+                "else moved it just now"
+            )
+
+    def _record(self, number: int, move: Move, *, at: str, who: str = "unknown") -> None:
+        entry = {
+            "at": at,
+            "who": who,
+            "alias": move.alias,
+            "from": move.before,
+            "to": move.to,
+            "reasons": list(move.reasons),
+        }
+        self._set_tag(f"{HISTORY}{number:06d}", entry)
+
+    def _set_tag(self, key: str, value: Mapping[str, Any]) -> None:
+        with self.writing():
+            self.client.set_registered_model_tag(self.name, key, json.dumps(value, ensure_ascii=False))
+
+    def _mark(self, registered: Registered, mark: Mark) -> None:
+        version = registered.versions.get(mark.version)
+        if version is None or version.tags.get(mark.key) == mark.value:
+            return
+        with self.writing():
+            if mark.value is not None:
+                self.client.set_model_version_tag(self.name, mark.version, mark.key, mark.value)
+            else:
+                existing(lambda: self.client.delete_model_version_tag(self.name, mark.version, mark.key))
+
+
+def unrecorded(registered: Registered) -> list[Move]:
+    """Return the moves of our aliases that the history does not know: made in MLflow's UI, or a version was deleted."""
+    recorded = {entry["alias"]: entry["to"] for entry in registered.history()}
+    return [
+        Move(alias, recorded.get(alias), registered.aliases.get(alias), ["found so; moved without a record"])
+        for alias in ALIASES
+        if registered.aliases.get(alias) != recorded.get(alias)
+    ]
+
+
+def in_words(intent: Mapping[str, Any]) -> str:
+    """Return what somebody wanted to move."""
+    moves = [f"{move['alias']} from {move['before'] or 'none'} to {move['to'] or 'none'}" for move in intent["moves"]]
+    return f"{', '.join(moves)}, begun by {intent['who']} at {intent['at']}"
+
+
+def _fitting(intent: dict[str, Any]) -> dict[str, Any]:
+    """Return the intent with reasons short enough for one tag; an entry of the history is then, too."""
+    length = 1600
+    while len(json.dumps(intent, ensure_ascii=False)) > TAG_CHARACTERS and length > 20:
+        length //= 2
+        for part in (*intent["moves"], *intent["marks"]):
+            if "reasons" in part:
+                part["reasons"] = [_cut(reason, length) for reason in part["reasons"]]
+            elif part["value"] is not None:
+                part["value"] = _cut(part["value"], length)
+    return intent
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

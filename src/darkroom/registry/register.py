@@ -1,0 +1,139 @@
+"""Register a model as a version, verify it in a clean process, and give it its card."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.errors import RegistryError
+from darkroom.files.writing import sha256_of
+from darkroom.registry.ledger import ledger
+from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, SHA256, Version
+from darkroom.registry.versions import damage, find
+from darkroom.tracking.store import client, download, existing, registry_uri, store_errors, tracking_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+
+DESCRIPTION_CHARACTERS = 5000  # what MLflow's column for a version's description holds
+
+VERIFY = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("darkroom", "keras", "tensorflow"):
+            raise ImportError(f"a consumer has no {name}")
+
+sys.meta_path.insert(0, Refuse())
+import numpy as np, mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+rows = model.predict(np.load(sys.argv[2]))["probabilities"]
+np.save(sys.argv[3], np.array([list(row.values()) for row in rows]))
+"""
+
+
+def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str, str]) -> Version:
+    """Return the version of a logged model, registered now unless one with the same model.onnx is there and whole.
+
+    Args:
+        model_uri: what `Run.log_package` returned.
+        model_sha256: of the model.onnx that was evaluated.
+        tags: lineage; the sha256 of every file is added as sha256/<path>.
+
+    Raises:
+        RegistryError: the store has no such model, holds another model.onnx under that URI, or refuses.
+    """
+    opened = client()
+    with store_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
+        folder = download(model_uri, scratch)
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != DOWNLOAD_NOTE)
+        sums = {f"{SHA256}{path.relative_to(folder).as_posix()}": sha256_of(path) for path in files}
+    if sums.get(f"{SHA256}{MODEL_FILE}") != model_sha256:
+        found = sums.get(f"{SHA256}{MODEL_FILE}", "none")
+        raise RegistryError(
+            f"{model_uri} holds a model.onnx with sha256 {found[:12]}..., evaluated was {model_sha256[:12]}...; "
+            "train and evaluate again (`dvc repro --force train`)"
+        )
+    _create(opened, name)
+    with ledger(name) as book:
+        known = book.read().with_model(model_sha256)
+        if known and not damage(known):
+            return known
+        model_id = model_uri.removeprefix("models:/")
+        with book.writing():
+            created = opened.create_model_version(name, source=model_uri, tags={**tags, **sums}, model_id=model_id)
+    return find(name, version=str(created.version))
+
+
+def verify(version: Version, images: "np.ndarray", expected: "np.ndarray", *, tolerance: float = 1e-5) -> float:
+    """Return the greatest difference between what the registered version answers and what was evaluated.
+
+    The version is loaded as a consumer does, from `models:/<name>/<version>`, in a fresh process in which darkroom,
+    Keras and TensorFlow cannot be imported.
+
+    Args:
+        images: (n, height, width, channels), uint8.
+        expected: (n, classes), the probabilities that evaluate recorded for them.
+
+    Raises:
+        RegistryError: the version cannot be loaded, or a probability differs by more than `tolerance`.
+    """
+    import numpy as np
+
+    uri = f"models:/{version.name}/{version.version}"
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch, "images.npy"), Path(scratch, "probabilities.npy")
+        np.save(source, images)
+        client()  # sets MLFLOW_TRACKING_URI for the child
+        command = [sys.executable, "-B", "-c", VERIFY, uri, str(source), str(target)]
+        ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RegistryError(f"{uri} cannot be loaded in a fresh process, it stays out of production: {last}")
+        found = np.load(target)
+    if found.shape != expected.shape:
+        raise RegistryError(f"{uri} answers with shape {found.shape}, evaluated was {expected.shape}")
+    difference = float(np.abs(found - expected).max(initial=0.0))
+    if not difference <= tolerance:
+        raise RegistryError(
+            f"{uri} differs from the evaluated model by {difference:.2g} in a probability, at most {tolerance:.2g} is "
+            "allowed; it stays out of production"
+        )
+    return difference
+
+
+def store_card(version: Version, *, markdown: str, html: str, description: str) -> list[str]:
+    """Keep a model card with the version and return where: files of its run, and the text that MLflow's UI shows.
+
+    The files are not put beside the model: every file there was summed at registration.
+
+    Args:
+        description: short Markdown, at most 5000 characters; the rest is cut off.
+    """
+    opened, kept = client(), []
+    with store_errors(tracking_uri()):
+        if version.run_id and existing(lambda: opened.get_run(version.run_id)):
+            folder = f"model_card/{version.name}-{version.version}"
+            opened.log_text(version.run_id, markdown, f"{folder}/model_card.md")
+            opened.log_text(version.run_id, html, f"{folder}/model_card.html")
+            kept.append(f"runs:/{version.run_id}/{folder}")
+        text = description[:DESCRIPTION_CHARACTERS]
+        opened.update_model_version(version.name, version.version, description=text)
+    return [*kept, f"models:/{version.name}/{version.version}"]
+
+
+def _create(opened: "MlflowClient", name: str) -> None:
+    """Create the registered name if there is none; before the lock, which may need it to be there."""
+    from mlflow.exceptions import MlflowException
+
+    with store_errors(registry_uri()):
+        if existing(lambda: opened.get_registered_model(name)) is None:
+            try:
+                opened.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    raise

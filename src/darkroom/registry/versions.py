@@ -1,0 +1,255 @@
+"""Registered versions as a reader sees them: names, aliases, tags, history, and the model file behind each.
+
+A sqlite store is read directly (0.01 s): the MLflow client costs 5 s of imports, which is most of what a no-op
+`dvc repro` or the first answer of `darkroom predict` may take. Every other store, and a sqlite file whose tables are
+not those of the pinned MLflow, is read through the client.
+"""
+
+import functools
+import hashlib
+import sqlite3
+import sys
+import tempfile
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from darkroom.errors import RegistryError
+from darkroom.files.writing import sha256_of
+from darkroom.project.repository import repository_root
+from darkroom.project.text import redact
+from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
+from darkroom.tracking.store import client, download, existing, registry_uri, sqlite_file, store_errors, tracking_uri
+
+__all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "local_folder", "read"]
+
+
+def read(name: str) -> Registered:
+    """Return the registered model as it is now.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
+    if file := sqlite_file(registry_uri()):
+        if not file.exists():
+            return Registered(name)
+        try:
+            return _read_sqlite(file, name)
+        except sqlite3.Error:
+            pass  # no tables yet, tables of another MLflow, or not a database: the client knows or says which
+    return _read_client(name)
+
+
+def find(name: str, *, alias: str | None = None, version: str | None = None) -> Version:
+    """Return one version by its number or its alias.
+
+    Raises:
+        RegistryError: there is none; the message names those that there are.
+    """
+    registered = read(name)
+    found = registered.versions.get(version) if version else registered.under(alias or "")
+    if found:
+        return found
+    if not registered.versions:
+        near = get_close_matches(name, known_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`dvc repro` trains and registers one"
+        raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}; {hint}")
+    wanted = f"version {version}" if version else f"alias {alias!r}"
+    aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
+    versions = ", ".join(sorted(registered.versions, key=int))
+    raise RegistryError(f"{name} has no {wanted}; its versions: {versions}; its aliases: {aliases}")
+
+
+def known_names() -> list[str]:
+    """Return the names of all registered models of a sqlite store; none for other stores (it only serves hints)."""
+    file = sqlite_file(registry_uri())
+    if not file or not file.exists():
+        return []
+    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
+    try:
+        return [row[0] for row in connection.execute("SELECT name FROM registered_models ORDER BY name")]
+    except sqlite3.Error:
+        return []
+    finally:
+        connection.close()
+
+
+def fetch(version: Version, path: str = MODEL_FILE) -> Path:
+    """Return a local path of one file of the version, after checking it against its sha256 tag.
+
+    Files of a remote store are downloaded once into .darkroom/models/ of the repository.
+
+    Raises:
+        RegistryError: the file is gone, or its content is not what was registered.
+    """
+    local = local_folder(version.location)
+    file = local / path if local else _download(version, path)
+    if not file.is_file():
+        raise RegistryError(
+            f"{version.name} version {version.version}: {file} is gone; restore it, or move the alias away from this "
+            "version with `darkroom rollback`"
+        )
+    expected, found = version.tags.get(f"{SHA256}{path}"), sha256_of(file)
+    if expected and found != expected:
+        raise RegistryError(
+            f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered was "
+            f"{expected[:12]}...; it was changed after registration and is not loaded"
+        )
+    return file
+
+
+def load(version: Version, **settings: Any) -> Any:
+    """Return the version's own Package: its model.onnx, read by the package.py that was registered with it.
+
+    Args:
+        settings: of Package.load: threads, max_pixels.
+
+    Raises:
+        RegistryError: a file is gone or changed, or the model cannot be loaded.
+    """
+    model, code = fetch(version), fetch(version, PACKAGE_FILE)
+    try:
+        return _import_file(code).Package.load(model, **settings)
+    except Exception as error:  # whatever the registered code raises
+        message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
+        raise RegistryError(message) from error
+
+
+def damage(version: Version) -> list[str]:
+    """Return a sentence for each file of the version that is missing, changed, or was not there when it was registered.
+
+    All files are looked at, those that only MLflow's own loader reads included; a remote version is downloaded for it.
+    Only __pycache__ is left out: Python itself writes it beside what MLflow imports in a local store.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
+    expected = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
+    expected.pop(DOWNLOAD_NOTE, None)
+    local = local_folder(version.location)
+    if local and not local.is_dir():
+        return [f"its folder {local} is gone"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = local or _download_all(version, scratch)
+        if folder is None:
+            return [f"its files {version.location} are gone"]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+        found = {path.relative_to(folder).as_posix(): path for path in files if path.name != DOWNLOAD_NOTE}
+        sentences = [f"{path} is gone" for path in sorted(expected.keys() - found.keys())]
+        sentences += [f"{path} was added after registration" for path in sorted(found.keys() - expected.keys())]
+        return sentences + [
+            f"{path} was changed after registration"
+            for path in sorted(found.keys() & expected.keys())
+            if sha256_of(found[path]) != expected[path]
+        ]
+
+
+def _read_sqlite(file: Path, name: str) -> Registered:
+    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
+    try:
+        with connection:
+            connection.execute("BEGIN")  # all of it as it was at one moment; Python begins none before a SELECT
+            tags: dict[str, dict[str, str]] = {}
+            query = "SELECT version, key, value FROM model_version_tags WHERE workspace = 'default' AND name = ?"
+            for number, key, value in connection.execute(query, (name,)):
+                tags.setdefault(str(number), {})[key] = value
+            query = (
+                "SELECT version, run_id, COALESCE(storage_location, source) FROM model_versions "
+                "WHERE workspace = 'default' AND name = ? AND current_stage != 'Deleted_Internal' ORDER BY version"
+            )
+            versions = {
+                str(number): Version(name, str(number), run_id, location, tags.get(str(number), {}))
+                for number, run_id, location in connection.execute(query, (name,))
+            }
+            query = "SELECT alias, version FROM registered_model_aliases WHERE workspace = 'default' AND name = ?"
+            aliases = {alias: str(number) for alias, number in connection.execute(query, (name,))}
+            query = "SELECT key, value FROM registered_model_tags WHERE workspace = 'default' AND name = ?"
+            return Registered(name, versions, aliases, dict(connection.execute(query, (name,)).fetchall()))
+    finally:
+        connection.close()
+
+
+def _read_client(name: str) -> Registered:
+    opened = client()
+    with store_errors(registry_uri()):
+        model = existing(lambda: opened.get_registered_model(name))
+        if model is None:
+            return Registered(name)
+        found, token = [], None
+        while page := opened.search_model_versions(f"name='{name}'", page_token=token):
+            found += page
+            if not (token := page.token):
+                break
+        versions = {
+            str(entry.version): Version(
+                name,
+                str(entry.version),
+                entry.run_id or None,
+                _location(registry_uri(), name, str(entry.version), entry.creation_timestamp),
+                dict(entry.tags),
+            )
+            for entry in found
+        }
+        aliases = {alias: str(number) for alias, number in model.aliases.items()}
+        return Registered(name, versions, aliases, dict(model.tags))
+
+
+@functools.lru_cache(maxsize=4096)
+def _location(uri: str, name: str, version: str, created: int) -> str:
+    """Return where the files of a version are. It never changes, and a server is asked for each version alone.
+
+    Args:
+        uri, created: tell versions of the same number apart, of another store or of a name that was deleted.
+    """
+    del uri, created
+    return str(client().get_model_version_download_uri(name, version))
+
+
+def local_folder(location: str) -> Path | None:
+    """Return the folder of a file:// URI or plain path, None where that is remote storage."""
+    parts = urlsplit(location)
+    if parts.scheme in ("", "file"):
+        return Path(unquote(parts.path)) if parts.scheme else Path(location)
+    return None
+
+
+def _download(version: Version, path: str) -> Path:
+    folder = repository_root() / ".darkroom" / "models" / version.name / version.version
+    target = folder / path
+    if target.is_file() and version.tags.get(f"{SHA256}{path}") == sha256_of(target):
+        return target
+    client()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with store_errors(tracking_uri()), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        uri = f"{version.location.rstrip('/')}/{path}"
+        download(uri, scratch).replace(target)
+    return target
+
+
+def _download_all(version: Version, folder: str) -> Path | None:
+    """Return where the files of a remote version were downloaded to, None if there are none."""
+    client()
+    try:
+        with store_errors(tracking_uri()):
+            return existing(lambda: download(version.location, folder))
+    except RegistryError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Return a Python file as a module that versions with another content do not share.
+
+    Its text is run and never a __pycache__ beside it, which no sum vouches for.
+    """
+    source = path.read_bytes()
+    name = f"_darkroom_package_{hashlib.sha256(source).hexdigest()[:16]}"
+    if name not in sys.modules:
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
+        sys.modules[name] = module
+    return sys.modules[name]

@@ -1,0 +1,102 @@
+"""Where a result comes from: commit, uncommitted changes, locked inputs, versions; and the tags that carry it."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from darkroom.project.params import digest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+LINEAGE = ("dvc.stage", "dvc.exp_name", "git.commit", "git.dirty", "data.digest", "params.digest", "candidate")
+PACKAGES = ("darkroom", "keras", "tensorflow", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc")
+
+
+def git_commit(repository: Path | None = None) -> str:
+    """Return the full hash of the checked-out commit, "unknown" outside a git repository or without git."""
+    return _git("rev-parse", "HEAD", repository=repository) or "unknown"
+
+
+def git_dirty(repository: Path | None = None) -> bool:
+    """Return whether a tracked file differs from the commit; MLflow's own git tags do not know.
+
+    dvc.lock is left out: DVC rewrites it after every stage, so within one `dvc repro` it nearly always differs.
+    Outside a git repository the answer is True: nothing says which code this is.
+    """
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/dvc.lock", repository=repository)
+    return changes is None or changes != ""
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed; nothing is imported."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def lock_digest(path: Path) -> str:
+    """Return a digest of what dvc.lock says of every stage but two, "none" before the first `dvc repro`.
+
+    promote calls this before DVC writes promote's own entry: without it, the digest can be made again from the commit.
+    What check says changes with every key of params.yaml, those included that change no result.
+    """
+    if not path.is_file():
+        return "none"
+    stages = YAML(typ="safe", pure=True).load(path).get("stages") or {}
+    return digest({name: said for name, said in stages.items() if name not in ("check", "promote")})
+
+
+def code_digest() -> str:
+    """Return one sha256 over the source files of every darkroom module that this process has imported by now."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "darkroom"]
+    content = [Path(module.__file__).read_bytes() for module in modules if module.__file__]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
+
+
+def source_digest(paths: Iterable[str]) -> str:
+    """Return one sha256 over the files under these paths of the package, such as "training" and "errors.py".
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+    """
+    content = []
+    for path in (PACKAGE / name for name in sorted(paths)):
+        files = sorted(file for file in path.rglob("*") if file.suffix in (".py", ".yaml")) if path.is_dir() else [path]
+        content += [file.read_bytes() for file in files]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()
+
+
+def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dict[str, str]:
+    """Return the tags that every run and every registered version carries, for the stage that calls.
+
+    DVC names the stage in DVC_STAGE, and the experiment in DVC_EXP_NAME (set under `dvc exp run` alone).
+    """
+    return {
+        "dvc.stage": os.environ.get("DVC_STAGE", "none"),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME", "none"),
+        "git.commit": git_commit(),
+        "git.dirty": str(git_dirty()).lower(),
+        "data.digest": data_digest,
+        "params.digest": params_digest,
+        "candidate": candidate,
+    }
+
+
+def _git(*arguments: str, repository: Path | None) -> str | None:
+    """Return git's answer, None if it has none."""
+    command = ["git", "-C", str(repository or Path.cwd()), *arguments]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() if ended.returncode == 0 else None

@@ -1,0 +1,307 @@
+"""The only writer of MLflow runs.
+
+Everything goes through an MlflowClient and a run id, never through MLflow's notion of an "active run": MLFLOW_RUN_ID
+in the environment cannot redirect a run here, and a killed run is never marked FINISHED by MLflow's exit handler.
+"""
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ruamel.yaml import YAML
+
+from darkroom.errors import RegistryError, Stopped
+from darkroom.project.locks import store_lock
+from darkroom.project.repository import repository_root
+from darkroom.project.text import redact
+from darkroom.tracking.store import client, existing, sqlite_file, store_errors, tracking_uri
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+from darkroom.project.params import flatten
+
+PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
+
+
+def connect(experiment: str) -> str:
+    """Return the id of the experiment, created together with the store if need be.
+
+    Artifacts go to mlartifacts/<experiment> beside a sqlite file (the repository's root for other databases, whatever
+    folder the process runs in); a server decides for itself.
+
+    Raises:
+        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' folder is gone.
+    """
+    opened = client()
+    uri = tracking_uri()
+    location = None if uri.startswith("http") else _artifact_folder(uri, experiment).as_uri()
+    with store_errors(uri), store_lock("tracking"):
+        known = opened.get_experiment_by_name(experiment)
+        if known is None:
+            return str(opened.create_experiment(experiment, artifact_location=location))
+    if known.lifecycle_stage != "active":
+        raise RegistryError(
+            f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
+            f"`mlflow experiments restore --experiment-id {known.experiment_id}` brings it back"
+        )
+    if sqlite_file(uri) and known.artifact_location != location and _is_gone(known.artifact_location):
+        raise RegistryError(
+            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which is gone; was the "
+            f"repository moved? Move it back, or start a new store by moving {sqlite_file(uri)} away"
+        )
+    return str(known.experiment_id)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One MLflow run that is being written; metrics carry the step they are given, so a resumed run continues."""
+
+    id: str
+    experiment: str
+    tracking_uri: str
+    _client: Any
+
+    def log_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Record the metrics of one epoch at step `epoch`, in one transaction."""
+        self.log_metrics(logs, step=epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record metrics at the step (0 if None)."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        with store_errors(self.tracking_uri):
+            self._client.log_batch(self.id, metrics=entries)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags on the run, over existing ones."""
+        from mlflow.entities import RunTag
+
+        with store_errors(self.tracking_uri):
+            self._client.log_batch(self.id, tags=[RunTag(key, str(value)[:8000]) for key, value in tags.items()])
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record nested params twice: flat with dotted keys to compare runs by, and whole as the artifact params.yaml.
+
+        Raises:
+            RegistryError: a resumed run has another value of one of them.
+        """
+        from mlflow.entities import Param
+
+        flat = flatten(params)
+        with store_errors(self.tracking_uri):
+            known = self._client.get_run(self.id).data.params
+            for key in flat.keys() & known.keys():
+                if flat[key] != known[key]:
+                    raise RegistryError(
+                        f"run {self.id} cannot be resumed: its param {key} is {known[key]!r}, now it is {flat[key]!r}"
+                    )
+            entries = [Param(key, value) for key, value in flat.items() if key not in known]
+            for start in range(0, len(entries), 100):  # MLflow's limit for one batch
+                self._client.log_batch(self.id, params=entries[start : start + 100])
+            text = StringIO()
+            YAML(typ="safe", pure=True).dump(json.loads(json.dumps(params, default=str)), text)
+            self._client.log_text(self.id, text.getvalue(), "params.yaml")
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Copy a file, or a folder with all in it, into the run's artifacts, under `folder`."""
+        with store_errors(self.tracking_uri):
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            log(self.id, str(path), folder or None)
+
+    def log_dataset(self, name: str, digest: str, source: str, counts: Mapping[str, Any]) -> None:
+        """Record the data set the run reads; of the digest MLflow keeps 36 characters, so the whole is in a tag."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            profile=json.dumps(counts),
+        )
+        with store_errors(self.tracking_uri):
+            self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        self.set_tags({"data.digest": digest})
+
+    def log_package(self, onnx_path: Path, *, input_example: "np.ndarray | None" = None, step: int = 0) -> str:
+        """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
+
+        Args:
+            onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+            input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
+                shows a consumer what `predict` and `mlflow models serve` accept.
+            step: the epoch whose metrics MLflow shows beside the model.
+        """
+        from darkroom.deployable.log_model import log_package
+
+        with store_errors(self.tracking_uri):
+            return log_package(self._client, self.id, onnx_path, input_example=input_example, step=step)
+
+
+def package(
+    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, tags: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again in a new run.
+
+    That happens when DVC restored a trained model from its cache into a clone whose MLflow store is another one.
+
+    Args:
+        model_uri: what `Run.log_package` returned, in whatever store the training used.
+        tags: of the new run, if one is needed; the id of the unknown run becomes its tag `restored.run_id`.
+    """
+    opened = client()
+    with store_errors(tracking_uri()):
+        logged = existing(lambda: opened.get_logged_model(model_uri.removeprefix("models:/")))
+        if logged and str(logged.status) == "READY" and not _is_gone(logged.artifact_location):
+            trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
+            return model_uri, dict(trained.data.tags) if trained else {}
+    restored = {**tags, "restored.run_id": run_id}
+    with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
+        return current.log_package(onnx_path), restored
+
+
+@contextmanager
+def run(
+    *,
+    experiment: str,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    resume: str | None = None,
+    parent: str | None = None,
+) -> Iterator[Run]:
+    """Open a run; close it as FINISHED, FAILED (an exception: its text is the tag `error`) or KILLED (SIGTERM, Ctrl-C,
+    or a training that was Stopped).
+
+    Args:
+        resume: the id of a run that a killed process left behind; it is continued under the same id. An id that the
+            store does not know (a store that was replaced) begins a new run.
+        parent: the id of the run that this one is a part of; MLflow shows it below that.
+    """
+    experiment_id = connect(experiment)
+    opened = client()
+    tags = {**tags, **({PARENT: parent} if parent else {}), **_process_tags()}
+    with store_errors(tracking_uri()):
+        run_id = resume if resume and _exists(opened, resume) else None
+        if run_id:
+            opened.update_run(run_id, status="RUNNING")
+            if "error" in opened.get_run(run_id).data.tags:
+                opened.delete_tag(run_id, "error")
+        else:
+            source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name), "mlflow.source.type": "LOCAL"}
+            run_id = opened.create_run(experiment_id, run_name=name, tags={**source, **tags}).info.run_id
+    current = Run(run_id, experiment, tracking_uri(), opened)
+    with _closing(current):
+        current.set_tags(tags)
+        current.log_params(params)
+        yield current
+
+
+def end_open(experiment: str, *, tags: Mapping[str, str]) -> int:
+    """Close runs with these tags that a killed process left RUNNING as KILLED, and return how many."""
+    experiment_id = connect(experiment)
+    opened = client()
+    sought = ["attributes.status = 'RUNNING'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
+    with store_errors(tracking_uri()):
+        found = opened.search_runs([experiment_id], " and ".join(sought), max_results=1000)
+        for run_left in found:
+            opened.set_terminated(run_left.info.run_id, "KILLED")
+    return len(found)
+
+
+@contextmanager
+def reopen(run_id: str) -> Iterator[Run]:
+    """Open a finished run to add to it; its status and end time are left as they are.
+
+    Raises:
+        RegistryError: the store has no such run.
+    """
+    opened = client()
+    with store_errors(tracking_uri()):
+        found = opened.get_run(run_id)
+        experiment = opened.get_experiment(found.info.experiment_id).name
+    yield Run(run_id, experiment, tracking_uri(), opened)
+
+
+def process_namespace() -> str:
+    """Return what process numbers are counted in: containers may share a host's name, and not its processes."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not on Linux
+        return ""
+
+
+def _process_tags() -> dict[str, str]:
+    """Return what tells later whether the process that writes a run still lives; a number alone is soon given anew."""
+    import psutil
+
+    return {
+        "process.host": socket.gethostname(),
+        "process.namespace": process_namespace(),
+        "process.pid": str(os.getpid()),
+        "process.started": f"{psutil.Process().create_time():.2f}",
+    }
+
+
+@contextmanager
+def _closing(current: Run) -> Iterator[None]:
+    status = "FINISHED"
+    try:
+        yield
+    except Stopped as stop:
+        status = "KILLED"
+        with _unless_failing(status):
+            current.set_tags({"stopped": str(stop)})
+        raise
+    except (SystemExit, KeyboardInterrupt) as stop:
+        status = "FINISHED" if isinstance(stop, SystemExit) and not stop.code else "KILLED"
+        raise
+    except BaseException as error:
+        status = "FAILED"
+        _best_effort(current, error)
+        raise
+    finally:
+        with _unless_failing(status):
+            current._client.set_terminated(current.id, status)
+
+
+def _best_effort(current: Run, error: BaseException) -> None:
+    with _unless_failing("FAILED"):
+        current.set_tags({"error": f"{type(error).__name__}: {error}"})
+
+
+@contextmanager
+def _unless_failing(status: str) -> Iterator[None]:
+    """A store that has gone away must not hide the error that ended the run."""
+    try:
+        yield
+    except Exception:
+        if status == "FINISHED":
+            raise
+
+
+def _exists(opened: "MlflowClient", run_id: str) -> bool:
+    found = existing(lambda: opened.get_run(run_id))
+    return found is not None and found.info.lifecycle_stage == "active"
+
+
+def _artifact_folder(uri: str, experiment: str) -> Path:
+    base = file.parent if (file := sqlite_file(uri)) else repository_root()
+    return base / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)
+
+
+def _is_gone(location: str) -> bool:
+    """Return whether a file:// location lies on this machine and does not exist."""
+    return location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists()

@@ -1,0 +1,171 @@
+"""The MLflow store of this repository: where it is, whether it answers, and the lock that its writers share.
+
+MLflow is imported on first use: it costs 3 s, and 2 s more for a database.
+"""
+
+import logging
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from darkroom.errors import RegistryError
+from darkroom.project.repository import repository_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+from darkroom.project.locks import store_lock
+from darkroom.project.text import reason, redact
+
+T = TypeVar("T")
+
+PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
+
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the working directory replaces the pinned requirements
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # else every package logged costs a `pip install --dry-run`
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the sqlite file at the repository's root; relative sqlite paths are made absolute.
+
+    Raises:
+        RegistryError: the URI names a folder; MLflow has given up file stores.
+    """
+    return _resolved("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+
+
+def registry_uri() -> str:
+    """Return the URI of the store that keeps registered models: MLFLOW_REGISTRY_URI, else the tracking store.
+
+    Raises:
+        RegistryError: as of tracking_uri.
+    """
+    given = os.environ.get("MLFLOW_REGISTRY_URI")
+    return _resolved("MLFLOW_REGISTRY_URI", given) if given else tracking_uri()
+
+
+def _resolved(variable: str, uri: str) -> str:
+    if uri.startswith("sqlite:///"):
+        path, _, query = uri.removeprefix("sqlite:///").partition("?")
+        return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
+    if urlsplit(uri).scheme in ("", "file"):
+        raise RegistryError(
+            f"{variable}={uri}: MLflow no longer keeps runs in plain folders; unset it to use "
+            "mlflow.db of this repository, or name a server (http://...) or a database (postgresql://..., sqlite:///...)"
+        )
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the database file of a sqlite URI, None for every other store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn what MLflow, a database driver or the network raise into one RegistryError that names the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
+
+
+def existing(call: Callable[[], T]) -> T | None:
+    """Return what the call to the store returns, None where the store answers that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def download(uri: str, folder: Path | str) -> Path:
+    """Return the local path of the file or folder behind an artifact URI, copied or downloaded into `folder`."""
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
+def client() -> "MlflowClient":
+    """Return an MLflow client of this repository's store, after making sure that the store answers and has its tables.
+
+    Raises:
+        RegistryError: no answer within about 10 seconds, or the store refuses.
+    """
+    uri = tracking_uri()
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    _probe_database(uri)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if os.environ.get("MLFLOW_REGISTRY_URI"):
+        mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other folders
+    mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client
+    # MLflow creates its tables without a lock: two processes that start together would clash.
+    with store_errors(uri), store_lock("tracking"):
+        opened = mlflow.MlflowClient(tracking_uri=uri)
+        _probe_server(opened, uri)
+    return opened
+
+
+def _probe_database(uri: str) -> None:
+    """Ask the database for a sign of life; MLflow itself retries a dead one for an hour."""
+    parts = urlsplit(uri)
+    try:
+        if file := sqlite_file(uri):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file, timeout=20)
+            try:
+                connection.execute("PRAGMA schema_version")
+            finally:
+                connection.close()
+        elif (scheme := parts.scheme.partition("+")[0]) in PORTS and parts.hostname:
+            socket.create_connection((parts.hostname, parts.port or PORTS[scheme]), timeout=PROBE_SECONDS).close()
+    except (OSError, sqlite3.Error) as error:
+        raise _unreachable(uri, error) from error
+
+
+def _probe_server(opened: "MlflowClient", uri: str) -> None:
+    """Ask an MLflow server one question, without the retries (4 minutes) that are right in the middle of a training."""
+    if not uri.startswith("http"):
+        return
+    lowered = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS)}
+    before = {name: os.environ.get(name) for name in lowered}
+    os.environ.update(lowered)
+    try:
+        opened.search_experiments(max_results=1)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _unreachable(uri: str, error: Exception) -> RegistryError:
+    return RegistryError(
+        f"the MLflow store {redact(uri)} does not answer ({reason(error)}); start it, or correct "
+        "MLFLOW_TRACKING_URI, or unset it to use mlflow.db of this repository"
+    )

@@ -1,0 +1,105 @@
+"""How training is fed: batches of pictures, with the random draws that vary them. Numpy only, OpenCV for MixUp.
+
+Every draw is a function of (seed, epoch) alone, made here and, but for MixUp and CutMix, applied on the device
+(variation.Draws): the same on every Keras backend, and after a resume.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from darkroom.errors import TrainingError
+from darkroom.training.variation import Variation, draw, mix
+
+
+class EpochBatches:
+    """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), and weights float32 (b,) by class if asked.
+
+    The inputs are pictures uint8 (b, H, W, C), or where something is drawn (pictures, draws int32 (b, columns)); they
+    may be feature vectors float32 (b, D) as well, which nothing varies. The last, smaller batch is left out, since it
+    would be compiled apart; the next epoch shuffles anew.
+
+    Args:
+        images: indexable by an int array, gives uint8 (n, H, W, C) or float32 (n, D).
+        labels: (n,) int, class numbers.
+        n_classes: width of the labels.
+        batch_size: pictures per step, at most n.
+        seed, epoch: decide order and draws.
+        variation: what is drawn.
+        weights: float32 (classes,), by class; None: no weights.
+        max_steps: greatest number of batches; None: all.
+
+    Raises:
+        TrainingError: fewer pictures than one batch.
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: np.ndarray,
+        *,
+        n_classes: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        variation: Variation | None = None,
+        weights: np.ndarray | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        n_images = len(labels)
+        if n_images < batch_size:
+            raise TrainingError(f"{n_images} training images do not fill one batch of {batch_size}; lower batch_size")
+        rng = np.random.default_rng([seed, epoch])
+        self.images, self.labels, self.batch_size, self.weights = images, labels, batch_size, weights
+        self.variation = variation or Variation()
+        self.order = rng.permutation(n_images)
+        self.draws = None
+        if self.variation.n_columns:
+            self.draws = draw(
+                self.variation, n_images=n_images, image_size=images.shape[1:3], seed=seed, epoch=epoch, rng=rng
+            )
+        self._steps = n_images // batch_size if max_steps is None else min(n_images // batch_size, max_steps)
+        self._one_hot = np.eye(n_classes, dtype=np.float32)
+        self._key = (seed, epoch)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> tuple[Any, ...]:
+        chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
+        pictures, labels = self.images[chosen], self._one_hot[self.labels[chosen]]
+        if self.variation.mixes:
+            rng = np.random.default_rng([*self._key, step + 2])
+            mixup, cutmix = self.variation.mixup, self.variation.cutmix
+            pictures, labels = mix(pictures, labels, mixup=mixup, cutmix=cutmix, rng=rng)
+        inputs = pictures if self.draws is None else (pictures, self.draws[chosen])
+        return (inputs, labels) if self.weights is None else (inputs, labels, labels @ self.weights)
+
+
+class OneBatch:
+    """The first of some batches again and again, as many times as there are batches: for finding mistakes."""
+
+    def __init__(self, batches: EpochBatches) -> None:
+        self.batch_size, self._steps, self._batch = batches.batch_size, len(batches), batches[0]
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, _step: int) -> tuple[Any, ...]:
+        return self._batch
+
+
+class PlainBatches:
+    """All pictures in order, the last batch smaller: (pictures uint8 (b, H, W, C), one-hot float32 (b, classes))."""
+
+    def __init__(self, images: Any, labels: np.ndarray, *, n_classes: int, batch_size: int) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self._one_hot = np.eye(n_classes, dtype=np.float32)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(self.labels)))
+        return self.images[chosen], self._one_hot[self.labels[chosen]]

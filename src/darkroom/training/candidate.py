@@ -1,0 +1,282 @@
+"""From a recipe and opened data to the model to deploy: every way of transfer, both phases, any batch that fits."""
+
+import dataclasses
+import gc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from darkroom.data.arrays.features import Features
+from darkroom.errors import TrainingError
+from darkroom.evaluation.metrics.classification import expected_calibration_error
+from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
+from darkroom.training.checkpoints import Checkpoint, Progress
+from darkroom.training.recipe import (
+    Data,
+    Recipe,
+    build,
+    build_head,
+    build_optimizer,
+    build_plateau,
+    build_schedule,
+    epoch_batches,
+    n_training,
+    part,
+    transfer_mode,
+    validation_batches,
+    variation_of,
+    vectors,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+GREATEST_AUTO_BATCH = 1024
+LEAST_AUTO_STEPS = 8  # per epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Reports:
+    """Whom a training tells what it does; see fit.fit. `say` takes a line for a person."""
+
+    on_step: Callable[[int, int], None] | None = None
+    on_epoch_end: Callable[[int, dict[str, float]], None] | None = None
+    say: Callable[[str], None] = lambda _line: None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished training: the model to deploy (float32, pictures in, probabilities out), and how it came about.
+
+    val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
+    the precision of that.
+    """
+
+    model: "keras.Model"
+    progress: Progress
+    batch_size: int
+    val_accuracy: float
+
+
+def train_candidate(
+    recipe: Recipe,
+    *,
+    data: Data,
+    image_shape: tuple[int, int, int],
+    features: Features | None = None,
+    extractor_of: "Callable[[str], keras.Model] | None" = None,
+    policy: str = "float32",
+    fraction: float = 1.0,
+    checkpoint: Checkpoint | None = None,
+    reports: Reports | None = None,
+) -> Trained:
+    """Return the model that the recipe makes of the data.
+
+    Args:
+        recipe: passed check().
+        data: pictures.
+        image_shape: (H, W, C) of the pictures.
+        features: of the same pictures; for transfer in the modes features and finetune.
+        extractor_of: gives, for a Keras dtype policy, the frozen backbone that `features` came from; for transfer.
+        policy: Keras dtype policy to train in; the model that comes back is float32.
+        fraction: of the training images (see recipe.part), for a trial.
+        checkpoint: where to keep the end of every epoch, and to go on behind what is kept.
+        reports: who is told.
+
+    Raises:
+        ParamsError: the devices cannot share the batch, or the backbone has fewer blocks than are to be unfrozen.
+        TrainingError: the loss is not finite, or not even one picture fits into memory.
+    """
+    from darkroom.networks import inference
+    from darkroom.networks.runtime import distribution
+
+    reports = reports or Reports()
+    start = first_batch_size(n_training(recipe, data, features, fraction=fraction))
+    data = part(data, fraction, seed=recipe["seed"])
+
+    def attempt(batch_size: int) -> Trained:
+        run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
+        network, progress = run.transfer() if transfer_mode(recipe) else run.network()
+        views, accuracy = recipe["test_time_views"], progress.best_val_accuracy
+        model = inference.deployable(network, views)
+        if views != "one" and not recipe["debug"]["overfit_one_batch"]:
+            size = max(1, batch_size // inference.VIEWS[views])  # each picture is as many
+            accuracy = inference.accuracy(model, data.val_images, data.val_labels, batch_size=size)
+        return Trained(model, progress, batch_size, accuracy)
+
+    if recipe["batch_size"] != "auto":
+        distribution.check_batch_size(recipe["batch_size"])
+        return attempt(int(recipe["batch_size"]))
+    return _halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
+
+
+def calibrated(trained: Trained, data: Data, *, views: str) -> "tuple[keras.Model, dict[str, float]]":
+    """Return the model at the temperature that suits the validation pictures best, and what that changes there.
+
+    Args:
+        data: as it was trained on.
+        views: that the model averages: each picture is as many.
+
+    Returns:
+        The model to deploy; temperature, val_ece and val_ece_uncalibrated, the expected calibration errors.
+    """
+    from darkroom.networks import inference
+
+    size = max(1, trained.batch_size // inference.VIEWS[views])
+    probabilities = inference.answers(trained.model, data.val_images, batch_size=size)
+    temperature = fit_temperature(probabilities, data.val_labels)
+    changes = {
+        "temperature": temperature,
+        "val_ece": expected_calibration_error(scaled(probabilities, temperature), data.val_labels),
+        "val_ece_uncalibrated": expected_calibration_error(probabilities, data.val_labels),
+    }
+    return inference.at_temperature(trained.model, temperature), changes
+
+
+def first_batch_size(n_train: int) -> int:
+    """Return the batch size that `auto` tries first: a power of two, with at least LEAST_AUTO_STEPS steps per epoch."""
+    greatest = min(GREATEST_AUTO_BATCH, max(1, n_train // LEAST_AUTO_STEPS))
+    return 1 << (greatest.bit_length() - 1)
+
+
+def _halving(
+    attempt: Callable[[int], Trained], *, start: int, checkpoint: Checkpoint | None, say: Callable[[str], None]
+) -> Trained:
+    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for."""
+    from darkroom.networks.runtime import distribution, memory
+
+    shares = distribution.n_devices()
+    size = (checkpoint.batch_size if checkpoint else None) or max(shares, start // shares * shares)
+    while True:
+        if checkpoint:
+            checkpoint.batch_size = size
+        try:
+            return attempt(size)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+        # Outside of the handler: the error's traceback would keep the network that did not fit.
+        gc.collect()
+        if size == shares:
+            raise TrainingError("not even one picture fits into memory; use smaller pictures or a smaller network")
+        smaller = max(shares, size // 2 // shares * shares)
+        say(f"batch_size auto: {size} pictures do not fit into memory; starting again with {smaller}")
+        size = smaller
+        if checkpoint:
+            checkpoint.restart()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One attempt at a training: what its phases share."""
+
+    recipe: Recipe
+    data: Data
+    image_shape: tuple[int, int, int]
+    features: Features | None
+    extractor_of: "Callable[[str], keras.Model] | None"
+    policy: str
+    fraction: float
+    batch_size: int
+    checkpoint: Checkpoint | None
+    reports: Reports
+
+    def network(self) -> "tuple[keras.Model, Progress]":
+        """Train a network from the start; return it as float32."""
+        from darkroom.networks.build import initialise_from_data
+        from darkroom.networks.runtime import distribution
+
+        with distribution.distribution():
+            network = self._build(self.policy)
+            with distribution.whole_batches():
+                initialise_from_data(network, self.data.images, seed=self.recipe["seed"])
+            progress = self._phase(network, self.data, name="training")
+        final = self._build("float32")  # ONNX files are written in float32, whatever training computed in
+        final.set_weights(network.get_weights())
+        return final, progress
+
+    def transfer(self) -> "tuple[keras.Model, Progress]":
+        """Train a head, and where the recipe says so the backbone too; return both as one float32 network."""
+        from darkroom.networks.build import with_head
+        from darkroom.networks.runtime import distribution
+
+        assert self.extractor_of is not None  # noqa: S101 - a promise to mypy
+        extractor = self.extractor_of("float32")
+        final = with_head(extractor, self._build_head(extractor.output_shape[-1], "float32"))
+        with distribution.distribution():
+            weights, progress = self._transferred(extractor.get_weights(), extractor.output_shape[-1])
+        final.set_weights(weights)
+        return final, progress
+
+    def _transferred(self, backbone: list[np.ndarray], n_features: int) -> tuple[list[np.ndarray], Progress]:
+        """Return the weights of backbone and head in the best epoch, given those of the backbone as it came."""
+        from darkroom.networks.backbones.extractor import unfreeze
+        from darkroom.networks.build import with_head
+
+        assert self.extractor_of is not None  # noqa: S101 - a promise to mypy
+        mode, settings = transfer_mode(self.recipe), self.recipe["architecture"]
+        head = self._build_head(n_features, self.policy)
+        if mode == "frozen":
+            network = with_head(self.extractor_of(self.policy), head)
+            progress = self._phase(network, self.data, name="head")
+            return network.get_weights(), progress
+        if mode == "finetune":  # built first: a wrong number of blocks is refused before anything is trained
+            extractor = self.extractor_of(self.policy)
+            unfreeze(extractor, settings["unfreeze"])
+        progress = self._phase(head, self._vectors(), name="head")
+        best = [*backbone, *head.get_weights()]
+        if mode == "finetune":
+            network = with_head(extractor, head)
+            epochs, rate = settings["finetune_epochs"], settings["finetune_learning_rate"]
+            progress = self._phase(
+                network, self.data, name="finetuning", epochs=epochs, learning_rate=rate, progress=progress
+            )
+            best = network.get_weights() if progress.best_phase == "finetuning" else best
+        return best, progress
+
+    def _phase(
+        self,
+        network: "keras.Model",
+        data: Data,
+        *,
+        name: str,
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        progress: Progress | None = None,
+    ) -> Progress:
+        from darkroom.training.fit import fit
+
+        recipe, batch_size = self.recipe, self.batch_size
+        epochs = epochs or int(recipe["epochs"])
+        steps = len(epoch_batches(recipe, data, batch_size=batch_size, epoch=0))
+        peak = learning_rate or recipe["learning_rate"]
+        schedule = build_schedule(recipe, peak=peak, epochs=epochs, steps_per_epoch=steps)
+        return fit(
+            network,
+            train=lambda epoch: epoch_batches(recipe, data, batch_size=batch_size, epoch=epoch),
+            validation=validation_batches(recipe, data, batch_size=batch_size),
+            epochs=epochs,
+            optimizer=build_optimizer(recipe, learning_rate=schedule, policy=self.policy),
+            phase=name,
+            progress=progress,
+            label_smoothing=recipe["label_smoothing"],
+            variation=variation_of(recipe, data),
+            early_stopping=recipe["early_stopping"],
+            keep=recipe["keep"],
+            plateau=build_plateau(recipe),
+            schedule=schedule,
+            checkpoint=self.checkpoint,
+            on_step=self.reports.on_step,
+            on_epoch_end=self.reports.on_epoch_end,
+        )
+
+    def _vectors(self) -> Data:
+        assert self.features is not None  # noqa: S101 - a promise to mypy
+        return part(vectors(self.features, self.data.classes), self.fraction, seed=self.recipe["seed"])
+
+    def _build(self, policy: str) -> "keras.Model":
+        return build(self.recipe, image_shape=self.image_shape, n_classes=len(self.data.classes), policy=policy)
+
+    def _build_head(self, n_features: int, policy: str) -> "keras.Model":
+        return build_head(self.recipe, n_features=n_features, n_classes=len(self.data.classes), policy=policy)

@@ -1,0 +1,135 @@
+"""Where training stands, kept outside DVC's outputs (DVC deletes those before a stage runs). Numpy and JSON only."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from darkroom.errors import TrainingError
+from darkroom.files.writing import replacing, write_text
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the epochs so far have brought, over all phases of a training.
+
+    `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
+    schedule; times are in seconds. A row of the history has epoch, phase and the metrics of training.fit.
+    """
+
+    epoch: int = 0
+    phase: str = ""
+    best_epoch: int = -1
+    best_val_accuracy: float = -1.0
+    best_val_loss: float = float("inf")
+    train_seconds: float = 0.0
+    plateau: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def phases(self) -> list[str]:
+        """The phases that have an epoch, in their order."""
+        return list(dict.fromkeys(row["phase"] for row in self.history))
+
+    @property
+    def best_phase(self) -> str | None:
+        """The phase of the best epoch, None before the first."""
+        return str(self.history[self.best_epoch]["phase"]) if 0 <= self.best_epoch < len(self.history) else None
+
+
+class Checkpoint:
+    """One training's folder: arrays of the last and of the best epoch, and a small file that says which count.
+
+    state.json is replaced last and atomically, so a kill at any moment leaves the epoch before whole.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._state_file = directory / "state.json"
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run that this training belongs to, so that a resume continues it."""
+        file = self.directory / "run_id"
+        return file.read_text() if file.exists() else None
+
+    @run_id.setter
+    def run_id(self, value: str) -> None:
+        write_text(self.directory / "run_id", value)
+
+    @property
+    def batch_size(self) -> int | None:
+        """What was found to fit into memory; None where nothing was looked for yet."""
+        file = self.directory / "batch_size"
+        return int(file.read_text()) if file.exists() else None
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        write_text(self.directory / "batch_size", str(value))
+
+    def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray]] | None:
+        """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
+
+        Raises:
+            TrainingError: the files contradict each other.
+        """
+        if not self._state_file.exists():
+            return None
+        try:
+            state = json.loads(self._state_file.read_text())
+            last, best = (self._read(state.pop(name)) for name in ("last", "best"))
+            return Progress(**state), last, best
+        except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"the checkpoint in {self.directory} cannot be read ({error}); delete it to train from the start"
+            ) from error
+
+    def save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
+        """Keep the end of an epoch; `best` are the network's weights where this epoch is the best so far, else None.
+
+        Raises:
+            TrainingError: the files cannot be written; those of the epoch before stay.
+        """
+        try:
+            self._save(progress, variables=variables, best=best)
+        except OSError as error:
+            raise TrainingError(
+                f"the checkpoint in {self.directory} cannot be written ({error.strerror}); make room; dvc repro then "
+                "goes on behind the last epoch that was kept"
+            ) from error
+
+    def _save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
+        last_name = self._write(f"last-{progress.epoch:05d}.npz", variables)
+        best_name = f"best-{progress.best_epoch:05d}.npz"
+        if best is not None:
+            self._write(best_name, best)
+        state = {**dataclasses.asdict(progress), "last": last_name, "best": best_name}
+        write_text(self._state_file, json.dumps(state))
+        for file in self.directory.glob("*.npz"):
+            if file.name not in (last_name, best_name):
+                file.unlink()
+
+    def restart(self) -> None:
+        """Forget all epochs; the run and the batch size stay."""
+        self._state_file.unlink(missing_ok=True)
+
+    def delete(self) -> None:
+        """Remove the folder; called once the stage's results are written."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _read(self, name: str) -> list[np.ndarray]:
+        # Opened here: numpy leaves a file that is no archive open.
+        with (self.directory / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return [arrays[key] for key in arrays.files]
+
+    def _write(self, name: str, arrays: list[np.ndarray]) -> str:
+        with replacing(self.directory / name) as part, part.open("wb") as file:
+            np.savez(file, *arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        return name

@@ -1,0 +1,225 @@
+"""fit(): epochs, resume, the best epoch. The core reports, the edge records: nothing here prints or logs."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from darkroom.errors import TrainingError
+from darkroom.networks.runtime.distribution import whole_batches
+from darkroom.training.batches import PlainBatches
+from darkroom.training.checkpoints import Checkpoint, Progress
+from darkroom.training.optimizers import averaged_weights
+from darkroom.training.schedules import Plateau, Schedule
+from darkroom.training.variation import Variation
+from darkroom.training.variation_layer import with_draws
+
+
+class Batches(Protocol):
+    """What fit() trains on: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
+
+    batch_size is the number of pictures in a full one.
+    """
+
+    batch_size: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, step: int) -> tuple[Any, ...]: ...
+
+
+def fit(
+    network: keras.Model,
+    *,
+    train: Callable[[int], Batches],
+    validation: PlainBatches,
+    epochs: int,
+    optimizer: keras.optimizers.Optimizer,
+    phase: str = "training",
+    progress: Progress | None = None,
+    label_smoothing: float = 0.0,
+    variation: Variation | None = None,
+    early_stopping: Mapping[str, Any] | None = None,
+    keep: str = "best",
+    plateau: Plateau | None = None,
+    schedule: Schedule | None = None,
+    checkpoint: Checkpoint | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch_end: Callable[[int, dict[str, float]], None] | None = None,
+) -> Progress:
+    """Train the network in place for one phase and return what the epochs of this phase and of those before brought.
+
+    The best epoch of all phases has the highest validation accuracy; among equals, the lowest validation loss; or it is
+    the last, if `keep` says so. Where it is one of this phase, the network is left with its weights. With a checkpoint
+    that holds earlier epochs, training goes on behind them: weights, optimizer, random state and best epoch are
+    restored. A phase that the checkpoint is beyond is not trained again.
+
+    Args:
+        network: pictures (or features) in, logits out.
+        train: gives the batches of an epoch (counted from 0, over all phases).
+        validation: pictures (or features) and their labels, as they are.
+        epochs: of this phase, those before a resume included.
+        optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
+        phase: its name, in every row of the history.
+        progress: what the phases before returned; None for the first.
+        label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
+        variation: how the batches are drawn; the draws are applied here.
+        early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
+        keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
+            accuracy of few pictures cannot tell it from the one before.
+        plateau: says after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
+        checkpoint: where to keep the end of every epoch.
+        on_step: called with (step, steps) of the epoch.
+        on_epoch_end: called with the epoch and train_loss, val_loss, train_accuracy, val_accuracy, learning_rate and
+            images_per_second (of training alone).
+
+    Raises:
+        TrainingError: the loss is not finite, or the checkpoint belongs to another network.
+    """
+    trained = with_draws(network, variation or Variation())
+    state = trained.variables  # weights and random state; asked before compile() adds the metrics'
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    trained.compile(optimizer, loss, metrics=["accuracy"])
+    optimizer.build(trained.trainable_variables)
+    variables = [*state, *optimizer.variables]
+    kept = checkpoint.load() if checkpoint else None
+    progress = kept[0] if kept else progress or Progress()
+    best = kept[2] if kept and progress.best_phase == phase else None
+    if kept and progress.phase == phase:
+        _assign(variables, kept[1])
+        if plateau and progress.plateau:
+            plateau.restore(progress.plateau)
+    is_behind = progress.phase != phase and phase in progress.phases
+    while not is_behind and not _is_over(progress, phase, epochs=epochs, early_stopping=early_stopping):
+        epoch, started = progress.epoch, time.perf_counter()
+        record, weights = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
+        _check_finite(record, epoch=epoch)
+        ranks = (record["val_accuracy"], -record["val_loss"])
+        if better := keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
+            best = weights
+            progress.best_epoch, progress.best_val_accuracy, progress.best_val_loss = epoch, ranks[0], -ranks[1]
+        if plateau and schedule and plateau.update(record[plateau.metric]):
+            plateau.lower(schedule)
+        progress.plateau = plateau.state() if plateau else None
+        progress.phase, progress.epoch = phase, epoch + 1
+        progress.train_seconds += time.perf_counter() - started
+        progress.history.append({"epoch": epoch, "phase": phase, **record})
+        # Reported before it is kept: a kill between the two reports an epoch twice, and never leaves one out.
+        if on_epoch_end:
+            on_epoch_end(epoch, record)
+        if checkpoint:
+            arrays = [ops.convert_to_numpy(variable) for variable in variables]
+            checkpoint.save(progress, variables=arrays, best=best if better else None)
+    if best is not None:
+        network.set_weights(best)
+    return progress
+
+
+def _run_epoch(
+    trained: keras.Model,
+    network: keras.Model,
+    batches: Batches,
+    validation: PlainBatches,
+    *,
+    on_step: Callable[[int, int], None] | None,
+) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Train and validate once; return the record, and the weights that were validated."""
+    learning_rate = float(ops.convert_to_numpy(trained.optimizer.learning_rate))
+    started = time.perf_counter()
+    # shuffle=False: Keras would shuffle the batches once more, from a state that a resume does not have.
+    reports = [_Steps(len(batches), on_step)]
+    logs = trained.fit(_Feed(batches), epochs=1, shuffle=False, verbose=0, callbacks=reports).history
+    seconds = time.perf_counter() - started
+    own, weights = network.get_weights(), averaged_weights(trained.optimizer, network.weights)
+    # On every device: several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed.
+    network.set_weights(weights)
+    val_loss, val_accuracy = _validate(network, validation)
+    network.set_weights(own)
+    record = {
+        "train_loss": logs["loss"][0],
+        "val_loss": val_loss,
+        "train_accuracy": logs["accuracy"][0],
+        "val_accuracy": val_accuracy,
+        "learning_rate": learning_rate,
+        "images_per_second": len(batches) * batches.batch_size / seconds,
+    }
+    return record, weights
+
+
+def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy.
+
+    By predict(), since evaluate() fails on several devices of TensorFlow where the first batch cannot be shared out
+    evenly, which a small validation split is.
+    """
+    with whole_batches():
+        logits = network.predict(_Feed(validation), verbose=0)
+    losses = ops.sparse_categorical_crossentropy(validation.labels, logits, from_logits=True)
+    return float(ops.convert_to_numpy(losses).mean()), float((logits.argmax(axis=1) == validation.labels).mean())
+
+
+def _is_over(progress: Progress, phase: str, *, epochs: int, early_stopping: Mapping[str, Any] | None) -> bool:
+    rows = [row for row in progress.history if row["phase"] == phase]
+    if early_stopping and rows:
+        metric, patience = early_stopping["metric"], early_stopping["patience"]
+        if epochs_without_gain([row[metric] for row in rows], metric=metric) >= patience:
+            return True
+    return len(rows) >= epochs
+
+
+def epochs_without_gain(values: Sequence[float], *, metric: str) -> int:
+    """Return how many epochs ago a metric was best for the first time: losses are best low, accuracies high."""
+    signed = [-value if metric.endswith("loss") else value for value in values]
+    return len(values) - 1 - signed.index(max(signed))
+
+
+def _check_finite(record: dict[str, float], *, epoch: int) -> None:
+    for name in ("train_loss", "val_loss"):
+        if not math.isfinite(record[name]):
+            raise TrainingError(
+                f"{name} is {record[name]} after epoch {epoch}: training has diverged; lower learning_rate, or use "
+                "precision float32"
+            )
+
+
+def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+    shapes = [tuple(variable.shape) for variable in variables]
+    if shapes != [array.shape for array in arrays]:
+        raise TrainingError("the checkpoint belongs to another network; delete .darkroom/checkpoints to start anew")
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+class _Feed(keras.utils.PyDataset):
+    """Batches as Keras takes them."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__(workers=1)
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, step: int) -> tuple[Any, ...]:
+        return self._batches[step]
+
+
+class _Steps(keras.callbacks.Callback):
+    """Reports steps; stops within 50 of them when the loss is not finite (reading it each step would stall a GPU)."""
+
+    def __init__(self, steps: int, on_step: Callable[[int, int], None] | None) -> None:
+        super().__init__()
+        self._steps, self._on_step = steps, on_step
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if batch % 50 == 0 and logs and not math.isfinite(float(logs["loss"])):
+            raise TrainingError(
+                f"the loss is {float(logs['loss'])} at step {batch}: training has diverged; lower learning_rate, or "
+                "use precision float32"
+            )
+        if self._on_step:
+            self._on_step(batch + 1, self._steps)

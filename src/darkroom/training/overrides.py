@@ -1,0 +1,144 @@
+"""Values that replace those of a recipe, by dotted key ("optimizer.weight_decay"): how they are stored and applied.
+
+best.yaml, which `tune` writes and `train` reads, holds one such mapping.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from darkroom.errors import DataError, ParamsError
+from darkroom.files.writing import write_errors, write_text
+from darkroom.project.text import did_you_mean
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the overrides of a file; none where it says nothing.
+
+    Raises:
+        DataError: the file is missing, not YAML, or not a mapping of names to values.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; run `dvc repro tune`") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; mend that and run again") from None
+    except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise DataError(f"{path}: this is not YAML: {' '.join(str(error).split())}; run `dvc repro tune`") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        found = type(values).__name__
+        raise DataError(f"{path}: expected keys of train and their values, found {found}; run `dvc repro tune`")
+    for key in values:
+        if not isinstance(key, str):
+            raise DataError(f"{path}: {key!r} is no key of train, expected text; run `dvc repro tune`")
+    return values
+
+
+def write(path: Path, values: Mapping[str, Any], *, comment: str) -> None:
+    """Write overrides with a comment of one line above them: the whole file, or none.
+
+    Raises:
+        DataError: the disk is full, or does not let the file be written.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # ruamel declares None
+    text = StringIO()
+    yaml.dump(dict(values), text)
+    with write_errors(path):
+        write_text(path, f"# {comment}\n{text.getvalue()}")
+
+
+def apply(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the recipe, in which the values stand at their dotted keys. No key is added.
+
+    Raises:
+        ParamsError: the recipe lacks a key, or one key is a part of another, so that their order would decide.
+    """
+    check_apart(values)
+    applied = copy.deepcopy(dict(recipe))
+    for key, value in values.items():
+        value_at(recipe, key)
+        section = applied
+        *sections, name = key.split(".")
+        for part in sections:
+            section = section[part]
+        section[name] = copy.deepcopy(value)
+    return applied
+
+
+def changed(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return by dotted key the recipe's value and the one that replaces it, where the two differ.
+
+    Raises:
+        ParamsError: the recipe lacks a key.
+    """
+    pairs = {key: (value_at(recipe, key), value) for key, value in values.items()}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def value_at(recipe: Mapping[str, Any], key: str) -> Any:
+    """Return the recipe's value at a dotted key.
+
+    Raises:
+        ParamsError: there is none; names the keys that are known where the path ends, and the nearest of all.
+    """
+    found: Any = recipe
+    walked: list[str] = []
+    for part in key.split("."):
+        if not isinstance(found, Mapping):
+            raise ParamsError(f"train has no key {key!r}: {'.'.join(walked)} is {shown(found)}, which has no keys")
+        if part not in found:
+            owner = f" of {'.'.join(walked)}" if walked else ""
+            known = ", ".join(map(str, found)) or "none"
+            raise ParamsError(f"train has no key {key!r}; known keys{owner}: {known}{_nearest(key, recipe)}")
+        found = found[part]
+        walked.append(part)
+    return found
+
+
+def check_apart(keys: Iterable[str]) -> None:
+    """Refuse dotted keys of which one is a part of another.
+
+    Raises:
+        ParamsError: names both.
+    """
+    named = set(keys)
+    for key in sorted(named):
+        parts = key.split(".")
+        for end in range(1, len(parts)):
+            if (whole := ".".join(parts[:end])) in named:
+                raise ParamsError(
+                    f"both {whole!r} and {key!r}, a part of it, are named; "
+                    f"give {'.'.join(parts[end:])!r} inside {whole!r} and delete {key!r}"
+                )
+
+
+def shown(value: Any) -> str:
+    """Return a value as params.yaml would say it, on one line and cut after 200 characters."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _nearest(key: str, recipe: Mapping[str, Any]) -> str:
+    """Return did_you_mean of a dotted key; a key with the same end comes first: the section may be what is missing."""
+    known = list(_dotted_keys(recipe))
+    same_end = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
+    return did_you_mean(key, same_end, cutoff=0.0) or did_you_mean(key, known)
+
+
+def _dotted_keys(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key, those of sections too."""
+    for key, value in recipe.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _dotted_keys(value, f"{prefix}{key}.")

@@ -1,0 +1,288 @@
+"""What a recipe says of opened data: whether it fits them, the network, the optimizer, the batches.
+
+A recipe is a plain mapping of the shape of `train.<candidate>` in params.yaml (train_params.TrainParams describes it):
+nothing here needs pydantic or MLflow. Keras is loaded inside the functions that build, so that `check` can refuse a
+wrong recipe before those seconds are spent.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.data.arrays.selection import Selection
+from darkroom.errors import ParamsError
+from darkroom.networks.architectures.sizes import check_picture_size
+from darkroom.networks.backbones.table import Weights, find_backbone
+from darkroom.training.batches import EpochBatches, OneBatch, PlainBatches
+from darkroom.training.class_weights import class_weights
+from darkroom.training.variation import Variation
+
+if TYPE_CHECKING:
+    import keras
+
+    from darkroom.training.schedules import Plateau, Schedule
+
+Recipe = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a network is trained and validated on: pictures uint8 (n, H, W, C), or features float32 (n, D)."""
+
+    images: Any
+    labels: np.ndarray
+    val_images: Any
+    val_labels: np.ndarray
+    classes: list[str]
+
+
+def pictures(prepared: Dataset, augmented: Dataset) -> Data:
+    """Return the prepared pictures, with the augmented copies behind those of the training split."""
+    rows, copies, val_rows = prepared.rows("train"), augmented.rows("train"), prepared.rows("val")
+    return Data(
+        images=Selection([(prepared.images, rows), (augmented.images, copies)]),
+        labels=np.concatenate([prepared.labels[rows], augmented.labels[copies]]),
+        val_images=Selection([(prepared.images, val_rows)]),
+        val_labels=prepared.labels[val_rows],
+        classes=list(prepared.classes),
+    )
+
+
+def vectors(features: Features, classes: list[str]) -> Data:
+    """Return the features that `embed` computed."""
+    (images, labels), (val_images, val_labels) = features.arrays("train"), features.arrays("val")
+    return Data(images, labels, val_images, val_labels, classes)
+
+
+def part(data: Data, fraction: float, *, seed: int) -> Data:
+    """Return the data with a part of the training images, every class alike; validation stays whole.
+
+    Args:
+        fraction: above 0, at most 1; of each class at least one image is left.
+        seed: decides which.
+    """
+    if fraction == 1:
+        return data
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
+    chosen = [rng.permutation(rows)[: max(1, round(fraction * len(rows)))] for rows in members]
+    rows = np.sort(np.concatenate(chosen))
+    return dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
+
+
+def arguments(recipe: Recipe) -> dict[str, Any]:
+    """Return the arguments of the recipe's architecture."""
+    return {key: value for key, value in recipe["architecture"].items() if key != "name"}
+
+
+def transfer_mode(recipe: Recipe) -> str | None:
+    """Return "features", "frozen" or "finetune"; None for a network that is trained from the start."""
+    return str(recipe["architecture"]["mode"]) if recipe["architecture"]["name"] == "transfer" else None
+
+
+def n_epochs(recipe: Recipe) -> int:
+    """Return how many epochs all phases have together."""
+    more = recipe["architecture"]["finetune_epochs"] if transfer_mode(recipe) == "finetune" else 0
+    return int(recipe["epochs"] + more)
+
+
+def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
+    """Return the recipe with at most so many epochs in every phase; None for as many as it has."""
+    if epochs is None:
+        return dict(recipe)
+    short = {**recipe, "epochs": min(recipe["epochs"], epochs)}
+    if transfer_mode(recipe) == "finetune":
+        network = recipe["architecture"]
+        short["architecture"] = {**network, "finetune_epochs": min(network["finetune_epochs"], epochs)}
+    return short
+
+
+def n_training(recipe: Recipe, data: Data, features: Features | None, *, fraction: float = 1.0) -> int:
+    """Return how many training images every phase has: features may have been computed of some images only.
+
+    Of a fraction of them (see part) about so many.
+    """
+    n_train = len(data.labels)
+    if features is not None and transfer_mode(recipe) in ("features", "finetune"):
+        n_train = min(n_train, features.counts["train"])
+    return int(n_train * fraction)
+
+
+def check(
+    recipe: Recipe,
+    data: Data,
+    *,
+    image_shape: tuple[int, int, int],
+    features: Features | None,
+    fraction: float = 1.0,
+) -> None:
+    """Refuse a recipe that cannot be trained on these data, or a fraction of them, before Keras is loaded.
+
+    Raises:
+        ParamsError: says which setting, and what to do.
+    """
+    mode, variation, size = transfer_mode(recipe), Variation(**recipe["variation"]), min(image_shape[:2])
+    if mode is None:
+        check_picture_size(recipe["architecture"]["name"], arguments(recipe), image_shape)
+    elif features is None or features.backbone is None:
+        raise ParamsError(f"mode {mode} needs a backbone and its features; set embed.backbone")
+    if recipe["output"] == "sigmoid" and len(data.classes) != 2:
+        raise ParamsError(f"output is sigmoid, which is for 2 classes; the data have {len(data.classes)}; use softmax")
+    class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
+    n_train = n_training(recipe, data, features, fraction=fraction)
+    if recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
+        rest = "; lower it" if fraction == 1 else " of a trial; lower it, or raise tune.fraction"
+        raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images{rest}")
+    if not len(data.val_labels):
+        raise ParamsError("the data have no validation images; raise preprocess.val_fraction")
+    if mode == "features":
+        return  # nothing varies features
+    if variation.cutout >= size:
+        raise ParamsError(
+            f"variation.cutout is {variation.cutout}: it would blank whole pictures of {image_shape[:2]} pixels; "
+            f"the greatest is {size - 1}"
+        )
+    if variation.shift >= size:
+        raise ParamsError(
+            f"variation.shift is {variation.shift}: it would move pictures of {image_shape[:2]} pixels out of sight; "
+            f"the greatest is {size - 1}"
+        )
+
+
+def build(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classes: int, policy: str) -> "keras.Model":
+    """Return the recipe's untrained network (see build_module.build)."""
+    from darkroom.networks import build as build_module
+
+    return build_module.build(
+        recipe["architecture"]["name"],
+        image_shape=image_shape,
+        n_classes=n_classes,
+        arguments=arguments(recipe),
+        output=recipe["output"],
+        seed=recipe["seed"],
+        policy=policy,
+    )
+
+
+def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) -> "keras.Model":
+    """Return the untrained head of a recipe for transfer (see build_module.build_head)."""
+    from darkroom.networks import build as build_module
+
+    return build_module.build_head(
+        n_features,
+        n_classes=n_classes,
+        units=recipe["architecture"]["units"],
+        dropout=recipe["architecture"]["dropout"],
+        output=recipe["output"],
+        seed=recipe["seed"],
+        policy=policy,
+    )
+
+
+def extractor_of(
+    features: Features, *, image_shape: tuple[int, int, int], weights: Weights | None = None
+) -> "Callable[[str], keras.Model] | None":
+    """Return what builds the backbone of the features for a Keras dtype policy; None where they have no backbone.
+
+    Args:
+        features: what `embed` computed.
+        image_shape: (height, width, channels) of the pictures.
+        weights: of the backbone; None obtains them as `embed` did.
+
+    Raises:
+        DataError: the backbone's weights cannot be had.
+    """
+    name, setting, image_size, seed = features.backbone, features.weights, features.image_size, features.seed
+    if name is None or setting is None or image_size is None or seed is None:  # all of them
+        return None
+    from darkroom.networks.backbones import extractor
+
+    if weights is None:
+        from darkroom.networks.backbones.weights import obtain_weights  # it needs more packages than training does
+
+        weights = obtain_weights(find_backbone(name), setting)
+    return lambda policy: extractor.extractor(
+        name, image_shape=image_shape, image_size=image_size, weights=weights, seed=seed, policy=policy
+    )
+
+
+def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "keras.optimizers.Optimizer":
+    """Return the recipe's optimizer (see optimizers.make_optimizer) for a learning rate or a schedule of it."""
+    from darkroom.training import optimizers
+
+    settings = recipe["optimizer"]
+    return optimizers.make_optimizer(
+        settings["name"],
+        learning_rate=learning_rate,
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        clip_norm=settings["clip_norm"],
+        averaging=recipe["averaging"],
+        loss_scaling=policy == "mixed_float16",
+    )
+
+
+def build_schedule(recipe: Recipe, *, peak: float, epochs: int, steps_per_epoch: int) -> "Schedule":
+    """Return the recipe's schedule (see schedules.Schedule) for a phase of so many epochs."""
+    from darkroom.training import schedules
+
+    settings = recipe["schedule"]
+    return schedules.Schedule(
+        settings["name"],
+        peak=peak,
+        total_steps=epochs * steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
+        warmup=settings["warmup"],
+        every=settings.get("every"),
+        factor=settings.get("factor"),
+    )
+
+
+def build_plateau(recipe: Recipe) -> "Plateau | None":
+    """Return what lowers the learning rate of the schedule `plateau`; None for another schedule."""
+    from darkroom.training import schedules
+
+    settings = recipe["schedule"]
+    if settings["name"] != "plateau":
+        return None
+    return schedules.Plateau(settings["metric"], patience=settings["patience"], factor=settings["factor"])
+
+
+def variation_of(recipe: Recipe, data: Data) -> Variation:
+    """Return what varies the training: nothing where features are trained on, or one batch only."""
+    varied = len(data.images.shape) == 4 and not recipe["debug"]["overfit_one_batch"]
+    return Variation(**recipe["variation"]) if varied else Variation()
+
+
+def epoch_batches(recipe: Recipe, data: Data, *, batch_size: int, epoch: int) -> EpochBatches | OneBatch:
+    """Return the training batches of an epoch, counted from 0 over all phases."""
+    only_one = recipe["debug"]["overfit_one_batch"]
+    batches = EpochBatches(
+        data.images,
+        data.labels,
+        n_classes=len(data.classes),
+        batch_size=batch_size,
+        seed=recipe["seed"],
+        epoch=0 if only_one else epoch,
+        variation=variation_of(recipe, data),
+        weights=class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes),
+        max_steps=recipe["debug"]["max_steps"],
+    )
+    return OneBatch(batches) if only_one else batches
+
+
+def validation_batches(recipe: Recipe, data: Data, *, batch_size: int) -> PlainBatches:
+    """Return the validation batches: twice the size, since no gradients are kept.
+
+    Where training sees one batch only, that batch: a loss that goes to 0 in training and not here points at what the
+    two do differently (BatchNorm, dropout).
+    """
+    images, labels = data.val_images, data.val_labels
+    if recipe["debug"]["overfit_one_batch"]:
+        images, one_hot = epoch_batches(recipe, data, batch_size=batch_size, epoch=0)[0][:2]
+        labels = one_hot.argmax(axis=1)
+    return PlainBatches(images, labels, n_classes=len(data.classes), batch_size=2 * batch_size)

@@ -1,0 +1,130 @@
+"""The coordinator of a search: hands trials to workers until the budget is spent, loses none, and repeats none.
+
+It alone draws trials and is told how they ended, so the number of trials is exact whatever dies. What a trial is
+(objective.py, or a test's own function) it does not know.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.compute.workers import WorkerDiedError, Workers
+from darkroom.errors import DarkroomError, RegistryError, SearchError, TrainingError
+from darkroom.tuning.rows import FINISHED, TrialRow, n_finished
+from darkroom.tuning.study import Draw, Outcome, Search
+
+LOSSES_PER_WORKER = 3  # in a row, without one trial that ends; then the search is given up
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a worker sends back: how the trial ended, and the memory in bytes that its process holds afterwards."""
+
+    outcome: Outcome
+    resident_bytes: int
+
+
+def measured(function: Callable[[Any], Outcome], task: Any) -> Ended:
+    """Run one task in a worker."""
+    import psutil
+
+    outcome = function(task)
+    return Ended(outcome, psutil.Process().memory_info().rss)
+
+
+def run(
+    search: Search,
+    workers: Workers,
+    *,
+    function: Callable[[Any], Outcome],
+    task_of: Callable[[Draw], Any],
+    n_trials: int,
+    deadline: float | None = None,
+    max_worker_bytes: int | None = None,
+    on_lost: Callable[[int], object] = lambda _number: None,
+    on_change: Callable[[Sequence[TrialRow]], object] = lambda _rows: None,
+    poll_seconds: float = 1.0,
+) -> None:
+    """Run trials until so many have ended, those of earlier calls included.
+
+    A trial whose worker dies, or cannot reach a server, is tried once more, and does not count.
+
+    Args:
+        search: the study.
+        workers: where the trials run, one at a time in each place.
+        function: runs a task in a worker; picklable.
+        task_of: makes the task of a trial; picklable too.
+        n_trials: complete, pruned or failed ones.
+        deadline: Unix time in seconds after which no trial begins; what runs then must know it by itself.
+        max_worker_bytes: a worker that holds more memory after a trial is replaced.
+        on_lost: called with the number of a trial that was lost, when its worker is dead.
+        on_change: called with all trials whenever some have begun or ended, and every poll_seconds.
+        poll_seconds: how often to look.
+
+    Raises:
+        SearchError: workers keep dying, or the storage does not answer.
+        RegistryError: MLflow's store does not answer, time and again.
+        TrainingError: every trial failed; with the first reason.
+    """
+    for number in search.lose_running():
+        on_lost(number)
+    running: dict[Future[Ended], tuple[int, int]] = {}
+    free = list(range(workers.n))
+    n_ended = n_finished(search.rows())
+    losses, is_exhausted = 0, False
+    try:
+        while True:
+            search.beat()
+            while free and not is_exhausted and n_ended + len(running) < n_trials and not _is_over(deadline):
+                drawn = search.ask()
+                if drawn is None:
+                    is_exhausted = True
+                else:
+                    place = free.pop(0)
+                    running[workers.submit(place, measured, function, task_of(drawn))] = (place, drawn.number)
+            on_change(search.rows())
+            if not running:
+                break
+            done, _ = wait(running, timeout=poll_seconds, return_when=FIRST_COMPLETED)
+            for future in sorted(done, key=lambda one: one.exception() is not None):  # those that came well first
+                place, number = running[future]
+                error = future.exception()
+                if error is None:
+                    result = future.result()
+                    search.tell(number, result.outcome)
+                    n_ended, losses = n_ended + 1, 0
+                    if max_worker_bytes is not None and result.resident_bytes > max_worker_bytes:
+                        workers.replace(place)
+                elif isinstance(error, (WorkerDiedError, RegistryError, SearchError)):
+                    losses += 1
+                    search.lose(number, str(error), is_own_doing=isinstance(error, WorkerDiedError))
+                    on_lost(number)
+                    if losses >= LOSSES_PER_WORKER * workers.n:
+                        raise _given_up(losses, number, error)
+                else:
+                    raise error
+                del running[future]
+                free.append(place)
+    finally:
+        # After an error or a signal some may be open. Their workers are alive yet: whoever closes them ends their runs.
+        with suppress(SearchError):
+            search.lose_open("the search was stopped")
+    rows = [row for row in search.rows() if row.state in FINISHED]
+    if rows and all(row.state == "failed" for row in rows):
+        raise TrainingError(f"all {len(rows)} trials failed; the first, trial {rows[0].number}: {rows[0].reason}")
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.time() > deadline
+
+
+def _given_up(losses: int, number: int, error: DarkroomError) -> DarkroomError:
+    if not isinstance(error, WorkerDiedError):
+        return error
+    return SearchError(
+        f"{losses} workers died in a row, the last one in trial {number}: {error}; if memory ran out, lower "
+        "tune.workers, or take out of tune.space what makes networks large"
+    )

@@ -1,0 +1,1 @@
+"""Charts of a search: its course, its parameters. Open course.py first."""

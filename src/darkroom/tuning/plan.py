@@ -1,0 +1,70 @@
+"""What decides which trials are drawn and which are stopped early. Needs no Optuna: `check` reads it in a second."""
+
+import importlib.util
+import itertools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from darkroom.errors import ParamsError
+from darkroom.tuning.space.domains import Space, grid
+
+PACKAGES = {"cma-es": "cmaes", "gp": "torch"}  # that a sampler needs beside Optuna
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a space is searched.
+
+    Args:
+        sampler: tpe (Bergstra et al. 2011; multivariate, a group per branch of a conditional space, and a constant liar
+            who speaks for the trials that still run), random, grid, cma-es (Hansen & Ostermeier 2001), gp (a Gaussian
+            process) or qmc (Sobol's sequence).
+        pruner: hyperband (Li et al. 2018, over the epochs), median, wilcoxon or none.
+        seed: of the sampler.
+        objectives: val_accuracy, and for two one of trial_rows.COSTS.
+        limits: {metric: greatest value}; a trial beyond one is not feasible.
+        epochs: the most that a trial has, for Hyperband.
+        n_startup_trials: drawn at random before TPE begins.
+    """
+
+    sampler: str
+    pruner: str
+    seed: int
+    objectives: tuple[str, ...]
+    limits: Mapping[str, float]
+    epochs: int
+    n_startup_trials: int
+
+
+def check(plan: Plan, space: Space) -> None:
+    """Refuse a sampler and pruner that do not suit the space or the objectives, or that lack a package.
+
+    Raises:
+        ParamsError: says which, and what to do.
+    """
+    if len(plan.objectives) > 1 and plan.pruner != "none":
+        raise ParamsError(
+            f"pruner is {plan.pruner} with {len(plan.objectives)} objectives, between which no trial can be stopped "
+            "early; set pruner to none"
+        )
+    if len(plan.objectives) > 1 and plan.sampler == "cma-es":
+        raise ParamsError("sampler is cma-es, which has one objective; use tpe, random, grid, gp or qmc for two")
+    if plan.sampler == "grid":
+        grid_points(space, seed=plan.seed)
+    package = PACKAGES.get(plan.sampler)
+    if package and importlib.util.find_spec(package) is None:
+        raise ParamsError(f"sampler {plan.sampler} needs the package {package}: pip install {package}; or use tpe")
+
+
+def grid_points(space: Space, *, seed: int) -> list[dict[str, Any]]:
+    """Return every combination of the values of a space, in an order drawn from the seed: names to values.
+
+    Raises:
+        ParamsError: as space.grid.
+    """
+    values = grid(space)
+    points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    random.Random(seed).shuffle(points)  # noqa: S311 - no secret
+    return points

@@ -1,0 +1,168 @@
+"""The trials of a search as plain rows, what follows from them, and trials.csv. The standard library only."""
+
+import csv
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from darkroom.files.writing import replacing
+
+STATES = ("running", "complete", "pruned", "failed", "killed", "waiting")
+FINISHED = frozenset({"complete", "pruned", "failed"})
+ENDED = FINISHED | {"killed"}
+COSTS = ("latency_ms", "model_bytes")  # metrics of which less is better; measured only where params.yaml asks for them
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialRow:
+    """One trial.
+
+    Attributes:
+        state: one of STATES.
+        params: name in the search space -> drawn value, a number or the label of a choice (str, bool, None or number);
+            a conditional one is absent where its condition is not met.
+        metrics: of complete trials: val_accuracy in [0, 1], and those of COSTS that were measured.
+        curve: validation accuracy by epoch, counted from 0, of running and pruned trials too.
+        feasible: whether the costs are within their limits.
+        retry_of: number of the trial that was killed and that this one repeats.
+        reason: why it failed.
+        worker: host:pid.
+        started: Unix time in seconds.
+        seconds: until it ended; of a running one until now.
+        is_baseline: whether it has the values of params.yaml: trial 0, or what repeats it.
+    """
+
+    number: int
+    state: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    curve: dict[int, float]
+    feasible: bool
+    retry_of: int | None
+    reason: str | None
+    worker: str | None
+    started: float | None
+    seconds: float | None
+    is_baseline: bool = False
+
+
+def val_accuracy(row: TrialRow) -> float | None:
+    """Return the validation accuracy of a complete trial; None of any other."""
+    value = row.metrics.get("val_accuracy") if row.state == "complete" else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def last_accuracy(row: TrialRow) -> float | None:
+    """Return the validation accuracy of a complete trial, and of any other the one that it reported last."""
+    value = val_accuracy(row)
+    if value is None and row.curve:
+        value = row.curve[max(row.curve)]
+    return value if value is not None and math.isfinite(value) else None
+
+
+def best_trial(rows: Iterable[TrialRow]) -> TrialRow | None:
+    """Return the complete, feasible trial of the highest validation accuracy; of equal ones the earliest."""
+    scored = [(value, row) for row in rows if row.feasible and (value := val_accuracy(row)) is not None]
+    return max(scored, key=lambda pair: (pair[0], -pair[1].number))[1] if scored else None
+
+
+def best_so_far(rows: Iterable[TrialRow]) -> dict[int, float]:
+    """Return by trial number the highest validation accuracy of the complete, feasible trials up to it.
+
+    Trials before the first such one are absent.
+    """
+    best: dict[int, float] = {}
+    highest = -math.inf
+    for row in sorted(rows, key=lambda row: row.number):
+        value = val_accuracy(row) if row.feasible else None
+        highest = max(highest, value) if value is not None else highest
+        if highest > -math.inf:
+            best[row.number] = highest
+    return best
+
+
+def pareto_front(rows: Iterable[TrialRow], cost: str) -> list[TrialRow]:
+    """Return the complete, feasible trials that no other one beats in both accuracy and cost; the cheapest first.
+
+    Args:
+        cost: one of COSTS.
+    """
+    scored = [row for row in rows if row.feasible and val_accuracy(row) is not None and cost in row.metrics]
+    scored.sort(key=lambda row: (row.metrics[cost], -row.metrics["val_accuracy"], row.number))
+    front: list[TrialRow] = []
+    for row in scored:
+        if not front or row.metrics["val_accuracy"] > front[-1].metrics["val_accuracy"]:
+            front.append(row)
+    return front
+
+
+def n_finished(rows: Sequence[TrialRow]) -> int:
+    """Return how many trials came to an end by themselves; in place of a killed one another is drawn."""
+    return sum(row.state in FINISHED for row in rows)
+
+
+def param_names(rows: Iterable[TrialRow]) -> list[str]:
+    """Return the names of all parameters in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.params))
+
+
+def written(value: Any) -> str:
+    """Return a parameter's value as params.yaml would write it; floats are rounded to 3 digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def params_in_short(row: TrialRow) -> str:
+    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted name the last part that tells it from the others."""
+    short = {name: name.removesuffix(".name").rpartition(".")[2] for name in row.params}
+    times = Counter(short.values())
+    return " ".join(
+        f"{short[name] if times[short[name]] == 1 else name}={written(value)}" for name, value in row.params.items()
+    )
+
+
+def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:
+    """Write trials.csv, one line per trial by number, and return path: whole, or not at all.
+
+    The columns are those of `columns`; what a trial lacks is an empty cell.
+    """
+    best = best_so_far(rows)
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
+        writer.writeheader()
+        for row in sorted(rows, key=lambda row: row.number):
+            line = {
+                "trial": row.number,
+                "state": row.state,
+                "val_accuracy": val_accuracy(row),
+                "best_val_accuracy": best.get(row.number),
+                **{cost: row.metrics[cost] for cost in COSTS if cost in row.metrics},
+                "trained_epochs": len(row.curve),
+                "seconds": None if row.seconds is None else round(row.seconds, 3),
+                "retry_of": row.retry_of,
+                "reason": row.reason,
+            }
+            writer.writerow(line | {name: _cell(value) for name, value in row.params.items()})
+    return path
+
+
+def _cell(value: Any) -> Any:
+    """Return what the csv module writes as params.yaml would; an empty cell says that a parameter was not drawn."""
+    return written(value) if value is None or isinstance(value, bool) else value
+
+
+def columns(rows: Iterable[TrialRow]) -> list[str]:
+    """Return the columns of trials.csv: the fixed ones, costs only if measured, then the parameters.
+
+    `trained_epochs`, not `epochs`: that is a key of a candidate, and so may be a parameter.
+    """
+    rows = list(rows)
+    measured = [cost for cost in COSTS if any(cost in row.metrics for row in rows)]
+    scores = ["trial", "state", "val_accuracy", "best_val_accuracy", *measured]
+    return [*scores, "trained_epochs", "seconds", "retry_of", "reason", *param_names(rows)]

@@ -1,0 +1,46 @@
+"""The runs of a tuning in MLflow: one of the search, a child of each trial, and none left open by what was killed."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from darkroom.errors import DataError, LockedError
+from darkroom.project import locks
+from darkroom.tracking import runs
+from darkroom.tuning import location
+from darkroom.tuning.study import Search
+
+
+@contextmanager
+def parent_run(
+    study: Search, *, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> Iterator[runs.Run]:
+    """Open the run of a search: the study's, if it has one that the store still knows."""
+    earlier = study.attributes.get("run_id")
+    with runs.run(experiment=experiment, name=name, params=params, tags=tags, resume=earlier) as record:
+        study.remember("run_id", record.id)
+        yield record
+
+
+@contextmanager
+def children_closed(record: runs.Run, *, experiment: str) -> Iterator[None]:
+    """Close what workers left open, when the block ends: in it they have to end, too."""
+    try:
+        yield
+    finally:
+        runs.end_open(experiment, tags={runs.PARENT: record.id})
+
+
+def close_trial(number: int, *, study: str, experiment: str) -> None:
+    """Close the run of a trial whose worker is dead."""
+    runs.end_open(experiment, tags={"study": study, "trial": str(number)})
+
+
+def close_earlier(candidate: str, *, study: str, experiment: str) -> None:
+    """Close the runs of this study, and of the candidate's study before it, that a killed search left open."""
+    runs.end_open(experiment, tags={"study": study})
+    with suppress(DataError, LockedError):  # there was none before, or it is being searched right now
+        earlier = location.pointed_at(candidate)["study"]
+        if earlier != study:
+            with locks.store_lock(f"tune-{earlier}", timeout=0):
+                runs.end_open(experiment, tags={"study": earlier})

@@ -1,0 +1,75 @@
+"""The search space of one candidate, held against its section of train and against the data before a trial is drawn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from darkroom.data.arrays.features import Features
+from darkroom.errors import ParamsError
+from darkroom.project.params import explain, in_section
+from darkroom.training import overrides, recipe
+from darkroom.training.params import TrainParams
+from darkroom.tuning.space.domains import Space, edges, initial
+from darkroom.tuning.space.syntax import parse
+
+
+def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, is_searched: bool) -> Space:
+    """Return the space of a candidate, every edge of which its section of train allows.
+
+    Args:
+        spaces: the section tune.space.
+        candidate: a key of it.
+        base: the section train.<candidate>, which trial 0 has.
+        is_searched: False: no trial is drawn, and train's values may be changed without a thought to their ranges.
+
+    Raises:
+        ParamsError: says which parameter does not fit, and what to do.
+    """
+    if candidate not in spaces:
+        raise ParamsError(
+            f"params.yaml: tune.space has no part for the candidate {candidate!r}; write `{candidate}: {{}}` to leave "
+            "its values as they are"
+        )
+    with in_section(f"tune.space.{candidate}"):
+        space = parse(spaces[candidate])
+        if is_searched:
+            initial(space, base)
+        for where, values in edges(space):
+            try:
+                TrainParams.model_validate(overrides.apply(base, values))
+            except ValidationError as error:
+                raise ParamsError(f"{where}: {explain(f'train.{candidate}', TrainParams, error)}") from None
+    return space
+
+
+def check_trials(
+    space: Space,
+    candidate: str,
+    base: Mapping[str, Any],
+    *,
+    data: recipe.Data,
+    image_shape: tuple[int, int, int],
+    features: Features,
+    fraction: float,
+    epochs: int | None,
+) -> int:
+    """Refuse a space with an edge that these data do not allow; return how many epochs a trial has at most.
+
+    Args:
+        space, candidate, base: as in read().
+        fraction: of the training images.
+        epochs: of each phase of a trial, at most.
+
+    Raises:
+        ParamsError: says which parameter, and what to do.
+    """
+    longest = 1
+    for where, values in [(f"trial 0, train.{candidate}", {}), *edges(space)]:
+        trial = recipe.shortened(overrides.apply(base, values), epochs=epochs)
+        try:
+            recipe.check(trial, data, image_shape=image_shape, features=features, fraction=fraction)
+        except ParamsError as error:
+            raise ParamsError(f"params.yaml: tune.space.{candidate}: {where}: {error}") from None
+        longest = max(longest, recipe.n_epochs(trial))
+    return longest

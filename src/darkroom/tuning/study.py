@@ -1,0 +1,288 @@
+"""The study of a tuning: what is drawn next, how trials go and how they end.
+
+The coordinator (tuning.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial goes,
+and learns whether to go on. Both speak to one storage, so that nothing is lost with a process.
+Beside samplers.py and study_storage.py this is the only module that knows Optuna.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from secrets import token_hex
+from types import TracebackType
+from typing import Any, Self
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.trial import Trial, TrialState
+
+from darkroom.errors import LockedError, SearchError
+from darkroom.project.text import redact
+from darkroom.tuning.plan import Plan, grid_points
+from darkroom.tuning.rows import COSTS, FINISHED, TrialRow
+from darkroom.tuning.samplers import make_pruner, make_sampler, quiet
+from darkroom.tuning.space.domains import Categorical, Domain, Space, draw
+from darkroom.tuning.storage import open_storage, row_of, storage_errors
+
+LEASE_SECONDS = 60  # after the last sign of life of a process on another machine its study is free
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A trial to be run: its number, and what it changes in the recipe, by dotted key."""
+
+    number: int
+    overrides: dict[str, Any]
+    is_baseline: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: "complete", "pruned" or "failed"; metrics of a complete one, the reason of a failed one."""
+
+    state: str
+    metrics: Mapping[str, float]
+    reason: str | None = None
+
+
+class Search:
+    """One study: draws trials, is told how they ended, and remembers both in its storage. For one process at a time.
+
+    A context manager, which lets go of the storage. A study in which every trial failed is begun anew: what made them
+    fail may be gone.
+
+    Args:
+        name: of the study; one that exists is continued.
+        storage: path of a journal file, URL of a database, or grpc://host:port of an Optuna proxy.
+        space: what is searched.
+        plan: how.
+        baseline: what trial 0 has: names and values as space.initial gives them.
+        about: a digest of all that makes trials comparable.
+        rename: what to call it instead, for the error below.
+
+    Raises:
+        SearchError: the storage does not answer, or holds a study of that name about something else.
+        LockedError: another process searches it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        storage: str,
+        space: Space,
+        plan: Plan,
+        baseline: Mapping[str, Any],
+        about: str,
+        rename: str,
+    ) -> None:
+        self.name, self._space, self._plan, self._storage = name, space, plan, storage
+        self._owner, self._beaten = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}", 0.0
+        self._open: dict[int, Trial] = {}
+        self._ended: dict[int, TrialRow] = {}
+        with ExitStack() as stack, storage_errors(storage), quiet():
+            self._opened = open_storage(storage, create=True)
+            stack.callback(self._close)
+            self._study = self._create(about, rename)
+            self._check_owner()
+            self.beat()
+            ended = {row.state for row in self.rows() if row.state in FINISHED}
+            if ended == {"failed"}:
+                optuna.delete_study(study_name=name, storage=self._opened)
+                self._study = self._create(about, rename)
+                self._ended.clear()
+                self.beat(force=True)
+            drawn = self._study.get_trials(deepcopy=False)
+            if not drawn:
+                self._study.enqueue_trial(dict(baseline), user_attrs={"baseline": True})
+            # Behind the trials of a run before: from the same seed a sampler would draw the same ones again.
+            self._study.sampler = make_sampler(plan, space, seed=plan.seed + len(drawn))
+            stack.pop_all()
+        self._points = grid_points(space, seed=plan.seed) if plan.sampler == "grid" else None
+        self._n_points_drawn = sum("grid" in trial.user_attrs for trial in drawn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        with suppress(SearchError), storage_errors(self._storage):
+            self._study.set_user_attr("owner", None)
+        self._close()
+
+    def _close(self) -> None:
+        if isinstance(self._opened, RDBStorage):
+            self._opened.remove_session()
+            self._opened.engine.dispose()
+
+    def _create(self, about: str, rename: str) -> optuna.Study:
+        """Return the study, which is made if it does not exist."""
+        kinds = optuna.study.StudyDirection
+        study = optuna.create_study(
+            study_name=self.name,
+            storage=self._opened,
+            directions=[kinds.MINIMIZE if metric in COSTS else kinds.MAXIMIZE for metric in self._plan.objectives],
+            load_if_exists=True,
+            pruner=make_pruner(self._plan),
+        )
+        if study.user_attrs.get("about") not in (None, about):
+            raise SearchError(
+                f"the study {self.name!r} in {redact(self._storage)} was created with another space, data, code or "
+                f"settings; set tune.study to null, or to a new name such as {rename}"
+            )
+        study.set_user_attr("about", about)
+        study.set_metric_names(list(self._plan.objectives))
+        return study
+
+    def _check_owner(self) -> None:
+        """Refuse a study that another living process searches: the two would take each other's trials for lost."""
+        held = self._study.user_attrs.get("owner")
+        if held is None or time.time() - held["at"] > LEASE_SECONDS:
+            return
+        host, pid, _ = held["who"].split(":")
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            return
+        raise LockedError(
+            f"the study {self.name!r} in {redact(self._storage)} is being searched by process {pid} of {host}; wait "
+            f"until that ends (where it was killed: {LEASE_SECONDS} s), or set tune.study to a name of your own"
+        )
+
+    def beat(self, *, force: bool = False) -> None:
+        """Say that this process is alive; to be called every few seconds."""
+        if force or time.monotonic() - self._beaten > LEASE_SECONDS / 4:
+            self.remember("owner", {"who": self._owner, "at": time.time()})
+            self._beaten = time.monotonic()
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What remember() kept."""
+        with storage_errors(self._storage):
+            return self._study.user_attrs
+
+    def remember(self, key: str, value: Any) -> None:
+        """Keep a value with the study; anything that JSON can hold."""
+        with storage_errors(self._storage):
+            self._study.set_user_attr(key, value)
+
+    def ask(self) -> Draw | None:
+        """Return the next trial: one that waits (trial 0, one to be tried again), else what the sampler draws.
+
+        None where a grid has no more points.
+        """
+        with storage_errors(self._storage), quiet():
+            if self._points is not None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                if self._n_points_drawn == len(self._points):
+                    return None
+                self._study.enqueue_trial(self._points[self._n_points_drawn], user_attrs={"grid": True})
+                self._n_points_drawn += 1
+            trial = self._study.ask()
+            overrides = draw(self._space, lambda name, domain: _suggest(trial, name, domain))
+        self._open[trial.number] = trial
+        return Draw(trial.number, overrides, bool(trial.user_attrs.get("baseline")))
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Keep how a trial ended."""
+        trial = self._open[number]
+        with storage_errors(self._storage), quiet():
+            if outcome.state == "complete":
+                trial.set_user_attr("metrics", dict(outcome.metrics))
+                for metric, limit in self._plan.limits.items():
+                    trial.set_constraint(metric, outcome.metrics[metric] - limit)
+                self._study.tell(trial, [outcome.metrics[metric] for metric in self._plan.objectives])
+            elif outcome.state == "pruned":
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                trial.set_user_attr("reason", outcome.reason or "unknown")
+                self._study.tell(trial, state=TrialState.FAIL)
+        del self._open[number]
+
+    def lose(self, number: int, reason: str, *, is_own_doing: bool) -> None:
+        """Mark a trial as killed, and let it be tried again.
+
+        Args:
+            reason: why.
+            is_own_doing: whether the trial itself may have killed its worker, by taking all memory for example: such a
+                trial is tried once more only, unless it is trial 0, without which no other can be judged.
+        """
+        self._open.pop(number, None)
+        with storage_errors(self._storage):
+            trials = self._study.get_trials(deepcopy=False)
+            trial = next(trial for trial in trials if trial.number == number)
+            said = trial.user_attrs
+            n_deaths = said.get("n_deaths", 0) + is_own_doing
+            again = {"retry_of": number, "n_deaths": n_deaths, "baseline": bool(said.get("baseline"))}
+            is_queued = any(other.user_attrs.get("retry_of") == number for other in trials)
+            # First the new one: a kill in between leaves the old one running, and it is lost once more.
+            if not is_queued and (n_deaths < 2 or again["baseline"]):
+                self._study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
+            if trial.state == TrialState.RUNNING:
+                for key, value in (("killed", True), ("reason", reason)):
+                    # Study has no public way to mark a trial that this process did not draw itself.
+                    self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
+                self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def lose_open(self, reason: str) -> None:
+        """Lose every trial that was drawn here and not told yet."""
+        for number in list(self._open):
+            self.lose(number, reason, is_own_doing=False)
+
+    def lose_running(self) -> list[int]:
+        """Lose every trial that runs by the storage but not here: the search was killed. Return their numbers."""
+        lost = [row.number for row in self.rows() if row.state == "running" and row.number not in self._open]
+        for number in lost:
+            self.lose(number, "the search was killed", is_own_doing=False)
+        return lost
+
+    def rows(self) -> list[TrialRow]:
+        """Return every trial, in the order of their numbers."""
+        with storage_errors(self._storage):
+            trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._ended:
+                self._ended[trial.number] = row_of(trial)
+        return [self._ended.get(trial.number) or row_of(trial) for trial in trials]
+
+    def overrides(self, number: int) -> dict[str, Any]:
+        """Return what a trial of any state changes in the recipe, by dotted key."""
+        params = self.rows()[number].params
+        return draw(self._space, lambda name, _domain: params[name])
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of each parameter in the variance of the validation accuracy (fANOVA, Hutter et al. 2014).
+
+        Empty where too few trials are complete, or all are equally accurate, to tell.
+        """
+        with storage_errors(self._storage), quiet():
+            complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+            if len({trial.values[0] for trial in complete}) < 2:
+                return {}
+            evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._plan.seed)
+            try:
+                found = optuna.importance.get_param_importances(
+                    self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
+                )
+            except (RuntimeError, ValueError):  # no parameter that all of these trials have, and that varies
+                return {}
+        return {name: float(share) for name, share in found.items()}
+
+
+def _suggest(trial: Trial, name: str, domain: Domain) -> Any:
+    if isinstance(domain, Categorical):
+        return trial.suggest_categorical(name, domain.labels)
+    if domain.integer:
+        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

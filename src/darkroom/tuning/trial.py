@@ -1,0 +1,226 @@
+"""One trial, in a worker process: train as the stage train does, only shorter, and say how accurate that was.
+
+What a process opened, and TensorFlow, stay for its next trial; the networks do not.
+"""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, TrainingError
+from darkroom.project.console import native_stderr_silenced
+from darkroom.training import recipe as recipe_module
+from darkroom.tuning.plan import Plan
+from darkroom.tuning.study import Outcome
+
+if TYPE_CHECKING:
+    import keras
+
+
+from optuna.trial import Trial
+
+from darkroom.tuning.samplers import make_pruner, quiet
+from darkroom.tuning.storage import load_study, storage_errors
+
+
+class Report:
+    """A worker's side of a trial: says how it goes.
+
+    Args:
+        number: of the trial.
+        study, storage, plan: as the Search that drew it.
+        n_epochs: of the trial, all phases together.
+
+    Raises:
+        SearchError: the storage does not answer.
+    """
+
+    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, n_epochs: int) -> None:
+        self._storage, self._plan, self._n_epochs = storage, plan, n_epochs
+        with storage_errors(storage), quiet():
+            joined = load_study(study, storage)
+            joined.pruner = make_pruner(plan)
+            found = next(trial for trial in joined.get_trials(deepcopy=False) if trial.number == number)
+            self._trial = Trial(joined, found._trial_id)
+
+    def begin(self, worker: str) -> None:
+        """Say who runs the trial."""
+        with storage_errors(self._storage):
+            self._trial.set_user_attr("worker", worker)
+
+    def epoch(self, epoch: int, val_accuracy: float) -> None:
+        """Say how accurate the network is after an epoch, counted from 0 over all phases.
+
+        Raises:
+            Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
+                against it; and so does a trial that has no more epochs to save.
+        """
+        with storage_errors(self._storage), quiet():
+            if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
+                curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
+                self._trial.set_user_attr("curve", curve)
+                return
+            self._trial.report(val_accuracy, epoch + 1)  # Hyperband counts what was spent
+            is_behind = self._trial.should_prune()  # of trial 0 too: Hyperband compares those asked about
+            is_free = self._trial.user_attrs.get("baseline") or epoch + 1 >= self._n_epochs
+            if is_behind and not is_free:
+                raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
+
+
+LATENCY_REPEATS = 50  # single pictures timed
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker on any machine must know of a trial.
+
+    Attributes:
+        number: of the trial.
+        study, storage, plan: where to report; see search.Report.
+        recipe: the section train.<candidate>, the trial's own values in it.
+        fraction: of the training images, every class alike.
+        prepared, augmented, features: folders of the stages before.
+        device: compute.device.
+        measured: costs to measure, of trial_rows.COSTS.
+        experiment, parent_run, tracking_uri, tags: of the MLflow run.
+        deadline: Unix time in seconds after which the trial ends with its next epoch, None for never.
+    """
+
+    number: int
+    study: str
+    storage: str
+    plan: Plan
+    recipe: Mapping[str, Any]
+    fraction: float
+    prepared: Path
+    augmented: Path
+    features: Path
+    device: str
+    measured: tuple[str, ...]
+    experiment: str
+    parent_run: str
+    tracking_uri: str
+    tags: Mapping[str, str]
+    deadline: float | None
+
+
+def run(task: Task) -> Outcome:
+    """Return how the trial ended.
+
+    What is wrong with the trial (memory, a loss that is not finite, settings that do not fit) ends the trial, not the
+    study.
+
+    Raises:
+        RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
+    """
+    n_epochs = recipe_module.n_epochs(task.recipe)
+    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, n_epochs=n_epochs)
+    report.begin(f"{socket.gethostname()}:{os.getpid()}")
+    try:
+        return Outcome("complete", _tracked(task, report))
+    except Stopped:
+        return Outcome("pruned", {})
+    except (RegistryError, SearchError):
+        raise
+    except Exception as error:
+        kind = "" if isinstance(error, DarkroomError) else f"{type(error).__name__}: "
+        return Outcome("failed", {}, reason=kind + " ".join(str(error).split())[:500])
+
+
+def _tracked(task: Task, report: Report) -> dict[str, float]:
+    """Return the metrics of the trial, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
+    os.environ["MLFLOW_TRACKING_URI"] = task.tracking_uri
+    from darkroom.tracking import runs
+
+    with runs.run(
+        experiment=task.experiment,
+        name=f"trial-{task.number}",
+        params=task.recipe,
+        tags={**task.tags, "trial": str(task.number)},
+        parent=task.parent_run,
+    ) as record:
+
+        def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
+            record.log_epoch(epoch, logs)
+            report.epoch(epoch, logs["val_accuracy"])
+            is_last = epoch + 1 == recipe_module.n_epochs(task.recipe)
+            if task.deadline is not None and time.time() > task.deadline and not is_last:
+                raise Stopped(f"the time of the search was over after epoch {epoch + 1}")
+
+        metrics = _train(task, on_epoch_end)
+        renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
+        record.log_metrics(renamed)  # the curve's last point is not the best one
+    return metrics
+
+
+def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> dict[str, float]:
+    prepared, data, features = _opened(task.prepared, task.augmented, task.features)
+    shape = prepared.image_shape
+    recipe_module.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_silenced():
+        from darkroom.networks import export
+        from darkroom.networks.runtime import memory
+        from darkroom.networks.runtime.device import policy
+        from darkroom.training import candidate
+
+        export.check_backend()
+        _prepare(task.device)
+    try:
+        trained = candidate.train_candidate(
+            task.recipe,
+            data=data,
+            image_shape=shape,
+            features=features,
+            extractor_of=recipe_module.extractor_of(features, image_shape=shape),
+            policy=policy(task.recipe["precision"]),
+            fraction=task.fraction,
+            reports=candidate.Reports(on_epoch_end=on_epoch_end),
+        )
+        costs = _costs(trained.model, prepared) if task.measured else {}
+    except Exception as error:
+        if memory.is_out_of_memory(error):
+            raise TrainingError(f"out of memory: {str(error)[:300]}") from None
+        raise
+    finally:
+        memory.forget_networks()
+    return {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+
+
+@cache
+def _opened(prepared: Path, augmented: Path, features: Path) -> tuple[Dataset, recipe_module.Data, Features]:
+    """Return the data of all trials, mapped into memory once per process."""
+    opened = Dataset.open(prepared)
+    return opened, recipe_module.pictures(opened, Dataset.open(augmented)), Features.open(features)
+
+
+@cache
+def _prepare(device: str) -> str:
+    """Set up the device, once per process: that cannot be done again."""
+    from darkroom.networks.runtime.device import prepare
+
+    return prepare(device)
+
+
+def _costs(model: "keras.Model", prepared: Dataset) -> dict[str, float]:
+    """Return latency_ms (median of one picture at a time) and model_bytes of the model as it would be deployed."""
+    from darkroom.deployable.package import Package
+    from darkroom.networks import export
+
+    metadata = {name: prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
+    shown = prepared.images[prepared.rows("val")[:1]]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export.export(model, Path(folder), metadata=metadata, images=shown)
+        latencies = Package.load(path).latencies_ms(shown[0], repeats=LATENCY_REPEATS)
+        return {"latency_ms": float(np.median(latencies)), "model_bytes": float(path.stat().st_size)}

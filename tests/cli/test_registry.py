@@ -1,0 +1,127 @@
+import itertools
+import json
+import re
+
+import pytest
+
+from darkroom.files.writing import sha256_of
+from darkroom.registry import register, versions
+from darkroom.registry.aliases import challenge, promote, rollback
+from darkroom.tracking import store
+from tests.support.bare_versions import bare_versions
+from tests.support.command_line import run
+from tests.support.trained_repository import train
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+names = (f"pets-{number}" for number in itertools.count())
+
+
+@pytest.fixture
+def name(shared_store):
+    """A registered name with three versions; 1 and then 2 became champion."""
+    name = next(names)
+    first, second, _ = bare_versions(shared_store, name, 3)
+    promote(first, replacing=None, reasons=["the first"])
+    promote(second, replacing="1", reasons=["better by 2 %"])
+    return name
+
+
+def test_history_tells_what_was_champion_when_and_why(name, monkeypatch, capfd):
+    code, out, _ = run(monkeypatch, capfd, "history", "--model", name)
+    first, second, aliases = out.splitlines()
+    assert code == 0
+    assert first.startswith("version 1  20")
+    assert first.endswith("  the first")
+    assert "+00:00 to now  " in second
+    assert second.endswith("  better by 2 %")
+    assert aliases == "aliases: champion -> 2, previous -> 1"
+    _, out, _ = run(monkeypatch, capfd, "history", "--model", name, "--json")
+    told = json.loads(out)
+    assert [(reign["version"], reign["until"] is None) for reign in told["champions"]] == [("1", False), ("2", True)]
+    assert [move["alias"] for move in told["moves"]] == ["champion", "previous", "champion"]
+    assert told["aliases"] == {"champion": "2", "previous": "1"}
+
+
+def test_on_a_terminal_the_history_is_a_table(name, monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    rollback(name, reason="[bold] dogs")
+    _, out, _ = run(monkeypatch, capfd, "history", "--model", name)
+    assert f"{name}: what was champion" in out
+    assert "since (UTC)" in out
+    assert "rollback: [bold] dogs" in out
+
+
+def test_the_history_of_a_name_that_nobody_registered_is_an_error_with_the_nearest_name(name, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "history", "--model", f"{name}s")
+    assert code == 1
+    assert re.search(rf"no model is registered as '{name}s' in .*; did you mean 'pets-\d+'\?", err)
+
+
+def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, capfd):
+    code, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--reason", "dogs are cats")
+    assert (code, out) == (0, f"{name}: champion is version 1 again, previous is version 2\n")
+    promote(versions.find(name, version="3"), replacing="1", reasons=["better"])
+    _, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--to", "2", "--reason", "was right", "--json")
+    assert json.loads(out) == {"model": name, "champion": "2", "previous": "3"}
+    assert versions.find(name, version="3").tags["rolled_back"] == "was right"
+
+
+def test_a_rollback_without_a_reason_is_wrong_usage(name, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "rollback", "--model", name, "--reason", " ")
+    assert code == 2
+    assert "--reason is empty" in err
+
+
+def test_approve_makes_the_challenger_champion(name, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "approve", "--model", name)
+    assert code == 1
+    assert f"{name} has no alias 'challenger'" in err
+    challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
+    code, out, _ = run(monkeypatch, capfd, "approve", "3", "--model", name, "--reason", "seen by two people")
+    assert (code, out) == (0, f"{name}: champion is version 3\n")
+    assert versions.read(name).aliases == {"champion": "3", "previous": "2", "challenger": "3"}
+
+
+def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypatch, capfd):
+    assert run(monkeypatch, capfd, "registry-check", "--model", name)[:2] == (0, f"{name}: 0 found\n")
+    store.client().set_registered_model_alias(name, "champion", "1")
+    (shared_store / "bare" / name / "3" / "MLmodel").write_text("changed")
+    code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--json")
+    told = json.loads(out)
+    assert code == 1
+    assert told["found"] == told["left"]
+    assert [finding["kind"] for finding in told["found"]] == ["unrecorded", "champion is previous", "files"]
+    code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--repair")
+    assert code == 1
+    assert out.splitlines() == [
+        "mended: unrecorded: champion names version 1, the history says 2; --repair notes it in the history",
+        "mended: champion is previous: previous names version 1: version 1 is champion and previous; "
+        "--repair moves it to version 2",
+        "files: version 3: MLmodel was changed after registration; restore it",
+        f"{name}: 3 found, 1 left",
+    ]
+
+
+def test_compare_says_whether_chance_explains_the_difference(shared_store, monkeypatch, capfd):
+    for reads in (0, 2):
+        uri = train(shared_store, reads=reads, experiment="compared")
+        digest = sha256_of(shared_store / "models/cnn/model.onnx")
+        version = register.register("compared", model_uri=uri, model_sha256=digest, tags={})
+    promote(version, replacing=None, reasons=["a"])
+    code, out, _ = run(monkeypatch, capfd, "compare", "1", "champion", "--model", "compared", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert (found["a"], found["b"], found["n_images"]) == ("1", "2", 200)
+    assert (found["n_only_a_correct"], found["n_only_b_correct"]) == (6, 0)
+    assert found["accuracy_b"] == 0.97
+    _, out, _ = run(monkeypatch, capfd, "compare", "1", "champion", "--model", "compared")
+    assert "version 1: 100.00% right, version 2 (champion): 97.00%" in out
+    assert "version 1 alone is right on 6, version 2 (champion) alone on 0; McNemar's exact test: p = 0.0312" in out
+    assert "recall per class" in out
+    code, _, err = run(monkeypatch, capfd, "compare", "1", "best", "--model", "compared")
+    assert code == 1
+    assert "compared has no alias 'best'; its versions: 1, 2" in err

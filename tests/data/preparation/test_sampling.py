@@ -1,0 +1,120 @@
+"""Which pictures of a data set are looked at, and what is found out about them."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from darkroom.data.preparation import auto
+from darkroom.errors import DataError
+from tests.support.raw_files import pixels, write_idx, write_manifest
+
+LIMITS = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
+
+
+def encoded(image: np.ndarray, form: str = ".png") -> bytes:
+    done, data = cv2.imencode(form, image)
+    assert done
+    return data.tobytes()
+
+
+def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Shades of grey stored in three channels."""
+    return np.repeat(pixels(1, height, width, 1, seed=seed)[0], 3, axis=2)
+
+
+def colored(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return pixels(1, height, width, 3, seed=seed)[0]
+
+
+def raw(directory: Path, files: dict[str, bytes], *, mode: str = "w") -> Path:
+    directory.mkdir()
+    path = directory / "d.tar"
+    with tarfile.open(path, mode) as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    file = {"name": path.name, "bytes": path.stat().st_size, "sha256": ""}
+    manifest = {"dataset": "d", "files": [file], "layout": {"kind": "folders"}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
+def form(directory: Path, image_size: list[int] | str = "auto", color: str = "auto") -> auto.Form:
+    return auto.choose_form(directory, image_size=image_size, color=color, **LIMITS)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_shades_of_grey_stored_as_rgb_are_grey(tmp_path: Path, suffix: str) -> None:
+    files = {f"{name}/{number}{suffix}": encoded(grey(28, 28, number), suffix) for name in "ab" for number in range(5)}
+    chosen = form(raw(tmp_path / "raw", files))
+    assert chosen.in_words() == "image_size 28x28 (that of all 10 pictures), color grey (no colour in 10 pictures)"
+    assert chosen[:2] == ((28, 28), "grey")
+
+
+def test_one_coloured_picture_among_grey_ones_is_found_and_named(tmp_path: Path) -> None:
+    files = {f"{name}/{number}.png": encoded(grey(28, 28, number)[..., 0]) for name in "ab" for number in range(5)}
+    chosen = form(raw(tmp_path / "raw", files | {"a/x.png": encoded(colored(28, 28))}))
+    assert chosen.color == "rgb"
+    assert chosen.reasons["color"] == "'a/x.png' is coloured"
+
+
+def test_mixed_sizes_become_a_square_by_the_median(tmp_path: Path) -> None:
+    shapes = [(90, 400), (172, 300), (180, 170), (800, 600), (700, 900)]
+    files = {f"{'ab'[n % 2]}/{n}.jpg": encoded(colored(*shape), ".jpg") for n, shape in enumerate(shapes)}
+    chosen = form(raw(tmp_path / "raw", files))
+    assert chosen.size == (160, 160)
+    assert chosen.in_words().startswith("image_size 160x160 (median shorter side 172 px of 5 pictures), color rgb (")
+
+
+def test_what_is_given_is_not_chosen(tmp_path: Path) -> None:
+    files = {"a/1.png": encoded(colored(40, 30)), "b/1.png": encoded(colored(40, 30))}
+    directory = raw(tmp_path / "raw", files)
+    assert form(directory, [20, 10], "grey") == ((20, 10), "grey", {})
+    assert form(directory, [20, 10]).in_words() == "color rgb ('a/1.png' is coloured)"
+    assert form(directory, color="grey") == ((40, 30), "grey", {"image_size": "that of all 2 pictures"})
+
+
+def test_nothing_is_read_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
+    assert form(tmp_path / "nowhere", [20, 10], "rgb").size == (20, 10)
+
+
+def test_the_sample_is_the_same_whatever_the_order_and_the_packing(tmp_path: Path) -> None:
+    files = {f"{name}/{n}.png": encoded(colored(20 + n, 30, n)) for name in "ab" for n in range(40)}
+    one = auto.look(raw(tmp_path / "one", files), n=10, **LIMITS)
+    reverse = dict(sorted(files.items(), reverse=True))
+    two = auto.look(raw(tmp_path / "two", reverse, mode="w:gz"), n=10, **LIMITS)
+    assert sorted(one.sizes) == sorted(two.sizes)
+    assert len(one.sizes) == 10
+    assert len(set(one.sizes)) > 5  # and not the first ones of the archive alone
+
+
+def test_official_test_pictures_are_not_looked_at(tmp_path: Path) -> None:
+    files = {f"train/{name}/{n}.png": encoded(grey(32, 32, n)) for name in "ab" for n in range(5)}
+    files |= {f"test/{name}/{n}.png": encoded(colored(64, 64, n)) for name in "ab" for n in range(50)}
+    assert form(raw(tmp_path / "raw", files))[:2] == ((32, 32), "grey")
+
+
+def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
+    arrays = {"x_train": pixels(300, 28, 28), "y_train": np.arange(300) % 10}
+    write_idx(tmp_path, x_test=pixels(9, 28, 28), y_test=np.arange(9), **arrays)
+    write_manifest(tmp_path, "idx")
+    expected = "image_size 28x28 (that of all 200 pictures), color grey (no colour in 200 pictures)"
+    assert form(tmp_path).in_words() == expected
+
+
+def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:
+    files = {f"{name}/{n}.png": encoded(colored(28, 28, n)) for name in "ab" for n in range(5)}
+    files |= {"a/empty.png": b"", "a/text.png": b"no picture", "b/half.png": encoded(colored(99, 99))[:-50]}
+    assert len(auto.look(raw(tmp_path / "raw", files), **LIMITS).sizes) == 10
+
+
+def test_a_data_set_without_a_usable_picture_is_an_error_that_gives_a_reason(tmp_path: Path) -> None:
+    directory = raw(tmp_path / "raw", {"a/1.png": b"", "b/1.png": b""})
+    with pytest.raises(DataError, match=r"no picture can be decoded to choose .*; '[ab]/1.png': 0 bytes: the file"):
+        form(directory)

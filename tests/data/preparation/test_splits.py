@@ -1,0 +1,188 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darkroom.data.preparation.splits import assign, check_classes, near_duplicate_components
+from darkroom.errors import DataError
+
+TRAIN, VAL, TEST, UNUSED = 0, 1, 2, -1
+
+
+def ids_of(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, 32), np.uint8)
+
+
+def far_hashes(n: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 2**64, n, np.uint64)
+
+
+def split(ids: np.ndarray, **changed):
+    n = len(ids)
+    arguments = {
+        "ids": ids,
+        "labels": np.zeros(n, int),
+        "official_test": np.zeros(n, bool),
+        "incoming": np.zeros(n, bool),
+        "hashes": far_hashes(n),
+        "near_duplicates": "group",
+        "near_duplicate_bits": 4,
+        "seed": 7,
+        "val_fraction": 0.2,
+        "test_fraction": 0.3,
+    }
+    return assign(**arguments | changed)
+
+
+def mark(n: int, *rows: int) -> np.ndarray:
+    return np.isin(np.arange(n), rows)
+
+
+def test_the_fractions_are_met():
+    shares = np.bincount(split(ids_of(20_000)).splits) / 20_000
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.01)
+
+
+def test_an_image_keeps_its_split_whatever_comes_or_goes():
+    ids = ids_of(1000)
+    splits = split(ids).splits
+    kept = np.random.default_rng(2).permutation(1000)[:400]
+    assert np.array_equal(split(ids[kept], hashes=far_hashes(1000)[kept]).splits, splits[kept])
+
+
+def test_another_seed_is_another_split():
+    ids = ids_of(1000)
+    assert not np.array_equal(split(ids, seed=8).splits, split(ids).splits)
+
+
+def test_an_official_test_set_stays_the_test_set_and_gets_nothing_new():
+    official = mark(1000, *range(0, 1000, 5))
+    splits = split(ids_of(1000), official_test=official, incoming=mark(1000, 998, 999)).splits
+    assert np.array_equal(splits == TEST, official)
+    assert np.mean(splits[~official] == VAL) == pytest.approx(0.2, abs=0.05)
+
+
+def test_near_duplicates_sit_on_one_side():
+    ids, hashes = ids_of(900), far_hashes(900)
+    for first in range(0, 900, 3):  # a chain: the ends differ in 8 bits, the middle in 4 from each
+        hashes[first + 1] = hashes[first] ^ np.uint64(0b1111)
+        hashes[first + 2] = hashes[first] ^ np.uint64(0xFF)
+    grouped = split(ids, hashes=hashes)
+    for first in range(0, 900, 3):
+        assert len(set(grouped.splits[first : first + 3])) == 1
+        assert len(set(grouped.groups[first : first + 3])) == 1
+    assert grouped.dropped == []
+    kept = split(ids, hashes=hashes, near_duplicates="keep")
+    assert any(len(set(kept.splits[first : first + 3])) > 1 for first in range(0, 900, 3))
+    assert np.array_equal(kept.groups, np.arange(900))
+
+
+def test_drop_keeps_the_first_of_each_label():
+    hashes = far_hashes(6)
+    hashes[[1, 3, 4]] = hashes[0]
+    found = split(ids_of(6), hashes=hashes, labels=np.array([0, 0, 0, 1, 1, 1]), near_duplicates="drop")
+    assert found.dropped == [(1, 0, "near-duplicate"), (4, 3, "near-duplicate")]
+    assert found.splits[[1, 4]].tolist() == [UNUSED, UNUSED]
+    assert found.splits[0] == found.splits[3] != UNUSED
+
+
+@pytest.mark.parametrize("policy", ["group", "drop"])
+def test_what_resembles_a_test_image_leaves_train_and_the_test_set_stays_whole(policy):
+    hashes = far_hashes(6)
+    hashes[[0, 2, 4, 5]] = hashes[3]
+    found = split(ids_of(6), hashes=hashes, official_test=mark(6, 3, 4), near_duplicates=policy)
+    assert found.splits[[0, 2, 3, 4, 5]].tolist() == [UNUSED, UNUSED, TEST, TEST, UNUSED]
+    assert found.dropped == [(row, 3, "near-duplicate of a test image") for row in (0, 2, 5)]
+
+
+@given(
+    data=st.data(),
+    n_old=st.integers(1, 30),
+    n_new=st.integers(0, 30),
+    n_test=st.sampled_from([0, 2]),
+    policy=st.sampled_from(["group", "drop"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_incoming_images_never_move_an_old_one_and_sit_with_what_they_resemble(data, n_old, n_new, n_test, policy):
+    n = n_old + n_new
+    # Hashes from a small space, near each other, so that new images bridge old groups and test images all the time.
+    hashes = np.array(data.draw(st.lists(st.integers(0, 255), min_size=n, max_size=n)), np.uint64)
+    ids, official = ids_of(n), mark(n, *range(n_old)[-n_test:] if n_test else ())
+    labels = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    both = {"near_duplicates": policy, "near_duplicate_bits": 1}
+    new = {"labels": labels, "hashes": hashes, "official_test": official, "incoming": np.arange(n) >= n_old}
+    splits = split(ids, **new, **both).splits
+    assert np.array_equal(
+        splits[:n_old], split(ids[:n_old], **{name: array[:n_old] for name, array in new.items()}, **both).splits
+    )
+    assert np.all(splits[official] == TEST)
+    close = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= 1
+    for row in np.flatnonzero(splits != UNUSED):
+        assert set(splits[close[row]].tolist()) - {UNUSED} == {splits[row]}
+
+
+def test_an_incoming_image_may_move_with_a_later_one_that_resembles_it():
+    ids, hashes = ids_of(200), far_hashes(200)
+    hashes[100:] = hashes[:100]  # the later half repeats the earlier one
+    new = np.ones(200, bool)
+    alone = split(ids[:100], hashes=hashes[:100], incoming=new[:100]).splits
+    found = split(ids, hashes=hashes, incoming=new)
+    moved = found.splits[:100] != alone
+    smaller = np.array([row if ids[row].tobytes() < ids[row + 100].tobytes() else row + 100 for row in range(100)])
+    assert found.groups[:100].tolist() == smaller.tolist()
+    assert np.any(moved)
+    assert not np.any(moved & (smaller < 100))
+    old = ~mark(200, *range(100, 200))
+    assert np.array_equal(split(ids, hashes=hashes, incoming=~old).splits[:100], alone)
+
+
+@given(data=st.data(), n=st.integers(1, 60), bits=st.integers(0, 8), spread=st.sampled_from([3, 8, 16, 64]))
+@settings(max_examples=100, deadline=None)
+def test_the_search_finds_what_comparing_all_pairs_finds(data, n, bits, spread):
+    hashes = np.array(data.draw(st.lists(st.integers(0, 2**spread - 1), min_size=n, max_size=n)), np.uint64)
+    linked = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= bits
+    for _ in range(n):  # transitive closure by brute force
+        linked = linked @ linked
+    assert near_duplicate_components(hashes, bits=bits).tolist() == linked.argmax(axis=1).tolist()
+
+
+def test_the_search_does_not_compare_all_pairs():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 200_000, np.uint64)  # 2e10 pairs would take minutes
+    hashes[150_000] = hashes[3] ^ np.uint64(1 << 63 | 1 << 31 | 1 << 15 | 1)
+    components = near_duplicate_components(hashes, bits=4)
+    assert np.flatnonzero(components != np.arange(200_000)).tolist() == [150_000]
+    assert components[150_000] == 3
+
+
+def check(splits, labels, *, official=(), incoming=()):
+    n = len(splits)
+    check_classes(
+        np.array(splits),
+        np.array(labels, int),
+        classes=["cat", "dog"],
+        official_test=mark(n, *official),
+        incoming=mark(n, *incoming),
+    )
+
+
+def test_every_class_needs_an_image_in_every_split():
+    check([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1])
+    check([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], official=[2, 5])
+    with pytest.raises(DataError, match=r"there is one class only, 'dog'; expected at least two"):
+        check([0, 1, 2, -1], [1, 1, 1, 0])
+    with pytest.raises(DataError, match="there is no usable image"):
+        check([-1], [0])
+    with pytest.raises(
+        DataError, match=r"class 'dog' has 2 usable images for 3 splits \(train, val, test\); add images"
+    ):
+        check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1])
+    with pytest.raises(DataError, match=r"class 'cat' has 1 usable image for 2 splits \(train, val\); add images"):
+        check([0, 2, 0, 1, 2], [0, 0, 1, 1, 1], official=[1, 4])
+    with pytest.raises(DataError, match=r"class 'dog' has 4 images, and chance put none of them in val; .*seed"):
+        check([0, 1, 2, 0, 0, 2, 2], [0, 0, 0, 1, 1, 1, 1])
+
+
+def test_only_a_class_of_incoming_images_may_lack_official_test_images():
+    check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3, 4])
+    with pytest.raises(DataError, match="class 'dog' has no image in the official test set; add some or remove"):
+        check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3])

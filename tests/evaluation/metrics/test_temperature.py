@@ -1,0 +1,60 @@
+"""Temperatures are found again, change no answer, and are left at 1 where nothing can be learned."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from darkroom.errors import DataError
+from darkroom.evaluation.metrics.classification import expected_calibration_error
+from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def drawn(temperature: float, *, n: int = 20_000, n_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Answers of a network that is wrong about its confidence by this factor, and labels drawn from the right ones."""
+    rng = np.random.default_rng(7)
+    right = rng.normal(size=(n, n_classes)) * 2
+    labels = (softmax(right).cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    return softmax(right * temperature), labels
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_spoiled_the_confidence_is_found_again(temperature: float) -> None:
+    probabilities, labels = drawn(temperature)
+    found = fit_temperature(probabilities, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    better = scaled(probabilities, found)
+    assert expected_calibration_error(better, labels) < 0.015
+    assert expected_calibration_error(better, labels) <= expected_calibration_error(probabilities, labels) + 1e-3
+
+
+@given(st.floats(0.05, 20), st.integers(2, 5), st.integers(0, 1000))
+def test_no_answer_changes_and_rows_stay_probabilities(temperature: float, n_classes: int, seed: int) -> None:
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(n_classes), size=8)
+    changed = scaled(probabilities, temperature)
+    assert (changed.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+    assert changed.sum(axis=1) == pytest.approx(1)
+    if temperature >= 0.5:  # below, the least probabilities become too small to come back
+        assert scaled(changed, 1 / temperature) == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_probabilities_of_zero_and_one_stay_finite() -> None:
+    sure = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    assert np.isfinite(scaled(sure, 0.05)).all()
+    assert 1 < fit_temperature(np.repeat(sure, 5, axis=0), np.array([0, 0, 0, 0, 1] * 2)) <= 20
+
+
+def test_a_network_that_is_always_right_keeps_its_confidence() -> None:
+    assert fit_temperature(np.array([[0.6, 0.4], [0.3, 0.7]]), np.array([0, 1])) == 1.0
+
+
+def test_what_is_no_probability_or_no_temperature_is_refused() -> None:
+    with pytest.raises(DataError, match="sums to 2"):
+        fit_temperature(np.ones((1, 2)), np.array([0]))
+    with pytest.raises(DataError, match=r"the temperature is 0.0, expected a number above 0"):
+        scaled(np.array([[0.5, 0.5]]), 0.0)

@@ -1,0 +1,155 @@
+import json
+import shutil
+from datetime import UTC, datetime
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from darkroom.batch.run import run
+from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.errors import DataError
+from darkroom.monitoring import figure, measures, samples
+from darkroom.monitoring.drift import compare
+from darkroom.monitoring.log import PredictionLog, read
+from darkroom.registry import versions
+from tests.support.registered import write_version
+
+N = 600
+SHAPE = (12, 12, 3)
+
+
+def photographs(n=N):
+    """Blurred noise of many brightnesses, at 36x36 pixels."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 100, (n, 6, 6, 3)) + rng.integers(20, 150, (n, 1, 1, 1))
+    return [cv2.resize(image.astype(np.uint8), (36, 36), interpolation=cv2.INTER_CUBIC) for image in small]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Prepared training images, and the files they were made of in incoming/; version 3 of a model of their size."""
+    root = tmp_path_factory.mktemp("repository")
+    version = write_version(root / "version", shape=SHAPE)
+    package = versions.load(version)
+    (root / "incoming").mkdir()
+    images, names = np.empty((N, *SHAPE), np.uint8), []
+    for row, photograph in enumerate(photographs()):
+        path = root / "incoming" / f"{row:04d}.png"
+        path.write_bytes(cv2.imencode(".png", photograph[:, :, ::-1])[1].tobytes())
+        images[row] = package.decode(path.read_bytes())
+    labels = [answer["label"] for answer in package.predict(list(images))]
+    names = [f"{row:064x}" for row in range(N)]
+    index = pd.DataFrame({"row": range(N), "id": names, "label": labels, "split": "train", "width": 36, "height": 36})
+    with DatasetWriter(root / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 17) as writer:
+        writer.append(images)
+        writer.finish(index=index, manifest={"dataset": "a", "classes": ["dark", "light"], "color": "rgb"})
+    run.run(str(root / "incoming"), root / "out.parquet", version=version, log=root / "log")
+    return root, version
+
+
+def inspect(repository, log, *, root=None, **options):
+    """Compare a log with the training images of the repository, or of another root."""
+    here, version = repository
+    return samples.inspect(log, root=root or here, package_of=lambda _: versions.load(version), **options)
+
+
+def test_the_training_images_asked_again_show_no_drift(repository):
+    root, _ = repository
+    found = inspect(repository, root / "log")
+    assert found.report.drifted is False
+    assert [check.name for check in found.report.checks] == ["brightness", "contrast", "sharpness", "size", "label"]
+    assert all(check.psi == pytest.approx(0, abs=1e-6) for check in found.report.checks)
+    assert (found.version, found.report.n_reference, found.report.n_window) == ("3", N, N)
+    assert found.notes == [f"confidence is not compared: {root / 'reports'} has no predictions for the test images."]
+
+
+def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
+    _, version = repository
+    (tmp_path / "dark").mkdir()
+    for row, photograph in enumerate(photographs()):
+        data = cv2.imencode(".png", (photograph * 0.6).astype(np.uint8)[:, :, ::-1])[1]
+        (tmp_path / "dark" / f"{row:04d}.png").write_bytes(data.tobytes())
+    run.run(str(tmp_path / "dark"), tmp_path / "out.parquet", version=version, log=tmp_path / "log")
+    found = inspect(repository, tmp_path / "log")
+    assert found.report.drifted is True
+    verdicts = {check.name: check.drifted for check in found.report.checks}
+    assert verdicts["brightness"] is True
+    assert verdicts["contrast"] is True
+    assert verdicts["size"] is False
+    assert found.report.reasons[0].startswith("brightness has drifted: median 0.5")
+    picture = tmp_path / "drift.png"
+    figure.drift(found.report, found.reference, found.window, picture, heading="600 answers")
+    assert cv2.imread(str(picture)).shape[1] == 1036
+
+
+def test_training_images_of_another_size_are_converted_as_the_network_does(repository, tmp_path):
+    root, _ = repository
+    dataset = Dataset.open(root / "data" / "prepared")
+    smaller = versions.load(write_version(tmp_path, shape=(6, 6, 1)))
+    same, converted = samples.training_sample(dataset), samples.training_sample(dataset, package=smaller)
+    assert converted.measures["sharpness"][0] != pytest.approx(same.measures["sharpness"][0], rel=0.05)
+    image = smaller.image(dataset.images[0])
+    assert converted.measures["sharpness"][0] == pytest.approx(measures.features(image)["sharpness"])
+
+
+def test_a_large_training_split_is_sampled_evenly(repository):
+    dataset = Dataset.open(repository[0] / "data" / "prepared")
+    whole, part = samples.training_sample(dataset), samples.training_sample(dataset, max_images=300)
+    assert len(part) == 300
+    assert set(part.measures["brightness"]) <= set(whole.measures["brightness"])
+    assert compare(whole, part).drifted is False
+
+
+def test_only_the_answers_of_one_version_are_compared(repository, tmp_path):
+    root, _ = repository
+    shutil.copytree(root / "log", tmp_path / "log")
+    row = read(root / "log").to_pylist()[0]
+    with PredictionLog(tmp_path / "log") as log:
+        log.append([{**row, "version": "2", "time": datetime(2020, 1, 1, tzinfo=UTC)}])
+    found = inspect(repository, tmp_path / "log")
+    assert (found.version, found.report.n_window) == ("3", N)
+    assert found.notes[0] == "1 rows of other versions than 3 are left out."
+
+
+def test_confidence_is_compared_with_the_test_images_of_the_same_version(repository, tmp_path):
+    root, _ = repository
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    (tmp_path / "data").symlink_to(root / "data")
+    (reports / "evaluation.json").write_text(json.dumps({"winner": "cnn"}))
+    (reports / "promotion.json").write_text(json.dumps({"version": "3"}))
+    rows = pq.read_table(root / "out.parquet")["probabilities"]
+    both = {"candidate": ["cnn"] * N + ["other"] * N, "probabilities": rows.to_pylist() + [[0.5, 0.5]] * N}
+    pq.write_table(pa.table(both), reports / "predictions.parquet")
+    found = inspect(repository, root / "log", root=tmp_path)
+    check = next(check for check in found.report.checks if check.name == "confidence")
+    assert (check.n_reference, check.drifted, found.notes) == (N, False, [])
+    (reports / "promotion.json").write_text(json.dumps({"version": "2"}))
+    found = inspect(repository, root / "log", root=tmp_path)
+    assert "confidence" not in [check.name for check in found.report.checks]
+    assert "is of version 2, the window of 3." in found.notes[0]
+
+
+def test_a_log_can_be_the_reference(repository, tmp_path):
+    root, _ = repository
+    found = inspect(repository, root / "log", root=tmp_path, reference=root / "log")
+    assert found.report.drifted is False
+    assert len(found.report.checks) == 6
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x.parquet has no column of a reference; expected some of id, time, version"):
+        samples.stored_sample(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"nowhere cannot be read as a reference"):
+        samples.stored_sample(tmp_path / "nowhere")
+
+
+def test_an_empty_window_is_too_few_to_tell(repository, tmp_path):
+    root, _ = repository
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    found = inspect(repository, root / "log", since=later)
+    assert (found.version, found.report.drifted) == (None, None)
+    assert found.report.reasons[0] == "brightness: too few to tell, 0 rows in the window, at least 200 are needed."
+    figure.drift(found.report, found.reference, found.window, tmp_path / "drift.png")

@@ -1,0 +1,84 @@
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from darkroom.operations import notifications
+
+REPORT = {"decision": "promoted", "version_after": "3"}
+
+
+@contextmanager
+def listener(statuses: list[int]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that answers with these statuses, the last one again and again; yield its URL and what it got."""
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(statuses[min(len(got), len(statuses)) - 1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/hook/secret", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_webhook_of_the_machine(monkeypatch):
+    monkeypatch.delenv(notifications.WEBHOOK, raising=False)
+
+
+def send(tmp_path, *, command=None, webhook=None, timeout=5.0):
+    return notifications.notify("promoted", REPORT, command=command, webhook=webhook, timeout=timeout, root=tmp_path)
+
+
+def test_a_command_gets_the_report_on_stdin_and_the_event_in_its_environment(tmp_path):
+    told = send(tmp_path, command='cat > got.json; echo "$DARKROOM_EVENT" > event')
+    assert told == [{"to": "command", "sent": True, "error": None}]
+    assert json.loads((tmp_path / "got.json").read_text()) == {"event": "promoted", **REPORT}
+    assert (tmp_path / "event").read_text() == "promoted\n"
+
+
+def test_a_command_that_fails_or_hangs_is_reported_and_raises_nothing(tmp_path):
+    assert send(tmp_path, command="echo no mail today >&2; exit 3")[0]["error"] == "it ended with 3: no mail today"
+    assert send(tmp_path, command="exec sleep 60", timeout=0.2)[0]["error"] == "no end after 0.2 s"
+
+
+def test_a_webhook_gets_the_report(tmp_path):
+    with listener([200]) as (url, got):
+        told = send(tmp_path, webhook=url)
+    assert told == [{"to": "webhook 127.0.0.1", "sent": True, "error": None}]
+    assert got == [{"event": "promoted", **REPORT}]
+
+
+def test_a_webhook_is_asked_again_twice(tmp_path):
+    with listener([503, 200]) as (url, got):
+        assert send(tmp_path, webhook=url)[0]["sent"]
+    assert len(got) == 2
+    with listener([500]) as (url, got):
+        assert send(tmp_path, webhook=url)[0]["error"] == "HTTP 500"
+    assert len(got) == 3
+
+
+def test_an_address_in_the_environment_is_used_and_never_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv(notifications.WEBHOOK, "http://127.0.0.1:1/hook/secret")
+    told = send(tmp_path)
+    assert told == [{"to": "webhook 127.0.0.1", "sent": False, "error": "ConnectionError"}]
+
+
+def test_nobody_is_told_where_nobody_is_named(tmp_path):
+    assert send(tmp_path) == []

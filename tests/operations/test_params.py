@@ -1,0 +1,55 @@
+import pytest
+
+from darkroom.errors import ParamsError
+from darkroom.operations.params import ordered
+from darkroom.project.params import read_params
+from tests.support.project import ROOT
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch):
+    """A params.yaml in a repository of its own; the preset for pictures of one's own."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "presets" / "folder.yaml").read_text())
+    return path
+
+
+def test_an_order_has_the_settings_the_model_and_the_folders_that_dvc_does_not_see(params):
+    order = ordered(force=False, commit=False, push=False)
+    values = read_params(params)
+    assert order.model == values["promote"]["registered_model"]
+    assert order.folders == ["pictures"]
+    assert order.max_image_bytes == values["preprocess"]["max_image_bytes"]
+    assert order.params.mode == "worktree"
+
+
+def test_what_is_pushed_is_committed(params):
+    assert ordered(force=False, commit=False, push=True).commit
+
+
+def test_a_data_set_of_the_catalogue_has_no_folder(params):
+    params.write_text((ROOT / "presets" / "mnist.yaml").read_text())
+    assert ordered(force=False, commit=False, push=False).folders == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("mode: worktree", "mode: branch", "retrain.mode is 'branch': input should be 'worktree' or 'experiment'"),
+        (
+            "webhook: null",
+            "webhook: mail",
+            "retrain.notify.webhook is 'mail': expected null, or a URL that begins",
+        ),
+        ("  min_new_images: 1", "  min_images: 1", "retrain has an unknown key 'min_images'; known keys: drift_days,"),
+        ("  max_image_bytes:", "  max_bytes:", r"download, preprocess or promote is wrong \('max_image_bytes'\); `dvc"),
+    ],
+)
+def test_a_wrong_setting_is_named(params, old, new, said):
+    before = params.read_text()
+    assert old in before
+    params.write_text(before.replace(old, new))
+    with pytest.raises(ParamsError, match=said):
+        ordered(force=False, commit=False, push=False)

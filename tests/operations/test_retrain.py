@@ -1,0 +1,232 @@
+"""Retraining as a scheduler sees it: processes of their own on a repository with real DVC, git and registry."""
+
+import json
+import re
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.clients.champion import ChampionClient
+from darkroom.operations.undo import lock_is_valid
+from darkroom.registry import versions
+from tests.support.retrained_repository import Retrained, create
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+SEED = 7
+LOG = ".darkroom/retrain/log.txt"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """The repository after its first run, which promoted version 1; the tests go on from each other's end."""
+    project = create(tmp_path_factory.mktemp("retrained"))
+    report = project.retrain("--commit")
+    assert (report["decision"], report["version_before"], report["version_after"]) == ("promoted", None, "1")
+    return project
+
+
+def fired(report: dict) -> list[str]:
+    return [trigger["name"] for trigger in report["triggers"] if trigger["fired"]]
+
+
+def ran(project: Retrained) -> list[str]:
+    """The stages that the last run ran, in their order."""
+    return re.findall(r"^Running stage '(\w+)'", project.read(LOG), re.M)
+
+
+def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    return versions.read("pets").history()
+
+
+def test_where_nothing_calls_for_it_nothing_runs_and_mlflow_is_not_loaded(project):
+    lock = project.read("dvc.lock")
+    code = (
+        "import sys; from darkroom.operations.retrain import retrain; from darkroom.operations.params import ordered;"
+        "report = retrain(ordered(force=False, commit=False, push=False));"
+        "print(report['decision'], sorted({'mlflow', 'tensorflow', 'keras', 'onnxruntime'} & set(sys.modules)))"
+    )
+    assert project.run(sys.executable, "-c", code).splitlines()[-1] == "nothing []"
+    report = json.loads(project.read("reports/retrain.json"))
+    assert fired(report) == []
+    assert "Code, settings and data are those of dvc.lock." in report["reasons"]
+    assert (report["version_before"], report["version_after"]) == ("1", "1")
+    assert project.read("dvc.lock") == lock
+    assert not (project.root / "told-nothing.json").exists()
+
+
+def test_new_images_are_versioned_trained_on_and_committed(project):
+    project.drop("cat/a.png", b"a new cat")
+    report = project.retrain("--commit")
+    assert fired(report) == ["new_images"]
+    assert report["triggers"][0]["numbers"]["new_per_class"] == {"cat": 1}
+    assert report["decision"] == "unchanged"  # the images do not change what this model reads
+    committed = project.run("git", "show", "--name-only", "--format=%s%n%b", "HEAD")
+    assert committed.startswith("retrain: pets unchanged, champion 1 -> 1")
+    assert "1 new images in data/incoming (cat 1)" in committed
+    assert {"data/incoming/cat.dvc", "dvc.lock"} <= set(committed.splitlines())
+    assert project.run("git", "status", "--porcelain") == ""
+    assert project.retrain()["decision"] == "nothing"
+
+
+def test_force_runs_every_stage_and_is_answered_though_the_champion_is_the_same(project):
+    report = project.retrain("--force")
+    assert report["decision"] == "unchanged"
+    assert ran(project) == ["download", "train", "promote"]
+    assert json.loads(project.read("told-kept.json"))["decision"] == "unchanged"
+
+
+def test_an_old_champion_is_answered_with_the_data_that_are_served_now(project):
+    params, told = project.root / "params.yaml", project.root / "told-kept.json"
+    before = params.read_text()
+    params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
+    told.unlink()
+    assert fired(project.retrain()) == ["champion_age"]
+    assert ran(project) == ["download", "promote"]
+    assert told.exists()
+    (project.root / "served" / "set.txt").write_text("a larger data set\n")
+    project.retrain()
+    assert ran(project) == ["download", "train", "promote"]
+    assert project.read("data/raw/set.txt") == "a larger data set\n"
+    params.write_text(before)
+
+
+def test_a_failure_is_told_though_the_report_cannot_be_written(project):
+    project.drop("stray.png", b"of no class")
+    report = project.root / "reports" / "retrain.json"
+    report.unlink()
+    report.mkdir()
+    printed = project.run("darkroom", "retrain", status=1)
+    assert "retrain: reports/retrain.json cannot be written: " in printed
+    assert "stray.png" in printed.splitlines()[-1]
+    assert "stray.png" in json.loads(project.read("told-failed.json"))["error"]
+    report.rmdir()
+    (project.root / "data/incoming/stray.png").unlink()
+
+
+def test_a_failure_leaves_champion_lock_and_data_as_they_were_and_the_next_run_goes_on(project):
+    lock, onnx = project.read("dvc.lock"), (project.root / "models/cnn/model.onnx").read_bytes()
+    project.reads(9)
+    project.drop("dog/b.png", b"a new dog")
+    report = project.retrain(status=1)
+    assert report["decision"] == "failed"
+    assert report["error"].startswith("`dvc repro` ended with 255: there is no pixel 9; all it printed is in ")
+    assert project.read("dvc.lock") == lock
+    assert (project.root / "models/cnn/model.onnx").read_bytes() == onnx
+    assert not (project.root / "data/incoming/dog.dvc").exists()
+    assert (project.root / "data/incoming/dog/b.png").read_bytes() == b"a new dog"
+    assert json.loads(project.read("told-failed.json"))["event"] == "failed"
+    assert report["version_after"] is None
+    project.reads(1)
+    report = project.retrain()
+    assert fired(report) == ["unfinished", "new_images"]
+    assert report["decision"] == "kept"
+    assert json.loads(project.read("told-kept.json"))["decision"] == "kept"
+
+
+def test_sigterm_ends_the_training_and_puts_everything_back(project):
+    lock = project.read("dvc.lock")
+    project.reads(0, seconds=60.0)
+    (project.root / LOG).unlink()
+    with project.start(sys.executable, "-m", "darkroom.cli.main", "retrain") as process:
+        wait_for(lambda: (project.root / LOG).exists() and "train.py" in project.read(LOG))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert project.read("dvc.lock") == lock
+    assert "stopped by SystemExit" in json.loads(project.read("reports/retrain.json"))["error"]
+
+
+def test_somebody_who_runs_dvc_by_hand_is_waited_for_by_the_next_run(project):
+    project.reads(0, seconds=60.0)
+    with project.start("dvc", "repro", "train") as by_hand:
+        wait_for(lambda: (project.root / ".dvc/tmp/rwlock").exists() and "train" in project.read(".dvc/tmp/rwlock"))
+        (project.root / "told-failed.json").unlink()
+        report = project.retrain(status=75)
+        by_hand.kill()
+    assert report["decision"] == "locked"
+    assert not (project.root / "told-failed.json").exists()
+    assert "another DVC command is at work here; try again when it is done" in report["error"]
+
+
+def test_kills_at_any_moment_never_take_the_champion_away(project, monkeypatch):
+    """Also: orphans are ended, the lock is free, and the run that is left alone promotes what the others began."""
+    draw = np.random.default_rng(SEED)
+    project.reads(0, seconds=1.0)
+    before = history(project, monkeypatch)
+    with ChampionClient("pets") as client:
+        for _ in range(4):
+            with project.start(sys.executable, "-m", "darkroom.cli.main", "retrain") as process:
+                deadline = time.monotonic() + draw.uniform(0.5, 9.0)
+                wait_for(lambda at=deadline, of=process: time.monotonic() > at or of.poll() is not None)
+                process.kill()  # this process alone: its stages go on
+        report = project.retrain()
+    assert client.failures == []
+    assert client.n_answers > 50
+    assert report["decision"] == "promoted"
+    assert (report["version_before"], report["version_after"]) == ("1", "2")
+    assert lock_is_valid(project.root / "dvc.lock")
+    after = history(project, monkeypatch)
+    assert after[: len(before)] == before
+    moves = [(entry["from"], entry["to"]) for entry in after if entry["alias"] == "champion"]
+    assert moves == [(None, "1"), ("1", "2")]
+    assert project.retrain()["decision"] == "nothing"
+    assert json.loads(project.read("told-promoted.json"))["version_after"] == "2"
+
+
+def test_what_is_pushed_can_be_had_elsewhere(project, tmp_path):
+    remote = project.root / "remote"
+    project.run("git", "init", "--quiet", "--bare", "--initial-branch", "main", str(remote / "git"))
+    project.run("git", "remote", "add", "origin", str(remote / "git"))
+    project.run("git", "push", "--quiet", "--set-upstream", "origin", "main")
+    project.run("dvc", "remote", "add", "--default", "store", str(remote / "dvc"))
+    project.run("git", "commit", "--quiet", "--all", "--message", "a remote for data")
+    project.drop("cat/pushed.png", b"another cat")
+    report = project.retrain("--push")
+    assert report["pushed"]
+    project.run("git", "clone", "--quiet", str(remote / "git"), str(tmp_path / "other"))
+    other = Retrained(tmp_path / "other")
+    other.run("dvc", "pull", "--quiet")
+    assert (other.root / "models/cnn/model.onnx").read_bytes() == (project.root / "models/cnn/model.onnx").read_bytes()
+    assert (other.root / "data/incoming/cat/pushed.png").read_bytes() == b"another cat"
+
+
+def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("mode: worktree", "mode: experiment"))
+    project.reads(1)
+    project.drop("bird/c.png", b"a new class")
+    project.run("git", "commit", "--quiet", "--all", "--message", "as an experiment")
+    lock = project.read("dvc.lock")
+    report = project.retrain()
+    assert (report["decision"], report["mode"]) == ("kept", "experiment")
+    assert project.read("dvc.lock") == lock
+    assert "retrain-" in project.run("dvc", "exp", "list", "--name-only")
+    report = project.retrain()
+    assert report["decision"] == "nothing"
+    assert "dvc.lock is behind (train), and an experiment has tried exactly that." in report["reasons"]
+    params.write_text(params.read_text().replace("registered_model: pets", "registered_model: no champion yet"))
+    report = project.retrain()
+    assert (report["decision"], report["version_after"]) == ("promoted", "1")
+    assert project.read("dvc.lock") != lock
+
+
+def test_an_experiment_that_waits_for_approval_is_applied_too(project):
+    params, lock = project.root / "params.yaml", project.read("dvc.lock")
+    settings = {"approval: automatic": "approval: manual", "from_experiments: false": "from_experiments: true"}
+    for old, new in {**settings, "registered_model: no champion yet": "registered_model: approved"}.items():
+        assert old in params.read_text()
+        params.write_text(params.read_text().replace(old, new))
+    assert project.retrain()["decision"] == "awaiting_approval"
+    assert project.read("dvc.lock") != lock
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

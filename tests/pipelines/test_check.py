@@ -1,0 +1,172 @@
+"""The check of params.yaml as DVC starts it: every section in about a second, before anything is fetched."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from darkroom.errors import DarkroomError, DataError
+from pipelines.check import check_params
+from tests.support.project import ROOT, Project
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default params.yaml in an empty folder, which is also the root of the repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+def change(params: Path, values: dict[str, Any]) -> None:
+    """Write values, by keys such as "train.cnn.epochs"."""
+    content = YAML(typ="safe").load(params)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        section = content
+        for parent in parents:
+            section = section[parent]
+        section[last] = value
+    YAML().dump(content, params)
+
+
+def refusal(params: Path, values: dict[str, Any]) -> str:
+    change(params, values)
+    with pytest.raises(DarkroomError) as caught:
+        check_params()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("download.dataset", "download.dataset is "),
+        ("preprocess.val_fraction", "preprocess.val_fraction is 'x': "),
+        ("augment.copies", "augment.copies is 'x': "),
+        ("embed.max_images", "embed.max_images is 'x': "),
+        ("train.cnn.optimizer.name", "train.cnn.optimizer.name is 'x': input should be 'sgd', "),
+        ("train.transfer.schedule.name", "train.transfer.schedule.name is 'x': expected one of 'one_cycle', "),
+        ("evaluate.bootstrap_samples", "evaluate.bootstrap_samples is 'x': "),
+        ("promote.gates.champion.alpha", "promote.gates.champion.alpha is 'x': "),
+        ("compute.workers", "compute.workers is 'x': expected a valid integer or 'auto'"),
+        ("candidates", "candidates is 'x': expected a list of sections of train"),
+        ("tune.trials", "tune.trials is 'x': input should be a valid integer"),
+        ("tune.space.cnn", "tune.space.cnn: found x, expected a mapping of train's keys to ranges"),
+        ("tuning", "there is an unknown section 'tuning'; known sections: "),
+        ("train.cnn.epoch", "train.cnn has an unknown key 'epoch'; known keys: architecture, "),
+    ],
+)
+def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: str) -> None:
+    assert refusal(params, {key: "x"}).startswith(f"params.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"embed.backbone": "none"},
+            "params.yaml: train.transfer: mode features needs a backbone; set embed.backbone, which is none",
+        ),
+        (
+            {"embed.backbone": "efficientnet-light0"},
+            "params.yaml: embed: there is no backbone 'efficientnet-light0'; did you mean efficientnet-lite0",
+        ),
+        (
+            {"embed.backbone": "xception"},
+            "params.yaml: embed: backbone xception: image_size is [48, 48], expected at least [71, 71]",
+        ),
+        (
+            {"preprocess.image_size": [28, 8]},
+            "params.yaml: train.cnn: architecture compact with filters [32, 64, 128], stem_kernel_size 5 needs "
+            "pictures of at least 12x12 pixels, these are 28x8; raise preprocess.image_size, or give it fewer filters",
+        ),
+    ],
+)
+def test_what_one_section_asks_of_another_is_checked(params: Path, values: dict[str, Any], message: str) -> None:
+    assert refusal(params, values).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"candidates": ["cnn"], "embed.backbone": "none", "embed.image_size": [1, 1]},
+        {"candidates": ["cnn"], "train.transfer": "a draft"},
+        {"candidates": ["transfer"], "preprocess.image_size": [2, 2]},
+        {"preprocess.image_size": "auto"},
+        {"embed.backbone": "xception", "embed.image_size": [71, 71]},
+        {"embed.weights": "none"},
+    ],
+)
+def test_what_has_no_effect_or_only_the_data_tell_is_accepted(params: Path, values: dict[str, Any]) -> None:
+    change(params, values)
+    check_params()
+
+
+def test_a_file_of_weights_is_looked_at(params: Path) -> None:
+    file = params.with_name("mine.h5")
+    weights = {"path": "mine.h5", "sha256": hashlib.sha256(b"values").hexdigest()}
+    change(params, {"embed.weights": weights})
+    with pytest.raises(DataError, match=r"embed\.weights\.path: there is no file .*mine\.h5"):
+        check_params()
+    file.write_bytes(b"other values")
+    with pytest.raises(DataError, match=r"mine\.h5 has the wrong checksum"):
+        check_params()
+    file.write_bytes(b"values")
+    check_params()
+
+
+def test_nothing_heavy_is_loaded_nothing_fetched_and_the_output_is_always_the_same(params: Path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "sys.argv = ['check', '--out', 'reports/check.json']\n"
+        "sys.addaudithook(lambda event, _: event == 'socket.connect' and sys.exit('it went to the network'))\n"
+        "try:\n"
+        "    runpy.run_module('pipelines.check', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'sklearn', 'matplotlib', 'pandas'}\n"
+        "    print(end.code, sorted(heavy & set(sys.modules)))\n"
+    )
+    for epochs in (5, 6):
+        change(params, {"train.cnn.epochs": epochs})
+        done = subprocess.run([sys.executable, "-c", code], cwd=params.parent, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("0 []\n", "")
+        assert json.loads(Path("reports/check.json").read_text()) == {"params": "valid"}
+    assert sorted(path.name for path in params.parent.iterdir()) == ["params.yaml", "reports"]
+
+
+@pytest.mark.heavy
+def test_dvc_says_what_is_wrong_with_train_before_it_fetches_or_writes_anything(project: Project) -> None:
+    change(project.root / "params.yaml", {"train.cnn.optimizer.momentum": 1.5})
+    printed = project.run("dvc", "repro", status=255)
+    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check"]
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: params.yaml: train.cnn.optimizer.momentum is 1.5: input should be less than 1"]
+    written = project.run("git", "status", "--short", "--ignored").splitlines()
+    assert [line for line in written if not line.endswith(("__pycache__/", ".dvc/tmp/"))] == [" M params.yaml"]
+
+
+@pytest.mark.heavy
+def test_a_change_of_any_setting_runs_check_alone_where_no_other_stage_reads_it(project: Project) -> None:
+    def stages() -> list[str]:
+        return re.findall(r"Running stage '([\w@]+)'", project.run("dvc", "repro", "preprocess"))
+
+    change(project.root / "params.yaml", {"train.cnn.optimizer.momentum": 0.9})
+    assert stages() == ["check", "download", "preprocess"]
+    assert stages() == []
+    change(project.root / "params.yaml", {"train.cnn.epochs": 3, "compute.workers": 1})
+    assert stages() == ["check"]
+    assert stages() == []
+    project.run("git", "add", "--all")
+    project.run("git", "commit", "--quiet", "--message", "lock")
+    printed = project.run("dvc", "exp", "run", "--temp", "preprocess", "-S", "train.cnn.epochs=0", status=255)
+    assert "error: params.yaml: train.cnn.epochs is 0: input should be greater than or equal to 1" in printed
+    printed = project.run("dvc", "exp", "run", "--temp", "preprocess", "-S", "train.cnn.epochs=4")
+    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check"]

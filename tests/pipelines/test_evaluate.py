@@ -1,0 +1,379 @@
+import csv
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.deployable.package import Package
+from tests.support.onnx_model import write_model
+from tests.support.project import ROOT
+
+CLASSES = ["<script>alert(1)</script>", "dark & low", "zebra"]
+SHAPE = (12, 12, 1)
+PARAMS = {
+    "train": {"cnn": {}, "transfer": {}, "older": {}},
+    "evaluate": {"seed": 7, "bootstrap_samples": 200, "calibration_bins": 10, "worst_images": 6, "latency_repeats": 5},
+}
+ARGUMENTS = {
+    "prepared": "data/prepared",
+    "models": "models",
+    "out": "reports/evaluation.json",
+    "predictions": "reports/predictions.parquet",
+    "figures": "reports/figures",
+    "plots": "reports/plots",
+    "report": "reports/report.html",
+}
+
+
+def write_dataset(folder, *, n_rows=90):
+    """Write a data set whose classes are told apart by which third of the picture is bright, with some noise."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n_rows) % 3
+    images = rng.integers(0, 120, (n_rows, *SHAPE), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[4 * label : 4 * label + 4] += rng.integers(0, 90, dtype=np.uint8)
+    index = pd.DataFrame(
+        {
+            "row": range(n_rows),
+            "id": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
+            "label": [CLASSES[label] for label in labels],
+            "split": np.where(np.arange(n_rows) < n_rows // 3, "train", "test"),
+            "source": [f"a/{number} <img src=x>.png" for number in range(n_rows)],
+        }
+    )
+    manifest = {"dataset": "thirds", "classes": CLASSES, "color": "grey", "mean": [100.0], "std": [50.0]}
+    with DatasetWriter(folder, image_shape=SHAPE, shard_bytes=5000) as writer:
+        writer.append(images)
+        writer.finish(index=index, manifest=manifest)
+
+
+def thirds(sharpness):
+    """Return weights that see the bright third the better, the greater the sharpness."""
+    weights = np.zeros((*SHAPE[:2], 3))
+    for label in range(3):
+        weights[4 * label : 4 * label + 4, :, label] = sharpness / 48
+    return weights.reshape(-1, 3)
+
+
+def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
+    write_model(folder / "model.onnx", classes=classes, image_shape=SHAPE, weights=weights)
+    said = {
+        "run_id": run_id,
+        "experiment": "thirds",
+        "tracking_uri": "sqlite:////elsewhere/mlflow.db",
+        "model_uri": "models:/m-1",
+        "candidate": folder.name,
+        "git_commit": "c0ffee",
+        "git_dirty": False,
+        "data_digest": "d1ce",
+        "params_digest": "p",
+        "best_epoch": 1,
+        "val_accuracy": 0.9 if folder.name == "transfer" else 0.75,
+        "train_seconds": 12.5,
+    }
+    (folder / "run.json").write_text(json.dumps(said))
+    columns = "epoch,train_loss,val_loss,train_accuracy,val_accuracy,learning_rate,images_per_second"
+    (folder / "history.csv").write_text(f"{columns}\n0,1.0,0.9,0.4,0.5,0.1,10\n1,0.5,0.6,0.7,0.75,0.01,11\n")
+
+
+def write_params(folder, *, candidates=("cnn", "transfer"), **changes):
+    values = PARAMS | {"candidates": list(candidates), "evaluate": PARAMS["evaluate"] | changes}
+    YAML().dump(values, folder / "params.yaml")
+
+
+def start(folder, **environment):
+    import os
+
+    arguments = [part for name, path in ARGUMENTS.items() for part in (f"--{name}", path)]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.evaluate", *arguments],
+        cwd=folder,
+        env=variables | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    write_params(tmp_path, candidates=["cnn"])
+    write_dataset(tmp_path / "data" / "prepared")
+    write_candidate(tmp_path / "models" / "cnn")
+    return tmp_path
+
+
+def refusal(folder, **environment):
+    """Return the one line with which the stage ends."""
+    done = start(folder, **environment)
+    assert done.returncode in (1, 2), done.stderr
+    assert not (folder / "reports").exists()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+# --- refusals, before anything heavy
+
+
+def test_a_candidate_without_a_model_names_the_next_step(workspace):
+    write_params(workspace)
+    message = "error: models/transfer: there is no model.onnx; run `dvc repro train@transfer` first"
+    assert refusal(workspace) == message
+
+
+def test_a_candidate_without_a_section_of_train_is_named(workspace):
+    write_params(workspace, candidates=["cnn", "transfr"])
+    assert "candidates names 'transfr', but train has no section of that name" in refusal(workspace)
+
+
+def test_an_unknown_key_is_told_with_the_known_ones(workspace):
+    write_params(workspace, bins=3)
+    assert "evaluate has an unknown key 'bins'; known keys: bootstrap_samples, calibration_bins" in refusal(workspace)
+
+
+def test_a_setting_out_of_range_is_named(workspace):
+    write_params(workspace, bootstrap_samples=0)
+    assert "evaluate.bootstrap_samples is 0" in refusal(workspace)
+
+
+def test_a_candidate_without_its_run_is_not_whole(workspace):
+    (workspace / "models" / "cnn" / "run.json").write_text('{"run_id": "x"}')
+    assert "models/cnn/run.json: it lacks best_epoch, data_digest" in refusal(workspace)
+
+
+def test_no_test_image_names_the_next_step(workspace):
+    np.save(workspace / "data" / "prepared" / "splits.npy", np.zeros(90, np.int8))
+    assert "there is no test image; raise preprocess.test_fraction" in refusal(workspace)
+
+
+# --- with a real MLflow store
+
+
+class Page(HTMLParser):
+    """What the report holds, as a browser reads it."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Return a workspace in which two candidates were trained (their runs are real) and evaluated."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    write_params(folder)
+    write_dataset(folder / "data" / "prepared")
+    program = (
+        "from darkroom.tracking import runs\n"
+        "for name in ('cnn', 'transfer'):\n"
+        "    with runs.run(experiment='thirds', name=f'train-{name}', params={}, tags={}) as run: print(run.id)\n"
+    )
+    made = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    run_ids = dict(zip(("cnn", "transfer"), made.stdout.split(), strict=True))
+    write_candidate(folder / "models" / "cnn", run_id=run_ids["cnn"])
+    write_candidate(folder / "models" / "transfer", run_id=run_ids["transfer"], weights=thirds(0.5))
+    # What an earlier preset left behind; its run is in no store.
+    write_candidate(folder / "models" / "older", run_id="f" * 32, weights=thirds(50))
+    done = start(folder)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"evaluate: transfer: test accuracy 0\.\d{4}, 95% interval [\d.]+ to [\d.]+, 60 images\n", done.stderr
+    )
+    return folder, run_ids
+
+
+@pytest.mark.heavy
+def test_the_evaluation_keeps_its_contract(evaluated):
+    folder, _ = evaluated
+    summary = json.loads((folder / "reports" / "evaluation.json").read_text())
+    assert list(summary) == ["test_ids_sha256", "winner", "candidates"]
+    assert (summary["winner"], list(summary["candidates"])) == ("transfer", ["cnn", "transfer"])
+    index = pd.read_parquet(folder / "data" / "prepared" / "index.parquet")
+    ids = sorted(index["id"][index["split"] == "test"])
+    assert summary["test_ids_sha256"] == hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    for name, metrics in summary["candidates"].items():
+        assert list(metrics) == [
+            *["test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class"],
+            *["latency_ms_p50", "latency_ms_p95", "model_bytes"],
+        ]
+        assert list(metrics["per_class"]) == CLASSES
+        assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
+        assert metrics["model_bytes"] == (folder / "models" / name / "model.onnx").stat().st_size
+
+
+@pytest.mark.heavy
+def test_the_predictions_are_those_of_the_package_on_the_test_images(evaluated):
+    from darkroom.data.arrays.dataset import Dataset
+
+    folder, _ = evaluated
+    predictions = pd.read_parquet(folder / "reports" / "predictions.parquet")
+    assert list(predictions) == ["candidate", "id", "label", "predicted", "confidence", "probabilities"]
+    dataset = Dataset.open(folder / "data" / "prepared")
+    index = dataset.index()
+    for name, found in predictions.groupby("candidate"):
+        package = Package.load(folder / "models" / name / "model.onnx")
+        expected = package.probabilities(dataset.images[dataset.rows("test")])
+        np.testing.assert_allclose(np.stack(found["probabilities"]), expected, atol=1e-6)
+        assert found["id"].tolist() == index["id"][dataset.rows("test")].tolist()
+        assert found["label"].tolist() == index["label"][dataset.rows("test")].tolist()
+        assert found["predicted"].tolist() == [CLASSES[answer] for answer in expected.argmax(axis=1)]
+        summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"][name]
+        assert (found["label"] == found["predicted"]).mean() == pytest.approx(summary["test_accuracy"])
+
+
+@pytest.mark.heavy
+def test_the_tables_for_dvc_plots_agree_with_the_metrics(evaluated):
+    folder, _ = evaluated
+    summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]["cnn"]
+    tables = {
+        name: list(csv.DictReader((folder / "reports" / "plots" / "cnn" / f"{name}.csv").read_text().splitlines()))
+        for name in ("confusion", "reliability", "per_class")
+    }
+    hits = [line["actual"] == line["predicted"] for line in tables["confusion"]]
+    assert sum(hits) / len(hits) == pytest.approx(summary["test_accuracy"])
+    assert sum(int(line["count"]) for line in tables["reliability"]) == 60
+    assert [line["class"] for line in tables["per_class"]] == CLASSES
+    assert [int(line["support"]) for line in tables["per_class"]] == [20, 20, 20]
+
+
+@pytest.mark.heavy
+def test_the_report_is_one_file_that_fetches_and_runs_nothing(evaluated):
+    folder, _ = evaluated
+    text = (folder / "reports" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    sources = [image["src"] for image in page.all("img")] + [source["srcset"] for source in page.all("source")]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert "<img src=x>" not in text
+    assert CLASSES[0] in page.text
+    assert all(image["alt"] for image in page.all("img"))
+    assert text.count("<table>") == text.count("<caption>") > 4
+    headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert headings[:2] == ["h1", "h2"]
+    assert headings.count("h1") == 1
+
+
+@pytest.mark.heavy
+def test_the_report_says_what_was_measured_on_what(evaluated):
+    folder, run_ids = evaluated
+    page = " ".join(Page((folder / "reports" / "report.html").read_text(encoding="utf-8")).text)
+    best = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]["transfer"]
+    digest = json.loads((folder / "data" / "prepared" / "manifest.json").read_text())["digest"]
+    for fact in (
+        f"{best['test_accuracy']:.2%}",
+        "60 test images",
+        run_ids["transfer"],
+        "c0ffee",
+        "d1ce",
+        digest,
+        "cnn",
+    ):
+        assert fact in page, fact
+    for low_or_high in best["test_accuracy_ci95"]:
+        assert f"{low_or_high:.2%}" in page
+
+
+@pytest.mark.heavy
+def test_the_training_runs_get_metrics_and_pictures(evaluated):
+    import sqlite3
+
+    folder, run_ids = evaluated
+    summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        for name, run_id in run_ids.items():
+            stored = dict(database.execute("select key, value from metrics where run_uuid = ?", (run_id,)).fetchall())
+            low, high = summary[name]["test_accuracy_ci95"]
+            assert stored == pytest.approx(
+                {key: value for key, value in summary[name].items() if isinstance(value, float | int)}
+                | {"test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+            )
+            (status,) = database.execute("select status from runs where run_uuid = ?", (run_id,)).fetchone()
+            assert status == "FINISHED"
+    database.close()
+    names = {path.name for path in (folder / "mlartifacts").rglob(f"{run_ids['transfer']}/artifacts/**/*.*")}
+    pictures = {"confusion_matrix.png", "reliability.png", "recall.png", "training_curves.png", "worst_errors.png"}
+    assert names == pictures | {"report.html", "params.yaml"}
+    assert {path.name for path in (folder / "reports" / "figures" / "transfer").iterdir()} == pictures
+
+
+@pytest.mark.heavy
+def test_nothing_half_written_is_left(evaluated):
+    folder, _ = evaluated
+    assert not [path for path in (folder / "reports").rglob("*") if path.suffix in (".part", ".tmp")]
+
+
+@pytest.mark.heavy
+def test_an_unreachable_server_fails_before_scoring(workspace):
+    message = refusal(workspace, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 does not answer" in message
+
+
+@pytest.mark.heavy
+def test_a_run_of_another_store_names_that_store(workspace):
+    message = refusal(workspace)
+    assert "the run of cnn cannot be opened" in message
+    assert "it was made in sqlite:////elsewhere/mlflow.db: set MLFLOW_TRACKING_URI" in message
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("spoil", ["classes", "history", "run", "metadata"])
+def test_a_candidate_that_does_not_fit_the_data_is_refused(evaluated, tmp_path, spoil):
+    import shutil
+
+    folder, run_ids = evaluated
+    for name in ("data", "params.yaml", "models"):
+        copy = shutil.copytree if (folder / name).is_dir() else shutil.copy
+        copy(folder / name, tmp_path / name)
+    cnn = tmp_path / "models" / "cnn"
+    if spoil == "classes":
+        write_candidate(cnn, run_id=run_ids["cnn"], classes=["a", "b", "c"])
+        expected = "models/cnn/model.onnx: it tells 3 classes apart .* or other names of classes"
+    elif spoil == "run":
+        (cnn / "run.json").unlink()
+        expected = "models/cnn/run.json: it cannot be read .*; run `dvc repro --force train@cnn`"
+    elif spoil == "history":
+        (cnn / "history.csv").write_text("epoch,loss\n0,1\n")
+        expected = "models/cnn/history.csv: it cannot be read .*; run `dvc repro --force train@cnn`"
+    else:
+        (cnn / "model.onnx").write_bytes(b"broken")
+        expected = "models/cnn/model.onnx: ONNX Runtime cannot load this file"
+    assert re.search(expected, refusal(tmp_path, MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"))
+
+
+@pytest.mark.heavy
+def test_the_stage_loads_neither_keras_nor_tensorflow(evaluated):
+    folder, _ = evaluated
+    arguments = [part for name, path in ARGUMENTS.items() for part in (f"--{name}", path)]
+    program = (
+        "import sys; from pipelines import evaluate\n"
+        "evaluate.main()\n"
+        "print({'keras', 'tensorflow', 'jax', 'torch', 'dvc', 'albumentations'} & set(sys.modules) or 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "none", done.stderr

@@ -1,0 +1,450 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from darkroom.deployable.package import Package
+from darkroom.errors import DataError, ParamsError, RegistryError
+from darkroom.files.writing import sha256_of, write_text
+from darkroom.promotion import cases
+from darkroom.registry import aliases, register, versions
+from darkroom.registry.aliases import ledger
+from darkroom.registry.versions import local_folder
+from darkroom.tracking.store import client, download
+from pipelines import promote
+from tests.support.trained_repository import (
+    CLASSES,
+    answers_here,
+    clean_environment,
+    evaluate,
+    forget_store,
+    fresh_store,
+    model_reading,
+    prepare,
+    train,
+)
+
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "reports/predictions.parquet"]
+ARGUMENTS += [
+    "--raw",
+    "data/raw",
+    "--prepared",
+    "data/prepared",
+    "--models",
+    "models",
+    "--out",
+    "reports/promotion.json",
+]
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    fresh_store(tmp_path, monkeypatch)
+    prepare(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["promote", *ARGUMENTS])
+    return tmp_path
+
+
+@pytest.fixture
+def root(fresh, monkeypatch):
+    monkeypatch.setattr(register, "verify", answers_here)
+    return fresh
+
+
+def promoted():
+    promote.main()
+    return json.loads(Path("reports/promotion.json").read_text())
+
+
+def change(root, before, after):
+    params = (root / "params.yaml").read_text()
+    assert before in params
+    (root / "params.yaml").write_text(params.replace(before, after))
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fresh):
+    train(fresh, reads=1)
+    write_text(fresh / "data/raw/manifest.json", json.dumps({"licence": "CC0", "homepage": None}))
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert (report["champion_before"], report["version"], report["champion_after"]) == (None, "1", "1")
+    assert report["tests"]["max_parity_difference"]["status"] == "passed"
+    assert report["tests"]["max_parity_difference"]["n_images"] == 64
+    assert report["tests"]["max_parity_difference"]["max_abs_difference"] < 1e-6
+    champion = versions.find("pets", alias="champion")
+    assert champion.tags["git.commit"] == "c" * 40
+    assert champion.tags["data.digest"] == "d" * 64
+    assert champion.tags["dvc.stage"] == "train@cnn"
+    assert champion.tags["sha256/artifacts/model.onnx"] == sha256_of(fresh / "models/cnn/model.onnx")
+    assert {"sha256/MLmodel", "sha256/code/package.py"} <= set(champion.tags)
+    card = Path(download(f"runs:/{champion.run_id}/model_card/pets-1/model_card.md", fresh / "card")).read_text()
+    assert "CC0" in card, "the licence of the data as downloaded"
+    assert report["tests"]["min_test_accuracy"]["sentence"] in card.replace("\\", "")
+    assert "cat" in client().get_model_version("pets", "1").description
+
+
+def test_a_second_look_changes_nothing_and_loads_neither_mlflow_nor_a_model(root):
+    train(root, reads=1)
+    promoted()
+    before = versions.read("pets")
+    code = (
+        "import sys; from pipelines import promote; promote.main(); "
+        "print(sorted({'mlflow', 'onnxruntime', 'cv2', 'pandas', 'scipy', 'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *ARGUMENTS]
+    environment = {**clean_environment(), "PYTHONPATH": str(Path(promote.__file__).parents[1])}
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert ended.stdout.strip() == "[]"
+    assert json.loads(Path("reports/promotion.json").read_text())["decision"] == "unchanged"
+    assert versions.read("pets") == before
+
+
+def test_a_better_candidate_replaces_the_champion_which_becomes_previous(root):
+    train(root, reads=2)
+    promoted()
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert (report["champion_before"], report["champion_after"]) == ("1", "2")
+    assert report["tests"]["champion"]["n_only_candidate_correct"] == 6
+    assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def test_a_worse_candidate_is_kept_out_of_the_registry(root):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["version"] is None
+    assert list(versions.read("pets").versions) == ["1"]
+
+
+def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    first = promoted()
+    monkeypatch.setattr(cases, "load", None)
+    assert promoted() == first
+
+
+def test_below_the_floor_a_first_candidate_is_kept(root):
+    train(root, reads=3)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert "50.00 % on 200 images is below the floor 90.00 %" in report["reasons"][0]
+    assert report["tests"]["max_parity_difference"]["status"] == "not_applicable"
+    assert versions.read("pets").versions == {}
+
+
+def test_an_experiment_only_says_what_it_would_do(root, monkeypatch):
+    train(root, reads=0)
+    monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
+    report = promoted()
+    assert report["decision"] == "would_promote"
+    assert "promote.from_experiments is false" in report["reasons"][-1]
+    assert versions.read("pets").versions == {}
+
+
+def test_an_experiment_promotes_where_that_is_allowed(root, monkeypatch):
+    change(root, "from_experiments: false", "from_experiments: true")
+    train(root, reads=0)
+    monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
+    assert promoted()["decision"] == "promoted"
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
+    train(root, reads=2)
+    promoted()
+    train(root, reads=0)
+    promoted()
+    aliases.rollback("pets", reason="dogs are called cats in the shop")
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert "version 2 is this very model, and was rolled back: dogs are called cats" in report["reasons"][-1]
+    assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(register, "verify", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    assert versions.read("pets").aliases == {}, "only a version that was verified is a challenger"
+    assert list(versions.read("pets").versions) == ["1"]
+    assert promoted()["decision"] == "promoted"
+    assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
+
+
+def test_a_version_whose_files_are_gone_is_registered_anew(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(aliases, "promote", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    shutil.rmtree(local_folder(versions.find("pets", version="1").location))
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("promoted", "2")
+
+
+def test_a_champion_without_sums_is_compared_all_the_same(root):
+    train(root, reads=0)
+    promoted()
+    for number in ("1", "2"):
+        train(root, reads=2 if number == "1" else 0)
+        promoted()
+    champion = versions.find("pets", alias="champion")
+    tags = [tag for tag in champion.tags if tag.startswith("sha256/") or tag == "test_ids_sha256"]
+    for tag in tags:
+        client().delete_model_version_tag("pets", champion.version, tag)
+    report = promoted()
+    assert report["tests"]["champion"]["status"] != "not_applicable"
+
+
+def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
+    train(root, reads=2)
+    promoted()
+    train(root, reads=0)
+    monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
+    monkeypatch.setattr(cases, "load", versions.load)
+    with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
+        promote.main()
+
+
+def test_a_promotion_that_died_before_its_record_is_finished_by_the_next_run(root, monkeypatch):
+    train(root, reads=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "_record", interrupted)
+        patch.setattr(aliases, "challenge", lambda *_, **__: None)  # whose record would be the first
+        with pytest.raises(KeyboardInterrupt):
+            promote.main()
+    assert versions.read("pets").aliases == {"champion": "1"}
+    assert versions.read("pets").history() == []
+    assert promoted()["decision"] == "unchanged"
+    assert [(move["alias"], move["to"]) for move in versions.read("pets").history()] == [("champion", "1")]
+    assert versions.read("pets").unfinished is None
+
+
+def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_promotion(root):
+    train(root, reads=1)
+    promoted()
+    (versions.fetch(versions.find("pets", alias="champion"))).write_bytes(b"not onnx")
+    train(root, reads=0)
+    with pytest.raises(RegistryError, match="was changed after registration and is not loaded"):
+        promote.main()
+    assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_a_version_that_answers_otherwise_stays_out_of_production(fresh):
+    train(fresh, reads=0)
+    predictions = pd.read_parquet("reports/predictions.parquet")
+    predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
+    predictions.to_parquet("reports/predictions.parquet")
+    with pytest.raises(RegistryError, match=r"models:/pets/1 differs from the evaluated model by 0\.\d+"):
+        promote.main()
+    assert versions.read("pets").under("champion") is None
+
+
+def test_a_model_restored_from_the_cache_is_logged_again_in_a_new_store(root):
+    train(root, reads=0)
+    forget_store(root)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    champion = versions.find("pets", alias="champion")
+    assert champion.tags["git.commit"] == "c" * 40
+    assert champion.tags["candidate"] == "cnn"
+
+
+def test_a_champion_with_other_classes_is_compared_by_class_name(root):
+    train(root, reads=0)
+    promoted()
+    model_reading(0, root / "models/cnn/model.onnx", classes=CLASSES[::-1])
+    evaluate(root)
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["tests"]["champion"]["candidate_accuracy"] == 0.0
+    assert report["tests"]["champion"]["champion_accuracy"] == 1.0
+
+
+def test_on_other_test_images_than_the_champions_both_are_scored_now_and_the_report_says_so(root):
+    train(root, reads=2)
+    evaluation = Path("reports/evaluation.json")
+    ids = json.loads(evaluation.read_text())["test_ids_sha256"]
+    evaluation.write_text(evaluation.read_text().replace(ids, "0" * 64))
+    promoted()
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert "The test images are not those of the champion's promotion; both were scored now." in report["reasons"]
+    assert report["tests"]["champion"]["n_images"] == 200
+
+
+def test_predictions_of_other_images_are_refused(root):
+    train(root, reads=1)
+    promoted()
+    train(root, reads=0)
+    predictions = pd.read_parquet("reports/predictions.parquet")
+    predictions.loc[0, "id"] = "f" * 64
+    predictions.to_parquet("reports/predictions.parquet")
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not test images"):
+        promote.main()
+
+
+def test_the_winner_among_other_candidates_is_not_promoted(root):
+    train(root, reads=0)
+    params = root / "params.yaml"
+    params.write_text(params.read_text().replace("[cnn]", "[transfer]").replace("  cnn: {}", "  transfer: {}"))
+    with pytest.raises(DataError, match=r"the winner is 'cnn', which is not among the candidates \(transfer\); run"):
+        promote.main()
+
+
+def test_a_winner_without_a_model_names_the_next_step(root):
+    train(root, reads=0)
+    (root / "models" / "cnn" / "model.onnx").unlink()
+    with pytest.raises(DataError, match="models/cnn: there is no model.onnx; run `dvc repro train@cnn` first"):
+        promote.main()
+
+
+def test_a_class_that_the_champion_knows_better_is_not_given_up(root):
+    train(root, reads=2)  # errs on three cats and three dogs
+    promoted()
+    change(root, "champion: {margin: 0.0", "champion: {margin: 0.9")
+    change(root, "class_recall: {max_drop: 0.02", "class_recall: {max_drop: 0.05")
+    train(root, reads=4)  # errs on twenty cats
+    report = promoted()
+    assert report["decision"] == "kept"
+    assert report["tests"]["champion"]["status"] == "passed"
+    assert "The recall of 1 of 2 classes is down by more than 5 points" in report["reasons"][2]
+    assert "cat (97.00 % to 80.00 %, 100 images" in report["reasons"][2]
+
+
+def test_the_test_images_are_sliced_by_what_is_known_of_them(root):
+    train(root, reads=0)
+    promoted()
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    train(root, reads=3)  # errs on the first hundred images
+    answer = promoted()["tests"]["slice_accuracy"]
+    assert answer["status"] == "failed"
+    found = {line["name"]: line for line in answer["slices"]}
+    assert found["incoming"]["n_images"] == 20
+    assert found["incoming"]["candidate"] == 0.0
+    assert found["original"]["n_images"] == 180
+    assert found["size up to 4,240"]["failed"]
+    assert not found["size above 6,920"]["failed"]
+    assert sum(name.startswith("brightness") for name in found) == 3
+
+
+def test_a_slice_without_its_column_names_the_next_step(root):
+    train(root, reads=1)
+    promoted()
+    index = pd.read_parquet("data/prepared/index.parquet").drop(columns="height")
+    index.to_parquet("data/prepared/index.parquet")
+    train(root, reads=0)
+    with pytest.raises(DataError, match=r"no column 'height', so the test images cannot be sliced by size; run `dvc"):
+        promote.main()
+
+
+def test_a_kept_decision_is_asked_again_under_another_rule_and_with_other_data(root):
+    train(root, reads=0)
+    promoted()
+    train(root, reads=1)
+    promoted()
+    decisions = root / ".darkroom" / "decisions"
+    assert len(list(decisions.iterdir())) == 2
+    change(root, "min_images: 20", "min_images: 30")
+    promoted()
+    assert len(list(decisions.iterdir())) == 3
+    index = pd.read_parquet("data/prepared/index.parquet")
+    index["incoming"] = ~index["incoming"]
+    index.to_parquet("data/prepared/index.parquet")
+    promoted()
+    assert len(list(decisions.iterdir())) == 4
+
+
+def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch):
+    train(root, reads=2)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "awaiting_approval"
+    assert report["reasons"][-1] == "It waits for `darkroom approve` (promote.approval is manual)."
+    assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
+    assert report["tests"]["max_parity_difference"]["status"] == "passed"
+    waiting = versions.read("pets")
+    assert waiting.aliases == {"challenger": "2", "champion": "1"}
+    monkeypatch.setattr(register, "verify", interrupted)
+    assert promoted() == report, "the second time nothing is loaded"
+    assert versions.read("pets") == waiting
+    aliases.approve("pets")
+    assert promoted()["decision"] == "unchanged"
+    assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def test_a_first_candidate_waits_for_approval_too(root):
+    change(root, "approval: automatic", "approval: manual")
+    train(root, reads=0)
+    assert promoted()["decision"] == "awaiting_approval"
+    assert promoted()["decision"] == "awaiting_approval"
+    assert list(versions.read("pets").versions) == ["1"]
+    assert versions.read("pets").under("champion") is None
+
+
+def test_a_candidate_that_waits_is_verified_again_once_the_champion_is_another(root):
+    train(root, reads=2)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    change(root, "alpha: 0.05, bootstrap", "alpha: 1.0, bootstrap")
+    train(root, reads=1)
+    promoted()
+    aliases.promote(versions.find("pets", version="2"), replacing="1", reasons=["by hand"])
+    train(root, reads=0)
+    report = promoted()
+    assert (report["decision"], report["champion_before"]) == ("awaiting_approval", "2")
+    aliases.rollback("pets", reason="too slow in the shop")
+    report = promoted()
+    assert (report["decision"], report["version"], report["champion_before"]) == ("awaiting_approval", "3", "1")
+    aliases.approve("pets")
+    assert versions.read("pets").aliases["champion"] == "3"
+
+
+def test_without_the_gate_of_parity_the_version_is_not_loaded(root, monkeypatch):
+    monkeypatch.setattr(register, "verify", interrupted)
+    change(root, "max_parity_difference: 0.00001", "max_parity_difference: null")
+    train(root, reads=0)
+    report = promoted()
+    assert report["decision"] == "promoted"
+    assert report["tests"]["max_parity_difference"]["status"] == "off"
+
+
+@pytest.mark.parametrize("file", ["data/prepared/manifest.json", "reports/predictions.parquet"])
+def test_a_missing_file_is_an_error_in_one_line(root, file):
+    train(root, reads=0)
+    (root / file).unlink()
+    with pytest.raises(DataError, match=f"{file} cannot be read .*; run `dvc repro` from the start"):
+        promote.main()
+
+
+def test_an_unknown_key_is_named(root):
+    (root / "params.yaml").write_text("promote: {registered_modell: x}\n")
+    with pytest.raises(ParamsError, match="promote has an unknown key 'registered_modell'; known keys: approval"):
+        promote.main()
+
+
+def test_the_keys_of_the_earlier_rule_are_unknown(root):
+    change(root, "  gates:", "  alpha: 0.05\n  gates:")
+    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, registered_model"
+    with pytest.raises(ParamsError, match=expected):
+        promote.main()

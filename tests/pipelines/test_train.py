@@ -1,0 +1,202 @@
+"""The train stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from darkroom.training import overrides
+from tests.support.project import ROOT
+from tests.support.training_stage import TrainingStage, train_section
+
+pytestmark = pytest.mark.heavy
+
+
+class Stage(TrainingStage):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "pipelines.train", "--best", "models/cnn/best.yaml", "--out", "models/cnn")
+        overrides.write(root / "models" / "cnn" / "best.yaml", {}, comment="nothing")
+        self.params()
+
+    def params(self, **changes: str) -> None:
+        """Write params.yaml; changes are key=value of settings as they stand in TRAIN."""
+        settings = {"precision": "auto", "device": "auto", **changes}
+        (self.root / "params.yaml").write_text(train_section(**settings))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return Stage(tmp_path_factory.mktemp("train"))
+
+
+def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) -> None:
+    stage.params(epochs="3", precision="float32")
+    printed = stage.run()
+    assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
+    assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
+    out = stage.root / "models" / "cnn"
+    made = {"history.csv", "model.keras", "model.onnx", "run.json"}
+    assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
+    run = json.loads((out / "run.json").read_text())
+    history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
+    assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
+    assert run["val_accuracy"] == 1.0
+    logged = stage.query(
+        "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
+    )
+    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history)]
+    assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
+    ((device,),) = stage.query("select value from tags where run_uuid = ? and key = 'device'", run["run_id"])
+    assert "tensorflow" in device
+    assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
+
+
+def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(stage: Stage) -> None:
+    stage.params(epochs="20")
+    with stage.start() as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/20"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 143
+    ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
+    assert status == "KILLED"
+    printed = stage.run()
+    first = re.search(r"^epoch (\d+)/20", printed, re.MULTILINE)
+    assert first is not None
+    assert int(first[1]) >= 2
+    assert json.loads((stage.root / "models/cnn/run.json").read_text())["run_id"] == run_id
+    assert stage.query("select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
+
+
+def test_a_tracking_server_that_does_not_answer_stops_training_before_it_starts(stage: Stage) -> None:
+    printed = stage.run(MLFLOW_TRACKING_URI="http://127.0.0.1:9", status=1)
+    assert re.fullmatch(r"error: .*127\.0\.0\.1:9.*\n", printed)
+
+
+def test_a_diverged_training_is_one_line_and_a_failed_run(stage: Stage) -> None:
+    stage.params(epochs="2", learning_rate="1.0e+30")
+    printed = stage.run(status=1)
+    assert re.search(r"^error: .*loss is (nan|inf).*lower learning_rate", printed, re.MULTILINE)
+    assert "Traceback" not in printed
+    assert stage.query("select status from runs order by start_time desc limit 1") == [("FAILED",)]
+
+
+def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> None:
+    (stage.root / "prepared" / "manifest.json").rename(tmp_path / "manifest.json")
+    try:
+        printed = stage.run(status=1)
+    finally:
+        (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
+    assert re.fullmatch(r"error: prepared is not whole.*\n", printed)
+
+
+def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
+    stage.params(epochs="10", learning_rate="0.05")
+    with stage.start() as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("epoch 1/10"):
+                first.send_signal(signal.SIGSTOP)
+                printed = stage.run(status=75)
+                first.terminate()
+                first.send_signal(signal.SIGCONT)
+    assert first.returncode == 143
+    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cutout": "16"}, "cutout is 16: it would blank whole pictures"),
+        ({"batch_size": "225"}, "batch_size is 225, more than the 224 training images"),
+        ({"class_weights": "{lihgt: 2.0}"}, "unknown class 'lihgt'; classes: dark, light"),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_is_refused_before_tensorflow_is_loaded(
+    changes: dict[str, str], message: str, stage: Stage
+) -> None:
+    stage.params(**changes)
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(stage.root))
+
+
+@pytest.mark.parametrize(
+    ("key", "line", "message"),
+    [
+        (
+            "optimizer",
+            "{name: sdg, momentum: 0.9, weight_decay: 0.0, clip_norm: null}",
+            "optimizer.name is 'sdg'.*muon",
+        ),
+        ("optimizer", "{name: sgd, momentum: 1.0, weight_decay: 0.0, clip_norm: null}", "optimizer.momentum is 1.0"),
+        ("schedule", "{name: step, warmup: 0.0, every: 2}", "schedule.*lacks the key 'factor'"),
+        ("schedule", "{name: linear, warmup: 0.0}", "schedule.name is 'linear': expected one of .*one_cycle"),
+        ("output", "hinge", "output is 'hinge'.*'softmax' or 'sigmoid'"),
+        ("label_smoothing", "1.0", "label_smoothing is 1.0"),
+        ("averaging", "1.0", "averaging is 1.0"),
+    ],
+)
+def test_optimizer_schedule_and_loss_are_checked_before_data_are_read(
+    key: str, line: str, message: str, stage: Stage, tmp_path: Path
+) -> None:
+    stage.params()
+    text, found = re.subn(
+        rf"^    {key}: .*$", f"    {key}: {line}", (stage.root / "params.yaml").read_text(), flags=re.M
+    )
+    assert found == 1
+    (tmp_path / "params.yaml").write_text(text)  # where there are no data: reading them would be the error
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(tmp_path))
+
+
+def refused_at_once(root: Path) -> str:
+    """The error of a stage that ends with status 2 before it loads Keras, TensorFlow or MLflow."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "paths = {'prepared': 'prepared', 'augmented': 'augmented', 'features': 'features'}\n"
+        "paths |= {'best': 'models/cnn/best.yaml', 'out': 'models/cnn'}\n"
+        "sys.argv = ['train', *(part for name, path in paths.items() for part in (f'--{name}', path))]\n"
+        "try:\n"
+        "    runpy.run_module('pipelines.train', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'keras', 'tensorflow', 'mlflow'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "2 []", done.stderr
+    return done.stderr
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
+    stage.params(device="gpu")
+    printed = stage.run(status=1, CUDA_VISIBLE_DEVICES="")
+    assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)
+
+
+def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.params(epochs="1")
+    overrides.write(
+        stage.root / "models" / "cnn" / "best.yaml", {"learning_rate": 0.05, "label_smoothing": 0.1}, comment="x"
+    )
+    assert "train: cnn: from tuning: learning_rate 0.05 (not 0.1)\n" in stage.run()
+    assert stage.query("select value from params where key = 'learning_rate'") == [("0.05",)]
+    assert stage.query("select value from tags where key = 'tuned'") == [('{"learning_rate": 0.05}',)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rat", 0.1, r"best.yaml: train has no key 'learning_rat'.*did you mean 'learning_rate'"),
+        ("learning_rate", -1.0, r"best.yaml: train.learning_rate is -1.0: .*greater than 0; run `dvc repro tune`"),
+    ],
+)
+def test_a_best_yaml_that_a_recipe_cannot_have_is_refused(tmp_path: Path, key: str, value: float, message: str) -> None:
+    stage = Stage(tmp_path)
+    overrides.write(stage.root / "models" / "cnn" / "best.yaml", {key: value}, comment="edited by hand")
+    assert re.search(message, stage.run(status=2))

@@ -1,0 +1,415 @@
+"""The tune stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store and real workers."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from darkroom.errors import ParamsError
+from darkroom.training import overrides
+from darkroom.tuning import storage
+from darkroom.tuning.rows import TrialRow, best_trial
+from pipelines import tune
+from tests.support.project import ROOT
+from tests.support.training_stage import TRAIN, TrainingStage, train_section
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
+]
+
+TUNE = {
+    "trials": "3",
+    "minutes": "null",
+    "epochs": "2",
+    "fraction": "0.5",
+    "sampler": "tpe",
+    "pruner": "none",
+    "objectives": "[val_accuracy]",
+    "max_latency_ms": "null",
+    "max_model_bytes": "null",
+    "alpha": "0.05",
+    "space": "{cnn: {learning_rate: {float: [0.01, 0.5], log: true}, architecture.dropout: {float: [0.0, 0.5]}}}",
+    "seed": "7",
+    "workers": "1",
+    "cpus": "auto",
+    "gpus": "0.0",
+    "max_worker_bytes": "null",
+    "storage": "null",
+    "study": "null",
+}
+
+
+class Stage(TrainingStage):
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "pipelines.tune", "--best", "models/cnn/best.yaml", "--report", "report")
+        self.params()
+
+    def params(self, *, train: str = TRAIN, **changes: str) -> None:
+        """Write params.yaml; changes are of the section tune."""
+        assert set(changes) <= set(TUNE)
+        tune = "".join(f"  {key}: {value}\n" for key, value in {**TUNE, **changes}.items())
+        (self.root / "params.yaml").write_text(f"tune:\n{tune}{train}")
+
+    def runs(self) -> dict[str, str]:
+        """Status by name of every run."""
+        return dict(self.query("select name, status from runs"))
+
+    def tags(self, run: str) -> dict[str, str]:
+        sql = "select tags.key, tags.value from tags join runs using (run_uuid) where runs.name = ?"
+        return dict(self.query(sql, run))
+
+    def trials(self) -> list[dict[str, str]]:
+        with (self.root / "report" / "trials.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    def study(self) -> list[TrialRow]:
+        """The trials as the storage holds them; none before it exists."""
+        folder = self.root / ".darkroom" / "tuning"
+        if not (folder / "cnn.json").is_file():
+            return []
+        name = json.loads((folder / "cnn.json").read_text())["study"]
+        journal = folder / f"{name}.journal"
+        return storage.read_rows(name, str(journal)) if journal.is_file() else []
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return overrides.read(self.root / "models" / "cnn" / "best.yaml")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """For what is refused before anything is written."""
+    return Stage(tmp_path_factory.mktemp("untuned"))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, str]:
+    """A finished search over a hopeless trial 0, with what the stage printed."""
+    stage = Stage(tmp_path_factory.mktemp("tuned"))
+    stage.params(
+        train=train_section(learning_rate="0.00001"),
+        trials="6",
+        workers="2",
+        sampler="random",
+        space="{cnn: {learning_rate: {float: [0.00001, 0.3]}, architecture.dropout: {categorical: [0.0, 0.1]}}}",
+    )
+    return stage, stage.run()
+
+
+def test_a_better_trial_is_handed_to_train_with_its_reason(tuned: tuple[Stage, str]) -> None:
+    stage, printed = tuned
+    chosen = json.loads((stage.root / "report" / "chosen.json").read_text())
+    trials = stage.trials()
+    best = max(trials, key=lambda trial: (float(trial["val_accuracy"]), -int(trial["trial"])))
+    assert chosen["trial"] == int(best["trial"]) > 0
+    assert (
+        stage.best
+        == chosen["values"]
+        == {
+            "learning_rate": float(best["learning_rate"]),
+            "architecture.dropout": float(best["architecture.dropout"]),
+        }
+    )
+    assert f"tune: cnn: {chosen['reason']}\n" in printed
+    assert re.search(r"trial \d: complete, val accuracy 0\.\d{4}.* \(learning_rate=", printed)
+
+
+def test_the_parent_run_has_a_child_per_trial_with_live_curves_and_params_by_their_names(
+    tuned: tuple[Stage, str],
+) -> None:
+    stage, _ = tuned
+    assert stage.runs() == {"tune-cnn": "FINISHED", **{f"trial-{number}": "FINISHED" for number in range(6)}}
+    parent = stage.query("select run_uuid from runs where name = 'tune-cnn'")[0][0]
+    values = "select value from params join runs using (run_uuid) where runs.name = ? and params.key = ?"
+    curve = (
+        "select step from metrics join runs using (run_uuid) where runs.name = ? and key = 'val_accuracy' order by step"
+    )
+    for trial in stage.trials():
+        name = f"trial-{trial['trial']}"
+        assert stage.tags(name)["mlflow.parentRunId"] == parent
+        assert stage.query(values, name, "learning_rate") == [(trial["learning_rate"],)]
+        assert stage.query(values, name, "architecture.dropout") == [(trial["architecture.dropout"],)]
+        assert stage.query(values, name, "epochs") == [("2",)]
+        assert [step for (step,) in stage.query(curve, name)] == [0, 1]
+
+
+def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, str]) -> None:
+    stage, _ = tuned
+    drawn = {file.name for file in (stage.root / "report").iterdir()}
+    assert drawn == {
+        *("trials.csv", "chosen.json", "history.png", "curves.png", "slices.png", "importance.png"),
+    }
+    artifacts = next((stage.root / "mlartifacts").glob("*/*/artifacts/trials.csv")).parent
+    assert drawn | {"best.yaml"} <= {file.name for file in artifacts.iterdir()}
+
+
+def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage, str]) -> None:
+    stage, _ = tuned
+    best = stage.best
+    stage.run()
+    assert len(stage.trials()) == 6
+    assert stage.best == best
+    text = (stage.root / "params.yaml").read_text()
+    (stage.root / "params.yaml").write_text(text.replace("trials: 6", "trials: 7"))
+    stage.run()
+    assert len(stage.trials()) == 7
+    assert len([name for name in stage.runs() if name == "tune-cnn"]) == 1
+
+
+def test_a_best_within_chance_keeps_the_values_of_params_yaml(stage: Stage) -> None:
+    stage.params(space="{cnn: {label_smoothing: {float: [0.09, 0.11]}}}", trials="2")
+    stage.run()
+    assert stage.best == {}
+    assert "params.yaml" in json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
+
+
+def test_without_trials_nothing_heavy_is_loaded_and_best_yaml_is_empty(stage: Stage) -> None:
+    stage.params(trials="0")
+    code = (
+        "import runpy, sys\n"
+        "try:\n    runpy.run_module('pipelines.tune', run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, sorted({'tensorflow', 'keras', 'optuna', 'mlflow', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    arguments = ["--prepared", "none", "--augmented", "none", "--features", "none"]
+    arguments += ["--best", "models/cnn/best.yaml", "--report", "report"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.argv = ['tune', *{arguments!r}]\n{code}"],
+        cwd=stage.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "0 []\n", done.stderr
+    assert stage.best == {}
+    assert stage.trials() == []
+
+
+def test_without_trials_values_of_train_need_not_be_within_the_ranges(stage: Stage) -> None:
+    stage.params(trials="0", space="{cnn: {learning_rate: {float: [0.2, 0.3]}}}")
+    stage.run()
+    assert stage.best == {}
+
+
+def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Stage) -> None:
+    stage.params(
+        train=train_section(learning_rate="1.0e+30"),
+        space="{cnn: {learning_rate: {categorical: [1.0e+30, 0.1]}}}",
+        sampler="grid",
+    )
+    stage.run()
+    states = [(trial["state"], trial["reason"]) for trial in stage.trials()]
+    assert {state for state, _ in states} == {"complete", "failed"}
+    assert all("training has diverged" in reason for state, reason in states if state == "failed")
+    assert stage.best == {"learning_rate": 0.1}
+    assert stage.runs()["trial-0"] == "FAILED"
+    assert "training has diverged" in stage.tags("trial-0")["error"]
+
+
+def test_a_search_in_which_all_trials_fail_says_the_first_reason(stage: Stage) -> None:
+    stage.params(
+        train=train_section(learning_rate="1.0e+30"),
+        space="{cnn: {learning_rate: {float: [1.0e+29, 1.0e+31], log: true}}}",
+        trials="2",
+    )
+    printed = stage.run(status=1)
+    assert re.search(r"error: all 2 trials failed; the first, trial 0: .*training has diverged", printed)
+    assert not (stage.root / "models").exists()
+    assert stage.runs()["tune-cnn"] == "FAILED"
+
+
+def test_size_and_latency_are_measured_where_they_are_asked_for(stage: Stage) -> None:
+    stage.params(
+        objectives="[val_accuracy, model_bytes]",
+        max_latency_ms="10000.0",
+        space="{cnn: {architecture.filters: {categorical: [[4, 8], [64, 64]]}}}",
+        sampler="grid",
+        trials="3",
+    )
+    stage.run()
+    sizes = {trial["architecture.filters"]: float(trial["model_bytes"]) for trial in stage.trials()}
+    assert sizes["[64,64]"] > 2 * sizes["[4,8]"]
+    assert all(float(trial["latency_ms"]) > 0 for trial in stage.trials())
+    assert (stage.root / "report" / "pareto.png").is_file()
+
+
+def wait_for_runs(stage: Stage, process: "subprocess.Popen[str]", *names: str) -> None:
+    end = time.monotonic() + 120
+    while not set(names) <= set(stage.runs()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open(stage: Stage) -> None:
+    stage.params(trials="4", epochs="4", fraction="1.0")
+    process = stage.start()
+    wait_for_runs(stage, process, "trial-1")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert stage.runs()["tune-cnn"] == "RUNNING"
+    printed = stage.run()
+    assert "tune: cnn: trial 1 was killed\n" in printed
+    states = [trial["state"] for trial in stage.trials()]
+    assert states.count("complete") == 4
+    assert states[:2] == ["complete", "killed"], "trial 0 was not repeated"
+    runs = stage.runs()
+    assert runs["trial-1"] == "KILLED"
+    assert "RUNNING" not in runs.values()
+    assert runs["tune-cnn"] == "FINISHED"
+
+
+def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
+    stage.params(trials="4", epochs="4")
+    process = stage.start()
+    wait_for_runs(stage, process, "trial-0")
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    assert stage.runs() == {"tune-cnn": "KILLED", "trial-0": "KILLED"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": "{cnn: {learning_rate: {float: [0.5, 0.1]}}}"}, r"tune.space.cnn: .*\[0.5, 0.1\].*lower one"),
+        ({"space": "{cnn: {learning_rate: {float: [0.0, 0.1], log: true}}}"}, r"must start above 0"),
+        (
+            {"space": "{cnn: {learning_rat: {float: [0.0, 0.1]}}}"},
+            r"no key 'learning_rat'.*did you mean 'learning_rate'",
+        ),
+        ({"space": "{cnn: {learning_rate: {float: [0.2, 0.3]}}}"}, r"learning_rate .*0\.1.*widen the range"),
+        ({"space": "{cnn: {batch_size: {int: [0, 64]}}}"}, r"tune.space.cnn: batch_size: 0: train.cnn.batch_size is 0"),
+        (
+            {"space": "{cnn: {batch_size: {int: [8, 1000]}}}"},
+            r"batch_size: 1000: batch_size is 1000, more than the 112",
+        ),
+        ({"space": "{transfer: {}}"}, r"tune.space has no part for the candidate 'cnn'; write `cnn: \{\}`"),
+        ({"sampler": "annealing"}, r"tune.sampler is 'annealing': .*tpe.*grid"),
+        ({"sampler": "grid"}, r"tune: .*a grid needs steps"),
+        ({"sampler": "gp"}, r"sampler gp needs the package torch: pip install torch; or use tpe"),
+        ({"workers": "0"}, r"tune.workers is 0: .*greater than or equal to 1 or 'auto'"),
+        ({"objectives": "[val_accuracy, latency_ms]", "pruner": "median"}, r"set pruner to none"),
+        ({"objectives": "[latency_ms]"}, r"tune.objectives is \['latency_ms'\]: .*expected \[val_accuracy\]"),
+        (
+            {"storage": "postgresql://u:secret@127.0.0.1/d"},
+            r"u:\*\*\*@127.0.0.1/d, with a password.* variable DARKROOM_TUNING_STORAGE",
+        ),
+        ({"storage": "studies.db"}, r"storage is 'studies.db'; expected null, the URL of a database"),
+        ({"study": "''"}, r"tune.study is ''"),
+    ],
+)
+def test_a_wrong_section_is_refused_in_one_line_before_tensorflow_is_loaded(
+    untuned: Stage, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untuned.params(**changes)
+    monkeypatch.chdir(untuned.root)
+    monkeypatch.setattr(sys, "argv", ["tune", *untuned.arguments])
+    with pytest.raises(ParamsError, match=message) as refused:
+        tune.main()
+    assert "\n" not in str(refused.value)
+    assert not (untuned.root / "models").exists()
+
+
+def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stage) -> None:
+    printed = stage.run(status=1, DARKROOM_TUNING_STORAGE="postgresql://u:sec/ret@127.0.0.1:1/d")
+    assert "error: the tuning storage postgresql://u:***@127.0.0.1:1/d does not answer" in printed
+    assert "ret@" not in printed
+
+
+def test_a_named_study_of_another_space_is_refused_with_a_new_name(stage: Stage) -> None:
+    stage.params(study="mine", trials="1")
+    stage.run()
+    stage.params(study="mine", trials="1", space="{cnn: {learning_rate: {float: [0.02, 0.5]}}}")
+    assert re.search(
+        r"the study 'mine-cnn' in .* created with another space, .* such as mine-\w{8}\n", stage.run(status=1)
+    )
+
+
+def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage) -> None:
+    process = stage.start()
+    wait_for_runs(stage, process, "tune-cnn")
+    assert "held by another process" in stage.run(status=75)
+    process.terminate()
+    process.communicate()
+
+
+def test_on_a_ray_cluster_trials_run_on_both_nodes(stage: Stage, ray_cluster: str) -> None:
+    stage.params(train=train_section(backend="ray", cluster=ray_cluster), trials="4", workers="2", cpus="1")
+    nodes: dict[str, int] = {}  # of each worker: the process that started it, which is Ray's own on a node
+    with stage.start() as process:
+        while process.poll() is None:
+            for row in stage.study():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if row.worker is not None and row.worker not in nodes:
+                        nodes[row.worker] = psutil.Process(int(row.worker.rpartition(":")[2])).ppid()
+            time.sleep(0.1)
+        assert process.returncode == 0, process.communicate()[0]
+    assert {row.worker for row in stage.study()} == set(nodes)
+    assert len(set(nodes.values())) == 2
+    assert [trial["state"] for trial in stage.trials()] == ["complete"] * 4
+    assert set(stage.runs().values()) == {"FINISHED"}
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended
+            if any("popen_loky" in part for part in child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.mark.slow
+def test_ten_sigkills_leave_thirty_trials_no_open_run_and_the_best_of_the_storage(stage: Stage) -> None:
+    stage.params(
+        train=train_section(learning_rate="0.00001"),  # a trial 0 that is beaten
+        trials="30",
+        epochs="6",
+        fraction="1.0",
+        workers="2",
+        sampler="random",
+        space="{cnn: {learning_rate: {float: [0.00001, 0.3]}, label_smoothing: {float: [0.0, 0.2]}}}",
+    )
+    moments = np.random.default_rng(7)
+    process = stage.start()
+    for kill in range(10):
+        n_before, end = len(stage.study()), time.monotonic() + 120
+        while len(stage.study()) <= n_before or not workers_of(process):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 1.5))  # a trial takes about as long
+        if kill % 2:
+            process.kill()
+            process.communicate()
+            process = stage.start()
+        else:
+            moments.choice(np.array(workers_of(process), dtype=object)).kill()
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    rows = stage.study()
+    assert [row.state for row in rows].count("complete") == 30
+    assert {row.state for row in rows} == {"complete", "killed"}
+    assert "RUNNING" not in stage.runs().values()
+    best = best_trial(rows)
+    assert best is not None
+    assert stage.best == best.params

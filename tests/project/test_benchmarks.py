@@ -1,0 +1,65 @@
+"""The arithmetic of the benchmarks, and how they change params; the measurements themselves are no tests."""
+
+import pytest
+
+from benchmarks import cifar10, mnist, record, tuning, tuning_peers
+from darkroom.project.params import read_params
+from darkroom.tuning.rows import TrialRow
+
+
+@pytest.mark.parametrize(("accuracy", "expected"), [(0.4, 10.0), (0.5, 10.0), (0.6, 20.5), (0.8, 31.0), (0.9, None)])
+def test_a_run_reaches_an_accuracy_with_the_first_epoch_that_has_it(accuracy, expected):
+    run = {"seconds_until": [10.0, 20.5, 31.0], "test_accuracy": [0.5, 0.7, 0.8]}
+    assert cifar10.first_reaching(accuracy, run) == expected
+
+
+def test_a_benchmark_changes_the_keys_of_a_preset_that_it_names_and_no_other(tmp_path):
+    (tmp_path / "presets").symlink_to(mnist.ROOT / "presets")
+    mnist.use(tmp_path, "mnist-article", {"train.cnn.epochs": 1, "train.cnn.debug.max_steps": 3})
+    changed, preset = (read_params(tmp_path / path) for path in ("params.yaml", "presets/mnist-article.yaml"))
+    preset["train"]["cnn"]["epochs"], preset["train"]["cnn"]["debug"]["max_steps"] = 1, 3
+    assert changed == preset
+
+
+def a_trial(number: int, *, worker: str, started: float, seconds: float) -> TrialRow:
+    return TrialRow(number, "complete", {}, {"val_accuracy": 0.5}, {}, True, None, None, worker, started, seconds)
+
+
+def test_trials_per_hour_are_told_with_the_start_of_the_workers_and_without_it():
+    trials = [
+        a_trial(0, worker="a", started=100.0, seconds=30.0),
+        a_trial(1, worker="b", started=100.0, seconds=40.0),
+        a_trial(2, worker="a", started=130.0, seconds=10.0),
+        a_trial(3, worker="a", started=140.0, seconds=10.0),
+        a_trial(4, worker="b", started=140.0, seconds=20.0),
+    ]
+    found = tuning.rates(trials)
+    assert found["trials_per_hour"] == 300  # 5 in 60 s
+    assert found["running_trials_per_hour"] == 540  # 2 in 20 s and 1 in 20 s
+    assert found["trials_of_each_worker"] == [3, 2]
+
+
+def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
+    means = {
+        "darkroom": {"val_accuracy": 0.62, "trials_per_hour": 300.0},
+        "darkroom-all-pictures": {"val_accuracy": 0.59, "trials_per_hour": 120.0},
+        "keras-tuner": {"val_accuracy": 0.6, "trials_per_hour": 120.0},
+    }
+    assert tuning_peers.comparison(means)["comparison"] == {
+        "darkroom against keras-tuner": {"val_accuracy_gain_points": 2.0, "trials_per_hour_ratio": 2.5},
+        "darkroom-all-pictures against keras-tuner": {"val_accuracy_gain_points": -1.0, "trials_per_hour_ratio": 1.0},
+    }
+
+
+def test_what_a_run_leaves_out_stays_as_recorded_and_says_where_it_comes_from():
+    there = {"command": "all", "commit": "a", "machine": "old", "python": "3.11", "versions": {"keras": "3"}}
+    here = there | {"command": "rate", "commit": "b", "machine": "new"}
+    old = there | {"memory": 1, "rate": 2, "of no part": 3}
+    once = record.with_earlier(here | {"rate": 5}, old, parts=("memory", "rate"))
+    assert once["rate"] == 5
+    assert once["memory"] == 1
+    assert "of no part" not in once
+    assert once["machine"] == "new"
+    assert once["earlier"] == {"memory": there}
+    twice = record.with_earlier(here | {"commit": "c", "rate": 6}, once, parts=("memory", "rate"))
+    assert twice["earlier"] == once["earlier"]

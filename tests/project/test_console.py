@@ -1,0 +1,85 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from darkroom.training import progress
+
+RUN = "from darkroom.project.console import run\nfrom darkroom import errors\ndef main():\n    {body}\nrun(main)\n"
+
+
+def end(body: str, *, cwd: Path, arguments: tuple[str, ...] = (), **environment: str) -> tuple[int, str, str]:
+    """Run a main() with this body in a process of its own; return its exit code, stdout and stderr."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("DARKROOM_", "DVC_"))}
+    command = [sys.executable, "-c", RUN.format(body=body), *arguments]
+    done = subprocess.run(command, cwd=cwd, env=inherited | environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("pass", 0, ""),
+        ("raise errors.DataError('a.jpg:\\n  1 byte')", 1, "error: a.jpg: 1 byte\n"),
+        ("raise errors.ParamsError('x')", 2, "error: x\n"),
+        ("raise errors.LockedError('x')", 75, "error: x\n"),
+        ("open('/proc/none/x')", 1, "error: /proc/none/x: No such file or directory\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGTERM); import time; time.sleep(9)", 143, ""),
+    ],
+)
+def test_an_ending_has_its_exit_code_and_one_line(body: str, code: int, message: str, tmp_path: Path) -> None:
+    assert end(body, cwd=tmp_path) == (code, "", message)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    body = "raise errors.DataError('x')"
+    for ended in (end(body, cwd=tmp_path, arguments=("--debug",)), end(body, cwd=tmp_path, DARKROOM_DEBUG="1")):
+        assert ended[0] == 1
+        assert "Traceback" in ended[2]
+
+
+def test_a_programming_mistake_is_not_hidden(tmp_path: Path) -> None:
+    assert "ZeroDivisionError" in end("1 / 0", cwd=tmp_path)[2]
+
+
+def test_a_reader_that_closes_our_output_is_no_error(tmp_path: Path) -> None:
+    code = RUN.format(body="[print('x' * 9999, flush=True) for _ in range(999)]")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_env_file_at_the_root_of_the_repository_is_read_from_any_folder_and_does_not_win(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / ".env").write_text("DARKROOM_TEST_A=file\nDARKROOM_TEST_B=file\n")
+    (tmp_path / "deep").mkdir()
+    body = "import os; print(os.environ['DARKROOM_TEST_A'], os.environ['DARKROOM_TEST_B'])"
+    assert end(body, cwd=tmp_path / "deep", DARKROOM_TEST_B="shell") == (0, "file shell\n", "")
+
+
+def test_native_messages_are_silenced_and_pythons_are_not(tmp_path: Path) -> None:
+    body = (
+        "from darkroom.project.console import native_stderr_silenced; import os, sys\n"
+        "    with native_stderr_silenced():\n"
+        "        os.write(2, b'native')\n"
+        "        print('python', file=sys.stderr)\n"
+        "    os.write(2, b'after')"
+    )
+    assert end(body, cwd=tmp_path)[2] == "python\nafter"
+
+
+def test_every_epoch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = progress.TrainingProgress(epochs=3)
+    record = {"train_loss": 0.5, "val_loss": 0.25, "val_accuracy": 0.9, "images_per_second": 1234.5}
+    for step in range(4):
+        lines.on_step(step + 1, 4)
+    lines.on_epoch_end(0, record)
+    expected = "epoch 1/3: train loss 0.5000, val loss 0.2500, val accuracy 0.9000, 1234 images/s\n"
+    assert capsys.readouterr().err == expected

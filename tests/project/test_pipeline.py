@@ -1,0 +1,239 @@
+"""The whole flow as a user runs it: `dvc repro` on a clone, with real DVC, MLflow and training."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.support.project import ROOT, Project
+
+pytestmark = [pytest.mark.heavy]
+
+
+@pytest.fixture(scope="module")
+def promoted(project: Project) -> Project:
+    """The clone after its first `dvc repro`."""
+    project.run("dvc", "repro")
+    return project
+
+
+def load(project: Project, path: str) -> dict[str, Any]:
+    return dict(json.loads(project.read(path)))
+
+
+def query(project: Project, sql: str, *values: str) -> list[tuple[Any, ...]]:
+    """Ask the store's database itself: what the MLflow UI would show."""
+    connection = sqlite3.connect(project.root / "mlflow.db")
+    try:
+        return connection.execute(sql, values).fetchall()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def change(project: Project, pattern: str, new: str) -> Iterator[None]:
+    """Change params.yaml, and put it back afterwards."""
+    params = project.root / "params.yaml"
+    before = params.read_text()
+    changed = re.sub(pattern, new, before, count=1, flags=re.MULTILINE)
+    assert changed != before
+    params.write_text(changed)
+    try:
+        yield
+    finally:
+        params.write_text(before)
+
+
+def test_one_command_ends_with_a_promoted_model(promoted: Project) -> None:
+    run = load(promoted, "models/cnn/run.json")
+    assert set(run) == {
+        "run_id", "experiment", "tracking_uri", "model_uri", "candidate", "git_commit", "git_dirty", "data_digest",
+        "params_digest", "best_epoch", "val_accuracy", "train_seconds",
+    }  # fmt: skip
+    evaluation = load(promoted, "reports/evaluation.json")
+    assert set(evaluation) == {"test_ids_sha256", "winner", "candidates"}
+    scores = evaluation["candidates"]["cnn"]
+    assert {
+        "test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class", "latency_ms_p50",
+        "latency_ms_p95", "model_bytes",
+    } <= set(scores)  # fmt: skip
+    assert scores["test_accuracy"] > 0.9
+    assert scores["test_accuracy_ci95"][0] <= scores["test_accuracy"] <= scores["test_accuracy_ci95"][1]
+    promotion = load(promoted, "reports/promotion.json")
+    assert set(promotion) == {
+        "decision", "reasons", "registered_model", "version", "champion_before", "champion_after", "tests",
+    }  # fmt: skip
+    assert promotion["decision"] == "promoted"
+    assert promotion["champion_before"] is None
+
+
+def test_lineage_reads_from_the_version_back_to_commit_and_data(promoted: Project) -> None:
+    run = load(promoted, "models/cnn/run.json")
+    tags = dict(query(promoted, "select key, value from model_version_tags where name = 'digits' and version = 1"))
+    commit = promoted.run("git", "rev-parse", "HEAD").strip()
+    assert (tags["git.commit"], tags["git.dirty"]) == (commit, "false")
+    assert (tags["data.digest"], tags["params.digest"]) == (run["data_digest"], run["params_digest"])
+    assert tags["candidate"] == "cnn"
+    (run_id,) = query(promoted, "select run_id from model_versions where name = 'digits' and version = 1")[0]
+    assert run_id == run["run_id"]
+    assert dict(query(promoted, "select key, value from tags where run_uuid = ?", run_id))["git.commit"] == commit
+
+
+def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
+    run_id = load(promoted, "models/cnn/run.json")["run_id"]
+    steps = query(promoted, "select key, step from metrics where run_uuid = ? and key = 'val_accuracy'", run_id)
+    assert sorted(step for _, step in steps) == list(range(8))
+    keys = {key for (key,) in query(promoted, "select distinct key from metrics where run_uuid = ?", run_id)}
+    assert {
+        "train_loss", "val_loss", "train_accuracy", "learning_rate", "images_per_second", "test_accuracy", "macro_f1",
+        "ece",
+    } <= keys  # fmt: skip
+    assert query(promoted, "select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
+
+
+def test_a_second_repro_only_looks_at_the_registry(promoted: Project) -> None:
+    versions = query(promoted, "select count(*) from model_versions")
+    printed = promoted.run("dvc", "repro")
+    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["promote"]
+    assert load(promoted, "reports/promotion.json")["decision"] == "unchanged"
+    assert query(promoted, "select count(*) from model_versions") == versions
+
+
+def test_predict_answers_from_the_champion_without_tensorflow(promoted: Project, tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    files = []
+    for position in range(20):
+        files.append(tmp_path / f"{position} ä.png")
+        cv2.imwrite(str(files[-1]), (digits.images[position] * 255 / 16).round().astype(np.uint8))
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("tensorflow", "keras"):
+        (blocked / f"{name}.py").write_text("raise ImportError('predict must not load this')")
+    printed = promoted.run("darkroom", "predict", *map(str, files), environment={"PYTHONPATH": str(blocked)})
+    answers = [json.loads(line) for line in printed.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(file) for file in files]
+    assert set(answers[0]) == {"file", "label", "probability", "model", "version"}
+    right = sum(answer["label"] == str(digits.target[position]) for position, answer in enumerate(answers))
+    assert right >= 18
+
+
+def test_the_summary_names_winner_decision_and_version(promoted: Project) -> None:
+    printed = promoted.run("darkroom", "report")
+    for part in ("cnn", "95 %", "digits", "make ui"):
+        assert part in printed
+
+
+def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:
+    shown = json.loads(promoted.run("dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"]["reports/evaluation.json"]["data"]["candidates"]["cnn"]["test_accuracy"] > 0.9
+    promoted.run("git", "add", "--all")
+    promoted.run("git", "commit", "--quiet", "--message", "first")
+    for command in (["show"], ["diff", "HEAD"]):
+        promoted.run("dvc", "plots", *command, "--out", "plots")
+        page = (promoted.root / "plots" / "index.html").read_text()
+        for name in ("Confusion (cnn)", "Calibration (cnn)", "Recall per class (cnn)", "Accuracy (cnn)"):
+            assert name in page
+        shutil.rmtree(promoted.root / "plots")
+
+
+def test_the_list_of_candidates_decides_what_is_trained_and_compared(promoted: Project) -> None:
+    params = promoted.root / "params.yaml"
+    before = params.read_text()
+    (section,) = re.findall(r"^  cnn:\n(?:    .*\n)+", before, re.MULTILINE)
+    other = section.replace("  cnn:", "  other:").replace("epochs: 8", "epochs: 2")
+    try:
+        changed = before.replace(section, section + other).replace("[cnn]", "[cnn, other]")
+        params.write_text(re.sub(r"^  space:.*\n", r"\g<0>    other: {}\n", changed, flags=re.MULTILINE))
+        printed = promoted.run("dvc", "repro", "evaluate")
+        ran = re.findall(r"Running stage '([\w@]+)'", printed)
+        assert ran == ["check", "tune@other", "train@other", "evaluate"]
+        assert list(load(promoted, "reports/evaluation.json")["candidates"]) == ["cnn", "other"]
+        params.write_text(params.read_text().replace("[cnn, other]", "[cnn]"))
+        printed = promoted.run("dvc", "repro", "evaluate")
+        assert "Running stage 'train" not in printed
+        assert (promoted.root / "models" / "other" / "model.onnx").is_file(), "DVC leaves it where it was"
+        assert list(load(promoted, "reports/evaluation.json")["candidates"]) == ["cnn"]
+    finally:
+        params.write_text(before)
+    with change(promoted, r"^candidates: \[cnn\]", "candidates: [cmm]"):
+        printed = promoted.run("dvc", "repro", status=255)
+    assert "error: params.yaml: candidates names 'cmm', but train has no section of that name" in printed
+
+
+def test_dvc_compares_metrics_with_the_commit_before(promoted: Project) -> None:
+    with change(promoted, r"learning_rate: 0.1", "learning_rate: 0.001"):
+        promoted.run("dvc", "repro", "evaluate")
+        difference = json.loads(promoted.run("dvc", "metrics", "diff", "--json"))
+        change_of = difference["reports/evaluation.json"]["candidates.cnn.test_accuracy"]
+        assert change_of["new"] < change_of["old"]
+
+
+def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Project) -> None:
+    with change(promoted, r"epochs: 8", "epochs: 12"):
+        with promoted.start("dvc", "repro", "train") as first:
+            assert first.stdout is not None
+            for line in first.stdout:
+                if line.startswith("epoch 3/12"):
+                    os.killpg(first.pid, signal.SIGKILL)
+        killed = query(promoted, "select run_uuid from runs where status = 'RUNNING'")
+        assert len(killed) == 1
+        printed = promoted.run("dvc", "repro", "train")
+        epochs = [int(number) for number in re.findall(r"^epoch (\d+)/12", printed, re.MULTILINE)]
+        assert epochs[0] in (3, 4, 5, 6), "at most the epoch of the kill is run again"
+        assert epochs == list(range(epochs[0], 13))
+        run = load(promoted, "models/cnn/run.json")
+        assert run["run_id"] == killed[0][0]
+        assert len(promoted.read("models/cnn/history.csv").splitlines()) == 13
+        steps = query(
+            promoted,
+            "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
+            run["run_id"],
+        )
+        assert [step for (step,) in steps] == list(range(12))
+        assert query(promoted, "select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
+
+
+def test_a_queued_experiment_is_recorded_in_the_same_store_and_promotes_nothing(promoted: Project) -> None:
+    promoted.run("dvc", "repro")
+    promoted.run("git", "add", "--all")
+    promoted.run("git", "commit", "--quiet", "--message", "lock", "--allow-empty")
+    before = query(promoted, "select count(*) from runs")[0][0]
+    champion = query(promoted, "select version from registered_model_aliases where alias = 'champion'")
+    promoted.run("dvc", "exp", "run", "--queue", "--name", "short", "-S", "train.cnn.epochs=5")
+    promoted.run("dvc", "exp", "run", "--run-all", "--jobs", "1")
+    assert query(promoted, "select count(*) from runs")[0][0] == before + 1
+    names = query(promoted, "select value from tags where key = 'dvc.exp_name' and value != 'none'")
+    assert names == [("short",)]
+    assert query(promoted, "select version from registered_model_aliases where alias = 'champion'") == champion
+    shown = promoted.run("dvc", "exp", "show", "--json")
+    assert "short" in shown
+    assert "test_accuracy" in shown
+
+
+def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):
+    """DVC does not walk through what git ignores: a pattern that takes the folder too would lose its .dvc files."""
+    project = Project(tmp_path)
+    project.run("git", "init", "--quiet")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    project.run("dvc", "init", "--quiet")
+    picture = tmp_path / "data" / "incoming" / "cat" / "1.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"a cat")
+    project.run("dvc", "add", "--quiet", "data/incoming/cat")
+    listed = "from dvc.repo import Repo; print([str(out) for out in Repo().index.outs])"
+    assert "['data/incoming/cat']" in project.run(sys.executable, "-W", "ignore", "-c", listed)
+    assert project.run("git", "check-ignore", "data/incoming/cat/1.png") == "data/incoming/cat/1.png\n"
+    project.run("git", "check-ignore", "data/incoming/cat.dvc", status=1)

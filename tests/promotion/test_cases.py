@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import pytest
+
+from darkroom.promotion import cases
+from darkroom.promotion.cases import Case
+from darkroom.promotion.decision import Decision
+from darkroom.promotion.params import Gates
+from darkroom.promotion.winner import Winner
+from darkroom.registry.snapshot import MODEL_FILE, SHA256, Version
+
+GATES = Gates.model_validate(dict.fromkeys(Gates.model_fields))
+CHAMPION = Version("pets", "1", None, "somewhere", {f"{SHA256}{MODEL_FILE}": "a" * 64, "test_ids_sha256": "b" * 64})
+
+
+@pytest.fixture
+def winner(tmp_path, monkeypatch):
+    """A winner in a repository, of which every new decision has the next number as its reason."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "prepared").mkdir()
+    paths = {"onnx": "model.onnx", "predictions": "predictions.parquet"}
+    for name in (*paths.values(), "prepared/manifest.json", "prepared/index.parquet"):
+        (tmp_path / name).write_text(name)
+    numbers = iter(range(100))
+    monkeypatch.setattr(cases, "_decide", lambda *_: Decision(False, [str(next(numbers))], {}))
+    return Winner(
+        name="cnn",
+        metrics={"ece": 0.1},
+        test_ids_sha256="c" * 64,
+        **{field: tmp_path / name for field, name in paths.items()},
+        prepared=tmp_path / "prepared",
+        raw=tmp_path / "raw",
+    )
+
+
+def reason(winner, *, champion=CHAMPION, gates=GATES):
+    return Case(replace(winner), champion, gates).decision().reasons
+
+
+def test_a_case_is_decided_once(winner):
+    assert reason(winner) == ["0"]
+    assert reason(winner) == ["0"]
+
+
+@pytest.mark.parametrize(
+    "file", ["model.onnx", "predictions.parquet", "prepared/manifest.json", "prepared/index.parquet"]
+)
+def test_another_file_is_another_case(winner, file):
+    assert reason(winner) == ["0"]
+    (winner.onnx.parent / file).write_text("other")
+    assert reason(winner) == ["1"]
+
+
+@pytest.mark.parametrize("change", [{"metrics": {"ece": 0.2}}, {"test_ids_sha256": "d" * 64}])
+def test_another_evaluation_is_another_case(winner, change):
+    assert reason(winner) == ["0"]
+    assert reason(replace(winner, **change)) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "champion",
+    [
+        None,
+        replace(CHAMPION, version="2"),
+        replace(CHAMPION, tags=CHAMPION.tags | {f"{SHA256}{MODEL_FILE}": "e" * 64}),
+        replace(CHAMPION, tags=CHAMPION.tags | {"test_ids_sha256": "e" * 64}),
+    ],
+)
+def test_another_champion_is_another_case_and_another_note_on_it_is_not(winner, champion):
+    assert reason(winner) == ["0"]
+    assert reason(winner, champion=champion) == ["1"]
+    noted = CHAMPION.tags | {"mlflow.note": "seen"}
+    assert reason(winner, champion=replace(CHAMPION, tags=noted)) == ["0"]
+
+
+def test_other_gates_are_another_case(winner):
+    assert reason(winner) == ["0"]
+    assert reason(winner, gates=GATES.model_copy(update={"max_ece": 0.5})) == ["1"]
+
+
+def test_a_decision_that_is_kept_later_takes_the_place_of_the_first(winner):
+    case = Case(winner, CHAMPION, GATES)
+    decided = case.decision()
+    case.keep(replace(decided, promote=True, tests={"max_parity_difference": {"status": "passed"}}))
+    again = Case(winner, CHAMPION, GATES).decision()
+    assert (again.promote, again.tests["max_parity_difference"]["status"]) == (True, "passed")

@@ -1,0 +1,132 @@
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from darkroom.promotion import model_card
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
+
+
+def card(**changes):
+    classes = changes.pop("classes", ["cat", "dog"])
+    facts = {
+        "name": "pets",
+        "version": "3",
+        "created": "2026-03-01T12:00:00+00:00",
+        "model": {"classes": classes, "image_shape": [32, 48, 3], "color": "rgb", "dataset": "pets"},
+        "metrics": {
+            "test_accuracy": 0.9731,
+            "test_accuracy_ci95": [0.96, 0.98],
+            "macro_f1": 0.97,
+            "ece": 0.012,
+            "latency_ms_p50": 0.7,
+            "latency_ms_p95": 1.25,
+            "model_bytes": 425_602,
+            "per_class": {
+                name: {"precision": None, "recall": 1 - 0.01 * n, "f1": 0.9, "support": 50}
+                for n, name in enumerate(classes)
+            },
+        },
+        "promotion": {
+            "decision": "promoted",
+            "reasons": ["The candidate's test accuracy 97.31 % on 400 images reaches the floor 90.00 %."],
+            "champion_before": "2",
+            "tests": {
+                "min_test_accuracy": {"status": "passed", "sentence": "It reaches the floor.", "test_accuracy": 0.97},
+                "max_ece": {"status": "off", "sentence": "The gate max_ece is off."},
+            },
+        },
+        "data": {
+            "dataset": "pets",
+            "classes": classes,
+            "image_shape": [32, 48, 3],
+            "color": "rgb",
+            "n_rows": 1000,
+            "counts": {split: dict.fromkeys(classes, 200) for split in ("train", "val", "test")},
+            "digest": "d" * 64,
+        },
+        "source": {"licence": "CC-BY-4.0", "homepage": "https://example.org/pets"},
+        "tags": {"git.commit": "c" * 40, "git.dirty": "true", "candidate": "cnn", "other": "x"},
+        "run_id": "r" * 32,
+    }
+    return model_card.render(**{**facts, **changes})
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is not closed in the order in which it was opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        assert all(value is not None for _, value in attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_card_says_what_the_model_is_for_how_good_it_is_and_what_the_data_allow():
+    for text in card()[:2]:
+        for fact in (
+            "It says to which of 2 classes a still picture belongs: cat, dog.",
+            "97.31%",
+            "96.00% to 98.00%",
+            "It never abstains.",
+            "1.25 ms",
+            "CC-BY-4.0",
+            "c" * 40,
+            "with uncommitted changes",
+            "It reaches the floor.",
+            "version 2",
+            "48 x 32 pixels",
+        ):
+            assert fact in text.replace("\\", "")
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["<script>alert(1)</script>", "a & b | c"]])
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(classes):
+    page = card(classes=classes).html
+    parser = Balanced()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    assert "<script" not in page
+    assert not any(word in page for word in ("src=", "href=", "url(", "@import"))
+    body = page[page.index("<body>") : page.index("</html>")]
+    assert "Intended use" in "".join(ElementTree.fromstring(body).itertext())  # noqa: S314  (our own page)
+
+
+def test_names_of_classes_cannot_break_the_tables_of_the_markdown():
+    text = card(classes=["a|b", "two\nlines", "<b>"]).markdown
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.endswith("50 |")]
+    assert [row.split(" | ")[0] for row in rows] == ["| \\<b\\>", "| two lines", "| a\\|b"]
+
+
+def test_the_class_with_the_lowest_recall_and_a_threshold_are_among_the_limits():
+    model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 0.6}
+    text = card(model=model).markdown.replace("\\", "")
+    assert "It is weakest on 'dog': of 50 test images of it, 99.0% are found." in text
+    assert "unless its probability is below 0.6: such answers are marked as abstained." in text
+    assert "Colour plays no role" in text
+
+
+def test_a_class_without_test_images_and_data_without_a_manifest_are_said_so():
+    found = card(source=None)
+    assert "Licence and source: not known" in found.markdown
+    counts = {split: {"cat": 200, "dog": 0} for split in ("train", "val", "test")}
+    data = {"dataset": "pets", "classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "counts": counts}
+    text = card(data={**data, "n_rows": 3, "digest": "d"}).markdown
+    assert "Fewer than 30 test images speak for dog" in text
+
+
+def test_of_a_thousand_classes_the_worst_are_shown_and_the_short_text_fits_into_a_description():
+    found = card(classes=[f"class {number:04}" for number in range(99)])
+    assert "class 0000, class 0001" in found.markdown
+    assert "and 87 more" in found.markdown
+    assert "Of 99 classes, the 50 with the lowest recall:" in found.markdown
+    assert found.html.count('<th scope="row">class ') == 50
+    assert len(found.short) < 5000

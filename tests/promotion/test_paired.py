@@ -1,0 +1,149 @@
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darkroom.errors import DataError
+from darkroom.promotion.paired import Table, compare, difference_interval, holm, loss_p_values, mcnemar, table
+
+COUNTS = st.integers(0, 300)
+LIKE_EVERY_TIME = settings(deadline=None, derandomize=True, database=None, max_examples=50)
+TABLES = st.builds(Table, COUNTS, COUNTS, COUNTS, COUNTS).filter(lambda counts: sum(counts) > 0)
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=20)
+
+
+def tail(most, n):
+    """The probability of at least `most` heads in n throws of a coin, in integers."""
+    return sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n
+
+
+def test_the_table_counts_who_is_right_where():
+    a, b = np.array([1, 1, 1, 0, 0, 0], bool), np.array([1, 0, 0, 1, 0, 0], bool)
+    assert table(a, b) == Table(both=1, only_a=2, only_b=1, neither=2)
+    assert table(a, b).difference == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 0), (10, 2), (12, 12), (4, 20)])
+def test_few_disagreements_get_the_exact_binomial_p_value(only_a, only_b):
+    p_value, form = mcnemar(only_a, only_b)
+    assert form == "exact"
+    assert p_value == pytest.approx(min(1.0, 2 * tail(max(only_a, only_b), only_a + only_b)))
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(25, 0), (40, 12), (200, 250)])
+def test_many_disagreements_get_the_mid_p_value(only_a, only_b):
+    n, most = only_a + only_b, max(only_a, only_b)
+    p_value, form = mcnemar(only_a, only_b)
+    assert form == "mid-p"
+    assert p_value == pytest.approx(2 * tail(most, n) - math.comb(n, most) / 2**n)
+
+
+def test_a_published_table_gets_its_published_p_value():
+    """Bentur et al. 2009 as of Fagerland et al. 2013, table 1: 1 and 7 discordant pairs, exact p = 0.070."""
+    assert mcnemar(1, 7) == (pytest.approx(0.0703, abs=5e-5), "exact")
+
+
+def test_without_disagreements_nothing_is_significant():
+    assert mcnemar(0, 0) == (1.0, "exact")
+
+
+@LIKE_EVERY_TIME
+@given(COUNTS, COUNTS)
+def test_the_p_value_does_not_depend_on_who_is_called_a(only_a, only_b):
+    p_value, form = mcnemar(only_a, only_b)
+    assert mcnemar(only_b, only_a) == (p_value, form)
+    assert 0 < p_value <= 1
+
+
+def test_the_p_value_falls_as_the_difference_grows():
+    values = [mcnemar(1, n)[0] for n in range(1, 60)]
+    assert all(later <= earlier for earlier, later in pairwise(values))
+
+
+@LIKE_EVERY_TIME
+@given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=20))
+def test_the_p_value_of_a_loss_is_exact_and_one_sided(pairs):
+    found = loss_p_values(*zip(*pairs, strict=True))
+    expected = [tail(lost, gained + lost) for gained, lost in pairs]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_holm_adjusts_as_in_the_textbook():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@LIKE_EVERY_TIME
+@given(P_VALUES)
+def test_holm_is_between_no_correction_and_bonferroni_and_keeps_the_order(values):
+    adjusted = holm(values)
+    assert (adjusted >= values).all()
+    assert (adjusted <= np.minimum(1, np.array(values) * len(values))).all()
+    assert (np.diff(adjusted[np.argsort(values, kind="stable")]) >= 0).all()
+
+
+@LIKE_EVERY_TIME
+@given(TABLES)
+def test_the_interval_contains_the_difference_and_turns_round_with_the_models(counts):
+    low, high = difference_interval(counts, samples=4000, seed=7)
+    assert -1 <= low <= counts.difference <= high <= 1
+    other = Table(counts.both, counts.only_b, counts.only_a, counts.neither)
+    turned_low, turned_high = difference_interval(other, samples=4000, seed=8)
+    noise = 0.2 * (high - low)  # of two sets of samples
+    assert (-turned_high, -turned_low) == (pytest.approx(low, abs=noise), pytest.approx(high, abs=noise))
+
+
+def test_the_interval_agrees_with_resampling_the_images_one_by_one():
+    counts = Table(both=880, only_a=60, only_b=40, neither=20)
+    values = np.repeat([0, 1, -1, 0], counts)
+    draws = np.random.default_rng(1).integers(0, len(values), (4000, len(values)))
+    expected = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    assert difference_interval(counts, samples=4000, seed=2) == pytest.approx(expected, abs=0.003)
+
+
+def test_the_interval_of_equal_answers_is_wider_for_fewer_images():
+    few, many = (difference_interval(Table(n, 0, 0, 0), samples=4000, seed=7) for n in (20, 2000))
+    assert few[0] < 10 * many[0] < 0 < 10 * many[1] < few[1]
+
+
+def test_the_same_seed_gives_the_same_interval():
+    intervals = {difference_interval(Table(90, 6, 3, 1), samples=1000, seed=seed) for seed in (1, 1, 2)}
+    assert len(intervals) == 2
+
+
+def test_a_comparison_says_who_is_better_at_which_class():
+    labels = np.repeat(["cat", "dog"], 100)
+    a, b = np.ones(200, bool), np.ones(200, bool)
+    a[:2], b[98:110] = False, False  # a errs on two cats, b on two cats and ten dogs
+    found = compare(a, b, labels)
+    assert (found["accuracy_a"], found["accuracy_b"], found["difference"]) == (0.99, 0.94, pytest.approx(0.05))
+    counted = {"n_both_correct": 186, "n_only_a_correct": 12, "n_only_b_correct": 2, "n_both_wrong": 0}
+    assert {key: found[key] for key in counted} == counted
+    assert (found["p_value"], found["test"]) == (pytest.approx(2 * tail(12, 14)), "exact")
+    assert found["difference_ci95"][0] > 0
+    assert found["per_class"]["cat"]["p_value"] == 1.0
+    dogs = found["per_class"]["dog"]
+    assert (dogs["n_images"], dogs["recall_a"], dogs["recall_b"], dogs["difference"]) == (100, 1.0, 0.9, 0.1)
+    assert dogs["p_value_holm"] == pytest.approx(2 * dogs["p_value"]) == pytest.approx(4 / 2**10)
+    assert json.loads(json.dumps(found)) == found
+
+
+@LIKE_EVERY_TIME
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from("xyz")), min_size=1, max_size=60))
+def test_the_tables_of_the_classes_add_up_to_the_whole(images):
+    a, b, labels = (np.array(column) for column in zip(*images, strict=True))
+    found = compare(a, b, labels, samples=10)
+    for key in ("n_images", "n_only_a_correct", "n_only_b_correct"):
+        assert sum(of_class[key] for of_class in found["per_class"].values()) == found[key]
+
+
+def test_scores_on_different_images_are_refused():
+    with pytest.raises(DataError, match=r"scored on \(3,\) and \(4,\) images, expected \(n,\) twice with n >= 1"):
+        table(np.ones(3, bool), np.ones(4, bool))
+    with pytest.raises(DataError, match=r"scored on \(0,\) and \(0,\) images"):
+        table(np.ones(0, bool), np.ones(0, bool))
+    with pytest.raises(DataError, match=r"there are \(2,\) labels for \(3,\) images"):
+        compare(np.ones(3, bool), np.ones(3, bool), np.array(["x", "y"]))

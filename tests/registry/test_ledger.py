@@ -1,0 +1,247 @@
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from darkroom.errors import RegistryError
+from darkroom.registry import aliases, check, versions
+from darkroom.registry.aliases import ledger
+from darkroom.registry.ledger import TAG_CHARACTERS, Move
+from darkroom.tracking import store
+from tests.support.bare_versions import Died, Dying, bare_versions
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+names = (f"pets-{number}" for number in itertools.count())
+
+
+def champions(name, *numbers):
+    """Make these versions champion, one after the other."""
+    for number in numbers:
+        replacing = versions.read(name).aliases.get("champion")
+        aliases.promote(versions.find(name, version=number), replacing=replacing, reasons=[f"{number} is better"])
+
+
+def challenge_and_promote(name):
+    version, champion = versions.find(name, version="3"), versions.read(name).aliases.get("champion")
+    aliases.challenge(version, replacing=champion, reasons=["3 is better"])
+    aliases.promote(version, replacing=champion, reasons=["3 is better"])
+
+
+def challenge_and_approve(name):
+    version, champion = versions.find(name, version="3"), versions.read(name).aliases.get("champion")
+    aliases.challenge(version, replacing=champion, reasons=["3 is better"])
+    aliases.approve(name, reason="seen")
+
+
+OPERATIONS = {
+    "promote the first": (0, challenge_and_promote, {"challenger": "3", "champion": "3"}),
+    "promote another": (2, challenge_and_promote, {"challenger": "3", "champion": "3", "previous": "2"}),
+    "approve": (2, challenge_and_approve, {"challenger": "3", "champion": "3", "previous": "2"}),
+    "roll back": (2, lambda name: aliases.rollback(name, reason="bad"), {"champion": "1", "previous": "2"}),
+    "roll back to": (3, lambda name: aliases.rollback(name, reason="bad", to="1"), {"champion": "1", "previous": "3"}),
+}
+
+
+@contextmanager
+def dying(monkeypatch: pytest.MonkeyPatch, n_writes: int) -> Iterator[None]:
+    """Do what is inside as a process that dies before its write n_writes (counted from 0)."""
+    opened = store.client()
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "client", lambda: Dying(opened, n_writes))
+        with pytest.raises(Died):
+            yield
+
+
+def is_consistent(name):
+    """The history tells every move without a gap, ends where the aliases are, and the check finds nothing."""
+    registered = versions.read(name)
+    last = {}
+    for entry in registered.history():
+        assert entry["from"] == last.get(entry["alias"])
+        assert entry["who"] != "unknown"
+        last[entry["alias"]] = entry["to"]
+    assert {alias: to for alias, to in last.items() if to} == registered.aliases
+    assert [finding for finding in check.check(name) if finding.kind != "dead run"] == []
+    return registered
+
+
+@pytest.mark.parametrize("mended_by", ["the next call", "registry-check"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(
+    shared_store, monkeypatch, operation, mended_by
+):
+    n_champions, act, expected = OPERATIONS[operation]
+    opened = store.client()
+    for n_writes in itertools.count():
+        name = next(names)
+        bare_versions(shared_store, name, 3)
+        champions(name, *"123"[:n_champions])
+        dying = Dying(opened, n_writes)
+        monkeypatch.setattr(ledger, "client", lambda dying=dying: dying)
+        try:
+            act(name)
+            died = False
+        except Died:
+            died = True
+        monkeypatch.setattr(ledger, "client", lambda: opened)
+        if mended_by == "registry-check":
+            check.repair(name)
+            is_consistent(name)
+        if died and versions.read(name).aliases.get("champion") != expected["champion"]:
+            act(name)
+        elif died and mended_by == "the next call":
+            aliases.settle(name)
+        assert is_consistent(name).aliases == expected
+        n_moves = [entry["alias"] for entry in versions.read(name).history()].count("champion")
+        assert n_moves == n_champions + 1
+        if not died:
+            break
+    assert n_writes >= 4
+
+
+def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2")
+    with dying(monkeypatch, 4):
+        aliases.rollback(name, reason="bad")
+    champion, previous = aliases.rollback(name, reason="bad")
+    assert (champion.version, previous.version) == ("1", "2")
+    is_consistent(name)
+
+
+def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_its_own(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2", "3")
+    with dying(monkeypatch, 2):
+        aliases.rollback(name, reason="bad", to="2")
+    champion, previous = aliases.rollback(name, reason="worse", to="1")
+    assert (champion.version, previous.version) == ("1", "2")
+    assert versions.read(name).versions["3"].tags["rolled_back"] == "bad"
+    is_consistent(name)
+
+
+def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    champions(name, "1")
+    decided = versions.find(name, version="2")  # against version 1, which is champion again below
+    champions(name, "2")
+    aliases.rollback(name, reason="confuses cats")
+    for act in (aliases.challenge, aliases.promote):
+        with pytest.raises(RegistryError, match=r"version 2 was rolled back: confuses cats; .*rollback --to 2"):
+            act(decided, replacing="1", reasons=["2 is better"])
+    assert is_consistent(name).aliases["champion"] == "1"
+
+
+def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1")
+    with dying(monkeypatch, 1):
+        champions(name, "2")
+    store.client().set_registered_model_alias(name, "champion", "3")
+    told = aliases.settle(name)
+    assert told[0].startswith("finished: previous from none to 1, champion from 1 to 2, begun by ")
+    assert told[1:] == ["noted in the history: champion moved from 2 to 3"]
+    assert versions.read(name).aliases["champion"] == "3"
+
+
+def test_a_move_to_a_version_that_was_deleted_is_given_up(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    champions(name, "1")
+    with dying(monkeypatch, 1):
+        champions(name, "2")
+    store.client().delete_model_version(name, "2")
+    aliases.settle(name)
+    assert is_consistent(name).aliases == {"champion": "1"}
+
+
+def test_long_reasons_are_cut_to_what_a_tag_holds(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 1)
+    with ledger.ledger(name) as book:
+        book.move([Move("champion", None, "1", ["ä" * 3000] * 12)])
+    tags = versions.read(name).tags
+    assert len(tags["history.000001"]) <= TAG_CHARACTERS
+    assert len(versions.read(name).history()[0]["reasons"]) == 12
+    assert "unfinished" not in tags
+
+
+def test_a_damaged_entry_of_the_history_is_named(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 1)
+    store.client().set_registered_model_tag(name, "history.000001", "{")
+    with pytest.raises(RegistryError, match=r"the tag history.000001 of the registered model is damaged"):
+        versions.read(name).history()
+
+
+def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 4)
+    champions(name, "1", "2", "3")
+    for to, message in (
+        ("3", "version 3 is champion already"),
+        ("4", "version 4 never was champion; earlier champions: 1, 2"),
+        ("9", "has no version 9; earlier champions: 1, 2"),
+    ):
+        with pytest.raises(RegistryError, match=message):
+            aliases.rollback(name, reason="bad", to=to)
+    Path(shared_store, "bare", name, "1", "MLmodel").unlink()
+    with pytest.raises(RegistryError, match="version 1 cannot become champion: MLmodel is gone; restore its files"):
+        aliases.rollback(name, reason="bad", to="1")
+    assert versions.read(name).aliases == {"champion": "3", "previous": "2"}
+
+
+def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 4)
+    champions(name, "1")
+    with pytest.raises(RegistryError, match=f"{name} has no alias 'challenger'"):
+        aliases.approve(name)
+    aliases.challenge(versions.find(name, version="2"), replacing="1", reasons=["better"])
+    with pytest.raises(RegistryError, match="the challenger is version 2, not 3; only a challenger can be approved"):
+        aliases.approve(name, version="3")
+    store.client().set_registered_model_alias(name, "champion", "4")
+    with pytest.raises(RegistryError, match="version 2 was compared with version 1, the champion is version 4 by now"):
+        aliases.approve(name)
+    store.client().set_registered_model_alias(name, "champion", "1")
+    assert aliases.approve(name, version="2", reason="looked at it").version == "2"
+    assert aliases.approve(name).version == "2"
+    assert versions.read(name).reigns()[-1]["reasons"] == ["approved: looked at it"]
+
+
+def test_a_challenge_decided_against_an_older_champion_moves_nothing(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2")
+    with pytest.raises(RegistryError, match="the champion is version 2 by now, the decision was taken against 1"):
+        aliases.challenge(versions.find(name, version="3"), replacing="1", reasons=["better"])
+    assert "challenger" not in versions.read(name).aliases
+
+
+def test_a_challenger_that_waits_is_dropped_when_the_champion_changes(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2")
+    aliases.challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
+    aliases.rollback(name, reason="bad")
+    assert is_consistent(name).aliases == {"champion": "1", "previous": "2"}
+
+
+def test_the_reigns_of_champions_follow_each_other(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    champions(name, "1", "2")
+    aliases.rollback(name, reason="bad")
+    reigns = versions.read(name).reigns()
+    assert [reign["version"] for reign in reigns] == ["1", "2", "1"]
+    assert [reign["until"] for reign in reigns] == [reigns[1]["since"], reigns[2]["since"], None]
+    assert reigns[1]["reasons"] == ["2 is better"]

@@ -1,0 +1,57 @@
+"""The server keeps to its OpenAPI document, whatever requests a program makes of it (schemathesis)."""
+
+import pytest
+import schemathesis
+from hypothesis import given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.served import Server, served_repository
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with served_repository(tmp_path_factory.mktemp("openapi")) as root, Server(root) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/predict"), ("GET", "/v1/model"), ("GET", "/readyz"), ("GET", "/metrics")]
+)
+def test_generated_requests_are_answered_as_described(server, method, path):
+    described = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+    checked = settings(max_examples=25 if method == "POST" else 2, deadline=None, derandomize=True, database=None)
+
+    @checked
+    @given(case=described[path][method].as_strategy())
+    def check(case):
+        case.call_and_validate(checks=CHECKS)
+
+    check()
+
+
+def test_everything_that_a_client_may_ask_for_is_described_with_examples(server):
+    description = server.client.get("/openapi.json").json()
+    assert set(description["paths"]) == {"/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    operation = description["paths"]["/v1/predict"]["post"]
+    assert set(operation["requestBody"]["content"]) == {
+        "image/*",
+        "application/octet-stream",
+        "multipart/form-data",
+        "application/json",
+    }
+    assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "503"}
+    for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
+        answer = server.client.post("/v1/predict", json=example["value"])
+        assert answer.status_code == 200
+        assert set(answer.json()) == set(operation["responses"]["200"]["content"]["application/json"]["example"])

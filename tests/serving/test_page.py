@@ -1,0 +1,128 @@
+"""The page at /, in a real browser."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.served import Server, png, served_repository
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
+]
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = ("no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
+TOKEN = "a-long-secret"  # noqa: S105
+READ_DROPPED = """([base64, type]) => {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+  const event = type === "paste" ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
+    : new DragEvent(type, { dataTransfer: data, bubbles: true, cancelable: true });
+  document.getElementById("drop").dispatchEvent(event);
+}"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    with served_repository(tmp_path_factory.mktemp("page")) as root:
+        (root / "cat.png").write_bytes(png(cat=True))
+        (root / "text.png").write_text("no picture")
+        yield root
+
+
+@pytest.fixture(scope="module")
+def server(root):
+    with Server(root) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{name}" for name in QUIET])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The open page; whatever it complains about fails the test."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(str(server.client.base_url))
+    page.get_by_text("The model knows 2 classes: cat, dog").wait_for()
+    yield page
+    page.close()
+    assert [text for text in complaints if "status of 4" not in text] == []
+
+
+def test_a_chosen_picture_is_answered_with_label_bars_and_version(page, root):
+    page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
+    page.get_by_role("heading", name="cat", exact=True).wait_for()
+    bars = page.get_by_role("listitem").all_inner_texts()
+    assert [bar.split()[0] for bar in bars] == ["cat", "dog"]
+    assert all(bar.endswith("%") for bar in bars)
+    assert "Done: cat, " in page.get_by_role("status").inner_text()
+    assert "Answered by pets, version 1 in " in page.locator("#facts").inner_text()
+    assert page.get_by_alt_text("Your picture, classified as cat").is_visible()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390, "nothing sticks out on a phone"
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_picture_may_be_dropped_or_pasted(page, event):
+    from base64 import b64encode
+
+    page.evaluate(READ_DROPPED, [b64encode(png(cat=False)).decode(), event])
+    page.get_by_role("heading", name="dog", exact=True).wait_for()
+    assert "dropped.png" in page.locator("#name").inner_text()
+
+
+def test_what_is_no_picture_is_answered_with_the_reason(page, root):
+    page.get_by_label("Choose a picture").set_input_files(root / "text.png")
+    page.get_by_role("alert").filter(has_text="10 bytes are not an image; expected JPEG").wait_for()
+    assert page.locator("#result").is_hidden()
+    page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
+    page.get_by_role("heading", name="cat", exact=True).wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
+
+
+def test_the_keyboard_reaches_the_choice_first_and_sees_where_it_is(page):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+    outline = page.locator("label[for=file]").evaluate("label => getComputedStyle(label).outlineStyle")
+    assert outline == "solid"
+
+
+def test_the_page_asks_for_a_token_where_one_is_needed(browser, root):
+    with Server(root, environment={"DARKROOM_SERVE_TOKEN": TOKEN}) as server:
+        page = browser.new_page()
+        page.goto(str(server.client.base_url))
+        page.get_by_label("This server asks for an access token").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
+        page.get_by_text("This token is not the right one.").wait_for()
+        page.get_by_label("This server asks for an access token").fill(TOKEN)
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="cat", exact=True).wait_for()
+        page.close()
+
+
+def test_the_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(server):
+    answer = server.client.get("/")
+    policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert (policy["script-src"], policy["style-src"], policy["connect-src"]) == ("'self'",) * 3
+    assert "//" not in answer.text.replace("<!doctype", "")
+    assert "style=" not in answer.text
+    for name in ("page.js", "page.css", "icon.svg"):
+        asset = server.client.get(f"/static/{name}")
+        assert asset.headers["x-content-type-options"] == "nosniff"
+        assert "https://" not in asset.text

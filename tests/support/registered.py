@@ -1,0 +1,34 @@
+"""A registered version without a registry: a folder with a tiny model and the package.py that reads it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from darkroom.deployable import package
+from darkroom.files.writing import sha256_of
+from darkroom.registry.versions import MODEL_FILE, PACKAGE_FILE, Version
+from tests.support.onnx_model import write_model
+
+CLASSES = ["dark", "light"]
+
+
+def write_version(
+    folder: Path, *, number: str = "3", shape: tuple[int, int, int] = (8, 8, 1), abstain_below: float | None = None
+) -> Version:
+    """Write the files of a version that tells dark images from light ones, and return it."""
+    n_pixels = int(np.prod(shape))
+    weights = np.zeros((n_pixels, 2), np.float32)
+    weights[:, 1] = 0.05 / n_pixels
+    weights[-1, 0] = 0.05  # the last pixel speaks against: the answer is no function of the brightness alone
+    write_model(
+        folder / MODEL_FILE,
+        classes=CLASSES,
+        image_shape=shape,
+        weights=weights,
+        metadata={"abstain_below": abstain_below} if abstain_below else None,
+    )
+    (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)
+    shutil.copy(package.__file__, folder / PACKAGE_FILE)
+    tags = {f"sha256/{file}": sha256_of(folder / file) for file in (MODEL_FILE, PACKAGE_FILE)}
+    return Version("shades", number, None, str(folder), tags)

@@ -1,0 +1,109 @@
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from darkroom.tracking import provenance
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    (tmp_path / "code.py").write_text("a = 1\n")
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *command]
+        subprocess.run(git, check=True, cwd=tmp_path)
+    return tmp_path
+
+
+def test_a_clean_checkout_has_a_commit_and_is_not_dirty(repository):
+    assert len(provenance.git_commit()) == 40
+    assert not provenance.git_dirty()
+
+
+def test_an_edit_makes_it_dirty(repository):
+    (repository / "code.py").write_text("a = 2\n")
+    assert provenance.git_dirty()
+
+
+def test_dvc_lock_and_untracked_files_do_not_make_it_dirty(repository):
+    (repository / "dvc.lock").write_text("stages: {train: {}}\n")
+    (repository / "notes.txt").write_text("x")
+    assert not provenance.git_dirty()
+
+
+def test_a_subfolder_sees_edits_above_it(repository, monkeypatch):
+    (repository / "sub").mkdir()
+    (repository / "code.py").write_text("a = 2\n")
+    monkeypatch.chdir(repository / "sub")
+    assert provenance.git_dirty()
+
+
+def test_outside_a_git_repository_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert provenance.git_commit() == "unknown"
+    assert provenance.git_dirty()
+
+
+def test_without_the_git_program_the_commit_is_unknown(repository, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert provenance.git_commit() == "unknown"
+
+
+def test_every_lineage_tag_is_there_as_text(repository, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@cnn")
+    monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
+    tags = provenance.lineage_tags(data_digest="d", params_digest="p", candidate="cnn")
+    assert set(tags) == set(provenance.LINEAGE)
+    assert tags["dvc.stage"] == "train@cnn"
+    assert tags["dvc.exp_name"] == "husky-gown"
+    assert tags["git.dirty"] == "false"
+    assert all(isinstance(value, str) for value in tags.values())
+
+
+def test_versions_name_python_and_installed_packages_only():
+    versions = provenance.versions(("numpy", "no-such-package"))
+    assert set(versions) == {"python", "numpy"}
+
+
+def test_the_lock_digest_leaves_out_what_dvc_writes_after_promote_and_what_changes_no_result(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    assert provenance.lock_digest(lock) == "none"
+    lock.write_text("stages: {train: {md5: a}}\n")
+    before = provenance.lock_digest(lock)
+    lock.write_text("stages:\n  check: {md5: d}\n  promote: {md5: b}\n  train: {md5: a}\n")
+    assert provenance.lock_digest(lock) == before
+    lock.write_text("stages: {train: {md5: c}}\n")
+    assert provenance.lock_digest(lock) != before
+
+
+def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
+    before = provenance.code_digest()
+    assert provenance.code_digest() == before
+    source = tmp_path / "extra.py"
+    source.write_text("x = 1\n")
+    extra = types.ModuleType("darkroom.extra")
+    extra.__file__ = str(source)
+    monkeypatch.setitem(sys.modules, "darkroom.extra", extra)
+    first = provenance.code_digest()
+    source.write_text("x = 2\n")
+    assert len({before, first, provenance.code_digest()}) == 3
+
+
+def test_the_package_digest_follows_every_source_file(tmp_path, monkeypatch):
+    import shutil
+
+    copied = tmp_path / "darkroom"
+    shutil.copytree(Path(provenance.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "__file__", str(copied / "provenance.py"))
+    before = provenance.package_digest()
+    assert provenance.package_digest() == before
+    (copied / "architectures" / "new.py").write_text("")
+    added = provenance.package_digest()
+    (copied / "cli.py").write_text("changed")
+    assert len({before, added, provenance.package_digest()}) == 3

@@ -1,0 +1,321 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from darkroom.errors import LockedError, RegistryError, Stopped
+from darkroom.project import locks, params, text
+from darkroom.tracking import runs, store
+from tests.support.onnx_model import write_model
+from tests.support.trained_repository import clean_environment, fresh_store
+
+needs_mlflow = pytest.mark.heavy
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
+SOURCE = Path(runs.__file__).parents[2]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    fresh_store(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def opened(**changed):
+    arguments = {"experiment": "pets", "name": "train-cnn", "params": {"epochs": 2}, "tags": {"candidate": "cnn"}}
+    return runs.run(**{**arguments, **changed})
+
+
+def stored(run_id):
+    return store.client().get_run(run_id)
+
+
+def test_the_default_store_is_absolute_and_at_the_repository_of_dvc_root(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "parent"))
+    monkeypatch.chdir(tmp_path)
+    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/parent/mlflow.db"
+
+
+def test_without_dvc_root_the_store_is_beside_the_nearest_dvc_yaml(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text("")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_relative_sqlite_uri_is_made_absolute_and_a_server_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/x.db")
+    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/runs/x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
+    assert runs.tracking_uri() == "http://server:5000"
+    assert store.registry_uri() == "http://server:5000"
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///registry/x.db")
+    assert store.registry_uri() == f"sqlite:///{tmp_path}/registry/x.db"
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
+def test_a_folder_as_store_is_refused(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(RegistryError, match="no longer keeps runs in plain folders; unset it"):
+        runs.tracking_uri()
+
+
+def test_nested_params_become_dotted_keys():
+    assert params.flatten({"a": {"b": 1, "c": {}}, "d": [1, {"e": True}], "f": "x", "g": None}) == {
+        "a.b": "1",
+        "a.c": "{}",
+        "d": '[1, {"e": true}]',
+        "f": "x",
+        "g": "null",
+    }
+
+
+def test_a_password_never_reaches_a_message():
+    assert text.redact("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+
+
+def test_a_lock_held_by_another_process_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    held = locks.store_lock("registry")
+    again = locks.store_lock("registry", timeout=0.01)
+    with held, pytest.raises(LockedError, match=r"registry\.lock was held by another process"), again:
+        pass
+
+
+@needs_mlflow
+@pytest.mark.parametrize("kind", ["refused", "silent"])
+def test_a_server_that_does_not_answer_is_reported_within_ten_seconds(kind, root, monkeypatch):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if kind == "silent":
+            listener.listen()
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        began = time.monotonic()
+        with pytest.raises(RegistryError, match=f"{uri} does not answer .*; start it, or correct MLFLOW_TRACKING_URI"):
+            runs.connect("pets")
+        assert time.monotonic() - began < 10
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_database_server_that_is_not_there_is_reported_at_once(tmp_path, monkeypatch):
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        uri = f"postgresql://me:secret@127.0.0.1:{reserved.getsockname()[1]}/mlflow"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+        with pytest.raises(RegistryError, match=r"postgresql://me:\*\*\*@127.* does not answer"):
+            runs.connect("pets")
+
+
+def test_a_file_that_is_no_database_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "mlflow.db").write_text("this is not sqlite, but it is long enough to be read as a header" * 9)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(RegistryError, match="does not answer .*not a database"):
+        runs.connect("pets")
+
+
+@needs_mlflow
+def test_a_run_keeps_params_tags_curves_and_its_dataset(root):
+    with opened(params={"cnn": {"width": 32}, "long": ["x" * 7000]}) as run:
+        for epoch in range(3):
+            run.log_epoch(epoch, {"train_loss": 1 / (epoch + 1), "val_accuracy": epoch / 10})
+        run.log_dataset("mnist", "d" * 64, "data/prepared", {"train": {"cat": 3}})
+    found = stored(run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["cnn.width"] == "32"
+    assert len(found.data.params["long"]) <= 6000
+    assert found.data.tags["candidate"] == "cnn"
+    assert found.data.tags["data.digest"] == "d" * 64
+    assert found.inputs.dataset_inputs[0].dataset.digest == "d" * 36
+    history = store.client().get_metric_history(run.id, "train_loss")
+    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert "x" * 7000 in (root / "mlartifacts/pets" / run.id / "artifacts/params.yaml").read_text()
+
+
+@needs_mlflow
+def test_files_and_folders_are_stored_beside_the_database(root):
+    (root / "pictures").mkdir()
+    (root / "pictures" / "a.png").write_bytes(b"a")
+    (root / "report.html").write_text("r")
+    with opened() as run:
+        run.log_artifact(root / "pictures", "figures")
+        run.log_artifact(root / "report.html")
+    folder = root / "mlartifacts" / "pets" / run.id / "artifacts"
+    assert (folder / "figures" / "a.png").read_bytes() == b"a"
+    assert (folder / "report.html").read_text() == "r"
+
+
+@needs_mlflow
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (SystemExit(143), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (ValueError("no"), "FAILED"),
+        (SystemExit(0), "FINISHED"),
+    ],
+)
+def test_a_run_ends_with_its_true_state(root, error, status):
+    with pytest.raises(type(error)), opened() as run:
+        raise error
+    found = stored(run.id)
+    assert found.info.status == status
+    assert found.data.tags.get("error") == ("ValueError: no" if status == "FAILED" else None)
+
+
+@needs_mlflow
+def test_a_terminated_stage_leaves_a_killed_run_and_exit_code_143(root):
+    code = (
+        "import os, signal\n"
+        "from darkroom.project import console\n"
+        "from darkroom.tracking import runs\n"
+        "def main():\n"
+        "    with runs.run(experiment='pets', name='n', params={}, tags={}) as run:\n"
+        "        print(run.id, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "console.run(main)\n"
+    )
+    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert ended.stderr == ""  # and MLflow says nothing
+    assert stored(ended.stdout.strip()).info.status == "KILLED"
+
+
+@needs_mlflow
+def test_a_run_left_behind_by_a_killed_process_goes_on_under_its_id(root):
+    with opened() as first:
+        first.log_epoch(0, {"train_loss": 1.0})
+    store.client().update_run(first.id, status="RUNNING")  # as SIGKILL leaves it
+    with opened(resume=first.id) as second:
+        assert stored(second.id).info.status == "RUNNING"
+        second.log_epoch(1, {"train_loss": 0.5})
+    assert second.id == first.id
+    assert [point.step for point in store.client().get_metric_history(first.id, "train_loss")] == [0, 1]
+    assert stored(first.id).info.status == "FINISHED"
+
+
+@needs_mlflow
+def test_a_run_is_not_resumed_with_other_params(root):
+    with opened() as first:
+        pass
+    changed = opened(params={"epochs": 3}, resume=first.id)
+    with pytest.raises(RegistryError, match="cannot be resumed: its param epochs is '2', now it is '3'"), changed:
+        pass
+
+
+@needs_mlflow
+def test_resuming_a_run_that_the_store_does_not_know_begins_a_new_one(root):
+    with opened(resume="0" * 32) as run:
+        assert run.id != "0" * 32
+
+
+@needs_mlflow
+def test_mlflow_run_id_in_the_environment_redirects_nothing(root, monkeypatch):
+    with opened() as first:
+        pass
+    monkeypatch.setenv("MLFLOW_RUN_ID", first.id)
+    with opened() as second:
+        pass
+    assert second.id != first.id
+
+
+@needs_mlflow
+def test_a_finished_run_takes_more_metrics_and_stays_finished(root):
+    with opened() as run:
+        pass
+    end = stored(run.id).info.end_time
+    with runs.reopen(run.id) as again:
+        again.log_metrics({"test_accuracy": 0.9})
+    found = stored(run.id)
+    assert (again.experiment, found.info.status, found.info.end_time) == ("pets", "FINISHED", end)
+    assert found.data.metrics == {"test_accuracy": 0.9}
+
+
+@needs_mlflow
+def test_reopening_an_unknown_run_is_an_error(root):
+    with pytest.raises(RegistryError, match="Run with id=1234 not found"), runs.reopen("1234"):
+        pass
+
+
+@needs_mlflow
+def test_a_package_belongs_to_its_run_and_shows_the_metrics_of_its_epoch(root):
+    onnx = write_model(root / "m.onnx", classes=["cat", "dog"], image_shape=(4, 4, 1))
+    with opened() as run:
+        run.log_epoch(0, {"val_accuracy": 0.5})
+        run.log_epoch(1, {"val_accuracy": 0.7})
+        uri = run.log_package(onnx, input_example=np.zeros((2, 4, 4, 1), np.uint8), step=1)
+    logged = store.client().get_logged_model(uri.removeprefix("models:/"))
+    assert logged.source_run_id == run.id
+    assert logged.status == "READY"
+    assert {metric.key: metric.value for metric in logged.metrics} == {"val_accuracy": 0.7}
+    example = json.loads(Path(logged.artifact_location.removeprefix("file://"), "input_example.json").read_text())
+    assert example["columns"] == ["image"]
+
+
+@needs_mlflow
+def test_processes_that_start_together_share_one_new_store(tmp_path):
+    code = "from darkroom.tracking import runs; print(runs.connect('pets'))"
+    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE), "DVC_ROOT": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(2)]
+    answers = [child.communicate()[0].strip() for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    assert len(set(answers)) == 1
+
+
+@needs_mlflow
+def test_a_moved_repository_is_reported_before_artifacts_go_astray(tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    fresh_store(old, monkeypatch)
+    with opened():
+        pass
+    old.rename(new)
+    monkeypatch.setenv("DVC_ROOT", str(new))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with pytest.raises(RegistryError, match=r"keeps its artifacts in file://.*/old/mlartifacts/pets, which is gone"):
+        runs.connect("pets")
+
+
+@needs_mlflow
+def test_a_deleted_experiment_is_reported_with_the_way_back(root):
+    store.client().delete_experiment(runs.connect("pets"))
+    with pytest.raises(RegistryError, match="was deleted .* `mlflow experiments restore --experiment-id 1`"):
+        runs.connect("pets")
+
+
+@needs_mlflow
+def test_a_child_is_killed_when_its_training_was_stopped(root):
+    with opened(name="tune-cnn") as parent:
+        with pytest.raises(Stopped), opened(name="trial-1", parent=parent.id) as child:
+            raise Stopped("pruned after epoch 2")
+        assert stored(child.id).info.status == "KILLED"
+        assert stored(child.id).data.tags["stopped"] == "pruned after epoch 2"
+        assert stored(child.id).data.tags["mlflow.parentRunId"] == parent.id
+    assert stored(parent.id).info.status == "FINISHED"
+
+
+@needs_mlflow
+def test_runs_that_a_killed_process_left_open_are_closed_by_their_tags(root):
+    with opened(name="tune-cnn") as parent:
+        experiment = stored(parent.id).info.experiment_id
+        tagged = [{"study": "s", "trial": "0"}, {"study": "s", "trial": "1"}, {"study": "other", "trial": "1"}]
+        left = [store.client().create_run(experiment, tags=tags).info.run_id for tags in tagged]
+        assert runs.end_open("pets", tags={"study": "s", "trial": "1"}) == 1
+        assert [stored(run_id).info.status for run_id in left] == ["RUNNING", "KILLED", "RUNNING"]
+        assert runs.end_open("pets", tags={"study": "s"}) == 1
+        assert runs.end_open("pets", tags={"study": "s"}) == 0
+        assert stored(left[2]).info.status == "RUNNING"

@@ -1,0 +1,151 @@
+"""What a recipe is refused for, and what it says of the data: all without Keras."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter
+
+from darkroom.errors import ParamsError
+from darkroom.project.params import read_params
+from darkroom.training import recipe
+from darkroom.training.batches import EpochBatches, OneBatch
+from darkroom.training.variation import Variation
+from tests.support.project import ROOT
+
+RNG = np.random.default_rng(0)
+DATA = recipe.Data(
+    images=RNG.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8),
+    labels=np.arange(40) % 3,
+    val_images=RNG.integers(0, 256, (9, 8, 8, 1), dtype=np.uint8),
+    val_labels=np.arange(9) % 3,
+    classes=["ant", "bee", "cow"],
+)
+TRANSFER = {"name": "transfer", "units": 0, "dropout": 0.0, "unfreeze": 1, "finetune_epochs": 3}
+TRANSFER |= {"finetune_learning_rate": 0.01}
+
+
+def made(**changes: Any) -> dict[str, Any]:
+    """The default preset's recipe for small data, with changes."""
+    default = read_params(ROOT / "presets" / "smoke.yaml")["train"]["cnn"]
+    return {**default, "batch_size": 16, "architecture": {**default["architecture"], "filters": [4]}, **changes}
+
+
+def varied(**changes: Any) -> dict[str, Any]:
+    return {"variation": {**made()["variation"], **changes}}
+
+
+def features(backbone: str | None = "tiny", *, n_train: int = 40) -> Any:
+    return SimpleNamespace(backbone=backbone, counts={"train": n_train, "val": 9})
+
+
+def test_the_shape_of_a_recipe_is_the_section_of_params_yaml() -> None:
+    from darkroom.training.params import TrainParams
+
+    for changes in ({}, {"architecture": {**TRANSFER, "mode": "finetune"}}):
+        assert TypeAdapter(TrainParams).validate_python(made(**changes)).model_dump() == made(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 41}, "batch_size is 41, more than the 40 training images; lower it"),
+        ({"class_weights": {"dog": 2.0}}, "weight for an unknown class 'dog'; classes: ant, bee, cow"),
+        ({"output": "sigmoid"}, "output is sigmoid, which is for 2 classes; the data have 3; use softmax"),
+        (varied(cutout=8), "cutout is 8: it would blank whole pictures of (8, 8) pixels; the greatest is 7"),
+        (varied(shift=8, shift_fill="reflect"), "shift is 8: .* the greatest is 7"),
+        ({"architecture": {**made()["architecture"], "filters": [4] * 4}}, "needs pictures of at least"),
+        ({"architecture": {**TRANSFER, "mode": "features"}}, "mode features needs a backbone.*; set embed.backbone"),
+        ({"architecture": {**TRANSFER, "mode": "frozen"}}, "mode frozen needs a backbone"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_data_is_refused(changes: dict[str, Any], message: str) -> None:
+    recipe.check(made(), DATA, image_shape=(8, 8, 1), features=features(None))
+    with pytest.raises(ParamsError, match=message.replace("(8, 8)", r"\(8, 8\)")):
+        recipe.check(made(**changes), DATA, image_shape=(8, 8, 1), features=features(None))
+
+
+def test_a_batch_must_fit_into_the_images_whose_features_were_computed() -> None:
+    asked = made(architecture={**TRANSFER, "mode": "features"})
+    recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features())
+    with pytest.raises(ParamsError, match="batch_size is 16, more than the 12 training images"):
+        recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features(n_train=12))
+
+
+def test_data_without_validation_images_are_refused() -> None:
+    data = recipe.Data(DATA.images, DATA.labels, DATA.val_images[:0], DATA.val_labels[:0], DATA.classes)
+    with pytest.raises(ParamsError, match="no validation images; raise preprocess.val_fraction"):
+        recipe.check(made(), data, image_shape=(8, 8, 1), features=None)
+
+
+def test_nothing_varies_features_or_the_one_batch_of_a_debugging_run() -> None:
+    asked = made(**varied(shift=2, flip="random"))
+    assert recipe.variation_of(asked, DATA) == Variation(**asked["variation"])
+    vectors = recipe.Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
+    assert recipe.variation_of(asked, vectors) == Variation()
+    asked["debug"] = {"overfit_one_batch": True, "max_steps": 2}
+    assert recipe.variation_of(asked, DATA) == Variation()
+
+
+def test_a_debugging_run_trains_and_validates_on_one_batch() -> None:
+    asked = made(debug={"overfit_one_batch": True, "max_steps": None})
+    first, later = (recipe.epoch_batches(asked, DATA, batch_size=16, epoch=epoch) for epoch in (0, 3))
+    assert isinstance(first, OneBatch)
+    assert len(first) == 2
+    np.testing.assert_array_equal(first[0][0], later[1][0])
+    validation = recipe.validation_batches(asked, DATA, batch_size=16)
+    assert len(validation) == 1
+    for ours, trained in zip(validation[0], first[0], strict=True):
+        np.testing.assert_array_equal(ours, trained)
+
+
+def test_steps_per_epoch_can_be_limited() -> None:
+    batches = recipe.epoch_batches(
+        made(debug={"overfit_one_batch": False, "max_steps": 1}), DATA, batch_size=16, epoch=0
+    )
+    assert isinstance(batches, EpochBatches)
+    assert len(batches) == 1
+
+
+def test_epochs_of_fine_tuning_count_too() -> None:
+    assert recipe.n_epochs(made(epochs=5)) == 5
+    assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "features"})) == 5
+    assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})) == 8
+
+
+def test_a_part_has_its_share_of_every_class_and_all_of_validation() -> None:
+    data = recipe.Data(DATA.images, np.repeat([0, 1, 2], [30, 8, 2]), DATA.val_images, DATA.val_labels, DATA.classes)
+    part = recipe.part(data, 0.25, seed=7)
+    assert np.bincount(part.labels).tolist() == [8, 2, 1]
+    assert len(part.images) == 11
+    assert part.val_images is data.val_images
+    rows = [int(np.flatnonzero((data.images == image).all((1, 2, 3)))[0]) for image in part.images[np.arange(11)]]
+    assert data.labels[rows].tolist() == part.labels.tolist()
+    again, other = (recipe.part(data, 0.25, seed=seed).images[np.arange(11)] for seed in (7, 8))
+    np.testing.assert_array_equal(part.images[np.arange(11)], again)
+    assert (again != other).any()
+    assert recipe.part(data, 1.0, seed=7) is data
+
+
+def test_a_part_of_features_is_one_of_vectors() -> None:
+    vectors = np.arange(200, dtype=np.float32).reshape(40, 5)
+    part = recipe.part(recipe.Data(vectors, DATA.labels, vectors[:9], DATA.val_labels, DATA.classes), 0.5, seed=7)
+    chosen = part.images[np.arange(len(part.labels))]
+    assert chosen.dtype == np.float32
+    np.testing.assert_array_equal(DATA.labels[(chosen[:, 0] / 5).astype(int)], part.labels)
+
+
+def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
+    with pytest.raises(
+        ParamsError, match="more than the 10 training images of a trial; lower it, or raise tune.fraction"
+    ):
+        recipe.check(made(), DATA, image_shape=(8, 8, 1), features=None, fraction=0.25)
+
+
+def test_a_shortened_recipe_has_fewer_epochs_in_every_phase() -> None:
+    asked = made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})
+    assert recipe.n_epochs(recipe.shortened(asked, epochs=2)) == 4
+    assert recipe.n_epochs(recipe.shortened(asked, epochs=4)) == 7
+    assert recipe.shortened(asked, epochs=None) == asked
+    assert recipe.n_epochs(asked) == 8

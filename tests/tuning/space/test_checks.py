@@ -1,0 +1,49 @@
+import re
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from darkroom.errors import ParamsError
+from darkroom.tuning.space import checks
+from darkroom.tuning.space.domains import Range
+from tests.support.project import ROOT
+
+RECIPE: dict[str, Any] = YAML(typ="safe").load(ROOT / "presets" / "mnist.yaml")["train"]["cnn"]
+
+
+def read(space: Any, *, is_searched: bool = True) -> Any:
+    return checks.read({"cnn": space}, "cnn", RECIPE, is_searched=is_searched)
+
+
+def around(value: float) -> dict[str, Any]:
+    return {"float": [value / 2, value * 2]}
+
+
+def test_a_space_around_the_values_of_train_is_read() -> None:
+    rate = RECIPE["learning_rate"]
+    assert read({"learning_rate": around(rate)}) == {"learning_rate": Range(rate / 2, rate * 2, integer=False)}
+
+
+def test_where_nothing_is_searched_the_values_of_train_may_lie_outside() -> None:
+    beyond = {"learning_rate": around(RECIPE["learning_rate"] * 10)}
+    assert list(read(beyond, is_searched=False)) == ["learning_rate"]
+    with pytest.raises(ParamsError, match=r"^params.yaml: tune.space.cnn: learning_rate allows .*; widen the range$"):
+        read(beyond)
+
+
+def test_a_candidate_without_a_part_is_said() -> None:
+    with pytest.raises(ParamsError, match=re.escape("tune.space has no part for the candidate 'cnn'; write `cnn: {}`")):
+        checks.read({"transfer": {}}, "cnn", RECIPE, is_searched=True)
+
+
+@pytest.mark.parametrize("is_searched", [True, False])
+def test_an_edge_that_train_does_not_allow_is_refused(is_searched: bool) -> None:
+    message = r"^params.yaml: tune.space.cnn: batch_size: 0: train.cnn.batch_size is 0: expected greater than"
+    with pytest.raises(ParamsError, match=message):
+        read({"batch_size": {"int": [0, RECIPE["batch_size"]]}}, is_searched=is_searched)
+
+
+def test_a_key_that_train_lacks_is_refused_though_nothing_is_searched() -> None:
+    with pytest.raises(ParamsError, match=r"did you mean 'learning_rate'"):
+        read({"learning_rat": around(0.1)}, is_searched=False)

@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from darkroom.errors import DataError, ParamsError
+from darkroom.tuning import location
+
+
+@pytest.fixture(autouse=True)
+def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv(location.STORAGE, raising=False)
+
+
+def test_params_come_before_the_environment_and_that_before_a_file_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert location.storage_of(None, study="s") == str(tmp_path / ".darkroom" / "tuning" / "s.journal")
+    monkeypatch.setenv(location.STORAGE, "postgresql://host/db")
+    assert location.storage_of(None, study="s") == "postgresql://host/db"
+    assert location.storage_of("grpc://host:1", study="s") == "grpc://host:1"
+
+
+def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
+    location.point_at("cnn", study="s", n_trials=3)
+    assert location.pointed_at("cnn") == {"study": "s", "trials": 3}
+    with pytest.raises(DataError, match="'transfer' was not tuned here yet; set tune.trials above 0"):
+        location.pointed_at("transfer")
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("postgresql://u:secret@host/db", r"u:\*\*\*@host/db, with a password.* variable DARKROOM_TUNING_STORAGE"),
+        ("postgresql://u@host/db?password=secret", r"password=\*\*\*, with a password"),
+        ("studies.db", r"storage is 'studies.db'; expected null, the URL of a database"),
+    ],
+)
+def test_a_storage_with_a_password_or_without_a_scheme_is_refused(storage: str, message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        location.check_storage(storage)
