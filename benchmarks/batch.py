@@ -88,7 +88,7 @@ def work(name: str, place: Path) -> None:
 
 
 def _darkroom(place: Path) -> Callable[[], object]:
-    from darkroom.batch.run import run
+    from darkroom.batch import run
     from darkroom.registry.versions import Version
 
     version = Version("benchmark", "1", None, str(place), {})

@@ -51,7 +51,7 @@ def train(preset: str) -> dict[str, Any]:
     from darkroom.networks import build, inference
     from darkroom.networks.runtime import device as device_module
     from darkroom.networks.runtime import distribution
-    from darkroom.training.fit import fit
+    from darkroom.training import fit
     from darkroom.training.optimizers import averaged_weights
 
     device = device_module.prepare(load_section("compute", ComputeParams).device)

@@ -35,9 +35,8 @@ def main() -> None:
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks import build
     from darkroom.networks.runtime import device
-    from darkroom.training import optimizers
+    from darkroom.training import fit, optimizers
     from darkroom.training.batches import EpochBatches, PlainBatches
-    from darkroom.training.fit import fit
     from darkroom.training.variation import Variation
 
     variation = Variation(shift=1)

@@ -344,7 +344,7 @@ def _curves(
     *,
     batch_size: int,
 ) -> dict[str, list[float]]:
-    from darkroom.training.fit import fit
+    from darkroom.training import fit
 
     network.set_weights(weights)
     schedule = recipe.build_schedule(

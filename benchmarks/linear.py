@@ -311,8 +311,8 @@ def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -
     """Train a small network on the train rows of some data sets and return the history."""
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks import build
+    from darkroom.training import fit
     from darkroom.training.batches import EpochBatches, PlainBatches
-    from darkroom.training.fit import fit
     from darkroom.training.optimizers import make_optimizer
     from darkroom.training.variation import Variation
 

@@ -272,7 +272,7 @@ def keep_books(task: dict[str, Any]) -> "Outcome":
 
 def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
     """Return how many trials of many workers on one PostgreSQL study were lost or doubled, and how fast they were."""
-    from tests import postgres
+    from tests.support import postgres
 
     if postgres.program("initdb") is None:
         return {"skipped": "PostgreSQL is not installed"}

@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.batch import inputs as inputs_module
-from darkroom.batch.run import run
+from darkroom.batch import run
 from darkroom.errors import DataError, LockedError, ParamsError
 from darkroom.monitoring import measures, samples
 from darkroom.monitoring.log import read
 from darkroom.registry import versions
+from darkroom.registry.snapshot import PACKAGE_FILE
 from tests.support.registered import CLASSES, write_version
 
 N_IMAGES = 60
@@ -158,7 +159,7 @@ def test_a_list_may_begin_with_the_letters_of_an_image_format(images, version, t
 
 def test_what_only_the_versions_own_code_reads_is_answered_and_logged_without_its_size(tmp_path):
     version = write_version(tmp_path / "version")
-    code = tmp_path / "version" / versions.PACKAGE_FILE
+    code = tmp_path / "version" / PACKAGE_FILE
     code.write_text(
         code.read_text()
         + """
@@ -327,7 +328,7 @@ def test_the_log_has_one_row_per_answer_and_the_images_only_when_asked(images, v
 RUN = """
 import json, os, signal, sys, threading
 from pathlib import Path
-from darkroom.batch.run import run
+from darkroom.batch import run
 from darkroom.registry.versions import Version
 source, out, version, log, seconds = sys.argv[1:]
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from darkroom.cli.main import tune_status
+from darkroom.cli import tune_status
 from darkroom.tuning.rows import TrialRow
 from tests.support.trials import MIXED, trial
 

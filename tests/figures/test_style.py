@@ -5,8 +5,7 @@ import pytest
 from darkroom.errors import DataError
 from darkroom.evaluation import figures
 from darkroom.evaluation.metrics import classification
-from darkroom.figures import grid
-from darkroom.figures.style import style
+from darkroom.figures import grid, style
 
 AWKWARD = ["猫 <b>", r"$\frac{a}$_b^{", "a class with a very, very long name\nand a second line", "\x07bell"]
 

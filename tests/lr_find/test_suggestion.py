@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from darkroom.cli.main import main
+from darkroom.cli import main
 from darkroom.data.arrays.features import SPLITS, FeaturesWriter
 from darkroom.lr_find import suggestion as suggestion_module
 from tests.support.project import ROOT

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from darkroom.batch.run import run
+from darkroom.batch import run
 from darkroom.data.arrays.dataset import Dataset, DatasetWriter
 from darkroom.errors import DataError
 from darkroom.monitoring import figure, measures, samples

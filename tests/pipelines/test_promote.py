@@ -11,8 +11,7 @@ from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
 from darkroom.promotion import cases
-from darkroom.registry import aliases, register, versions
-from darkroom.registry.aliases import ledger
+from darkroom.registry import aliases, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
 from pipelines import promote

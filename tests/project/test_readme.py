@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from darkroom.cli.main import main
+from darkroom.cli import main
 from darkroom.networks.architectures.sizes import RULES
 from darkroom.networks.backbones.table import BACKBONES
 from tests.support.project import ROOT

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from darkroom.promotion.decision import gates
+from darkroom.promotion import gates
 from darkroom.promotion.slices import Slice
 
 CHAMPION = {"margin": 0.0, "alpha": 0.05, "bootstrap_samples": 2000, "seed": 7}

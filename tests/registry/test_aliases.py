@@ -5,6 +5,7 @@ import pytest
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.registry import aliases, register, versions
+from darkroom.registry.snapshot import PACKAGE_FILE
 from darkroom.tracking import store
 from tests.support.trained_repository import fresh_store, prepare, train
 
@@ -140,7 +141,7 @@ def test_a_version_whose_files_are_gone_is_an_error(root):
 
 def test_two_versions_loaded_in_one_process_keep_their_own_code(root):
     first, second = registered(root, 0), registered(root, 1)
-    code = versions.fetch(first, versions.PACKAGE_FILE)
+    code = versions.fetch(first, PACKAGE_FILE)
     code.write_text(code.read_text().replace('"abstained":', '"old": True, "abstained":'))
     changed = versions.Version("pets", "1", None, first.location, {})
     assert versions.load(changed).__class__ is not versions.load(second).__class__

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.errors import RegistryError
-from darkroom.registry import aliases, check, versions
-from darkroom.registry.aliases import ledger
+from darkroom.registry import aliases, check, ledger, versions
 from darkroom.registry.ledger import TAG_CHARACTERS, Move
 from darkroom.tracking import store
 from tests.support.bare_versions import Died, Dying, bare_versions

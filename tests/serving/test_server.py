@@ -19,7 +19,7 @@ import psutil
 import pytest
 import uvicorn
 
-from darkroom.cli.main import serving
+from darkroom.cli import serving
 from darkroom.errors import ParamsError
 from darkroom.monitoring import log
 from darkroom.registry import versions

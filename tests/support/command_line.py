@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.cli.main import main
+from darkroom.cli import main
 from tests.support.trained_repository import clean_environment
 
 SOURCE = Path(main.__file__).parents[2]

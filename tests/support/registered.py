@@ -7,7 +7,7 @@ import numpy as np
 
 from darkroom.deployable import package
 from darkroom.files.writing import sha256_of
-from darkroom.registry.versions import MODEL_FILE, PACKAGE_FILE, Version
+from darkroom.registry.snapshot import MODEL_FILE, PACKAGE_FILE, Version
 from tests.support.onnx_model import write_model
 
 CLASSES = ["dark", "light"]

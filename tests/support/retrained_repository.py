@@ -13,10 +13,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tests.support import trained_repository
-from tests.support.project import Project
+from tests.support.project import ROOT, Project
 
-TESTS = Path(__file__).parent
-STAGES = YAML(typ="safe").load(TESTS.parent / "dvc.yaml")["stages"]
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PIPELINE = f"""\
 stages:
   download:
@@ -39,7 +38,7 @@ stages:
 TRAIN = f"""\
 import json, sys, time
 from pathlib import Path
-sys.path.insert(0, {str(TESTS)!r})
+sys.path.insert(0, {str(ROOT)!r})
 from tests.support import trained_repository
 from ruamel.yaml import YAML
 
@@ -117,7 +116,7 @@ def create(root: Path) -> Retrained:
     (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "served/"]) + "\n")
     (root / "data" / "incoming").mkdir()
     (root / "data" / "incoming" / "README.md").write_text("new images\n")
-    (root / "pipelines").symlink_to(TESTS.parent / "pipelines")
+    (root / "pipelines").symlink_to(ROOT / "pipelines")
     for command in (["git", "init", "--quiet", "--initial-branch", "main"], ["dvc", "init", "--quiet"]):
         project.run(*command)
     project.run("dvc", "config", "core.analytics", "false")

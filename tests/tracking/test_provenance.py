@@ -1,7 +1,6 @@
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 
@@ -95,15 +94,19 @@ def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
     assert len({before, first, provenance.code_digest()}) == 3
 
 
-def test_the_package_digest_follows_every_source_file(tmp_path, monkeypatch):
-    import shutil
+def test_the_source_digest_follows_the_files_under_its_paths_alone(tmp_path, monkeypatch):
+    for name in ("training/fit.py", "networks/backbones/weights.yaml", "cli/main.py", "errors.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("a")
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
 
-    copied = tmp_path / "darkroom"
-    shutil.copytree(Path(provenance.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(provenance, "__file__", str(copied / "provenance.py"))
-    before = provenance.package_digest()
-    assert provenance.package_digest() == before
-    (copied / "architectures" / "new.py").write_text("")
-    added = provenance.package_digest()
-    (copied / "cli.py").write_text("changed")
-    assert len({before, added, provenance.package_digest()}) == 3
+    def digest():
+        return provenance.source_digest(["training", "networks", "errors.py"])
+
+    seen = [digest()]
+    for name in ("training/fit.py", "training/new.py", "networks/backbones/weights.yaml", "errors.py"):
+        (tmp_path / name).write_text("b")
+        seen.append(digest())
+    assert len(set(seen)) == len(seen)
+    (tmp_path / "cli/main.py").write_text("b")
+    assert digest() == seen[-1]

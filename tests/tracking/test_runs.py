@@ -40,7 +40,7 @@ def test_the_default_store_is_absolute_and_at_the_repository_of_dvc_root(tmp_pat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "parent"))
     monkeypatch.chdir(tmp_path)
-    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/parent/mlflow.db"
+    assert store.tracking_uri() == f"sqlite:///{tmp_path}/parent/mlflow.db"
 
 
 def test_without_dvc_root_the_store_is_beside_the_nearest_dvc_yaml(tmp_path, monkeypatch):
@@ -49,15 +49,15 @@ def test_without_dvc_root_the_store_is_beside_the_nearest_dvc_yaml(tmp_path, mon
     (tmp_path / "dvc.yaml").write_text("")
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
-    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert store.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_a_relative_sqlite_uri_is_made_absolute_and_a_server_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/x.db")
-    assert runs.tracking_uri() == f"sqlite:///{tmp_path}/runs/x.db"
+    assert store.tracking_uri() == f"sqlite:///{tmp_path}/runs/x.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000")
-    assert runs.tracking_uri() == "http://server:5000"
+    assert store.tracking_uri() == "http://server:5000"
     assert store.registry_uri() == "http://server:5000"
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "sqlite:///registry/x.db")
     assert store.registry_uri() == f"sqlite:///{tmp_path}/registry/x.db"
@@ -67,7 +67,7 @@ def test_a_relative_sqlite_uri_is_made_absolute_and_a_server_is_left_as_it_is(tm
 def test_a_folder_as_store_is_refused(uri, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(RegistryError, match="no longer keeps runs in plain folders; unset it"):
-        runs.tracking_uri()
+        store.tracking_uri()
 
 
 def test_nested_params_become_dotted_keys():

@@ -20,7 +20,8 @@ from darkroom.evaluation.metrics.temperature import scaled
 from darkroom.training.candidate import Reports, Trained, calibrated, first_batch_size, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.recipe import Data
-from tests.training.test_recipe import ROOT, TRANSFER, made, varied
+from tests.support.project import ROOT
+from tests.training.test_recipe import TRANSFER, made, varied
 
 if TYPE_CHECKING:
     import keras
@@ -156,7 +157,7 @@ def in_a_process(checkpoint: Path, *, killed_in: int = -1, n_devices: int = 1, d
     arguments = [str(argument) for argument in (checkpoint, killed_in, n_devices, dropout)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "two_phases.py"), *arguments],
+        [sys.executable, str(ROOT / "tests" / "support" / "two_phases.py"), *arguments],
         env=environment,
         capture_output=True,
         text=True,

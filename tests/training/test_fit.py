@@ -43,8 +43,7 @@ def train(
     on_epoch_end: OnEpochEnd | None = None,
 ) -> tuple[Any, Progress]:
     from darkroom.networks import build
-    from darkroom.training import optimizers, schedules
-    from darkroom.training.fit import fit
+    from darkroom.training import fit, optimizers, schedules
 
     arguments = {"filters": [4, 8], "stem_kernel_size": 3, "dropout": 0.2}
     network = build.build("compact", image_shape=(16, 16, 1), n_classes=2, arguments=arguments, seed=3, policy=policy)

@@ -160,7 +160,7 @@ def test_batches_that_the_devices_cannot_share_are_refused(monkeypatch: pytest.M
 
 def assert_two_devices_learn_what_one_learns(**environment: str) -> None:
     """With all that optimizers share, and with Muon: see two_devices.py."""
-    script = str(ROOT / "tests" / "two_devices.py")
+    script = str(ROOT / "tests" / "support" / "two_devices.py")
     done = in_a_process(f"import runpy; runpy.run_path({script!r}, run_name='__main__')", **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
