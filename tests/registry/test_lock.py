@@ -1,4 +1,6 @@
+import itertools
 import multiprocessing
+import re
 import threading
 import time
 
@@ -7,7 +9,7 @@ import pytest
 
 from darkroom.errors import LockedError, RegistryError
 from darkroom.files.writing import sha256_of
-from darkroom.registry import aliases, lock, register, versions
+from darkroom.registry import aliases, ledger, lock, register, versions
 from darkroom.tracking import runs, store
 from tests.support.mlflow_server import running
 from tests.support.promoters import promote_own
@@ -94,14 +96,13 @@ def test_eight_promoters_on_a_sqlite_file_leave_one_line_of_champions(root, proc
 def test_eight_promoters_on_postgresql_leave_one_line_of_champions(root, processes, postgres, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.database("promoters"))
     has_one_line_of_champions(promote_at_once(processes, root, hosts=True))
-    opened = store.client()
     with (
-        lock.registry_lock("pets", opened),
+        lock.registry_lock("pets"),
         pytest.raises(LockedError, match="the registry of pets was held by another process for 0 s"),
-        lock.registry_lock("pets", opened, timeout=0.1),
+        lock.registry_lock("pets", timeout=0.1),
     ):
         pass
-    with lock.registry_lock("pets", opened) as check:
+    with lock.registry_lock("pets") as check:
         check()
         _end_other_connections(postgres, "promoters")
         with pytest.raises(RegistryError, match="the lock of pets is lost: .*; run the same again"):
@@ -115,9 +116,94 @@ def _end_other_connections(postgres, database):
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database])
 
 
-def test_eight_promoters_through_a_server_leave_one_line_of_champions(root, processes, server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
-    has_one_line_of_champions(promote_at_once(processes, root, hosts=True))
+class Stepping:
+    """An MLflow client that calls `before_call` with the number of each call, from 0, before it is made."""
+
+    def __init__(self, opened, before_call):
+        self._client = opened
+        self._before_call = before_call
+        self._numbers = itertools.count()
+
+    def __getattr__(self, name):
+        method = getattr(self._client, name)
+
+        def call(*arguments, **named):
+            self._before_call(next(self._numbers))
+            return method(*arguments, **named)
+
+        return call
+
+
+def promote_while_another_does(monkeypatch, folder, decided, first_stops, second_stops):
+    """Let two hosts promote through the server, each one of the two versions that were decided against version 1.
+
+    The first stops before its call `first_stops` to the store; there the second begins, and stops before its call
+    `second_stops` until the first has ended.
+
+    Return the errors of both, and whether the second stopped.
+    """
+    begun, resumed, stopped, errors = threading.Event(), threading.Event(), threading.Event(), [None, None]
+    opened = store.client()
+
+    def promote(number, before_call):
+        monkeypatch.setenv("DVC_ROOT", str(folder / f"host-{number}"))  # the lock file of one is not the other's
+        monkeypatch.setattr(ledger, "client", lambda: Stepping(opened, before_call))
+        try:
+            aliases.promote(decided[number], replacing="1", reasons=["better"])
+        except RegistryError as error:
+            errors[number] = error
+
+    def before_call_of_second(call):
+        if call == second_stops:
+            stopped.set()
+            begun.set()
+            resumed.wait(SECONDS)
+
+    def second():
+        promote(1, before_call_of_second)
+        begun.set()
+
+    def before_call_of_first(call):
+        if call == first_stops:
+            thread.start()
+            begun.wait(SECONDS)
+
+    thread = threading.Thread(target=second)
+    promote(0, before_call_of_first)
+    resumed.set()
+    thread.join()
+    monkeypatch.setattr(ledger, "client", lambda: opened)
+    return errors, stopped.is_set()
+
+
+@pytest.mark.parametrize("first_stops", range(6))  # before its sixth call it has moved the last alias
+def test_of_two_hosts_that_promote_through_a_server_one_at_most_succeeds(server, monkeypatch, first_stops):
+    folder, uri = server
+    for second_stops in itertools.count():
+        name = f"met-{first_stops}-{second_stops}"
+        monkeypatch.setenv("DVC_ROOT", str(folder))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # a server takes no versions in folders of ours
+        first, *decided = bare_versions(folder, name, 3)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        aliases.promote(first, replacing=None, reasons=["the first"])
+        errors, stopped = promote_while_another_does(monkeypatch, folder, decided, first_stops, second_stops)
+        winners = [version.version for version, error in zip(decided, errors, strict=True) if error is None]
+        assert len(winners) < 2
+        for error in filter(None, errors):
+            assert re.fullmatch(
+                f"{name}: (another process changes the registry at this moment; let one host promote, look at "
+                "`darkroom history`, and run the same again|the champion is version 2 by now, the decision was taken "
+                "against 1; run `dvc repro promote` again)",
+                str(error),
+            )
+        aliases.settle(name)
+        champion = versions.read(name).aliases["champion"]
+        assert champion in (winners or ["1", "2", "3"])
+        aliases.promote(decided[0], replacing=champion, reasons=["again"])
+        found = versions.read(name)
+        assert (found.aliases["champion"], ledger.unrecorded(found), found.unfinished) == ("2", [], None)
+        if not stopped:
+            break
 
 
 def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(server, monkeypatch):
@@ -146,52 +232,6 @@ def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(server,
     assert versions.damage(found) == ["code/package.py was changed after registration"]
     with pytest.raises(RegistryError, match="no model is registered as 'nothing'"):
         versions.find("nothing", alias="champion")
-
-
-def test_the_claim_of_a_dead_process_is_removed_after_a_while(server, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(server[0]))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
-    monkeypatch.setattr(lock, "EXPIRY_SECONDS", 12.0)
-    opened = store.client()
-    opened.create_registered_model("left")
-    dead = lock._Claim("left", opened)
-    dead.take(timeout=60)
-    with (
-        pytest.raises(LockedError, match=r"the registry of left was held by .*@.* \(process \d+\) for 0 s"),
-        lock.registry_lock("left", opened, timeout=0.1),
-    ):
-        pass
-    with lock.registry_lock("left", opened) as check:
-        check()
-    with pytest.raises(RegistryError, match="the lock of left is lost: this process was stopped for too long"):
-        dead.check()
-
-
-def test_those_who_wait_are_served_in_the_order_in_which_they_came(server, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(server[0]))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
-    opened = store.client()
-    opened.create_registered_model("queue")
-    served = []
-    first, *others = (lock._Claim("queue", opened) for _ in range(3))
-    first.take(timeout=SECONDS)
-
-    def wait(number, claim):
-        claim.take(timeout=SECONDS)
-        served.append(number)
-        claim.remove()
-
-    threads = [threading.Thread(target=wait, args=entry) for entry in enumerate(others)]
-    for n_waiting, thread in enumerate(threads, start=1):
-        thread.start()
-        while sum(claim["number"] is not None for claim in first._claims().values()) < n_waiting + 1:
-            time.sleep(0.05)
-    first.check()
-    first.remove()
-    for thread in threads:
-        thread.join()
-    assert served == [0, 1]
-    assert first._claims() == {}
 
 
 def _registered(root, reads, name):

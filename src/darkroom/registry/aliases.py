@@ -1,9 +1,9 @@
 """The only owner of registered names, versions, aliases and their history; what readers need is in versions.py.
 
-MLflow's aliases know no compare-and-set and no history. Here every move happens under a lock that suits the store
-(registry_lock.py), only if the champion is still the one that the decision was taken against, is read back, and is
-recorded (ledger.py). A call that was interrupted can be repeated: what it had begun is finished first, and a version is
-recognised by its model's sha256.
+MLflow's aliases know no compare-and-set and no history. Here every move happens under the lock that the store offers
+(registry_lock.py; an MLflow server offers none, there one host promotes), only if the champion is still the one that
+the decision was taken against, is read back, and is recorded (ledger.py). A call that was interrupted can be repeated:
+what it had begun is finished first, and a version is recognised by its model's sha256.
 """
 
 from collections.abc import Sequence

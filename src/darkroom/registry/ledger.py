@@ -4,6 +4,10 @@ MLflow sets one alias at a time and keeps no history. Here several moves that be
 one tag of the registered model (`unfinished`), then made, then entered into the history (tags history.NNNNNN), and
 then the tag is removed. Whoever opens the ledger next finishes what a dead process left: every step can be repeated.
 An alias that was moved by other means (MLflow's UI) is noted as found, and never moved back.
+
+Where the lock does not keep other writers out (over HTTP, see registry_lock.py), two of them notice each other: each
+looks at all aliases after it wrote `unfinished`, and at `unfinished` after it moved an alias. If both moves were made,
+one of the two looks came after the other's write.
 """
 
 import json
@@ -58,7 +62,7 @@ def ledger(name: str) -> "Iterator[Ledger]":
         RegistryError: the store does not answer, or refuses.
     """
     opened = client()  # imports MLflow, 5 s: before the lock
-    with registry_lock(name, opened) as check:
+    with registry_lock(name) as check:
         book = Ledger(name, opened, check)
         book.settled = book._settle()
         yield book
@@ -98,7 +102,7 @@ class Ledger:
         """Make the moves and marks, in this order, and record the moves: all of it, or all of it at the next opening.
 
         Raises:
-            RegistryError: the store refuses, or an alias does not read as it was set.
+            RegistryError: the store refuses, or somebody else writes at the same moment.
         """
         registered = self.read()
         wanted = [move for move in moves if registered.aliases.get(move.alias) != move.to]
@@ -110,11 +114,12 @@ class Ledger:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "who": whoami(),
             "first": registered.n_moves + 1,
-            "moves": [asdict(move) for move in wanted],
+            "moves": [{**asdict(move), "reasons": list(move.reasons)} for move in wanted],  # as JSON reads back
             "marks": [asdict(mark) for mark in marks],
         }
         intent = _fitting(intent)
         self._set_tag(UNFINISHED, intent)
+        self._refuse_another_writer(registered, intent)
         self._finish(registered, intent)
 
     def _settle(self) -> list[str]:
@@ -139,26 +144,50 @@ class Ledger:
             for move in moves:
                 # An alias that is neither here nor there was moved by somebody else since: it stays where it is.
                 if registered.aliases.get(move.alias) == move.before:
-                    self._set_alias(move)
+                    self._set_alias(move, intent)
             for number, move in enumerate(moves, intent["first"]):
                 self._record(number, move, at=intent["at"], who=intent["who"])
         with self.writing():
             self.client.delete_registered_model_tag(self.name, UNFINISHED)
 
-    def _set_alias(self, move: Move) -> None:
+    def _set_alias(self, move: Move, intent: Mapping[str, Any]) -> None:
         with self.writing():
             if move.to is None:
                 self.client.delete_registered_model_alias(self.name, move.alias)
             else:
                 self.client.set_registered_model_alias(self.name, move.alias, move.to)
-        with store_errors(registry_uri()):
-            aliases = self.client.get_registered_model(self.name).aliases
-        now = str(aliases[move.alias]) if move.alias in aliases else None
-        if now != move.to:
+        found = self._read_back()
+        if (now := found.aliases.get(move.alias)) != move.to:
             raise RegistryError(
                 f"{self.name}: {move.alias} was set to version {move.to or 'none'} and reads {now or 'none'}; somebody "
                 "else moved it just now"
             )
+        if found.unfinished != intent:
+            raise self._another_writer()
+
+    def _refuse_another_writer(self, registered: Registered, intent: Mapping[str, Any]) -> None:
+        """Withdraw the intent that was just written if anything was moved since `registered` was read."""
+        found = self._read_back()
+        is_ours = found.unfinished == intent
+        if is_ours and (found.aliases, found.n_moves) == (registered.aliases, registered.n_moves):
+            return
+        if is_ours:
+            with self.writing():
+                self.client.delete_registered_model_tag(self.name, UNFINISHED)
+        raise self._another_writer()
+
+    def _another_writer(self) -> RegistryError:
+        return RegistryError(
+            f"{self.name}: another process changes the registry at this moment; let one host promote, look at "
+            "`darkroom history`, and run the same again"
+        )
+
+    def _read_back(self) -> Registered:
+        """Return aliases and tags as the store answers now; versions, which are many, are left out."""
+        with store_errors(registry_uri()):
+            model = self.client.get_registered_model(self.name)
+        aliases = {alias: str(version) for alias, version in model.aliases.items()}
+        return Registered(self.name, aliases=aliases, tags=model.tags)
 
     def _record(self, number: int, move: Move, *, at: str, who: str = "unknown") -> None:
         entry = {
