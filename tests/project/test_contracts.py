@@ -280,17 +280,17 @@ MAY_IMPORT = {
     "data/arrays": "files",
     "registry": "project files tracking",
     "data/download": "project files data/fetching data/raw",
-    "data/preparation": "project files compute data/raw data/arrays",
+    "data/preparation": "deployable project files compute data/raw data/arrays",
     "data/augmentation": "files compute data/arrays",
     "networks/backbones": "project networks/runtime files compute data/fetching",
     "evaluation": "evaluation/metrics files figures data/arrays",
-    "monitoring": "files figures data/arrays",
+    "monitoring": "deployable files figures data/arrays",
     "training": (
         "project networks/runtime networks/architectures evaluation/metrics files networks data/arrays "
         "networks/backbones"
     ),
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
-    "batch": "project files compute registry monitoring",
+    "batch": "deployable project files compute registry monitoring",
     "serving": "project registry monitoring",
     "operations": "project files tracking data/raw registry monitoring",
     "lr_find": "project networks/runtime networks figures data/arrays training",

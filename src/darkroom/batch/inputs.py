@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from darkroom.deployable.package import read_header
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.archives import Archive, Entry, open_archive
-from darkroom.files.image_header import read_header
 from darkroom.project.text import utf8
 
 MAX_IMAGE_BYTES = 50_000_000  # a file with more is not read, so that one of them does not fill the memory

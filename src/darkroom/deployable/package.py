@@ -17,7 +17,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
@@ -63,6 +62,8 @@ class Package:
         Raises:
             ValueError: there is no such file, it is not ONNX, or it was not made by darkroom.
         """
+        import onnxruntime  # whoever only reads images or trains may not have it
+
         if not Path(path).is_file():
             raise ValueError(f"{path}: there is no such file; expected the model.onnx of a trained model")
         options = onnxruntime.SessionOptions()
@@ -189,7 +190,7 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
         ValueError: data are no image, an animation, truncated, or have more than max_pixels pixels.
     """
     try:
-        width, height, animated = _header(data)
+        width, height, animated = read_header(data)
     except (struct.error, IndexError):
         raise ValueError(f"{_count(data)} not an image; expected {FORMATS}") from None
     if width * height > max_pixels:
@@ -248,11 +249,13 @@ def _from_base64(text: str) -> bytes:
     return data
 
 
-def _header(data: bytes) -> tuple[int, int, bool]:
-    """Return (width, height, more than one frame?) of an image file without decoding it.
+def read_header(data: bytes) -> tuple[int, int, bool]:
+    """Return (width, height, more than one frame?) of an image file from its first bytes: some microseconds.
+
+    A file of a few kilobytes can unpack to gigabytes, so this comes before decoding.
 
     Raises:
-        struct.error, IndexError: data end too early, or are in no format of FORMATS.
+        struct.error, IndexError: data end too early, or are in none of FORMATS.
     """
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)

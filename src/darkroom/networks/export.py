@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from darkroom.deployable.package import Package
 from darkroom.errors import TrainingError
 from darkroom.networks.runtime.onnx_export import export_onnx
 
@@ -53,8 +54,6 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
         model: the deployable model that `onnx_path` was written from.
         images: uint8 (n, H, W, C).
     """
-    from darkroom.deployable.package import Package  # needs onnxruntime, which a machine that only trains does not have
-
     return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from darkroom.data.preparation.decoding import Rejected, convert, decode
 from darkroom.data.raw.layouts import RawImage, place, read_images, read_manifest
+from darkroom.deployable.package import read_header
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
-from darkroom.files.image_header import read_header
 from darkroom.project.text import shown
 
 EDGE_STEP = 32  # pixels: networks halve a picture up to five times

@@ -1,6 +1,7 @@
 """From the bytes of an image file to pixels of one size: what a valid image is, and why another is rejected.
 
-package.py decodes for serving and gives the same bytes; a test holds both against each other.
+package.py, which reads the headers, decodes for serving and gives the same bytes; a test holds both against each
+other.
 """
 
 import ctypes
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from darkroom.deployable.package import FORMATS, read_header
 from darkroom.errors import DataError
-from darkroom.files.image_header import FORMATS, read_header
 
 CHANNELS = {"grey": 1, "rgb": 3}
 
@@ -31,7 +32,7 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
     name of a file plays no role. A JPEG that was damaged inside but ends as it should is decoded as far as it goes.
 
     Raises:
-        Rejected: data are no image of headers.FORMATS, truncated, an animation, or have more than max_pixels pixels.
+        Rejected: data are no image of package.FORMATS, truncated, an animation, or have more than max_pixels pixels.
     """
     if not data:
         raise Rejected("0 bytes: the file is empty")
