@@ -11,6 +11,7 @@ from darkroom.errors import LockedError, RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.registry import aliases, ledger, lock, register, versions
 from darkroom.tracking import runs, store
+from tests.support.bare_versions import bare_versions
 from tests.support.mlflow_server import running
 from tests.support.promoters import promote_own
 from tests.support.trained_repository import fresh_store, model_reading, prepare, train

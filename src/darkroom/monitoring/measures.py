@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from darkroom.files.image_header import read_header
+from darkroom.deployable.package import read_header
 
 if TYPE_CHECKING:
     pass

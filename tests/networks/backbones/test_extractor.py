@@ -1,5 +1,7 @@
 import inspect
+import json
 import re
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import BACKBONES, Backbone, Weights, find_backbone
-from darkroom.networks.backbones.values import BATCH_NORM, hed_values, lite0_values
+from darkroom.networks.backbones.values import BATCH_NORM, hed_values, lite0_values, read_safetensors
 from darkroom.networks.backbones.weights import Offered, read_weight_sources
 
 pytestmark = pytest.mark.heavy
@@ -299,6 +301,76 @@ def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
     del tensors["_conv_head.weight"]
     with pytest.raises(DataError, match="a.pth: there is no tensor '_conv_head.weight'; expected EfficientNet-Lite0"):
         lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
+
+
+def safetensors(path: Path, tensors: dict[str, np.ndarray], **changes: Any) -> Path:
+    """Write a file of tensors as the format's specification says; `changes` go into the entry of each."""
+    kinds = {"<f2": "F16", "<f4": "F32", "<i8": "I64"}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    values = b""
+    for name, tensor in tensors.items():
+        start, values = len(values), values + tensor.tobytes()
+        header[name] = {"dtype": kinds[tensor.dtype.str], "shape": tensor.shape, "data_offsets": [start, len(values)]}
+        header[name] |= changes
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + values)
+    return path
+
+
+def test_a_file_of_safetensors_has_the_names_of_the_checkpoint(lite0: Any, tmp_path: Path) -> None:
+    from darkroom.networks.backbones import extractor
+
+    tensors = checkpoint()
+    path = safetensors(tmp_path / "a.safetensors", tensors)
+    network = extractor.backbone_network(
+        extractor.extractor(
+            LITE0, image_shape=(32, 32, 3), image_size=(32, 32), weights=Weights("file", path, "0" * 64)
+        )
+    )
+    kernel = network.get_layer("block3b_dwconv").get_weights()[0]
+    assert kernel[1, 4, 7, 0] == tensors["_blocks.4._depthwise_conv.weight"][7, 0, 1, 4]
+    del tensors["_conv_head.weight"]
+    with pytest.raises(DataError, match="there is no tensor '_conv_head.weight'; expected EfficientNet-Lite0"):
+        lite0_values(safetensors(path, tensors), list(extractor.blocks(lite0)))
+
+
+def test_tensors_of_safetensors_come_back_as_they_were(tmp_path: Path) -> None:
+    tensors = {"a": RNG.random((2, 3), np.float32), "b": np.array(7), "c": np.ones((0, 4), np.float16)}
+    read = read_safetensors(safetensors(tmp_path / "a.safetensors", tensors))
+    assert list(read) == list(tensors)
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+        assert read[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "BF16"}, "tensor 'a' is of type 'BF16', expected one of F16, F32, "),
+        ({"shape": [1 << 40, 1 << 40]}, "tensor 'a' of shape .* is not at the bytes 0 to 24 of 24"),
+        ({"data_offsets": [8, 32]}, "tensor 'a' of shape .* is not at the bytes 8 to 32 of 24"),
+        ({"data_offsets": [-24, 0]}, "tensor 'a' of shape .* is not at the bytes -24 to 0 of 24"),
+        ({"data_offsets": [0]}, "not enough values"),
+    ],
+)
+def test_a_tensor_of_safetensors_never_reaches_beyond_the_file(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = safetensors(tmp_path / "a.safetensors", {"a": np.ones(6, np.float32)}, **changes)
+    with pytest.raises(DataError, match=f"a.safetensors cannot be read as .safetensors: {message}"):
+        read_safetensors(path)
+
+
+def test_a_file_of_safetensors_that_is_cut_off_or_another_says_so(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "a.safetensors", {"a": np.ones(6, np.float32)})
+    whole = path.read_bytes()
+    for data in (*(whole[:n] for n in (0, 4, 8, 20, len(whole) - 1)), b"\x89HDF\r\n\x1a\n" * 9, whole[:8] + b"[" * 99):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="a.safetensors cannot be read as .safetensors: "):
+            read_safetensors(path)
+    path.write_bytes(struct.pack("<Q", 2_000_000) + bytes(2_000_000))
+    with pytest.raises(DataError, match="it says that its header has 2,000,000 bytes"):
+        read_safetensors(path)
 
 
 def test_the_convolutions_of_the_edge_detector_are_those_of_vgg16(tmp_path: Path) -> None:

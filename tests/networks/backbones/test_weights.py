@@ -156,8 +156,6 @@ def test_a_file_of_the_user_is_taken_as_it_is_or_by_its_checksum(root: Path) -> 
 
 
 def test_a_file_brought_by_hand_is_known_by_its_content(root: Path) -> None:
-    (root / "a.pth").write_bytes(CONTENT)
-    assert obtain_weights(LITE0, {"path": "a.pth", "sha256": None}).origin == "pretrained"
     (root / "a.h5").write_bytes(CONTENT)
     assert obtain_weights(RESNET, {"path": "a.h5", "sha256": None}) == ("pretrained", root / "a.h5", SHA256)
 
@@ -167,11 +165,15 @@ def test_other_wishes_are_refused_with_what_is_expected(root: Path, monkeypatch:
         obtain_weights(RESNET, "imagenet21k")
     with pytest.raises(DataError, match="embed.weights.path: there is no file .*absent.h5"):
         obtain_weights(RESNET, {"path": "absent.h5", "sha256": None})
-    (root / "a.txt").write_text("")
-    with pytest.raises(
-        ParamsError, match=r"embed.weights.path is a.txt, expected a file that ends in .h5, .keras, .pth"
-    ):
-        obtain_weights(RESNET, {"path": "a.txt", "sha256": None})
+    pytorch = "; reading a PyTorch checkpoint may run code that it holds"
+    for backbone, name, why in ((RESNET, "a.txt", ""), (RESNET, "a.safetensors", ""), (LITE0, "a.pth", pytorch)):
+        (root / name).write_bytes(CONTENT)
+        expected = ".h5, .keras, .safetensors" if backbone is LITE0 else ".h5, .keras"
+        with pytest.raises(ParamsError) as caught:
+            obtain_weights(backbone, {"path": name, "sha256": None})
+        assert str(caught.value) == (
+            f"embed.weights.path is {name}, for {backbone.name} expected a file that ends in {expected}{why}"
+        )
     monkeypatch.setenv("DARKROOM_MIRROR", str(root / "absent"))
     with pytest.raises(ParamsError, match="DARKROOM_MIRROR is .*absent, which is no folder"):
         obtain_weights(RESNET, "imagenet")

@@ -265,10 +265,8 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
         DataError: the file does not fit; says what it holds and what was expected.
     """
     path = cast(Path, weights.path)
-    if backbone.keras_class is None and path.suffix == ".pth":
+    if backbone.keras_class is None and path.suffix in (".pth", ".safetensors"):
         _set(network, lite0_values(path, list(_blocks_of(network))), path)
-    elif path.suffix == ".pth":
-        raise DataError(f"{path.name} is a PyTorch checkpoint; expected a .h5 or .keras file of {backbone.name}")
     elif backbone.name == "vgg16-hed" and weights.origin == "pretrained":
         _set(network, hed_values(path), path)
     else:

