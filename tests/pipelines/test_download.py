@@ -94,7 +94,9 @@ def test_no_source_is_one_error_line_and_exit_code_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     said, error = done.stderr.splitlines()
     assert said == r"pets: path nowhere\n.zip: there is no file or folder nowhere\n.zip"
-    assert error.startswith(r"error: pets: no source yields the files. path nowhere\n.zip: there is no file")
+    assert error.startswith(
+        r"error: pets: could not get the files from any source. path nowhere\n.zip: there is no file"
+    )
 
 
 def test_the_stage_loads_none_of_the_heavy_libraries(tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: s
 def test_params_know_the_architectures_of_models_and_their_arguments() -> None:
     import inspect
 
-    from darkroom.networks.architectures import ARCHITECTURES
+    from darkroom.networks.architectures.table import ARCHITECTURES
     from darkroom.training.params import TrainParams
 
     schema = TypeAdapter(TrainParams).json_schema()

