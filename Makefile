@@ -1,4 +1,4 @@
-# What people, hooks and CI call. `make run` and `make test` need nothing but Python 3.11+, make, git and a network.
+# What people, hooks and CI call. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,7 +14,7 @@ setup: $(VENV)/.ready  ## create .venv from requirements.lock, with every packag
 
 # uv installs in a tenth of pip's time; pip brings it, pinned and hashed by the same lock file.
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, this is %d.%d; say make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is %d.%d; say make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv --clear $(VENV)
 	awk '/^uv==/{on=1} on{print} on&&!/\\$$/{exit}' requirements.lock > $(VENV)/uv.lock
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock

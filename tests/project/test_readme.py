@@ -2,9 +2,14 @@
 
 import json
 import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from typer.main import get_command
 
 from darkroom.cli import main
@@ -72,6 +77,23 @@ def test_the_flow_shows_every_stage_in_the_order_of_dvc_yaml() -> None:
 def test_every_make_target_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"run", "ui", "test", "test-fast", "bench"} <= commands("make") <= targets
+
+
+@pytest.mark.parametrize(("minor", "is_right"), [(10, False), (11, True), (13, True), (14, False)])
+def test_make_refuses_a_python_that_pyproject_refuses(tmp_path: Path, minor: int, is_right: bool) -> None:
+    allowed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert (f"3.{minor}" in SpecifierSet(allowed)) == is_right
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    python = tmp_path / "python"  # calls itself 3.<minor>, and makes no environment
+    version = f"import sys; sys.version_info = (3, {minor}); "
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] || exit 9\nexec "{sys.executable}" -c "{version}$2"\n')
+    python.chmod(0o755)
+    made = subprocess.run(["make", "run", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True)
+    refusal = f"Python 3.11, 3.12 or 3.13 is needed, {python} is 3.{minor}; say make run PYTHON=python3.12\n"
+    assert made.stderr.startswith(refusal) is not is_right
+    assert ("-m venv" in made.stdout) is is_right
 
 
 def test_every_darkroom_command_exists_and_is_documented() -> None:
