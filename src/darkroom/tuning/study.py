@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import optuna
+import psutil
 from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 
@@ -144,7 +145,7 @@ class Search:
         if held is None or time.time() - held["at"] > LEASE_SECONDS:
             return
         host, pid, _ = held["who"].split(":")
-        if host == socket.gethostname() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+        if host == socket.gethostname() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
             return
         raise LockedError(
             f"the study {self.name!r} in {redact(self._storage)} is being searched by process {pid} of {host}; wait "
@@ -276,13 +277,3 @@ def _suggest(trial: Trial, name: str, domain: Domain) -> Any:
     if domain.integer:
         return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=int(domain.step or 1))
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
