@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from darkroom.compute.local import visible_gpus
-from darkroom.compute.stream import CLUSTERS, n_workers_of
+from darkroom.compute.stream import n_workers_of
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.project.console import run, say, stage_paths
@@ -176,7 +176,7 @@ def main() -> None:
                 children_closed(record, experiment=experiment),
                 Workers(
                     _n_workers(params, compute),
-                    backend=compute.backend if compute.backend in CLUSTERS else "loky",
+                    backend="ray" if compute.backend == "ray" else "loky",
                     cpus=None if params.cpus == "auto" else params.cpus,
                     gpus=params.gpus,
                     address=compute.cluster,
@@ -212,7 +212,7 @@ def main() -> None:
 
 def _n_workers(params: TuneParams, compute: ComputeParams) -> int | Literal["auto"]:
     """Return the number of workers; auto: as many as a cluster has room for, here one per GPU, or else one per core."""
-    if params.workers != "auto" or compute.backend in CLUSTERS:
+    if params.workers != "auto" or compute.backend == "ray":
         return params.workers
     gpus = [] if compute.device == "cpu" else visible_gpus()
     return min(params.trials, len(gpus) or n_workers_of("auto"))

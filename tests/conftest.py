@@ -29,7 +29,7 @@ def ray_cluster() -> Iterator[str]:
     """The address of a Ray cluster of two nodes with one CPU each, on this machine."""
     from ray.cluster_utils import Cluster
 
-    # Loky and Dask hand their processes where modules are found here; Ray expects them to be installed there.
+    # Loky hands its processes where modules are found here; Ray expects them to be installed there.
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -1,4 +1,4 @@
-"""On clusters of processes of this machine: two Ray nodes, a Dask scheduler with two workers."""
+"""On a Ray cluster of two nodes on this machine."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from darkroom.batch import run
+from darkroom.batch.run import run
 from darkroom.compute.stream import stream
 from darkroom.compute.workers import WorkerDiedError, Workers
 from darkroom.errors import DarkroomError, DataError
@@ -31,8 +31,8 @@ def work(file):
     time.sleep(60)
 
 if __name__ == "__main__":
-    with Workers(1, backend=sys.argv[1]) as workers:
-        workers.submit(0, work, sys.argv[2])
+    with Workers(1, backend="ray") as workers:
+        workers.submit(0, work, sys.argv[1])
         time.sleep(60)
 """
 
@@ -70,15 +70,6 @@ def eventually(what: Callable[[], object], seconds: float = 30) -> None:
 def pid_in(file: Path) -> int:
     eventually(lambda: file.is_file() and file.read_text().endswith("\n"))
     return int(file.read_text().split()[-1])
-
-
-@pytest.fixture(scope="module")
-def dask_cluster() -> Iterator[str]:
-    """As somebody else would start it: Dask's own settings run a task three more times when its worker dies."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
 
 
 def check_places(workers: Workers, folder: Path) -> None:
@@ -160,84 +151,18 @@ def leave_a_running_task(workers: Workers, folder: Path) -> None:
     eventually(lambda: not psutil.pid_exists(pid), 2)
 
 
-def test_a_dask_started_here_keeps_what_workers_promise(tmp_path, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "PYTHONHASHSEED"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    with Workers(2, backend="dask", cpus=3) as workers:
-        check_places(workers, tmp_path)
-        for name, values in {"OMP_NUM_THREADS": ["3", "3"], "CUDA_VISIBLE_DEVICES": ["5", "7"]}.items():
-            assert sorted(workers.submit(place, os.getenv, name).result() for place in range(2)) == values
-    assert not {"OMP_NUM_THREADS", "PYTHONHASHSEED"} & set(os.environ), "this process is left alone"
-    leave_a_running_task(Workers(1, backend="dask"), tmp_path)
-
-
-def test_a_dask_that_was_there_keeps_what_workers_promise_and_lives_on(dask_cluster, tmp_path):
-    with Workers(2, backend="dask", address=dask_cluster) as workers:
-        check_places(workers, tmp_path)
-        idle = {workers.submit(place, os.getpid).result() for place in range(2)}
-    assert all(map(psutil.pid_exists, idle)), "idle workers are not ours to end"
-    leave_a_running_task(Workers(2, backend="dask", address=dask_cluster), tmp_path)
-
-
-def test_a_dask_worker_that_comes_back_at_its_old_address_does_not_run_the_task_again(tmp_path):
-    import socket
-
-    from distributed import LocalCluster
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, worker_port=port, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        Workers(1, backend="dask", address=cluster.scheduler_address) as workers,
-    ):
-        task = workers.submit(0, wait_in, tmp_path / "task")
-        os.kill(pid_in(tmp_path / "task"), signal.SIGKILL)
-        with pytest.raises(WorkerDiedError, match=rf"the Dask worker at tcp://127.0.0.1:{port} has left"):
-            task.result(timeout=20)
-        assert workers.submit(0, remember, 1).result(timeout=30)[1] == [1]
-        assert len((tmp_path / "task").read_text().split()) == 1
-
-
-def test_a_dask_cluster_without_room_says_so(dask_cluster, monkeypatch):
-    monkeypatch.setattr("darkroom.compute.dask.ANSWER_SECONDS", 0.1)
-    with (
-        pytest.raises(DarkroomError, match=r"has 2 workers, not 3; ask for fewer"),
-        Workers(3, backend="dask", address=dask_cluster),
-    ):
-        pass
-    with (
-        pytest.raises(DarkroomError, match=r"has 0 workers with 1.0 of the resource GPU, not 1; ask for fewer"),
-        Workers(1, backend="dask", address=dask_cluster, gpus=1.0),
-    ):
-        pass
-    monkeypatch.undo()
-    with Workers("auto", backend="dask", address=dask_cluster) as workers:
-        assert workers.n == 2
-
-
-@pytest.mark.parametrize(
-    ("backend", "address", "message"),
-    [
-        ("ray", "127.0.0.1:9", "no Ray cluster answers at 127.0.0.1:9: .*refused.*; start one with `ray start`"),
-        ("dask", "tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9: .*"),
-        ("dask", "http://127.0.0.1:9", "no Dask scheduler answers at http://127.0.0.1:9: .*"),
-    ],
-)
-def test_a_cluster_that_does_not_answer_is_said_within_seconds(backend, address, message):
+def test_a_cluster_that_does_not_answer_is_said_within_seconds():
     before = time.monotonic()
-    with pytest.raises(DarkroomError, match=rf"^{message}$"), Workers(1, backend=backend, address=address):
+    message = "no Ray cluster answers at 127.0.0.1:9: .*refused.*; start one with `ray start`"
+    with pytest.raises(DarkroomError, match=rf"^{message}$"), Workers(1, backend="ray", address="127.0.0.1:9"):
         pass
     assert time.monotonic() - before < 7
 
 
-@pytest.mark.parametrize("backend", ["ray", "dask"])
-def test_a_cluster_started_here_ends_when_its_starter_is_killed(backend, tmp_path):
+def test_a_cluster_started_here_ends_when_its_starter_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, script, backend, tmp_path / "pid"], stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([sys.executable, script, tmp_path / "pid"], stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
         family = psutil.Process(parent.pid).children(recursive=True)
@@ -256,8 +181,7 @@ def test_a_cluster_started_here_ends_when_its_starter_is_killed(backend, tmp_pat
     assert alive == []
 
 
-@pytest.mark.parametrize("backend", ["ray", "dask"])
-def test_a_stream_over_a_cluster_keeps_the_order_the_bound_and_the_errors(backend, request):
+def test_a_stream_over_a_cluster_keeps_the_order_the_bound_and_the_errors(ray_cluster):
     read: list[int] = []
 
     def items() -> Iterator[int]:
@@ -265,11 +189,10 @@ def test_a_stream_over_a_cluster_keeps_the_order_the_bound_and_the_errors(backen
             read.append(number)
             yield number
 
-    cluster = request.getfixturevalue(f"{backend}_cluster")
-    results = stream(fail, items(), backend=backend, workers="auto", cluster=cluster)
+    results = stream(fail, items(), backend="ray", workers="auto", cluster=ray_cluster)
     assert [next(results) for _ in range(20)] == [number * number for number in range(10, 30)]
     assert len(read) <= 20 + 2 * 3
     with pytest.raises(DataError, match=r"^image 5 is odd$"):
         next(results)
     with pytest.raises(DarkroomError, match=r"died before its task ended: .*; if memory ran out there, lower compute"):
-        list(stream(os._exit, [9, 9], backend=backend, workers=1, cluster=cluster))
+        list(stream(os._exit, [9, 9], backend="ray", workers=1, cluster=ray_cluster))

@@ -105,7 +105,7 @@ def test_the_manifest_says_what_was_drawn_from_what(done: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", ["threading", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("loky", "ray", "dask"))]
+    "backend", ["threading", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("loky", "ray"))]
 )
 def test_the_files_do_not_depend_on_the_workers_or_the_preview(done: Path, tmp_path: Path, backend: str) -> None:
     prepare(tmp_path / "prepared")

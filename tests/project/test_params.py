@@ -196,6 +196,7 @@ def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
 @pytest.mark.parametrize(
     ("backend", "cluster", "message"),
     [
+        ("spark", None, "compute.backend is 'spark': input should be 'auto', 'threading', 'loky' or 'ray'"),
         ("ray", 10001, "compute.cluster is 10001: input should be a valid string"),
         ("ray", "", "compute.cluster is '': string should have at least 1 character"),
         ("loky", "host:6379", "compute.cluster is 'host:6379': expected null, because compute.backend loky works on"),

@@ -1,4 +1,4 @@
-"""Processes that run tasks on this machine, and what any backend of workers.py must offer."""
+"""Processes that run tasks on this machine."""
 
 import os
 import re
@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import Any, Protocol
+from typing import Any
 
 # TensorFlow reads its own when it starts to compute; numpy's libraries read theirs when they are loaded.
 _THREADS = (
@@ -19,12 +19,15 @@ _THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-ANSWER_SECONDS = 5  # within which a cluster must answer
 _PARENT_SECONDS = 0.25  # between two looks at whether the process that started this one is still there
 
 
-class Process(Protocol):
-    """What a backend starts for a place."""
+class LocalProcess:
+    """A process of this machine, started by its first call, in a pool of its own: one that dies breaks no other's."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._pool = process_pool(1, environment)
+        self._newest: Future[bytes] | None = None
 
     def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
         """Return the future of function(payload), which fails if the process ends first.
@@ -32,63 +35,11 @@ class Process(Protocol):
         Raises:
             BrokenExecutor: the process has ended already, so nothing was run.
         """
-
-    def stop(self) -> None:
-        """End the process, whatever it does, and return when it is sure to end."""
-
-    def leave(self) -> None:
-        """End the process, which is idle, unless somebody else started it."""
-
-    def cause(self, error: BaseException) -> str:
-        """Return in a few words why the process ended, from the error of a future."""
-
-
-class Machines(Protocol):
-    """What a backend opens: room for n processes."""
-
-    n: int
-
-    def start(self, place: int) -> Process:
-        """Return the new process of a place in [0, n).
-
-        Raises:
-            DarkroomError: there is no room for it.
-        """
-
-    def close(self) -> None:
-        """Let go of everything, after all processes were stopped or left."""
-
-
-class ThisMachine:
-    """Processes of this machine, each in a pool of its own: one that dies breaks no other's.
-
-    Args:
-        environments: of each place: variables to set for its process.
-    """
-
-    def __init__(self, environments: Sequence[dict[str, str]]) -> None:
-        self.n = len(environments)
-        self._environments = environments
-
-    def start(self, place: int) -> "LocalProcess":
-        return LocalProcess(self._environments[place])
-
-    def close(self) -> None:
-        """Do nothing: every process has ended."""
-
-
-class LocalProcess:
-    """A process of this machine, started by its first call."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._pool = process_pool(1, environment)
-        self._newest: Future[bytes] | None = None
-
-    def call(self, function: Callable[[bytes], bytes], payload: bytes) -> "Future[bytes]":
         self._newest = self._pool.submit(function, payload)
         return self._newest
 
     def stop(self) -> None:
+        """End the process, whatever it does."""
         from joblib.externals.loky.backend.utils import kill_process_tree
 
         # shutdown(kill_workers=True) alone makes the pool's thread fail if a call waits (a KeyError in loky 3.6); after
@@ -99,9 +50,8 @@ class LocalProcess:
             wait([self._newest])
         self._pool.shutdown(wait=True, kill_workers=True)
 
-    leave = stop
-
     def cause(self, error: BaseException) -> str:
+        """Return in a few words why the process ended, from the error of a future."""
         ended = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
         return f"it ended with {ended[1]}" if ended else " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -10,62 +10,47 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from darkroom.compute.local import ANSWER_SECONDS
 from darkroom.errors import DarkroomError
 from darkroom.project.text import first_line
 
+ANSWER_SECONDS = 5  # within which a cluster must answer
 
-class RayCluster:
-    """Actors of a Ray cluster, spread over its nodes.
+
+@contextmanager
+def ray_cluster(
+    n: int | Literal["auto"], *, cpus: int, gpus: float, address: str | None, environment: dict[str, str]
+) -> Iterator[tuple[int, Callable[[], "RayProcess"]]]:
+    """Connect to a Ray cluster; yield a number of actors that it has room for, and what starts one on any of its nodes.
 
     Args:
         n: actors, or "auto": as many as the nodes have room for.
         cpus: of each.
         gpus: of each.
-        address: of the head, host:port; None starts a cluster of one node here. A Ray that this process is connected to
-            already is used, and stays connected.
+        address: of the head, host:port; None starts a cluster of one node here.
         environment: variables to set for each actor's process.
 
     Raises:
         DarkroomError: nothing answers there, or there is no room.
     """
+    import ray
 
-    def __init__(
-        self, n: int | Literal["auto"], *, cpus: int, gpus: float, address: str | None, environment: dict[str, str]
-    ) -> None:
-        import ray
-
-        self._ours = not ray.is_initialized()
-        self._options = {
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "scheduling_strategy": "SPREAD",
-            "runtime_env": {"env_vars": environment},
-        }
-        if self._ours:
-            _connect(address, cpus=None if n == "auto" else n * cpus)
-        try:
-            self.n = _room(n, cpus=cpus, gpus=gpus, where=address or "this machine")
-        except DarkroomError:
-            self.close()
-            raise
-
-    def start(self, place: int) -> "RayProcess":  # noqa: ARG002 - any node that has room serves any place
-        import ray
-
-        return RayProcess(ray.remote(_Actor).options(**self._options).remote())
-
-    def close(self) -> None:
-        import ray
-
-        if self._ours:
-            ray.shutdown()
+    _connect(address, cpus=None if n == "auto" else n * cpus)
+    try:
+        actor = ray.remote(
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": environment},
+        )(_Actor)
+        yield _room(n, cpus=cpus, gpus=gpus, where=address or "this machine"), lambda: RayProcess(actor.remote())
+    finally:
+        ray.shutdown()
 
 
 class RayProcess:
-    """The process of an actor."""
+    """The process of an actor, with the methods of a LocalProcess."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -78,8 +63,6 @@ class RayProcess:
         import ray
 
         ray.kill(self._actor)
-
-    leave = stop
 
     def cause(self, error: BaseException) -> str:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
@@ -103,22 +86,14 @@ def _connect(address: str | None, *, cpus: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here would report to Ray's makers
     here = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     options: dict[str, Any] = {"address": address} if address else here
-    with _handler_kept(signal.SIGTERM):
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DarkroomError(f"cannot use the Ray cluster at {address}: {first_line(error)}") from error
-
-
-@contextmanager
-def _handler_kept(number: signal.Signals) -> Iterator[None]:
-    """Undo that Ray sets a handler of its own over one of this program."""
-    before = signal.getsignal(number)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        yield
-    finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(number, before)
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise DarkroomError(f"cannot use the Ray cluster at {address}: {first_line(error)}") from error
+    finally:  # Ray sets a handler of its own
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> int:

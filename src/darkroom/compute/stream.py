@@ -15,8 +15,7 @@ from darkroom.compute.local import process_pool, thread_limits
 from darkroom.compute.workers import WorkerDiedError, Workers
 from darkroom.errors import DarkroomError, ParamsError
 
-BACKENDS = ("loky", "threading", "ray", "dask")
-CLUSTERS = ("ray", "dask")
+BACKENDS = ("loky", "threading", "ray")
 # In work or waiting: enough that no worker starves while the consumer writes, few enough to bound the memory.
 ITEMS_PER_WORKER = 3
 
@@ -38,16 +37,16 @@ def stream(
     At most `ITEMS_PER_WORKER * workers` items are in work or waiting: they are read only as fast as results are taken,
     in the caller's thread, so an error while reading them is raised here, like one of the function itself. To hand an
     item over costs about 0.5 ms: give items that are worth more. On a cluster every item and every result goes through
-    this process and over its network, and with Dask through the scheduler too: a cluster pays off only for work that
-    takes longer than the way there and back (1 MB of picture files at 1 Gbit/s: 10 ms).
+    this process and over its network: a cluster pays off only for work that takes longer than the way there and back
+    (1 MB of picture files at 1 Gbit/s: 10 ms).
 
     Args:
         function: for all but threads it must be picklable (defined in a module, or a partial of such a function); files
             that it names must be on a disk that every worker sees.
-        backend: "loky" (processes), "threading" (suits functions that mostly run outside the GIL), "ray" or "dask".
-        workers: how many, or "auto" for every core that this process may use, or for all that the cluster has room for
-            (Ray: CPUs, Dask: workers); 1 works in this process, but on a cluster.
-        cluster: the address of a Ray or Dask cluster, see Workers; None starts one on this machine.
+        backend: "loky" (processes), "threading" (suits functions that mostly run outside the GIL) or "ray".
+        workers: how many, or "auto" for every core that this process may use, or every CPU of the cluster; 1 works in
+            this process, but on a cluster.
+        cluster: the address of a Ray cluster, see Workers; None starts one on this machine.
 
     Raises:
         ParamsError: backend or workers is not one of these, or the backend's package is not installed.
@@ -56,7 +55,7 @@ def stream(
     n_workers = n_workers_of(workers)
     if backend not in BACKENDS:
         raise ParamsError(f"compute.backend is {backend!r}; expected {' or '.join(BACKENDS)}")
-    if backend in CLUSTERS:
+    if backend == "ray":
         places = Workers("auto" if workers == "auto" else n_workers, backend=backend, address=cluster)
         return _stream(function, iter(items), _spread(places))
     if n_workers == 1:

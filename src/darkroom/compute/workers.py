@@ -1,9 +1,9 @@
 """Places for long tasks, each a process of its own that lives on between them: on this machine, or on a cluster."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future, InvalidStateError, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -12,14 +12,12 @@ from typing import Any, Literal, Self, TypeVar
 
 import cloudpickle
 
-from darkroom.compute.dask import DaskCluster
-from darkroom.compute.local import Machines, Process, ThisMachine, gpu_of, thread_limits
-from darkroom.compute.ray import RayCluster
+from darkroom.compute.local import LocalProcess, gpu_of, thread_limits
+from darkroom.compute.ray import RayProcess, ray_cluster
 from darkroom.errors import DarkroomError, ParamsError
 
-PACKAGES = {"loky": "joblib", "ray": "ray", "dask": "distributed"}  # of each backend
-
 ResultT = TypeVar("ResultT")
+Process = LocalProcess | RayProcess
 
 
 class WorkerDiedError(DarkroomError):
@@ -44,17 +42,16 @@ class Workers:
 
     Args:
         n: places, or "auto": this machine's cores divided by cpus, or as many as the cluster has room for.
-        backend: "loky" (processes of this machine), "ray" or "dask".
-        cpus: cores of a place; its libraries start as many threads, unless the environment says otherwise. None: of
-            this machine an equal share, of a Ray cluster 1. A Dask cluster's workers keep what they were started with.
-        gpus: of a place. Ray: its share of a GPU, such as 0.5. Dask: the cluster's workers must announce as much of
-            the resource GPU (`dask worker --resources "GPU=1"`). On this machine without Ray, place i sees GPU i modulo
-            their number, whatever gpus says.
-        address: of a running cluster: host:port of Ray's head or of Dask's scheduler, as its documentation spells it;
-            None starts one on this machine. Its machines must have darkroom and its own packages installed.
+        backend: "loky" (processes of this machine) or "ray".
+        cpus: cores of a place; its libraries start as many threads, unless the environment says otherwise. None: with
+            loky an equal share of this machine, with Ray 1.
+        gpus: Ray's share of a GPU for a place, such as 0.5. With loky place i sees GPU i modulo their number, whatever
+            gpus says.
+        address: of a running Ray cluster: host:port of its head; None starts one on this machine. Its machines must
+            have darkroom and ray installed.
 
     Raises:
-        ParamsError: backend or a number is not one of these, or the backend's package is not installed.
+        ParamsError: backend or a number is not one of these, or ray is not installed.
         DarkroomError: by `with`: the cluster does not answer within 5 s, or has no room for n places.
     """
 
@@ -67,42 +64,36 @@ class Workers:
         gpus: float = 0.0,
         address: str | None = None,
     ) -> None:
-        if backend not in PACKAGES:
-            raise ParamsError(f"compute.backend is {backend!r}; expected {' or '.join(PACKAGES)}")
+        if backend not in ("loky", "ray"):
+            raise ParamsError(f"compute.backend is {backend!r}; expected loky or ray")
         if n != "auto" and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise ParamsError(f"workers is {n!r}; expected auto or a whole number of at least 1")
         if cpus is not None and cpus < 1:
             raise ParamsError(f"cpus of a worker is {cpus!r}; expected a whole number of at least 1")
         if gpus < 0:
             raise ParamsError(f"gpus of a worker is {gpus!r}; expected a number of at least 0")
-        if find_spec(PACKAGES[backend]) is None:
-            raise ParamsError(
-                f"compute.backend {backend} needs the package {PACKAGES[backend]}: pip install 'darkroom[{backend}]'"
-            )
-        self._open = partial(_open, n, backend=backend, cpus=cpus, gpus=gpus, address=address)
-        self._machines: Machines | None = None
+        if backend == "ray" and find_spec("ray") is None:
+            raise ParamsError("compute.backend ray needs the package ray: .venv/bin/uv pip install -e '.[ray]'")
+        self._opening = _open(n, backend=backend, cpus=cpus, gpus=gpus, address=address)
+        self._opened = ExitStack()  # what __exit__ closes
+        self._places: tuple[int, Callable[[int], Process]] | None = None
         self._workers: dict[int, _Worker] = {}
 
     def __enter__(self) -> Self:
-        self._machines = self._open()
+        self._places = self._opened.enter_context(self._opening)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        machines = self._running()
-        try:
-            with ThreadPoolExecutor(thread_name_prefix="darkroom") as pool:
-                list(pool.map(self._end, self._workers))
-        finally:
-            self._workers.clear()
-            self._machines = None
-            machines.close()
+        self._places = None
+        with self._opened, ThreadPoolExecutor(thread_name_prefix="darkroom") as pool:
+            list(pool.map(self.replace, list(self._workers)))
 
     @property
     def n(self) -> int:
         """The number of places."""
-        return self._running().n
+        return self._running()[0]
 
     def submit(self, place: int, function: Callable[..., ResultT], *args: Any) -> "Future[ResultT]":
         """Return the future of function(*args), run by the process of a place in [0, n).
@@ -138,42 +129,38 @@ class Workers:
         if worker := self._workers.pop(place, None):
             _stop(place, worker)
 
-    def _running(self) -> Machines:
-        if self._machines is None:
+    def _running(self) -> tuple[int, Callable[[int], Process]]:
+        """Return the number of places, and what starts the process of one."""
+        if self._places is None:
             raise RuntimeError("Workers are used outside of their `with`")
-        return self._machines
+        return self._places
 
     def _worker(self, place: int) -> _Worker:
         """Return the living worker of a place, a new one if there is none."""
-        machines = self._running()
-        if not 0 <= place < machines.n:
-            raise IndexError(f"place {place} of {machines.n}")
+        n, start = self._running()
+        if not 0 <= place < n:
+            raise IndexError(f"place {place} of {n}")
         if place in self._workers and self._workers[place].gone:
             self.replace(place)
         if place not in self._workers:
-            self._workers[place] = _Worker(machines.start(place))
+            self._workers[place] = _Worker(start(place))
         return self._workers[place]
 
-    def _end(self, place: int) -> None:
-        worker = self._workers[place]
-        if worker.futures or worker.gone:
-            _stop(place, worker)
-        else:
-            worker.process.leave()
 
-
-def _open(n: int | Literal["auto"], *, backend: str, cpus: int | None, gpus: float, address: str | None) -> Machines:
+@contextmanager
+def _open(
+    n: int | Literal["auto"], *, backend: str, cpus: int | None, gpus: float, address: str | None
+) -> Iterator[tuple[int, Callable[[int], Process]]]:
     if backend == "ray":
         environment = thread_limits(cpus or 1)
-        return RayCluster(n, cpus=cpus or 1, gpus=gpus, address=address, environment=environment)
-    from joblib import cpu_count
+        with ray_cluster(n, cpus=cpus or 1, gpus=gpus, address=address, environment=environment) as (room, start):
+            yield room, lambda _place: start()
+    else:
+        from joblib import cpu_count
 
-    n_here = max(1, int(cpu_count()) // (cpus or 1)) if n == "auto" else n
-    environment = thread_limits(cpus or max(1, int(cpu_count()) // n_here))
-    if backend == "dask" and address is not None:
-        return DaskCluster.at(address, n=n, gpus=gpus)
-    environments = [environment | gpu_of(place) for place in range(n_here)]
-    return DaskCluster.here(environments) if backend == "dask" else ThisMachine(environments)
+        n_here = max(1, int(cpu_count()) // (cpus or 1)) if n == "auto" else n
+        environment = thread_limits(cpus or max(1, int(cpu_count()) // n_here))
+        yield n_here, lambda place: LocalProcess(environment | gpu_of(place))
 
 
 def _stop(place: int, worker: _Worker) -> None:
@@ -229,8 +216,8 @@ class _Remains:
 def _run(payload: bytes) -> bytes:
     """Return the pickled outcome of a pickled (function, args): its result, a _Failure, or what remains of one.
 
-    Errors are pickled here and not by a backend, because one that cannot be unpickled breaks loky's pool, and Ray and
-    Dask each wrap them in classes of their own.
+    Errors are pickled here and not by a backend, because one that cannot be unpickled breaks loky's pool, and Ray wraps
+    them in classes of its own.
     """
     try:
         function, args = cloudpickle.loads(payload)

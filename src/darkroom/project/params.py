@@ -39,7 +39,7 @@ class Section(BaseModel):
 class ComputeParams(Section):
     """The section `compute`: how results are computed, never what they are. No stage reruns because of it."""
 
-    backend: Literal["auto", "threading", "loky", "ray", "dask"]
+    backend: Literal["auto", "threading", "loky", "ray"]
     workers: Annotated[int, Field(ge=1)] | Literal["auto"]
     cluster: Annotated[str, Field(min_length=1)] | None
     device: Literal["auto", "cpu", "gpu"]
