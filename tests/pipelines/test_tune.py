@@ -305,7 +305,7 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
         ({"space": "{transfer: {}}"}, r"tune.space has no part for the candidate 'cnn'; write `cnn: \{\}`"),
         ({"sampler": "annealing"}, r"tune.sampler is 'annealing': .*tpe.*grid"),
         ({"sampler": "grid"}, r"tune: .*a grid needs steps"),
-        ({"sampler": "gp"}, r"sampler gp needs the package torch: pip install torch; or use tpe"),
+        ({"sampler": "gp"}, r"sampler gp needs the package torch: .venv/bin/uv pip install torch; or use tpe"),
         ({"workers": "0"}, r"tune.workers is 0: .*greater than or equal to 1 or 'auto'"),
         ({"objectives": "[val_accuracy, latency_ms]", "pruner": "median"}, r"set pruner to none"),
         ({"objectives": "[latency_ms]"}, r"tune.objectives is \['latency_ms'\]: .*expected \[val_accuracy\]"),

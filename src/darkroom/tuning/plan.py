@@ -55,7 +55,9 @@ def check(plan: Plan, space: Space) -> None:
         grid_points(space, seed=plan.seed)
     package = PACKAGES.get(plan.sampler)
     if package and importlib.util.find_spec(package) is None:
-        raise ParamsError(f"sampler {plan.sampler} needs the package {package}: pip install {package}; or use tpe")
+        raise ParamsError(
+            f"sampler {plan.sampler} needs the package {package}: .venv/bin/uv pip install {package}; or use tpe"
+        )
 
 
 def grid_points(space: Space, *, seed: int) -> list[dict[str, Any]]:
