@@ -32,8 +32,6 @@ RUN_KEYS |= {"val_accuracy", "train_seconds"}
 class EvaluateParams(Section):
     """The section `evaluate` of params.yaml."""
 
-    seed: int = Field(ge=0)
-    bootstrap_samples: int = Field(ge=1)
     calibration_bins: int = Field(ge=1)
     worst_images: int = Field(ge=0)
     latency_repeats: int = Field(ge=1)
@@ -152,8 +150,6 @@ def _score(
         probabilities,
         dataset.labels[rows],
         classes=dataset.classes,
-        seed=params.seed,
-        bootstrap_samples=params.bootstrap_samples,
         calibration_bins=params.calibration_bins,
     )
     latencies = package.latencies_ms(dataset.images[int(rows[0])], repeats=params.latency_repeats)

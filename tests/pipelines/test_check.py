@@ -53,7 +53,7 @@ def refusal(params: Path, values: dict[str, Any]) -> str:
         ("embed.max_images", "embed.max_images is 'x': "),
         ("train.cnn.optimizer.name", "train.cnn.optimizer.name is 'x': input should be 'sgd', "),
         ("train.transfer.schedule.name", "train.transfer.schedule.name is 'x': expected one of 'one_cycle', "),
-        ("evaluate.bootstrap_samples", "evaluate.bootstrap_samples is 'x': "),
+        ("evaluate.worst_images", "evaluate.worst_images is 'x': "),
         ("promote.gates.champion.alpha", "promote.gates.champion.alpha is 'x': "),
         ("compute.workers", "compute.workers is 'x': expected a valid integer or 'auto'"),
         ("candidates", "candidates is 'x': expected a list of sections of train"),

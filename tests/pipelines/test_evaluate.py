@@ -20,7 +20,7 @@ CLASSES = ["<script>alert(1)</script>", "dark & low", "zebra"]
 SHAPE = (12, 12, 1)
 PARAMS = {
     "train": {"cnn": {}, "transfer": {}, "older": {}},
-    "evaluate": {"seed": 7, "bootstrap_samples": 200, "calibration_bins": 10, "worst_images": 6, "latency_repeats": 5},
+    "evaluate": {"calibration_bins": 10, "worst_images": 6, "latency_repeats": 5},
 }
 ARGUMENTS = {
     "prepared": "data/prepared",
@@ -137,12 +137,12 @@ def test_a_candidate_without_a_section_of_train_is_named(workspace):
 
 def test_an_unknown_key_is_told_with_the_known_ones(workspace):
     write_params(workspace, bins=3)
-    assert "evaluate has an unknown key 'bins'; known keys: bootstrap_samples, calibration_bins" in refusal(workspace)
+    assert "evaluate has an unknown key 'bins'; known keys: calibration_bins, latency_repeats" in refusal(workspace)
 
 
 def test_a_setting_out_of_range_is_named(workspace):
-    write_params(workspace, bootstrap_samples=0)
-    assert "evaluate.bootstrap_samples is 0" in refusal(workspace)
+    write_params(workspace, calibration_bins=0)
+    assert "evaluate.calibration_bins is 0" in refusal(workspace)
 
 
 def test_a_candidate_without_its_run_is_not_whole(workspace):

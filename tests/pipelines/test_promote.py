@@ -405,7 +405,7 @@ def test_a_candidate_that_waits_is_verified_again_once_the_champion_is_another(r
     train(root, reads=2)
     promoted()
     change(root, "approval: automatic", "approval: manual")
-    change(root, "alpha: 0.05, bootstrap", "alpha: 1.0, bootstrap")
+    change(root, "margin: 0.0, alpha: 0.05", "margin: 0.0, alpha: 1.0")
     train(root, reads=1)
     promoted()
     aliases.promote(versions.find("pets", version="2"), replacing="1", reasons=["by hand"])

@@ -12,7 +12,7 @@ OFF = dict.fromkeys(Gates.model_fields)
 RULE = {
     "min_test_images": 100,
     "min_test_accuracy": 0.9,
-    "champion": {"margin": 0.0, "alpha": 0.05, "bootstrap_samples": 1000, "seed": 7},
+    "champion": {"margin": 0.0, "alpha": 0.05},
     "class_recall": {"max_drop": 0.02, "alpha": 0.05},
     "slice_accuracy": {"by": ["brightness"], "max_drop": 0.02, "alpha": 0.05, "min_images": 20},
     "max_ece": 0.1,

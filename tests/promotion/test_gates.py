@@ -4,7 +4,7 @@ import pytest
 from darkroom.promotion import gates
 from darkroom.promotion.slices import Slice
 
-CHAMPION = {"margin": 0.0, "alpha": 0.05, "bootstrap_samples": 2000, "seed": 7}
+CHAMPION = {"margin": 0.0, "alpha": 0.05}
 
 
 def answers(n_wrong, *, n=200, start=0):

@@ -37,7 +37,7 @@ promote:
   gates:
     min_test_images: 100
     min_test_accuracy: 0.9
-    champion: {margin: 0.0, alpha: 0.05, bootstrap_samples: 1000, seed: 7}
+    champion: {margin: 0.0, alpha: 0.05}
     class_recall: {max_drop: 0.02, alpha: 0.05}
     slice_accuracy: {by: [brightness, size, source, incoming], max_drop: 0.02, alpha: 0.05, min_images: 20}
     max_ece: null

@@ -57,9 +57,7 @@ def floor(correct: np.ndarray, *, limit: float) -> Verdict:
     return _verdict(passed, sentence, test_accuracy=accuracy, min_test_accuracy=limit)
 
 
-def champion(
-    candidate: np.ndarray, current: np.ndarray, *, margin: float, alpha: float, bootstrap_samples: int, seed: int
-) -> Verdict:
+def champion(candidate: np.ndarray, current: np.ndarray, *, margin: float, alpha: float) -> Verdict:
     """Return whether the candidate may take the champion's place by its accuracy on the same images.
 
     With margin 0 the candidate must be right more often, by more than chance: McNemar's test at level alpha. With
@@ -74,7 +72,7 @@ def champion(
     """
     counts = paired.table(candidate, current)
     p_value, form = paired.mcnemar(counts.only_a, counts.only_b)
-    low, high = paired.difference_interval(counts, samples=bootstrap_samples, seed=seed)
+    low, high = paired.difference_interval(counts)
     significant = p_value <= alpha
     better = counts.only_a > counts.only_b and significant
     passed = low >= -margin if margin else better

@@ -17,8 +17,6 @@ class ChampionGate(Section):
 
     margin: Annotated[float, Field(ge=0, lt=1)]
     alpha: Level
-    bootstrap_samples: Count
-    seed: Annotated[int, Field(ge=0)]
 
 
 class ClassRecallGate(Section):

@@ -26,8 +26,6 @@ def evaluate(
     labels: np.ndarray,
     *,
     classes: Sequence[str],
-    seed: int,
-    bootstrap_samples: int,
     calibration_bins: int,
 ) -> dict[str, Any]:
     """Return test_accuracy, test_accuracy_ci95, test_loss, macro_f1, ece and per_class; everything fits JSON.
@@ -39,8 +37,6 @@ def evaluate(
         probabilities: (n, classes), float, rows sum to 1.
         labels: (n,), int, in [0, classes).
         classes: the class names, in the order of the columns.
-        seed: of the bootstrap.
-        bootstrap_samples: resamples for the interval, at least 1.
         calibration_bins: confidence bins of the calibration error, at least 1.
 
     Raises:
@@ -54,7 +50,7 @@ def evaluate(
     f1 = [metrics["f1"] for metrics in per_class if metrics["f1"] is not None]
     return {
         "test_accuracy": float(correct.mean()),
-        "test_accuracy_ci95": list(accuracy_interval(correct, samples=bootstrap_samples, seed=seed)),
+        "test_accuracy_ci95": list(accuracy_interval(correct)),
         "test_loss": float(losses(probabilities, labels).mean()),
         "macro_f1": float(np.mean(f1)),
         "ece": expected_calibration_error(probabilities, labels, n_bins=calibration_bins),
@@ -96,25 +92,18 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return loss
 
 
-def accuracy_interval(correct: np.ndarray, *, samples: int, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of an accuracy (Efron & Tibshirani 1993, section 13.3).
-
-    Resampling n images with replacement draws the number of right answers from Binomial(n, accuracy): drawing that
-    number is the same bootstrap, exactly, without n x samples random numbers. Where all answers are right, or all are
-    wrong, every resample is the same; there the exact limit (Clopper & Pearson 1934) takes the place of that end.
+def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Return the score interval of an accuracy (Wilson 1927), inside [0, 1].
 
     Args:
-        correct: (n,), bool.
-        samples: number of resamples, at least 1.
+        correct: (n,), bool, at least one.
+        level: of confidence, in (0, 1).
     """
-    counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), size=samples)
-    tail = (1 - level) / 2
-    low, high = np.quantile(counts / len(correct), [tail, 1 - tail])
-    if correct.all():
-        low = tail ** (1 / len(correct))
-    elif not correct.any():
-        high = 1 - tail ** (1 / len(correct))
-    return float(low), float(high)
+    from scipy.stats import binomtest  # 1 s
+
+    test = binomtest(int(np.count_nonzero(correct)), len(correct))
+    interval = test.proportion_ci(confidence_level=level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, *, n_classes: int) -> np.ndarray:
