@@ -76,11 +76,13 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     """
     from pydantic import ValidationError
 
+    from darkroom.cli import presets
     from darkroom.project.params import explain, read_params
     from darkroom.training.params import TrainParams
 
-    path = Path(preset) if preset.endswith(".yaml") else ROOT / "presets" / f"{preset}.yaml"
-    sections = read_params(path)["train"]
+    is_file = preset.endswith(".yaml")
+    path = Path(preset) if is_file else ROOT / "presets" / f"{preset}.yaml"
+    sections = (read_params(path) if is_file else presets.read(preset, root=ROOT))["train"]
     if candidate not in sections:
         raise ParamsError(f"{path}: train has no section {candidate!r}; sections of train: {', '.join(sections)}")
     for change in changes:

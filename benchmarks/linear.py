@@ -45,6 +45,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.record import arguments, report
+from darkroom.cli import presets
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("preprocess", "augment", "embed", "train")
@@ -208,7 +209,7 @@ def make_place(place: Path, n_images: int) -> Path:
     file = {"name": "noise.tar", "bytes": (raw / "noise.tar").stat().st_size, "sha256": ""}
     manifest = {"dataset": "noise", "files": [file], "layout": {"kind": "folders"}}
     (raw / "manifest.json").write_text(json.dumps(manifest))
-    params = YAML(typ="safe").load(ROOT / "presets" / "folder.yaml")
+    params = presets.read("folder", root=ROOT)
     for section, changes in PARAMS.items():
         params[section].update(changes)
     with (place / "params.yaml").open("w") as out:

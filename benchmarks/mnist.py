@@ -23,6 +23,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.record import arguments, report
+from darkroom.cli import presets
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("mnist-article", "mnist")
@@ -53,7 +54,7 @@ def seconds(folder: Path, *command: str) -> float:
 
 def use(root: Path, preset: str, changes: dict[str, Any]) -> None:
     """Put the preset in place of params.yaml of a clone, with other values for some keys ("train.cnn.epochs")."""
-    params = YAML(typ="safe").load(root / "presets" / f"{preset}.yaml")
+    params = presets.read(preset, root=root)
     for key, value in changes.items():
         *above, last = key.split(".")
         section = params

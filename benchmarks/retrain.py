@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 from benchmarks.clients.champion import ChampionClient
 from benchmarks.record import arguments, report
+from darkroom.cli import presets
 from darkroom.operations.undo import lock_is_valid
 from darkroom.registry import versions
 
@@ -36,7 +36,7 @@ def clone(folder: Path, environment: dict[str, str]) -> Path:
         ["git", "-C", str(root), "config", "user.email", "benchmark@localhost"],
     ):
         subprocess.run(command, check=True)
-    shutil.copyfile(root / "presets" / "smoke.yaml", root / "params.yaml")
+    (root / "params.yaml").write_text(presets.text("smoke", root=root))
     (root / "dvc.lock").unlink(missing_ok=True)
     subprocess.run(["dvc", "repro"], cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
     return root

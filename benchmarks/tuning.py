@@ -214,10 +214,11 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
 
 def overhead(*, n_trials: int) -> dict[str, Any]:
     """Return the seconds of a search whose trials do nothing but keep books."""
-    from darkroom.project.params import digest, read_params
+    from darkroom.cli import presets
+    from darkroom.project.params import digest
     from darkroom.tracking import provenance, runs
 
-    params = read_params(Path(__file__).parents[1] / "presets" / "mnist.yaml")
+    params = presets.read("mnist", root=Path(__file__).parents[1])
     recipe = params["train"]["cnn"]
     tags = provenance.lineage_tags(data_digest=digest([]), params_digest=digest(recipe), candidate="cnn")
     with scratch() as folder:

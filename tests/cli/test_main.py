@@ -5,8 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.cli import presets
 from tests.support.command_line import SOURCE, run
 from tests.support.trained_repository import clean_environment
+
+DEFAULT = """\
+# The default.
+
+candidates: [cnn]
+
+train:
+  cnn:
+    architecture: {name: a, width: 32}
+    epochs: 12                    # a comment
+"""
 
 heavy = pytest.mark.heavy
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -14,14 +26,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:D
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A git repository with two presets, of which `one` is committed as params.yaml."""
+    """A git repository with the default preset, committed as params.yaml too, and two others."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "one.yaml").write_text("train:\n  cnn: {epochs: 12, width: 32}  # a comment\n")
-    (tmp_path / "presets" / "two.yaml").write_text("train:\n  cnn: {epochs: 3, depth: 2}\n")
-    (tmp_path / "params.yaml").write_text((tmp_path / "presets" / "one.yaml").read_text())
+    (tmp_path / "presets" / "mnist.yaml").write_text(DEFAULT)
+    (tmp_path / "presets" / "one.yaml").write_text("# One.\n\ntrain: {cnn: {epochs: 4}}\n")
+    (tmp_path / "presets" / "two.yaml").write_text("train: {cnn: {epochs: 3, architecture: {name: b, depth: 2}}}\n")
+    (tmp_path / "params.yaml").write_text(DEFAULT)
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *command], check=True)
     return tmp_path
@@ -31,12 +44,13 @@ def test_use_replaces_params_and_says_what_changed(repository, monkeypatch, capf
     code, out, _ = run(monkeypatch, capfd, "use", "two")
     assert code == 0
     assert out.splitlines() == [
-        "train.cnn.depth: (none) -> 2",
+        "train.cnn.architecture.depth: (none) -> 2",
+        "train.cnn.architecture.name: a -> b",
+        "train.cnn.architecture.width: 32 -> (none)",
         "train.cnn.epochs: 12 -> 3",
-        "train.cnn.width: 32 -> (none)",
-        "params.yaml is now the preset two, 3 keys changed; `dvc repro` runs it",
+        "params.yaml is now the preset two, 4 keys changed; `dvc repro` runs it",
     ]
-    assert Path("params.yaml").read_bytes() == Path("presets/two.yaml").read_bytes()
+    assert Path("params.yaml").read_text() == presets.text("two", root=repository)
 
 
 def test_use_works_from_a_subfolder_and_answers_in_json(repository, monkeypatch, capfd):
@@ -44,11 +58,11 @@ def test_use_works_from_a_subfolder_and_answers_in_json(repository, monkeypatch,
     monkeypatch.chdir(repository / "src")
     _, out, _ = run(monkeypatch, capfd, "use", "two", "--json")
     assert json.loads(out)["changed"]["train.cnn.epochs"] == ["12", "3"]
-    assert (repository / "params.yaml").read_text().startswith("train:\n  cnn: {epochs: 3")
+    assert "epochs: 3" in (repository / "params.yaml").read_text()
 
 
 def test_use_refuses_to_lose_uncommitted_edits_without_force(repository, monkeypatch, capfd):
-    Path("params.yaml").write_text("train:\n  cnn: {epochs: 99, width: 32}\n")
+    Path("params.yaml").write_text(DEFAULT.replace("epochs: 12", "epochs: 99"))
     code, out, err = run(monkeypatch, capfd, "use", "two")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
@@ -70,10 +84,27 @@ def test_use_writes_params_where_there_are_none(repository, monkeypatch, capfd):
     assert Path("params.yaml").is_file()
 
 
+def test_a_key_that_the_default_lacks_is_answered_in_one_line_and_nothing_is_written(repository, monkeypatch, capfd):
+    Path("presets/two.yaml").write_text("train: {cnn: {epoch: 3}}\n")
+    code, _, err = run(monkeypatch, capfd, "use", "two")
+    path = repository / "presets" / "two.yaml"
+    assert (code, err) == (
+        2,
+        f"error: {path}: train.cnn has an unknown key 'epoch'; did you mean 'epochs'?\n",
+    )
+    assert Path("params.yaml").read_text() == DEFAULT
+
+
+def test_a_broken_preset_does_not_keep_another_from_being_used(repository, monkeypatch, capfd):
+    Path("presets/broken.yaml").write_text("trian: {}\n")
+    assert run(monkeypatch, capfd, "use", "two")[0] == 0
+    assert run(monkeypatch, capfd, "use", "one")[0] == 0
+
+
 def test_an_unknown_preset_is_answered_with_the_known_ones(repository, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "use", "tow")
     assert code == 2
-    assert err == "error: there is no preset 'tow'; presets: one, two; did you mean 'two'?\n"
+    assert err == "error: there is no preset 'tow'; presets: mnist, one, two; did you mean 'two'?\n"
 
 
 def test_wrong_usage_is_exit_code_2(monkeypatch, capfd):

@@ -14,7 +14,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from darkroom.batch.run import run
+from darkroom.batch import run
 from darkroom.compute.stream import stream
 from darkroom.compute.workers import WorkerDiedError, Workers
 from darkroom.errors import DarkroomError, DataError

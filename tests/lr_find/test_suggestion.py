@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from darkroom.cli import main
+from darkroom.cli import main, presets
 from darkroom.data.arrays.features import SPLITS, FeaturesWriter
-from darkroom.lr_find import suggestion as suggestion_module
+from darkroom.lr_find import suggestion
 from tests.support.project import ROOT
 from tests.support.shades import write_shades
 
@@ -42,7 +42,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    (tmp_path / "params.yaml").write_bytes((ROOT / "presets" / "smoke.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_text(presets.text("smoke", root=ROOT))
     return tmp_path
 
 
@@ -103,7 +103,7 @@ def test_what_is_cautious_is_said_where_it_is_another_rate(
     said: str,
 ) -> None:
     found = {"suggestion": 0.013, "cautious": cautious, "greatest": 0.13, "now": 0.1}
-    monkeypatch.setattr(suggestion_module, "suggest", lambda *_, **__: found)
+    monkeypatch.setattr(suggestion, "suggest", lambda *_, **__: found)
     code, out, _ = lr_find(monkeypatch, capfd)
     assert code == 0
     assert said in out
@@ -142,7 +142,7 @@ def test_a_transfer_candidate_is_tested_by_its_head(
         write_shades(repository / "data" / name, splits=splits, shape=SHAPE)
         for name, splits in (("prepared", ["train"] * 300 + ["val"] * 8), ("augmented", ["train"] * 4))
     ]
-    (repository / "params.yaml").write_bytes((ROOT / "presets" / "mnist.yaml").read_bytes())
+    (repository / "params.yaml").write_text(presets.text("mnist", root=ROOT))
     code, _, err = lr_find(monkeypatch, capfd, "--candidate", "transfer")
     assert code == 1
     assert "data/features is not whole" in err

@@ -1,5 +1,6 @@
 import pytest
 
+from darkroom.cli import presets
 from darkroom.errors import ParamsError
 from darkroom.operations.params import ordered
 from darkroom.project.params import read_params
@@ -12,7 +13,7 @@ def params(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "params.yaml"
-    path.write_text((ROOT / "presets" / "folder.yaml").read_text())
+    path.write_text(presets.text("folder", root=ROOT))
     return path
 
 
@@ -30,7 +31,7 @@ def test_what_is_pushed_is_committed(params):
 
 
 def test_a_data_set_of_the_catalogue_has_no_folder(params):
-    params.write_text((ROOT / "presets" / "mnist.yaml").read_text())
+    params.write_text(presets.text("mnist", root=ROOT))
     assert ordered(force=False, commit=False, push=False).folders == []
 
 

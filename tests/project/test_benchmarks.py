@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import cifar10, mnist, record, tuning, tuning_peers
+from darkroom.cli import presets
 from darkroom.project.params import read_params
 from darkroom.tuning.rows import TrialRow
 
@@ -16,7 +17,7 @@ def test_a_run_reaches_an_accuracy_with_the_first_epoch_that_has_it(accuracy, ex
 def test_a_benchmark_changes_the_keys_of_a_preset_that_it_names_and_no_other(tmp_path):
     (tmp_path / "presets").symlink_to(mnist.ROOT / "presets")
     mnist.use(tmp_path, "mnist-article", {"train.cnn.epochs": 1, "train.cnn.debug.max_steps": 3})
-    changed, preset = (read_params(tmp_path / path) for path in ("params.yaml", "presets/mnist-article.yaml"))
+    changed, preset = read_params(tmp_path / "params.yaml"), presets.read("mnist-article", root=mnist.ROOT)
     preset["train"]["cnn"]["epochs"], preset["train"]["cnn"]["debug"]["max_steps"] = 1, 3
     assert changed == preset
 

@@ -12,12 +12,13 @@ import pytest
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
+from darkroom.cli import presets
 from darkroom.project.params import SECTIONS
 from tests.support.project import ROOT
 
 PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+PRESETS = presets.names(ROOT)
 # How a result is computed, not what it is: no stage reruns because of it.
 NO_PARAMS = {"compute", *(f"tune.{key}" for key in ("workers", "cpus", "gpus", "max_worker_bytes", "storage", "study"))}
 CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
@@ -211,13 +212,13 @@ def test_every_output_is_ignored_by_git_before_it_exists() -> None:
     assert set(ignored.stdout.split()) == set(paths)
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_is_complete_and_valid(preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_complete_and_valid(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from darkroom.project.params import load_candidates, read_params
     from pipelines.check import check_params
 
     monkeypatch.chdir(tmp_path)
-    Path("params.yaml").write_text(preset.read_text())
+    Path("params.yaml").write_text(presets.text(preset, root=ROOT))
     values = read_params(Path("params.yaml"))
     assert set(values) == set(SECTIONS)
     # A section of train that is no candidate would be a setting without effect.
@@ -225,9 +226,9 @@ def test_a_preset_is_complete_and_valid(preset: Path, tmp_path: Path, monkeypatc
     check_params()
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_names_a_backbone_if_and_only_if_a_candidate_uses_it(preset: Path) -> None:
-    values = YAML(typ="safe").load(preset)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_names_a_backbone_if_and_only_if_a_candidate_uses_it(preset: str) -> None:
+    values = presets.read(preset, root=ROOT)
     networks = {section["architecture"]["name"] for section in values["train"].values()}
     assert (values["embed"]["backbone"] != "none") == ("transfer" in networks)
 
@@ -251,15 +252,15 @@ def test_dvc_plots_show_what_evaluate_and_train_write_of_every_candidate() -> No
     assert titles == dict.fromkeys(CANDIDATES, shown)
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-def test_the_head_of_a_preset_states_command_duration_and_result(preset: Path) -> None:
-    head = preset.read_text().split("\n\n")[0]
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_head_of_a_preset_states_command_duration_and_result(preset: str) -> None:
+    head = presets.text(preset, root=ROOT).split("\n\n")[0]
     for word in ("command", "duration", "result"):
         assert re.search(rf"^#   {word}  +\S", head, re.MULTILINE), word
 
 
 def test_params_yaml_is_the_default_preset() -> None:
-    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / "mnist.yaml").read_bytes()
+    assert (ROOT / "params.yaml").read_bytes() == (ROOT / "presets" / f"{presets.DEFAULT}.yaml").read_bytes()
 
 
 # Package -> packages it may import, from the lowest floor to the highest; errors.py is open to all.

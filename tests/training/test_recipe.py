@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from darkroom.cli import presets
 from darkroom.errors import ParamsError
-from darkroom.project.params import read_params
 from darkroom.training import recipe
 from darkroom.training.batches import EpochBatches, OneBatch
 from darkroom.training.variation import Variation
@@ -28,7 +28,7 @@ TRANSFER |= {"finetune_learning_rate": 0.01}
 
 def made(**changes: Any) -> dict[str, Any]:
     """The default preset's recipe for small data, with changes."""
-    default = read_params(ROOT / "presets" / "smoke.yaml")["train"]["cnn"]
+    default = presets.read("smoke", root=ROOT)["train"]["cnn"]
     return {**default, "batch_size": 16, "architecture": {**default["architecture"], "filters": [4]}, **changes}
 
 

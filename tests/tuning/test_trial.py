@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
+from darkroom.cli import presets
 from darkroom.data.arrays.features import write_none
 from darkroom.errors import RegistryError
-from darkroom.project.params import read_params
 from darkroom.tracking import runs, store
 from darkroom.tuning import trial
 from darkroom.tuning.space.syntax import parse
 from darkroom.tuning.study import Search
-from tests.support.project import ROOT
 from tests.support.shades import write_shades
 from tests.support.trained_repository import fresh_store
 from tests.support.tuning_tasks import PLAN
@@ -23,7 +22,7 @@ pytestmark = [
     pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
 ]
-RECIPE = read_params(ROOT / "presets" / "smoke.yaml")["train"]["cnn"]
+RECIPE = presets.read("smoke", root=Path(__file__).parents[1])["train"]["cnn"]
 
 
 class Study:

