@@ -14,6 +14,7 @@ from darkroom.tracking import runs, store
 from darkroom.tuning import trial
 from darkroom.tuning.space.syntax import parse
 from darkroom.tuning.study import Search
+from tests.support.project import ROOT
 from tests.support.shades import write_shades
 from tests.support.trained_repository import fresh_store
 from tests.support.tuning_tasks import PLAN
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.heavy,
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
 ]
-RECIPE = presets.read("smoke", root=Path(__file__).parents[1])["train"]["cnn"]
+RECIPE = presets.read("smoke", root=ROOT)["train"]["cnn"]
 
 
 class Study:
