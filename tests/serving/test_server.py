@@ -249,7 +249,7 @@ def test_a_compressed_body_is_not_understood(server):
 def test_another_method_and_another_path_are_refused_in_json(server):
     wrong = server.client.get("/v1/predict")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-    assert "takes POST, this is GET" in wrong.json()["error"]
+    assert "GET /v1/predict: Method Not Allowed" in wrong.json()["error"]
     missing = server.client.get("/v2/predict")
     assert (missing.status_code, "/openapi.json lists what there is" in missing.json()["error"]) == (404, True)
 
@@ -399,6 +399,14 @@ def test_without_the_token_nothing_is_told_about_the_model(strict, method, path,
 def test_probes_page_and_description_are_open(strict, path):
     answer = httpx.get(f"http://127.0.0.1:{strict.port}{path}", trust_env=False, timeout=60)
     assert answer.status_code == 200
+
+
+def test_the_description_says_which_paths_ask_for_the_token(server, strict):
+    described = strict.client.get("/openapi.json").json()
+    asking = {path for path, methods in described["paths"].items() for one in methods.values() if "security" in one}
+    assert asking == {"/v1/predict", "/v1/model", "/metrics"}
+    assert described["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+    assert "securitySchemes" not in server.client.get("/openapi.json").json()["components"]
 
 
 def test_with_the_token_requests_are_answered_and_leave_no_line_where_none_is_wanted(strict):

@@ -102,7 +102,12 @@ def serve(settings: Settings) -> None:
         parts.callback(batcher.close)
         alias = None if settings.version else settings.alias
         inner = build(
-            follower=follower, metrics=metrics, limits=limits, alias=alias, n_waiting=lambda: batcher.n_waiting
+            follower=follower,
+            metrics=metrics,
+            limits=limits,
+            alias=alias,
+            needs_token=settings.token is not None,
+            n_waiting=lambda: batcher.n_waiting,
         )
         front = Front(
             inner,
