@@ -70,18 +70,21 @@ def train(preset: str) -> dict[str, Any]:
             weights.append(averaged_weights(optimizer, trained.weights))
             print(f"{preset}: epoch {epoch + 1}: val accuracy {logs['val_accuracy']:.4f}", file=sys.stderr, flush=True)
 
-        progress = fit.fit(
-            trained,
-            train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
-            validation=recipe.validation_batches(settings, data, batch_size=batch_size),
-            epochs=epochs,
-            optimizer=optimizer,
+        phase = fit.Phase(
+            epochs,
+            optimizer,
             label_smoothing=settings["label_smoothing"],
             variation=recipe.variation_of(settings, data),
             early_stopping=settings["early_stopping"],
             keep=settings["keep"],
             plateau=recipe.build_plateau(settings),
             schedule=schedule,
+        )
+        progress = fit.fit(
+            trained,
+            phase,
+            train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
+            validation=recipe.validation_batches(settings, data, batch_size=batch_size),
             on_epoch_end=keep,
         )
     until = [progress.train_seconds - (ends[-1] - end) for end in ends]

@@ -62,11 +62,13 @@ def main() -> None:
         speeds: dict[str, list[float]] = {"fed": [], "preloaded": []}
         progress = fit.fit(
             network,
+            fit.Phase(
+                epochs=2 * (ROUNDS + 1),
+                optimizer=optimizers.make_optimizer("sgd", learning_rate=0.01, weight_decay=0.0005),
+                variation=variation,
+            ),
             train=lambda epoch: preloaded if epoch % 2 else fed(epoch),
             validation=PlainBatches(stored[:500], labels[:500], n_classes=10, batch_size=500),
-            epochs=2 * (ROUNDS + 1),
-            optimizer=optimizers.make_optimizer("sgd", learning_rate=0.01, weight_decay=0.0005),
-            variation=variation,
         )
     for record in progress.history[2:]:  # the first epoch of each side traces the graph
         speeds["preloaded" if record["epoch"] % 2 else "fed"].append(record["images_per_second"])

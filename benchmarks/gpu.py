@@ -352,15 +352,18 @@ def _curves(
     schedule = recipe.build_schedule(
         settings, peak=settings["learning_rate"], epochs=settings["epochs"], steps_per_epoch=1
     )
-    progress = fit.fit(
-        network,
-        train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
-        validation=recipe.validation_batches(settings, data, batch_size=batch_size),
-        epochs=settings["epochs"],
-        optimizer=recipe.build_optimizer(settings, learning_rate=schedule, policy="float32"),
+    phase = fit.Phase(
+        settings["epochs"],
+        recipe.build_optimizer(settings, learning_rate=schedule, policy="float32"),
         label_smoothing=settings["label_smoothing"],
         variation=recipe.variation_of(settings, data),
         schedule=schedule,
+    )
+    progress = fit.fit(
+        network,
+        phase,
+        train=lambda epoch: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=epoch),
+        validation=recipe.validation_batches(settings, data, batch_size=batch_size),
     )
     return {name: [float(row[name]) for row in progress.history] for name in CURVES}
 

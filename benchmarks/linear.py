@@ -327,15 +327,17 @@ def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -
             n_classes=n_classes,
             arguments={"filters": filters, "stem_kernel_size": 5, "head": "average", "dropout": 0.0},
         ),
+        fit.Phase(
+            epochs,
+            make_optimizer("sgd", learning_rate=0.01, momentum=0.9, weight_decay=0.0005),
+            variation=varied,
+        ),
         train=lambda epoch: EpochBatches(
             images, labels, n_classes=n_classes, batch_size=64, seed=7, epoch=epoch, variation=varied
         ),
         validation=PlainBatches(
             Selection([(data[0].images, val)]), data[0].labels[val], n_classes=n_classes, batch_size=64
         ),
-        epochs=epochs,
-        optimizer=make_optimizer("sgd", learning_rate=0.01, momentum=0.9, weight_decay=0.0005),
-        variation=varied,
     ).history
 
 

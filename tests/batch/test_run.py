@@ -171,7 +171,7 @@ Package.decode = lambda self, data: np.full(self.image_shape, 51, np.uint8) if d
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.raw").write_bytes(b"own")
     write_images(tmp_path / "in", 2)
-    run.run(str(tmp_path / "in"), tmp_path / "out.parquet", version=version, log=tmp_path / "log")
+    run.run(str(tmp_path / "in"), tmp_path / "out.parquet", version=version, options=run.Options(log=tmp_path / "log"))
     assert [row["error"] for row in rows_of(tmp_path / "out.parquet")] == [None] * 3
     rows = read(tmp_path / "log").to_pylist()
     assert sorted(((row["width"], row["height"]) for row in rows), key=str) == [(9, 10), (9, 10), (None, None)]
@@ -190,19 +190,24 @@ def test_a_damaged_member_of_a_zip_is_a_row_and_the_others_are_answered(images, 
 
 def test_the_order_and_the_answers_do_not_depend_on_the_workers(images, version, tmp_path):
     for workers in (1, 3):
-        run.run(str(images), tmp_path / f"{workers}.parquet", version=version, workers=workers)
+        run.run(str(images), tmp_path / f"{workers}.parquet", version=version, options=run.Options(workers=workers))
     assert pq.read_table(tmp_path / "1.parquet").equals(pq.read_table(tmp_path / "3.parquet"))
 
 
 @pytest.mark.heavy
 def test_processes_answer_as_threads_do(images, version, tmp_path):
     for backend in ("threading", "loky"):
-        run.run(str(images), tmp_path / f"{backend}.parquet", version=version, workers=2, backend=backend)
+        run.run(
+            str(images),
+            tmp_path / f"{backend}.parquet",
+            version=version,
+            options=run.Options(workers=2, backend=backend),
+        )
     assert pq.read_table(tmp_path / "loky.parquet").equals(pq.read_table(tmp_path / "threading.parquet"))
 
 
 def test_a_limit_takes_the_first_images(images, version, tmp_path):
-    assert run.run(str(images), tmp_path / "out.parquet", version=version, limit=7).images == 7
+    assert run.run(str(images), tmp_path / "out.parquet", version=version, options=run.Options(limit=7)).images == 7
     assert [row["path"] for row in rows_of(tmp_path / "out.parquet")] == names_in(images)[:7]
 
 
@@ -221,7 +226,7 @@ def test_an_answer_below_the_threshold_is_marked(images, tmp_path):
     assert all(row["abstained"] == (row["probability"] < 0.95) for row in rows)
 
 
-def stopped_after(n_chunks, images, out, version, **options):
+def stopped_after(n_chunks, images, out, version):
     """Run a batch that is interrupted when so many chunks are done."""
     told = iter(range(n_chunks + 1))
 
@@ -230,7 +235,7 @@ def stopped_after(n_chunks, images, out, version, **options):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.run(str(images), out, version=version, on_progress=interrupt, **options)
+        run.run(str(images), out, version=version, on_progress=interrupt)
 
 
 def test_an_interrupted_run_goes_on_with_what_is_missing(images, version, tmp_path):
@@ -257,11 +262,11 @@ def test_a_run_of_something_else_is_not_continued_and_says_what_differs(images, 
     with pytest.raises(DataError, match=r"is of a run whose version was 3, not 4; finish that one with --version 3"):
         run.run(str(folder), out, version=other)
     with pytest.raises(DataError, match=r"whose log was None, not \S*log; finish that one with what it was given"):
-        run.run(str(folder), out, version=version, log=tmp_path / "log")
+        run.run(str(folder), out, version=version, options=run.Options(log=tmp_path / "log"))
     (folder / "0007.png").write_bytes(b"changed")
     with pytest.raises(DataError, match=r"whose images were others; .* or start over with --restart"):
         run.run(str(folder), out, version=version)
-    assert run.run(str(folder), out, version=other, restart=True).resumed == 0
+    assert run.run(str(folder), out, version=other, options=run.Options(restart=True)).resumed == 0
 
 
 def test_two_runs_do_not_write_one_file_at_once(images, version, tmp_path):
@@ -305,7 +310,7 @@ def test_the_log_has_one_row_per_answer_and_the_images_only_when_asked(images, v
     folder.mkdir()
     write_images(folder, 20)
     (folder / "broken.png").write_bytes(b"")
-    run.run(str(folder), tmp_path / "out.parquet", version=version, log=tmp_path / "log")
+    run.run(str(folder), tmp_path / "out.parquet", version=version, options=run.Options(log=tmp_path / "log"))
     assert [path.suffix for path in (tmp_path / "log").iterdir()] == [".parquet"]
     logged = {row["id"]: row for row in read(tmp_path / "log").to_pylist()}
     answered = [row for row in rows_of(tmp_path / "out.parquet") if row["label"]]
@@ -318,7 +323,12 @@ def test_the_log_has_one_row_per_answer_and_the_images_only_when_asked(images, v
         assert (entry["version"], entry["width"], entry["height"]) == ("3", 9, 10)
         measured = measures.features(package.decode(data))
         assert {name: entry[name] for name in measures.FEATURES} == pytest.approx(measured, rel=1e-6)
-    run.run(str(folder), tmp_path / "out.parquet", version=version, log=tmp_path / "log", keep_images=True)
+    run.run(
+        str(folder),
+        tmp_path / "out.parquet",
+        version=version,
+        options=run.Options(log=tmp_path / "log", keep_images=True),
+    )
     assert read(tmp_path / "log").num_rows == 40
     kept = {path.name: path.read_bytes() for path in (tmp_path / "log" / "images").glob("*/*")}
     assert kept.keys() == logged.keys()
@@ -338,8 +348,8 @@ def kill_later(done, of):
     threading.Timer(float(seconds), os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 run.run(
-    source, Path(out), version=Version(**json.loads(version)), workers=2, log=Path(log),
-    on_progress=lambda done, of: kill_later(done, of),
+    source, Path(out), version=Version(**json.loads(version)),
+    options=run.Options(workers=2, log=Path(log)), on_progress=lambda done, of: kill_later(done, of),
 )
 os._exit(0)
 """

@@ -135,7 +135,9 @@ def test_batch_answers_on_a_ray_cluster_as_in_threads_of_this_process(ray_cluste
     (pictures / "broken.png").write_bytes(b"no picture")
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
     run.run(str(pictures), here, version=version)
-    summary = run.run(str(pictures), there, version=version, workers=2, backend="ray", cluster=ray_cluster)
+    summary = run.run(
+        str(pictures), there, version=version, options=run.Options(workers=2, backend="ray", cluster=ray_cluster)
+    )
     assert (summary.images, summary.failed) == (41, 1)
     assert pq.read_table(there).equals(pq.read_table(here))
 

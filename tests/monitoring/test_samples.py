@@ -47,7 +47,7 @@ def repository(tmp_path_factory):
     with DatasetWriter(root / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 17) as writer:
         writer.append(images)
         writer.finish(index=index, manifest={"dataset": "a", "classes": ["dark", "light"], "color": "rgb"})
-    run.run(str(root / "incoming"), root / "out.parquet", version=version, log=root / "log")
+    run.run(str(root / "incoming"), root / "out.parquet", version=version, options=run.Options(log=root / "log"))
     return root, version
 
 
@@ -73,7 +73,9 @@ def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
     for row, photograph in enumerate(photographs()):
         data = cv2.imencode(".png", (photograph * 0.6).astype(np.uint8)[:, :, ::-1])[1]
         (tmp_path / "dark" / f"{row:04d}.png").write_bytes(data.tobytes())
-    run.run(str(tmp_path / "dark"), tmp_path / "out.parquet", version=version, log=tmp_path / "log")
+    run.run(
+        str(tmp_path / "dark"), tmp_path / "out.parquet", version=version, options=run.Options(log=tmp_path / "log")
+    )
     found = inspect(repository, tmp_path / "log")
     assert found.report.drifted is True
     verdicts = {check.name: check.drifted for check in found.report.checks}

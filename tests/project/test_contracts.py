@@ -363,6 +363,55 @@ def test_imports_have_no_circle_and_only_check_imports_stages() -> None:
     assert sorted(file.name for file in set(graph) - done) == []
 
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+MOST_LINES, DEEPEST, MOST_PARAMETERS = 60, 4, 10
+LONG = {"pipelines/preprocess.py main", "pipelines/train.py main", "pipelines/tune.py main"}  # not split yet
+
+
+def functions(file: Path) -> Iterator[Function]:
+    yield from (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, Function))
+
+
+def n_lines(function: Function) -> int:
+    """The lines of a function without its docstring."""
+    last = function.end_lineno or 0
+    documented = ast.get_docstring(function) is not None
+    text = function.body[0]
+    return last - function.lineno + 1 - ((text.end_lineno or 0) - text.lineno + 1 if documented else 0)
+
+
+def depth(node: ast.AST) -> int:
+    """How many blocks are nested in a node; an elif is as deep as its if, and a function inside counts for itself."""
+    blocks = ast.If | ast.For | ast.While | ast.With | ast.Try | ast.AsyncFor | ast.AsyncWith | ast.Match
+    deepest = 0
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Function | ast.ClassDef):
+            is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+            deepest = max(deepest, depth(child) + (isinstance(child, blocks) and not is_elif))
+    return deepest
+
+
+def n_parameters(function: Function) -> int:
+    given = function.args
+    names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg) if one]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def test_a_function_fits_on_a_screen_is_not_deep_and_takes_few_parameters() -> None:
+    sizes = {
+        f"{file.relative_to(ROOT)} {function.name}": (n_lines(function), depth(function), n_parameters(function))
+        for file in [*PACKAGE.rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
+        for function in functions(file)
+    }
+    limits = (MOST_LINES, DEEPEST, MOST_PARAMETERS)
+    beyond = {
+        name: size
+        for name, size in sizes.items()
+        if any(value > limit for value, limit in zip(size, limits, strict=True))
+    }
+    assert {name: size for name, size in beyond.items() if name not in LONG} == {}
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: str, tmp_path: Path) -> None:
     stage = expanded(STAGES[name])

@@ -50,22 +50,23 @@ def train(
     variation = variation or Variation(shift=1)
     asked = {"name": "one_cycle", "warmup": 0.25, **(schedule or {})}
     rates = schedules.Schedule(**asked, peak=learning_rate, total_steps=4 * 6, steps_per_epoch=6)
-    progress = fit.fit(
-        network,
-        train=lambda epoch: EpochBatches(
-            IMAGES, LABELS, n_classes=2, batch_size=16, seed=3, epoch=epoch, variation=variation, weights=weights
-        ),
-        validation=PlainBatches(IMAGES[:N_VAL], LABELS[:N_VAL], n_classes=2, batch_size=32),
-        epochs=epochs,
-        optimizer=optimizers.make_optimizer(
-            **{"name": "adamw", "weight_decay": 0.01, **(optimizer or {})}, learning_rate=rates
-        ),
+    phase = fit.Phase(
+        epochs,
+        optimizers.make_optimizer(**{"name": "adamw", "weight_decay": 0.01, **(optimizer or {})}, learning_rate=rates),
         label_smoothing=0.1,
         variation=variation,
         early_stopping=early_stopping,
         keep=keep,
         plateau=plateau() if plateau else None,
         schedule=rates,
+    )
+    progress = fit.fit(
+        network,
+        phase,
+        train=lambda epoch: EpochBatches(
+            IMAGES, LABELS, n_classes=2, batch_size=16, seed=3, epoch=epoch, variation=variation, weights=weights
+        ),
+        validation=PlainBatches(IMAGES[:N_VAL], LABELS[:N_VAL], n_classes=2, batch_size=32),
         checkpoint=checkpoint,
         on_epoch_end=on_epoch_end,
     )

@@ -38,6 +38,30 @@ METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
 
 
 @dataclass(frozen=True)
+class Options:
+    """How to go about it.
+
+    Attributes:
+        workers, backend, cluster: see compute.stream. Threads are the default: reading, decoding, hashing and the
+            network leave the GIL, and 20,000 JPEGs of 28x28 pixels took 0.6 s of CPU in threads but 5 s in two
+            processes, which import for 2 s each. What holds the GIL is about 15 us per image: only where many cores
+            are fed with many images that small do processes ("loky") pay off.
+        limit: take only the first so many images.
+        log: a folder for one more file of the prediction log (monitoring.py).
+        keep_images: keep the bytes of every image in the log's folder as well.
+        restart: throw away what an earlier, killed run has done.
+    """
+
+    workers: int | str = "auto"
+    backend: str = "threading"
+    cluster: str | None = None
+    limit: int | None = None
+    log: Path | None = None
+    keep_images: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run came to.
 
@@ -66,13 +90,7 @@ def run(
     out: Path,
     *,
     version: Version,
-    workers: int | str = "auto",
-    backend: str = "threading",
-    cluster: str | None = None,
-    limit: int | None = None,
-    log: Path | None = None,
-    keep_images: bool = False,
-    restart: bool = False,
+    options: Options = Options(),
     on_progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Summary:
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
@@ -85,14 +103,6 @@ def run(
         source: see image_inputs.open_inputs.
         out: the parquet file; out + ".parts" holds what is done until all is.
         version: answers all images, whatever its alias does meanwhile.
-        workers, backend, cluster: see compute.stream. Threads are the default: reading, decoding, hashing and the
-            network leave the GIL, and 20,000 JPEGs of 28x28 pixels took 0.6 s of CPU in threads but 5 s in two
-            processes, which import for 2 s each. What holds the GIL is about 15 us per image: only where many cores
-            are fed with many images that small do processes ("loky") pay off.
-        limit: take only the first so many images.
-        log: a folder for one more file of the prediction log (log_module.py).
-        keep_images: keep the bytes of every image in the log's folder as well.
-        restart: throw away what an earlier, killed run has done.
         on_progress: is told how many images of how many are done.
 
     Raises:
@@ -107,10 +117,10 @@ def run(
         raise ParamsError(f"{out} is a folder; expected the parquet file to write")
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise ParamsError(f"{out} would lie among the images of {source}; name a file outside")
-    package = versions.load(version)
+    package, log = versions.load(version), options.log
     parts = out.with_name(f"{out.name}.parts")
     with ExitStack() as stack:
-        inputs = stack.enter_context(open_inputs(source, limit=limit))
+        inputs = stack.enter_context(open_inputs(source, limit=options.limit))
         stack.enter_context(_alone(parts, out))
         described = {
             "input": source,
@@ -119,22 +129,22 @@ def run(
             "model": version.name,
             "version": version.version,
             "log": str(log) if log else None,
-            "keep_images": keep_images,
+            "keep_images": options.keep_images,
         }
-        size = max(SMALLEST_CHUNK, min(CHUNK_IMAGES, inputs.n // (4 * n_workers_of(workers))))
-        size = _begin(parts, described, size=size, restart=restart)
+        size = max(SMALLEST_CHUNK, min(CHUNK_IMAGES, inputs.n // (4 * n_workers_of(options.workers))))
+        size = _begin(parts, described, size=size, restart=options.restart)
         done = {int(path.stem): rows for path in parts.glob(PARTS) if (rows := _n_rows(path)) is not None}
         resumed = finished = sum(done.values())
         on_progress(finished, inputs.n)
         work = answers.Work(
-            version, measured=log is not None, keep_images=log.absolute() if log and keep_images else None
+            version, measured=log is not None, keep_images=log.absolute() if log and options.keep_images else None
         )
         answered = stream(
             partial(answers.answer, work=work),
             inputs.chunks(size, done=frozenset(done)),
-            backend=backend,
-            workers=workers,
-            cluster=cluster,
+            backend=options.backend,
+            workers=options.workers,
+            cluster=options.cluster,
         )
         for number, n_rows, data in answered:
             _write(parts / f"{number:08d}.arrow", data)

@@ -1,6 +1,9 @@
 """Options that several commands share."""
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +14,26 @@ Model = Annotated[
     str | None, typer.Option("--model", help="Registered name; without it promote.registered_model of params.yaml.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+def takes(options: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
+    """Return a decorator: the fields of this dataclass become the command's options, and it is called with one object.
+
+    A field is declared as typer has a parameter declared: Annotated[type, typer.Option(...)] = default.
+    """
+
+    def decorated(command: Callable[[OptionsT], None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(**values: Any) -> None:
+            command(options(**values))
+
+        called.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]  # what typer asks for
+        return called
+
+    return decorated
 
 
 def registered_name(model: str | None) -> str:

@@ -4,14 +4,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from darkroom.cli.options import Json, Model, registered_name
+from darkroom.cli.options import Json, Model, registered_name, takes
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.repository import repository_root
 
@@ -49,65 +49,68 @@ def predict(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command()
-def batch(
+@dataclass(frozen=True)
+class BatchOptions:
+    """The options of `darkroom batch`."""
+
     source: Annotated[
         str,
         typer.Argument(
             help="A folder, tar or zip of images, or a text with a path per line; - for stdin.", metavar="IN"
         ),
-    ],
-    out: Annotated[Path, typer.Argument(help="The parquet file to write.", metavar="OUT.parquet")],
-    model: Model = None,
-    alias: Alias = "champion",
-    version: Number = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None,
+    ]
+    out: Annotated[Path, typer.Argument(help="The parquet file to write.", metavar="OUT.parquet")]
+    model: Model = None
+    alias: Alias = "champion"
+    version: Number = None
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Without it compute.workers of params.yaml, or all cores.")
-    ] = None,
-    log: Annotated[Path | None, typer.Option("--log", help="Folder of the prediction log to write to.")] = None,
+    ] = None
+    log: Annotated[Path | None, typer.Option("--log", help="Folder of the prediction log to write to.")] = None
     log_images: Annotated[
         bool, typer.Option("--log-images", help="Keep the images themselves in the log, named by their sha256.")
-    ] = False,
+    ] = False
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what a killed run has done, instead of going on with it.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+    ] = False
+    as_json: Json = False
+
+
+@app.command()
+@takes(BatchOptions)
+def batch(given: BatchOptions) -> None:
     """Classify many images into a parquet file, on all cores; a run that was killed goes on where it was.
 
     An image that cannot be read becomes a row with an error. The exit code is 1 if all of them are such.
     """
     from tqdm import tqdm
 
-    from darkroom.batch.run import run
+    from darkroom.batch.run import Options, run
     from darkroom.project.console import native_stderr_silenced
     from darkroom.registry.versions import find
 
-    if log_images and log is None:
+    if given.log_images and given.log is None:
         raise ParamsError("--log-images keeps the images in the log; name its folder with --log")
-    chosen = find(registered_name(model), alias=alias, version=version)
+    chosen = find(registered_name(given.model), alias=given.alias, version=given.version)
     compute = _compute()
+    options = Options(
+        workers=given.workers or compute["workers"],
+        backend=compute["backend"],
+        cluster=compute["cluster"],
+        limit=given.limit,
+        log=given.log,
+        keep_images=given.log_images,
+        restart=given.restart,
+    )
     with native_stderr_silenced(), tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
 
         def show(done: int, of: int) -> None:
             bar.total = of
             bar.update(done - bar.n)
 
-        summary = run(
-            source,
-            out,
-            version=chosen,
-            workers=workers or compute["workers"],
-            backend=compute["backend"],
-            cluster=compute["cluster"],
-            limit=limit,
-            log=log,
-            keep_images=log_images,
-            restart=restart,
-            on_progress=show,
-        )
-    if as_json:
+        summary = run(given.source, given.out, version=chosen, options=options, on_progress=show)
+    if given.as_json:
         print(json.dumps(asdict(summary), ensure_ascii=False))
     else:
         print(
@@ -119,29 +122,33 @@ def batch(
     raise typer.Exit(1 if summary.failed and summary.failed == summary.images else 0)
 
 
-@app.command()
-def drift(
-    log: Annotated[Path, typer.Option("--log", help="The folder that --log of batch or serve names.")],
+@dataclass(frozen=True)
+class DriftOptions:
+    """The options of `darkroom drift`."""
+
+    log: Annotated[Path, typer.Option("--log", help="The folder that --log of batch or serve names.")]
     since: Annotated[
         str | None, typer.Option("--since", help="2026-03-01, 2026-03-01T12:00 (UTC), or 7d, 12h before now.")
-    ] = None,
-    until: Annotated[str | None, typer.Option("--until", help="As --since; without it now.")] = None,
+    ] = None
+    until: Annotated[str | None, typer.Option("--until", help="As --since; without it now.")] = None
     reference: Annotated[
         Path | None,
         typer.Option("--reference", help="A parquet file or folder with columns of the log, not the training data."),
-    ] = None,
-    model: Model = None,
+    ] = None
+    model: Model = None
     version: Annotated[
         str | None, typer.Option("--version", help="Whose answers; without it of the last that answered.")
-    ] = None,
-    psi: Annotated[float, typer.Option("--psi", min=0, help="Least population stability index of a drift.")] = 0.2,
-    alpha: Annotated[
-        float, typer.Option("--alpha", min=0, max=1, help="Its greatest p-value, of all together.")
-    ] = 0.01,
-    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer nothing is decided.")] = 200,
-    picture: Annotated[Path | None, typer.Option("--picture", help="Without it reports/drift.png.")] = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    psi: Annotated[float, typer.Option("--psi", min=0, help="Least population stability index of a drift.")] = 0.2
+    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Its greatest p-value, of all together.")] = 0.01
+    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer nothing is decided.")] = 200
+    picture: Annotated[Path | None, typer.Option("--picture", help="Without it reports/drift.png.")] = None
+    as_json: Json = False
+
+
+@app.command()
+@takes(DriftOptions)
+def drift(given: DriftOptions) -> None:
     """Compare what a model was asked with what it was trained on. Exit codes: 0 no drift (or too few rows), 3 drift."""
     from darkroom.monitoring import figure
     from darkroom.monitoring.drift import Limits
@@ -150,23 +157,23 @@ def drift(
 
     root = repository_root()
     now = datetime.now(UTC)
-    begin, end = (_moment(text, option, now) for text, option in ((since, "--since"), (until, "--until")))
+    begin, end = (_moment(text, option, now) for text, option in ((given.since, "--since"), (given.until, "--until")))
     if begin and begin >= (end or now):
-        raise ParamsError(f"--since {since} is not before {f'--until {until}' if until else 'now'}")
+        raise ParamsError(f"--since {given.since} is not before {f'--until {given.until}' if given.until else 'now'}")
     found = inspect(
-        log,
+        given.log,
         root=root,
-        package_of=lambda number: load(find(registered_name(model), version=number)),
-        version=version,
+        package_of=lambda number: load(find(registered_name(given.model), version=number)),
+        version=given.version,
         since=begin,
         until=end,
-        reference=reference,
-        limits=Limits(psi=psi, alpha=alpha, min_rows=min_rows),
+        reference=given.reference,
+        limits=Limits(psi=given.psi, alpha=given.alpha, min_rows=given.min_rows),
     )
-    path = picture or root / "reports" / "drift.png"
+    path = given.picture or root / "reports" / "drift.png"
     heading = f"{found.report.n_window} answers of version {found.version}" if found.version else "no answers"
     figure.drift(found.report, found.reference, found.window, path, heading=heading)
-    if as_json:
+    if given.as_json:
         print(json.dumps({**found.as_dict(), "picture": str(path)}))
     else:
         _print_drift(found, path)

@@ -2,58 +2,57 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from darkroom.cli.options import Model, registered_name
+from darkroom.cli.options import Model, registered_name, takes
 from darkroom.errors import ParamsError
 
 app = typer.Typer()
 TOKEN = "DARKROOM_SERVE_TOKEN"  # noqa: S105 - the name of the variable
 
 
-@app.command()
-def serve(
-    model: Model = None,
-    alias: Annotated[
-        str, typer.Option("--alias", help="Which version: the one under this alias, followed.")
-    ] = "champion",
-    version: Annotated[str | None, typer.Option("--version", help="Which version: this one, for good.")] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one; the log tells it.")] = 8000,
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of `darkroom serve`."""
+
+    model: Model = None
+    alias: Annotated[str, typer.Option(help="Which version: the one under this alias, followed.")] = "champion"
+    version: Annotated[str | None, typer.Option(help="Which version: this one, for good.")] = None
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one; the log tells it.")] = 8000
     token_file: Annotated[
         Path | None,
-        typer.Option("--token-file", help=f"File with the bearer token that clients must send; or set {TOKEN}."),
-    ] = None,
-    poll_seconds: Annotated[
-        float, typer.Option("--poll-seconds", min=0.1, help="Between two looks at the alias.")
-    ] = 5.0,
+        typer.Option(help=f"File with the bearer token that clients must send; or set {TOKEN}."),
+    ] = None
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the alias.")] = 5.0
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, help="That decode and predict; without it, one per core, at least 2."),
-    ] = None,
+        typer.Option(min=1, help="That decode and predict; without it, one per core, at least 2."),
+    ] = None
     network_threads: Annotated[
-        int, typer.Option("--network-threads", min=1, help="Of one inference; more for large networks on many cores.")
-    ] = 1,
-    max_body_mb: Annotated[int, typer.Option("--max-body-mb", min=1, help="Of one request.")] = 16,
-    max_megapixels: Annotated[float, typer.Option("--max-megapixels", min=0.001, help="Of one image.")] = 50.0,
-    max_images: Annotated[int, typer.Option("--max-images", min=1, help="Of one request.")] = 64,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Images not answered yet; more get 503.")
-    ] = 256,
-    max_batch: Annotated[
-        int, typer.Option("--max-batch", min=1, help="Images that the network is given at once.")
-    ] = 16,
-    head_seconds: Annotated[float, typer.Option("--head-seconds", min=1, help="Idle connections are closed.")] = 75.0,
-    body_seconds: Annotated[float, typer.Option("--body-seconds", min=0.1, help="For a body to arrive.")] = 30.0,
-    access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="A line per request.")] = True,
+        int, typer.Option(min=1, help="Of one inference; more for large networks on many cores.")
+    ] = 1
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Of one request.")] = 16
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one image.")] = 50.0
+    max_images: Annotated[int, typer.Option(min=1, help="Of one request.")] = 64
+    max_waiting: Annotated[int, typer.Option(min=1, help="Images not answered yet; more get 503.")] = 256
+    max_batch: Annotated[int, typer.Option(min=1, help="Images that the network is given at once.")] = 16
+    head_seconds: Annotated[float, typer.Option(min=1, help="Idle connections are closed.")] = 75.0
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="For a body to arrive.")] = 30.0
+    access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="A line per request.")] = True
     log: Annotated[
         Path | None,
-        typer.Option("--log", help="Folder of a log of predictions for `darkroom drift`; never the images."),
-    ] = None,
-) -> None:
+        typer.Option(help="Folder of a log of predictions for `darkroom drift`; never the images."),
+    ] = None
+
+
+@app.command()
+@takes(ServeOptions)
+def serve(given: ServeOptions) -> None:
     """Serve a registered model over HTTP, with a page at /; a promotion or a rollback is taken over while it runs.
 
     Nothing listens before a version is loaded. Log lines are JSON on stderr. SIGTERM ends it when the requests in
@@ -62,37 +61,37 @@ def serve(
     # Until there is something to end in order: an exception of a handler can be lost, or become an ImportError, in the
     # C libraries that are loaded below.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if max_waiting < max_images:
+    if given.max_waiting < given.max_images:
         raise ParamsError(
-            f"--max-waiting {max_waiting} is less than --max-images {max_images}: none such could be served"
+            f"--max-waiting {given.max_waiting} is less than --max-images {given.max_images}: none such could be served"
         )
-    name, token = registered_name(model), _token(token_file)
+    name, token = registered_name(given.model), _token(given.token_file)
     from darkroom.serving.limits import Limits
     from darkroom.serving.server import Settings, serve
 
     limits = Limits(
-        max_body_bytes=max_body_mb << 20,
-        max_held_bytes=max(16 * max_body_mb, 256) << 20,
-        max_pixels=int(max_megapixels * 1_000_000),
-        max_images=max_images,
-        max_waiting=max_waiting,
-        max_batch=max_batch,
-        head_seconds=head_seconds,
-        body_seconds=body_seconds,
+        max_body_bytes=given.max_body_mb << 20,
+        max_held_bytes=max(16 * given.max_body_mb, 256) << 20,
+        max_pixels=int(given.max_megapixels * 1_000_000),
+        max_images=given.max_images,
+        max_waiting=given.max_waiting,
+        max_batch=given.max_batch,
+        head_seconds=given.head_seconds,
+        body_seconds=given.body_seconds,
     )
     serve(
         Settings(
             name=name,
-            alias=alias,
-            version=version,
-            host=host,
-            port=port,
+            alias=given.alias,
+            version=given.version,
+            host=given.host,
+            port=given.port,
             token=token,
-            poll_seconds=poll_seconds,
-            n_threads=threads or max(2, len(os.sched_getaffinity(0))),
-            network_threads=network_threads,
-            access_log=access_log,
-            log_folder=log,
+            poll_seconds=given.poll_seconds,
+            n_threads=given.threads or max(2, len(os.sched_getaffinity(0))),
+            network_threads=given.network_threads,
+            access_log=given.access_log,
+            log_folder=given.log,
             limits=limits,
         )
     )

