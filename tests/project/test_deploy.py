@@ -1,4 +1,4 @@
-"""The files of deploy/, each held against a checker of its format; none of them needs a network."""
+"""The files of deploy/ and the workflows, each held against a checker of its format; none of them needs a network."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from tests.support.project import ROOT
 
 DEPLOY = ROOT / "deploy"
+WORKFLOWS = [ROOT / ".github" / "workflows" / "test.yaml", DEPLOY / "github" / "retrain.yaml"]
 SERVE = ["darkroom", "serve", "--host", "0.0.0.0", "--port", "8000"]  # noqa: S104 - in a container
 
 
@@ -49,8 +50,20 @@ def test_the_compose_file_is_valid() -> None:
     checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml"))
 
 
-def test_the_workflow_is_valid() -> None:
-    checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", str(DEPLOY / "github" / "retrain.yaml"))
+def test_the_workflows_are_valid_and_pin_the_same_versions_of_actions() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
+    used = {use for path in WORKFLOWS for use in re.findall(r"uses: (\S+)", path.read_text())}
+    assert all(re.fullmatch(r"actions/[\w/-]+@v\d+", use) for use in used)
+    versions = {(name.split("/")[1], version) for name, version in (use.split("@") for use in used)}
+    assert len(versions) == len({name for name, _ in versions})
+
+
+def test_ci_runs_every_check_on_a_change_and_the_slow_tests_at_night() -> None:
+    workflow = documents(WORKFLOWS[0])[0]
+    assert {"push", "pull_request", "schedule"} <= set(workflow["on"])
+    runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in workflow["jobs"].items()}
+    assert runs == {name: [f"make {name}"] for name in ("lint", "test", "test-slow")}
+    assert [name for name, job in workflow["jobs"].items() if "if" in job] == ["test-slow"]
 
 
 def test_the_script_that_builds_without_docker_is_valid_and_gives_the_base_that_the_dockerfile_asks_for() -> None:
