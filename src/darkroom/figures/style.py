@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from darkroom.files.writing import replacing
 
 DPI = 144
-
 WIDTH = 7.2  # inches of every chart: 1037 pixels, sharp at half that width on a phone
 
 # first and second: the blue and the vermilion of Okabe & Ito's palette, told apart by colour-blind readers

@@ -17,13 +17,9 @@ from darkroom.errors import DataError
 from darkroom.project.text import escaped, shown, utf8
 
 CHUNK_BYTES = 1 << 20
-
 LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
-
 LONGEST_NAME = 4096  # bytes, as the paths of Linux
-
 MOST_MEMBERS = 10_000_000  # at about 300 bytes of memory each
-
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",

@@ -32,7 +32,6 @@ class ExponentialRise(keras.optimizers.schedules.LearningRateSchedule):
 
 
 DIVERGED = 4.0  # times the least so far: a mean loss beyond it ends the test
-
 MEAN_OF = 5  # losses: one unlucky batch is no divergence, and one lucky batch no measure for it
 
 

@@ -12,7 +12,6 @@ from darkroom.errors import TrainingError
 from darkroom.networks.runtime.onnx_export import export_onnx
 
 PARITY_IMAGES = 256
-
 PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
 
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     pass
 
 ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
-
 AGAINST = "challenge.against"  # version tag: the champion that it was compared with, or NOBODY
-
 NOBODY = "none"
 
 

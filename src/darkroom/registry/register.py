@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DESCRIPTION_CHARACTERS = 5000  # what MLflow's column for a version's description holds
-
 VERIFY = """
 import sys
 

@@ -24,7 +24,6 @@ from darkroom.project.text import reason, redact
 T = TypeVar("T")
 
 PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
-
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 QUIET = {

@@ -9,7 +9,6 @@ from keras import ops
 from darkroom.errors import ParamsError
 
 SCHEDULES = ("one_cycle", "cosine", "constant", "step", "plateau")
-
 END = 0.001  # of the peak, where one_cycle and cosine end
 
 

@@ -8,7 +8,6 @@ import numpy as np
 COLUMNS = {"shift": 2, "flip": 1, "cutout": 2, "erasing": 4}
 
 ERASED_AREA = (0.02, 0.33)  # of the picture
-
 ERASED_ASPECT = (0.3, 3.3)  # height by width
 
 

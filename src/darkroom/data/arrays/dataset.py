@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("train", "val", "test")
-
 UNUSED = "unused"
-
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}

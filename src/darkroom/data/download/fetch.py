@@ -33,9 +33,7 @@ from darkroom.project.console import say
 from darkroom.project.text import escaped, shown
 
 PARTIAL = ".partial"
-
 PACKED_FOLDER = "images.tar"
-
 OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
 
 FileSource = UrlSource | NpmSource | PypiFiles | BundledSource | PathSource  # with a layout or without

@@ -18,9 +18,7 @@ from darkroom.files.archives import open_archive
 from darkroom.project.text import shown
 
 EDGE_STEP = 32  # pixels: networks halve a picture up to five times
-
 LEAST_EDGE, GREATEST_EDGE = 32, 224
-
 LEAST_KEPT_EDGE = 16
 
 
@@ -72,7 +70,6 @@ def _pictures(n: int, which: str = "") -> str:
 
 
 SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three
-
 _SMALL_PIXELS = 1 << 16  # decoding one takes less than a millisecond, and tells its size after EXIF orientation
 
 

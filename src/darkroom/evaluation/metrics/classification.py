@@ -8,7 +8,6 @@ import numpy as np
 from darkroom.errors import DataError
 
 SUM_TOLERANCE = 1e-3
-
 SMALLEST_PROBABILITY = 1e-7  # of float32 softmax outputs; bounds the loss of one image at 16.1
 
 

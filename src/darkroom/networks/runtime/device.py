@@ -10,9 +10,7 @@ from typing import NamedTuple
 from darkroom.errors import ParamsError, TrainingError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
 DEVICES = ("auto", "cpu", "gpu")
-
 AMPERE = (8, 0)  # compute capability of NVIDIA's first GPUs that compute in bfloat16
 
 
