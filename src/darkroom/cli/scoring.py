@@ -7,17 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from darkroom.cli.options import Json, Model, registered_name, takes
+from darkroom.cli.tables import print_drift
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.repository import repository_root
-
-if TYPE_CHECKING:
-    pass
-from darkroom.cli.tables import _print_drift
 
 app = typer.Typer()
 
@@ -176,7 +173,7 @@ def drift(given: DriftOptions) -> None:
     if given.as_json:
         print(json.dumps({**found.as_dict(), "picture": str(path)}))
     else:
-        _print_drift(found, path)
+        print_drift(found, path)
     raise typer.Exit(3 if found.report.drifted else 0)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from darkroom.monitoring.samples import Comparison
 
 
-def _print_drift(found: "Comparison", picture: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def print_drift(found: "Comparison", picture: Path) -> None:
+    """Print what drifted as a table, with the reasons below it.
 
+    Args:
+        found: a comparison of a window of answers with its reference.
+        picture: the chart that was drawn of it.
+    """
     report = found.report
     table = Table(box=None, pad_edge=False)
     table.add_column("")

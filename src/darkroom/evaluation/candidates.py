@@ -57,8 +57,9 @@ class WorstError:
         if scale < 1:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return _data_uri(cv2.imencode(".png", image)[1].tobytes())
+        return data_uri(cv2.imencode(".png", image)[1].tobytes())
 
 
-def _data_uri(png: bytes) -> str:
+def data_uri(png: bytes) -> str:
+    """Return a PNG as a data: URI, to stand in a page."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter, SymmetricalLogLocator
 
 from darkroom.errors import DataError
-from darkroom.figures.style import SPLITS, WIDTH, _clean, ink, save, style
+from darkroom.figures.style import SPLITS, WIDTH, clean, ink, save, style
 
 
 def training_curves(
@@ -58,7 +58,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
     """
     n_classes = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [_clean(name, 14) for name in classes]
+    names = [clean(name, 14) for name in classes]
     size = float(np.clip(0.42 * n_classes + 1.6, 3.6, WIDTH))
     with style(dark=dark):
         figure = Figure(figsize=(size + 0.6, size), layout="constrained")
@@ -164,7 +164,7 @@ def class_scores(
         axes.plot(heights, places, "o", color=first, markersize=6)
         for place, value in enumerate(heights):
             axes.annotate(f"{value:.1%}", (value, place), (7, 0), textcoords="offset points", va="center", size=7.5)
-        axes.set_yticks(places, [_clean(name, 24) for _, name in shown])
+        axes.set_yticks(places, [clean(name, 24) for _, name in shown])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         start = max(0.0, min(heights) - 0.05)

@@ -12,7 +12,7 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import SPLITS
 from darkroom.evaluation import figures
-from darkroom.evaluation.candidates import Candidate, WorstError, _data_uri
+from darkroom.evaluation.candidates import Candidate, WorstError, data_uri
 from darkroom.evaluation.metrics import classification
 from darkroom.figures import grid
 from darkroom.files.writing import replacing
@@ -170,7 +170,7 @@ def _curves(candidate: Candidate, light: Path, folder: Path) -> Picture:
 
 
 def _picture(light: Path, dark: Path, alt: str) -> Picture:
-    return Picture(light=_data_uri(light.read_bytes()), dark=_data_uri(dark.read_bytes()), alt=alt)
+    return Picture(light=data_uri(light.read_bytes()), dark=data_uri(dark.read_bytes()), alt=alt)
 
 
 def _confusions(counts: np.ndarray, classes: Sequence[str], *, most: int = 8) -> list[dict[str, Any]]:

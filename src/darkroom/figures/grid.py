@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from darkroom.errors import DataError
-from darkroom.figures.style import DPI, _clean, ink, save, style
+from darkroom.figures.style import DPI, clean, ink, save, style
 
 
 def image_grid(
@@ -46,11 +46,11 @@ def image_grid(
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
         if heading:
-            axes.text(margin, margin, _clean(heading, int(width * 11)), va="top", weight="bold", parse_math=False)
+            axes.text(margin, margin, clean(heading, int(width * 11)), va="top", weight="bold", parse_math=False)
         for position, (image, title) in enumerate(zip(images, titles, strict=True)):
             left = margin + position % n_columns * (cell + gap)
             top = margin + head + position // n_columns * row_height
-            shown = "\n".join(_clean(line, 17) for line in title.split("\n"))
+            shown = "\n".join(clean(line, 17) for line in title.split("\n"))
             axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet", dark=dark), parse_math=False)
             _place(axes, _rgb(image, path), left=left, top=top + lines * text_height, cell=cell)
         axes.set(xlim=(0, width), ylim=(height, 0))

@@ -41,7 +41,7 @@ DARK = {
 SPLITS = {"train": "training", "val": "validation"}
 
 
-def _clean(text: str, longest: int) -> str:
+def clean(text: str, longest: int) -> str:
     """Return text in one line of at most `longest` characters; control characters become spaces."""
     line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from darkroom.errors import DataError
 from darkroom.files.writing import replacing, write_errors
+from darkroom.monitoring.measures import FEATURES
 
 if TYPE_CHECKING:
     import pyarrow as pa
-from darkroom.monitoring.measures import FEATURES
 
 COLUMNS = {  # and their types
     "id": "string",  # sha256 of the image file's bytes, in hex

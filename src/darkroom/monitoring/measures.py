@@ -1,15 +1,11 @@
 """Measure what an image looks like: brightness, contrast, sharpness, size."""
 
 import struct
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from darkroom.deployable.package import read_header
-
-if TYPE_CHECKING:
-    pass
 
 FEATURES = ("brightness", "contrast", "sharpness")
 

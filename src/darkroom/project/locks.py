@@ -1,22 +1,13 @@
 """Lock files of this repository, and who this process is."""
 
+import getpass
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from darkroom.errors import LockedError
 from darkroom.project.repository import repository_root
-
-if TYPE_CHECKING:
-    pass
-
-import getpass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @contextmanager

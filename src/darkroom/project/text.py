@@ -1,11 +1,6 @@
 """Texts for people: names on one line, URIs without passwords, the nearest known word."""
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

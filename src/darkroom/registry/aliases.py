@@ -7,15 +7,11 @@ what it had begun is finished first, and a version is recognised by its model's 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from darkroom.errors import RegistryError
 from darkroom.registry.ledger import CHALLENGER, CHAMPION, PREVIOUS, Mark, Move, ledger
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.registry.versions import damage, find, read
-
-if TYPE_CHECKING:
-    pass
 
 ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
 AGAINST = "challenge.against"  # version tag: the champion that it was compared with, or NOBODY

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError, Stopped
 from darkroom.project.locks import store_lock
+from darkroom.project.params import flatten
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking.store import client, existing, sqlite_file, store_errors, tracking_uri
@@ -28,7 +29,6 @@ from darkroom.tracking.store import client, existing, sqlite_file, store_errors,
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
-from darkroom.project.params import flatten
 
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from darkroom.errors import RegistryError
+from darkroom.project.locks import store_lock
 from darkroom.project.repository import repository_root
+from darkroom.project.text import reason, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-from darkroom.project.locks import store_lock
-from darkroom.project.text import reason, redact
 
 T = TypeVar("T")
 

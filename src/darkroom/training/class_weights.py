@@ -12,7 +12,7 @@ BALANCED_ABOVE = 1.5  # images of the largest class per image of the smallest
 
 
 class ChosenWeights(NamedTuple):
-    """ "balanced" or "none", and why."""
+    """The word balanced or none, and why."""
 
     value: str
     reason: str

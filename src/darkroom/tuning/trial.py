@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.trial import Trial
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
@@ -21,16 +22,12 @@ from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, 
 from darkroom.project.console import native_stderr_silenced
 from darkroom.training import recipe as recipe_module
 from darkroom.tuning.plan import Plan
+from darkroom.tuning.samplers import make_pruner, quiet
+from darkroom.tuning.storage import load_study, storage_errors
 from darkroom.tuning.study import Outcome
 
 if TYPE_CHECKING:
     import keras
-
-
-from optuna.trial import Trial
-
-from darkroom.tuning.samplers import make_pruner, quiet
-from darkroom.tuning.storage import load_study, storage_errors
 
 
 class Report:

@@ -31,7 +31,7 @@ class ImageSize(NamedTuple):
 
 
 class ChosenColor(NamedTuple):
-    """ "grey" or "rgb", and why."""
+    """The word grey or rgb, and why."""
 
     value: str
     reason: str
