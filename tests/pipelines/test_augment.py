@@ -159,7 +159,7 @@ def test_no_copies_are_a_valid_empty_data_set(tmp_path: Path) -> None:
 def test_a_wrong_transform_ends_the_stage_and_leaves_no_data(tmp_path: Path, copies: int) -> None:
     prepare(tmp_path / "prepared")
     with pytest.raises(
-        ParamsError, match=r"^augment.transforms\[0\]: there is no transform 'Afine'; did you mean Affine"
+        ParamsError, match=r"^augment.transforms\[0\]: there is no transform 'Afine'; did you mean 'Affine'"
     ):
         stage(tmp_path, copies=copies, transforms=[{"Afine": {}}])
     assert list((tmp_path / "augmented").iterdir()) == []

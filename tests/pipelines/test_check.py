@@ -76,7 +76,7 @@ def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: s
         ),
         (
             {"embed.backbone": "efficientnet-light0"},
-            "params.yaml: embed: there is no backbone 'efficientnet-light0'; did you mean efficientnet-lite0",
+            "params.yaml: embed: there is no backbone 'efficientnet-light0'; did you mean 'efficientnet-lite0'",
         ),
         (
             {"embed.backbone": "xception"},

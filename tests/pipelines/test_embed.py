@@ -93,7 +93,7 @@ def test_without_a_backbone_nothing_heavy_is_loaded(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"backbone": "efficientnet-lite"}, ParamsError, "no backbone 'efficientnet-lite'; did you mean .*-lite0"),
+        ({"backbone": "efficientnet-lite"}, ParamsError, "no backbone 'efficientnet-lite'; did you mean '.*-lite0'"),
         ({"image_size": [32, 16]}, ParamsError, r"image_size is \[32, 16\], expected at least \[32, 32\]"),
         ({"image_size": [32]}, ParamsError, r"embed.image_size is \[32\]: .*at least 2 items"),
         ({"weights": "imagenette"}, ParamsError, "embed.weights is 'imagenette': expected 'imagenet' or 'none' or "),

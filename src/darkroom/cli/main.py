@@ -3,13 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from darkroom.cli import operations, registry, scoring, serving
 from darkroom.cli.options import Json
-from darkroom.errors import DataError
+from darkroom.files.writing import read_json
 from darkroom.project.console import run
 from darkroom.project.repository import repository_root
 
@@ -55,8 +55,8 @@ def use(
 def report(as_json: Json = False) -> None:
     """Print what the last `dvc repro` came to: winner, accuracy, decision, version, and where to look."""
     root = repository_root()
-    evaluation = _read_report(root / "reports" / "evaluation.json")
-    promotion = _read_report(root / "reports" / "promotion.json")
+    evaluation = read_json(root / "reports" / "evaluation.json", remedy="`dvc repro` writes it")
+    promotion = read_json(root / "reports" / "promotion.json", remedy="`dvc repro` writes it")
     if as_json:
         print(json.dumps({"evaluation": evaluation, "promotion": promotion}))
         return
@@ -128,13 +128,6 @@ def tune_status(
         print(json.dumps(summary(read(), study["trials"], time.time())))
         return
     watch(read, title=f"{candidate}: study {study['study']}", wanted=study["trials"])
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); `dvc repro` writes it") from None
 
 
 if __name__ == "__main__":

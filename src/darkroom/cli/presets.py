@@ -14,7 +14,6 @@ A comment at the end of a line replaces the default's; without one the default's
 
 import subprocess
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import reduce
 from io import StringIO
 from itertools import takewhile
@@ -29,6 +28,7 @@ from ruamel.yaml.tokens import CommentToken
 from darkroom.errors import ParamsError
 from darkroom.files.writing import write_text
 from darkroom.project.params import EXPECTED_CANDIDATES, flatten, read_params, read_with_comments
+from darkroom.project.text import did_you_mean
 
 Change = tuple[str | None, str | None]  # (old value, new value); None: the key is not there
 
@@ -86,9 +86,7 @@ def text(name: str, *, root: Path) -> str:
     for needed in (name, DEFAULT):
         if needed not in known:
             listed = ", ".join(known) or f"none in {_folder(root)}"
-            near = get_close_matches(needed, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ParamsError(f"there is no preset {needed!r}; presets: {listed}{hint}")
+            raise ParamsError(f"there is no preset {needed!r}; presets: {listed}{did_you_mean(needed, known)}")
     path = _folder(root) / f"{name}.yaml"
     if name == DEFAULT:
         return path.read_text(encoding="utf-8")
@@ -119,9 +117,8 @@ def _merge(
         known = candidates if at in OF_CANDIDATES else list(params)
         if key not in known:
             kind, where = ("key", f"{'.'.join(at)} has an") if at else ("section", "there is an")
-            near = get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known {kind}s: {', '.join(known)}"
-            raise ParamsError(f"{path}: {where} unknown {kind} {key!r}; {hint}")
+            hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
+            raise ParamsError(f"{path}: {where} unknown {kind} {key!r}{hint}")
         here, old = (*at, key), params.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here):
             _merge(old, value, candidates=candidates, path=path, at=here)

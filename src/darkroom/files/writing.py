@@ -11,6 +11,7 @@ from typing import Any
 
 from darkroom.errors import DataError
 
+FROM_THE_START = "run `dvc repro` from the start"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -68,16 +69,19 @@ def digest_of(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what a stage wrote.
+def read_json(path: Path, *, remedy: str = FROM_THE_START) -> dict[str, Any]:
+    """Return the JSON object that a stage wrote.
+
+    Args:
+        remedy: what writes the file again, for the error.
 
     Raises:
-        DataError: the file is missing or no JSON.
+        DataError: the file is missing or is not a JSON object.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise _unreadable(path, error) from None
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from None
 
 
 def checksum(path: Path) -> str:
@@ -89,8 +93,4 @@ def checksum(path: Path) -> str:
     try:
         return sha256_of(path)
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read ({error}); run `dvc repro` from the start")
+        raise DataError(f"{path} cannot be read ({error}); {FROM_THE_START}") from None

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from darkroom.errors import DarkroomError, DataError, LockedError
-from darkroom.files.writing import write_text
+from darkroom.errors import DarkroomError, LockedError
+from darkroom.files.writing import read_json, write_text
 from darkroom.operations import triggers
 from darkroom.operations.notifications import notify
 from darkroom.operations.params import Order
@@ -169,7 +169,7 @@ class _Retraining:
 
     def _repro(self, *anew: str) -> dict[str, Any]:
         self.tree.dvc("repro", *anew)
-        return _read_json(self.order.root / "reports" / "promotion.json")
+        return read_json(self.order.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
 
     def _experiment(self, *anew: str) -> dict[str, Any]:
         """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
@@ -180,7 +180,7 @@ class _Retraining:
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
         self.tree.dvc("get", ".", "reports/promotion.json", "--rev", name, "--out", str(said))
-        promotion = _read_json(said)
+        promotion = read_json(said, remedy="run `dvc repro promote`")
         if promotion["decision"] not in APPLIED:
             return promotion
         self.tree.dvc("exp", "apply", name)
@@ -295,10 +295,3 @@ def _event(report: dict[str, Any]) -> str:
         return FAILED
     calling = triggers.fired([Trigger(**trigger) for trigger in report["triggers"]])
     return KEPT if report["decision"] == UNCHANGED and calling & triggers.ALARMS else str(report["decision"])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run `dvc repro promote`") from None

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -16,6 +15,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from darkroom.errors import ParamsError
+from darkroom.project.text import did_you_mean
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
 
@@ -111,11 +111,9 @@ def _candidates(values: dict[str, Any]) -> list[str]:
         if named.count(name) > 1:
             raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r} twice; name each candidate once")
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ParamsError(
                 f"{PARAMS_FILE}: candidates names {name!r}, but train has no section of that name; "
-                f"sections of train: {', '.join(known) or 'none'}{hint}"
+                f"sections of train: {', '.join(known) or 'none'}{did_you_mean(name, known)}"
             )
     return list(named)
 

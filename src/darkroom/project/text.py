@@ -36,13 +36,14 @@ def reason(error: BaseException) -> str:
     return redact(first_line(error)[:300])
 
 
-def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return "; did you mean 'x'?" with the known word that is nearest, or nothing if none is near.
+def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str:
+    """Return "; did you mean 'x' or 'y'?" with the nearest known words, or nothing if none is near.
 
     Args:
         word: what came.
         known: what may come.
+        n: how many words at most.
         cutoff: least similarity of a near word, in [0, 1] (difflib.SequenceMatcher.ratio).
     """
-    near = get_close_matches(word, known, n=1, cutoff=cutoff)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = get_close_matches(word, known, n=n, cutoff=cutoff)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -10,7 +10,6 @@ import hashlib
 import sqlite3
 import sys
 import tempfile
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.project.repository import repository_root
-from darkroom.project.text import redact
+from darkroom.project.text import did_you_mean, redact
 from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
 from darkroom.tracking.store import client, download, existing, registry_uri, sqlite_file, store_errors, tracking_uri
 
@@ -53,9 +52,8 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if found:
         return found
     if not registered.versions:
-        near = get_close_matches(name, known_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`dvc repro` trains and registers one"
-        raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}; {hint}")
+        hint = did_you_mean(name, known_names()) or "; `dvc repro` trains and registers one"
+        raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}{hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
     aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
     versions = ", ".join(sorted(registered.versions, key=int))

@@ -145,15 +145,15 @@ def test_the_lean_affine_has_the_arguments_of_albumentations() -> None:
 
 
 def test_an_unknown_transform_is_named_beside_near_ones() -> None:
-    refuses([{"HorizontalFilp": None}], "transforms[0]: there is no transform 'HorizontalFilp'; did you mean Horizont")
-    refuses([{"affine": None}], "there is no transform 'affine'; did you mean Affine")
+    refuses([{"HorizontalFilp": None}], "transforms[0]: there is no transform 'HorizontalFilp'; did you mean 'Horizont")
+    refuses([{"affine": None}], "there is no transform 'affine'; did you mean 'Affine")
     refuses([{"Quux": None}], "there is no transform 'Quux'; https://albumentations.ai/docs/ lists them")
     refuses([{"Compose": {"transforms": []}}], "there is no transform 'Compose'")
     refuses([{"Lambda": None}], "there is no transform 'Lambda'")
 
 
 def test_an_unknown_argument_is_named_beside_near_ones() -> None:
-    refuses([{"Affine": {"rotation": 3}}], "there is no argument of Affine 'rotation'; did you mean rotate")
+    refuses([{"Affine": {"rotation": 3}}], "there is no argument of Affine 'rotation'; did you mean 'rotate")
     refuses([{"HorizontalFlip": {"angle": 3}}], "there is no argument of HorizontalFlip 'angle'; known: p")
     refuses([{"HorizontalFlip": {"strict": True}}], "there is no argument of HorizontalFlip 'strict'; known: p")
 

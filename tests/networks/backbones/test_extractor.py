@@ -448,7 +448,7 @@ def test_imagenet_weights_of_efficientnet_are_used_as_keras_uses_them(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "resnet-50"}, "there is no backbone 'resnet-50'; did you mean resnet50"),
+        ({"name": "resnet-50"}, "there is no backbone 'resnet-50'; did you mean 'resnet50'"),
         ({"image_size": (31, 64)}, r"backbone .*: image_size is \[31, 64\], expected at least \[32, 32\]"),
         ({"image_shape": (28, 28, 4)}, "pictures have 4 channels, expected 1 .grey. or 3 .rgb."),
     ],

@@ -10,7 +10,6 @@ import os
 import random
 import warnings
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from darkroom.errors import ParamsError
+from darkroom.project.text import did_you_mean
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # importing albumentations asks PyPI for a newer version otherwise
 
@@ -164,10 +164,9 @@ def _check_result(result: Any, image: np.ndarray, name: str, *, where: str = "")
 def _find(name: str, known: Mapping[str, Any], *, what: str, where: str) -> Any:
     if name in known:
         return known[name]
-    by_lower = {key.lower(): key for key in known}
-    near = [by_lower[key] for key in get_close_matches(name.lower(), by_lower, n=3)]
-    hint = f"did you mean {' or '.join(near)}?" if near else _listing(what, known)
-    raise ParamsError(f"{where}: there is no {what} {name!r}; {hint}")
+    same = [key for key in known if key.lower() == name.lower()]  # difflib takes another case for another letter
+    hint = did_you_mean(name, same or known, n=3, cutoff=0.0 if same else 0.6) or f"; {_listing(what, known)}"
+    raise ParamsError(f"{where}: there is no {what} {name!r}{hint}")
 
 
 def _listing(what: str, known: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ networks.build adds the classifier; parameter counts in docstrings include it. A
 trained network loads without Darkroom and exports to ONNX.
 """
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from darkroom.networks.architectures.inception import inception
 from darkroom.networks.architectures.resnet import resnet, resnet_cifar
 from darkroom.networks.architectures.sizes import check_picture_size
 from darkroom.networks.architectures.vgg import vgg
+from darkroom.project.text import did_you_mean
 
 Architecture = Callable[..., Any]
 
@@ -59,9 +59,8 @@ def check_architecture(name: str, arguments: dict[str, Any]) -> None:
         ParamsError: names what is known.
     """
     if name not in ARCHITECTURES:
-        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ParamsError(f"there is no architecture {name!r}; {hint}known: {', '.join(sorted(ARCHITECTURES))}")
+        hint = did_you_mean(name, ARCHITECTURES) or ";"
+        raise ParamsError(f"there is no architecture {name!r}{hint} known: {', '.join(sorted(ARCHITECTURES))}")
     parameters = dict(list(inspect.signature(ARCHITECTURES[name]).parameters.items())[1:])
     if unknown := sorted(set(arguments) - set(parameters)):
         raise ParamsError(f"architecture {name} has no argument {unknown[0]!r}; known: {', '.join(parameters)}")

@@ -8,11 +8,11 @@
     lite    (pixel - 127) / 128
 """
 
-import difflib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from darkroom.errors import ParamsError
+from darkroom.project.text import did_you_mean
 
 Preprocessing = Literal["inside", "tf", "caffe", "torch", "lite"]
 NONE = "none"
@@ -109,9 +109,9 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    near = difflib.get_close_matches(name.casefold().replace("_", "-"), BACKBONES, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(BACKBONES)}, or {NONE}"
-    raise ParamsError(f"there is no backbone {name!r}; {hint}")
+    known = f"; known: {', '.join(BACKBONES)}, or {NONE}"
+    hint = did_you_mean(name.casefold().replace("_", "-"), BACKBONES, n=3)
+    raise ParamsError(f"there is no backbone {name!r}{hint or known}")
 
 
 def check_image_size(backbone: Backbone, image_size: tuple[int, int]) -> None:
