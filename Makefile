@@ -29,8 +29,9 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
 
-test: setup lint  ## every check, and every test but those of test-slow
-	python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
+	python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --cov --cov-report=
+	@echo "coverage: $$(coverage report --format=total) %"
 
 test-slow: setup  ## the tests that take minutes: kills at random moments
 	python -m pytest -m slow
@@ -55,5 +56,5 @@ bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
