@@ -30,7 +30,7 @@ ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
 	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
-	python -m pytest --numprocesses 2 --dist loadfile -m "not slow" --cov --cov-report=
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=
 	@echo "coverage: $$(coverage report --format=total) %"
 
 test-slow: setup  ## the tests that take minutes: kills at random moments

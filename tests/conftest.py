@@ -8,6 +8,34 @@ import pytest
 from tests.support import postgres as postgres_server
 from tests.support.project import ROOT, Project, clone
 
+# The files that take longest, longest first. The first worker to be free takes the next file: so none is left alone
+# with a long one at the end, as long as xdist does not sort the files itself (--no-loadscope-reorder).
+LONGEST = (
+    "pipelines/test_tune.py",
+    "project/test_pipeline.py",
+    "operations/test_retrain.py",
+    "registry/test_lock.py",
+    "compute/test_clusters.py",
+    "tuning/test_coordinator.py",
+    "project/test_consumer.py",
+    "training/test_candidate.py",
+    "pipelines/test_train.py",
+    "networks/architectures/test_architectures.py",
+    "serving/test_server.py",
+    "pipelines/test_check.py",
+    "networks/backbones/test_extractor.py",
+    "pipelines/test_promote.py",
+    "project/test_gpu_benchmark.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin first; the tests of each stay together and in their order."""
+    tests = ROOT / "tests"
+    places = {tests / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:

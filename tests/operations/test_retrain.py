@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from darkroom.operations.undo import lock_is_valid
 from darkroom.registry import versions
 from tests.support.retrained_repository import Retrained, create
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = pytest.mark.heavy
 SEED = 7
 LOG = ".darkroom/retrain/log.txt"
 
@@ -22,13 +24,17 @@ LOG = ".darkroom/retrain/log.txt"
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     """The repository after its first run, which promoted version 1; the tests go on from each other's end."""
-    project = create(tmp_path_factory.mktemp("retrained"))
+    return with_champion(tmp_path_factory.mktemp("retrained"))
+
+
+def with_champion(root: Path) -> Retrained:
+    project = create(root)
     report = project.retrain("--commit")
     assert (report["decision"], report["version_before"], report["version_after"]) == ("promoted", None, "1")
     return project
 
 
-def fired(report: dict) -> list[str]:
+def fired(report: dict[str, Any]) -> list[str]:
     return [trigger["name"] for trigger in report["triggers"] if trigger["fired"]]
 
 
@@ -37,7 +43,7 @@ def ran(project: Retrained) -> list[str]:
     return re.findall(r"^Running stage '(\w+)'", project.read(LOG), re.M)
 
 
-def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setenv("DVC_ROOT", str(project.root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     return versions.read("pets").history()
@@ -153,9 +159,24 @@ def test_somebody_who_runs_dvc_by_hand_is_waited_for_by_the_next_run(project):
     assert "another DVC command is at work here; try again when it is done" in report["error"]
 
 
-def test_kills_at_any_moment_never_take_the_champion_away(project, monkeypatch):
+def test_after_a_kill_in_the_training_the_next_run_promotes(project, monkeypatch):
+    project.reads(0, seconds=3.0)
+    (project.root / LOG).unlink()
+    with project.start(sys.executable, "-m", "darkroom.cli.main", "retrain") as process:
+        wait_for(lambda: (project.root / LOG).exists() and "train.py" in project.read(LOG))
+        process.kill()  # this process alone: its stages go on
+    report = project.retrain()
+    assert (report["decision"], report["version_before"], report["version_after"]) == ("promoted", "1", "2")
+    assert lock_is_valid(project.root / "dvc.lock")
+    moves = [(entry["from"], entry["to"]) for entry in history(project, monkeypatch) if entry["alias"] == "champion"]
+    assert moves == [(None, "1"), ("1", "2")]
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_never_take_the_champion_away(tmp_path, monkeypatch):
     """Also: orphans are ended, the lock is free, and the run that is left alone promotes what the others began."""
     draw = np.random.default_rng(SEED)
+    project = with_champion(tmp_path)
     project.reads(0, seconds=1.0)
     before = history(project, monkeypatch)
     with ChampionClient("pets") as client:

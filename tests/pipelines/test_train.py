@@ -1,5 +1,6 @@
-"""The train stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store."""
+"""The train stage on sixteen-pixel pictures, with a real MLflow store: a process of its own where that matters."""
 
+import copy
 import csv
 import json
 import re
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.errors import DataError, LockedError, ParamsError, RegistryError, TrainingError
 from darkroom.training import overrides
+from pipelines import train
 from tests.support.project import ROOT
 from tests.support.training_stage import TrainingStage, train_section
 
@@ -57,7 +60,9 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
     assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
 
 
-def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(stage: Stage) -> None:
+def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.params(epochs="20")
     with stage.start() as process:
         assert process.stdout is not None
@@ -67,8 +72,8 @@ def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(s
     assert process.returncode == 143
     ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
     assert status == "KILLED"
-    printed = stage.run()
-    first = re.search(r"^epoch (\d+)/20", printed, re.MULTILINE)
+    stage.call(train.main)
+    first = re.search(r"^epoch (\d+)/20", capsys.readouterr().err, re.MULTILINE)
     assert first is not None
     assert int(first[1]) >= 2
     assert json.loads((stage.root / "models/cnn/run.json").read_text())["run_id"] == run_id
@@ -76,25 +81,24 @@ def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(s
 
 
 def test_a_tracking_server_that_does_not_answer_stops_training_before_it_starts(stage: Stage) -> None:
-    printed = stage.run(MLFLOW_TRACKING_URI="http://127.0.0.1:9", status=1)
-    assert re.fullmatch(r"error: .*127\.0\.0\.1:9.*\n", printed)
+    with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
+        stage.call(train.main, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
 
 
 def test_a_diverged_training_is_one_line_and_a_failed_run(stage: Stage) -> None:
     stage.params(epochs="2", learning_rate="1.0e+30")
-    printed = stage.run(status=1)
-    assert re.search(r"^error: .*loss is (nan|inf).*lower learning_rate", printed, re.MULTILINE)
-    assert "Traceback" not in printed
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf).*lower learning_rate"):
+        stage.call(train.main)
     assert stage.query("select status from runs order by start_time desc limit 1") == [("FAILED",)]
 
 
 def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> None:
     (stage.root / "prepared" / "manifest.json").rename(tmp_path / "manifest.json")
     try:
-        printed = stage.run(status=1)
+        with pytest.raises(DataError, match="^prepared is not whole"):
+            stage.call(train.main)
     finally:
         (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
-    assert re.fullmatch(r"error: prepared is not whole.*\n", printed)
 
 
 def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
@@ -104,11 +108,11 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
         for line in first.stdout:
             if line.startswith("epoch 1/10"):
                 first.send_signal(signal.SIGSTOP)
-                printed = stage.run(status=75)
+                with pytest.raises(LockedError, match=r"train-[0-9a-f]{16}\.lock was held by another process"):
+                    stage.call(train.main)
                 first.terminate()
                 first.send_signal(signal.SIGCONT)
     assert first.returncode == 143
-    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +123,12 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
         ({"class_weights": "{lihgt: 2.0}"}, "unknown class 'lihgt'; classes: dark, light"),
     ],
 )
-def test_a_recipe_that_cannot_be_trained_is_refused_before_tensorflow_is_loaded(
+def test_a_recipe_that_these_pictures_do_not_allow_is_refused(
     changes: dict[str, str], message: str, stage: Stage
 ) -> None:
     stage.params(**changes)
-    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(stage.root))
+    with pytest.raises(ParamsError, match=f"^params.yaml: train.cnn.*{message}"):
+        stage.call(train.main)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +155,22 @@ def test_optimizer_schedule_and_loss_are_checked_before_data_are_read(
         rf"^    {key}: .*$", f"    {key}: {line}", (stage.root / "params.yaml").read_text(), flags=re.M
     )
     assert found == 1
-    (tmp_path / "params.yaml").write_text(text)  # where there are no data: reading them would be the error
-    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", refused_at_once(tmp_path))
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "models" / "cnn").mkdir(parents=True)
+    (tmp_path / "models" / "cnn" / "best.yaml").write_text("{}")  # and no data: reading them would be the error
+    bare = copy.copy(stage)
+    bare.root = tmp_path
+    with pytest.raises(ParamsError, match=f"^params.yaml: train.cnn.*{message}"):
+        bare.call(train.main)
 
 
-def refused_at_once(root: Path) -> str:
-    """The error of a stage that ends with status 2 before it loads Keras, TensorFlow or MLflow."""
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"batch_size": "225"}, "batch_size is 225"), ({"averaging": "1.0"}, "averaging is 1.0")]
+)
+def test_a_recipe_is_refused_in_one_line_before_anything_heavy_is_loaded(
+    changes: dict[str, str], message: str, stage: Stage
+) -> None:
+    stage.params(**changes)
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -167,9 +182,9 @@ def refused_at_once(root: Path) -> str:
         "except SystemExit as end:\n"
         "    print(end.code, sorted({'keras', 'tensorflow', 'mlflow'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=stage.root, capture_output=True, text=True)
     assert done.stdout.strip() == "2 []", done.stderr
-    return done.stderr
+    assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", done.stderr)
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
@@ -178,13 +193,16 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> 
     assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)
 
 
-def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(tmp_path: Path) -> None:
+def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage = Stage(tmp_path)
     stage.params(epochs="1")
     overrides.write(
         stage.root / "models" / "cnn" / "best.yaml", {"learning_rate": 0.05, "label_smoothing": 0.1}, comment="x"
     )
-    assert "train: cnn: from tuning: learning_rate 0.05 (not 0.1)\n" in stage.run()
+    stage.call(train.main)
+    assert "train: cnn: from tuning: learning_rate 0.05 (not 0.1)\n" in capsys.readouterr().err
     assert stage.query("select value from params where key = 'learning_rate'") == [("0.05",)]
     assert stage.query("select value from tags where key = 'tuned'") == [('{"learning_rate": 0.05}',)]
 
@@ -199,4 +217,5 @@ def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(tmp_path: Pa
 def test_a_best_yaml_that_a_recipe_cannot_have_is_refused(tmp_path: Path, key: str, value: float, message: str) -> None:
     stage = Stage(tmp_path)
     overrides.write(stage.root / "models" / "cnn" / "best.yaml", {key: value}, comment="edited by hand")
-    assert re.search(message, stage.run(status=2))
+    with pytest.raises(ParamsError, match=message):
+        stage.call(train.main)

@@ -1,4 +1,7 @@
-"""The tune stage in a process of its own, on sixteen-pixel pictures, with a real MLflow store and real workers."""
+"""The tune stage on sixteen-pixel pictures, with a real MLflow store and real workers.
+
+Where it matters the stage is a process of its own; elsewhere main() is called, and searches share one worker process.
+"""
 
 import contextlib
 import csv
@@ -9,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ import numpy as np
 import psutil
 import pytest
 
-from darkroom.errors import ParamsError
+from darkroom.compute import workers
+from darkroom.compute.local import LocalProcess, thread_limits
+from darkroom.errors import LockedError, ParamsError, SearchError, TrainingError
 from darkroom.training import overrides
 from darkroom.tuning import storage
 from darkroom.tuning.rows import TrialRow, best_trial
@@ -24,10 +30,7 @@ from pipelines import tune
 from tests.support.project import ROOT
 from tests.support.training_stage import TRAIN, TrainingStage, train_section
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
-]
+pytestmark = pytest.mark.heavy
 
 TUNE = {
     "trials": "3",
@@ -91,6 +94,29 @@ class Stage(TrainingStage):
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path)
+
+
+class KeptProcess(LocalProcess):
+    """A worker process that outlives its search, for the next one: TensorFlow takes 8 s to load."""
+
+    def stop(self) -> None:
+        assert self._newest is None or self._newest.done()
+
+    def end(self) -> None:
+        super().stop()
+
+
+@pytest.fixture(scope="module")
+def kept_process() -> Iterator[KeptProcess]:
+    process = KeptProcess(thread_limits(1))
+    yield process
+    process.end()
+
+
+@pytest.fixture
+def one_process(kept_process: KeptProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every search that is called in this process, with one worker, have the same one."""
+    monkeypatch.setattr(workers, "LocalProcess", lambda _environment: kept_process)
 
 
 @pytest.fixture(scope="module")
@@ -160,22 +186,24 @@ def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, st
     assert drawn | {"best.yaml"} <= {file.name for file in artifacts.iterdir()}
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage, str]) -> None:
     stage, _ = tuned
     best = stage.best
-    stage.run()
+    stage.call(tune.main)
     assert len(stage.trials()) == 6
     assert stage.best == best
     text = (stage.root / "params.yaml").read_text()
     (stage.root / "params.yaml").write_text(text.replace("trials: 6", "trials: 7"))
-    stage.run()
+    stage.call(tune.main)
     assert len(stage.trials()) == 7
     assert len([name for name in stage.runs() if name == "tune-cnn"]) == 1
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_best_within_chance_keeps_the_values_of_params_yaml(stage: Stage) -> None:
     stage.params(space="{cnn: {label_smoothing: {float: [0.09, 0.11]}}}", trials="2")
-    stage.run()
+    stage.call(tune.main)
     assert stage.best == {}
     assert "params.yaml" in json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
 
@@ -205,17 +233,18 @@ def test_without_trials_nothing_heavy_is_loaded_and_best_yaml_is_empty(stage: St
 
 def test_without_trials_values_of_train_need_not_be_within_the_ranges(stage: Stage) -> None:
     stage.params(trials="0", space="{cnn: {learning_rate: {float: [0.2, 0.3]}}}")
-    stage.run()
+    stage.call(tune.main)
     assert stage.best == {}
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Stage) -> None:
     stage.params(
         train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {categorical: [1.0e+30, 0.1]}}}",
         sampler="grid",
     )
-    stage.run()
+    stage.call(tune.main)
     states = [(trial["state"], trial["reason"]) for trial in stage.trials()]
     assert {state for state, _ in states} == {"complete", "failed"}
     assert all("training has diverged" in reason for state, reason in states if state == "failed")
@@ -224,18 +253,20 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Sta
     assert "training has diverged" in stage.tags("trial-0")["error"]
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_search_in_which_all_trials_fail_says_the_first_reason(stage: Stage) -> None:
     stage.params(
         train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {float: [1.0e+29, 1.0e+31], log: true}}}",
         trials="2",
     )
-    printed = stage.run(status=1)
-    assert re.search(r"error: all 2 trials failed; the first, trial 0: .*training has diverged", printed)
+    with pytest.raises(TrainingError, match="^all 2 trials failed; the first, trial 0: .*training has diverged"):
+        stage.call(tune.main)
     assert not (stage.root / "models").exists()
     assert stage.runs()["tune-cnn"] == "FAILED"
 
 
+@pytest.mark.usefixtures("one_process")
 def test_size_and_latency_are_measured_where_they_are_asked_for(stage: Stage) -> None:
     stage.params(
         objectives="[val_accuracy, model_bytes]",
@@ -244,7 +275,7 @@ def test_size_and_latency_are_measured_where_they_are_asked_for(stage: Stage) ->
         sampler="grid",
         trials="3",
     )
-    stage.run()
+    stage.call(tune.main)
     sizes = {trial["architecture.filters"]: float(trial["model_bytes"]) for trial in stage.trials()}
     assert sizes["[64,64]"] > 2 * sizes["[4,8]"]
     assert all(float(trial["latency_ms"]) > 0 for trial in stage.trials())
@@ -259,15 +290,18 @@ def wait_for_runs(stage: Stage, process: "subprocess.Popen[str]", *names: str) -
         time.sleep(0.05)
 
 
-def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open(stage: Stage) -> None:
+@pytest.mark.usefixtures("one_process")
+def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.params(trials="4", epochs="4", fraction="1.0")
     process = stage.start()
     wait_for_runs(stage, process, "trial-1")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert stage.runs()["tune-cnn"] == "RUNNING"
-    printed = stage.run()
-    assert "tune: cnn: trial 1 was killed\n" in printed
+    stage.call(tune.main)
+    assert "tune: cnn: trial 1 was killed\n" in capsys.readouterr().err
     states = [trial["state"] for trial in stage.trials()]
     assert states.count("complete") == 4
     assert states[:2] == ["complete", "killed"], "trial 0 was not repeated"
@@ -330,24 +364,27 @@ def test_a_wrong_section_is_refused_in_one_line_before_tensorflow_is_loaded(
 
 
 def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stage) -> None:
-    printed = stage.run(status=1, DARKROOM_TUNING_STORAGE="postgresql://u:sec/ret@127.0.0.1:1/d")
-    assert "error: the tuning storage postgresql://u:***@127.0.0.1:1/d does not answer" in printed
-    assert "ret@" not in printed
+    with pytest.raises(SearchError) as failed:
+        stage.call(tune.main, DARKROOM_TUNING_STORAGE="postgresql://u:sec/ret@127.0.0.1:1/d")
+    assert "the tuning storage postgresql://u:***@127.0.0.1:1/d does not answer" in str(failed.value)
+    assert "ret@" not in str(failed.value)
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_named_study_of_another_space_is_refused_with_a_new_name(stage: Stage) -> None:
     stage.params(study="mine", trials="1")
-    stage.run()
+    stage.call(tune.main)
     stage.params(study="mine", trials="1", space="{cnn: {learning_rate: {float: [0.02, 0.5]}}}")
-    assert re.search(
-        r"the study 'mine-cnn' in .* created with another space, .* such as mine-\w{8}\n", stage.run(status=1)
-    )
+    message = r"the study 'mine-cnn' in .* created with another space, .* such as mine-\w{8}$"
+    with pytest.raises(SearchError, match=message):
+        stage.call(tune.main)
 
 
 def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage) -> None:
     process = stage.start()
     wait_for_runs(stage, process, "tune-cnn")
-    assert "held by another process" in stage.run(status=75)
+    with pytest.raises(LockedError, match="held by another process"):
+        stage.call(tune.main)
     process.terminate()
     process.communicate()
 

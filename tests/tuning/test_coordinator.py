@@ -181,6 +181,7 @@ def running(folder: Path) -> list[int]:
 
 
 @pytest.mark.heavy
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     processes = [start(tmp_path, 30, 0.25)]
@@ -207,6 +208,7 @@ def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: P
 
 
 @pytest.mark.heavy
+@pytest.mark.slow
 def test_sixteen_workers_on_one_study_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
     storage = postgres.database("tuning")
     rows, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
