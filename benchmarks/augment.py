@@ -135,7 +135,7 @@ def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) ->
                     n_rest += len(block)
                 writer.append(block)
             writer.finish(index=copies.copies_index(index, copies=1), manifest=manifest)
-        return (time.perf_counter() - running) * n_images / n_rest
+        return float((time.perf_counter() - running) * n_images / n_rest)
 
     sides = ("plain", "plain_written", "running", "whole", "import_albumentations", "import_ours")
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -111,6 +111,10 @@ def _bare(place: Path) -> Callable[[], object]:
     return one_pass
 
 
+_session: Any = None  # of a process of the pool, as _start leaves it
+_shape: list[int] = []
+
+
 def _start(model: str, shape: list[int]) -> None:
     import onnxruntime
 
@@ -129,7 +133,7 @@ def _classify(files: list[str]) -> int:
     images = np.empty((len(files), height, width, channels), np.uint8)
     for position, name in enumerate(files):
         with open(name, "rb") as file:  # noqa: PTH123 - as fast as can be
-            image = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
+            image: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         images[position] = image.reshape(height, width, channels)

@@ -7,6 +7,7 @@ of MNIST's size that lie in a memory-mapped file as data/prepared does.
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def main() -> None:
             )
 
         first = fed(0)
-        preloaded = OneBatch(keras.tree.map_structure(keras.ops.convert_to_tensor, first[0]), steps=len(first))
+        preloaded: Any = OneBatch(keras.tree.map_structure(keras.ops.convert_to_tensor, first[0]), steps=len(first))
         network = build.build(
             "compact", image_shape=(28, 28, 1), n_classes=10, arguments={"filters": [32, 64, 128]},
             policy=device.policy("auto"),

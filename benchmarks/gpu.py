@@ -118,7 +118,7 @@ def open_data(settings: recipe.Recipe, folder: Path) -> Opened:
     data, features = recipe.pictures(prepared, augmented), None
     if recipe.transfer_mode(settings):
         features = Features.open(folder / "features")
-        copies = augmented.manifest["digest"] if has_copies else features.augmented_digest
+        copies = str(augmented.manifest["digest"] if has_copies else features.augmented_digest)
         features.check_origin(prepared_digest=prepared.manifest["digest"], augmented_digest=copies)
     recipe.check(settings, data, image_shape=prepared.image_shape, features=features)
     return Opened(prepared, data, features)

@@ -149,7 +149,8 @@ def n_worked_on(stage: str, place: Path) -> int:
     manifest = json.loads((place / "data" / "prepared" / "manifest.json").read_text())
     train, val = (sum(manifest["counts"][split].values()) for split in ("train", "val"))
     n_copies = COPIES * train
-    return {"preprocess": manifest["n_rows"], "augment": n_copies, "embed": 2 * train + val, "train": 2 * train}[stage]
+    n_rows = int(manifest["n_rows"])
+    return int({"preprocess": n_rows, "augment": n_copies, "embed": 2 * train + val, "train": 2 * train}[stage])
 
 
 class Peaks:

@@ -45,8 +45,8 @@ def clone(folder: Path, environment: dict[str, str]) -> Path:
 def start(root: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     """Start a retraining in a process group of its own."""
     command = [sys.executable, "-m", "darkroom.cli.main", "retrain"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, **quiet)
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, stdout=quiet, stderr=quiet)
 
 
 def kill_at(process: "subprocess.Popen[bytes]", moment: float, *, stages: bool) -> bool:

@@ -165,7 +165,7 @@ def bare_p50_ms(size: int, files: list[bytes], *, n_threads: int | None, seconds
     from darkroom.registry import versions
 
     package = Package.load(versions.fetch(versions.find(f"of-{size}", alias="champion")), threads=n_threads)
-    latencies, until = [], time.perf_counter() + seconds
+    latencies, until = list[float](), time.perf_counter() + seconds
     while (started := time.perf_counter()) < until:
         package.predict([files[len(latencies) % len(files)]])
         latencies.append((time.perf_counter() - started) * 1000)
@@ -187,7 +187,7 @@ def import_seconds(rounds: int = 5) -> dict[str, float]:
 
 def ready_seconds(start: Any, size: int) -> float:
     with start(size) as server:
-        return round(server.ready_seconds, 2)
+        return float(round(server.ready_seconds, 2))
 
 
 # Load through changes of the champion
@@ -304,7 +304,7 @@ def started(command: list[str], port: int, probe: str, variables: dict[str, str]
 
 def cpu_seconds(process: psutil.Process) -> float:
     times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 def answered(url: str) -> bytes:

@@ -12,8 +12,10 @@ class Side:
     """`python -m MODULE --side ARGUMENTS`: a process that answers every line with the seconds of one more pass."""
 
     def __init__(self, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", module, "--side", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self._command = [sys.executable, "-m", module, "--side", *arguments]
+        self.process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
 
     def seconds(self) -> float:
         """Return how long one pass took; end with an error if the process has."""
@@ -23,7 +25,7 @@ class Side:
         self.process.stdin.flush()
         if line := self.process.stdout.readline():
             return float(line)
-        sys.exit(f"{' '.join(self.process.args[2:])}: ended with {self.process.wait()}")
+        sys.exit(f"{' '.join(self._command[2:])}: ended with {self.process.wait()}")
 
     def close(self) -> None:
         """End the process."""

@@ -132,7 +132,7 @@ def write_arrays(root: Path) -> dict[str, int]:
     from darkroom.data.arrays.dataset import Dataset
 
     prepared = Dataset.open(root / "data" / "prepared")
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for split, prefix in (("train", ""), ("val", "val_"), ("test", "test_")):
         rows = prepared.rows(split)
         arrays |= {f"{prefix}images": prepared.images[rows], f"{prefix}labels": prepared.labels[rows]}

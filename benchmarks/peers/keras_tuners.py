@@ -44,6 +44,7 @@ class Timed:
     """Lets a tuner begin no trial after its time."""
 
     end: float
+    oracle: Any
 
     def on_trial_end(self, trial: Any) -> None:
         super().on_trial_end(trial)  # type: ignore[misc]
@@ -164,7 +165,7 @@ def compact(recipe: Settings, *, learning_rate: float, weight_decay: float, drop
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
-    return np.eye(10, dtype=np.float32)[labels]
+    return np.asarray(np.eye(10, dtype=np.float32)[labels])
 
 
 def best_epoch(settings: Settings) -> keras.callbacks.Callback:

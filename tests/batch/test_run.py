@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import asdict, astuple, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,7 +87,8 @@ def pack(images, target):
     elif target.suffix == ".txt":
         target.write_text("".join(f"{images / name}\r\n" for name in names) + "\n")
     else:
-        with tarfile.open(target, f"w:{target.suffix[1:]}".removesuffix("tar")) as tar:
+        mode: Any = f"w:{target.suffix[1:]}".removesuffix("tar")
+        with tarfile.open(target, mode) as tar:
             for name in names:
                 tar.add(images / name, name)
     return target
@@ -298,7 +300,7 @@ def test_what_cannot_be_an_input_or_an_output_is_refused(images, version, tmp_pa
 def test_chunks_of_an_archive_are_bounded_in_bytes(images, tmp_path, monkeypatch):
     monkeypatch.setattr(inputs_module, "CHUNK_BYTES", 500)
     with inputs_module.open_inputs(str(pack(images, tmp_path / "a.tar"))) as inputs:
-        chunks = list(inputs.chunks(16))
+        chunks: list[Any] = list(inputs.chunks(16))
         assert all(sum(map(len, chunk.contents)) <= 500 for chunk in chunks)
         assert [name for chunk in chunks for name in chunk.names] == names_in(images)
         later = inputs.chunks(16, done=frozenset({0, 2}))

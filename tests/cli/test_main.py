@@ -21,7 +21,6 @@ train:
 """
 
 heavy = pytest.mark.heavy
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from tests.support.bare_versions import bare_versions
 from tests.support.command_line import run
 from tests.support.trained_repository import train
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 names = (f"pets-{number}" for number in itertools.count())
 
 

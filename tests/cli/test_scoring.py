@@ -12,10 +12,7 @@ from darkroom.registry import aliases, register
 from tests.support.command_line import darkroom, run
 from tests.support.trained_repository import fresh_store, prepare, train
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")

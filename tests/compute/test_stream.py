@@ -1,6 +1,7 @@
 import os
 import threading
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_items_are_read_no_faster_than_results_are_taken():
             n_read += 1
             yield number
 
-    results = stream(square, items(), backend="threading", workers=2)
+    results: Any = stream(square, items(), backend="threading", workers=2)
     assert next(results) == 0
     assert n_read <= 6
     results.close()
@@ -63,7 +64,7 @@ def test_items_are_read_no_faster_than_results_are_taken():
 
 def test_a_stream_given_up_half_way_leaves_no_thread():
     before = threading.active_count()
-    results = stream(square, range(1000), backend="threading", workers=2)
+    results: Any = stream(square, range(1000), backend="threading", workers=2)
     next(results)
     results.close()
     assert threading.active_count() == before
@@ -75,7 +76,8 @@ def test_a_worker_that_dies_is_one_clear_error():
 
 
 def test_wrong_settings_are_named():
-    for workers in (0, -1, "all", 1.5, True):
+    wrong: list[Any] = [0, -1, "all", 1.5, True]
+    for workers in wrong:
         with pytest.raises(ParamsError, match=r"compute.workers is .*expected auto or a whole number"):
             n_workers_of(workers)
     with pytest.raises(ParamsError, match=r"compute.backend is 'spark'; expected loky or threading or ray$"):

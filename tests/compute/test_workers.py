@@ -35,7 +35,7 @@ def pid_in(file: Path) -> int:
 
 
 def lives(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
 
 
 class OddError(Exception):
@@ -199,6 +199,7 @@ def test_an_exception_keeps_its_type_and_message(how, kind, message):
     with Workers(1, backend="loky") as workers:
         before = workers.submit(0, os.getpid).result()
         error = workers.submit(0, fail, how).exception()
+        assert error is not None
         assert type(error) is kind
         assert str(error) == message
         assert "in fail" in str(error.__cause__), "where it was raised is known"
@@ -226,7 +227,8 @@ def test_a_task_that_ends_its_process_does_not_end_this_one(how, cause):
 def test_wrong_settings_are_named(monkeypatch):
     with pytest.raises(ParamsError, match=r"^compute.backend is 'threading'; expected loky or ray$"):
         Workers(1, backend="threading")
-    for n in (0, -1, 1.5, True, "all"):
+    wrong: list[Any] = [0, -1, 1.5, True, "all"]
+    for n in wrong:
         with pytest.raises(ParamsError, match=rf"^workers is {n!r}; expected auto or a whole number of at least 1$"):
             Workers(n, backend="loky")
     with pytest.raises(ParamsError, match=r"^cpus of a worker is 0; expected a whole number"):

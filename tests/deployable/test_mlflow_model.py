@@ -17,7 +17,6 @@ from tests.support.trained_repository import clean_environment, fresh_store
 
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*AnyType:UserWarning"),
 ]
 CLASSES = ["cat", "dog", "owl"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -195,7 +196,8 @@ def test_a_tiff_cannot_hide_its_size_behind_another_type(change):
     else:
         with pytest.raises(IndexError, match="size of another type"):
             package.read_header(bytes(data))
-    assert cv2.imdecode(np.frombuffer(long8_tiff(12, 10), np.uint8), 0).shape == (10, 12)  # OpenCV follows the offsets
+    decoded: Any = cv2.imdecode(np.frombuffer(long8_tiff(12, 10), np.uint8), 0)
+    assert decoded.shape == (10, 12)  # OpenCV follows the offsets
 
 
 def test_the_pixel_limit_is_an_argument(model):
@@ -386,7 +388,7 @@ def test_the_module_imports_nothing_but_numpy_opencv_and_onnx_runtime():
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert foreign == {"cv2", "numpy", "onnxruntime"}
 

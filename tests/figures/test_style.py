@@ -1,3 +1,5 @@
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ def names(n_classes):
 
 def drawn(path):
     """Return the picture (H, W, 3) after making sure that it is a PNG with something on it."""
-    image = cv2.imread(str(path))
+    image: Any = cv2.imread(str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
     assert image.std() > 5
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -35,7 +37,7 @@ def confusion(n_classes):
     return classification.confusion_matrix(probabilities.argmax(axis=1), labels, n_classes=n_classes)
 
 
-HISTORY = {
+HISTORY: dict[str, list[float]] = {
     "epoch": [0, 1, 2],
     "train_loss": [2.0, 1.0, 0.5],
     "val_loss": [1.5, 1.2, 0.9],

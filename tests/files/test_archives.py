@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_members_can_be_read_in_any_order_and_piece_by_piece(tmp_path: Path) -> 
         with open_archive(path, max_archive_bytes=LIMIT) as archive:
             for entry in reversed(archive.entries):
                 stream = archive.open(entry)
-                assert b"".join(iter(lambda stream=stream: stream.read(7), b"")) == FILES[entry.name]
+                assert b"".join(iter(partial(stream.read, 7), b"")) == FILES[entry.name]
 
 
 def test_dots_in_the_names_of_members_are_dropped(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -119,7 +120,8 @@ def test_a_rate_is_suggested_and_its_picture_drawn(
     code, out, err = lr_find(monkeypatch, capfd, "--steps", "30")
     assert code == 0, err
     picture = repository / "reports" / "lr_find" / "cnn.png"
-    assert cv2.imread(str(picture)).std() > 5
+    image: Any = cv2.imread(str(picture))
+    assert image.std() > 5
     match = re.fullmatch(
         r"learning rate ([\d.e-]+), where the loss falls most steeply; (?:[\d.e-]+ to be cautious; )?the peak of "
         r"one_cycle may go up to ([\d.e-]+)\. Set train\.cnn\.learning_rate in params\.yaml, now 0\.1; "

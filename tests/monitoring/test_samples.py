@@ -1,6 +1,7 @@
 import json
 import shutil
 from datetime import UTC, datetime
+from typing import Any
 
 import cv2
 import numpy as np
@@ -85,7 +86,8 @@ def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
     assert found.report.reasons[0].startswith("brightness has drifted: median 0.5")
     picture = tmp_path / "drift.png"
     figure.drift(found.report, found.reference, found.window, picture, heading="600 answers")
-    assert cv2.imread(str(picture)).shape[1] == 1036
+    image: Any = cv2.imread(str(picture))
+    assert image.shape[1] == 1036
 
 
 def test_training_images_of_another_size_are_converted_as_the_network_does(repository, tmp_path):

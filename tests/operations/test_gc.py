@@ -14,7 +14,7 @@ from darkroom.registry.snapshot import Registered, Version
 from darkroom.tracking import runs
 from tests.support.trained_repository import fresh_store, prepare, train
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = pytest.mark.heavy
 
 
 def version(number: str, **tags: str) -> Version:

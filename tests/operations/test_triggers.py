@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,7 +117,7 @@ def test_what_an_experiment_has_tried_is_no_reason_again():
 @pytest.mark.parametrize("changed", ["params.yaml", "src/a.py", "dvc.lock", "data/raw/b.bin"])
 def test_another_value_or_content_under_the_same_status_is_another_state(tmp_path, changed):
     deps = {"params.yaml": {"train.cnn.epochs": "modified"}, "src/a.py": "modified", "data/raw": "modified"}
-    status = {
+    status: dict[str, list[Any]] = {
         "train": [{"changed deps": deps}],
         "data/incoming/cat.dvc": [{"changed outs": {"data/incoming/cat": "x"}}],
     }

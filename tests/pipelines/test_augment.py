@@ -22,7 +22,7 @@ SHAPE = (12, 10, 3)
 CLASSES = ["bird", "cat", "dog"]
 ARGUMENTS = ["--prepared", "prepared", "--out", "augmented", "--report", "report"]
 COMPUTE = {"cluster": None, "device": "auto"}
-AUGMENT = {
+AUGMENT: dict[str, Any] = {
     "copies": 2,
     "seed": 7,
     "preview_images": 2,
@@ -66,10 +66,17 @@ def stage(folder: Path, *, workers: int = 1, backend: str = "loky", **changes: A
 def draw(prepared: Path, *, transforms: list[dict[str, Any]] | None = None, **changes: Any) -> list[np.ndarray]:
     dataset = Dataset.open(prepared)
     rows = dataset.rows("train")
-    settings = {"copies": 2, "seed": 7, "backend": "loky", "workers": 1, "scratch": prepared.parent, **changes}
+    settings: dict[str, Any] = {
+        "copies": 2,
+        "seed": 7,
+        "backend": "loky",
+        "workers": 1,
+        "scratch": prepared.parent,
+        **changes,
+    }
     ids = dataset.index()["id"][rows].tolist()
     blocks = copies_module.draw_copies(
-        prepared, rows=rows, ids=ids, transforms=transforms or AUGMENT["transforms"], **settings
+        prepared, rows=rows, ids=ids, transforms=transforms or AUGMENT["transforms"], **settings | changes
     )
     return [block.copy() for block in blocks]
 
@@ -194,9 +201,8 @@ def test_pixels_do_not_depend_on_how_the_work_is_cut_or_on_threads(tmp_path: Pat
 
 def test_another_seed_or_copy_gives_other_pixels_and_more_copies_leave_the_first_ones_alone(tmp_path: Path) -> None:
     prepare(tmp_path / "prepared")
-    one, two, other = (
-        np.concatenate(draw(tmp_path / "prepared", **changes)) for changes in ({"copies": 1}, {}, {"seed": 8})
-    )
+    changes: list[dict[str, Any]] = [{"copies": 1}, {}, {"seed": 8}]
+    one, two, other = (np.concatenate(draw(tmp_path / "prepared", **changed)) for changed in changes)
     assert np.array_equal(two[::2], one)
     assert not np.array_equal(two[1::2], one)
     assert not np.array_equal(two, other)

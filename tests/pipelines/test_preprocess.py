@@ -8,6 +8,8 @@ import sys
 import tarfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -152,7 +154,7 @@ def test_arrays_give_the_same_output_as_before_without_a_detour_through_files(pl
 
 
 def test_npz_and_idx_files_of_the_same_arrays_give_the_same_bytes(place):
-    arrays = {"x_train": pixels(60, 28, 28), "y_train": np.arange(60) % 10}
+    arrays: dict[str, Any] = {"x_train": pixels(60, 28, 28), "y_train": np.arange(60) % 10}
     arrays |= {"x_test": pixels(20, 28, 28, seed=1), "y_test": np.arange(20) % 10}
     place.params(color="grey", image_size=[28, 28], val_fraction=0.4, near_duplicates="group", shard_bytes=20_000)
     Path("raw/npz").mkdir(parents=True)
@@ -278,13 +280,13 @@ def test_near_copies_are_kept_or_share_a_side_or_go(place, policy):
     elif policy == "group":
         assert sides_agree
         assert (originals["group"].to_numpy() == copies["group"].to_numpy()).all()
-        kept = zip(copies.index, originals.index, copies["split"], strict=True)
-        assert listed("duplicates") == [[copy, of, "near", f"kept: together in {split}"] for copy, of, split in kept]
+        together = zip(copies.index, originals.index, copies["split"], strict=True)
+        assert listed("duplicates") == [[copy, of, "near", f"kept: together in {side}"] for copy, of, side in together]
     else:
         assert set(copies["split"]) == {"unused"}
         assert set(originals["split"]) == {"train", "val", "test"}
-        kept = zip(copies.index, originals.index, strict=True)
-        assert listed("duplicates") == [[copy, of, "near", "dropped: near-duplicate"] for copy, of in kept]
+        dropped = zip(copies.index, originals.index, strict=True)
+        assert listed("duplicates") == [[copy, of, "near", "dropped: near-duplicate"] for copy, of in dropped]
 
 
 def test_names_with_newlines_commas_and_other_scripts_survive_in_the_lists(place):
@@ -370,8 +372,9 @@ def test_one_class_only_is_an_error(place):
 
 
 def test_no_image_at_all_is_an_error(place):
+    none: Any = SimpleNamespace(n_images=0, rejected=[])
     with pytest.raises(DataError, match="there is nothing to prepare"):
-        preprocess.check_rejected(type("Rows", (), {"n_images": 0, "rejected": []}), limit=1, listed_in=Path())
+        preprocess.check_rejected(none, limit=1, listed_in=Path())
 
 
 def test_an_archive_that_ends_too_early_stops_the_stage_and_leaves_nothing(place):

@@ -27,7 +27,7 @@ from tests.support.trained_repository import (
     train,
 )
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = pytest.mark.heavy
 ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "reports/predictions.parquet"]
 ARGUMENTS += [
     "--raw",
@@ -192,7 +192,9 @@ def test_a_version_whose_files_are_gone_is_registered_anew(root, monkeypatch):
         patch.setattr(aliases, "promote", interrupted)
         with pytest.raises(KeyboardInterrupt):
             promote.main()
-    shutil.rmtree(local_folder(versions.find("pets", version="1").location))
+    folder = local_folder(versions.find("pets", version="1").location)
+    assert folder is not None
+    shutil.rmtree(folder)
     report = promoted()
     assert (report["decision"], report["champion_after"]) == ("promoted", "2")
 

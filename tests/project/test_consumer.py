@@ -22,7 +22,7 @@ from tests.support.project import ROOT
 from tests.support.served import png, served_repository
 from tests.support.trained_repository import SHAPE, clean_environment
 
-pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")]
+pytestmark = pytest.mark.heavy
 CONSUMER = """
 import base64, json, sys
 import mlflow, numpy as np, pandas as pd

@@ -62,14 +62,14 @@ def test_another_evaluation_is_another_case(winner, change):
     [
         None,
         replace(CHAMPION, version="2"),
-        replace(CHAMPION, tags=CHAMPION.tags | {f"{SHA256}{MODEL_FILE}": "e" * 64}),
-        replace(CHAMPION, tags=CHAMPION.tags | {"test_ids_sha256": "e" * 64}),
+        replace(CHAMPION, tags={**CHAMPION.tags, f"{SHA256}{MODEL_FILE}": "e" * 64}),
+        replace(CHAMPION, tags={**CHAMPION.tags, "test_ids_sha256": "e" * 64}),
     ],
 )
 def test_another_champion_is_another_case_and_another_note_on_it_is_not(winner, champion):
     assert reason(winner) == ["0"]
     assert reason(winner, champion=champion) == ["1"]
-    noted = CHAMPION.tags | {"mlflow.note": "seen"}
+    noted = {**CHAMPION.tags, "mlflow.note": "seen"}
     assert reason(winner, champion=replace(CHAMPION, tags=noted)) == ["0"]
 
 

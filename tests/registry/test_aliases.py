@@ -9,10 +9,7 @@ from darkroom.registry.snapshot import PACKAGE_FILE
 from darkroom.tracking import store
 from tests.support.trained_repository import fresh_store, prepare, train
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture

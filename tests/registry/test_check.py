@@ -13,10 +13,7 @@ from darkroom.tracking import runs, store
 from tests.support.bare_versions import bare_versions
 from tests.support.trained_repository import clean_environment, train
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 names = (f"pets-{number}" for number in itertools.count())
 
 

@@ -11,10 +11,7 @@ from darkroom.registry.ledger import TAG_CHARACTERS, Move
 from darkroom.tracking import store
 from tests.support.bare_versions import Died, Dying, bare_versions
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 names = (f"pets-{number}" for number in itertools.count())
 
 
@@ -59,7 +56,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, n_writes: int) -> Iterator[None]:
 def is_consistent(name):
     """The history tells every move without a gap, ends where the aliases are, and the check finds nothing."""
     registered = versions.read(name)
-    last = {}
+    last: dict[str, str | None] = {}
     for entry in registered.history():
         assert entry["from"] == last.get(entry["alias"])
         assert entry["who"] != "unknown"

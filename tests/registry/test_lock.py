@@ -16,10 +16,7 @@ from tests.support.mlflow_server import running
 from tests.support.promoters import promote_own
 from tests.support.trained_repository import fresh_store, model_reading, prepare, train
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 N_PROMOTERS = 8
 SECONDS = 500  # a deadline for machines that do other work; 5 s are usual
 
@@ -143,7 +140,12 @@ def promote_while_another_does(monkeypatch, folder, decided, first_stops, second
 
     Return the errors of both, and whether the second stopped.
     """
-    begun, resumed, stopped, errors = threading.Event(), threading.Event(), threading.Event(), [None, None]
+    begun, resumed, stopped, errors = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+        list[RegistryError | None]([None, None]),
+    )
     opened = store.client()
 
     def promote(number, before_call):

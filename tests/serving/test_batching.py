@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,10 @@ def bmp(image):
 class Held(Package):
     """A package whose network waits until it is let go; it notes the sizes of its batches."""
 
+    sizes: list[int]
+    begun: threading.Semaphore
+    may_go: threading.Semaphore
+
     def predict(self, items, **options):
         self.sizes.append(len(items))
         self.begun.release()
@@ -38,6 +43,7 @@ class Held(Package):
 
 def held(path):
     package = Held.load(path)
+    assert isinstance(package, Held)
     package.sizes, package.begun, package.may_go = [], threading.Semaphore(0), threading.Semaphore(0)
     return package
 
@@ -55,7 +61,7 @@ def make(package):
 
     def start(**options):
         batches = []
-        wanted = {
+        wanted: dict[str, Any] = {
             "n_threads": 2,
             "max_batch": 4,
             "max_waiting": 8,
@@ -125,9 +131,9 @@ def test_a_batch_holds_images_for_one_version_and_a_request_is_answered_by_the_v
         first = asyncio.create_task(batcher.submit(old, [bmp(BLACK)]))
         await asyncio.to_thread(package.begun.acquire)
         rest = []
-        for number, served in enumerate((old, new, new)):
+        for served in (old, new, new):
             rest.append(asyncio.create_task(batcher.submit(served, [bmp(WHITE)])))
-            await asyncio.to_thread(eventually, lambda expected=number + 1: len(batcher._decoded) == expected)
+            await asyncio.to_thread(eventually, lambda: len(batcher._decoded) == len(rest))
         package.may_go.release(3)
         await asyncio.gather(first, *rest)
 

@@ -1,6 +1,8 @@
 import os
 import sys
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -30,11 +32,15 @@ def test_a_look_that_fails_in_any_way_is_said_and_the_next_one_is_taken(monkeypa
         log=lambda event, message, **_: said.append((event, message)),
         seconds=0.01,
     )
+
+    def last_said(event):
+        return said and said[-1][0] == event
+
     follower.start()
     try:
         for error, event in [(RegistryError("no answer"), "registry_unreadable"), (KeyError("table"), "look_failed")]:
             found.append(error)
-            eventually(lambda expected=event: said and said[-1][0] == expected)
+            eventually(partial(last_said, event))
         found.append(remote("2"))
         eventually(lambda: follower.served.version.version == "2" and said[-1][0] == "version_taken")
         assert follower.problem is None
@@ -52,7 +58,8 @@ def test_a_log_line_that_cannot_be_written_is_lost_and_nothing_else(monkeypatch)
         monkeypatch.undo()
         with pytest.raises(OSError, match="No space left"):
             full.flush()
-        full.buffer.raw.close()
+        buffer: Any = full.buffer
+        buffer.raw.close()
     monkeypatch.setattr(sys, "stderr", full)
     logs.log("event", "a sentence")
 

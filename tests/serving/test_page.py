@@ -6,10 +6,7 @@ import pytest
 
 from tests.support.served import Server, png, served_repository
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ("no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
 TOKEN = "a-long-secret"  # noqa: S105

@@ -10,6 +10,7 @@ import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -26,10 +27,7 @@ from darkroom.registry import versions
 from darkroom.serving.server import _address_errors, _bind, _remembered_sigterm
 from tests.support.served import Server, eventually, png, register, served_repository, set_champion
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
 
 
@@ -432,13 +430,16 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(server, root):
     def facts():
         return server.client.get("/v1/model").json()
 
+    def is_served(version):
+        return facts()["version"] == version
+
     asking = [threading.Thread(target=ask) for _ in range(3)]
     for thread in asking:
         thread.start()
     try:
         for version in (second, first, second):
             set_champion(version)
-            eventually(lambda expected=version.version: facts()["version"] == expected)
+            eventually(partial(is_served, version.version))
         set_champion(third)
         problem = eventually(lambda: facts()["problem"])
         assert "it was changed after registration and is not loaded; version 2 goes on" in problem

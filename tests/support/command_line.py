@@ -18,6 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arg
     with pytest.raises(SystemExit) as ended:
         main.main()
     captured = capfd.readouterr()
+    assert isinstance(ended.value.code, int)
     return ended.value.code, captured.out, captured.err
 
 

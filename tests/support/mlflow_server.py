@@ -14,7 +14,7 @@ from pathlib import Path
 @contextmanager
 def running(root: Path) -> Iterator[str]:
     """Run `mlflow server` on root/mlflow.db, artifacts in root/remote; yield its URI."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command: list[str | Path] = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{root}/mlflow.db", "--artifacts-destination", str(root / "remote")]
     # Without it, eight more processes start that import MLflow and wait for jobs: 50 s of CPU.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -7,6 +7,7 @@ import json
 import struct
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def idx(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
-def write_idx(directory: Path, *, compressed: bool = False, **arrays: np.ndarray) -> list[Path]:
+def write_idx(directory: Path, *, compressed: bool = False, **arrays: Any) -> list[Path]:
     """Write x_train=..., y_train=..., x_test=..., y_test=... under their classic names."""
     names = {"x_train": "train-images-idx3", "y_train": "train-labels-idx1"}
     names |= {"x_test": "t10k-images-idx3", "y_test": "t10k-labels-idx1"}
@@ -34,7 +35,7 @@ def write_idx(directory: Path, *, compressed: bool = False, **arrays: np.ndarray
     return paths
 
 
-def write_tar(path: Path, files: dict[str, bytes | tarfile.TarInfo], mode: str = "w") -> Path:
+def write_tar(path: Path, files: Mapping[str, bytes | tarfile.TarInfo], mode: Any = "w") -> Path:
     """Write a tar; a name that ends in "/" is a folder; a TarInfo stands for a member that is no plain file."""
     with tarfile.open(path, mode) as tar:
         for name, content in files.items():

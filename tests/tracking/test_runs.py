@@ -17,7 +17,6 @@ from tests.support.onnx_model import write_model
 from tests.support.trained_repository import clean_environment, fresh_store
 
 needs_mlflow = pytest.mark.heavy
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 SOURCE = Path(runs.__file__).parents[2]
 
 

@@ -130,10 +130,8 @@ def test_one_of_mixup_and_cutmix_is_drawn_per_batch() -> None:
 
 def test_class_weights_are_one_on_average_over_the_training_pictures() -> None:
     labels, classes = np.repeat([0, 1, 2], [900, 90, 10]), ["a", "b", "c"]
-    weights = {
-        name: class_weights(setting, labels=labels, classes=classes)
-        for name, setting in {"balanced": "balanced", "effective": "effective", "own": {"c": 5.0, "a": 0.5}}.items()
-    }
+    settings: dict[str, Any] = {"balanced": "balanced", "effective": "effective", "own": {"c": 5.0, "a": 0.5}}
+    weights = {name: class_weights(setting, labels=labels, classes=classes) for name, setting in settings.items()}
     for found in weights.values():
         assert found.dtype == np.float32
         assert found[labels].mean() == pytest.approx(1)

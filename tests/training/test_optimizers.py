@@ -123,6 +123,7 @@ def test_a_lowered_plateau_is_seen_by_a_step_that_is_already_compiled() -> None:
     model = compiled(learning_rate=schedule, momentum=0.0)
     fit(model, epochs=1)
     before = model.get_weights()[0]
+    assert schedule.scale is not None
     schedule.scale.assign(0.0)
     fit(model, epochs=1)
     np.testing.assert_array_equal(model.get_weights()[0], before)

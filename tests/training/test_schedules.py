@@ -1,6 +1,7 @@
 """What the learning rate is in each step, and when a plateau lowers it."""
 
 import json
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from darkroom.training.schedules import Plateau, Schedule
 pytestmark = pytest.mark.heavy
 
 
-def rates(name: str, *, peak: float = 0.4, warmup: float = 0.2, **arguments: float) -> np.ndarray:
+def rates(name: str, *, peak: float = 0.4, warmup: float = 0.2, **arguments: Any) -> np.ndarray:
     schedule = Schedule(name, peak=peak, total_steps=100, steps_per_epoch=10, warmup=warmup, **arguments)
     return np.asarray(keras.ops.convert_to_numpy(schedule(np.arange(100))))
 

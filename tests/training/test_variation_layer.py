@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ def reference(picture: np.ndarray, variation: Variation, draws: np.ndarray) -> n
         picture = picture[:, ::-1]
     if "shift" in columns:
         down, right = draws[columns["shift"]]
-        mode = "reflect" if variation.shift_fill == "reflect" else "constant"
+        mode: Literal["reflect", "constant"] = "reflect" if variation.shift_fill == "reflect" else "constant"
         padded = np.pad(picture, [(edge, edge), (edge, edge), (0, 0)], mode=mode)
         picture = padded[edge - down : edge - down + height, edge - right : edge - right + width]
     picture = picture.copy()

@@ -19,10 +19,7 @@ from tests.support.shades import write_shades
 from tests.support.trained_repository import fresh_store
 from tests.support.tuning_tasks import PLAN
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),  # of MLflow
-]
+pytestmark = pytest.mark.heavy
 RECIPE = presets.read("smoke", root=ROOT)["train"]["cnn"]
 
 

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def index_of(n: int) -> pd.DataFrame:
     )
 
 
-def write(directory: Path, images: np.ndarray, *, shard_rows: int = 4, pieces: int = 3) -> dict:
+def write(directory: Path, images: np.ndarray, *, shard_rows: int = 4, pieces: int = 3) -> dict[str, Any]:
     with DatasetWriter(directory, image_shape=SHAPE, shard_bytes=shard_rows * 12) as writer:
         for piece in np.array_split(images, pieces):
             writer.append(piece)
@@ -66,7 +67,8 @@ def test_any_indexing_gathers_in_the_order_asked_for(tmp_path, shard_rows):
         wanted = images[np.asarray(rows, int)] if isinstance(rows, list) else images[rows]
         assert np.array_equal(stored[rows], wanted)
     assert np.array_equal(stored[4], images[4])
-    assert np.array_equal(stored[np.int64(-1)], images[-1])
+    last: Any = np.int64(-1)
+    assert np.array_equal(stored[last], images[-1])
     with pytest.raises(IndexError):
         stored[np.array([0, 10])]
 

@@ -55,7 +55,10 @@ def test_no_transforms_give_the_image_itself() -> None:
 
 
 def test_draws_depend_on_seed_id_and_copy() -> None:
-    transforms = [{"Affine": ARTICLES}, {"GaussNoise": {"p": 1.0}}]  # one draws from random, the other from numpy
+    transforms: list[dict[str, Any]] = [
+        {"Affine": ARTICLES},
+        {"GaussNoise": {"p": 1.0}},
+    ]  # one draws from random, the other from numpy
     first = draw(transforms)
     assert np.array_equal(first, draw(transforms))
     for other in ({"seed": 2}, {"image_id": "b"}, {"copy": 2}):

@@ -10,8 +10,14 @@ from darkroom.data.download.catalogue import Dataset, find_dataset, read_catalog
 from darkroom.errors import ParamsError
 
 FILE = {"name": "a.zip", "sha256": "0" * 64}
-URL = {"kind": "url", "layout": "folders", "files": [{**FILE, "url": "https://data.invalid/a.zip"}]}
-NPM = {"kind": "npm", "package": "a", "version": "1.0.0", "layout": "idx", "files": [{**FILE, "member": "package/a"}]}
+URL: dict[str, Any] = {"kind": "url", "layout": "folders", "files": [{**FILE, "url": "https://data.invalid/a.zip"}]}
+NPM: dict[str, Any] = {
+    "kind": "npm",
+    "package": "a",
+    "version": "1.0.0",
+    "layout": "idx",
+    "files": [{**FILE, "member": "package/a"}],
+}
 
 PATH = {"kind": "path", "path": "mine.zip", "layout": "folders"}
 

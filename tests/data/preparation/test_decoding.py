@@ -19,7 +19,7 @@ MAX = 10_000
 def picture(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     blurred = cv2.GaussianBlur(noise, (0, 0), 6).astype(float)
-    return np.clip((blurred - 127) * 8 + 127, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip((blurred - 127) * 8 + 127, 0, 255).astype(np.uint8))
 
 
 def encoded(form: str, mode: str = "RGB", image: np.ndarray | None = None, **options) -> bytes:
@@ -63,7 +63,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def smooth(image: np.ndarray) -> np.ndarray:
-    return cv2.blur(np.ascontiguousarray(image), (9, 9)).astype(int).reshape(image.shape)
+    return np.asarray(cv2.blur(np.ascontiguousarray(image), (9, 9)).astype(int).reshape(image.shape))
 
 
 VALID = {
@@ -165,15 +165,20 @@ def test_pixels_of_an_array_are_converted_without_change():
     assert np.array_equal(convert(grey, color="grey")[..., 0], grey)
     assert np.array_equal(convert(grey[..., None], color="rgb"), np.stack([grey] * 3, axis=-1))
     assert np.array_equal(convert(colour, color="grey")[..., 0], cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY))
-    for wrong in (colour.astype(float), np.zeros((3, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.uint8([1])):
+    for wrong in (
+        colour.astype(float),
+        np.zeros((3, 4, 2), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.array([1], np.uint8),
+    ):
         with pytest.raises(Rejected, match=r"expected uint8 \(H, W\)"):
             convert(wrong, color="rgb")
 
 
 def test_shrinking_averages_areas_and_growing_interpolates():
-    stripes = np.tile(np.uint8([0, 255]), (8, 4))[..., None]
+    stripes = np.tile(np.array([0, 255], np.uint8), (8, 4))[..., None]
     assert np.all(np.abs(resize(stripes, size=(4, 4)).astype(int) - 128) <= 1)
-    ramp = np.uint8([[0, 100]])[..., None]
+    ramp = np.array([[0, 100]], np.uint8)[..., None]
     assert np.all(np.diff(resize(ramp, size=(2, 8))[0, :, 0].astype(int)) >= 0)
     assert len(np.unique(resize(ramp, size=(2, 8)))) > 2
     assert resize(ramp, size=(1, 2)) is ramp
@@ -230,7 +235,7 @@ def test_a_plain_picture_resembles_only_itself():
 
 
 def test_a_batch_keeps_the_valid_ones_in_order_and_names_the_others():
-    items = [VALID["jpeg"], b"", VALID["png"], picture(), VALID["jpeg"][:100]]
+    items: list[bytes | np.ndarray] = [VALID["jpeg"], b"", VALID["png"], picture(), VALID["jpeg"][:100]]
     batch = read_batch(items, size=(30, 40), color="rgb", max_pixels=MAX, hashes=True)
     assert batch.images.shape == (3, 30, 40, 3)
     assert [position for position, _ in batch.rejected] == [1, 4]

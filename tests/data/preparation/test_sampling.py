@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -24,14 +25,14 @@ def encoded(image: np.ndarray, form: str = ".png") -> bytes:
 
 def grey(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Shades of grey stored in three channels."""
-    return np.repeat(pixels(1, height, width, 1, seed=seed)[0], 3, axis=2)
+    return np.asarray(np.repeat(pixels(1, height, width, 1, seed=seed)[0], 3, axis=2))
 
 
 def colored(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return pixels(1, height, width, 3, seed=seed)[0]
+    return np.asarray(pixels(1, height, width, 3, seed=seed)[0])
 
 
-def raw(directory: Path, files: dict[str, bytes], *, mode: str = "w") -> Path:
+def raw(directory: Path, files: dict[str, bytes], *, mode: Literal["w", "w:gz", "w:xz", "w:bz2"] = "w") -> Path:
     directory.mkdir()
     path = directory / "d.tar"
     with tarfile.open(path, mode) as tar:
@@ -45,7 +46,7 @@ def raw(directory: Path, files: dict[str, bytes], *, mode: str = "w") -> Path:
     return directory
 
 
-def form(directory: Path, image_size: list[int] | str = "auto", color: str = "auto") -> auto.Form:
+def form(directory: Path, image_size: list[int] | Literal["auto"] = "auto", color: str = "auto") -> auto.Form:
     return auto.choose_form(directory, image_size=image_size, color=color, **LIMITS)
 
 
@@ -101,7 +102,7 @@ def test_official_test_pictures_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
-    arrays = {"x_train": pixels(300, 28, 28), "y_train": np.arange(300) % 10}
+    arrays: dict[str, Any] = {"x_train": pixels(300, 28, 28), "y_train": np.arange(300) % 10}
     write_idx(tmp_path, x_test=pixels(9, 28, 28), y_test=np.arange(9), **arrays)
     write_manifest(tmp_path, "idx")
     expected = "image_size 28x28 (that of all 200 pictures), color grey (no colour in 200 pictures)"

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ def far_hashes(n: int) -> np.ndarray:
 
 def split(ids: np.ndarray, **changed):
     n = len(ids)
-    arguments = {
+    arguments: dict[str, Any] = {
         "ids": ids,
         "labels": np.zeros(n, int),
         "official_test": np.zeros(n, bool),

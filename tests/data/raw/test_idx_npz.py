@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,12 @@ from darkroom.errors import DataError
 from tests.support.raw_files import idx, pixels, write_idx, write_zip
 
 LIMIT = 10_000_000
-SMALL = {"x_train": pixels(7, 5, 4), "y_train": np.arange(7), "x_test": pixels(3, 5, 4, seed=1), "y_test": np.arange(3)}
+SMALL: dict[str, Any] = {
+    "x_train": pixels(7, 5, 4),
+    "y_train": np.arange(7),
+    "x_test": pixels(3, 5, 4, seed=1),
+    "y_test": np.arange(3),
+}
 
 
 def read_idx(paths: list[Path], classes: list[str] | None = None, limit: int = LIMIT) -> list[Block]:
@@ -46,7 +52,7 @@ def test_blocks_are_bounded_and_together_they_are_the_whole(tmp_path: Path, monk
         np.testing.assert_array_equal(np.concatenate([b.pixels for b in blocks[:4]]), SMALL["x_train"])
 
 
-def _saved(directory: Path, **kinds: np.ndarray) -> list[Block]:
+def _saved(directory: Path, **kinds: Any) -> list[Block]:
     np.savez(directory / "data.npz", **kinds)
     return read_npz(directory / "data.npz")
 
@@ -65,7 +71,7 @@ def test_idx_and_npz_of_the_same_arrays_give_the_same_blocks(tmp_path: Path, arr
 
 def test_numbers_become_class_names(tmp_path: Path) -> None:
     names = ["Coat", "Bag", "Shirt"]
-    data = {"x_train": pixels(3, 4, 4), "y_train": np.array([2, 0, 1])}
+    data: dict[str, Any] = {"x_train": pixels(3, 4, 4), "y_train": np.array([2, 0, 1])}
     assert read_idx(write_idx(tmp_path, **data), classes=names)[0].labels == ["Shirt", "Coat", "Bag"]
     np.savez(tmp_path / "a.npz", **data)
     assert read_npz(tmp_path / "a.npz", classes=names)[0].labels == ["Shirt", "Coat", "Bag"]

@@ -427,7 +427,9 @@ def test_imagenet_weights_of_efficientnet_are_used_as_keras_uses_them(
     shape = (32, 32, 3)
     network = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=shape, pooling="avg")
     normalization = next(layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
-    normalization.set_weights([np.float32([0.485, 0.456, 0.406]), np.float32([0.23, 0.22, 0.21]), np.array(1)])
+    normalization.set_weights(
+        [np.array([0.485, 0.456, 0.406], np.float32), np.array([0.23, 0.22, 0.21], np.float32), np.array(1)]
+    )
     path = tmp_path / "efficientnetb0_notop.h5"
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, network)

@@ -68,9 +68,9 @@ def _torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for thing, module in ((FloatStorage, "torch"), (LongStorage, "torch"), (_rebuild_tensor_v2, "torch._utils")):
         monkeypatch.setattr(thing, "__module__", module)
     utils = SimpleNamespace(_rebuild_tensor_v2=_rebuild_tensor_v2)
-    monkeypatch.setitem(sys.modules, "torch._utils", utils)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
     torch = SimpleNamespace(FloatStorage=FloatStorage, LongStorage=LongStorage, _utils=utils)
-    monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", torch)
 
 
 def checkpoint(path: Path, state: Any) -> Path:
