@@ -101,7 +101,7 @@ def test_an_archive_is_answered_as_the_folder_it_was_made_of(images, version, tm
     assert rows_of(tmp_path / ".parquet") == rows_of(tmp_path / f".{kind}.parquet")
 
 
-def test_a_list_of_paths_is_answered_in_its_order_from_a_file_or_stdin(images, version, tmp_path, monkeypatch):
+def test_a_list_of_paths_is_answered_in_its_order(images, version, tmp_path, monkeypatch):
     names = names_in(images)[::-1][:5]
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{name}\n" for name in [*names, "", "nowhere.png"]))
@@ -159,7 +159,7 @@ def test_a_list_may_begin_with_the_letters_of_an_image_format(images, version, t
     assert {(row["path"], row["error"]) for row in rows_of(tmp_path / "out.parquet")} == {("BMW/0001.png", None)}
 
 
-def test_what_only_the_versions_own_code_reads_is_answered_and_logged_without_its_size(tmp_path):
+def test_what_the_versions_code_reads_is_logged_without_size(tmp_path):
     version = write_version(tmp_path / "version")
     code = tmp_path / "version" / PACKAGE_FILE
     code.write_text(
@@ -181,7 +181,7 @@ Package.decode = lambda self, data: np.full(self.image_shape, 51, np.uint8) if d
     assert size.tolist() == [90**0.5] * 2
 
 
-def test_a_damaged_member_of_a_zip_is_a_row_and_the_others_are_answered(images, version, tmp_path):
+def test_a_damaged_member_of_a_zip_is_a_row_beside_the_others(images, version, tmp_path):
     path = pack(images, tmp_path / "images.zip")
     data = bytearray(path.read_bytes())
     data[data.index(b"IHDR") + 6] ^= 255  # within the first member, so that its checksum is wrong
@@ -254,7 +254,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(images, version, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "whole.parquet"]
 
 
-def test_a_run_of_something_else_is_not_continued_and_says_what_differs(images, version, tmp_path):
+def test_another_run_is_not_continued_and_says_what_differs(images, version, tmp_path):
     out = tmp_path / "out.parquet"
     folder = tmp_path / "in"
     folder.mkdir()
@@ -307,7 +307,7 @@ def test_chunks_of_an_archive_are_bounded_in_bytes(images, tmp_path, monkeypatch
         assert [astuple(chunk) for chunk in later] == [astuple(chunk) for chunk in (chunks[1], *chunks[3:])]
 
 
-def test_the_log_has_one_row_per_answer_and_the_images_only_when_asked(images, version, tmp_path):
+def test_the_log_has_a_row_per_answer_and_images_when_asked(images, version, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
     write_images(folder, 20)

@@ -83,7 +83,7 @@ def test_use_writes_params_where_there_are_none(repository, monkeypatch, capfd):
     assert Path("params.yaml").is_file()
 
 
-def test_a_key_that_the_default_lacks_is_answered_in_one_line_and_nothing_is_written(repository, monkeypatch, capfd):
+def test_a_key_that_the_default_lacks_is_refused_in_one_line(repository, monkeypatch, capfd):
     Path("presets/two.yaml").write_text("train: {cnn: {epoch: 3}}\n")
     code, _, err = run(monkeypatch, capfd, "use", "two")
     path = repository / "presets" / "two.yaml"

@@ -55,7 +55,7 @@ def merged(root: Path, preset: str) -> str:
     return presets.text("own", root=root)
 
 
-def test_a_preset_changes_what_it_names_and_comments_stay_in_their_column(tmp_path: Path) -> None:
+def test_a_preset_changes_what_it_names_and_keeps_comments(tmp_path: Path) -> None:
     preset = """\
 # My own.
 #

@@ -52,7 +52,7 @@ def test_on_a_terminal_the_history_is_a_table(name, monkeypatch, capfd):
     assert "rollback: [bold] dogs" in out
 
 
-def test_the_history_of_a_name_that_nobody_registered_is_an_error_with_the_nearest_name(name, monkeypatch, capfd):
+def test_the_history_of_an_unknown_name_suggests_the_nearest(name, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "history", "--model", f"{name}s")
     assert code == 1
     assert re.search(rf"no model is registered as '{name}s' in .*; did you mean 'pets-\d+'\?", err)

@@ -43,7 +43,7 @@ def shop(registered, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_predict_answers_json_lines_from_the_champion_without_mlflow_or_tensorflow(shop):
+def test_predict_answers_from_the_champion_without_mlflow(shop):
     began = time.monotonic()
     ended = darkroom("predict", "cat.png", "dög 1.png")
     assert time.monotonic() - began < 6
@@ -63,7 +63,7 @@ def test_predict_reads_one_image_from_stdin(shop):
     assert (ended.returncode, answer["file"], answer["label"]) == (0, "-", "cat")
 
 
-def test_a_bad_file_gets_an_error_line_and_the_others_are_answered(shop, monkeypatch, capfd):
+def test_a_bad_file_gets_an_error_line_and_others_an_answer(shop, monkeypatch, capfd):
     Path("broken.png").write_bytes(b"not an image")
     Path("folder").mkdir()
     code, out, err = run(monkeypatch, capfd, "predict", "broken.png", "missing.png", "folder", "cat.png")

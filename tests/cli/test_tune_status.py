@@ -53,7 +53,7 @@ def test_the_table_fits_into_the_width(width: int, n_trials: int) -> None:
     assert max(map(len, printed(rows, width=width))) <= width
 
 
-def test_earlier_trials_are_counted_but_the_best_and_running_ones_stay() -> None:
+def test_earlier_trials_are_counted_the_best_and_running_shown() -> None:
     rows = [trial(number, 0.5) for number in range(60)]
     rows[10], rows[20] = trial(10, 0.9), trial(20, state="running")
     lines = printed(rows, n_rows=8)
@@ -110,7 +110,7 @@ def test_the_expected_end_depends_on_how_many_run_now() -> None:
     assert two == "2026-01-02T12:04:30+00:00"
 
 
-def test_no_end_is_expected_where_nothing_runs_or_nothing_is_known() -> None:
+def test_no_end_is_expected_where_nothing_runs_or_is_known() -> None:
     for rows in ([], [trial(0, 0.9)], [trial(0)], [trial(0, state="running")]):
         assert tune_status.summary(rows, 20, NOON)["expected_end"] is None
 
@@ -151,7 +151,7 @@ def test_ctrl_c_ends_watching_and_leaves_the_table(terminal: Terminal) -> None:
     assert terminal.getvalue().endswith("\x1b[?25h")  # the cursor is visible again
 
 
-def test_without_a_terminal_the_table_is_printed_once_even_in_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_the_table_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     file = io.StringIO()
     tune_status.watch(lambda: [trial(0, 0.9)], title="tune-cnn", wanted=2, console=Console(file=file, width=80))

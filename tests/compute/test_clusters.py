@@ -100,7 +100,7 @@ def check_places(workers: Workers, folder: Path) -> None:
         assert len((folder / name).read_text().split()) == 1, "no task runs twice"
 
 
-def test_ray_runs_tasks_on_both_nodes_and_keeps_what_workers_promise(ray_cluster, tmp_path):
+def test_ray_runs_tasks_on_both_nodes_and_keeps_the_promises(ray_cluster, tmp_path):
     def handler(number: int, frame: object) -> None: ...
 
     before = signal.signal(signal.SIGTERM, handler)
@@ -125,7 +125,7 @@ def test_a_ray_cluster_without_room_says_so(ray_cluster):
         assert workers.n == 2
 
 
-def test_batch_answers_on_a_ray_cluster_as_in_threads_of_this_process(ray_cluster, tmp_path):
+def test_batch_answers_on_a_ray_cluster_as_in_threads(ray_cluster, tmp_path):
     version = write_version(tmp_path / "version")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -183,7 +183,7 @@ def test_a_cluster_started_here_ends_when_its_starter_is_killed(tmp_path):
     assert alive == []
 
 
-def test_a_stream_over_a_cluster_keeps_the_order_the_bound_and_the_errors(ray_cluster):
+def test_a_stream_over_a_cluster_keeps_order_bound_and_errors(ray_cluster):
     read: list[int] = []
 
     def items() -> Iterator[int]:

@@ -65,7 +65,7 @@ def test_workers_end_when_their_parent_is_killed(died, tmp_path):
     assert alive == [], "loky's own helper process included"
 
 
-def test_a_process_gets_threads_for_its_cores_and_what_the_user_set_wins(no_limits, monkeypatch):
+def test_a_process_gets_threads_for_its_cores_unless_set(no_limits, monkeypatch):
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     with Workers(1, backend="loky", cpus=3) as workers:
         environment = workers.submit(0, dict, os.environ).result()

@@ -38,7 +38,7 @@ def test_an_error_of_the_function_is_raised_as_it_is(backend, workers):
 
 
 @pytest.mark.parametrize(("backend", "workers"), BACKENDS[:2])
-def test_an_error_while_reading_the_items_is_raised_after_what_came_before(backend, workers):
+def test_an_error_of_the_items_comes_after_what_came_before(backend, workers):
     def items():
         yield from range(20)
         raise DataError("the archive is truncated")

@@ -86,7 +86,7 @@ def test_a_process_lives_on_between_the_tasks_of_its_place():
     assert other[1] == [2]
 
 
-def test_a_process_that_grows_is_not_ended_behind_its_owners_back():
+def test_a_process_that_grows_is_not_ended_unasked():
     with Workers(1, backend="loky") as workers:
         pids = {workers.submit(0, os.getpid).result(), workers.submit(0, grow).result()}
         assert {workers.submit(0, os.getpid).result()} == pids
@@ -206,7 +206,7 @@ def test_an_exception_keeps_its_type_and_message(how, kind, message):
         assert workers.submit(0, os.getpid).result() == before
 
 
-def test_exceptions_and_results_that_cannot_be_sent_are_errors_of_the_task():
+def test_what_cannot_be_sent_is_an_error_of_the_task():
     with Workers(1, backend="loky") as workers:
         local = workers.submit(0, fail, "local").exception()
         assert (type(local).__name__, str(local)) == ("LocalError", "of this function")

@@ -71,7 +71,7 @@ def png(logged):
     return logged[2].read_bytes()
 
 
-def test_a_consumer_needs_neither_darkroom_nor_keras_nor_tensorflow(logged, tmp_path):
+def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     folder, onnx, image = logged
     images = np.random.default_rng(1).integers(0, 256, (5, *SHAPE), np.uint8)
     np.save(tmp_path / "images.npy", images)
@@ -90,7 +90,7 @@ def test_a_consumer_needs_neither_darkroom_nor_keras_nor_tensorflow(logged, tmp_
     assert answers["frame"]["data"][0][3] is False
 
 
-def test_the_folder_holds_no_pickle_and_pins_what_a_consumer_installs(logged):
+def test_the_folder_holds_no_pickle_and_pins_its_packages(logged):
     names = sorted(path.relative_to(logged[0]).as_posix() for path in logged[0].rglob("*") if path.is_file())
     assert {"MLmodel", "artifacts/model.onnx", "code/package.py", "mlflow_model.py"} <= set(names)
     assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
@@ -105,7 +105,7 @@ def test_the_folder_holds_no_pickle_and_pins_what_a_consumer_installs(logged):
     assert all("==" in line for line in pinned)
 
 
-def test_the_signature_says_what_comes_out_and_refuses_no_form_of_input(model):
+def test_the_signature_says_the_output_and_allows_every_input(model):
     assert model.metadata.signature.inputs is None
     assert model.metadata.signature.outputs.input_names() == ["label", "probability", "probabilities", "abstained"]
 

@@ -156,7 +156,7 @@ def test_any_cut_of_any_format_is_an_image_or_a_value_error():
                 continue
 
 
-def test_a_jpeg_cannot_hide_its_size_behind_garbage_or_bare_markers():
+def test_a_jpeg_cannot_hide_its_size():
     data = STILLS["jpeg"]
     for hidden in (b"garbage", b"\xff\xd0", b"\xff\x01", b"\xff\xd0\x00\x02", b"\xff\xff\xff"):
         assert package.read_header(data[:20] + hidden + data[20:])[:2] == (64, 48)
@@ -384,7 +384,7 @@ def test_latencies_are_positive_milliseconds(classifier):
 # --- standing alone
 
 
-def test_the_module_imports_nothing_but_numpy_opencv_and_onnx_runtime():
+def test_the_module_imports_numpy_opencv_and_onnx_runtime_alone():
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

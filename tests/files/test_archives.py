@@ -29,7 +29,7 @@ def read_all(path: Path, limit: int = LIMIT) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
-def test_a_tar_gives_the_bytes_that_were_put_in_whatever_its_compression_and_name(tmp_path: Path, mode: str) -> None:
+def test_a_tar_gives_back_its_bytes_whatever_its_compression(tmp_path: Path, mode: str) -> None:
     assert read_all(write_tar(tmp_path / "data.bin", FILES, mode)) == FILES
 
 
@@ -103,7 +103,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bomb.zip", "bomb.tar.gz", "bomb.tar.xz"])
-def test_an_archive_that_unpacks_to_more_than_allowed_is_refused_with_both_numbers(tmp_path: Path, name: str) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, name: str) -> None:
     files = {f"cats/{i}.jpg": bytes(400_000) for i in range(5)}
     path = tmp_path / name
     write_zip(path, files) if name.endswith("zip") else write_tar(path, files, f"w:{name[-2:]}")
@@ -113,21 +113,21 @@ def test_an_archive_that_unpacks_to_more_than_allowed_is_refused_with_both_numbe
     assert len(read_all(path)) == 5
 
 
-def test_a_zip_member_is_never_read_beyond_the_size_its_header_declares(tmp_path: Path) -> None:
+def test_a_zip_member_is_never_read_beyond_its_declared_size(tmp_path: Path) -> None:
     data = write_zip(tmp_path / "a.zip", {"cats/a.jpg": bytes(500_000)}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(struct.pack("<I", 500_000), struct.pack("<I", 10)))
     with pytest.raises(DataError, match="damaged"):
         read_all(tmp_path / "a.zip", limit=1000)
 
 
-def test_a_zip_member_shorter_than_its_header_declares_is_refused(tmp_path: Path) -> None:
+def test_a_zip_member_shorter_than_declared_is_refused(tmp_path: Path) -> None:
     data = write_zip(tmp_path / "a.zip", {"cats/a.jpg": b"abc" * 1000}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(struct.pack("<I", 3000), struct.pack("<I", 5000)))
     with pytest.raises(DataError, match=r"holds 3,000 bytes, its header says 5,000|damaged|truncated"):
         read_all(tmp_path / "a.zip")
 
 
-def test_a_tar_header_that_claims_a_huge_name_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_tar_header_with_a_huge_name_is_refused_unread(tmp_path: Path) -> None:
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 3_000_000
     path = tmp_path / "a.tar.gz"
@@ -147,7 +147,7 @@ def pax(headers: dict[str, str], *, before: int = 0) -> bytes:
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("before", [0, 3])
 @pytest.mark.parametrize("size", ["-512", "-1024", "-1536", "-100000"])
-def test_a_tar_member_of_an_impossible_size_is_refused_and_not_read_for_ever(
+def test_a_tar_member_of_an_impossible_size_is_refused(
     tmp_path: Path, size: str, before: int, pack: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "a.tar").write_bytes(pack(pax({"size": size}, before=before)))
@@ -162,7 +162,7 @@ def test_a_tar_header_with_a_number_that_is_none_is_refused(tmp_path: Path, befo
         read_all(tmp_path / "a.tar")
 
 
-def test_a_tar_header_of_a_negative_size_does_not_mean_everything(tmp_path: Path) -> None:
+def test_a_tar_header_of_a_negative_size_is_not_everything(tmp_path: Path) -> None:
     header = tarfile.TarInfo("././@LongLink")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, -5000
     (tmp_path / "a.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))

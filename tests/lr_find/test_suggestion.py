@@ -66,7 +66,7 @@ def test_an_unknown_candidate_is_answered_with_the_known_ones(
     assert err == "error: params.yaml: there is no section 'train.cmm'; sections here: cnn\n"
 
 
-def test_data_that_are_not_prepared_are_named_with_what_prepares_them(
+def test_unprepared_data_are_named_with_what_prepares_them(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = lr_find(monkeypatch, capfd)

@@ -39,7 +39,7 @@ def test_a_shift_is_drift_and_the_reason_says_what_moved():
     ]
 
 
-def test_other_classes_are_drift_and_the_most_shifted_comes_first():
+def test_other_classes_are_drift_the_most_shifted_first():
     report = compare(sample(), sample(seed=1, labels=(0.1, 0.3, 0.6)))
     check = check_of(report, "label")
     assert check.drifted is True
@@ -62,7 +62,7 @@ def test_a_difference_that_is_significant_but_small_is_no_drift():
     assert report.drifted is False
 
 
-def test_few_rows_give_no_verdict_and_the_report_says_how_many_are_needed():
+def test_few_rows_give_no_verdict_but_the_number_needed():
     report = compare(sample(), sample(199, seed=1, shift=-0.3))
     assert report.drifted is None
     assert report.reasons[0] == "brightness: too few to tell, 199 rows in the window, at least 200 are needed."

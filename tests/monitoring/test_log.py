@@ -39,7 +39,7 @@ def test_what_was_appended_is_read_back_oldest_first(tmp_path):
     assert read(tmp_path / "log").to_pylist() == [row(0), row(1), row(2)]
 
 
-def test_a_file_is_named_after_time_process_and_number_and_none_is_written_for_nothing(tmp_path):
+def test_files_are_named_by_time_process_and_number(tmp_path):
     with PredictionLog(tmp_path) as log:
         log.flush()
         for number in range(2):
@@ -88,7 +88,7 @@ def test_a_window_begins_with_since_and_ends_before_until(tmp_path):
     assert read(tmp_path, until=row(0)["time"]).num_rows == 0
 
 
-def test_files_that_were_written_before_the_window_are_not_opened(tmp_path):
+def test_files_written_before_the_window_are_not_opened(tmp_path):
     (tmp_path / "20250101T000000.000000Z-1-0.parquet").write_bytes(b"nothing of ours")
     assert read(tmp_path, since=NOON).num_rows == 0
     with pytest.raises(DataError, match=r"20250101T\S+ is no file of a prediction log \(.*\); remove it"):
@@ -100,7 +100,7 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path):
     assert read(tmp_path).num_rows == 0
 
 
-def test_a_folder_that_is_none_and_a_parquet_file_of_something_else_are_named(tmp_path):
+def test_a_wrong_folder_and_a_foreign_parquet_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"log: there is no such folder; --log of `darkroom batch`"):
         read(tmp_path / "log")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "20260101T000000.000000Z-1-0.parquet")

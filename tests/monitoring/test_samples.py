@@ -90,7 +90,7 @@ def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
     assert image.shape[1] == 1036
 
 
-def test_training_images_of_another_size_are_converted_as_the_network_does(repository, tmp_path):
+def test_training_images_are_converted_as_the_network_does(repository, tmp_path):
     root, _ = repository
     dataset = Dataset.open(root / "data" / "prepared")
     smaller = versions.load(write_version(tmp_path, shape=(6, 6, 1)))
@@ -119,7 +119,7 @@ def test_only_the_answers_of_one_version_are_compared(repository, tmp_path):
     assert found.notes[0] == "1 rows of other versions than 3 are left out."
 
 
-def test_confidence_is_compared_with_the_test_images_of_the_same_version(repository, tmp_path):
+def test_confidence_is_compared_within_the_same_version(repository, tmp_path):
     root, _ = repository
     reports = tmp_path / "reports"
     reports.mkdir()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.heavy
 COMPACT = {"filters": [4, 8], "stem_kernel_size": 3, "head": "flatten", "dropout": 0.1}
 
 
-def test_the_small_network_of_the_articles_has_their_parameter_count() -> None:
+def test_the_articles_small_network_has_its_parameter_count() -> None:
     from darkroom.networks import build
 
     network = build.build("single_conv", image_shape=(28, 28, 1), n_classes=10, arguments={})
@@ -89,7 +89,7 @@ def extractor() -> "keras.Model":
 
 
 @pytest.mark.parametrize("views", ["one", "flip", "flip_and_shift"])
-def test_the_deployed_graph_is_one_file_and_averages_the_logits_of_its_views(views: str, tmp_path: Path) -> None:
+def test_the_deployed_graph_averages_the_logits_of_its_views(views: str, tmp_path: Path) -> None:
     import keras
     import onnx
 
@@ -135,7 +135,7 @@ def test_an_onnx_file_that_says_something_else_is_refused(tmp_path: Path, monkey
         export.export(model, tmp_path, metadata=metadata, images=np.zeros((2, 16, 16, 1), np.uint8))
 
 
-def test_a_whitening_layer_is_filled_from_some_training_pictures_and_nothing_else_is() -> None:
+def test_only_a_whitening_layer_is_filled_from_pictures() -> None:
     from darkroom.networks import build
 
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)

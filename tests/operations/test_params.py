@@ -17,7 +17,7 @@ def params(tmp_path, monkeypatch):
     return path
 
 
-def test_an_order_has_the_settings_the_model_and_the_folders_that_dvc_does_not_see(params):
+def test_an_order_has_settings_model_and_folders(params):
     order = ordered(force=False, commit=False, push=False)
     values = read_params(params)
     assert order.model == values["promote"]["registered_model"]

@@ -49,7 +49,7 @@ def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     return versions.read("pets").history()
 
 
-def test_where_nothing_calls_for_it_nothing_runs_and_mlflow_is_not_loaded(project):
+def test_where_nothing_calls_for_it_nothing_runs(project):
     lock = project.read("dvc.lock")
     code = (
         "import sys; from darkroom.operations.retrain import retrain; from darkroom.operations.params import ordered;"
@@ -79,14 +79,14 @@ def test_new_images_are_versioned_trained_on_and_committed(project):
     assert project.retrain()["decision"] == "nothing"
 
 
-def test_force_runs_every_stage_and_is_answered_though_the_champion_is_the_same(project):
+def test_force_runs_every_stage_and_is_always_answered(project):
     report = project.retrain("--force")
     assert report["decision"] == "unchanged"
     assert ran(project) == ["download", "train", "promote"]
     assert json.loads(project.read("told-kept.json"))["decision"] == "unchanged"
 
 
-def test_an_old_champion_is_answered_with_the_data_that_are_served_now(project):
+def test_an_old_champion_is_answered_with_the_data_of_now(project):
     params, told = project.root / "params.yaml", project.root / "told-kept.json"
     before = params.read_text()
     params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
@@ -114,7 +114,7 @@ def test_a_failure_is_told_though_the_report_cannot_be_written(project):
     (project.root / "data/incoming/stray.png").unlink()
 
 
-def test_a_failure_leaves_champion_lock_and_data_as_they_were_and_the_next_run_goes_on(project):
+def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
     lock, onnx = project.read("dvc.lock"), (project.root / "models/cnn/model.onnx").read_bytes()
     project.reads(9)
     project.drop("dog/b.png", b"a new dog")
@@ -147,7 +147,7 @@ def test_sigterm_ends_the_training_and_puts_everything_back(project):
     assert "stopped by SystemExit" in json.loads(project.read("reports/retrain.json"))["error"]
 
 
-def test_somebody_who_runs_dvc_by_hand_is_waited_for_by_the_next_run(project):
+def test_dvc_run_by_hand_is_waited_for_by_the_next_run(project):
     project.reads(0, seconds=60.0)
     with project.start("dvc", "repro", "train") as by_hand:
         wait_for(lambda: (project.root / ".dvc/tmp/rwlock").exists() and "train" in project.read(".dvc/tmp/rwlock"))

@@ -35,6 +35,6 @@ def test_who_finds_the_lock_held_is_told_by_whom_and_since_when(root):
         assert owner["what"] == "darkroom gc"
 
 
-def test_a_lock_held_by_the_work_itself_is_not_mistaken_for_this_one(root):
+def test_a_lock_held_by_the_work_itself_is_another(root):
     with pytest.raises(LockedError, match="the registry of pets"), single_flight("darkroom retrain"):
         raise LockedError("the registry of pets was held by somebody")

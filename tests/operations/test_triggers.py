@@ -65,7 +65,7 @@ def test_the_prepared_images_are_known_by_their_ids(tmp_path):
     assert triggers.prepared_ids(tmp_path) == frozenset()
 
 
-def test_a_folder_outside_of_the_repository_is_known_by_its_fingerprint(tmp_path):
+def test_a_folder_outside_is_known_by_its_fingerprint(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"a")
     before = {"pictures": triggers.fingerprint(tmp_path)}
@@ -115,7 +115,7 @@ def test_what_an_experiment_has_tried_is_no_reason_again():
 
 
 @pytest.mark.parametrize("changed", ["params.yaml", "src/a.py", "dvc.lock", "data/raw/b.bin"])
-def test_another_value_or_content_under_the_same_status_is_another_state(tmp_path, changed):
+def test_another_value_under_the_same_status_is_another_state(tmp_path, changed):
     deps = {"params.yaml": {"train.cnn.epochs": "modified"}, "src/a.py": "modified", "data/raw": "modified"}
     status: dict[str, list[Any]] = {
         "train": [{"changed deps": deps}],
@@ -130,7 +130,7 @@ def test_another_value_or_content_under_the_same_status_is_another_state(tmp_pat
     assert triggers.behind(status, tmp_path) != before
 
 
-def test_what_called_for_a_run_that_did_not_finish_calls_for_the_next():
+def test_what_called_for_an_unfinished_run_calls_for_the_next():
     left = triggers.unfinished({"started": "then", "who": "ann@night", "fired": ["forced"]})
     assert triggers.fired([left, triggers.changed_folders({}, {})]) == {"unfinished", "forced"}
     assert triggers.fired([triggers.unfinished({"started": "then", "who": "somebody"})]) == {"unfinished"}
@@ -145,7 +145,7 @@ def test_the_status_is_found_behind_warnings():
 
 
 @pytest.mark.parametrize(("promoted", "trained", "fired"), [(40, None, True), (40, 3, False), (3, None, False)])
-def test_an_old_champion_is_a_reason_unless_a_training_was_lost_against_it_since(promoted, trained, fired):
+def test_an_old_champion_is_a_reason_unless_training_lost_since(promoted, trained, fired):
     trigger = triggers.champion_age(
         NOW - timedelta(days=promoted),
         NOW - timedelta(days=trained) if trained else None,

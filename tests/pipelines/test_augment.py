@@ -89,7 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_copies_are_of_training_images_alone_and_name_their_parents(done: Path) -> None:
+def test_copies_are_of_training_images_and_name_their_parents(done: Path) -> None:
     prepared, augmented = Dataset.open(done / "prepared"), Dataset.open(done / "augmented")
     parents = prepared.index().query("split == 'train'")
     index = augmented.index()
@@ -143,7 +143,7 @@ def test_the_preview_is_a_picture_of_the_stored_pixels(done: Path) -> None:
             assert np.array_equal(np.stack(shown[1:]), augmented.images[stored.to_numpy()])
 
 
-def test_a_class_with_few_images_leaves_its_places_empty_in_the_preview(tmp_path: Path) -> None:
+def test_a_small_class_leaves_its_places_empty_in_the_preview(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "prepared", n_images=6)
     images, titles, n_columns = copies_module.preview(prepared, prepared, parents=[1, 2], copies=0, images_per_class=3)
     assert n_columns == 3
@@ -179,7 +179,7 @@ def test_an_error_in_a_worker_process_is_the_same_line(tmp_path: Path) -> None:
         stage(tmp_path, workers=2, transforms=[{"Affine": {"rotation": 3}}])
 
 
-def test_unknown_keys_and_wrong_values_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_wrong_keys_and_values_are_refused_before_data_are_read(tmp_path: Path) -> None:
     with pytest.raises(
         ParamsError, match="augment has an unknown key 'flip_prob'; known keys: copies, preview_images, s"
     ):
@@ -188,7 +188,7 @@ def test_unknown_keys_and_wrong_values_are_refused_before_anything_is_read(tmp_p
         stage(tmp_path, copies=-1)
 
 
-def test_pixels_do_not_depend_on_how_the_work_is_cut_or_on_threads(tmp_path: Path, monkeypatch: Any) -> None:
+def test_pixels_do_not_depend_on_how_the_work_is_cut(tmp_path: Path, monkeypatch: Any) -> None:
     prepare(tmp_path / "prepared")
     whole = np.concatenate(draw(tmp_path / "prepared"))
     monkeypatch.setattr(copies_module, "_CHUNK_IMAGES", 3)
@@ -199,7 +199,7 @@ def test_pixels_do_not_depend_on_how_the_work_is_cut_or_on_threads(tmp_path: Pat
         assert np.array_equal(np.concatenate(blocks), whole), changes
 
 
-def test_another_seed_or_copy_gives_other_pixels_and_more_copies_leave_the_first_ones_alone(tmp_path: Path) -> None:
+def test_another_seed_or_copy_gives_other_pixels(tmp_path: Path) -> None:
     prepare(tmp_path / "prepared")
     changes: list[dict[str, Any]] = [{"copies": 1}, {}, {"seed": 8}]
     one, two, other = (np.concatenate(draw(tmp_path / "prepared", **changed)) for changed in changes)
@@ -208,7 +208,7 @@ def test_another_seed_or_copy_gives_other_pixels_and_more_copies_leave_the_first
     assert not np.array_equal(two, other)
 
 
-def test_the_copies_of_an_image_do_not_depend_on_the_other_images(tmp_path: Path) -> None:
+def test_the_copies_of_an_image_do_not_depend_on_others(tmp_path: Path) -> None:
     dataset = prepare(tmp_path / "prepared")
     rows = dataset.rows("train")
     ids = dataset.index()["id"][rows].tolist()
@@ -276,7 +276,7 @@ def test_only_a_full_disk_asks_for_space(tmp_path: Path, monkeypatch: Any, numbe
 
 
 @pytest.mark.heavy
-def test_the_stage_loads_neither_tensorflow_nor_mlflow_and_asks_nobody_for_updates(done: Path, tmp_path: Path) -> None:
+def test_the_stage_loads_nothing_heavy_and_asks_for_no_updates(done: Path, tmp_path: Path) -> None:
     code = """
 import os, sys
 from pipelines import augment

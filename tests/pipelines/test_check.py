@@ -122,7 +122,7 @@ def test_a_file_of_weights_is_looked_at(params: Path) -> None:
     check_params()
 
 
-def test_nothing_heavy_is_loaded_nothing_fetched_and_the_output_is_always_the_same(params: Path) -> None:
+def test_nothing_heavy_is_loaded_and_nothing_fetched(params: Path) -> None:
     code = (
         "import runpy, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
@@ -143,7 +143,7 @@ def test_nothing_heavy_is_loaded_nothing_fetched_and_the_output_is_always_the_sa
 
 
 @pytest.mark.heavy
-def test_dvc_says_what_is_wrong_with_train_before_it_fetches_or_writes_anything(project: Project) -> None:
+def test_dvc_says_what_is_wrong_before_it_fetches_or_writes(project: Project) -> None:
     change(project.root / "params.yaml", {"train.cnn.optimizer.momentum": 1.5})
     printed = project.run("dvc", "repro", status=255)
     assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check"]
@@ -154,7 +154,7 @@ def test_dvc_says_what_is_wrong_with_train_before_it_fetches_or_writes_anything(
 
 
 @pytest.mark.heavy
-def test_a_change_of_any_setting_runs_check_alone_where_no_other_stage_reads_it(project: Project) -> None:
+def test_a_changed_setting_of_no_other_stage_runs_check_alone(project: Project) -> None:
     def stages() -> list[str]:
         return re.findall(r"Running stage '([\w@]+)'", project.run("dvc", "repro", "preprocess"))
 

@@ -82,7 +82,7 @@ def test_wrong_params_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         load_section("download", DownloadParams)
 
 
-def test_wrong_params_are_one_line_and_exit_code_2_before_anything_is_written(tmp_path: Path) -> None:
+def test_wrong_params_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     done = stage(tmp_path, "minst")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: params.yaml: download.dataset is 'minst'.*\n", done.stderr)
@@ -114,7 +114,7 @@ def test_the_stage_loads_none_of_the_heavy_libraries(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_stage_killed_while_it_works_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+def test_a_killed_stage_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
     npm = tmp_path / "bin/npm"
     npm.parent.mkdir()
     npm.write_text("#!/bin/sh\nkill -KILL $PPID\n")  # in the middle of the stage, which is npm's parent

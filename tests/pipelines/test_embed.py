@@ -67,7 +67,7 @@ def stage(folder: Path, **changes: Any) -> Features:
     return Features.open(folder / "features")
 
 
-def test_without_a_backbone_the_folder_says_so_whatever_else_is_set(workspace: Path) -> None:
+def test_without_a_backbone_the_folder_says_so(workspace: Path) -> None:
     features = stage(workspace, backbone="none")
     assert features.backbone is None
     assert stage(workspace, backbone="none", image_size=[99, 99], seed=8).digest == features.digest

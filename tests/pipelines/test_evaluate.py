@@ -230,7 +230,7 @@ def test_the_evaluation_keeps_its_contract(evaluated):
 
 
 @pytest.mark.heavy
-def test_the_predictions_are_those_of_the_package_on_the_test_images(evaluated):
+def test_predictions_are_the_packages_on_the_test_images(evaluated):
     from darkroom.data.arrays.dataset import Dataset
 
     folder, _ = evaluated

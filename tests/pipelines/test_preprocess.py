@@ -136,7 +136,7 @@ def test_the_output_is_the_same_whatever_does_the_work(place):
     assert "data" not in outputs[0]["manifest.json"].decode().replace("dataset", "")
 
 
-def test_arrays_give_the_same_output_as_before_without_a_detour_through_files(place):
+def test_arrays_give_the_same_output_without_files_between(place):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 10), np.uint8)
     np.savez(
         "data/raw/d.npz", x_train=pixels[:30], y_train=np.arange(30) % 2, x_test=pixels[30:], y_test=np.arange(10) % 2
@@ -153,7 +153,7 @@ def test_arrays_give_the_same_output_as_before_without_a_detour_through_files(pl
     assert data.rows("test").tolist() == list(range(30, 40))
 
 
-def test_npz_and_idx_files_of_the_same_arrays_give_the_same_bytes(place):
+def test_npz_and_idx_of_the_same_arrays_give_the_same_bytes(place):
     arrays: dict[str, Any] = {"x_train": pixels(60, 28, 28), "y_train": np.arange(60) % 10}
     arrays |= {"x_test": pixels(20, 28, 28, seed=1), "y_test": np.arange(20) % 10}
     place.params(color="grey", image_size=[28, 28], val_fraction=0.4, near_duplicates="group", shard_bytes=20_000)
@@ -174,7 +174,7 @@ def test_npz_and_idx_files_of_the_same_arrays_give_the_same_bytes(place):
     assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
 
 
-def test_new_images_join_train_and_val_and_never_the_official_test_set(place):
+def test_new_images_join_train_and_val_but_no_official_test_set(place):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
     before = place.run().index().set_index("source")["split"]
@@ -189,7 +189,7 @@ def test_new_images_join_train_and_val_and_never_the_official_test_set(place):
     assert "incoming/bird/0.png" in new.index
 
 
-def test_exact_copies_become_one_row_and_the_test_set_keeps_its_own(place):
+def test_exact_copies_become_one_row_and_test_keeps_its_own(place):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files | {"train/cat/copy.png": files["train/cat/3.png"], "train/dog/leak.png": files["test/dog/0.png"]})
     index = place.run().index().set_index("source")
@@ -221,7 +221,7 @@ def contradicting(label: str, old: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("official", [False, True])
-def test_a_new_image_that_contradicts_the_data_set_is_rejected_alone(place, official):
+def test_a_new_image_that_contradicts_the_data_is_rejected(place, official):
     parts = ["train/", "test/"] if official else [""]
     files = some(*(f"{part}{name}" for part in parts for name in ("cat", "dog")))
     old = f"{parts[-1]}cat/0.png"
@@ -251,7 +251,7 @@ def test_new_images_that_contradict_each_other_are_both_rejected(place):
     assert after["incoming/dog/c.png"] != "unused"
 
 
-def test_a_contradiction_inside_the_data_set_takes_new_copies_with_it(place):
+def test_a_contradiction_in_the_data_takes_new_copies_with_it(place):
     files = some("cat", "dog")
     place.raw(files | {"dog/same.png": files["cat/0.png"]})
     place.incoming({"cat/x.png": files["cat/0.png"]})
@@ -289,7 +289,7 @@ def test_near_copies_are_kept_or_share_a_side_or_go(place, policy):
         assert listed("duplicates") == [[copy, of, "near", "dropped: near-duplicate"] for copy, of in dropped]
 
 
-def test_names_with_newlines_commas_and_other_scripts_survive_in_the_lists(place):
+def test_odd_names_survive_in_the_lists(place):
     names = ['cat/a\n"b", c.jpg', "cat/käse 猫.jpg", "dog/sub folder/deep/er.jpg"]
     place.raw(some("cat", "dog") | dict.fromkeys(names, b"no image"))
     place.params(max_rejected_fraction=0.1)
@@ -307,7 +307,7 @@ def test_limits_of_the_params_reject_with_their_name(place):
     ]
 
 
-def test_size_and_color_are_chosen_from_the_data_said_and_recorded(place, capsys):
+def test_size_and_color_chosen_from_the_data_are_recorded(place, capsys):
     place.raw(some("cat", "dog"))
     place.incoming({f"cat/{number}.png": png(number, height=64, width=64) for number in range(50)})
     place.params(image_size="auto", color="auto", near_duplicates="group")
@@ -332,7 +332,7 @@ def fails(place: Place, message: str) -> None:
     assert not list(Path("data/prepared").glob("*.npy"))
 
 
-def test_too_many_rejected_images_stop_the_stage_with_the_first_reasons(place):
+def test_too_many_rejected_images_stop_the_stage_with_reasons(place):
     place.raw(some("cat", "dog") | {f"cat/b\n{number:02d}.jpg": b"" for number in range(12)})
     place.params(max_rejected_fraction=0.1)
     fails(
@@ -343,7 +343,7 @@ def test_too_many_rejected_images_stop_the_stage_with_the_first_reasons(place):
     assert len(listed("rejected")) == 12
 
 
-def test_class_names_that_differ_by_case_between_the_data_and_new_images_are_both_named(place):
+def test_class_names_that_differ_by_case_are_both_named(place):
     place.raw(some("cat", "Dög"))
     place.incoming({"DÖG/1.png": png(99)})
     fails(place, r"the class names 'D\\xf6g' and 'D\\xd6G' differ by case or Unicode form only")
@@ -377,7 +377,7 @@ def test_no_image_at_all_is_an_error(place):
         preprocess.check_rejected(none, limit=1, listed_in=Path())
 
 
-def test_an_archive_that_ends_too_early_stops_the_stage_and_leaves_nothing(place):
+def test_an_archive_that_ends_too_early_leaves_nothing(place):
     place.raw(some("cat", "dog"))
     path = Path("data/raw/d.tar")
     path.write_bytes(path.read_bytes()[:9000])
@@ -442,7 +442,7 @@ def test_few_images_are_decoded_at_once_where_the_rows_are_big(tmp_path, monkeyp
 COMMAND = ["--raw", "data/raw", "--incoming", "data/incoming", "--out", "data/prepared", "--report", "reports/data"]
 
 
-def test_the_stage_prints_one_line_draws_samples_and_loads_no_network_library(tmp_path, monkeypatch):
+def test_the_stage_prints_one_line_and_loads_no_network_library(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = Place(monkeypatch)
     place.raw(some("cat", "dog") | {"cat/half.png": png(5)[:-40]})

@@ -70,7 +70,7 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fresh):
+def test_a_candidate_becomes_champion_with_its_lineage(fresh):
     train(fresh, reads=1)
     write_text(fresh / "data/raw/manifest.json", json.dumps({"licence": "CC0", "homepage": None}))
     report = promoted()
@@ -91,7 +91,7 @@ def test_a_candidate_becomes_champion_with_its_lineage_and_a_verified_version(fr
     assert "cat" in client().get_model_version("pets", "1").description
 
 
-def test_a_second_look_changes_nothing_and_loads_neither_mlflow_nor_a_model(root):
+def test_a_second_look_changes_nothing_and_loads_no_model(root):
     train(root, reads=1)
     promoted()
     before = versions.read("pets")
@@ -107,7 +107,7 @@ def test_a_second_look_changes_nothing_and_loads_neither_mlflow_nor_a_model(root
     assert versions.read("pets") == before
 
 
-def test_a_better_candidate_replaces_the_champion_which_becomes_previous(root):
+def test_a_better_candidate_replaces_the_champion(root):
     train(root, reads=2)
     promoted()
     train(root, reads=0)
@@ -224,7 +224,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
         promote.main()
 
 
-def test_a_promotion_that_died_before_its_record_is_finished_by_the_next_run(root, monkeypatch):
+def test_a_promotion_without_its_record_is_finished_next_time(root, monkeypatch):
     train(root, reads=0)
     with monkeypatch.context() as patch:
         patch.setattr(ledger.Ledger, "_record", interrupted)
@@ -238,7 +238,7 @@ def test_a_promotion_that_died_before_its_record_is_finished_by_the_next_run(roo
     assert versions.read("pets").unfinished is None
 
 
-def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_promotion(root):
+def test_a_champion_that_cannot_be_loaded_is_an_error(root):
     train(root, reads=1)
     promoted()
     (versions.fetch(versions.find("pets", alias="champion"))).write_bytes(b"not onnx")
@@ -248,7 +248,7 @@ def test_a_champion_that_cannot_be_loaded_is_an_error_and_not_a_promotion(root):
     assert versions.read("pets").aliases["champion"] == "1"
 
 
-def test_a_version_that_answers_otherwise_stays_out_of_production(fresh):
+def test_a_version_that_answers_otherwise_is_not_promoted(fresh):
     train(fresh, reads=0)
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
@@ -258,7 +258,7 @@ def test_a_version_that_answers_otherwise_stays_out_of_production(fresh):
     assert versions.read("pets").under("champion") is None
 
 
-def test_a_model_restored_from_the_cache_is_logged_again_in_a_new_store(root):
+def test_a_model_from_the_cache_is_logged_again_in_a_new_store(root):
     train(root, reads=0)
     forget_store(root)
     report = promoted()
@@ -279,7 +279,7 @@ def test_a_champion_with_other_classes_is_compared_by_class_name(root):
     assert report["tests"]["champion"]["champion_accuracy"] == 1.0
 
 
-def test_on_other_test_images_than_the_champions_both_are_scored_now_and_the_report_says_so(root):
+def test_on_other_test_images_both_models_are_scored_now(root):
     train(root, reads=2)
     evaluation = Path("reports/evaluation.json")
     ids = json.loads(evaluation.read_text())["test_ids_sha256"]
@@ -357,7 +357,7 @@ def test_a_slice_without_its_column_names_the_next_step(root):
         promote.main()
 
 
-def test_a_kept_decision_is_asked_again_under_another_rule_and_with_other_data(root):
+def test_a_kept_decision_is_asked_again_under_another_rule(root):
     train(root, reads=0)
     promoted()
     train(root, reads=1)
@@ -403,7 +403,7 @@ def test_a_first_candidate_waits_for_approval_too(root):
     assert versions.read("pets").under("champion") is None
 
 
-def test_a_candidate_that_waits_is_verified_again_once_the_champion_is_another(root):
+def test_a_waiting_candidate_is_verified_for_a_new_champion(root):
     train(root, reads=2)
     promoted()
     change(root, "approval: automatic", "approval: manual")

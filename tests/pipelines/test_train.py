@@ -37,7 +37,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     return Stage(tmp_path_factory.mktemp("train"))
 
 
-def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) -> None:
+def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> None:
     stage.params(epochs="3", precision="float32")
     printed = stage.run()
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
@@ -60,9 +60,7 @@ def test_a_training_leaves_a_model_a_history_and_a_run_that_agree(stage: Stage) 
     assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
 
 
-def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_terminated_training_goes_on_in_the_same_run(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.params(epochs="20")
     with stage.start() as process:
         assert process.stdout is not None
@@ -80,7 +78,7 @@ def test_a_terminated_training_is_killed_in_mlflow_and_goes_on_in_the_same_run(
     assert stage.query("select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
 
 
-def test_a_tracking_server_that_does_not_answer_stops_training_before_it_starts(stage: Stage) -> None:
+def test_a_server_that_does_not_answer_stops_training_early(stage: Stage) -> None:
     with pytest.raises(RegistryError, match=r"127\.0\.0\.1:9"):
         stage.call(train.main, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
 
@@ -147,7 +145,7 @@ def test_a_recipe_that_these_pictures_do_not_allow_is_refused(
         ("averaging", "1.0", "averaging is 1.0"),
     ],
 )
-def test_optimizer_schedule_and_loss_are_checked_before_data_are_read(
+def test_optimizer_schedule_and_loss_are_checked_before_data(
     key: str, line: str, message: str, stage: Stage, tmp_path: Path
 ) -> None:
     stage.params()
@@ -167,7 +165,7 @@ def test_optimizer_schedule_and_loss_are_checked_before_data_are_read(
 @pytest.mark.parametrize(
     ("changes", "message"), [({"batch_size": "225"}, "batch_size is 225"), ({"averaging": "1.0"}, "averaging is 1.0")]
 )
-def test_a_recipe_is_refused_in_one_line_before_anything_heavy_is_loaded(
+def test_a_wrong_recipe_is_refused_before_anything_heavy_loads(
     changes: dict[str, str], message: str, stage: Stage
 ) -> None:
     stage.params(**changes)
@@ -193,9 +191,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> 
     assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)
 
 
-def test_values_of_best_yaml_take_the_place_of_those_of_params_yaml(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_values_of_best_yaml_replace_those_of_params_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage(tmp_path)
     stage.params(epochs="1")
     overrides.write(

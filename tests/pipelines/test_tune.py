@@ -157,7 +157,7 @@ def test_a_better_trial_is_handed_to_train_with_its_reason(tuned: tuple[Stage, s
     assert re.search(r"trial \d: complete, val accuracy 0\.\d{4}.* \(learning_rate=", printed)
 
 
-def test_the_parent_run_has_a_child_per_trial_with_live_curves_and_params_by_their_names(
+def test_the_parent_run_has_a_child_per_trial_with_its_curve(
     tuned: tuple[Stage, str],
 ) -> None:
     stage, _ = tuned
@@ -208,7 +208,7 @@ def test_a_best_within_chance_keeps_the_values_of_params_yaml(stage: Stage) -> N
     assert "params.yaml" in json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
 
 
-def test_without_trials_nothing_heavy_is_loaded_and_best_yaml_is_empty(stage: Stage) -> None:
+def test_without_trials_nothing_heavy_loads_and_best_is_empty(stage: Stage) -> None:
     stage.params(trials="0")
     code = (
         "import runpy, sys\n"
@@ -231,14 +231,14 @@ def test_without_trials_nothing_heavy_is_loaded_and_best_yaml_is_empty(stage: St
     assert stage.trials() == []
 
 
-def test_without_trials_values_of_train_need_not_be_within_the_ranges(stage: Stage) -> None:
+def test_without_trials_values_may_lie_outside_the_ranges(stage: Stage) -> None:
     stage.params(trials="0", space="{cnn: {learning_rate: {float: [0.2, 0.3]}}}")
     stage.call(tune.main)
     assert stage.best == {}
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_trial_that_diverges_fails_with_its_reason_and_others_go_on(stage: Stage) -> None:
+def test_a_trial_that_diverges_fails_and_others_go_on(stage: Stage) -> None:
     stage.params(
         train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {categorical: [1.0e+30, 0.1]}}}",
@@ -291,9 +291,7 @@ def wait_for_runs(stage: Stage, process: "subprocess.Popen[str]", *names: str) -
 
 
 @pytest.mark.usefixtures("one_process")
-def test_after_a_sigkill_of_the_stage_the_next_one_goes_on_and_no_run_stays_open(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_after_a_sigkill_of_the_stage_the_next_one_goes_on(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.params(trials="4", epochs="4", fraction="1.0")
     process = stage.start()
     wait_for_runs(stage, process, "trial-1")
@@ -351,7 +349,7 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
         ({"study": "''"}, r"tune.study is ''"),
     ],
 )
-def test_a_wrong_section_is_refused_in_one_line_before_tensorflow_is_loaded(
+def test_a_wrong_section_is_refused_before_tensorflow_is_loaded(
     untuned: Stage, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     untuned.params(**changes)
@@ -363,7 +361,7 @@ def test_a_wrong_section_is_refused_in_one_line_before_tensorflow_is_loaded(
     assert not (untuned.root / "models").exists()
 
 
-def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stage) -> None:
+def test_an_unreachable_storage_is_named_without_its_password(stage: Stage) -> None:
     with pytest.raises(SearchError) as failed:
         stage.call(tune.main, DARKROOM_TUNING_STORAGE="postgresql://u:sec/ret@127.0.0.1:1/d")
     assert "the tuning storage postgresql://u:***@127.0.0.1:1/d does not answer" in str(failed.value)
@@ -371,7 +369,7 @@ def test_a_storage_that_does_not_answer_is_said_without_its_password(stage: Stag
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_named_study_of_another_space_is_refused_with_a_new_name(stage: Stage) -> None:
+def test_a_named_study_of_another_space_is_refused(stage: Stage) -> None:
     stage.params(study="mine", trials="1")
     stage.call(tune.main)
     stage.params(study="mine", trials="1", space="{cnn: {learning_rate: {float: [0.02, 0.5]}}}")
@@ -380,7 +378,7 @@ def test_a_named_study_of_another_space_is_refused_with_a_new_name(stage: Stage)
         stage.call(tune.main)
 
 
-def test_a_second_tuning_of_the_candidate_is_refused_while_one_runs(stage: Stage) -> None:
+def test_a_second_tuning_of_the_candidate_is_refused(stage: Stage) -> None:
     process = stage.start()
     wait_for_runs(stage, process, "tune-cnn")
     with pytest.raises(LockedError, match="held by another process"):
@@ -416,7 +414,7 @@ def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_ten_sigkills_leave_thirty_trials_no_open_run_and_the_best_of_the_storage(stage: Stage) -> None:
+def test_ten_sigkills_leave_thirty_trials_and_no_open_run(stage: Stage) -> None:
     stage.params(
         train=train_section(learning_rate="0.00001"),  # a trial 0 that is beaten
         trials="30",

@@ -9,12 +9,12 @@ from darkroom.tuning.rows import TrialRow
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.4, 10.0), (0.5, 10.0), (0.6, 20.5), (0.8, 31.0), (0.9, None)])
-def test_a_run_reaches_an_accuracy_with_the_first_epoch_that_has_it(accuracy, expected):
+def test_an_accuracy_is_reached_with_the_first_epoch_that_has_it(accuracy, expected):
     run = {"seconds_until": [10.0, 20.5, 31.0], "test_accuracy": [0.5, 0.7, 0.8]}
     assert cifar10.first_reaching(accuracy, run) == expected
 
 
-def test_a_benchmark_changes_the_keys_of_a_preset_that_it_names_and_no_other(tmp_path):
+def test_a_benchmark_changes_only_the_keys_that_it_names(tmp_path):
     (tmp_path / "presets").symlink_to(mnist.ROOT / "presets")
     mnist.use(tmp_path, "mnist-article", {"train.cnn.epochs": 1, "train.cnn.debug.max_steps": 3})
     changed, preset = read_params(tmp_path / "params.yaml"), presets.read("mnist-article", root=mnist.ROOT)
@@ -26,7 +26,7 @@ def a_trial(number: int, *, worker: str, started: float, seconds: float) -> Tria
     return TrialRow(number, "complete", {}, {"val_accuracy": 0.5}, {}, True, None, None, worker, started, seconds)
 
 
-def test_trials_per_hour_are_told_with_the_start_of_the_workers_and_without_it():
+def test_trials_per_hour_are_told_with_and_without_the_start():
     trials = [
         a_trial(0, worker="a", started=100.0, seconds=30.0),
         a_trial(1, worker="b", started=100.0, seconds=40.0),
@@ -40,7 +40,7 @@ def test_trials_per_hour_are_told_with_the_start_of_the_workers_and_without_it()
     assert found["trials_of_each_worker"] == [3, 2]
 
 
-def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
+def test_both_forms_of_tune_are_compared_with_every_other():
     means = {
         "darkroom": {"val_accuracy": 0.62, "trials_per_hour": 300.0},
         "darkroom-all-pictures": {"val_accuracy": 0.59, "trials_per_hour": 120.0},
@@ -52,7 +52,7 @@ def test_tune_in_both_forms_is_compared_with_each_other_one_that_took_part():
     }
 
 
-def test_what_a_run_leaves_out_stays_as_recorded_and_says_where_it_comes_from():
+def test_what_a_run_leaves_out_stays_with_its_origin():
     there = {"command": "all", "commit": "a", "machine": "old", "python": "3.11", "versions": {"keras": "3"}}
     here = there | {"command": "rate", "commit": "b", "machine": "new"}
     old = there | {"memory": 1, "rate": 2, "of no part": 3}

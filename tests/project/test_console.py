@@ -56,7 +56,7 @@ def test_a_reader_that_closes_our_output_is_no_error(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_the_env_file_at_the_root_of_the_repository_is_read_from_any_folder_and_does_not_win(tmp_path: Path) -> None:
+def test_the_env_file_of_the_root_is_read_and_does_not_win(tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / ".env").write_text("DARKROOM_TEST_A=file\nDARKROOM_TEST_B=file\n")
     (tmp_path / "deep").mkdir()

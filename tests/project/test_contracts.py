@@ -141,14 +141,14 @@ def test_a_change_reruns_only_what_it_can_affect(changed: str) -> None:
     assert reruns(changed) - {"check"} == RERUNS[changed]
 
 
-def test_a_study_goes_on_after_changes_of_what_tune_does_not_load() -> None:
+def test_a_study_outlives_changes_of_what_tune_does_not_load() -> None:
     from pipelines.tune import SEARCHED
 
     assert [PACKAGE / name for name in SEARCHED] == [path for path in sources("tune") if PACKAGE in path.parents]
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_path_of_a_command_is_an_output_or_a_dependency_or_holds_one(name: str) -> None:
+def test_every_path_of_a_command_is_a_dependency_or_an_output(name: str) -> None:
     stage = expanded(STAGES[name])
     declared = {*stage["deps"], *outputs(stage)}
     for path in re.findall(r"--[a-z-]+ (\S+)", stage["cmd"]):
@@ -156,7 +156,7 @@ def test_every_path_of_a_command_is_an_output_or_a_dependency_or_holds_one(name:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_command_gives_exactly_the_paths_that_the_stage_asks_for(name: str) -> None:
+def test_a_command_gives_exactly_the_paths_of_its_stage(name: str) -> None:
     source = (ROOT / "pipelines" / f"{name}.py").read_text()
     call = re.search(r"stage_paths\(\s*__doc__,([^)]*)\)", source)
     assert call is not None
@@ -227,13 +227,13 @@ def test_a_preset_is_complete_and_valid(preset: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_names_a_backbone_if_and_only_if_a_candidate_uses_it(preset: str) -> None:
+def test_a_preset_names_a_backbone_only_if_a_candidate_uses_it(preset: str) -> None:
     values = presets.read(preset, root=ROOT)
     networks = {section["architecture"]["name"] for section in values["train"].values()}
     assert (values["embed"]["backbone"] != "none") == ("transfer" in networks)
 
 
-def test_evaluate_and_promote_depend_on_the_models_of_all_candidates() -> None:
+def test_evaluate_and_promote_depend_on_all_candidates() -> None:
     folders = {Path(path).parents[1] for stage in each({"train": STAGES["train"]}) for path in outputs(stage)}
     assert folders == {Path("models")}
     for name in ("evaluate", "promote"):
@@ -241,7 +241,7 @@ def test_evaluate_and_promote_depend_on_the_models_of_all_candidates() -> None:
         assert "candidates" in STAGES[name]["params"], "else a model that earlier settings left would be looked at"
 
 
-def test_dvc_plots_show_what_evaluate_and_train_write_of_every_candidate() -> None:
+def test_dvc_plots_show_what_the_stages_write_of_candidates() -> None:
     plots = YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"]
     titles: dict[str, set[str]] = {candidate: set() for candidate in CANDIDATES}
     for title, plot in ((title, plot) for entry in plots for title, plot in entry.items()):
@@ -322,7 +322,7 @@ def package_of(file: Path) -> str:
     return max((name for name in MAY_IMPORT if f"{path}/".startswith(f"{name}/")), key=len, default="")
 
 
-def test_a_package_imports_what_the_table_allows_and_nothing_above_it() -> None:
+def test_a_package_imports_only_what_the_table_allows() -> None:
     names = list(MAY_IMPORT)
     for name, allowed in MAY_IMPORT.items():
         assert all(names.index(other) < names.index(name) for other in allowed.split()), f"{name} looks up"
@@ -413,7 +413,7 @@ def test_a_function_fits_on_a_screen_is_not_deep_and_takes_few_parameters() -> N
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: str, tmp_path: Path) -> None:
+def test_wrong_params_are_refused_before_anything_heavy_loads(name: str, tmp_path: Path) -> None:
     stage = expanded(STAGES[name])
     (tmp_path / "params.yaml").write_text("{}\n")
     code = (
@@ -434,7 +434,7 @@ def test_a_wrong_params_file_is_answered_before_anything_heavy_is_loaded(name: s
 
 
 @pytest.mark.heavy
-def test_params_know_the_architectures_of_models_and_their_arguments() -> None:
+def test_params_know_the_architectures_and_their_arguments() -> None:
     import inspect
 
     from darkroom.networks.architectures.table import ARCHITECTURES
@@ -449,3 +449,10 @@ def test_params_know_the_architectures_of_models_and_their_arguments() -> None:
     assert described == {
         name: set(list(inspect.signature(function).parameters)[1:]) for name, function in ARCHITECTURES.items()
     }
+
+
+def test_the_name_of_a_test_has_sixty_characters_at_most() -> None:
+    files = (ROOT / "tests").rglob("test_*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [name for name in names if name.startswith("test_") and len(name) > 60] == []

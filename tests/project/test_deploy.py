@@ -66,7 +66,7 @@ def test_ci_runs_every_check_on_a_change_and_the_slow_tests_at_night() -> None:
     assert [name for name, job in workflow["jobs"].items() if "if" in job] == ["test-slow"]
 
 
-def test_the_script_that_builds_without_docker_is_valid_and_gives_the_base_that_the_dockerfile_asks_for() -> None:
+def test_the_script_without_docker_gives_the_dockerfiles_base() -> None:
     script = DEPLOY / "build_image.sh"
     subprocess.run(["sh", "-n", script], check=True)
     assert os.access(script, os.X_OK)
@@ -227,7 +227,7 @@ def test_every_variable_of_the_compose_file_is_in_its_example() -> None:
     assert named == given
 
 
-def test_every_way_has_a_how_to_of_three_steps_and_names_files_that_exist() -> None:
+def test_every_way_has_three_steps_and_names_existing_files() -> None:
     head, *ways = re.split(r"^## ", (DEPLOY / "README.md").read_text(), flags=re.M)
     assert len(ways) == 5
     for way in ways:

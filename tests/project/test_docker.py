@@ -66,7 +66,7 @@ def test_packages_come_from_the_hashed_lock_files_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
-def test_a_lock_file_pins_and_hashes_every_package_and_names_no_host(name: str) -> None:
+def test_a_lock_file_pins_and_hashes_every_package(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
     assert "://" not in code
@@ -76,7 +76,7 @@ def test_a_lock_file_pins_and_hashes_every_package_and_names_no_host(name: str) 
         assert "--hash=sha256:" in entry, entry
 
 
-def test_the_gpu_lock_holds_nothing_but_what_tensorflow_names_for_cuda() -> None:
+def test_the_gpu_lock_holds_what_tensorflow_names_for_cuda() -> None:
     from importlib.metadata import requires
 
     wanted = {line.split("<")[0].split(">")[0] for line in requires("tensorflow") or [] if "and-cuda" in line}
@@ -117,7 +117,7 @@ def test_no_tracked_file_is_kept_out_of_the_image() -> None:
     assert not ignored(".git/HEAD")  # the image knows its commit, and DVC needs a repository
 
 
-def test_secrets_environments_data_and_caches_stay_out_of_the_image() -> None:
+def test_secrets_data_and_caches_stay_out_of_the_image() -> None:
     names = [
         ".env",
         ".venv/bin/python",
@@ -132,7 +132,7 @@ def test_secrets_environments_data_and_caches_stay_out_of_the_image() -> None:
 
 
 @pytest.mark.heavy
-def test_what_the_head_says_of_a_dry_run_works_where_nothing_has_run_yet(tmp_path: Path) -> None:
+def test_the_dry_run_of_the_head_works_in_a_fresh_clone(tmp_path: Path) -> None:
     assert "docker run --rm darkroom --dry --force" in DOCKERFILE
     said = clone(tmp_path / "clone").run("dvc", "repro", "--dry", "--force")
     assert re.findall(r"Running stage '(\w+)", said)[-1] == "promote"

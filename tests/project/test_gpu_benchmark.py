@@ -125,7 +125,7 @@ def changed(side: dict[str, Any], *, curve: str, step: int, factor: float) -> di
     return other
 
 
-def test_equal_losses_pass_and_so_do_those_that_rounding_explains() -> None:
+def test_losses_equal_within_rounding_pass() -> None:
     assert gpu.compare(curves(), curves())["pass"]
     rounded = changed(curves(), curve="train_loss", step=50, factor=1 + 1e-5)
     compared = gpu.compare(curves(), rounded)
@@ -209,7 +209,7 @@ def test_weights_are_drawn_and_moved_to_a_neighbouring_number() -> None:
 
 
 @pytest.mark.heavy
-def test_training_needs_nothing_but_keras_its_backend_numpy_and_opencv(folder: Path) -> None:
+def test_training_needs_keras_a_backend_numpy_and_opencv_alone(folder: Path) -> None:
     pytest.importorskip("jax", reason="JAX is not installed; it is part of the extra dev")
     result, told = measure(folder, "train", "recipe.json", backend="jax", code=BARE)
     assert result["device"].endswith("(jax)")

@@ -12,7 +12,7 @@ pytestmark = [
 ]
 
 
-def test_training_reads_pictures_of_twice_the_memory_that_is_left(tmp_path):
+def test_training_reads_pictures_of_twice_the_memory_left(tmp_path):
     said = beyond_ram(tmp_path, data_gb=0.27, headroom_mb=128)
     assert said["trained"]
     assert not said["data_fit_into_memory"]  # so the limit was one

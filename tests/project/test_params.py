@@ -67,7 +67,7 @@ def test_a_wrong_file_answers_with_the_key(
     assert message in str(caught.value)
 
 
-def test_the_known_sections_are_those_of_the_stages_and_three_more() -> None:
+def test_the_known_sections_are_the_stages_and_three_more() -> None:
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     assert set(SECTIONS) == {"candidates", *stages, "retrain", "compute"} - {"check"}, "check reads them all"
 
@@ -109,9 +109,7 @@ def test_wrong_candidates_are_answered_with_what_is_known(
     assert message in str(caught.value)
 
 
-def test_every_stage_refuses_candidates_that_train_has_no_section_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_stage_refuses_candidates_without_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"candidates: [cnn, cn]\n{GOOD}train: {{cnn: {{}}}}\n"
     with pytest.raises(ParamsError, match="candidates names 'cn', but train has no section of that name"):
         load(tmp_path, monkeypatch, text)
@@ -181,7 +179,7 @@ def test_what_pydantic_adds_to_a_place_is_left_out(
         (0, "compute.workers is 0: expected greater than or equal to 1 or 'auto'"),
     ],
 )
-def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
+def test_a_value_of_a_wrong_type_is_answered_with_all_types(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -202,7 +200,7 @@ def test_a_value_of_none_of_its_types_is_answered_with_all_of_them(
         ("loky", "host:6379", "compute.cluster is 'host:6379': expected null, because compute.backend loky works on"),
     ],
 )
-def test_a_cluster_is_an_address_and_only_of_a_backend_that_has_one(
+def test_a_cluster_is_an_address_of_a_backend_that_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, cluster: object, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

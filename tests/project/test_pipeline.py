@@ -149,7 +149,7 @@ def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:
         shutil.rmtree(promoted.root / "plots")
 
 
-def test_the_list_of_candidates_decides_what_is_trained_and_compared(promoted: Project) -> None:
+def test_the_list_of_candidates_decides_what_is_trained(promoted: Project) -> None:
     params = promoted.root / "params.yaml"
     before = params.read_text()
     (section,) = re.findall(r"^  cnn:\n(?:    .*\n)+", before, re.MULTILINE)
@@ -206,7 +206,7 @@ def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Projec
         assert query(promoted, "select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
 
 
-def test_a_queued_experiment_is_recorded_in_the_same_store_and_promotes_nothing(promoted: Project) -> None:
+def test_a_queued_experiment_is_recorded_and_promotes_nothing(promoted: Project) -> None:
     promoted.run("dvc", "repro")
     promoted.run("git", "add", "--all")
     promoted.run("git", "commit", "--quiet", "--message", "lock", "--allow-empty")

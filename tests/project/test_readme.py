@@ -111,7 +111,7 @@ def test_every_preset_has_a_row() -> None:
     assert {preset.stem for preset in (ROOT / "presets").glob("*.yaml")} <= set(rows("Presets"))
 
 
-def test_every_network_has_a_row_with_the_parameters_that_its_docstring_gives() -> None:
+def test_every_network_has_a_row_with_its_parameters() -> None:
     documented = "".join(file.read_text() for file in (ROOT / "src/darkroom/networks/architectures").glob("*.py"))
     networks = rows("Networks")
     assert set(RULES) <= set(networks)

@@ -66,7 +66,7 @@ def test_another_evaluation_is_another_case(winner, change):
         replace(CHAMPION, tags={**CHAMPION.tags, "test_ids_sha256": "e" * 64}),
     ],
 )
-def test_another_champion_is_another_case_and_another_note_on_it_is_not(winner, champion):
+def test_another_champion_is_another_case_another_note_is_not(winner, champion):
     assert reason(winner) == ["0"]
     assert reason(winner, champion=champion) == ["1"]
     noted = {**CHAMPION.tags, "mlflow.note": "seen"}
@@ -78,7 +78,7 @@ def test_other_gates_are_another_case(winner):
     assert reason(winner, gates=GATES.model_copy(update={"max_ece": 0.5})) == ["1"]
 
 
-def test_a_decision_that_is_kept_later_takes_the_place_of_the_first(winner):
+def test_a_decision_kept_later_replaces_the_first(winner):
     case = Case(winner, CHAMPION, GATES)
     decided = case.decision()
     case.keep(replace(decided, promote=True, tests={"max_parity_difference": {"status": "passed"}}))

@@ -41,7 +41,7 @@ def statuses(decision):
     return {name: answer["status"] for name, answer in decision.tests.items()}
 
 
-def test_a_first_candidate_needs_what_can_be_told_without_a_champion():
+def test_a_first_candidate_needs_what_no_champion_can_tell():
     decision = decided(answers(10))
     assert decision.promote
     assert decision.reasons == [
@@ -54,7 +54,7 @@ def test_a_first_candidate_needs_what_can_be_told_without_a_champion():
     }  # fmt: skip
 
 
-def test_every_gate_answers_with_a_sentence_in_the_order_of_the_rule():
+def test_every_gate_answers_in_the_order_of_the_rule():
     for decision in (decided(answers(2), answers(14, start=60)), decided(answers(2), rule=OFF)):
         assert list(decision.tests) == list(RULE)
         assert all(answer["sentence"].endswith(".") for answer in decision.tests.values())
@@ -68,14 +68,14 @@ def test_a_better_candidate_is_promoted():
     assert decision.reasons[2].startswith("Passed as well: min_test_images, class_recall, slice_accuracy, max_ece,")
 
 
-def test_below_the_floor_nothing_is_promoted_even_if_it_beats_the_champion():
+def test_below_the_floor_nothing_is_promoted():
     decision = decided(answers(30), answers(60))
     assert not decision.promote
     assert "is below the floor 90.00 %" in decision.reasons[0]
     assert decision.tests["champion"]["status"] == "passed"
 
 
-def test_a_better_candidate_that_loses_the_dark_images_is_kept_out():
+def test_a_candidate_that_loses_the_dark_images_is_kept_out():
     decision = decided(answers(8), answers(30, start=100))
     assert not decision.promote
     assert statuses(decision)["champion"] == "passed"

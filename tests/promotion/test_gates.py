@@ -31,7 +31,7 @@ def test_a_candidate_exactly_at_the_floor_reaches_it():
     assert verdict.sentence == "The candidate's test accuracy 89.50 % on 200 images is below the floor 90.00 %."
 
 
-def test_a_better_candidate_passes_and_the_numbers_are_in_the_sentence():
+def test_a_better_candidate_passes_with_numbers_in_the_sentence():
     verdict = against(answers(2), answers(14, start=50))
     assert verdict.status == "passed"
     low, high = verdict.numbers["difference_ci95"]
@@ -43,7 +43,7 @@ def test_a_better_candidate_passes_and_the_numbers_are_in_the_sentence():
     )
 
 
-def test_with_many_disagreements_the_sentence_names_the_other_form_of_the_test():
+def test_many_disagreements_name_the_other_form_of_the_test():
     assert "(mid-p McNemar test, p = " in against(answers(2), answers(40, start=50)).sentence
 
 

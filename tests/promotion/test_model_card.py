@@ -69,7 +69,7 @@ class Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_card_says_what_the_model_is_for_how_good_it_is_and_what_the_data_allow():
+def test_the_card_says_purpose_quality_and_limits():
     for text in card()[:2]:
         for fact in (
             "It says to which of 2 classes a still picture belongs: cat, dog.",
@@ -88,7 +88,7 @@ def test_the_card_says_what_the_model_is_for_how_good_it_is_and_what_the_data_al
 
 
 @pytest.mark.parametrize("classes", [["cat", "dog"], ["<script>alert(1)</script>", "a & b | c"]])
-def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(classes):
+def test_the_page_is_well_formed_and_needs_nothing_else(classes):
     page = card(classes=classes).html
     parser = Balanced()
     parser.feed(page)
@@ -100,13 +100,13 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(classes):
     assert "Intended use" in "".join(ElementTree.fromstring(body).itertext())  # noqa: S314  (our own page)
 
 
-def test_names_of_classes_cannot_break_the_tables_of_the_markdown():
+def test_class_names_cannot_break_the_tables_of_the_markdown():
     text = card(classes=["a|b", "two\nlines", "<b>"]).markdown
     rows = [line for line in text.splitlines() if line.startswith("| ") and line.endswith("50 |")]
     assert [row.split(" | ")[0] for row in rows] == ["| \\<b\\>", "| two lines", "| a\\|b"]
 
 
-def test_the_class_with_the_lowest_recall_and_a_threshold_are_among_the_limits():
+def test_the_lowest_recall_and_a_threshold_are_among_the_limits():
     model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 0.6}
     text = card(model=model).markdown.replace("\\", "")
     assert "It is weakest on 'dog': of 50 test images of it, 99.0% are found." in text
@@ -114,7 +114,7 @@ def test_the_class_with_the_lowest_recall_and_a_threshold_are_among_the_limits()
     assert "Colour plays no role" in text
 
 
-def test_a_class_without_test_images_and_data_without_a_manifest_are_said_so():
+def test_missing_test_images_and_manifests_are_said_so():
     found = card(source=None)
     assert "Licence and source: not known" in found.markdown
     counts = {split: {"cat": 200, "dog": 0} for split in ("train", "val", "test")}
@@ -123,7 +123,7 @@ def test_a_class_without_test_images_and_data_without_a_manifest_are_said_so():
     assert "Fewer than 30 test images speak for dog" in text
 
 
-def test_of_a_thousand_classes_the_worst_are_shown_and_the_short_text_fits_into_a_description():
+def test_of_a_thousand_classes_the_worst_are_shown():
     found = card(classes=[f"class {number:04}" for number in range(99)])
     assert "class 0000, class 0001" in found.markdown
     assert "and 87 more" in found.markdown

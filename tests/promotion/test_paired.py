@@ -80,7 +80,7 @@ def test_holm_adjusts_as_in_the_textbook():
 
 @LIKE_EVERY_TIME
 @given(P_VALUES)
-def test_holm_is_between_no_correction_and_bonferroni_and_keeps_the_order(values):
+def test_holm_lies_between_no_correction_and_bonferroni(values):
     adjusted = holm(values)
     assert (adjusted >= values).all()
     assert (adjusted <= np.minimum(1, np.array(values) * len(values))).all()
@@ -89,7 +89,7 @@ def test_holm_is_between_no_correction_and_bonferroni_and_keeps_the_order(values
 
 @LIKE_EVERY_TIME
 @given(TABLES)
-def test_the_interval_contains_the_difference_and_turns_round_with_the_models(counts):
+def test_the_interval_holds_the_difference_and_turns_round(counts):
     low, high = difference_interval(counts)
     assert -1 <= low <= counts.difference <= high <= 1
     turned_low, turned_high = difference_interval(Table(counts.both, counts.only_b, counts.only_a, counts.neither))

@@ -22,5 +22,5 @@ def test_the_verified_challenger_of_the_champion_waits():
 @pytest.mark.parametrize(
     "changed", [{"challenger": "3"}, {"champion": "3"}, {"champion": None}, {"parity": "not_applicable"}]
 )
-def test_another_one_or_one_against_another_champion_or_unverified_does_not(changed):
+def test_another_or_unverified_version_does_not(changed):
     assert not waits(**changed)

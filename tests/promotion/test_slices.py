@@ -43,7 +43,7 @@ def test_incoming_images_are_told_from_the_original_ones():
     assert counts(incoming=np.array([True, False, False])) == {"original": 2, "incoming": 1}
 
 
-def test_images_are_told_apart_by_the_folders_inside_their_class_folder():
+def test_images_are_told_apart_by_folders_inside_their_class():
     sources = source_folders(["cat/kitchen/1.jpg", "dog/kitchen/2.jpg", "dog/3.jpg"], ["cat", "dog", "dog"])
     assert counts(source=sources) == {"source (no folder)": 1, "source kitchen": 2}
 
@@ -68,7 +68,7 @@ def test_class_and_split_are_no_source(source, label, folder):
 
 @LIKE_EVERY_TIME
 @given(st.lists(st.floats(0, 255), min_size=1, max_size=60))
-def test_every_image_is_in_one_slice_and_equal_images_in_the_same(values):
+def test_every_image_is_in_one_slice_and_equal_ones_together(values):
     found = slices_by({"brightness": np.array(values)})
     assert 2 <= len(found) <= 3 or len(set(values)) == 1
     if found:

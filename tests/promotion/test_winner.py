@@ -28,20 +28,20 @@ def winner_in(folder, *, named=("cnn", "transfer")):
     )
 
 
-def test_a_winner_knows_its_metrics_its_test_images_and_its_model(folders):
+def test_a_winner_knows_its_metrics_test_images_and_model(folders):
     winner = winner_in(folders)
     assert (winner.name, winner.metrics, winner.test_ids_sha256) == ("cnn", {"test_accuracy": 0.9}, "f" * 64)
     assert winner.model_sha256 == sha256_of(folders / "models" / "cnn" / "model.onnx")
 
 
-def test_a_winner_that_is_no_candidate_any_more_is_not_acted_upon(folders):
+def test_a_winner_that_is_no_candidate_is_not_acted_upon(folders):
     with pytest.raises(
         DataError, match=r"the winner is 'cnn', which is not among the candidates \(transfer\); run `dvc"
     ):
         winner_in(folders, named=["transfer"])
 
 
-def test_a_winner_without_a_model_is_told_with_the_stage_that_makes_one(folders):
+def test_a_winner_without_a_model_names_the_stage_for_it(folders):
     (folders / "models" / "cnn" / "model.onnx").unlink()
     with pytest.raises(DataError, match=r"there is no model.onnx; run `dvc repro train@cnn` first"):
         winner_in(folders)

@@ -25,7 +25,7 @@ def registered(root, reads, name="pets"):
     return register.register(name, model_uri=uri, model_sha256=digest, tags={"candidate": "cnn"})
 
 
-def test_reading_sqlite_directly_gives_what_the_mlflow_client_gives(root):
+def test_reading_sqlite_directly_gives_what_mlflow_gives(root):
     first = registered(root, 0)
     aliases.promote(first, replacing=None, reasons=["good"])
     aliases.promote(registered(root, 1), replacing="1", reasons=['better, "quoted" and ümläuted'])
@@ -38,7 +38,7 @@ def test_a_name_that_nobody_registered_has_no_versions(root):
     assert versions.read("pets") == versions.Registered("pets") == versions._read_client("pets")
 
 
-def test_before_the_first_run_there_is_no_store_and_nothing_registered(tmp_path, monkeypatch):
+def test_before_the_first_run_nothing_is_registered(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert versions.read("pets").versions == {}
@@ -99,7 +99,7 @@ def test_a_move_by_somebody_else_is_noted_at_the_next_one(root):
     assert first.version == "1"
 
 
-def test_rollback_exchanges_champion_and_previous_and_marks_the_version(root):
+def test_rollback_exchanges_champion_and_previous(root):
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
     aliases.promote(registered(root, 1), replacing="1", reasons=["b"])
     champion, previous = aliases.rollback("pets", reason="too many dogs")

@@ -28,7 +28,7 @@ def test_versions_without_an_alias_or_a_decision_are_fine(shared_store):
     assert kinds("nobody registered this") == []
 
 
-def test_a_challenger_that_waits_is_fine_and_one_that_can_never_be_approved_is_not(shared_store):
+def test_a_waiting_challenger_is_fine_a_hopeless_one_is_not(shared_store):
     name = next(names)
     first, second, _ = bare_versions(shared_store, name, 3)
     aliases.promote(first, replacing=None, reasons=["a"])
@@ -84,7 +84,7 @@ def test_a_tampered_file_is_refused_by_name_before_it_is_used(shared_store, path
     assert versions.damage(version) == [f"{path} was changed after registration"]
 
 
-def test_loading_a_version_leaves_its_folder_as_it_was_and_trusts_no_compiled_file(shared_store):
+def test_loading_a_version_leaves_its_folder_as_it_was(shared_store):
     name = next(names)
     uri = train(shared_store, reads=1, experiment=name)
     version = register.register(
@@ -108,7 +108,7 @@ def test_a_model_whose_files_were_deleted_is_registered_anew(shared_store):
     assert (first.version, second.version) == ("1", "2")
 
 
-def test_the_card_of_a_version_is_kept_with_its_run_and_as_its_description(shared_store):
+def test_the_card_is_kept_with_the_run_and_as_description(shared_store):
     name = next(names)
     uri = train(shared_store, reads=0, experiment=name)
     version = register.register(
@@ -124,7 +124,7 @@ def test_the_card_of_a_version_is_kept_with_its_run_and_as_its_description(share
     assert versions.damage(version) == []
 
 
-def test_runs_of_dead_processes_are_closed_and_those_of_living_ones_are_not(shared_store):
+def test_runs_of_dead_processes_alone_are_closed(shared_store):
     code = (
         "import os, signal; from darkroom.tracking import runs\n"
         "with runs.run(experiment='killed', name='train-cnn', params={}, tags={}):\n"

@@ -68,9 +68,7 @@ def is_consistent(name):
 
 @pytest.mark.parametrize("mended_by", ["the next call", "registry-check"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(
-    shared_store, monkeypatch, operation, mended_by
-):
+def test_a_death_at_any_moment_loses_and_doubles_nothing(shared_store, monkeypatch, operation, mended_by):
     n_champions, act, expected = OPERATIONS[operation]
     opened = store.client()
     for n_writes in itertools.count():
@@ -100,7 +98,7 @@ def test_whenever_a_process_dies_nothing_is_lost_and_nothing_done_twice(
     assert n_writes >= 4
 
 
-def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(shared_store, monkeypatch):
+def test_a_rollback_repeated_after_a_death_goes_back_once(shared_store, monkeypatch):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
@@ -111,7 +109,7 @@ def test_a_rollback_that_is_repeated_after_a_death_goes_back_once(shared_store, 
     is_consistent(name)
 
 
-def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_its_own(shared_store, monkeypatch):
+def test_a_rollback_finishes_what_a_dead_one_began(shared_store, monkeypatch):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2", "3")
@@ -123,7 +121,7 @@ def test_a_rollback_to_another_version_finishes_what_a_dead_one_began_and_does_i
     is_consistent(name)
 
 
-def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(shared_store):
+def test_a_rollback_during_a_promotion_stays(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 2)
     champions(name, "1")
@@ -136,7 +134,7 @@ def test_what_was_rolled_back_while_a_promotion_was_decided_stays_rolled_back(sh
     assert is_consistent(name).aliases["champion"] == "1"
 
 
-def test_an_alias_that_somebody_moved_after_the_death_stays_where_it_is(shared_store, monkeypatch):
+def test_an_alias_moved_after_the_death_stays_where_it_is(shared_store, monkeypatch):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1")
@@ -179,7 +177,7 @@ def test_a_damaged_entry_of_the_history_is_named(shared_store):
         versions.read(name).history()
 
 
-def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(shared_store):
+def test_going_back_is_refused_where_there_is_nothing(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 4)
     champions(name, "1", "2", "3")
@@ -196,7 +194,7 @@ def test_going_back_is_refused_where_there_is_nothing_to_go_back_to(shared_store
     assert versions.read(name).aliases == {"champion": "3", "previous": "2"}
 
 
-def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with(shared_store):
+def test_a_challenger_is_approved_only_against_its_champion(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 4)
     champions(name, "1")
@@ -214,7 +212,7 @@ def test_a_challenger_is_approved_only_against_the_champion_it_was_compared_with
     assert versions.read(name).reigns()[-1]["reasons"] == ["approved: looked at it"]
 
 
-def test_a_challenge_decided_against_an_older_champion_moves_nothing(shared_store):
+def test_a_challenge_against_an_older_champion_moves_nothing(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
@@ -223,7 +221,7 @@ def test_a_challenge_decided_against_an_older_champion_moves_nothing(shared_stor
     assert "challenger" not in versions.read(name).aliases
 
 
-def test_a_challenger_that_waits_is_dropped_when_the_champion_changes(shared_store):
+def test_a_waiting_challenger_is_dropped_with_its_champion(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2")

@@ -87,11 +87,11 @@ def has_one_line_of_champions(registered):
     assert [key for key in registered.tags if not key.startswith("history.")] == []
 
 
-def test_eight_promoters_on_a_sqlite_file_leave_one_line_of_champions(root, processes):
+def test_eight_promoters_on_sqlite_leave_one_line_of_champions(root, processes):
     has_one_line_of_champions(promote_at_once(processes, root, hosts=False))
 
 
-def test_eight_promoters_on_postgresql_leave_one_line_of_champions(root, processes, postgres, monkeypatch):
+def test_eight_promoters_on_postgresql_leave_one_line(root, processes, postgres, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.database("promoters"))
     has_one_line_of_champions(promote_at_once(processes, root, hosts=True))
     with (
@@ -180,7 +180,7 @@ def promote_while_another_does(monkeypatch, folder, decided, first_stops, second
 
 
 @pytest.mark.parametrize("first_stops", range(6))  # before its sixth call it has moved the last alias
-def test_of_two_hosts_that_promote_through_a_server_one_at_most_succeeds(server, monkeypatch, first_stops):
+def test_of_two_hosts_that_promote_one_at_most_succeeds(server, monkeypatch, first_stops):
     folder, uri = server
     for second_stops in itertools.count():
         name = f"met-{first_stops}-{second_stops}"
@@ -209,7 +209,7 @@ def test_of_two_hosts_that_promote_through_a_server_one_at_most_succeeds(server,
             break
 
 
-def test_a_server_with_remote_artifacts_does_all_that_a_local_store_does(server, monkeypatch):
+def test_a_server_does_all_that_a_local_store_does(server, monkeypatch):
     folder, uri = server
     monkeypatch.setenv("DVC_ROOT", str(folder))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")

@@ -91,7 +91,7 @@ def test_a_lone_image_runs_at_once_and_alone(package, make):
     assert (pixels == WHITE).all()
 
 
-def test_images_that_come_while_the_network_is_busy_form_the_next_batches(package, make):
+def test_images_that_come_meanwhile_form_the_next_batches(package, make):
     batcher, _ = make()
 
     async def ask():
@@ -123,7 +123,7 @@ def test_all_threads_run_the_network_on_large_images(tmp_path, make):
     assert large.sizes == [1, 1]
 
 
-def test_a_batch_holds_images_for_one_version_and_a_request_is_answered_by_the_version_it_came_for(package, make):
+def test_a_batch_holds_images_for_one_version(package, make):
     batcher, batches = make()
 
     async def ask():
@@ -142,7 +142,7 @@ def test_a_batch_holds_images_for_one_version_and_a_request_is_answered_by_the_v
     assert [(served.version.version, len(answered)) for served, answered in batches] == [("1", 1), ("1", 1), ("2", 2)]
 
 
-def test_more_images_than_may_wait_are_refused_and_room_is_made_by_answers(package, make):
+def test_more_images_than_may_wait_are_refused(package, make):
     batcher, _ = make()
 
     async def ask():
@@ -184,7 +184,7 @@ def test_unreadable_images_keep_their_place_among_the_answers(package, make):
     assert "4 bytes are not an image" in answers[0]["error"]
 
 
-def test_a_package_that_fails_otherwise_fails_the_request_and_not_the_thread(package, make, monkeypatch):
+def test_a_failing_package_fails_the_request_alone(package, make, monkeypatch):
     batcher, _ = make(n_threads=1)
     package.may_go.release(100)
 
@@ -198,7 +198,7 @@ def test_a_package_that_fails_otherwise_fails_the_request_and_not_the_thread(pac
     assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]
 
 
-def test_a_package_that_answers_too_few_images_fails_the_request_and_not_the_thread(package, make, monkeypatch):
+def test_too_few_answers_fail_the_request_alone(package, make, monkeypatch):
     batcher, _ = make(n_threads=1)
     package.may_go.release(100)
     with monkeypatch.context() as patch:
@@ -208,7 +208,7 @@ def test_a_package_that_answers_too_few_images_fails_the_request_and_not_the_thr
     assert labels(asyncio.run(batcher.submit(Served(VERSION, package), [bmp(WHITE)]))) == ["light"]
 
 
-def test_answers_that_cannot_be_noted_are_given_and_the_next_ones_too(package, make):
+def test_answers_that_cannot_be_noted_are_given(package, make):
     said = []
 
     def broken(served, answered):

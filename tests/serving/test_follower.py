@@ -18,7 +18,7 @@ def remote(number):
     return Version("pets", number, None, f"mlflow-artifacts:/pets/{number}", {})
 
 
-def test_a_look_that_fails_in_any_way_is_said_and_the_next_one_is_taken(monkeypatch):
+def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
     said, found = [], [remote("1")]
 
     def find():
@@ -51,7 +51,7 @@ def test_a_look_that_fails_in_any_way_is_said_and_the_next_one_is_taken(monkeypa
     assert said[1][1] == "KeyError: 'table'; version 1 goes on"
 
 
-def test_a_log_line_that_cannot_be_written_is_lost_and_nothing_else(monkeypatch):
+def test_a_log_line_that_cannot_be_written_is_lost_alone(monkeypatch):
     with open("/dev/full", "w") as full:  # noqa: PTH123 - every write is answered with ENOSPC
         monkeypatch.setattr(sys, "stderr", full)
         logs.log("event", "a sentence")
@@ -76,7 +76,7 @@ def downloads(tmp_path, monkeypatch):
     return folder
 
 
-def test_downloads_of_old_versions_go_and_those_in_use_or_of_other_models_stay(downloads):
+def test_downloads_go_unless_in_use_or_of_other_models(downloads):
     remove_others(remote("4"), remote("2"))
     kept = sorted(path.relative_to(downloads).as_posix() for path in downloads.glob("*/*"))
     assert kept == ["pets/2", "pets/4", "pets/5", "shoes/1"]

@@ -37,7 +37,7 @@ def test_generated_requests_are_answered_as_described(server, method, path):
     check()
 
 
-def test_everything_that_a_client_may_ask_for_is_described_with_examples(server):
+def test_all_that_a_client_may_ask_is_described_with_examples(server):
     description = server.client.get("/openapi.json").json()
     assert set(description["paths"]) == {"/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics"}
     operation = description["paths"]["/v1/predict"]["post"]

@@ -60,7 +60,7 @@ def page(browser, server):
     assert [text for text in complaints if "status of 4" not in text] == []
 
 
-def test_a_chosen_picture_is_answered_with_label_bars_and_version(page, root):
+def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
     page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
     page.get_by_role("heading", name="cat", exact=True).wait_for()
     bars = page.get_by_role("listitem").all_inner_texts()
@@ -91,7 +91,7 @@ def test_what_is_no_picture_is_answered_with_the_reason(page, root):
     assert page.get_by_role("alert").inner_text() == ""
 
 
-def test_the_keyboard_reaches_the_choice_first_and_sees_where_it_is(page):
+def test_the_keyboard_reaches_the_choice_first(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     outline = page.locator("label[for=file]").evaluate("label => getComputedStyle(label).outlineStyle")
@@ -112,7 +112,7 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser, root):
         page.close()
 
 
-def test_the_page_may_load_nothing_from_elsewhere_and_run_nothing_inline(server):
+def test_the_page_loads_nothing_foreign_and_runs_nothing_inline(server):
     answer = server.client.get("/")
     policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"

@@ -44,7 +44,7 @@ class Broken(log.PredictionLog):
         super().append(rows)
 
 
-def test_a_picture_whose_header_is_not_understood_is_recorded_without_its_size(tmp_path, say, said):
+def test_an_odd_picture_is_recorded_without_its_size(tmp_path, say, said):
     recorder = Recorder(log.PredictionLog(tmp_path / "log"), log=say)
     recorder.record("1", [(b"a format of its own", *ANSWERED[1:]), ANSWERED])
     recorder.close()
@@ -64,7 +64,7 @@ def test_a_log_that_fails_loses_these_rows_and_takes_the_next(tmp_path, say, sai
     assert said == [("log_not_written", "out of handles")]
 
 
-def test_rows_that_the_disk_does_not_take_are_dropped_counted_and_said_once(tmp_path, say, said):
+def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, say, said):
     target = Stuck(tmp_path / "log")
     recorder = Recorder(target, log=say, max_batches=2)
     recorder.record("1", [ANSWERED])

@@ -79,7 +79,7 @@ def encoded(data):
 # Answers
 
 
-def test_a_raw_image_is_answered_with_label_probabilities_model_and_version(server):
+def test_a_raw_image_is_answered_with_label_and_version(server):
     answer = predict(server, png(cat=True))
     assert answer.status_code == 200
     body = answer.json()
@@ -108,13 +108,13 @@ def test_a_form_holds_files_and_other_fields_are_passed_over(server):
     assert [prediction["label"] for prediction in answer.json()["predictions"]] == ["dog", "cat"]
 
 
-def test_every_image_of_a_larger_request_gets_its_own_answer_in_order(server):
+def test_images_of_a_larger_request_are_answered_in_order(server):
     cats = [bool(number % 3) for number in range(64)]
     answer = predict_json(server, {"images": [encoded(png(cat=cat)) for cat in cats]})
     assert [prediction["label"] == "cat" for prediction in answer.json()["predictions"]] == cats
 
 
-def test_of_several_images_the_unreadable_ones_have_an_error_and_the_others_an_answer(server):
+def test_unreadable_images_have_an_error_the_others_an_answer(server):
     answer = predict_json(server, {"images": [encoded(b"text"), encoded(png(cat=True)), "%%%", ""]})
     assert answer.status_code == 200
     text, cat, no_base64, empty = answer.json()["predictions"]
@@ -143,7 +143,7 @@ def test_probes_answer(server):
     assert server.client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_prometheus_is_told_about_requests_images_and_the_version(server):
+def test_prometheus_is_told_requests_images_and_version(server):
     predict(server, png(cat=True))
     predict(server, b"text")
     text = server.client.get("/metrics").text
@@ -229,7 +229,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_with_a_sentence_and_leaves_json_in_the_log(server, name):
+def test_bad_input_is_refused_with_a_sentence_and_logged(server, name):
     content, content_type, status, sentence = BAD[name]
     n_lines = len(server.lines)
     answer = predict(server, content, content_type)
@@ -348,7 +348,7 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(strict):
         eventually(lambda: not is_there(), within=60)
 
 
-def test_a_request_is_answered_beside_a_thousand_idle_connections(server):
+def test_a_request_is_answered_beside_a_thousand_connections(server):
     with ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
@@ -357,7 +357,7 @@ def test_a_request_is_answered_beside_a_thousand_idle_connections(server):
         ).json()["predictions"]
 
 
-def test_more_than_may_wait_is_refused_with_the_time_to_come_back(strict):
+def test_more_than_may_wait_is_refused_with_a_retry_time(strict):
     picture = cv2.imencode(".png", np.zeros((5000, 5000), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: predict(strict, picture), range(16)))
@@ -407,7 +407,7 @@ def test_the_description_says_which_paths_ask_for_the_token(server, strict):
     assert "securitySchemes" not in server.client.get("/openapi.json").json()["components"]
 
 
-def test_with_the_token_requests_are_answered_and_leave_no_line_where_none_is_wanted(strict):
+def test_with_the_token_requests_are_answered_without_a_line(strict):
     assert predict(strict, png(cat=True)).status_code == 200
     assert strict.events("request") == []
 
@@ -415,7 +415,7 @@ def test_with_the_token_requests_are_answered_and_leave_no_line_where_none_is_wa
 # Versions
 
 
-def test_an_alias_that_moves_is_followed_without_a_failed_request(server, root):
+def test_a_moving_alias_is_followed_without_a_failed_request(server, root):
     first, second, third = (register(root, reads=reads) for reads in (0, 1, 2))
     (versions.fetch(third)).write_bytes(b"tampered")
     failed, ended, seen = [], threading.Event(), set()
@@ -475,7 +475,7 @@ def check_cheap_start(server):
     assert not {"tensorflow", "sqlalchemy", "pandas"} & {part for parts in libraries for part in parts}  # so no MLflow
 
 
-def test_sigterm_lets_what_is_in_flight_be_answered_writes_the_log_of_predictions_and_exits_0(root, tmp_path):
+def test_sigterm_lets_requests_in_flight_be_answered(root, tmp_path):
     slow = cv2.imencode(".png", np.zeros((7000, 7000), np.uint8))[1].tobytes()
     with Server(root, "--threads", "1", "--log", str(tmp_path / "log")) as server, ThreadPoolExecutor(3) as pool:
         predict(server, png(cat=True))

@@ -70,7 +70,7 @@ def test_versions_name_python_and_installed_packages_only():
     assert set(versions) == {"python", "numpy"}
 
 
-def test_the_lock_digest_leaves_out_what_dvc_writes_after_promote_and_what_changes_no_result(tmp_path):
+def test_the_lock_digest_leaves_out_what_changes_no_result(tmp_path):
     lock = tmp_path / "dvc.lock"
     assert provenance.lock_digest(lock) == "none"
     lock.write_text("stages: {train: {md5: a}}\n")
@@ -94,7 +94,7 @@ def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
     assert len({before, first, provenance.code_digest()}) == 3
 
 
-def test_the_source_digest_follows_the_files_under_its_paths_alone(tmp_path, monkeypatch):
+def test_the_source_digest_follows_the_files_of_its_paths(tmp_path, monkeypatch):
     for name in ("training/fit.py", "networks/backbones/weights.yaml", "cli/main.py", "errors.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("a")

@@ -35,14 +35,14 @@ def stored(run_id):
     return store.client().get_run(run_id)
 
 
-def test_the_default_store_is_absolute_and_at_the_repository_of_dvc_root(tmp_path, monkeypatch):
+def test_the_default_store_is_at_the_repository_of_dvc_root(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "parent"))
     monkeypatch.chdir(tmp_path)
     assert store.tracking_uri() == f"sqlite:///{tmp_path}/parent/mlflow.db"
 
 
-def test_without_dvc_root_the_store_is_beside_the_nearest_dvc_yaml(tmp_path, monkeypatch):
+def test_without_dvc_root_the_store_is_beside_dvc_yaml(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "dvc.yaml").write_text("")
@@ -51,7 +51,7 @@ def test_without_dvc_root_the_store_is_beside_the_nearest_dvc_yaml(tmp_path, mon
     assert store.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_relative_sqlite_uri_is_made_absolute_and_a_server_is_left_as_it_is(tmp_path, monkeypatch):
+def test_a_relative_sqlite_uri_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/x.db")
     assert store.tracking_uri() == f"sqlite:///{tmp_path}/runs/x.db"
@@ -93,7 +93,7 @@ def test_a_lock_held_by_another_process_is_reported(tmp_path, monkeypatch):
 
 @needs_mlflow
 @pytest.mark.parametrize("kind", ["refused", "silent"])
-def test_a_server_that_does_not_answer_is_reported_within_ten_seconds(kind, root, monkeypatch):
+def test_a_silent_server_is_reported_within_ten_seconds(kind, root, monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if kind == "silent":
@@ -175,7 +175,7 @@ def test_a_run_ends_with_its_true_state(root, error, status):
 
 
 @needs_mlflow
-def test_a_terminated_stage_leaves_a_killed_run_and_exit_code_143(root):
+def test_a_terminated_stage_leaves_a_killed_run(root):
     code = (
         "import os, signal\n"
         "from darkroom.project import console\n"
@@ -194,7 +194,7 @@ def test_a_terminated_stage_leaves_a_killed_run_and_exit_code_143(root):
 
 
 @needs_mlflow
-def test_a_run_left_behind_by_a_killed_process_goes_on_under_its_id(root):
+def test_a_run_of_a_killed_process_goes_on_under_its_id(root):
     with opened() as first:
         first.log_epoch(0, {"train_loss": 1.0})
     store.client().update_run(first.id, status="RUNNING")  # as SIGKILL leaves it
@@ -216,7 +216,7 @@ def test_a_run_is_not_resumed_with_other_params(root):
 
 
 @needs_mlflow
-def test_resuming_a_run_that_the_store_does_not_know_begins_a_new_one(root):
+def test_resuming_an_unknown_run_begins_a_new_one(root):
     with opened(resume="0" * 32) as run:
         assert run.id != "0" * 32
 
@@ -250,7 +250,7 @@ def test_reopening_an_unknown_run_is_an_error(root):
 
 
 @needs_mlflow
-def test_a_package_belongs_to_its_run_and_shows_the_metrics_of_its_epoch(root):
+def test_a_package_shows_the_metrics_of_its_epoch(root):
     onnx = write_model(root / "m.onnx", classes=["cat", "dog"], image_shape=(4, 4, 1))
     with opened() as run:
         run.log_epoch(0, {"val_accuracy": 0.5})
@@ -276,7 +276,7 @@ def test_processes_that_start_together_share_one_new_store(tmp_path):
 
 
 @needs_mlflow
-def test_a_moved_repository_is_reported_before_artifacts_go_astray(tmp_path, monkeypatch):
+def test_a_moved_repository_is_reported_in_time(tmp_path, monkeypatch):
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     fresh_store(old, monkeypatch)
@@ -308,7 +308,7 @@ def test_a_child_is_killed_when_its_training_was_stopped(root):
 
 
 @needs_mlflow
-def test_runs_that_a_killed_process_left_open_are_closed_by_their_tags(root):
+def test_runs_left_open_by_a_kill_are_closed_by_their_tags(root):
     with opened(name="tune-cnn") as parent:
         experiment = stored(parent.id).info.experiment_id
         tagged = [{"study": "s", "trial": "0"}, {"study": "s", "trial": "1"}, {"study": "other", "trial": "1"}]

@@ -42,7 +42,7 @@ def test_an_empty_part_of_a_selection_is_no_problem() -> None:
     np.testing.assert_array_equal(selection[np.array([2, 1])], IMAGES[[2, 1]])
 
 
-def test_an_epoch_shows_every_image_at_most_once_with_its_own_label() -> None:
+def test_an_epoch_shows_every_image_at_most_once() -> None:
     batches = epoch()
     seen = [np.asarray(batches[step][0]) for step in range(len(batches))]
     assert len(batches) == 6
@@ -53,7 +53,7 @@ def test_an_epoch_shows_every_image_at_most_once_with_its_own_label() -> None:
         assert row.tolist() == np.eye(3)[LABELS[position]].tolist()
 
 
-def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_gives_others() -> None:
+def test_seed_and_epoch_decide_the_batches() -> None:
     everything = Variation(shift=2, flip="random", cutout=3, erasing=0.5, mixup=0.4, cutmix=1.0)
     first, again, later = (epoch(variation=everything, epoch=number) for number in (0, 0, 1))
     for step in range(6):
@@ -67,7 +67,7 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_gives_o
     assert (first.draws != later.draws).any()
 
 
-def test_draws_stay_in_their_ranges_and_take_no_room_when_switched_off() -> None:
+def test_draws_stay_in_range_and_take_no_room_when_off() -> None:
     variation = Variation(shift=2, flip="random", cutout=3, erasing=0.6)
     draws, columns = draws_of(variation), variation.columns
     assert draws.shape == (400, 9)
@@ -79,7 +79,7 @@ def test_draws_stay_in_their_ranges_and_take_no_room_when_switched_off() -> None
     assert draws_of(Variation(flip="random", erasing=0.1)).shape == (400, 5)
 
 
-def test_erased_rectangles_lie_inside_with_the_area_of_the_paper_at_the_given_rate() -> None:
+def test_erased_rectangles_have_the_area_of_the_paper() -> None:
     variation = Variation(erasing=0.6)
     top, left, height, width = draws_of(variation, n_images=4000).T
     erased = height > 0
@@ -93,7 +93,7 @@ def test_erased_rectangles_lie_inside_with_the_area_of_the_paper_at_the_given_ra
     assert abs(area.mean() - 0.175) < 0.02
 
 
-def test_alternating_flips_change_every_epoch_and_begin_at_random() -> None:
+def test_alternating_flips_change_every_epoch() -> None:
     first, second, third = (draws_of(Variation(flip="alternating"), epoch=number) for number in range(3))
     np.testing.assert_array_equal(first, third)
     np.testing.assert_array_equal(first, 1 - second)
@@ -128,7 +128,7 @@ def test_one_of_mixup_and_cutmix_is_drawn_per_batch() -> None:
     assert 5 < sum(blended) < 35
 
 
-def test_class_weights_are_one_on_average_over_the_training_pictures() -> None:
+def test_class_weights_are_one_on_average() -> None:
     labels, classes = np.repeat([0, 1, 2], [900, 90, 10]), ["a", "b", "c"]
     settings: dict[str, Any] = {"balanced": "balanced", "effective": "effective", "own": {"c": 5.0, "a": 0.5}}
     weights = {name: class_weights(setting, labels=labels, classes=classes) for name, setting in settings.items()}
@@ -152,7 +152,7 @@ def test_class_weights_that_cannot_be_are_refused() -> None:
         class_weights({"cat": 0.0}, labels=labels, classes=["cat", "dog"])
 
 
-def test_weights_follow_the_labels_of_a_batch_and_mixed_labels_mix_them() -> None:
+def test_weights_follow_labels_and_mixed_labels_mix_them() -> None:
     weights = np.array([0.5, 1, 2], np.float32)
     _, labels, found = epoch(weights=weights)[1]
     np.testing.assert_array_equal(found, weights[labels.argmax(axis=1)])

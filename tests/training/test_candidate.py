@@ -143,7 +143,7 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(features: Any) 
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3], ids=["in head", "before fine-tuning", "in fine-tuning"])
-def test_a_resumed_training_of_two_phases_equals_an_uninterrupted_one(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     epoch: int, features: Any, tmp_path: Path, uninterrupted: Callable[[], Trained]
 ) -> None:
     recipe, checkpoint = two_phases(), Checkpoint(tmp_path)
@@ -169,9 +169,7 @@ def in_a_process(checkpoint: Path, *, killed_in: int = -1, n_devices: int = 1, d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_process_killed_in_both_phases_ends_as_one_that_ran_through(
-    tmp_path: Path, uninterrupted: Callable[[], Trained]
-) -> None:
+def test_a_training_killed_in_both_phases_ends_the_same(tmp_path: Path, uninterrupted: Callable[[], Trained]) -> None:
     for epoch in (1, 3):
         in_a_process(tmp_path, killed_in=epoch)
         kept = Checkpoint(tmp_path).load()
@@ -197,7 +195,7 @@ def uninterrupted(features: Any) -> Callable[[], Trained]:
     return once
 
 
-def test_the_head_is_deployed_on_the_backbone_as_it_came_where_fine_tuning_does_not_help(features: Any) -> None:
+def test_the_head_is_deployed_where_fine_tuning_does_not_help(features: Any) -> None:
     settings = {**transfer("finetune")["architecture"], "finetune_learning_rate": 3.0}  # ruins it
     learned = {"epochs": 30, "learning_rate": 0.5}  # else the head guesses, and a guess may be as good
     found = trained(transfer("finetune", architecture=settings, **learned), features)
@@ -207,7 +205,7 @@ def test_the_head_is_deployed_on_the_backbone_as_it_came_where_fine_tuning_does_
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_number_of_blocks_that_the_backbone_lacks_is_refused_before_the_head_is_trained(features: Any) -> None:
+def test_too_many_blocks_are_refused_before_the_head_is_trained(features: Any) -> None:
     settings = {**transfer("finetune")["architecture"], "unfreeze": 30}
     with pytest.raises(ParamsError, match="unfreeze is 30, but efficientnet_tiny has"):
         trained(transfer("finetune", architecture=settings), features, reports=killed_after(0))
@@ -221,7 +219,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
     assert found.progress.history[-1]["train_loss"] < 0.1
 
 
-def test_the_deployed_model_has_the_temperature_of_the_validation_pictures() -> None:
+def test_the_deployed_model_has_the_validation_temperature() -> None:
     found = trained(made(epochs=1, batch_size=32, label_smoothing=0.3, precision="float32"))
     model, changes = calibrated(found, DATA, views="one")
     before, after = (keras_model.predict(DATA.val_images, verbose=0) for keras_model in (found.model, model))
@@ -258,9 +256,7 @@ def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "build", greedy)
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(4, monkeypatch)
     said: list[str] = []
     checkpoint = Checkpoint(tmp_path)
@@ -286,5 +282,5 @@ def test_a_picture_that_does_not_fit_into_memory_is_the_end(monkeypatch: pytest.
         train_candidate(made(batch_size="auto", epochs=1), data=few, image_shape=SHAPE)
 
 
-def test_the_first_batch_size_is_a_power_of_two_with_eight_steps_at_least() -> None:
+def test_the_first_batch_size_leaves_eight_steps_at_least() -> None:
     assert [first_batch_size(n) for n in (1, 8, 100, 4096, 60_000)] == [1, 1, 8, 512, 1024]

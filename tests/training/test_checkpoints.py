@@ -37,9 +37,7 @@ def test_only_the_last_and_the_best_epoch_are_kept(tmp_path: Path) -> None:
     assert loaded[2][1] == 1
 
 
-def test_a_kill_while_an_epoch_is_written_leaves_the_epoch_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_during_a_write_leaves_the_epoch_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = Checkpoint(tmp_path)
     checkpoint.save(Progress(epoch=1, best_epoch=0), variables=arrays(1), best=arrays(1))
 

@@ -157,7 +157,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, settings
         assert [row["learning_rate"] for row in whole[1].history] == pytest.approx([0.01, 0.01, 0.005, 0.005])
 
 
-def test_averaged_weights_are_validated_and_kept_while_training_goes_on_with_its_own() -> None:
+def test_averaged_weights_are_kept_and_training_uses_its_own() -> None:
     averaged, progress = train(3, optimizer={"averaging": 0.99})
     own, others = train(3)
     assert [row["train_loss"] for row in progress.history] == [row["train_loss"] for row in others.history]
@@ -174,7 +174,7 @@ def test_training_stops_early_and_a_resume_does_not_go_on(tmp_path: Path) -> Non
         assert len(progress.history) == 3
 
 
-def test_losses_are_best_low_and_accuracies_high_and_equals_are_no_gain() -> None:
+def test_losses_are_best_low_and_accuracies_best_high() -> None:
     from darkroom.training.fit import epochs_without_gain
 
     assert epochs_without_gain([0.5, 0.2, 0.3, 0.2], metric="val_loss") == 2
@@ -182,7 +182,7 @@ def test_losses_are_best_low_and_accuracies_high_and_equals_are_no_gain() -> Non
     assert epochs_without_gain([0.5], metric="val_accuracy") == 0
 
 
-def test_a_finished_checkpoint_gives_the_best_weights_without_training(tmp_path: Path) -> None:
+def test_a_finished_checkpoint_needs_no_training(tmp_path: Path) -> None:
     first, _ = train(3, checkpoint=Checkpoint(tmp_path))
     epochs: list[int] = []
     again, _ = train(3, checkpoint=Checkpoint(tmp_path), on_epoch_end=lambda epoch, _record: epochs.append(epoch))

@@ -83,7 +83,7 @@ def test_averages_follow_the_weights_early_and_leave_them_alone() -> None:
     assert np.abs(averaged[0] - kernels[-1]).max() < 0.3 * np.abs(initial[0] - kernels[-1]).max()
 
 
-def test_averages_come_in_the_order_asked_for_with_the_statistics_as_they_run() -> None:
+def test_averages_come_in_the_order_asked_for() -> None:
     model = compiled(averaging=0.9)
     np.testing.assert_array_equal(
         optimizers.averaged_weights(model.optimizer, model.weights)[0], model.get_weights()[0], "before the first step"
@@ -118,7 +118,7 @@ def test_the_variables_of_an_optimizer_are_all_of_its_state() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_lowered_plateau_is_seen_by_a_step_that_is_already_compiled() -> None:
+def test_a_lowered_plateau_is_seen_by_a_compiled_step() -> None:
     schedule = schedules.Schedule("plateau", peak=0.1, total_steps=8, steps_per_epoch=4, warmup=0.0)
     model = compiled(learning_rate=schedule, momentum=0.0)
     fit(model, epochs=1)
@@ -129,7 +129,7 @@ def test_a_lowered_plateau_is_seen_by_a_step_that_is_already_compiled() -> None:
     np.testing.assert_array_equal(model.get_weights()[0], before)
 
 
-def test_float16_learns_with_a_scaled_loss_and_skips_what_overflows() -> None:
+def test_float16_scales_its_loss_and_skips_what_overflows() -> None:
     model = compiled("mixed_float16", name="sgd", weight_decay=0.01, averaging=0.5, loss_scaling=True)
     losses = fit(model, epochs=4)
     assert np.all(np.isfinite(losses))
@@ -144,14 +144,14 @@ def test_float16_learns_with_a_scaled_loss_and_skips_what_overflows() -> None:
     assert float(model.optimizer.dynamic_scale) == scale / 2
 
 
-def test_muon_turns_filters_and_dense_kernels_and_leaves_the_rest_to_adam() -> None:
+def test_muon_turns_kernels_and_leaves_the_rest_to_adam() -> None:
     model = compiled(name="muon")
     by_adam = {variable.path for variable in model.trainable_variables if model.optimizer._should_use_adamw(variable)}
     kernels = {variable.path for variable in model.trainable_variables if variable.path.endswith("kernel")}
     assert kernels - by_adam == {"conv/kernel", "hidden/kernel"}
 
 
-def test_a_step_of_muon_on_filters_is_a_step_on_the_matrix_that_they_are() -> None:
+def test_muon_steps_on_filters_as_on_their_matrix() -> None:
     """All singular values of a step are about the learning rate."""
     model = compiled(name="muon", learning_rate=0.1)
     filters, dense = (model.get_layer(name).kernel for name in ("conv", "hidden"))

@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back_with_its_types_and_order(tmp_path: Path, v
     assert list(found) == list(values)
 
 
-def test_the_file_says_first_where_it_comes_from_and_then_one_key_a_line(tmp_path: Path) -> None:
+def test_the_file_says_its_origin_then_one_key_a_line(tmp_path: Path) -> None:
     values = {"optimizer.weight_decay": 0.00001, "architecture": {"name": "compact", "filters": [32], "dropout": 0.5}}
     overrides.write(tmp_path / "new" / "best.yaml", values, comment="Trial 3 of 10; val_accuracy 0.99")
     assert (tmp_path / "new" / "best.yaml").read_text() == (
@@ -165,7 +165,7 @@ def test_no_values_give_a_copy() -> None:
         ("optimizer.", "train has no key 'optimizer.'; known keys of optimizer: name"),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_known_and_the_nearest(key: str, message: str) -> None:
+def test_an_unknown_key_is_answered_with_the_nearest(key: str, message: str) -> None:
     for refuse in (overrides.apply, overrides.changed):
         with pytest.raises(ParamsError) as caught:
             refuse(RECIPE, {key: 1})

@@ -66,7 +66,7 @@ def test_a_recipe_that_does_not_fit_the_data_is_refused(changes: dict[str, Any],
         recipe.check(made(**changes), DATA, image_shape=(8, 8, 1), features=features(None))
 
 
-def test_a_batch_must_fit_into_the_images_whose_features_were_computed() -> None:
+def test_a_batch_must_fit_into_the_images_with_features() -> None:
     asked = made(architecture={**TRANSFER, "mode": "features"})
     recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features())
     with pytest.raises(ParamsError, match="batch_size is 16, more than the 12 training images"):
@@ -79,7 +79,7 @@ def test_data_without_validation_images_are_refused() -> None:
         recipe.check(made(), data, image_shape=(8, 8, 1), features=None)
 
 
-def test_nothing_varies_features_or_the_one_batch_of_a_debugging_run() -> None:
+def test_nothing_varies_features_or_a_debugging_batch() -> None:
     asked = made(**varied(shift=2, flip="random"))
     assert recipe.variation_of(asked, DATA) == Variation(**asked["variation"])
     vectors = recipe.Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
@@ -114,7 +114,7 @@ def test_epochs_of_fine_tuning_count_too() -> None:
     assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})) == 8
 
 
-def test_a_part_has_its_share_of_every_class_and_all_of_validation() -> None:
+def test_a_part_has_its_share_of_every_class_and_all_of_val() -> None:
     data = recipe.Data(DATA.images, np.repeat([0, 1, 2], [30, 8, 2]), DATA.val_images, DATA.val_labels, DATA.classes)
     part = recipe.part(data, 0.25, seed=7)
     assert np.bincount(part.labels).tolist() == [8, 2, 1]

@@ -29,7 +29,7 @@ def test_a_cycle_rises_to_its_peak_and_falls_to_a_thousandth(name: str) -> None:
     assert float(end) == pytest.approx(0.4 / 1000, rel=1e-3)
 
 
-def test_one_cycle_falls_along_a_line_and_cosine_along_half_a_wave() -> None:
+def test_one_cycle_falls_on_a_line_and_cosine_on_half_a_wave() -> None:
     line, wave = rates("one_cycle", warmup=0.0), rates("cosine", warmup=0.0)
     assert line[50] == pytest.approx(0.2, rel=0.01)
     assert line[25] == pytest.approx(0.3, rel=0.01)
@@ -64,7 +64,7 @@ def test_the_range_test_rises_by_equal_factors() -> None:
     np.testing.assert_allclose(rise.rates()[[0, -1]], [1e-6, 10.0])
 
 
-def test_a_plateau_is_lowered_after_patience_and_not_again_before_as_many() -> None:
+def test_a_plateau_is_lowered_after_patience() -> None:
     plateau = Plateau("val_loss", patience=2, factor=0.5)
     assert [plateau.update(loss) for loss in (1.0, 0.9, 0.9, 0.95, 0.91, 0.92, 0.8)] == [
         False, False, False, True, False, True, False,

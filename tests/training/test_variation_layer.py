@@ -51,7 +51,7 @@ def test_draws_change_pictures_as_told(variation: Variation) -> None:
     np.testing.assert_array_equal(np.asarray(Draws(variation)(pictures, draws)), np.stack(expected))
 
 
-def test_where_nothing_is_drawn_the_network_takes_its_own_input_alone() -> None:
+def test_without_draws_the_network_takes_its_input_alone() -> None:
     from darkroom.networks import build
     from darkroom.training.variation_layer import with_draws
 

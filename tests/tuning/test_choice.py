@@ -87,7 +87,7 @@ def test_of_the_most_accurate_the_cheapest_is_taken() -> None:
     )
 
 
-def test_with_two_objectives_a_trial_that_is_dearer_must_be_more_accurate_itself() -> None:
+def test_a_dearer_trial_must_be_more_accurate_itself() -> None:
     rows = [
         baseline(0.90, metrics={"val_accuracy": 0.90, "model_bytes": 1.0}),
         trial(1, 0.93, metrics={"val_accuracy": 0.93, "model_bytes": 5.0}),
@@ -97,9 +97,7 @@ def test_with_two_objectives_a_trial_that_is_dearer_must_be_more_accurate_itself
 
 
 @pytest.mark.parametrize(("cost", "cheaper", "taken"), [("latency_ms", 0.95, None), ("model_bytes", 0.95, 1)])
-def test_a_latency_must_be_clearly_smaller_and_a_size_only_smaller(
-    cost: str, cheaper: float, taken: int | None
-) -> None:
+def test_a_latency_must_be_clearly_smaller_a_size_only_smaller(cost: str, cheaper: float, taken: int | None) -> None:
     rows = [
         baseline(metrics={"val_accuracy": 0.9, cost: 1.0}),
         trial(1, 0.9, metrics={"val_accuracy": 0.9, cost: cheaper}),

@@ -89,7 +89,7 @@ def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> Non
     assert len(ran(tmp_path)) == 5
 
 
-def test_a_trial_whose_worker_dies_is_tried_again_and_does_not_count(tmp_path: Path) -> None:
+def test_a_trial_whose_worker_dies_is_tried_again(tmp_path: Path) -> None:
     rows, lost = search(tmp_path, n_trials=6, how={"2": "die"})
     assert lost == [2]
     states = [row.state for row in rows]
@@ -114,14 +114,14 @@ def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
-def test_a_study_in_which_all_fail_ends_with_the_first_reason_and_can_be_tried_again(tmp_path: Path) -> None:
+def test_a_study_of_failures_says_the_first_reason(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="all 3 trials failed; the first, trial 0: trial 0 has no memory"):
         search(tmp_path, n_trials=3, how={"all": "fail"})
     rows, _ = search(tmp_path, n_trials=3)
     assert [row.state for row in rows] == ["complete"] * 3
 
 
-def test_a_server_that_does_not_answer_once_costs_one_trial_and_for_good_the_search(tmp_path: Path) -> None:
+def test_a_silent_server_costs_a_trial_then_the_search(tmp_path: Path) -> None:
     rows, lost = search(tmp_path, n_trials=4, how={"1": "no server"})
     assert lost == [1]
     assert [row.state for row in rows].count("complete") == 4
@@ -182,7 +182,7 @@ def running(folder: Path) -> list[int]:
 
 @pytest.mark.heavy
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_ten_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     processes = [start(tmp_path, 30, 0.25)]
 
@@ -209,7 +209,7 @@ def test_ten_kills_at_random_moments_lose_nothing_and_repeat_nothing(tmp_path: P
 
 @pytest.mark.heavy
 @pytest.mark.slow
-def test_sixteen_workers_on_one_study_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
+def test_sixteen_workers_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
     storage = postgres.database("tuning")
     rows, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
     assert lost == []

@@ -12,9 +12,7 @@ def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(location.STORAGE, raising=False)
 
 
-def test_params_come_before_the_environment_and_that_before_a_file_of_the_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_params_come_before_environment_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert location.storage_of(None, study="s") == str(tmp_path / ".darkroom" / "tuning" / "s.journal")
     monkeypatch.setenv(location.STORAGE, "postgresql://host/db")
     assert location.storage_of(None, study="s") == "postgresql://host/db"
@@ -36,6 +34,6 @@ def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
         ("studies.db", r"storage is 'studies.db'; expected null, the URL of a database"),
     ],
 )
-def test_a_storage_with_a_password_or_without_a_scheme_is_refused(storage: str, message: str) -> None:
+def test_a_storage_with_a_password_or_no_scheme_is_refused(storage: str, message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         location.check_storage(storage)

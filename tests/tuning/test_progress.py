@@ -22,7 +22,7 @@ with SearchProgress(4) as progress:
 """
 
 
-def test_each_ended_trial_gets_one_line_with_its_values_and_says_whether_it_is_the_best(
+def test_each_ended_trial_gets_one_line_with_its_values(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows = [trial(0, 0.9), trial(1, state="running", curve={})]

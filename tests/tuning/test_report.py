@@ -20,7 +20,7 @@ PLAN = Plan(
 )
 
 
-def test_the_values_of_the_choice_are_for_train_and_its_reason_is_for_people(tmp_path: Path) -> None:
+def test_chosen_values_are_for_train_the_reason_for_people(tmp_path: Path) -> None:
     best, folder = tmp_path / "models" / "cnn" / "best.yaml", tmp_path / "report"
     values = {"learning_rate": 0.05, "architecture": {"name": "compact", "filters": [4, 8]}}
     report.write(best, folder, rows=MIXED, chosen=ChosenTrial(1, "better by far"), values=values)
@@ -30,7 +30,7 @@ def test_the_values_of_the_choice_are_for_train_and_its_reason_is_for_people(tmp
         assert [row["trial"] for row in csv.DictReader(file)] == [str(row.number) for row in MIXED]
 
 
-def test_with_equal_values_best_yaml_is_the_same_file_whatever_the_reason(tmp_path: Path) -> None:
+def test_equal_values_give_the_same_best_yaml(tmp_path: Path) -> None:
     written = []
     for reason in ("nothing was tuned: tune.trials is 0", "within chance"):
         report.write(tmp_path / "b", tmp_path, rows=[], chosen=ChosenTrial(None, reason), values={})

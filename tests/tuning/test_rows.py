@@ -11,7 +11,7 @@ from darkroom.tuning.rows import best_so_far, best_trial, columns, n_finished, p
 from tests.support.trials import MIXED, trial
 
 
-def test_the_best_is_feasible_and_complete_and_the_earliest_of_equal_ones() -> None:
+def test_the_best_trial_is_feasible_complete_and_earliest() -> None:
     best = best_trial([*MIXED, trial(9, 0.93)])
     assert best is not None
     assert best.number == 1
@@ -42,7 +42,7 @@ def test_a_killed_trial_is_not_counted() -> None:
     assert n_finished([*killed, trial(2, 0.9, retry_of=0), trial(3), trial(4, state="waiting")]) == 2
 
 
-def test_trials_csv_has_a_line_per_trial_and_empty_cells_for_what_is_not_known(tmp_path: Path) -> None:
+def test_trials_csv_has_a_line_per_trial(tmp_path: Path) -> None:
     path = write_csv(list(reversed(MIXED)), tmp_path / "reports" / "trials.csv")
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))

@@ -73,7 +73,7 @@ def test_a_storage_that_does_not_answer_is_said(scheme: str) -> None:
         a_search(f"{scheme}://u:secret@127.0.0.1:{port}/d")
 
 
-def test_a_storage_that_accepts_and_says_nothing_is_given_up_within_seconds() -> None:
+def test_a_silent_storage_is_given_up_within_seconds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(SearchError, match="does not answer"):
         a_search(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
 

@@ -21,7 +21,7 @@ def test_trial_0_has_the_values_of_the_recipe(journal: Path) -> None:
     assert (drawn.number, drawn.overrides, drawn.is_baseline) == (0, BASELINE, True)
 
 
-def test_what_was_told_is_read_back_by_another_process_and_in_rows(journal: Path) -> None:
+def test_what_was_told_is_read_back_by_another_process(journal: Path) -> None:
     study = a_search(journal)
     for outcome in (complete(0.5), Outcome("pruned", {}), Outcome("failed", {}, reason="no memory")):
         drawn = study.ask()
@@ -36,7 +36,7 @@ def test_what_was_told_is_read_back_by_another_process_and_in_rows(journal: Path
         assert all(set(row.params) == set(SPACE) for row in rows)
 
 
-def test_values_drawn_keep_the_space_and_are_given_again_by_overrides(journal: Path) -> None:
+def test_values_drawn_keep_the_space(journal: Path) -> None:
     study = a_search(journal)
     for _ in range(12):
         drawn = study.ask()
@@ -47,7 +47,7 @@ def test_values_drawn_keep_the_space_and_are_given_again_by_overrides(journal: P
         assert study.overrides(drawn.number) == drawn.overrides
 
 
-def test_a_trial_whose_worker_died_is_tried_again_once_with_the_same_values(journal: Path) -> None:
+def test_a_trial_of_a_dead_worker_is_tried_again_once(journal: Path) -> None:
     study = a_search(journal)
     first, second = study.ask(), study.ask()
     assert first is not None
@@ -65,7 +65,7 @@ def test_a_trial_whose_worker_died_is_tried_again_once_with_the_same_values(jour
     assert [row.retry_of for row in study.rows()] == [None, None, second.number]
 
 
-def test_a_kill_of_the_whole_search_does_not_use_up_the_second_try(journal: Path) -> None:
+def test_a_kill_of_the_search_does_not_use_up_the_second_try(journal: Path) -> None:
     study = a_search(journal)
     study.ask()
     number = 1
@@ -126,7 +126,7 @@ def test_what_another_process_ended_is_said(journal: Path) -> None:
         study.tell(0, complete(0.5))
 
 
-def test_trials_that_a_killed_coordinator_left_running_are_lost_by_the_next_one(journal: Path) -> None:
+def test_trials_left_running_by_a_kill_are_lost_by_the_next(journal: Path) -> None:
     killed = a_search(journal)
     for accuracy in (0.5, None, None):
         drawn = killed.ask()
@@ -210,7 +210,7 @@ def test_two_objectives_are_kept_with_their_curves(journal: Path) -> None:
     assert study.rows()[0].metrics == {"val_accuracy": 0.5, "latency_ms": 2.0}
 
 
-def test_importance_says_which_parameter_mattered_and_nothing_where_nothing_is_known(journal: Path) -> None:
+def test_importance_says_which_parameter_mattered(journal: Path) -> None:
     study = a_search(journal, plan=a_plan(sampler="random"))
     assert study.importance() == {}
     for _ in range(20):

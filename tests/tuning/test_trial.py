@@ -71,7 +71,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study(tmp_path)
 
 
-def test_a_trial_beyond_the_deadline_ends_with_its_epoch_unless_that_is_its_last(study: Study) -> None:
+def test_a_trial_beyond_the_deadline_ends_with_its_epoch(study: Study) -> None:
     past = time.time() - 1
     assert trial.run(study.next(deadline=past)).state == "pruned"
     assert len(study.search.rows()[0].curve) == 1

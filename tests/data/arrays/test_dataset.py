@@ -86,7 +86,7 @@ def test_same_images_same_bytes_however_they_came(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_every_shard_is_a_plain_npy_file_with_the_sha256_of_the_manifest(tmp_path):
+def test_every_shard_is_a_plain_npy_file_with_its_sha256(tmp_path):
 
     for n in (8, 10):
         manifest = write(tmp_path, pictures(n))

@@ -49,7 +49,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert values.base is not None, "mapped, not read"
 
 
-def test_the_digest_is_of_every_value_and_of_what_made_it_but_not_of_a_path(tmp_path: Path) -> None:
+def test_the_digest_is_of_values_and_origin_and_not_of_a_path(tmp_path: Path) -> None:
     first = write(tmp_path / "a").digest
     assert write(tmp_path / "b", weights={"path": "there.h5", "sha256": None}).digest == first
     other = VALUES["train"].copy()
@@ -167,7 +167,7 @@ def test_every_class_keeps_its_share() -> None:
 
 
 @pytest.mark.parametrize("max_images", [3, 4, 7, 10, 101, 999, 1000, 5000])
-def test_exactly_as_many_as_allowed_and_none_of_the_classes_is_lost(max_images: int) -> None:
+def test_as_many_as_allowed_are_kept_and_no_class_is_lost(max_images: int) -> None:
     labels = np.repeat([0, 1, 2], [990, 9, 1])
     chosen = choose(IDS, labels, is_copy=ORIGINALS, max_images=max_images, seed=7)
     assert len(chosen) == min(max_images, 1000)
@@ -182,7 +182,7 @@ def test_originals_are_taken_before_copies() -> None:
     assert (~is_copy[chosen]).sum() == 500
 
 
-def test_the_choice_does_not_depend_on_the_order_and_more_images_extend_it() -> None:
+def test_the_choice_ignores_order_and_more_images_extend_it() -> None:
     order = np.random.default_rng(0).permutation(1000)
     names = {IDS[at] for at in choose(IDS, LABELS, is_copy=ORIGINALS, max_images=100, seed=7)}
     shuffled = [IDS[at] for at in order]

@@ -65,7 +65,7 @@ def test_draws_depend_on_seed_id_and_copy() -> None:
         assert not np.array_equal(first, draw(transforms, **other)), other
 
 
-def test_draws_do_not_depend_on_what_was_drawn_before_or_on_global_seeds() -> None:
+def test_draws_do_not_depend_on_earlier_draws_or_global_seeds() -> None:
     transforms = [{"OneOf": {"transforms": [{"Rotate": {"p": 1.0}}, {"GaussNoise": {"p": 1.0}}], "p": 0.9}}]
     transforms += [{"SomeOf": {"transforms": [{"Affine": ARTICLES}, {"CoarseDropout": {"p": 1.0}}], "n": 1}}]
     pipeline = build(transforms, image_shape=RGB)
@@ -98,7 +98,7 @@ def usable_by_default() -> list[str]:
     return names
 
 
-def test_every_usable_transform_of_albumentations_repeats_its_draws() -> None:
+def test_every_usable_transform_repeats_its_draws() -> None:
     names = usable_by_default()
     assert len(names) > 60
     for name in names:
@@ -182,7 +182,7 @@ def test_a_transform_that_changes_shape_or_type_is_named() -> None:
     assert draw([{"RandomResizedCrop": {"size": [24, 24]}}]).shape == RGB
 
 
-def test_a_change_of_shape_that_no_trial_met_is_named_when_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_change_of_shape_is_named_when_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("darkroom.data.augmentation.transforms._PROBES", 0)
     with pytest.raises(
         ParamsError, match=r"^Resize turns an image into uint8 \(9, 8, 3\), expected uint8 \(24, 24, 3\)"

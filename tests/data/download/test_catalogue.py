@@ -35,7 +35,7 @@ def test_a_name_of_the_catalogue_stands_for_its_entry() -> None:
 @pytest.mark.parametrize(
     ("name", "hint"), [("minst", "did you mean 'mnist'? "), ("CIFAR-10", "did you mean 'cifar10'? "), ("svhn!", "")]
 )
-def test_an_unknown_name_is_answered_with_the_near_and_the_known_ones(name: str, hint: str) -> None:
+def test_an_unknown_name_is_answered_with_the_near_ones(name: str, hint: str) -> None:
     known = ", ".join(sorted(read_catalogue()))
     message = f"download.dataset is {name!r}, which is not in the catalogue; {hint}known: {known}; or give a mapping"
     with pytest.raises(ParamsError, match=re.escape(message)):

@@ -172,7 +172,7 @@ def test_what_does_not_pass_is_said_and_nothing_of_it_is_left(
     assert [path for path in (tmp_path / "raw").rglob("*") if path.is_file()] == []
 
 
-def test_the_next_source_is_tried_and_the_failed_one_has_one_line(
+def test_the_next_source_is_tried_and_the_failed_has_one_line(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.files["pets.tar"] = write_tar(tmp_path / "pets.tar", PETS).read_bytes()
@@ -187,7 +187,7 @@ def test_the_next_source_is_tried_and_the_failed_one_has_one_line(
     ]
 
 
-def test_secrets_in_an_address_are_sent_but_neither_said_nor_stored(
+def test_secrets_in_an_address_are_sent_but_never_shown(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = write_zip(tmp_path / "pets.zip", PETS).read_bytes()
@@ -204,7 +204,7 @@ def test_secrets_in_an_address_are_sent_but_neither_said_nor_stored(
     assert "hush" not in said + (tmp_path / "raw/manifest.json").read_text()
 
 
-def test_of_a_source_that_breaks_off_nothing_stays_beside_the_next_one(tmp_path: Path, server: Server) -> None:
+def test_nothing_stays_of_a_source_that_breaks_off(tmp_path: Path, server: Server) -> None:
     server.files = {"a.bin": b"a", "pets.tar": write_tar(tmp_path / "pets.tar", PETS).read_bytes()}
     two = url(server.url, b"a", "a.bin")
     two["files"] += url(server.url, b"b", "b.bin")["files"]
@@ -212,9 +212,7 @@ def test_of_a_source_that_breaks_off_nothing_stays_beside_the_next_one(tmp_path:
     assert list(content_of(tmp_path / "raw")) == ["pets.tar"]
 
 
-def test_nothing_reachable_is_one_error_with_every_source_and_the_ways_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_reachable_names_every_source_and_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no npm
     npm: dict[str, Any] = {"kind": "npm", "package": "pets", "version": "1.0.0"}
     npm["files"] = [{"name": "pets.idx", "sha256": "0" * 64, "member": "package/pets"}]
@@ -269,7 +267,7 @@ def test_the_mirror_is_looked_into_before_any_source_is_asked(tmp_path: Path, se
     assert str(tmp_path) not in (tmp_path / "raw/manifest.json").read_text()
 
 
-def test_a_file_that_stands_in_for_the_data_set_gives_its_own_name_and_says_so(
+def test_a_file_that_stands_in_gives_its_own_name(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path / "mirror", "small.tar")
@@ -285,7 +283,7 @@ def test_a_file_that_stands_in_for_the_data_set_gives_its_own_name_and_says_so(
     assert re.search(said, capsys.readouterr().err)
 
 
-def test_a_mirrored_file_with_the_wrong_checksum_is_said_and_passed_over(
+def test_a_mirrored_file_with_a_wrong_checksum_is_passed_over(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path / "mirror", "pets.zip")
@@ -346,7 +344,7 @@ def test_a_mirror_that_is_no_folder_is_wrong_usage(tmp_path: Path) -> None:
 # path
 
 
-def test_a_folder_becomes_one_tar_that_depends_on_its_content_alone(tmp_path: Path) -> None:
+def test_a_folder_becomes_one_tar_of_its_content_alone(tmp_path: Path) -> None:
     names = ["dogs/b.jpg", "cats/ä\n b.jpg", "cats/deep/\udcff.jpg", ".hidden", "README.md"]
     for place in ("here", "there"):
         write_folder(tmp_path / place / "photos", *(names if place == "here" else reversed(names)))
@@ -406,9 +404,7 @@ def test_a_folder_of_array_files_yields_those_of_its_layout(tmp_path: Path) -> N
         (["cats/a.jpg", "dogs/b.jpg", "c.jpg"], "'c.jpg' lies in no class folder"),
     ],
 )
-def test_a_folder_that_nothing_can_be_learnt_from_is_refused_at_once(
-    tmp_path: Path, names: list[str], message: str
-) -> None:
+def test_a_folder_without_anything_to_learn_is_refused_at_once(tmp_path: Path, names: list[str], message: str) -> None:
     (tmp_path / "photos").mkdir()
     write_folder(tmp_path / "photos", *names)
     with pytest.raises(DataError, match=message):
@@ -443,7 +439,7 @@ def test_every_catalogue_entry_has_a_checksum_for_every_file() -> None:
 # What is written where
 
 
-def test_an_earlier_result_is_replaced_and_an_interrupted_one_too(tmp_path: Path) -> None:
+def test_an_earlier_or_interrupted_result_is_replaced(tmp_path: Path) -> None:
     for content in (b"first", b"second"):
         (tmp_path / "data.bin").write_bytes(content)
         get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")

@@ -23,9 +23,7 @@ def test_small_pictures_of_one_size_keep_it(size: tuple[int, int]) -> None:
         ([(20, 500), (21, 500)], 32),
     ],
 )
-def test_other_pictures_become_squares_by_the_median_of_their_shorter_sides(
-    sizes: list[tuple[int, int]], edge: int
-) -> None:
+def test_other_pictures_become_squares_of_the_median_side(sizes: list[tuple[int, int]], edge: int) -> None:
     chosen = choose_image_size(sizes)
     assert chosen[:2] == (edge, edge)
     assert chosen.reason.startswith("median shorter side ")
@@ -51,7 +49,5 @@ def test_one_coloured_picture_is_enough_for_rgb() -> None:
         ({}, "none", "there is no training image"),
     ],
 )
-def test_classes_are_weighted_where_one_has_more_than_one_and_a_half_times_the_images_of_another(
-    counts: dict[str, int], value: str, reason: str
-) -> None:
+def test_classes_that_differ_by_more_than_half_are_weighted(counts: dict[str, int], value: str, reason: str) -> None:
     assert choose_class_weights(counts) == (value, reason)

@@ -85,7 +85,7 @@ def test_nothing_is_read_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
     assert form(tmp_path / "nowhere", [20, 10], "rgb").size == (20, 10)
 
 
-def test_the_sample_is_the_same_whatever_the_order_and_the_packing(tmp_path: Path) -> None:
+def test_the_sample_does_not_depend_on_order_or_packing(tmp_path: Path) -> None:
     files = {f"{name}/{n}.png": encoded(colored(20 + n, 30, n)) for name in "ab" for n in range(40)}
     one = auto.look(raw(tmp_path / "one", files), n=10, **LIMITS)
     reverse = dict(sorted(files.items(), reverse=True))
@@ -115,7 +115,7 @@ def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:
     assert len(auto.look(raw(tmp_path / "raw", files), **LIMITS).sizes) == 10
 
 
-def test_a_data_set_without_a_usable_picture_is_an_error_that_gives_a_reason(tmp_path: Path) -> None:
+def test_a_data_set_without_a_usable_picture_gives_a_reason(tmp_path: Path) -> None:
     directory = raw(tmp_path / "raw", {"a/1.png": b"", "b/1.png": b""})
     with pytest.raises(DataError, match=r"no picture can be decoded to choose .*; '[ab]/1.png': 0 bytes: the file"):
         form(directory)

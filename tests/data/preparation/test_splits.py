@@ -57,7 +57,7 @@ def test_another_seed_is_another_split():
     assert not np.array_equal(split(ids, seed=8).splits, split(ids).splits)
 
 
-def test_an_official_test_set_stays_the_test_set_and_gets_nothing_new():
+def test_an_official_test_set_gets_nothing_new():
     official = mark(1000, *range(0, 1000, 5))
     splits = split(ids_of(1000), official_test=official, incoming=mark(1000, 998, 999)).splits
     assert np.array_equal(splits == TEST, official)
@@ -89,7 +89,7 @@ def test_drop_keeps_the_first_of_each_label():
 
 
 @pytest.mark.parametrize("policy", ["group", "drop"])
-def test_what_resembles_a_test_image_leaves_train_and_the_test_set_stays_whole(policy):
+def test_what_resembles_a_test_image_leaves_train(policy):
     hashes = far_hashes(6)
     hashes[[0, 2, 4, 5]] = hashes[3]
     found = split(ids_of(6), hashes=hashes, official_test=mark(6, 3, 4), near_duplicates=policy)
@@ -105,7 +105,7 @@ def test_what_resembles_a_test_image_leaves_train_and_the_test_set_stays_whole(p
     policy=st.sampled_from(["group", "drop"]),
 )
 @settings(max_examples=200, deadline=None)
-def test_incoming_images_never_move_an_old_one_and_sit_with_what_they_resemble(data, n_old, n_new, n_test, policy):
+def test_incoming_images_sit_with_what_they_resemble(data, n_old, n_new, n_test, policy):
     n = n_old + n_new
     # Hashes from a small space, near each other, so that new images bridge old groups and test images all the time.
     hashes = np.array(data.draw(st.lists(st.integers(0, 255), min_size=n, max_size=n)), np.uint64)
@@ -123,7 +123,7 @@ def test_incoming_images_never_move_an_old_one_and_sit_with_what_they_resemble(d
         assert set(splits[close[row]].tolist()) - {UNUSED} == {splits[row]}
 
 
-def test_an_incoming_image_may_move_with_a_later_one_that_resembles_it():
+def test_an_incoming_image_may_move_with_a_later_one():
     ids, hashes = ids_of(200), far_hashes(200)
     hashes[100:] = hashes[:100]  # the later half repeats the earlier one
     new = np.ones(200, bool)
@@ -184,7 +184,7 @@ def test_every_class_needs_an_image_in_every_split():
         check([0, 1, 2, 0, 0, 2, 2], [0, 0, 0, 1, 1, 1, 1])
 
 
-def test_only_a_class_of_incoming_images_may_lack_official_test_images():
+def test_only_incoming_classes_may_lack_official_test_images():
     check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3, 4])
     with pytest.raises(DataError, match="class 'dog' has no image in the official test set; add some or remove"):
         check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3])

@@ -164,7 +164,7 @@ def test_a_pickle_of_other_values_is_refused(tmp_path: Path, value: Any, message
         read(tmp_path / "data_batch_1", classes=CLASSES)
 
 
-def test_no_cut_and_no_flipped_byte_of_a_pickle_raises_anything_but_a_data_error(tmp_path: Path) -> None:
+def test_a_damaged_pickle_raises_nothing_but_a_data_error(tmp_path: Path) -> None:
     whole = pickle.dumps({b"data": PLANES["data_batch_10"], b"labels": [1]}, 2)
     rng = np.random.default_rng(0)
     positions = [*range(130), *range(len(whole) - 20, len(whole))]
@@ -183,7 +183,7 @@ def test_a_truncated_binary_batch_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "data_batch_1.bin")
 
 
-def test_files_without_a_batch_and_batches_that_are_too_big_are_refused(tmp_path: Path) -> None:
+def test_missing_and_too_big_batches_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape("expected batches (data_batch_1, ..., test_batch), found 'a.txt'")):
         read(write_tar(tmp_path / "c.tar", {"a.txt": b"1"}))
     (tmp_path / "data_batch_1").write_bytes(bytes(1000))

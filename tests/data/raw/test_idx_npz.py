@@ -79,7 +79,7 @@ def test_numbers_become_class_names(tmp_path: Path) -> None:
         read_npz(tmp_path / "a.npz", classes=names[:2])
 
 
-def test_colour_images_keep_their_channels_and_a_single_channel_is_dropped(tmp_path: Path) -> None:
+def test_colour_keeps_its_channels_and_a_single_one_is_dropped(tmp_path: Path) -> None:
     y = np.array([0, 1])
     assert _saved(tmp_path, images=pixels(2, 4, 5, 3), labels=y)[0].pixels.shape == (2, 4, 5, 3)
     assert _saved(tmp_path, images=pixels(2, 4, 5, 1), labels=y)[0].pixels.shape == (2, 4, 5)
@@ -123,7 +123,7 @@ def test_idx_files_come_in_pairs_and_include_training_images(tmp_path: Path) -> 
         read_idx(paths[2:])
 
 
-def test_an_idx_header_that_claims_too_much_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_an_idx_header_that_claims_too_much_is_refused_unread(tmp_path: Path) -> None:
     paths = write_idx(tmp_path, x_train=pixels(3, 4, 4), y_train=np.arange(3))
     paths[0].write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
     with pytest.raises(

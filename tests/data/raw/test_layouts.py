@@ -113,7 +113,7 @@ PETS = {"dogs/b.jpg": b"1", "cats/a.jpg": b"2", "cats/deep/er/a.jpg": b"3"}
 
 
 @pytest.mark.parametrize("name", ["data.zip", "data.tar"])
-def test_folders_keep_the_order_of_the_archive_and_nested_folders_their_class(tmp_path: Path, name: str) -> None:
+def test_folders_keep_the_archives_order_and_nested_their_class(tmp_path: Path, name: str) -> None:
     assert read(raw(tmp_path, "folders", PETS, name)) == [
         RawImage("dogs/b.jpg", "dogs", None, b"1"),
         RawImage("cats/a.jpg", "cats", None, b"2"),
@@ -121,7 +121,7 @@ def test_folders_keep_the_order_of_the_archive_and_nested_folders_their_class(tm
     ]
 
 
-def test_train_comes_before_test_whatever_the_order_of_the_archive(tmp_path: Path) -> None:
+def test_train_comes_before_test_whatever_the_archives_order(tmp_path: Path) -> None:
     files = {f"{split}/{label}/1.jpg": b"x" for split in ("test", "train") for label in ("cats", "dogs")}
     images = read(raw(tmp_path, "folders", files))
     assert [(image.name, image.label, image.split) for image in images] == [
@@ -175,7 +175,7 @@ def test_hidden_files_litter_and_documents_are_no_images() -> None:
         (["train/a/1", "val/a/1"], [None, None]),
     ],
 )
-def test_top_folders_called_train_and_test_are_the_official_split(paths: list[str], splits: list[str | None]) -> None:
+def test_top_folders_train_and_test_are_the_official_split(paths: list[str], splits: list[str | None]) -> None:
     assert placed(*paths) == [(path, "a", split) for path, split in zip(paths, splits, strict=True)]
 
 
@@ -184,12 +184,12 @@ def test_other_top_folders_are_classes() -> None:
     assert [label for _, label, _ in placed("train/1", "test/1", splits=False)] == ["train", "test"]
 
 
-def test_a_class_called_train_or_test_may_hold_folders_where_the_other_does_not() -> None:
+def test_a_class_may_be_called_train_or_test() -> None:
     assert [label for _, label, _ in placed("train/old/1", "test/1", "bus/1")] == ["train", "test", "bus"]
 
 
 @pytest.mark.parametrize("odd", ["unlabelled/1", "unlabelled/1/2", "unlabelled/"])
-def test_an_odd_folder_beside_train_and_test_is_named_and_makes_no_classes_of_them(odd: str) -> None:
+def test_an_odd_folder_beside_train_and_test_is_named(odd: str) -> None:
     paths = ["train/cats/1", "train/dogs/1", "test/cats/1", "test/dogs/1", odd]
     with pytest.raises(DataError, match="data: the folder 'unlabelled' lies beside train and test, .*; remove it, or"):
         placed(*paths)
@@ -215,7 +215,7 @@ def test_folders_that_cannot_be_understood_are_refused(paths: list[str], message
         placed(*paths)
 
 
-def test_class_names_that_look_the_same_are_told_apart_in_the_message() -> None:
+def test_class_names_that_look_the_same_are_told_apart() -> None:
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     with pytest.raises(DataError, match=re.escape(r"the class names 'e\u0301' and '\xe9' differ by case or Unicode")):
         placed(f"{composed}/1", f"{decomposed}/1")
@@ -239,7 +239,7 @@ def test_folders_that_nothing_can_be_learnt_from_are_refused(
 # What is not whole
 
 
-def test_a_folder_that_is_not_whole_is_refused_before_the_first_image(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_whole_is_refused_at_once(tmp_path: Path) -> None:
     def attempt() -> None:
         read_images(tmp_path, max_archive_bytes=1, max_image_bytes=1)
 
@@ -280,7 +280,7 @@ def test_what_dvc_add_writes_beside_a_class_folder_is_no_image(tmp_path: Path) -
     assert [image.name for image in read_folder(tmp_path, max_image_bytes=1000)] == ["cats/a.jpg"]
 
 
-def test_class_folders_of_new_images_are_not_committed_and_their_dvc_files_are() -> None:
+def test_new_images_are_ignored_by_git_and_their_dvc_files_not() -> None:
     root = ROOT
     paths = ["data/incoming/cats/a.jpg", "data/incoming/cats/deep/a.jpg"]
     kept = ["data/incoming/cats.dvc", "data/incoming/README.md", "data/incoming/.gitignore"]
@@ -289,7 +289,7 @@ def test_class_folders_of_new_images_are_not_committed_and_their_dvc_files_are()
     assert done.stdout.split() == paths
 
 
-def test_a_drop_folder_may_be_empty_or_hold_one_class_or_empty_classes(tmp_path: Path) -> None:
+def test_a_drop_folder_may_be_empty_or_hold_one_class(tmp_path: Path) -> None:
     assert list(read_folder(tmp_path, max_image_bytes=10)) == []
     (tmp_path / "dogs").mkdir()
     write_folder(tmp_path, "cats/a.jpg")
@@ -304,7 +304,7 @@ def test_a_folder_is_refused_like_an_archive(tmp_path: Path) -> None:
         list(read_folder(tmp_path, max_image_bytes=10))
 
 
-def test_links_in_a_folder_are_followed_but_not_in_circles_and_not_into_nothing(tmp_path: Path) -> None:
+def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     write_folder(tmp_path, "data/cats/a.jpg", "elsewhere/b.jpg")
     (tmp_path / "data/dogs").symlink_to(tmp_path / "elsewhere")
     assert [name for name, _, is_dir in walk(tmp_path / "data") if not is_dir] == ["cats/a.jpg", "dogs/b.jpg"]

@@ -53,7 +53,7 @@ def test_the_metrics_have_the_names_of_the_contract_and_fit_json():
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
-def test_a_class_without_test_images_has_null_recall_and_does_not_spoil_the_mean():
+def test_a_class_without_test_images_does_not_spoil_the_mean():
     probabilities = np.eye(4, dtype=np.float32)[[0, 1, 2, 2]]
     result = score(probabilities, np.array([0, 1, 2, 2]))
     assert result["per_class"]["d"] == {"precision": None, "recall": None, "f1": None, "support": 0}
@@ -106,7 +106,7 @@ def test_a_calibrated_classifier_has_almost_no_calibration_error():
     assert classification.expected_calibration_error(probabilities, labels) < 0.006
 
 
-def test_the_reliability_curve_is_scikit_learns_in_the_bins_that_have_images():
+def test_the_reliability_curve_is_scikit_learns():
     from sklearn.calibration import calibration_curve
 
     probabilities, labels = answers(n=5000)
@@ -120,13 +120,13 @@ def test_the_reliability_curve_is_scikit_learns_in_the_bins_that_have_images():
     assert np.isnan(curve["accuracy"][~full]).all()
 
 
-def test_a_confidence_on_an_edge_or_above_one_by_rounding_falls_into_a_bin():
+def test_a_confidence_on_an_edge_falls_into_a_bin():
     probabilities = np.array([[0.5, 0.5], [1.0000001, 0.0], [1.0, 0.0]])
     curve = classification.reliability_curve(probabilities, np.array([0, 0, 0]), n_bins=2)
     assert curve["count"].tolist() == [1, 2]
 
 
-def test_the_worst_errors_are_the_wrong_answers_with_the_highest_loss():
+def test_the_worst_errors_have_the_highest_loss():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.99, 0.01], [0.2, 0.8], [0.6, 0.4]])
     labels = np.array([1, 1, 1, 1, 1])
     assert classification.worst_errors(probabilities, labels, n_errors=10).tolist() == [2, 0, 1, 4]
@@ -139,7 +139,7 @@ def test_a_probability_of_zero_gives_a_finite_loss():
     assert loss[0] == pytest.approx(16.118, abs=1e-3)
 
 
-def test_the_winner_has_the_best_validation_accuracy_then_the_first_name():
+def test_the_winner_has_the_best_validation_accuracy():
     assert candidates.winner({"a": 0.9, "b": 0.91}) == "b"
     assert candidates.winner({"b": 0.9, "a": 0.9}) == "a"
 

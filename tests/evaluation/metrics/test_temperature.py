@@ -24,7 +24,7 @@ def drawn(temperature: float, *, n: int = 20_000, n_classes: int = 4) -> tuple[n
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_the_temperature_that_spoiled_the_confidence_is_found_again(temperature: float) -> None:
+def test_the_temperature_of_spoiled_confidences_is_found_again(temperature: float) -> None:
     probabilities, labels = drawn(temperature)
     found = fit_temperature(probabilities, labels)
     assert found == pytest.approx(temperature, rel=0.05)

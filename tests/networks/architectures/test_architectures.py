@@ -165,7 +165,7 @@ def test_every_architecture_is_tried_at_a_small_size() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_least_picture_gives_logits_and_one_pixel_less_is_refused(name: str) -> None:
+def test_the_least_picture_works_and_one_pixel_less_is_refused(name: str) -> None:
     import keras
 
     from darkroom.networks import build
@@ -213,7 +213,7 @@ def test_wrong_arguments_are_told_what_is_known(name: str, arguments: dict[str, 
     assert message in str(caught.value)
 
 
-def test_the_identity_shortcut_takes_every_second_pixel_and_fills_up_with_zeros() -> None:
+def test_the_identity_shortcut_halves_and_pads_with_zeros() -> None:
     from darkroom.networks.architectures.resnet import identity_shortcut
 
     x = np.random.default_rng(0).normal(size=(2, 6, 7, 3)).astype("float32")
@@ -223,7 +223,7 @@ def test_the_identity_shortcut_takes_every_second_pixel_and_fills_up_with_zeros(
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_a_strided_convolution_is_centred_on_the_pixels_that_its_shortcut_takes(size: int) -> None:
+def test_a_strided_convolution_is_centred_as_its_shortcut(size: int) -> None:
     import keras
 
     from darkroom.networks.architectures.convolution import convolution
@@ -237,7 +237,7 @@ def test_a_strided_convolution_is_centred_on_the_pixels_that_its_shortcut_takes(
     np.testing.assert_allclose(network(x), x[:, ::2, ::2], atol=1e-6)
 
 
-def test_filters_of_fast_start_with_copies_of_the_channels_and_keep_their_length() -> None:
+def test_filters_of_fast_start_with_copies_of_the_channels() -> None:
     import keras
 
     from darkroom.networks import build
@@ -257,7 +257,7 @@ def test_filters_of_fast_start_with_copies_of_the_channels_and_keep_their_length
     np.testing.assert_array_equal(network.get_layer("whitening").get_weights()[0], whitening[0])
 
 
-def test_whitened_patches_are_not_correlated_and_have_the_variance_one() -> None:
+def test_whitened_patches_are_uncorrelated_with_variance_one() -> None:
     from darkroom.networks.architectures.fast import whitening
 
     rng = np.random.default_rng(0)
@@ -271,7 +271,7 @@ def test_whitened_patches_are_not_correlated_and_have_the_variance_one() -> None
     np.testing.assert_allclose(features.mean(axis=0), 0, atol=1e-3)
 
 
-def test_the_quick_batch_norm_is_that_of_keras_but_for_the_unbiased_variance() -> None:
+def test_the_quick_batch_norm_is_keras_with_biased_variance() -> None:
     import keras
     import tensorflow as tf
 

@@ -35,9 +35,7 @@ def expected(extractor: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "keras"])
-def test_the_features_are_those_of_keras_in_the_order_of_the_pictures(
-    extractor: Any, expected: np.ndarray, runtime: Any
-) -> None:
+def test_the_features_are_those_of_keras_in_picture_order(extractor: Any, expected: np.ndarray, runtime: Any) -> None:
     from darkroom.networks.backbones.embedding import Embedder
 
     embedder = Embedder(extractor, runtime=runtime, batch_size=16)
@@ -106,7 +104,7 @@ class Watched:
         return np.asarray(PICTURES[rows])
 
 
-def test_reading_is_ahead_in_a_thread_by_a_bounded_number_of_batches() -> None:
+def test_reading_is_ahead_by_a_bounded_number_of_batches() -> None:
     from darkroom.networks.backbones.embedding import READ_AHEAD, read_ahead
 
     watched = Watched()

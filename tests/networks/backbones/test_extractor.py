@@ -76,7 +76,7 @@ def test_the_table_has_every_network_of_keras_applications() -> None:
 
 
 @pytest.mark.parametrize("backbone", OF_KERAS, ids=lambda backbone: backbone.name)
-def test_pictures_are_brought_into_the_range_that_keras_documents(backbone: Backbone) -> None:
+def test_pictures_get_the_range_that_keras_documents(backbone: Backbone) -> None:
     import keras
 
     from darkroom.networks.backbones import extractor
@@ -114,7 +114,7 @@ def test_features_are_the_same_in_onnx_and_in_a_saved_model(lite0: Any, tmp_path
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "a.keras").predict(images, verbose=0), features)
 
 
-def test_a_network_of_keras_has_the_table_s_numbers_and_an_onnx_form(tmp_path: Path) -> None:
+def test_a_network_of_keras_agrees_with_the_table_and_has_onnx(tmp_path: Path) -> None:
     from darkroom.networks.backbones import extractor
 
     backbone = find_backbone("mobilenet-v3-small")
@@ -127,7 +127,7 @@ def test_a_network_of_keras_has_the_table_s_numbers_and_an_onnx_form(tmp_path: P
 
 
 @pytest.mark.parametrize(("name", "n_blocks"), BLOCKS.items())
-def test_a_family_takes_the_least_size_and_has_the_table_s_numbers_and_its_blocks(name: str, n_blocks: int) -> None:
+def test_a_family_has_the_tables_least_size_numbers_and_blocks(name: str, n_blocks: int) -> None:
     import keras
 
     from darkroom.networks.backbones import extractor
@@ -361,7 +361,7 @@ def test_a_tensor_of_safetensors_never_reaches_beyond_the_file(
         read_safetensors(path)
 
 
-def test_a_file_of_safetensors_that_is_cut_off_or_another_says_so(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_safetensors_file_says_so(tmp_path: Path) -> None:
     path = safetensors(tmp_path / "a.safetensors", {"a": np.ones(6, np.float32)})
     whole = path.read_bytes()
     for data in (*(whole[:n] for n in (0, 4, 8, 20, len(whole) - 1)), b"\x89HDF\r\n\x1a\n" * 9, whole[:8] + b"[" * 99):
@@ -373,7 +373,7 @@ def test_a_file_of_safetensors_that_is_cut_off_or_another_says_so(tmp_path: Path
         read_safetensors(path)
 
 
-def test_the_convolutions_of_the_edge_detector_are_those_of_vgg16(tmp_path: Path) -> None:
+def test_the_edge_detectors_convolutions_are_those_of_vgg16(tmp_path: Path) -> None:
     import h5py
 
     with h5py.File(tmp_path / "a.weights.h5", "w") as file:
@@ -413,9 +413,7 @@ def test_a_file_of_keras_is_loaded_or_says_why_it_does_not_fit(lite0: Any, tmp_p
         assert "\n" not in str(caught.value)
 
 
-def test_imagenet_weights_of_efficientnet_are_used_as_keras_uses_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_imagenet_weights_are_used_as_keras_uses_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The form of Keras' own file; its values are drawn."""
     import h5py
     import keras

@@ -23,7 +23,7 @@ def test_an_unknown_name_is_answered_with_the_near_ones_or_all(name: str, messag
         find_backbone(name)
 
 
-def test_a_picture_that_is_too_small_is_answered_with_the_least_size() -> None:
+def test_too_small_a_picture_is_answered_with_the_least_size() -> None:
     check_image_size(find_backbone("inception-v3"), (75, 80))
     message = "backbone inception-v3: image_size is [75, 74], expected at least [75, 75]"
     with pytest.raises(ParamsError, match=re.escape(message)):

@@ -109,7 +109,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_file_that_wants_to_run_something_is_refused_by_its_name(tmp_path: Path, protocol: int) -> None:
+def test_a_file_that_wants_to_run_something_is_refused(tmp_path: Path, protocol: int) -> None:
     path, trace = tmp_path / "a.pth", tmp_path / "trace"
     for before in (b"", HEAD):
         path.write_bytes(before + pickle.dumps(Runs(os.system, f"touch {trace}"), protocol=protocol))

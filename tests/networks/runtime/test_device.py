@@ -113,13 +113,13 @@ def test_cusolver_is_loaded_from_its_package_after_what_it_needs(
     assert loaded == ["libnvJitLink.so.12", "libcublas.so.12", "libcusparse.so.12", "libcusolver.so.11"]
 
 
-def test_a_library_that_cannot_be_loaded_is_left_to_the_search_for_gpus(tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "libcusolver.so.11").write_bytes(b"no library")
     device._load(tmp_path / "libcusolver.so.11")
 
 
 @pytest.mark.heavy
-def test_a_gpu_that_is_asked_for_and_not_found_is_an_error_and_auto_takes_the_cpu() -> None:
+def test_a_missing_gpu_is_an_error_and_auto_takes_the_cpu() -> None:
     done = in_a_process(
         "from darkroom.networks.runtime import device, distribution\n"
         "print(device.prepare('auto'))\n"

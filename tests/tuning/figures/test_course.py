@@ -19,7 +19,7 @@ PICTURES: dict[str, Drawing] = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_every_picture_differs_with_the_trials_and_is_the_same_for_the_same_ones(name: str, tmp_path: Path) -> None:
+def test_a_picture_depends_on_the_trials_alone(name: str, tmp_path: Path) -> None:
     before, again, after = (drawn(PICTURES[name], rows, tmp_path) for rows in (MIXED[:1], MIXED[:1], MIXED))
     assert before.std() > 5
     assert np.array_equal(before, again)
@@ -61,7 +61,7 @@ def test_a_hopeless_baseline_is_shown_where_it_is(tmp_path: Path) -> None:
     assert (with_baseline_of(0.5) != with_baseline_of(0.1)).any()
 
 
-def test_the_trial_that_repeats_a_killed_baseline_is_the_baseline(tmp_path: Path) -> None:
+def test_a_repeat_of_a_killed_baseline_is_the_baseline(tmp_path: Path) -> None:
     def drawn_with(is_baseline: bool) -> np.ndarray:
         rows = [trial(0, state="killed"), trial(1, 0.9), trial(2, 0.8, retry_of=0, is_baseline=is_baseline)]
         return drawn(course.history, rows, tmp_path)

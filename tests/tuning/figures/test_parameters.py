@@ -20,7 +20,7 @@ def test_only_the_first_panels_are_drawn_and_scores_decide_which(tmp_path: Path)
     assert (plain != ranked({"p19": 1.0})).any()
 
 
-def test_an_axis_is_logarithmic_over_two_decades_unless_it_is_said(tmp_path: Path) -> None:
+def test_an_axis_is_logarithmic_over_two_decades(tmp_path: Path) -> None:
     rows = [trial(number, 0.9, params={"x": value}) for number, value in enumerate((1e-4, 0.01, 0.02))]
 
     def scaled(logarithmic: list[str] | None) -> np.ndarray:

@@ -25,7 +25,7 @@ def test_a_space_around_the_values_of_train_is_read() -> None:
     assert read({"learning_rate": around(rate)}) == {"learning_rate": Range(rate / 2, rate * 2, integer=False)}
 
 
-def test_where_nothing_is_searched_the_values_of_train_may_lie_outside() -> None:
+def test_values_may_lie_outside_where_nothing_is_searched() -> None:
     beyond = {"learning_rate": around(RECIPE["learning_rate"] * 10)}
     assert list(read(beyond, is_searched=False)) == ["learning_rate"]
     with pytest.raises(ParamsError, match=r"^params.yaml: tune.space.cnn: learning_rate allows .*; widen the range$"):
@@ -44,6 +44,6 @@ def test_an_edge_that_train_does_not_allow_is_refused(is_searched: bool) -> None
         read({"batch_size": {"int": [0, RECIPE["batch_size"]]}}, is_searched=is_searched)
 
 
-def test_a_key_that_train_lacks_is_refused_though_nothing_is_searched() -> None:
+def test_a_key_that_train_lacks_is_refused_without_a_search_too() -> None:
     with pytest.raises(ParamsError, match=r"did you mean 'learning_rate'"):
         read({"learning_rat": around(0.1)}, is_searched=False)

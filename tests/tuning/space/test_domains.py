@@ -63,7 +63,7 @@ def test_nothing_to_search_is_an_empty_space() -> None:
     assert (initial({}, RECIPE), draw({}, taking({})), list(edges({})), grid({})) == ({}, {}, [], {})
 
 
-def test_parameters_inside_choices_have_names_of_their_own_in_the_order_of_params_yaml() -> None:
+def test_parameters_inside_choices_have_names_of_their_own() -> None:
     space = parse(WRITTEN)
     assert list(domains(space)) == [
         "learning_rate",
@@ -104,7 +104,7 @@ def test_steps_count_in_decimals_as_written(ends: list[float], step: float, n_va
     assert all(type(value) is float for value in values)
 
 
-def test_the_values_of_train_are_told_by_the_names_that_draw_asks_for() -> None:
+def test_train_values_are_told_by_the_names_of_draw() -> None:
     values = initial(parse(WRITTEN), RECIPE)
     assert values == {
         "learning_rate": 0.2,
@@ -201,7 +201,7 @@ def test_the_first_of_two_options_that_hold_the_value_is_taken() -> None:
         ),
     ],
 )
-def test_a_value_of_train_that_the_space_does_not_hold_is_refused(key: str, value: Any, message: str) -> None:
+def test_a_train_value_outside_the_space_is_refused(key: str, value: Any, message: str) -> None:
     with pytest.raises(ParamsError, match=re.escape(message)):
         initial(parse(WRITTEN), apply(RECIPE, {key: value}))
 
@@ -215,7 +215,7 @@ def test_a_key_that_train_lacks_is_answered_with_the_nearest() -> None:
         initial(space, RECIPE)
 
 
-def test_what_is_drawn_replaces_what_describes_it_inside_the_choice() -> None:
+def test_what_is_drawn_replaces_its_description() -> None:
     drawn = {
         "learning_rate": 0.01,
         "batch_size": 192,
@@ -283,7 +283,7 @@ def test_edges_are_all_ends_and_options_one_at_a_time() -> None:
     ]
 
 
-def test_an_edge_that_train_does_not_allow_is_found_before_anything_is_trained() -> None:
+def test_an_edge_that_train_forbids_is_found_before_training() -> None:
     recipe = presets.read("mnist", root=ROOT)["train"]["cnn"]
     dropout = {"float": [0, 1]}  # must be below 1
     space = parse(WRITTEN | {"architecture": {"categorical": [{**COMPACT, "dropout": dropout}, FAST]}})

@@ -13,7 +13,7 @@ def from_yaml(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
 
 
-def test_what_params_yaml_says_becomes_ranges_and_choices_in_its_order() -> None:
+def test_params_yaml_becomes_ranges_and_choices_in_order() -> None:
     space = parse(
         from_yaml("""
             learning_rate: {float: [1e-4, 1], log: true}
