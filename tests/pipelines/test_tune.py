@@ -32,6 +32,8 @@ from tests.support.training_stage import TRAIN, TrainingStage, train_section
 
 pytestmark = pytest.mark.heavy
 
+SECONDS = 500  # a deadline for machines that do other work; 10 s are usual
+
 TUNE = {
     "trials": "3",
     "minutes": "null",
@@ -283,7 +285,7 @@ def test_size_and_latency_are_measured_where_they_are_asked_for(stage: Stage) ->
 
 
 def wait_for_runs(stage: Stage, process: "subprocess.Popen[str]", *names: str) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + SECONDS
     while not set(names) <= set(stage.runs()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
@@ -427,7 +429,7 @@ def test_ten_sigkills_leave_thirty_trials_and_no_open_run(stage: Stage) -> None:
     moments = np.random.default_rng(7)
     process = stage.start()
     for kill in range(10):
-        n_before, end = len(stage.study()), time.monotonic() + 120
+        n_before, end = len(stage.study()), time.monotonic() + SECONDS
         while len(stage.study()) <= n_before or not workers_of(process):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < end
