@@ -50,7 +50,7 @@ def test_the_compose_file_is_valid() -> None:
     checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(DEPLOY / "compose.yaml"))
 
 
-def test_the_workflows_are_valid_and_pin_the_same_versions_of_actions() -> None:
+def test_the_workflows_are_valid_and_pin_the_same_actions() -> None:
     checked("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *map(str, WORKFLOWS))
     used = {use for path in WORKFLOWS for use in re.findall(r"uses: (\S+)", path.read_text())}
     assert all(re.fullmatch(r"actions/[\w/-]+@v\d+", use) for use in used)
@@ -58,7 +58,7 @@ def test_the_workflows_are_valid_and_pin_the_same_versions_of_actions() -> None:
     assert len(versions) == len({name for name, _ in versions})
 
 
-def test_ci_runs_every_check_on_a_change_and_the_slow_tests_at_night() -> None:
+def test_ci_checks_every_change_and_runs_slow_tests_at_night() -> None:
     workflow = documents(WORKFLOWS[0])[0]
     assert {"push", "pull_request", "schedule"} <= set(workflow["on"])
     runs = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in workflow["jobs"].items()}
