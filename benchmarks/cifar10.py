@@ -37,32 +37,32 @@ def train(preset: str) -> dict[str, Any]:
     """Train the candidate cnn of ./params.yaml on ./data, and return seconds and test accuracy after each epoch."""
     import numpy as np
 
-    from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.selection import Selection
     from darkroom.project.params import ComputeParams, load_section
     from darkroom.training import recipe
+    from darkroom.training.opened import open_data
     from darkroom.training.params import TrainParams
 
     settings = load_section("train.cnn", TrainParams).model_dump()
-    prepared, augmented = Dataset.open(Path("data/prepared")), Dataset.open(Path("data/augmented"))
-    data, shape, n_classes = recipe.pictures(prepared, augmented), prepared.image_shape, len(prepared.classes)
+    opened = open_data(Path("data/prepared"), Path("data/augmented"), None)
+    prepared, data, shape, n_classes = opened.prepared, opened.data, opened.image_shape, len(opened.data.classes)
     recipe.check(settings, data, image_shape=shape, features=None)
 
     from darkroom.networks import build, inference
-    from darkroom.networks.runtime import device as device_module
     from darkroom.networks.runtime import distribution
+    from darkroom.networks.runtime.device import policy, prepare
     from darkroom.training import fit
     from darkroom.training.optimizers import averaged_weights
 
-    device = device_module.prepare(load_section("compute", ComputeParams).device)
-    policy, batch_size, epochs = device_module.policy(settings["precision"]), settings["batch_size"], settings["epochs"]
+    device = prepare(load_section("compute", ComputeParams).device)
+    dtype_policy, batch_size, epochs = policy(settings["precision"]), settings["batch_size"], settings["epochs"]
     steps = len(recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=0))
     schedule = recipe.build_schedule(settings, peak=settings["learning_rate"], epochs=epochs, steps_per_epoch=steps)
-    optimizer = recipe.build_optimizer(settings, learning_rate=schedule, policy=policy)
+    optimizer = recipe.build_optimizer(settings, learning_rate=schedule, policy=dtype_policy)
     weights: list[list[np.ndarray]] = []
     ends: list[float] = []
     with distribution.distribution():
-        trained = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy=policy)
+        trained = recipe.build_network(settings, image_shape=shape, n_classes=n_classes, policy=dtype_policy)
         build.initialise_from_data(trained, data.images, seed=settings["seed"])
 
         def keep(epoch: int, logs: dict[str, float]) -> None:
@@ -91,7 +91,7 @@ def train(preset: str) -> dict[str, Any]:
 
     test = prepared.rows("test")
     pictures, labels = Selection([(prepared.images, test)]), prepared.labels[test]
-    network = recipe.build(settings, image_shape=shape, n_classes=n_classes, policy="float32")
+    network = recipe.build_network(settings, image_shape=shape, n_classes=n_classes, policy="float32")
     model = inference.deployable(network, settings["test_time_views"])
     accuracies = []
     for of_epoch in weights:
@@ -100,7 +100,7 @@ def train(preset: str) -> dict[str, Any]:
     return {
         "dataset": prepared.manifest["dataset"],
         "device": device,
-        "policy": policy,
+        "policy": dtype_policy,
         "batch_size": batch_size,
         "n_train": len(data.labels),
         "n_val": len(data.val_labels),

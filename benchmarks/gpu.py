@@ -31,18 +31,18 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.record import arguments, report
-from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.data.arrays.selection import Selection
 from darkroom.errors import DarkroomError, DataError, ParamsError
 from darkroom.files.writing import sha256_of
 from darkroom.networks.backbones.table import NO_WEIGHTS, Weights
 from darkroom.training import recipe
+from darkroom.training.opened import Opened, open_data
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if TYPE_CHECKING:
@@ -53,14 +53,6 @@ TOLERANCE = 20.0  # TensorFlow and JAX on a CPU stay below 5; a mistake of 1e-5 
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
 VALIDATED = 64  # pictures whose loss is compared after every step
 CURVES = ("train_loss", "val_loss")
-
-
-class Opened(NamedTuple):
-    """The data of a training."""
-
-    prepared: Dataset
-    data: recipe.Data
-    features: Features | None
 
 
 def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -101,27 +93,21 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     return {"name": f"{path.stem}-{candidate}", "settings": settings}
 
 
-def open_data(settings: recipe.Recipe, folder: Path) -> Opened:
+def data_of(settings: recipe.Recipe, folder: Path) -> Opened:
     """Return what the folder has of prepared, augmented and, for transfer, features; checked against the recipe.
 
     Raises:
         DataError: a part is damaged, or does not belong to the others.
         ParamsError: the recipe cannot be trained on these data.
     """
-    prepared = Dataset.open(folder / "prepared")
-    if has_copies := (folder / "augmented").is_dir():
-        augmented = Dataset.open(folder / "augmented")
-    else:
-        print(f"gpu: there is no {folder / 'augmented'}: training on the originals alone", file=sys.stderr)
-        labels, splits = prepared.labels[:0], prepared.splits[:0]
-        augmented = Dataset(folder, manifest=prepared.manifest, labels=labels, splits=splits, images=prepared.images)
-    data, features = recipe.pictures(prepared, augmented), None
-    if recipe.transfer_mode(settings):
-        features = Features.open(folder / "features")
-        copies = str(augmented.manifest["digest"] if has_copies else features.augmented_digest)
-        features.check_origin(prepared_digest=prepared.manifest["digest"], augmented_digest=copies)
-    recipe.check(settings, data, image_shape=prepared.image_shape, features=features)
-    return Opened(prepared, data, features)
+    augmented, features = folder / "augmented", folder / "features"
+    if not (has_copies := augmented.is_dir()):
+        print(f"gpu: there is no {augmented}: training on the originals alone", file=sys.stderr)
+    opened = open_data(
+        folder / "prepared", augmented if has_copies else None, features if recipe.transfer_mode(settings) else None
+    )
+    recipe.check(settings, opened.data, image_shape=opened.image_shape, features=opened.features)
+    return opened
 
 
 def weights_of(features: Features, file: Path | None) -> Weights:
@@ -191,16 +177,15 @@ def step_times(
 def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weights: Path | None) -> dict[str, Any]:
     """Train the recipe on the folder's data, and return times and the test accuracy of the model as it is deployed."""
     started = time.perf_counter()
-    opened = open_data(settings, folder)
-    features, image_shape = opened.features, opened.prepared.image_shape
+    opened = data_of(settings, folder)
+    features, image_shape = opened.features, opened.image_shape
     pretrained = weights_of(features, weights) if features else NO_WEIGHTS
     from darkroom.networks import inference
-    from darkroom.networks.runtime import device as device_module
     from darkroom.networks.runtime import distribution
+    from darkroom.networks.runtime.device import policy, prepare
     from darkroom.training.candidate import Reports, train_candidate
 
-    described = device_module.prepare(device)
-    policy = device_module.policy(settings["precision"])
+    described, dtype_policy = prepare(device), policy(settings["precision"])
     clock = Clock()
     ready = time.perf_counter()
     trained = train_candidate(
@@ -208,8 +193,8 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
         data=opened.data,
         image_shape=image_shape,
         features=features,
-        extractor_of=recipe.extractor_of(features, image_shape=image_shape, weights=pretrained) if features else None,
-        policy=policy,
+        extractor_of=recipe.extractor_of(features, image_shape=image_shape, weights=pretrained),
+        policy=dtype_policy,
         reports=Reports(
             on_step=clock.on_step, on_epoch_end=clock.on_epoch_end, say=lambda line: print(line, file=sys.stderr)
         ),
@@ -223,7 +208,7 @@ def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weig
         "dataset": opened.prepared.manifest["dataset"],
         "device": described,
         "n_devices": distribution.n_devices(),
-        "policy": policy,
+        "policy": dtype_policy,
         "batch_size": trained.batch_size,
         "n_train": recipe.n_training(settings, opened.data, opened.features),
         "n_test": len(test),
@@ -284,11 +269,11 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
 
     Of a candidate for transfer, the head alone is trained, on the features.
     """
-    opened = open_data(settings, folder)
-    from darkroom.networks.runtime import device as device_module
+    opened = data_of(settings, folder)
+    from darkroom.networks.runtime.device import prepare
     from darkroom.training.candidate import first_batch_size
 
-    described = device_module.prepare(device)
+    described = prepare(device)
     compute_in_whole_float32()
     plain, data, n_classes = without_chance(settings, steps=steps), opened.data, len(opened.data.classes)
     if opened.features is not None:
@@ -301,8 +286,7 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
 
     def build() -> "keras.Model":
         if opened.features is None:
-            shape = opened.prepared.image_shape
-            return recipe.build(plain, image_shape=shape, n_classes=n_classes, policy="float32")
+            return recipe.build_network(plain, image_shape=opened.image_shape, n_classes=n_classes, policy="float32")
         return recipe.build_head(plain, n_features=opened.features.n_features, n_classes=n_classes, policy="float32")
 
     weights = draw_weights(build().get_weights(), seed=settings["seed"])
@@ -425,10 +409,10 @@ def _until(greatest: np.ndarray) -> dict[int, float]:
 
 def measure_here(*, save: bool) -> None:
     """Train ./params.yaml on ./data and compare CPU and GPU; say so where there is no GPU, or nothing is prepared."""
-    from darkroom.networks.runtime import device as device_module
+    from darkroom.networks.runtime.device import gpus, prepare
 
-    device_module.prepare("auto")
-    if not device_module.gpus():
+    prepare("auto")
+    if not gpus():
         print("gpu: skipped; there is no GPU here (the commands work without one: --help)", file=sys.stderr)
         return
     if not Path("data/prepared").is_dir():

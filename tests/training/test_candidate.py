@@ -234,7 +234,7 @@ def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
     import tensorflow as tf
 
-    from darkroom.networks import build as build_module
+    from darkroom.networks import build
 
     class Greedy(keras.layers.Layer):
         def call(self, x: Any, training: bool = False) -> Any:
@@ -247,13 +247,13 @@ def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 return x
             return x + 0 * tf.ensure_shape(tf.numpy_function(checked, [x], x.dtype, stateful=False), x.shape)
 
-    build = build_module.build
+    build_as_it_is = build.build
 
     def greedy(*args: Any, **kwargs: Any) -> Any:
-        network = build(*args, **kwargs)
+        network = build_as_it_is(*args, **kwargs)
         return keras.Model(network.input, Greedy()(network.output))
 
-    monkeypatch.setattr(build_module, "build", greedy)
+    monkeypatch.setattr(build, "build", greedy)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from darkroom.data.arrays.dataset import Dataset
-from darkroom.data.arrays.features import Features
 from darkroom.project.console import native_stderr_silenced
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
+from darkroom.training.opened import open_data
 from darkroom.training.params import TrainParams
 
 if TYPE_CHECKING:
@@ -40,28 +39,35 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     with contextlib.chdir(root):
         params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
-    data, shape, features = _opened(root / "data", params, section=section)
+    folder = root / "data"
+    opened = open_data(
+        folder / "prepared", folder / "augmented", folder / "features" if recipe.transfer_mode(params) else None
+    )
+    data, features = opened.data, opened.features
+    with in_section(section):
+        recipe.check(params, data, image_shape=opened.image_shape, features=features)
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
         from darkroom.lr_find import range_test
-        from darkroom.networks.runtime import device as device_module
+        from darkroom.networks.runtime.device import policy, prepare
         from darkroom.training.candidate import first_batch_size
         from darkroom.training.variation_layer import with_draws
 
-        device_module.prepare(device)
+        prepare(device)
         with in_section(section):
-            policy = device_module.policy(params["precision"])
+            dtype_policy = policy(params["precision"])
     batch_size = params["batch_size"]
     if batch_size == "auto":
         batch_size = first_batch_size(recipe.n_training(params, data, features))
     if features is not None:
         data = recipe.vectors(features, data.classes)
-    network = _network(params, data, image_shape=shape, features=features, policy=policy)
+    network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)
     with tqdm(total=n_steps, leave=False, disable=not sys.stderr.isatty(), unit="step") as bar:
         found = range_test.find(
             with_draws(network, recipe.variation_of(params, data)),
             lambda epoch: recipe.epoch_batches(params, data, batch_size=batch_size, epoch=epoch),
-            optimizer=lambda schedule: recipe.build_optimizer(params, learning_rate=schedule, policy=policy),
+            optimizer=lambda schedule: recipe.build_optimizer(params, learning_rate=schedule, policy=dtype_policy),
             n_steps=n_steps,
             label_smoothing=params["label_smoothing"],
             on_step=lambda step, _: bar.update(step - bar.n),
@@ -91,22 +97,6 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     }
 
 
-def _opened(
-    folder: Path, params: dict[str, Any], *, section: str
-) -> tuple[recipe.Data, tuple[int, int, int], Features | None]:
-    """Return the pictures to train on, their shape, and the features of a candidate for transfer."""
-    prepared, augmented = Dataset.open(folder / "prepared"), Dataset.open(folder / "augmented")
-    features = Features.open(folder / "features") if recipe.transfer_mode(params) else None
-    if features is not None:
-        features.check_origin(
-            prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"]
-        )
-    data = recipe.pictures(prepared, augmented)
-    with in_section(section):
-        recipe.check(params, data, image_shape=prepared.image_shape, features=features)
-    return data, prepared.image_shape, features
-
-
 def _network(
     params: dict[str, Any],
     data: recipe.Data,
@@ -120,6 +110,6 @@ def _network(
     n_classes = len(data.classes)
     if features is not None:
         return recipe.build_head(params, n_features=features.n_features, n_classes=n_classes, policy=policy)
-    network = recipe.build(params, image_shape=image_shape, n_classes=n_classes, policy=policy)
+    network = recipe.build_network(params, image_shape=image_shape, n_classes=n_classes, policy=policy)
     initialise_from_data(network, data.images, seed=params["seed"])
     return network

@@ -15,8 +15,8 @@ from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.recipe import (
     Data,
     Recipe,
-    build,
     build_head,
+    build_network,
     build_optimizer,
     build_plateau,
     build_schedule,
@@ -279,7 +279,7 @@ class _Run:
         return part(vectors(self.features, self.data.classes), self.fraction, seed=self.recipe["seed"])
 
     def _build(self, policy: str) -> "keras.Model":
-        return build(self.recipe, image_shape=self.image_shape, n_classes=len(self.data.classes), policy=policy)
+        return build_network(self.recipe, image_shape=self.image_shape, n_classes=len(self.data.classes), policy=policy)
 
     def _build_head(self, n_features: int, policy: str) -> "keras.Model":
         return build_head(self.recipe, n_features=n_features, n_classes=len(self.data.classes), policy=policy)

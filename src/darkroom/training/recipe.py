@@ -40,12 +40,13 @@ class Data:
     classes: list[str]
 
 
-def pictures(prepared: Dataset, augmented: Dataset) -> Data:
-    """Return the prepared pictures, with the augmented copies behind those of the training split."""
-    rows, copies, val_rows = prepared.rows("train"), augmented.rows("train"), prepared.rows("val")
+def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
+    """Return the prepared pictures, with the augmented copies, if there are any, behind those of the training split."""
+    datasets = [prepared] if augmented is None else [prepared, augmented]
+    rows, val_rows = [dataset.rows("train") for dataset in datasets], prepared.rows("val")
     return Data(
-        images=Selection([(prepared.images, rows), (augmented.images, copies)]),
-        labels=np.concatenate([prepared.labels[rows], augmented.labels[copies]]),
+        images=Selection([(dataset.images, chosen) for dataset, chosen in zip(datasets, rows, strict=True)]),
+        labels=np.concatenate([dataset.labels[chosen] for dataset, chosen in zip(datasets, rows, strict=True)]),
         val_images=Selection([(prepared.images, val_rows)]),
         val_labels=prepared.labels[val_rows],
         classes=list(prepared.classes),
@@ -153,11 +154,11 @@ def check(
         )
 
 
-def build(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classes: int, policy: str) -> "keras.Model":
-    """Return the recipe's untrained network (see build_module.build)."""
-    from darkroom.networks import build as build_module
+def build_network(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classes: int, policy: str) -> "keras.Model":
+    """Return the recipe's untrained network (see networks.build.build)."""
+    from darkroom.networks import build
 
-    return build_module.build(
+    return build.build(
         recipe["architecture"]["name"],
         image_shape=image_shape,
         n_classes=n_classes,
@@ -169,10 +170,10 @@ def build(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classes: int, 
 
 
 def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) -> "keras.Model":
-    """Return the untrained head of a recipe for transfer (see build_module.build_head)."""
-    from darkroom.networks import build as build_module
+    """Return the untrained head of a recipe for transfer (see networks.build.build_head)."""
+    from darkroom.networks import build
 
-    return build_module.build_head(
+    return build.build_head(
         n_features,
         n_classes=n_classes,
         units=recipe["architecture"]["units"],
@@ -184,18 +185,20 @@ def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) 
 
 
 def extractor_of(
-    features: Features, *, image_shape: tuple[int, int, int], weights: Weights | None = None
+    features: Features | None, *, image_shape: tuple[int, int, int], weights: Weights | None = None
 ) -> "Callable[[str], keras.Model] | None":
-    """Return what builds the backbone of the features for a Keras dtype policy; None where they have no backbone.
+    """Return what builds the backbone of the features for a Keras dtype policy; None where there is no backbone.
 
     Args:
-        features: what `embed` computed.
+        features: what `embed` computed; None where that was not opened.
         image_shape: (height, width, channels) of the pictures.
         weights: of the backbone; None obtains them as `embed` did.
 
     Raises:
         DataError: the backbone's weights cannot be had.
     """
+    if features is None:
+        return None
     name, setting, image_size, seed = features.backbone, features.weights, features.image_size, features.seed
     if name is None or setting is None or image_size is None or seed is None:  # all of them
         return None

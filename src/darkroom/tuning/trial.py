@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import Trial
 
-from darkroom.data.arrays.dataset import Dataset
-from darkroom.data.arrays.features import Features
 from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, TrainingError
 from darkroom.project.console import native_stderr_silenced
-from darkroom.training import recipe as recipe_module
+from darkroom.training import recipe
+from darkroom.training.opened import Opened, open_data
 from darkroom.tuning.plan import Plan
 from darkroom.tuning.samplers import make_pruner, quiet
 from darkroom.tuning.storage import load_study, storage_errors
@@ -83,7 +82,7 @@ class Task:
 
     Attributes:
         number: of the trial.
-        study, storage, plan: where to report; see search.Report.
+        study, storage, plan: where to report; see Report.
         recipe: the section train.<candidate>, the trial's own values in it.
         fraction: of the training images, every class alike.
         prepared, augmented, features: folders of the stages before.
@@ -120,7 +119,7 @@ def run(task: Task) -> Outcome:
     Raises:
         RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
     """
-    n_epochs = recipe_module.n_epochs(task.recipe)
+    n_epochs = recipe.n_epochs(task.recipe)
     report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, n_epochs=n_epochs)
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
     try:
@@ -150,7 +149,7 @@ def _tracked(task: Task, report: Report) -> dict[str, float]:
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
             report.epoch(epoch, logs["val_accuracy"])
-            is_last = epoch + 1 == recipe_module.n_epochs(task.recipe)
+            is_last = epoch + 1 == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
                 raise Stopped(f"the time of the search was over after epoch {epoch + 1}")
 
@@ -161,9 +160,9 @@ def _tracked(task: Task, report: Report) -> dict[str, float]:
 
 
 def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> dict[str, float]:
-    prepared, data, features = _opened(task.prepared, task.augmented, task.features)
-    shape = prepared.image_shape
-    recipe_module.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
+    opened = _opened(task.prepared, task.augmented, task.features)
+    data, shape, features = opened.data, opened.image_shape, opened.features
+    recipe.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
         from darkroom.networks import export
@@ -179,12 +178,12 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
             data=data,
             image_shape=shape,
             features=features,
-            extractor_of=recipe_module.extractor_of(features, image_shape=shape),
+            extractor_of=recipe.extractor_of(features, image_shape=shape),
             policy=policy(task.recipe["precision"]),
             fraction=task.fraction,
             reports=candidate.Reports(on_epoch_end=on_epoch_end),
         )
-        costs = _costs(trained.model, prepared) if task.measured else {}
+        costs = _costs(trained.model, opened) if task.measured else {}
     except Exception as error:
         if memory.is_out_of_memory(error):
             raise TrainingError(f"out of memory: {str(error)[:300]}") from None
@@ -195,10 +194,9 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
 
 
 @cache
-def _opened(prepared: Path, augmented: Path, features: Path) -> tuple[Dataset, recipe_module.Data, Features]:
+def _opened(prepared: Path, augmented: Path, features: Path) -> Opened:
     """Return the data of all trials, mapped into memory once per process."""
-    opened = Dataset.open(prepared)
-    return opened, recipe_module.pictures(opened, Dataset.open(augmented)), Features.open(features)
+    return open_data(prepared, augmented, features)
 
 
 @cache
@@ -209,15 +207,14 @@ def _prepare(device: str) -> str:
     return prepare(device)
 
 
-def _costs(model: "keras.Model", prepared: Dataset) -> dict[str, float]:
+def _costs(model: "keras.Model", opened: Opened) -> dict[str, float]:
     """Return latency_ms (median of one picture at a time) and model_bytes of the model as it would be deployed."""
     from darkroom.deployable.package import Package
     from darkroom.networks import export
 
-    metadata = {name: prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
-    shown = prepared.images[prepared.rows("val")[:1]]
+    shown = opened.data.val_images[np.arange(1)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export.export(model, Path(folder), metadata=metadata, images=shown)
+        export.export(model, Path(folder), metadata=opened.metadata, images=shown)
         latencies = Package.load(path).latencies_ms(shown[0], repeats=LATENCY_REPEATS)
         return {"latency_ms": float(np.median(latencies)), "model_bytes": float(path.stat().st_size)}

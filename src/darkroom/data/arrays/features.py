@@ -102,14 +102,18 @@ class Features:
         """
         return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 2))
 
-    def check_origin(self, *, prepared_digest: str, augmented_digest: str) -> None:
+    def check_origin(self, *, prepared_digest: str, augmented_digest: str | None = None) -> None:
         """Refuse features of other images than those at hand.
+
+        Args:
+            augmented_digest: None where the copies are not at hand: then only the originals are compared.
 
         Raises:
             DataError: the digests are not those of the data that the features were computed from.
         """
         pairs = {"prepared": (self.prepared_digest, prepared_digest)}
-        pairs["augmented"] = (self.augmented_digest, augmented_digest)
+        if augmented_digest is not None:
+            pairs["augmented"] = (self.augmented_digest, augmented_digest)
         for name, (computed_from, here) in pairs.items():
             if self.backbone is not None and computed_from != here:
                 raise DataError(f"{self.directory}: these are features of other {name} images; run `dvc repro embed`")
