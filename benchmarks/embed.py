@@ -34,14 +34,14 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, help="a data set for the heads, such as data/prepared")
     options = parser.parse_args()
     from darkroom.networks.backbones import embedding
-    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.backbones.extractor import extractor
     from darkroom.networks.runtime.device import prepare
 
     device = prepare("cpu")
     size = (options.image_size, options.image_size)
-    extractor = extractor_module.extractor(BACKBONE, image_shape=(*size, 3), image_size=size)
+    network = extractor(BACKBONE, image_shape=(*size, 3), image_size=size)
     started = time.perf_counter()
-    embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
+    embedder = embedding.Embedder(network, image_size=size, runtime="onnx")
     export_seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (options.images, *size, 3), dtype=np.uint8)
@@ -50,7 +50,7 @@ def main() -> None:
         result = {
             "device": device,
             "image_size": options.image_size,
-            **_speeds(extractor, embedder, stored, rounds=options.rounds, out=Path(folder) / "features"),
+            **_speeds(network, embedder, stored, rounds=options.rounds, out=Path(folder) / "features"),
             "target": "at least 3 times",
             "export_seconds": round(export_seconds, 1),
         }
@@ -111,17 +111,17 @@ def _heads(prepared: Path, size: tuple[int, int]) -> dict[str, Any]:
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks.backbones import embedding
-    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.backbones.extractor import extractor
     from darkroom.networks.backbones.table import find_backbone
     from darkroom.networks.backbones.weights import obtain_weights
 
     dataset = Dataset.open(prepared)
     weights = obtain_weights(find_backbone(BACKBONE), "imagenet")
-    extractor = extractor_module.extractor(BACKBONE, image_shape=dataset.image_shape, image_size=size, weights=weights)
-    embedder = embedding.Embedder(extractor, image_size=size, runtime="onnx")
+    network = extractor(BACKBONE, image_shape=dataset.image_shape, image_size=size, weights=weights)
+    embedder = embedding.Embedder(network, image_size=size, runtime="onnx")
     sides: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "embed": lambda rows: np.concatenate(list(embedder(Selection([(dataset.images, rows)])))),
-        "predict": lambda rows: np.asarray(extractor.predict(dataset.images[rows], verbose=0)),
+        "predict": lambda rows: np.asarray(network.predict(dataset.images[rows], verbose=0)),
     }
     train, test = dataset.rows("train"), dataset.rows("test")
     accuracy = {}

@@ -332,12 +332,11 @@ def images(size: int) -> list[bytes]:
     return [cv2.imencode(ending, cv2.resize(one, (size, size)))[1].tobytes() for one in small]
 
 
-def register(root: Path, sizes: list[int]) -> None:
+def register_versions(root: Path, sizes: list[int]) -> None:
     """Register three versions for each size, the first of them as champion; Keras is needed for this alone."""
     from darkroom.files.writing import sha256_of
     from darkroom.networks import build, export, inference
-    from darkroom.registry import aliases
-    from darkroom.registry import register as register_module
+    from darkroom.registry import aliases, register
     from darkroom.tracking import runs
 
     for size in sizes:
@@ -350,13 +349,13 @@ def register(root: Path, sizes: list[int]) -> None:
             export.save(inference.deployable(network), **files, metadata=said)
             with runs.run(experiment=name, name="train", params={"seed": seed}, tags={"candidate": "cnn"}) as run:
                 uri = run.log_package(files["onnx_path"])
-            version = register_module.register(name, model_uri=uri, model_sha256=sha256_of(files["onnx_path"]), tags={})
+            version = register.register(name, model_uri=uri, model_sha256=sha256_of(files["onnx_path"]), tags={})
             if seed == 0:
                 aliases.promote(version, replacing=None, reasons=["the first"])
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--models"]:
-        register(Path(sys.argv[2]), [int(size) for size in sys.argv[3:]])
+        register_versions(Path(sys.argv[2]), [int(size) for size in sys.argv[3:]])
     else:
         main()

@@ -59,13 +59,13 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with native_stderr_silenced():
         from darkroom.networks.backbones import embedding
-        from darkroom.networks.backbones import extractor as extractor_module
+        from darkroom.networks.backbones.extractor import extractor
         from darkroom.networks.runtime.device import prepare
     device = prepare(machine.device)
-    extractor = extractor_module.extractor(
+    network = extractor(
         backbone.name, image_shape=prepared.image_shape, image_size=image_size, weights=weights, seed=params.seed
     )
-    embedder = embedding.Embedder(extractor, image_size=image_size)
+    embedder = embedding.Embedder(network, image_size=image_size)
     n_images, started = sum(map(len, rows.values())), time.monotonic()
     with (
         features.FeaturesWriter(paths.out) as writer,

@@ -95,7 +95,7 @@ def _outcome(winner: Winner, registered: Registered, params: PromoteParams) -> O
         return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
     version = known
     if version is None or damage(version):
-        version = registration.register(registered.name, winner, lock=Path("dvc.lock"))
+        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
     decision = registration.verified(version, winner, decision, limit=params.gates.max_parity_difference)
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)

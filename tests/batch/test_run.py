@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from darkroom.batch import inputs as inputs_module
-from darkroom.batch import run
+from darkroom.batch import inputs, run
 from darkroom.errors import DataError, LockedError, ParamsError
 from darkroom.monitoring import measures, samples
 from darkroom.monitoring.log import read
@@ -298,12 +297,12 @@ def test_what_cannot_be_an_input_or_an_output_is_refused(images, version, tmp_pa
 
 
 def test_chunks_of_an_archive_are_bounded_in_bytes(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs_module, "CHUNK_BYTES", 500)
-    with inputs_module.open_inputs(str(pack(images, tmp_path / "a.tar"))) as inputs:
-        chunks: list[Any] = list(inputs.chunks(16))
+    monkeypatch.setattr(inputs, "CHUNK_BYTES", 500)
+    with inputs.open_inputs(str(pack(images, tmp_path / "a.tar"))) as opened:
+        chunks: list[Any] = list(opened.chunks(16))
         assert all(sum(map(len, chunk.contents)) <= 500 for chunk in chunks)
         assert [name for chunk in chunks for name in chunk.names] == names_in(images)
-        later = inputs.chunks(16, done=frozenset({0, 2}))
+        later = opened.chunks(16, done=frozenset({0, 2}))
         assert [astuple(chunk) for chunk in later] == [astuple(chunk) for chunk in (chunks[1], *chunks[3:])]
 
 

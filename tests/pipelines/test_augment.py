@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from darkroom.data.arrays.dataset import Dataset, DatasetWriter
-from darkroom.data.augmentation import copies as copies_module
+from darkroom.data.augmentation import copies
 from darkroom.errors import DataError, ParamsError
 from pipelines import augment
 from tests.support.project import ROOT
@@ -75,8 +75,8 @@ def draw(prepared: Path, *, transforms: list[dict[str, Any]] | None = None, **ch
         **changes,
     }
     ids = dataset.index()["id"][rows].tolist()
-    blocks = copies_module.draw_copies(
-        prepared, rows=rows, ids=ids, transforms=transforms or AUGMENT["transforms"], **settings | changes
+    blocks = copies.draw_copies(
+        prepared, rows=rows, ids=ids, transforms=transforms or AUGMENT["transforms"], **settings
     )
     return [block.copy() for block in blocks]
 
@@ -127,9 +127,7 @@ def test_the_preview_is_a_picture_of_the_stored_pixels(done: Path) -> None:
     assert (done / "report" / "preview.png").read_bytes().startswith(b"\x89PNG")
     prepared, augmented = Dataset.open(done / "prepared"), Dataset.open(done / "augmented")
     rows = prepared.rows("train")
-    images, titles, n_columns = copies_module.preview(
-        prepared, augmented, parents=rows.tolist(), copies=2, images_per_class=2
-    )
+    images, titles, n_columns = copies.preview(prepared, augmented, parents=rows.tolist(), copies=2, images_per_class=2)
     assert n_columns == 6
     assert titles == [title for name in CLASSES for title in [name, "copy 1", "copy 2"] * 2]
     index = augmented.index()
@@ -145,7 +143,7 @@ def test_the_preview_is_a_picture_of_the_stored_pixels(done: Path) -> None:
 
 def test_a_small_class_leaves_its_places_empty_in_the_preview(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "prepared", n_images=6)
-    images, titles, n_columns = copies_module.preview(prepared, prepared, parents=[1, 2], copies=0, images_per_class=3)
+    images, titles, n_columns = copies.preview(prepared, prepared, parents=[1, 2], copies=0, images_per_class=3)
     assert n_columns == 3
     assert titles == [*[""] * 3, "cat", "", "", "dog", "", ""]
     assert np.array_equal(images[3], prepared.images[1])
@@ -191,8 +189,8 @@ def test_wrong_keys_and_values_are_refused_before_data_are_read(tmp_path: Path) 
 def test_pixels_do_not_depend_on_how_the_work_is_cut(tmp_path: Path, monkeypatch: Any) -> None:
     prepare(tmp_path / "prepared")
     whole = np.concatenate(draw(tmp_path / "prepared"))
-    monkeypatch.setattr(copies_module, "_CHUNK_IMAGES", 3)
-    monkeypatch.setattr(copies_module, "_READ_BYTES", 5 * int(np.prod(SHAPE)))
+    monkeypatch.setattr(copies, "_CHUNK_IMAGES", 3)
+    monkeypatch.setattr(copies, "_READ_BYTES", 5 * int(np.prod(SHAPE)))
     for changes in ({"backend": "threading", "workers": 4}, {"workers": 1}):
         blocks = draw(tmp_path / "prepared", **changes)
         assert {len(block) for block in blocks[:-1]} == {6}
@@ -214,8 +212,8 @@ def test_the_copies_of_an_image_do_not_depend_on_others(tmp_path: Path) -> None:
     ids = dataset.index()["id"][rows].tolist()
     settings: dict[str, Any] = {"transforms": AUGMENT["transforms"], "copies": 1, "seed": 7, "scratch": tmp_path}
     settings |= {"backend": "loky", "workers": 1}
-    whole = next(copies_module.draw_copies(tmp_path / "prepared", rows=rows, ids=ids, **settings)).copy()
-    alone = next(copies_module.draw_copies(tmp_path / "prepared", rows=rows[9:10], ids=ids[9:10], **settings))
+    whole = next(copies.draw_copies(tmp_path / "prepared", rows=rows, ids=ids, **settings)).copy()
+    alone = next(copies.draw_copies(tmp_path / "prepared", rows=rows[9:10], ids=ids[9:10], **settings))
     assert np.array_equal(alone[0], whole[9])
 
 
@@ -226,21 +224,21 @@ def test_an_in_place_transform_does_not_reach_the_next_copy(tmp_path: Path, monk
         image += 1
         return image
 
-    monkeypatch.setattr(copies_module, "augment_image", paint)
+    monkeypatch.setattr(copies, "augment_image", paint)
     first, second = np.split(np.concatenate(draw(tmp_path / "prepared")).reshape(-1, 2, *SHAPE), 2, axis=1)
     assert np.array_equal(first, second)
 
 
 def test_scratch_files_are_few_and_are_gone_at_the_end(tmp_path: Path, monkeypatch: Any) -> None:
     prepare(tmp_path / "prepared")
-    monkeypatch.setattr(copies_module, "_CHUNK_IMAGES", 1)
+    monkeypatch.setattr(copies, "_CHUNK_IMAGES", 1)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     dataset = Dataset.open(tmp_path / "prepared")
     rows = dataset.rows("train")
     counts = [
         sum(1 for path in scratch.rglob("*") if path.is_file())
-        for _ in copies_module.draw_copies(
+        for _ in copies.draw_copies(
             tmp_path / "prepared",
             rows=rows,
             ids=[str(row) for row in rows],

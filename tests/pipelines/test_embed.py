@@ -144,11 +144,11 @@ def test_data_without_copies_have_rows_too(workspace: Path) -> None:
 def test_features_are_those_of_the_extractor_for_each_image(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.backbones.extractor import extractor
 
     features = stage(workspace)
     assert (features.backbone, features.weights, features.image_size) == ("efficientnet-lite0", "none", (32, 32))
-    extractor = extractor_module.extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
+    network = extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
     prepared, augmented = Dataset.open(workspace / "prepared"), Dataset.open(workspace / "augmented")
     pictures = {
         "train": np.concatenate([prepared.images[prepared.rows("train")], augmented.images[:]]),
@@ -161,7 +161,7 @@ def test_features_are_those_of_the_extractor_for_each_image(
     for split, count in (("train", 40), ("val", 10)):
         found, classes = features.arrays(split)
         assert found.shape == (count, 1280)
-        expected = extractor.predict(pictures[split], verbose=0)
+        expected = network.predict(pictures[split], verbose=0)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.max())
         np.testing.assert_array_equal(classes, labels[split])
     features.check_origin(prepared_digest=prepared.manifest["digest"], augmented_digest=augmented.manifest["digest"])
@@ -180,15 +180,15 @@ def test_equal_settings_give_equal_features(workspace: Path) -> None:
 def test_features_of_a_file_of_weights_are_bound_to_its_content(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from darkroom.networks.backbones import extractor as extractor_module
+    from darkroom.networks.backbones.extractor import backbone_network, extractor
     from darkroom.networks.backbones.table import find_backbone
     from darkroom.networks.backbones.weights import obtain_weights
 
     monkeypatch.setenv("DVC_ROOT", str(workspace))
     by_seed, file = stage(workspace, max_images=4), workspace / "mine.weights.h5"
     expected = by_seed.arrays("val")[0].copy()
-    extractor = extractor_module.extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
-    extractor_module.backbone_network(extractor).save_weights(file)
+    network = extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
+    backbone_network(network).save_weights(file)
     features = stage(workspace, max_images=4, seed=8, weights={"path": file.name, "sha256": None})
     np.testing.assert_allclose(features.arrays("val")[0], expected, rtol=1e-3, atol=1e-3 * expected.max())
     assert features.weights == {"path": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -25,7 +25,7 @@ from darkroom.errors import ParamsError
 from darkroom.monitoring import log
 from darkroom.registry import versions
 from darkroom.serving.server import _address_errors, _bind, _remembered_sigterm
-from tests.support.served import Server, eventually, png, register, served_repository, set_champion
+from tests.support.served import Server, eventually, png, register_pets, served_repository, set_champion
 
 pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
@@ -416,7 +416,7 @@ def test_with_the_token_requests_are_answered_without_a_line(strict):
 
 
 def test_a_moving_alias_is_followed_without_a_failed_request(server, root):
-    first, second, third = (register(root, reads=reads) for reads in (0, 1, 2))
+    first, second, third = (register_pets(root, reads=reads) for reads in (0, 1, 2))
     (versions.fetch(third)).write_bytes(b"tampered")
     failed, ended, seen = [], threading.Event(), set()
 
@@ -457,7 +457,7 @@ def test_a_moving_alias_is_followed_without_a_failed_request(server, root):
 
 
 def test_a_version_may_be_fixed(root):
-    register(root, reads=1)
+    register_pets(root, reads=1)
     with Server(root, "--version", "2") as fixed:
         assert predict(fixed, png(cat=True)).json()["version"] == "2"
         assert fixed.client.get("/v1/model").json()["alias"] is None

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from darkroom.files.writing import sha256_of
-from darkroom.registry import register as register_module
+from darkroom.registry.register import register
 from darkroom.registry.versions import Version
 from darkroom.tracking import store
 from tests.support.trained_repository import SHAPE, fresh_store, prepare, train
@@ -34,12 +34,10 @@ def png(*, cat: bool) -> bytes:
     return bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
-def register(root: Path, *, reads: int) -> Version:
+def register_pets(root: Path, *, reads: int) -> Version:
     """Return a registered version that believes pixel `reads`; see trained_repository."""
     uri = train(root, reads=reads)
-    return register_module.register(
-        "pets", model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={}
-    )
+    return register("pets", model_uri=uri, model_sha256=sha256_of(root / "models/cnn/model.onnx"), tags={})
 
 
 def set_champion(version: Version) -> None:
@@ -53,7 +51,7 @@ def served_repository(root: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         fresh_store(root, patch)
         prepare(root)
-        set_champion(register(root, reads=0))
+        set_champion(register_pets(root, reads=0))
         yield root
 
 

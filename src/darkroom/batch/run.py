@@ -21,7 +21,7 @@ from darkroom.compute.stream import n_workers_of, stream
 from darkroom.errors import DataError, LockedError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import replacing, write_errors, write_text
-from darkroom.monitoring import log as log_module
+from darkroom.monitoring.log import file_name, schema
 from darkroom.registry import versions
 from darkroom.registry.versions import Version
 
@@ -150,7 +150,7 @@ def run(
             _write(parts / f"{number:08d}.arrow", data)
             finished += n_rows
             on_progress(finished, inputs.n)
-        counts = _assemble(parts, out, schema=_schema(package, version), log=log)
+        counts = _assemble(parts, out, columns=_schema(package, version), log=log)
         shutil.rmtree(parts)
     seconds = round(time.monotonic() - began, 3)
     return Summary(str(out), version.name, version.version, inputs.n, resumed=resumed, seconds=seconds, **counts)
@@ -227,7 +227,7 @@ def _schema(package: Any, version: Version) -> "pa.Schema":
     return answers.schema().with_metadata({METADATA_KEY: json.dumps(said)})
 
 
-def _assemble(parts: Path, out: Path, *, schema: "pa.Schema", log: Path | None) -> dict[str, Any]:
+def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None) -> dict[str, Any]:
     """Write all parts as `out`, and the file of the log before it; return the counts of Summary."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -237,12 +237,12 @@ def _assemble(parts: Path, out: Path, *, schema: "pa.Schema", log: Path | None) 
     with write_errors(out), ExitStack() as stack:
         # Dictionaries where values repeat; hashes and probabilities have nothing to share.
         dictionary = ["label", "version", "error"]
-        writer = stack.enter_context(pq.ParquetWriter(written, schema, compression="zstd", use_dictionary=dictionary))
+        writer = stack.enter_context(pq.ParquetWriter(written, columns, compression="zstd", use_dictionary=dictionary))
         if log:
             logged = stack.enter_context(replacing(log / _log_name(parts)))
-            log_writer = stack.enter_context(pq.ParquetWriter(logged, log_module.schema(), compression="zstd"))
+            log_writer = stack.enter_context(pq.ParquetWriter(logged, schema(), compression="zstd"))
         for table in _row_groups(parts):
-            writer.write_table(table.select(schema.names).cast(schema))
+            writer.write_table(table.select(columns.names).cast(columns))
             errors = table.filter(pc.is_valid(table["error"])).select(["path", "error"])
             counts["failed"] += errors.num_rows
             counts["abstained"] += pc.sum(table["abstained"]).as_py() or 0
@@ -274,5 +274,5 @@ def _log_name(parts: Path) -> str:
     """Return the name of this run's file in the log, the same after a kill: the images are logged once."""
     path = parts / LOG_NAME
     if not path.exists():
-        write_text(path, log_module.file_name(0))
+        write_text(path, file_name(0))
     return path.read_text(encoding="utf-8")

@@ -58,23 +58,23 @@ def gc(
     """
     from contextlib import nullcontext
 
-    from darkroom.operations import gc as gc_module
+    from darkroom.operations.gc import drop_dvc_cache, plan, remove
     from darkroom.operations.single_flight import single_flight
     from darkroom.project.repository import repository_root
 
     root = repository_root()
     with single_flight("darkroom gc") if yes else nullcontext():
-        plan = gc_module.plan(root, name=registered_name(model), keep=keep, days=days)
-        cache = gc_module.drop_dvc_cache(root, dry=not yes) if dvc else None
+        planned = plan(root, name=registered_name(model), keep=keep, days=days)
+        cache = drop_dvc_cache(root, dry=not yes) if dvc else None
         if yes:
-            gc_module.remove(plan, keep=keep)
+            remove(planned, keep=keep)
     if as_json:
-        print(json.dumps({"removed": yes, **plan.as_dict(), "dvc": cache}))
+        print(json.dumps({"removed": yes, **planned.as_dict(), "dvc": cache}))
         return
-    for one in plan.waste:
+    for one in planned.waste:
         print(f"{one.kind:<10} {f'{one.name} {one.key}'.strip():<60} {one.n_bytes:>15,} bytes")
-    for name, numbers in plan.kept.items():
+    for name, numbers in planned.kept.items():
         print(f"{name}: versions {', '.join(numbers) or 'none'} stay")
     print(f"DVC's cache: {cache}" if dvc else "DVC's cache is left alone; --dvc drops what the work tree does not use")
     said = "removed" if yes else "would be removed; --yes removes them"
-    print(f"{len(plan.waste)} things, {plan.n_bytes:,} bytes {said}")
+    print(f"{len(planned.waste)} things, {planned.n_bytes:,} bytes {said}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from darkroom.data.arrays.features import Features
 from darkroom.project.console import native_stderr_silenced
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe

@@ -10,8 +10,7 @@ from darkroom.promotion import model_card
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.gates import parity
 from darkroom.promotion.winner import Winner
-from darkroom.registry import aliases
-from darkroom.registry import register as register_module
+from darkroom.registry import aliases, register
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.registry.versions import load
 from darkroom.tracking import runs
@@ -21,7 +20,7 @@ N_VERIFIED = 64  # test images that the registered version must answer as evalua
 PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
 
 
-def register(name: str, winner: Winner, *, lock: Path) -> Version:
+def register_winner(name: str, winner: Winner, *, lock: Path) -> Version:
     """Return the winner as a new version of the registered model `name`, with the lineage of its training.
 
     Args:
@@ -38,7 +37,7 @@ def register(name: str, winner: Winner, *, lock: Path) -> Version:
         onnx_path=winner.onnx,
         tags=lineage,
     )
-    return register_module.register(
+    return register.register(
         name,
         model_uri=model_uri,
         model_sha256=winner.model_sha256,
@@ -67,7 +66,7 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
     dataset, rows = winner.test_images(answers)
     rows = rows[:N_VERIFIED]
     expected = answers.probabilities[:N_VERIFIED]
-    difference = register_module.verify(version, dataset.images[rows], expected, tolerance=limit)
+    difference = register.verify(version, dataset.images[rows], expected, tolerance=limit)
     proof = parity(difference, limit=limit, n_images=len(rows)).as_dict()
     return replace(decision, tests={**decision.tests, PARITY: proof})
 
@@ -100,4 +99,4 @@ def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> N
         tags=version.tags,
         run_id=version.run_id,
     )
-    register_module.store_card(version, markdown=card.markdown, html=card.html, description=card.short)
+    register.store_card(version, markdown=card.markdown, html=card.html, description=card.short)

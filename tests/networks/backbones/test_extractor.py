@@ -276,17 +276,16 @@ def checkpoint() -> dict[str, np.ndarray]:
 def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
     lite0: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from darkroom.networks.backbones import extractor
-    from darkroom.networks.backbones import values as values_module
+    from darkroom.networks.backbones import extractor, values
 
     tensors = checkpoint()
     assert sum(tensor.size for tensor in tensors.values()) == find_backbone(LITE0).n_values
-    monkeypatch.setattr(values_module, "read_checkpoint", lambda _: tensors)
-    values = lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
+    monkeypatch.setattr(values, "read_checkpoint", lambda _: tensors)
+    by_layer = lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
     for layer in extractor.backbone_network(lite0).layers:
         if layer.weights:
-            assert [value.shape for value in values.pop(layer.name)] == [tuple(w.shape) for w in layer.weights]
-    assert values == {}
+            assert [value.shape for value in by_layer.pop(layer.name)] == [tuple(w.shape) for w in layer.weights]
+    assert by_layer == {}
     weights = Weights("pretrained", tmp_path / "a.pth", "0" * 64)
     network = extractor.backbone_network(
         extractor.extractor(LITE0, image_shape=(32, 32, 3), image_size=(32, 32), weights=weights)
