@@ -1,20 +1,8 @@
 """Draw augmented copies of the training images, and a preview that shows them beside their originals."""
 
-from typing import Any
-
-from pydantic import Field
-
+from darkroom.data.augmentation.params import AugmentParams
 from darkroom.project.console import run, say, stage_paths
-from darkroom.project.params import ComputeParams, Section, load_section
-
-
-class AugmentParams(Section):
-    """The augment section of params.yaml."""
-
-    copies: int = Field(ge=0)
-    seed: int
-    preview_images: int = Field(ge=1)
-    transforms: list[dict[str, dict[str, Any] | None]]
+from darkroom.project.params import ComputeParams, load_section
 
 
 def main() -> None:

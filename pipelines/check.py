@@ -4,22 +4,22 @@ It comes before all other stages, so that what `embed` and `train` would refuse 
 only the data, the network or the device can tell is left to them.
 """
 
+from darkroom.data.augmentation.params import AugmentParams
+from darkroom.data.download.params import DownloadParams
+from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
+from darkroom.evaluation.params import EvaluateParams
 from darkroom.files.writing import write_text
 from darkroom.networks.architectures.sizes import check_picture_size
+from darkroom.networks.backbones.params import EmbedParams, WeightsFile
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
 from darkroom.networks.backbones.weights import obtain_weights
 from darkroom.operations.params import RetrainParams
 from darkroom.project.console import run, stage_paths
 from darkroom.project.params import ComputeParams, in_section, load_candidates, load_section
+from darkroom.promotion.params import PromoteParams
 from darkroom.training.params import Architecture, TrainParams, Transfer
-from pipelines.augment import AugmentParams
-from pipelines.download import DownloadParams
-from pipelines.embed import EmbedParams, WeightsFile
-from pipelines.evaluate import EvaluateParams
-from pipelines.preprocess import PreprocessParams
-from pipelines.promote import PromoteParams
-from pipelines.tune import TuneParams, checked_space
+from darkroom.tuning.params import TuneParams
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def check_params() -> None:
     for name, params in candidates.items():
         with in_section(f"train.{name}"):
             _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
-        checked_space(tune, name, params.model_dump())
+        tune.space_of(name, params.model_dump())
 
 
 def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:

@@ -2,19 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BeforeValidator
-
-from darkroom.data.download.catalogue import Dataset, find_dataset
+from darkroom.data.download.params import DownloadParams
 from darkroom.project.console import run, say, stage_paths
-from darkroom.project.params import Section, load_section
-
-
-class DownloadParams(Section):
-    """The section `download`: what to train on."""
-
-    dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in catalogue.yaml, or an entry of that shape
+from darkroom.project.params import load_section
 
 
 def main() -> None:

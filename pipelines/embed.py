@@ -3,39 +3,19 @@
 import os
 import sys
 import time
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 from tqdm import tqdm
 
 from darkroom.data.arrays import features
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.selection import Selection
 from darkroom.errors import DataError
+from darkroom.networks.backbones.params import EmbedParams
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
 from darkroom.networks.backbones.weights import obtain_weights
 from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
-from darkroom.project.params import ComputeParams, Section, in_section, load_section
-
-Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
-
-
-class WeightsFile(Section):
-    """A file of the user's own. DVC does not watch it: with its sha256, another file is noticed."""
-
-    path: Annotated[str, Field(min_length=1)]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
-
-
-class EmbedParams(Section):
-    """The section `embed` of params.yaml."""
-
-    backbone: str
-    weights: Literal["imagenet", "none"] | WeightsFile
-    image_size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
-    max_images: Annotated[int, Field(ge=1)] | None
-    seed: int = Field(ge=0)
+from darkroom.project.params import ComputeParams, in_section, load_section
 
 
 def main() -> None:
@@ -50,7 +30,7 @@ def main() -> None:
         backbone, image_size = find_backbone(params.backbone), (params.image_size[0], params.image_size[1])
         check_image_size(backbone, image_size)
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
-    rows = {"train": training_rows(prepared, augmented, params), "val": _numbered(prepared.rows("val"), copies=0)}
+    rows = features.chosen_rows(prepared, augmented, max_images=params.max_images, seed=params.seed)
     if not all(map(len, rows.values())):
         raise DataError(f"{paths.prepared}: there is no training or no validation image; run `dvc repro preprocess`")
 
@@ -98,26 +78,6 @@ def main() -> None:
         f"{len(prepared.rows('train')) + len(augmented.rows('train'))}, copies included) and {len(rows['val'])} "
         f"validation images by {backbone.name}, {embedding.NAMES[embedder.runtime]} on {device}, {speed:.0f} images/s"
     )
-
-
-def training_rows(prepared: Dataset, augmented: Dataset, params: EmbedParams) -> np.ndarray:
-    """Return the rows whose features are computed, originals first; see features.Features.rows."""
-    parts = [(dataset, dataset.rows("train")) for dataset in (prepared, augmented)]
-    numbers = np.concatenate([_numbered(rows, copies=copies) for copies, (_, rows) in enumerate(parts)])
-    if params.max_images is None or params.max_images >= len(numbers):
-        return numbers
-    chosen = features.choose(
-        [name for dataset, rows in parts if len(rows) for name in dataset.index()["id"].iloc[rows]],
-        np.concatenate([dataset.labels[rows] for dataset, rows in parts]),
-        is_copy=numbers[:, 0] == 1,
-        max_images=params.max_images,
-        seed=params.seed,
-    )
-    return np.asarray(numbers[chosen])
-
-
-def _numbered(rows: np.ndarray, *, copies: int) -> np.ndarray:
-    return np.column_stack([np.full(len(rows), copies, np.int64), rows])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from darkroom.data.download.params import DownloadParams
 from darkroom.errors import ParamsError
 from darkroom.project.params import load_section
-from pipelines.download import DownloadParams
 from tests.support.project import ROOT
 from tests.support.raw_files import sha256, write_zip
 

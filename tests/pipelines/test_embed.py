@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from darkroom.data.arrays.dataset import Dataset, DatasetWriter
-from darkroom.data.arrays.features import Features
+from darkroom.data.arrays.features import Features, chosen_rows
 from darkroom.errors import DarkroomError, DataError, ParamsError
 from pipelines import embed
 from tests.support.project import ROOT
@@ -123,8 +123,9 @@ def test_data_without_validation_images_are_refused(workspace: Path) -> None:
 
 
 def chosen(folder: Path, **changes: Any) -> np.ndarray:
-    params = embed.EmbedParams(**{**EMBED, **changes})
-    return embed.training_rows(Dataset.open(folder / "prepared"), Dataset.open(folder / "augmented"), params)
+    prepared, augmented = Dataset.open(folder / "prepared"), Dataset.open(folder / "augmented")
+    settings = {"max_images": EMBED["max_images"], "seed": EMBED["seed"], **changes}
+    return chosen_rows(prepared, augmented, **settings)["train"]
 
 
 def test_a_cap_takes_originals_first_and_as_many_of_each_class(workspace: Path) -> None:

@@ -96,7 +96,8 @@ class Place:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preprocess, "_draw_samples", lambda *_: None)  # matplotlib takes a second to load
+    no_pictures = SimpleNamespace(image_grid=lambda *_, **__: None)  # matplotlib takes a second to load
+    monkeypatch.setitem(sys.modules, "darkroom.figures.grid", no_pictures)
     return Place(monkeypatch)
 
 
@@ -374,7 +375,7 @@ def test_one_class_only_is_an_error(place):
 def test_no_image_at_all_is_an_error(place):
     none: Any = SimpleNamespace(n_images=0, rejected=[])
     with pytest.raises(DataError, match="there is nothing to prepare"):
-        preprocess.check_rejected(none, limit=1, listed_in=Path())
+        rows.check_rejected(none, limit=1, listed_in=Path())
 
 
 def test_an_archive_that_ends_too_early_leaves_nothing(place):

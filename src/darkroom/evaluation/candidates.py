@@ -1,15 +1,31 @@
-"""The candidates of an evaluation, and which of them wins."""
+"""The candidates of an evaluation: what training left of each, its score on the test images, and which of them wins."""
 
 import base64
+import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.deployable.package import Package
+from darkroom.errors import DataError
+from darkroom.evaluation.metrics import classification
 
-def winner(val_accuracy: Mapping[str, float]) -> str:
+if TYPE_CHECKING:
+    import pandas as pd
+
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+ROWS_AT_ONCE = 1024  # test images held in memory: 150 MB at 224x224 RGB
+RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
+RUN_KEYS |= {"val_accuracy", "train_seconds"}
+
+
+def choose_winner(val_accuracy: Mapping[str, float]) -> str:
     """Return the name of the candidate with the best validation accuracy; ties: the first name.
 
     Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them.
@@ -63,3 +79,124 @@ class WorstError:
 def data_uri(png: bytes) -> str:
     """Return a PNG as a data: URI, to stand in a page."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def candidate_folders(models: Path, named: Sequence[str]) -> list[Path]:
+    """Return the folders of the named candidates; what earlier settings left beside them in models is not scored.
+
+    Raises:
+        DataError: one of them has no model.
+    """
+    folders = [models / name for name in named]
+    if missing := [folder for folder in folders if not (folder / "model.onnx").is_file()]:
+        raise DataError(f"{missing[0]}: there is no model.onnx; run `dvc repro train@{missing[0].name}` first")
+    return folders
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return what run.json says of a training.
+
+    Raises:
+        DataError: it is missing, or not what `train` writes.
+    """
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        missing = sorted(RUN_KEYS - said.keys())
+    except (OSError, ValueError, AttributeError) as error:
+        raise _not_whole(path, f"it cannot be read ({error})") from None
+    if missing:
+        raise _not_whole(path, f"it lacks {', '.join(missing)}")
+    return dict(said)
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Return the columns of history.csv that are drawn: epoch and CURVES.
+
+    Raises:
+        DataError: it is missing, or not what `train` writes.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        history = {name: [float(line[name]) for line in lines] for name in ("epoch", *CURVES)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _not_whole(path, f"it cannot be read ({type(error).__name__}: {error})") from None
+    if not lines:
+        raise _not_whole(path, "it has no epoch")
+    return history
+
+
+def score(
+    folder: Path,
+    run: Mapping[str, Any],
+    dataset: Dataset,
+    rows: np.ndarray,
+    *,
+    calibration_bins: int,
+    latency_repeats: int,
+) -> Candidate:
+    """Return the candidate in this folder with its answers on the test images, and its metrics.
+
+    Args:
+        folder: with model.onnx and history.csv.
+        run: its run.json.
+        rows: (n,), of the test images.
+        calibration_bins: of the expected calibration error.
+        latency_repeats: how often one image is timed.
+
+    Raises:
+        DataError: the model cannot be loaded or is of other data, or the history cannot be read.
+    """
+    path = folder / "model.onnx"
+    package = _load(path, dataset)
+    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+    probabilities = np.concatenate([package.probabilities(dataset.images[part]) for part in parts])
+    metrics = classification.evaluate(
+        probabilities, dataset.labels[rows], classes=dataset.classes, calibration_bins=calibration_bins
+    )
+    latencies = package.latencies_ms(dataset.images[int(rows[0])], repeats=latency_repeats)
+    metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
+    metrics["model_bytes"] = path.stat().st_size
+    history = read_history(folder / "history.csv")
+    return Candidate(folder.name, run=run, history=history, metrics=metrics, probabilities=probabilities)
+
+
+def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[WorstError]:
+    """Return the worst errors with their pictures; index has the lines of the test images."""
+    rows, sources = index["row"].to_numpy(), index["source"].tolist()
+    labels, answers = dataset.labels[rows], candidate.probabilities
+    return [
+        WorstError(
+            image=dataset.images[int(rows[position])],
+            source=str(sources[position]),
+            label=dataset.classes[labels[position]],
+            predicted=dataset.classes[answers[position].argmax()],
+            confidence=float(answers[position].max()),
+        )
+        for position in classification.worst_errors(answers, labels, n_errors=n_errors)
+    ]
+
+
+def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics as MLflow takes them: single numbers; the interval as two, and none per class."""
+    flat = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    low, high = metrics["test_accuracy_ci95"]
+    return {**flat, "test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+
+
+def _load(path: Path, dataset: Dataset) -> Package:
+    try:
+        package = Package.load(path)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if package.classes != dataset.classes or package.image_shape != dataset.image_shape:
+        raise DataError(
+            f"{path}: it tells {len(package.classes)} classes apart in images of {package.image_shape}, but the "
+            f"prepared data have {len(dataset.classes)} classes in images of {dataset.image_shape}, or other names of "
+            f"classes; run `dvc repro train@{path.parent.name}`"
+        )
+    return package
+
+
+def _not_whole(path: Path, why: str) -> DataError:
+    return DataError(f"{path}: {why}; run `dvc repro --force train@{path.parent.name}`")

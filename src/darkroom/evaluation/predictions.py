@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError
-from darkroom.evaluation.candidates import Candidate
 from darkroom.files.writing import replacing
+
+if TYPE_CHECKING:
+    from darkroom.evaluation.candidates import Candidate
 
 
 def write_predictions(
-    candidates: Sequence[Candidate], labels: np.ndarray, ids: Sequence[str], classes: Sequence[str], path: Path
+    candidates: "Sequence[Candidate]", labels: np.ndarray, ids: Sequence[str], classes: Sequence[str], path: Path
 ) -> None:
     """Write one line per candidate and test image: candidate, id, label, predicted, confidence, probabilities."""
     import pandas as pd

@@ -12,12 +12,10 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import SPLITS
 from darkroom.evaluation import figures
-from darkroom.evaluation.candidates import Candidate, WorstError, data_uri
+from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_uri
 from darkroom.evaluation.metrics import classification
 from darkroom.figures import grid
 from darkroom.files.writing import replacing
-
-CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 
 @dataclass(frozen=True)

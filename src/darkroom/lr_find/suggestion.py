@@ -58,9 +58,8 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         prepare(device)
         with in_section(section):
             dtype_policy = policy(params["precision"])
-    batch_size = params["batch_size"]
-    if batch_size == "auto":
-        batch_size = first_batch_size(recipe.n_training(params, data, features))
+    chosen = params["batch_size"]
+    batch_size = first_batch_size(recipe.n_training(params, data, features)) if chosen == "auto" else chosen
     if features is not None:
         data = recipe.vectors(features, data.classes)
     network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)

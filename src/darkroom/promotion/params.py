@@ -1,4 +1,4 @@
-"""The gates of `promote` in params.yaml, each with its limits: a candidate must pass all of them; null is off."""
+"""The section `promote` of params.yaml: a candidate must pass all gates; one that is null is off."""
 
 from typing import Annotated, Literal
 
@@ -47,3 +47,12 @@ class Gates(Section):
     max_latency_ms_p95: Annotated[float, Field(gt=0)] | None
     max_model_bytes: Count | None
     max_parity_difference: Annotated[float, Field(gt=0, le=1)] | None
+
+
+class PromoteParams(Section):
+    """The section `promote`."""
+
+    registered_model: str = Field(pattern=r"^\w[\w .-]*$", max_length=200)
+    approval: Literal["automatic", "manual"]
+    from_experiments: bool
+    gates: Gates

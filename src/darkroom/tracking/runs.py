@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -233,6 +233,28 @@ def reopen(run_id: str) -> Iterator[Run]:
         found = opened.get_run(run_id)
         experiment = opened.get_experiment(found.info.experiment_id).name
     yield Run(run_id, experiment, tracking_uri(), opened)
+
+
+@contextmanager
+def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
+    """Open the run of a candidate's training to add to it.
+
+    Args:
+        trained: run.json of the training: its run_id, experiment and tracking_uri.
+
+    Raises:
+        RegistryError: the store does not answer or has no such run; says which store the run was made in.
+    """
+    connect(trained["experiment"])
+    with ExitStack() as stack:
+        try:
+            record = stack.enter_context(reopen(trained["run_id"]))
+        except RegistryError as error:
+            raise RegistryError(
+                f"the run of {candidate} cannot be opened: {error}; it was made in {trained['tracking_uri']}: set "
+                f"MLFLOW_TRACKING_URI to that store, or run `dvc repro --force train@{candidate}`"
+            ) from None
+        yield record
 
 
 def process_namespace() -> str:

@@ -10,12 +10,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.writing import write_errors, write_text
+from darkroom.project.params import explain
 from darkroom.project.text import did_you_mean
+from darkroom.training.params import TrainParams
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -74,6 +77,23 @@ def apply(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
             section = section[part]
         section[name] = copy.deepcopy(value)
     return applied
+
+
+def with_best(recipe: Mapping[str, Any], best: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
+    """Return the recipe with the values of best.yaml in place of its own, and changed() of the two.
+
+    Raises:
+        ParamsError: best.yaml names a key or a value that a recipe cannot have.
+        DataError: it cannot be read.
+    """
+    found = read(best)
+    try:
+        applied = TrainParams.model_validate(apply(recipe, found)).model_dump()
+    except ParamsError as error:
+        raise ParamsError(f"{best}: {error}") from None
+    except ValidationError as error:
+        raise ParamsError(f"{best}: {explain('train', TrainParams, error)}; run `dvc repro tune`") from None
+    return applied, changed(recipe, found)
 
 
 def changed(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

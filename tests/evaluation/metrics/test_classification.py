@@ -140,8 +140,8 @@ def test_a_probability_of_zero_gives_a_finite_loss():
 
 
 def test_the_winner_has_the_best_validation_accuracy():
-    assert candidates.winner({"a": 0.9, "b": 0.91}) == "b"
-    assert candidates.winner({"b": 0.9, "a": 0.9}) == "a"
+    assert candidates.choose_winner({"a": 0.9, "b": 0.91}) == "b"
+    assert candidates.choose_winner({"b": 0.9, "a": 0.9}) == "a"
 
 
 def test_an_interval_without_errors_does_not_claim_certainty():

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST, load_array, read_manifest
 from darkroom.files.writing import write_errors, write_text
@@ -223,6 +224,30 @@ def write_none(directory: Path) -> None:
         writer.finish(**dict.fromkeys(_NONE_WITHOUT_BACKBONE))
 
 
+def chosen_rows(prepared: Dataset, augmented: Dataset, *, max_images: int | None, seed: int) -> dict[str, np.ndarray]:
+    """Return by split the rows whose features are computed, originals first; see Features.rows.
+
+    Args:
+        max_images: at most so many training images, see choose(); None for all.
+        seed: decides which.
+
+    Raises:
+        ParamsError: as choose().
+    """
+    parts = [(dataset, dataset.rows("train")) for dataset in (prepared, augmented)]
+    train = np.concatenate([_numbered(rows, copies=copies) for copies, (_, rows) in enumerate(parts)])
+    if max_images is not None and max_images < len(train):
+        chosen = choose(
+            [name for dataset, rows in parts if len(rows) for name in dataset.index()["id"].iloc[rows]],
+            np.concatenate([dataset.labels[rows] for dataset, rows in parts]),
+            is_copy=train[:, 0] == 1,
+            max_images=max_images,
+            seed=seed,
+        )
+        train = train[chosen]
+    return {"train": train, "val": _numbered(prepared.rows("val"), copies=0)}
+
+
 def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_images: int, seed: int) -> np.ndarray:
     """Return at most max_images positions of training images, ascending; every class keeps its share.
 
@@ -252,6 +277,10 @@ def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_i
         members = np.flatnonzero(labels == label).tolist()
         picked += sorted(members, key=lambda at: (bool(is_copy[at]), _hash(seed, ids[at])))[:share]
     return np.sort(np.array(picked, np.int64))
+
+
+def _numbered(rows: np.ndarray, *, copies: int) -> np.ndarray:
+    return np.column_stack([np.full(len(rows), copies, np.int64), rows])
 
 
 def _shares(counts: np.ndarray, total: int) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.preparation.decoding import Rejected, convert, decode
+from darkroom.data.preparation.decoding import CHANNELS, Rejected, convert, decode
 from darkroom.data.raw.layouts import RawImage, place, read_images, read_manifest
 from darkroom.deployable.package import read_header
 from darkroom.errors import DataError
@@ -91,6 +91,11 @@ class Form(NamedTuple):
     size: tuple[int, int]
     color: str
     reasons: dict[str, str]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (*self.size, CHANNELS[self.color])
 
     def in_words(self) -> str:
         """Return what was chosen, with its reasons, in one line."""

@@ -2,18 +2,22 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from darkroom.compute.stream import stream
-from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, DatasetWriter
+from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, DatasetWriter, class_balance
+from darkroom.data.preparation.auto import Form
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.preparation.splits import Assignment, assign, check_classes
-from darkroom.data.raw.layouts import Oversized, RawImage, same_name
+from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, same_name
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -170,6 +174,22 @@ class Rows:
         self.repeated = [(name, of) for name, of in self.repeated if of not in self._contradicted]
 
 
+def read_sources(
+    raw: Path, incoming: Path, *, max_archive_bytes: int, max_image_bytes: int
+) -> Iterator[tuple[RawImage, bool]]:
+    """Yield the images of data/raw, and then those of the folder of new images, each with whether it is incoming.
+
+    Raises:
+        DataError: a source is damaged, or the folder of new images holds a stray file.
+    """
+    new = read_folder(incoming, max_image_bytes=max_image_bytes) if incoming.is_dir() else iter(())
+    first = list(islice(new, 1))  # lists and checks the folder: a stray file there must not cost an hour of decoding
+    for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
+        yield image, False
+    for image in chain(first, new):
+        yield replace(image, name=f"incoming/{image.name}"), True
+
+
 def take_in(
     images: Iterable[tuple[RawImage, bool]],
     writer: DatasetWriter,
@@ -206,6 +226,25 @@ def take_in(
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
+
+
+def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
+    """Refuse rows of which there are none at all, or of whose images more than the fraction `limit` is rejected.
+
+    Raises:
+        DataError: names the first rejected images, and the file that lists all.
+    """
+    if rows.n_images == 0:
+        raise DataError("there is nothing to prepare: the data set and the folder of new images hold no image")
+    n_rejected = len(rows.rejected)
+    if n_rejected == 0 or n_rejected <= limit * rows.n_images:
+        return
+    first = "; ".join(f"{shown(name)}: {reason}" for name, reason in rows.rejected[:10])
+    raise DataError(
+        f"{n_rejected} of {rows.n_images} images ({n_rejected / rows.n_images:.1%}) are rejected, more than "
+        f"preprocess.max_rejected_fraction ({limit}); mend or delete them, or raise it; all are in {listed_in}. "
+        f"The first: {first}"
+    )
 
 
 def split_rows(
@@ -271,6 +310,25 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
     }
     index: pd.DataFrame = pa.table(columns).to_pandas()
     return index
+
+
+def finish_rows(
+    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, form: Form
+) -> dict[str, Any]:
+    """Write index and manifest of the data set, which makes it whole; return the manifest."""
+    mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
+    about = {"dataset": dataset, "classes": sorted(rows.classes), "color": form.color, "mean": mean, "std": std}
+    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": form.reasons})
+
+
+def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
+    """Return in one line how many images are in which split, and what became of the others."""
+    counts = ", ".join(f"{split} {sum(of_class.values())}" for split, of_class in manifest["counts"].items())
+    dropped = len(rows.repeated) + len(assignment.dropped)
+    return (
+        f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
+        f"classes have {class_balance(manifest['counts']['train'])}"
+    )
 
 
 def channel_statistics(

@@ -50,7 +50,7 @@ def check_trials(
     *,
     data: recipe.Data,
     image_shape: tuple[int, int, int],
-    features: Features,
+    features: Features | None,
     fraction: float,
     epochs: int | None,
 ) -> int:

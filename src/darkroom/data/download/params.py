@@ -1,0 +1,14 @@
+"""The section `download` of params.yaml."""
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from darkroom.data.download.catalogue import Dataset, find_dataset
+from darkroom.project.params import Section
+
+
+class DownloadParams(Section):
+    """The section `download`: what to train on."""
+
+    dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in catalogue.yaml, or an entry of that shape

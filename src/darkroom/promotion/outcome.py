@@ -1,0 +1,111 @@
+"""What becomes of a winner: kept, registered, waiting for approval, or promoted to champion."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from darkroom.promotion.cases import Case
+from darkroom.promotion.decision import Decision
+from darkroom.promotion.params import Gates
+from darkroom.promotion.winner import Winner
+from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.versions import damage, read
+
+
+class Outcome(NamedTuple):
+    """What became of a candidate: the word for it, why, its version, and who is champion now."""
+
+    word: Literal["unchanged", "kept", "would_promote", "awaiting_approval", "promoted"]
+    decision: Decision
+    version: Version | None
+    champion: Version | None
+
+
+def settled(name: str) -> Registered:
+    """Return the registered model, after finishing what a process left that died while it moved an alias."""
+    registered = read(name)
+    if not registered.unfinished:
+        return registered
+    from darkroom.registry.aliases import settle
+
+    settle(name)
+    return read(name)
+
+
+def promote_if_better(
+    winner: Winner,
+    registered: Registered,
+    *,
+    gates: Gates,
+    approval: Literal["automatic", "manual"],
+    from_experiments: bool,
+) -> Outcome:
+    """Decide about the winner and do what was decided.
+
+    Args:
+        registered: as settled() returned it.
+        approval: manual: a version that is better waits as challenger.
+        from_experiments: whether `dvc exp run` may promote.
+
+    Raises:
+        DataError: what evaluate or preprocess wrote is missing or does not belong together.
+        RegistryError: MLflow's store does not answer, or a version cannot be loaded or verified.
+    """
+    champion, known = registered.under("champion"), registered.with_model(winner.model_sha256)
+    if champion and known and known.model_sha256 == champion.model_sha256:
+        reason = f"The champion, version {champion.version}, is this very model ({winner.onnx})."
+        return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
+    case = Case(winner, champion, gates)
+    decision = case.decision()
+    if decision.promote and known and "rolled_back" in known.tags:
+        reason = f"But version {known.version} is this very model, and was rolled back: {known.tags['rolled_back']}"
+        return Outcome("kept", _saying(decision, reason), known, champion)
+    if not decision.promote:
+        return Outcome("kept", decision, known, champion)
+    if os.environ.get("DVC_EXP_NAME") and not from_experiments:
+        reason = "An experiment promotes nothing (promote.from_experiments is false)."
+        return Outcome("would_promote", _saying(decision, reason), known, champion)
+
+    from darkroom.promotion import registration
+    from darkroom.registry import aliases
+
+    waiting = "It waits for `darkroom approve` (promote.approval is manual)."
+    manual = approval == "manual"
+    if manual and known and registration.awaits_approval(known, registered, decision):
+        return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
+    version = known
+    if version is None or damage(version):
+        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
+    decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
+    replacing = champion.version if champion else None
+    aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
+    outcome = (
+        Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+        if manual
+        else Outcome("promoted", decision, version, version)
+    )
+    registration.store_card(version, winner, report(outcome, registered))
+    if manual:
+        case.keep(decision)  # with the proof: what waits is not loaded in every run
+    else:
+        aliases.promote(version, replacing=replacing, reasons=decision.reasons)
+    return outcome
+
+
+def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
+    """Return what reports/promotion.json says."""
+    version, champion = outcome.version, outcome.champion
+    return {
+        "decision": outcome.word,
+        "reasons": outcome.decision.reasons,
+        "registered_model": registered.name,
+        "version": version.version if version else None,
+        "champion_before": registered.aliases.get("champion"),
+        "champion_after": champion.version if champion else None,
+        "tests": outcome.decision.tests,
+    }
+
+
+def _saying(decision: Decision, reason: str) -> Decision:
+    return replace(decision, reasons=[*decision.reasons, reason])

@@ -1,0 +1,176 @@
+"""A training as the stage train does it: a run of MLflow that a kill does not end, and the files of the model.
+
+Beside this module nothing here knows MLflow: what numbers are computed does not depend on who records them.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darkroom.files.writing import write_text
+from darkroom.project.console import native_stderr_silenced, say
+from darkroom.project.locks import store_lock
+from darkroom.project.params import digest, in_section
+from darkroom.project.repository import repository_root
+from darkroom.project.text import redact
+from darkroom.tracking import provenance, runs
+from darkroom.tracking.store import tracking_uri
+from darkroom.training.candidate import Reports, Trained, calibrated, train_candidate
+from darkroom.training.checkpoints import Checkpoint
+from darkroom.training.opened import Opened
+from darkroom.training.progress import TrainingProgress
+from darkroom.training.recipe import Recipe, extractor_of, n_epochs, transfer_mode
+
+if TYPE_CHECKING:
+    import keras
+
+
+def train_tracked(
+    recipe: Recipe,
+    *,
+    candidate: str,
+    opened: Opened,
+    device: str,
+    tuned: Mapping[str, Any],
+    stage: Path,
+    out: Path,
+) -> Trained:
+    """Train a candidate and write model.keras, model.onnx, history.csv and run.json into out.
+
+    An equal training that was killed is continued, in the same run.
+
+    Args:
+        recipe: passed recipe.check().
+        candidate: a section of train.
+        device: compute.device.
+        tuned: what `tune` put in place of values of train, by dotted key.
+        stage: the source file of the stage that calls: where it differs, no training is continued.
+
+    Raises:
+        LockedError: an equal training runs.
+        ParamsError: the recipe does not suit the device or the backbone.
+        RegistryError: MLflow's store does not answer.
+        TrainingError: the device is not there, the loss is not finite, or memory does not suffice.
+    """
+    experiment = str(opened.prepared.manifest["dataset"])
+    data_digest, params_digest = digest(list(opened.digests.values())), digest(recipe)
+    lineage = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
+    runs.connect(experiment)  # a server that does not answer must fail before minutes are spent
+    described, dtype_policy = _prepared_keras(recipe, candidate=candidate, device=device)
+    versions = provenance.versions()
+    code = [provenance.code_digest(), stage.read_text()]
+    features = opened.features.digest if opened.features and transfer_mode(recipe) else None
+    key = digest([data_digest, features, params_digest, tracking_uri(), code, versions])[:16]
+    checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
+    tags = lineage | {"tuned": json.dumps(tuned), "precision": dtype_policy, "device": described}
+    tags |= {f"version.{name}": text for name, text in versions.items()}
+    with (
+        store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
+        runs.run(
+            experiment=experiment, name=f"train-{candidate}", params=recipe, tags=tags, resume=checkpoint.run_id
+        ) as record,
+    ):
+        checkpoint.run_id = record.id
+        data = opened.prepared
+        record.log_dataset(experiment, data_digest, source=str(data.directory), counts=data.manifest["counts"])
+        with in_section(f"train.{candidate}"):
+            trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
+        model, changes = trained.model, dict[str, float]()
+        if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
+            model, changes = calibrated(trained, opened.data, views=recipe["test_time_views"])
+            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, fitted on the validation images")
+        said: dict[str, Any] = {
+            "candidate": candidate,
+            "git_commit": lineage["git.commit"],
+            "git_dirty": lineage["git.dirty"] == "true",
+            "data_digest": data_digest,
+            "params_digest": params_digest,
+        }
+        changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, said=said, out=out)
+        record.log_metrics(
+            {
+                "best_epoch": trained.progress.best_epoch,
+                "train_seconds": trained.progress.train_seconds,
+                "batch_size": trained.batch_size,
+                **changes,
+            }
+        )
+        record.log_artifact(out / "history.csv")
+        checkpoint.delete()
+    return trained
+
+
+def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str, str]:
+    """Load Keras and set up the device; return the device in words, and the dtype policy to train in."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with native_stderr_silenced():
+        from darkroom.networks.export import check_backend
+        from darkroom.networks.runtime.device import policy, prepare
+        from darkroom.training.fit import fit  # noqa: F401 - all that train, for the code's digest
+
+        check_backend()
+        described = prepare(device)
+        with in_section(f"train.{candidate}"):
+            return described, policy(recipe["precision"])
+
+
+def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Checkpoint, record: runs.Run) -> Trained:
+    """Train, with a line on stderr and a point of every curve in MLflow for each epoch."""
+    lines = TrainingProgress(n_epochs(recipe))
+
+    def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
+        record.log_epoch(epoch, logs)
+        lines.on_epoch_end(epoch, logs)
+
+    return train_candidate(
+        recipe,
+        data=opened.data,
+        image_shape=opened.image_shape,
+        features=opened.features,
+        extractor_of=extractor_of(opened.features, image_shape=opened.image_shape),
+        policy=dtype_policy,
+        checkpoint=checkpoint,
+        reports=Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
+    )
+
+
+def _write(
+    model: "keras.Model",
+    trained: Trained,
+    opened: Opened,
+    *,
+    record: runs.Run,
+    said: Mapping[str, Any],
+    out: Path,
+) -> float:
+    """Write the model's files and run.json, keep the model with the run; return by how much its ONNX file differs."""
+    from darkroom.networks.export import PARITY_IMAGES, export
+
+    progress, pictures = trained.progress, opened.data.val_images
+    shown = pictures[np.arange(min(PARITY_IMAGES, len(pictures)))]
+    difference = export(model, out, metadata=opened.metadata, images=shown)
+    _write_history(progress.history, out / "history.csv")
+    summary = {
+        "run_id": record.id,
+        "experiment": record.experiment,
+        "tracking_uri": redact(tracking_uri()),
+        "model_uri": record.log_package(out / "model.onnx", input_example=shown[:1], step=progress.best_epoch),
+        **said,
+        "best_epoch": progress.best_epoch,
+        "val_accuracy": trained.val_accuracy,
+        "train_seconds": round(progress.train_seconds, 3),
+    }
+    write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
+    return difference
+
+
+def _write_history(history: list[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,237 @@
+"""The tuning of one candidate: a search whose run in MLflow has a child per trial, and what it leaves behind."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from darkroom.compute.local import visible_gpus
+from darkroom.compute.stream import n_workers_of
+from darkroom.compute.workers import Workers
+from darkroom.project.console import say
+from darkroom.project.locks import store_lock
+from darkroom.project.params import digest
+from darkroom.tracking import provenance
+from darkroom.tracking.runs import Run, connect
+from darkroom.tracking.store import tracking_uri
+from darkroom.training import overrides
+from darkroom.training.opened import Opened
+from darkroom.training.recipe import Recipe, shortened, transfer_mode
+from darkroom.tuning import coordinator, location, report, trial
+from darkroom.tuning.choice import ChosenTrial, choose, summary
+from darkroom.tuning.plan import Plan
+from darkroom.tuning.progress import SearchProgress
+from darkroom.tuning.rows import TrialRow, n_finished
+from darkroom.tuning.runs import children_closed, close_earlier, close_trial, parent_run
+from darkroom.tuning.space.domains import Space, initial
+from darkroom.tuning.study import Draw, Search
+
+# The sources that a trial depends on, as dvc.yaml lists them: a change of another file does not discard a study.
+SEARCHED = (
+    *("errors.py", "project", "files", "compute", "figures", "data/arrays", "data/fetching", "deployable"),
+    *("evaluation/metrics", "networks", "tracking", "training", "tuning"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may spend.
+
+    Attributes:
+        trials: how many end, those of earlier calls included.
+        minutes: after them no trial begins; None for no end.
+        epochs: of each phase of a trial, at most; None for as many as `train` has.
+        fraction: of the training images.
+    """
+
+    trials: int
+    minutes: float | None
+    epochs: int | None
+    fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a search runs on; see the sections compute and tune of params.yaml."""
+
+    device: str
+    backend: str
+    cluster: str | None
+    workers: int | Literal["auto"]
+    cpus: int | Literal["auto"]
+    gpus: float
+    max_worker_bytes: int | None
+
+    def n_workers(self, *, n_trials: int) -> int | Literal["auto"]:
+        """Return how many workers there are; auto: as many as a cluster has room for, here one per GPU or per core."""
+        if self.workers != "auto" or self.backend == "ray":
+            return self.workers
+        gpus = [] if self.device == "cpu" else visible_gpus()
+        return min(n_trials, len(gpus) or n_workers_of("auto"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The search of better values for one candidate.
+
+    Attributes:
+        candidate: a section of train.
+        base: that section, which trial 0 has.
+        space, plan: what is searched, and how.
+        settings: of the section tune, those that decide what is found: others begin a new study.
+        opened: the data.
+        folders: prepared, augmented and features, which every worker opens anew.
+        budget, resources: what it may spend, and what it runs on.
+        alpha: see choose().
+        study: the first part of the study's name; None: a name of its own for every space, data, code and settings.
+        storage: where the study is kept; None: see location.storage_of.
+        stage: the source file of the stage that calls: it decides what is found, as SEARCHED does.
+    """
+
+    candidate: str
+    base: Recipe
+    space: Space
+    plan: Plan
+    settings: Mapping[str, Any]
+    opened: Opened
+    folders: Mapping[str, Path]
+    budget: Budget
+    resources: Resources
+    alpha: float
+    study: str | None
+    storage: str | None
+    stage: Path
+
+    def run(self, best: Path, folder: Path) -> ChosenTrial:
+        """Search until the budget is spent, write best.yaml and the report into folder, and return the choice.
+
+        Raises:
+            LockedError: the candidate is being tuned by another process.
+            RegistryError: MLflow's store does not answer.
+            SearchError: the storage does not answer, holds another study of this name, or workers keep dying.
+            TrainingError: every trial failed.
+        """
+        experiment, about = self._experiment, self._about()
+        name = f"{self.study or experiment}-{self.candidate}" + ("" if self.study else f"-{about[:12]}")
+        tags = provenance.lineage_tags(
+            data_digest=self._data_digest, params_digest=digest(self.base), candidate=self.candidate
+        )
+        tags["study"] = name
+        connect(experiment)  # a server that does not answer must fail before minutes are spent
+        with (
+            store_lock(f"tune-{name}", timeout=0),
+            Search(
+                name,
+                storage=location.storage_of(self.storage, study=name),
+                space=self.space,
+                plan=self.plan,
+                baseline=initial(self.space, self.base),
+                about=about,
+                rename=f"{self.study}-{about[:8]}",
+            ) as search,
+        ):
+            close_earlier(self.candidate, study=name, experiment=experiment)
+            location.point_at(self.candidate, study=name, n_trials=self.budget.trials)
+            with parent_run(
+                search, experiment=experiment, name=f"tune-{self.candidate}", params=self.settings, tags=tags
+            ) as record:
+                data = self.opened.prepared
+                record.log_dataset(
+                    experiment, self._data_digest, source=str(data.directory), counts=data.manifest["counts"]
+                )
+                self._search(search, record, tags=tags)
+                rows = search.rows()
+                chosen = self._report(search, rows, best=best, folder=folder)
+                record.log_metrics(summary(rows))
+                shown = "none" if chosen.number is None else str(chosen.number)
+                record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
+                record.log_artifact(folder)
+                record.log_artifact(best)
+            location.point_at(self.candidate, study=name, n_trials=n_finished(rows))
+        return chosen
+
+    @property
+    def _experiment(self) -> str:
+        return str(self.opened.prepared.manifest["dataset"])
+
+    @property
+    def _data_digest(self) -> str:
+        return digest(list(self.opened.digests.values()))
+
+    def _about(self) -> str:
+        """Return a digest of all that makes trials comparable."""
+        features = self.opened.features if transfer_mode(self.base) else None
+        inputs = [self._data_digest, features.digest if features else None, digest(self.base)]
+        code = [provenance.source_digest(SEARCHED), self.stage.read_text()]
+        return digest([self.settings, inputs, code, provenance.versions((*provenance.PACKAGES, "optuna"))])
+
+    def _search(self, search: Search, record: Run, *, tags: Mapping[str, str]) -> None:
+        """Run the trials."""
+        budget, resources, candidate = self.budget, self.resources, self.candidate
+        deadline = None if budget.minutes is None else time.time() + 60 * budget.minutes
+        first = self._first_task(search, record, tags=tags)
+
+        def task_of(drawn: Draw) -> trial.Task:
+            return replace(
+                first,
+                number=drawn.number,
+                recipe=shortened(overrides.apply(self.base, drawn.overrides), epochs=budget.epochs),
+                deadline=None if drawn.is_baseline else deadline,  # without trial 0 no other can be judged
+            )
+
+        def on_lost(number: int) -> None:
+            close_trial(number, study=search.name, experiment=self._experiment)
+            say(f"tune: {candidate}: trial {number} was killed")
+
+        with (
+            children_closed(record, experiment=self._experiment),
+            Workers(
+                resources.n_workers(n_trials=budget.trials),
+                backend="ray" if resources.backend == "ray" else "loky",
+                cpus=None if resources.cpus == "auto" else resources.cpus,
+                gpus=resources.gpus,
+                address=resources.cluster,
+            ) as workers,
+            SearchProgress(budget.trials) as progress,
+        ):
+            say(f"tune: {candidate}: {budget.trials} trials on {workers.n} workers; study {search.name}")
+            coordinator.run(
+                search,
+                workers,
+                function=trial.run,
+                task_of=task_of,
+                n_trials=budget.trials,
+                deadline=deadline,
+                max_worker_bytes=resources.max_worker_bytes,
+                on_lost=on_lost,
+                on_change=progress.on_change,
+            )
+
+    def _first_task(self, search: Search, record: Run, *, tags: Mapping[str, str]) -> trial.Task:
+        return trial.Task(
+            number=0,
+            study=search.name,
+            storage=location.storage_of(self.storage, study=search.name),
+            plan=self.plan,
+            recipe=shortened(self.base, epochs=self.budget.epochs),
+            fraction=self.budget.fraction,
+            **{name: folder.resolve() for name, folder in self.folders.items()},
+            device=self.resources.device,
+            measured=tuple(sorted({*self.plan.objectives[1:], *self.plan.limits})),
+            experiment=self._experiment,
+            parent_run=record.id,
+            tracking_uri=tracking_uri(),
+            tags=tags,
+            deadline=None,
+        )
+
+    def _report(self, search: Search, rows: list[TrialRow], *, best: Path, folder: Path) -> ChosenTrial:
+        """Write what the search found; return the choice."""
+        n_val = len(self.opened.data.val_labels)
+        chosen = choose(rows, objectives=self.plan.objectives, n_val=n_val, alpha=self.alpha)
+        values = {} if chosen.number is None else search.overrides(chosen.number)
+        scores = search.importance()
+        report.draw(folder, rows=rows, scores=scores, space=self.space, plan=self.plan, chosen=chosen.number)
+        report.write(best, folder, rows=rows, chosen=chosen, values=values)
+        return chosen

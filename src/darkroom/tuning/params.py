@@ -1,0 +1,81 @@
+"""The section `tune` of params.yaml."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from darkroom.project.params import Section, in_section
+from darkroom.training.params import Count, NonNegative, Positive
+from darkroom.tuning.location import check_storage
+from darkroom.tuning.plan import Plan, check
+from darkroom.tuning.space import checks
+from darkroom.tuning.space.domains import Space
+
+# What decides how a search is done, and not what it finds: a change of these continues the study.
+CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
+
+
+class TuneParams(Section):
+    """The section `tune`."""
+
+    trials: Annotated[int, Field(ge=0)]  # per candidate
+    minutes: Positive | None
+    epochs: Count | None  # at most, of each phase of a trial
+    fraction: Annotated[float, Field(gt=0, le=1)]  # of the training images
+    sampler: Literal["tpe", "random", "grid", "cma-es", "gp", "qmc"]
+    pruner: Literal["hyperband", "median", "wilcoxon", "none"]
+    objectives: list[Literal["val_accuracy", "latency_ms", "model_bytes"]]
+    max_latency_ms: Positive | None
+    max_model_bytes: Count | None
+    alpha: Annotated[float, Field(gt=0, lt=1)]
+    space: dict[str, Any]
+    seed: Annotated[int, Field(ge=0)]
+    workers: Count | Literal["auto"]
+    cpus: Count | Literal["auto"]  # per worker
+    gpus: NonNegative  # per worker, on a cluster
+    max_worker_bytes: Count | None
+    storage: str | None
+    study: Annotated[str, Field(pattern=r"^[\w-]+$")] | None  # the candidate's name is added
+
+    @field_validator("objectives")
+    @classmethod
+    def _accuracy_first(cls, value: list[str]) -> list[str]:
+        if value not in (["val_accuracy"], ["val_accuracy", "latency_ms"], ["val_accuracy", "model_bytes"]):
+            raise ValueError("expected [val_accuracy], alone or with latency_ms or model_bytes behind it")
+        return value
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The greatest value of each metric that has one."""
+        both = {"latency_ms": self.max_latency_ms, "model_bytes": self.max_model_bytes}
+        return {metric: float(limit) for metric, limit in both.items() if limit is not None}
+
+    def plan(self, *, epochs: int) -> Plan:
+        """Return how the space is searched by trials of so many epochs at most."""
+        return Plan(
+            sampler=self.sampler,
+            pruner=self.pruner,
+            seed=self.seed,
+            objectives=tuple(str(metric) for metric in self.objectives),
+            limits=self.limits,
+            epochs=epochs,
+            n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would leave nothing of a short search
+        )
+
+    def space_of(self, candidate: str, base: Mapping[str, Any]) -> Space:
+        """Return the space of a candidate, after holding it against its section of train, and the plan against it.
+
+        Raises:
+            ParamsError: says which setting does not fit, and what to do.
+        """
+        space = checks.read(self.space, candidate, base, is_searched=self.trials > 0)
+        with in_section("tune"):
+            check(self.plan(epochs=1), space)
+            if self.storage is not None:
+                check_storage(self.storage)
+        return space
+
+    def deciding(self, candidate: str) -> dict[str, Any]:
+        """Return the settings that decide what a search of the candidate finds; another value begins a new study."""
+        return self.model_dump(exclude=CONTINUING) | {"space": self.space[candidate]}
