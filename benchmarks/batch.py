@@ -2,10 +2,11 @@
 
     python -m benchmarks.batch --save
 
-Ours: list the folder, read, hash, validate, decode, resize and classify every image, keep each part for a resumption,
-and write the parquet file. The bare loop: a multiprocessing.Pool with a process per core, each with a network on one
-thread; read, decode with OpenCV, resize, classify in batches of the same size as ours, throw the answers away. Both
-classify the same files with the same network; imports, and the start of the bare loop's processes, are not counted.
+Ours: list the directory, read, hash, validate, decode, resize and classify every image, keep each part for a
+resumption, and write the parquet file. The bare loop: a multiprocessing.Pool with a process per core, each with a
+network on one thread; read, decode with OpenCV, resize, classify in batches of the same size as ours, throw the answers
+away. Both classify the same files with the same network; imports, and the start of the bare loop's processes, are not
+counted.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> d
     write_images(place / "images", case)
     write_network(place / "artifacts" / "model.onnx", shape=case["shape"], filters=case["filters"])
     (place / "code").mkdir()
-    (place / "code" / "package.py").write_bytes((ROOT / "src" / "darkroom" / "package.py").read_bytes())
+    (place / "code" / "package.py").write_bytes((ROOT / "src" / "darkroom" / "deployable" / "package.py").read_bytes())
     rates: dict[str, list[float]] = {"darkroom": [], "bare": []}
     sides = {name: Side("benchmarks.batch", name, str(place)) for name in rates}
     for number in range(options.rounds + 1):

@@ -3,10 +3,10 @@
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs --epochs 1   # a trial run
 
-The folder holds cats_vs_dogs.tar (the data set cats-vs-dogs-small: 2,000 photographs for training, 1,000 for testing).
-Both presets run through `dvc repro` in a clone, up to evaluate. Seconds are those of whole stages, Python's start and
-imports included. The stage embed runs twice: the weights of the backbone are fetched the first time, when their mirror
-does not hold them; what counts is the second time.
+The directory holds cats_vs_dogs.tar (the dataset cats-vs-dogs-small: 2,000 photographs for training, 1,000 for
+testing). Both presets run through `dvc repro` in a clone, up to evaluate. Seconds are those of whole stages, Python's
+start and imports included. The stage embed runs twice: the weights of the backbone are fetched the first time, when
+their mirror does not hold them; what counts is the second time.
 """
 
 import json

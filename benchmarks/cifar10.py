@@ -3,7 +3,7 @@
     DARKROOM_MIRROR=folder python -m benchmarks.cifar10                            # an hour on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.cifar10 --epochs 2 --max-steps 4   # a trial run
 
-The folder holds cifar10_jpeg.tar.xz (the data set cifar10-jpeg) or the original files; the result says which. JPEG
+The directory holds cifar10_jpeg.tar.xz (the dataset cifar10-jpeg) or the original files; the result says which. JPEG
 compression costs several points: compare figures of the same files only.
 
 Both presets are prepared by the pipeline in a clone, and trained by the functions that the stage train calls too.

@@ -3,7 +3,7 @@
     python -m benchmarks.embed                                  # speed, with random weights: 2 minutes
     python -m benchmarks.embed --prepared data/prepared         # and heads on both, with ImageNet weights
 
-Both sides get the same EfficientNet-Lite0 and the same pictures from a memory-mapped file, in alternating rounds of one
+Both sides get the same EfficientNet-Lite0 and the same images from a memory-mapped file, in alternating rounds of one
 process, each at the batch size that suits it best; ours also writes the features to disk. What is paid once (export,
 and Keras' tracing) is told apart. With --prepared a logistic regression is fitted on either side's features of the
 training images and scored on the test images.
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=160, help="edge in pixels")
     parser.add_argument("--images", type=int, default=768, help="pictures per round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prepared", type=Path, help="a data set for the heads, such as data/prepared")
+    parser.add_argument("--prepared", type=Path, help="a dataset for the heads, such as data/prepared")
     options = parser.parse_args()
     from darkroom.networks.backbones import embedding
     from darkroom.networks.backbones.extractor import extractor

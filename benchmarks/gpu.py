@@ -3,7 +3,7 @@
     python -m benchmarks.gpu recipe cifar10-article > recipe.json    # where params can be checked: a preset or a file
 
 The other machine needs src/, benchmarks/, recipe.json and data/prepared; data/augmented and data/features where the
-recipe uses them, and for transfer the file of weights. There, from the folder of these:
+recipe uses them, and for transfer the file of weights. There, from the directory of these:
 
     export PYTHONPATH=src KERAS_BACKEND=jax
     python -m benchmarks.gpu train recipe.json --device gpu --save   # seconds, time of steps, test accuracy
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 20.0  # TensorFlow and JAX on a CPU stay below 5; a mistake of 1e-5 in step 1 is 80
 FLOAT32_STEP = float(np.finfo(np.float32).eps)
-VALIDATED = 64  # pictures whose loss is compared after every step
+VALIDATED = 64  # images whose loss is compared after every step
 CURVES = ("train_loss", "val_loss")
 
 
@@ -94,7 +94,7 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
 
 
 def data_of(settings: recipe.Recipe, folder: Path) -> Opened:
-    """Return what the folder has of prepared, augmented and, for transfer, features; checked against the recipe.
+    """Return what the directory has of prepared, augmented and, for transfer, features; checked against the recipe.
 
     Raises:
         DataError: a part is damaged, or does not belong to the others.
@@ -158,7 +158,7 @@ def step_times(
     Args:
         history: rows of checkpoints.Progress.
         first_steps: seconds until the end of the first step of an epoch, of the last len(history) epochs.
-        batch_size: pictures per step.
+        batch_size: images per step.
     """
     found: dict[str, dict[str, float | None]] = {}
     starts = list(first_steps)[-len(history) :]
@@ -175,7 +175,7 @@ def step_times(
 
 
 def train(name: str, settings: recipe.Recipe, *, folder: Path, device: str, weights: Path | None) -> dict[str, Any]:
-    """Train the recipe on the folder's data, and return times and the test accuracy of the model as it is deployed."""
+    """Train on the data of a directory; return times and the test accuracy of the deployed model."""
     started = time.perf_counter()
     opened = data_of(settings, folder)
     features, image_shape = opened.features, opened.image_shape
@@ -448,7 +448,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not what `recipe` or `losses` prints: {error}; make it anew") from None
+        raise DataError(f"{path} is not what `recipe` or `losses` prints: {error}; make it again") from None
 
 
 def main() -> int:
@@ -485,7 +485,7 @@ def _options() -> argparse.Namespace:
     of_losses = commands.add_parser("losses", help="print the losses of the first steps")
     for command in (of_train, of_losses):
         command.add_argument("recipe", type=Path)
-        command.add_argument("--data", type=Path, default=Path("data"), help="the folder of prepared")
+        command.add_argument("--data", type=Path, default=Path("data"), help="the directory of prepared")
         command.add_argument("--device", default="auto", help="auto, cpu or gpu")
     of_train.add_argument("--weights", type=Path, help="of the backbone; for transfer")
     of_losses.add_argument("--steps", type=int, default=50)

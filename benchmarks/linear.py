@@ -1,26 +1,26 @@
-"""Do cost and memory grow as they should? Every stage on 5,000, 20,000 and 50,000 pictures, and data beyond the RAM.
+"""Do cost and memory grow as they should? Every stage on 5,000, 20,000 and 50,000 images, and data beyond the RAM.
 
     python -m benchmarks.linear                                        # some 20 minutes on 2 cores, 5 GB of disk
     python -m benchmarks.linear --stages embed --skip-limit            # one part; the others stay as recorded
     python -m benchmarks.linear --sizes 1000 2000 --fixed 300 --data-gb 0.3    # a trial run
 
-The pictures are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a process of its own, which first
-works on `fixed` pictures twice: to be warm, and to know the cost that does not depend on the number of pictures.
+The images are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a process of its own, which first
+works on `fixed` images twice: to be warm, and to know the cost that does not depend on the number of images.
 
-seconds_per_image: (seconds of all pictures - seconds of the `fixed` ones) / difference of the pictures that the stage
+seconds_per_image: (seconds of all images - seconds of the `fixed` ones) / difference of the images that the stage
     works on (preprocess: all; augment: 12 copies of those for training; embed: those for training with one copy of
     each, and those for validation; train: those for training with one copy of each). Of train it is an epoch, after a
     first one that compiles; of embed it is the features, not the building of the network, which takes 5 s. Each is the
     least of some rounds: other work on the machine can only add to it.
-peak_mb: resident memory of the process and its workers, shared pages by their share; memory-mapped pictures are part of
+peak_mb: resident memory of the process and its workers, shared pages by their share; memory-mapped images are part of
     it as long as the system has no better use for the pages.
 peak_private_mb: of that, what the processes hold for themselves, which no system can take back.
 
 Data beyond the RAM: a process imports everything and trains on a little data; then its data segment is limited to what
-it has now and `--headroom-mb` more, and it trains on pictures that are twice as big as that limit. The limit is
+it has now and `--headroom-mb` more, and it trains on images that are twice as big as that limit. The limit is
 RLIMIT_DATA (`ulimit -d`), which Linux applies to all private writable memory, and not RLIMIT_AS (`ulimit -v`): that one
 counts reserved addresses too, of which TensorFlow takes tens of gigabytes, and memory-mapped files, which can be given
-back at any time. To show that the limit holds, the same process then tries to read all pictures into memory, and fails.
+back at any time. To show that the limit holds, the same process then tries to read all images into memory, and fails.
 """
 
 import io
@@ -51,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("preprocess", "augment", "embed", "train")
 ROUNDS = {"preprocess": 15, "augment": 9, "embed": 5, "train": 1}
 EDGE = 32  # pixels
-COPIES = 12  # of each training picture: enough work for augment, next to what starting its workers costs
+COPIES = 12  # of each training image: enough work for augment, next to what starting its workers costs
 LIBRARIES = "pandas pyarrow.parquet cv2 matplotlib.figure joblib"
 IMPORTS = {
     "preprocess": f"{LIBRARIES} darkroom.data.preparation.rows darkroom.figures.style",
@@ -63,7 +63,7 @@ PARAMS: dict[str, Any] = {
     "preprocess": {"image_size": [EDGE, EDGE], "color": "rgb", "val_fraction": 0.2, "test_fraction": 0.2},
     "augment": {
         "copies": COPIES,
-        "preview_images": 1,  # drawing it is most of what does not depend on the number of pictures
+        "preview_images": 1,  # drawing it is most of what does not depend on the number of images
         "transforms": [{"HorizontalFlip": {"p": 0.5}}, {"Affine": {"rotate": [-10, 10], "p": 1.0}}],
     },
 }
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any]:
-    """Return seconds per image and peak memory of one stage on each number of pictures, and the ratio of the former."""
+    """Return seconds per image and peak memory of one stage on each number of images, and the ratio of the former."""
     found: dict[str, Any] = {}
     for n, place in places.items():
         if n == fixed:
@@ -118,7 +118,7 @@ def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any
             assert process.stdout is not None
             line = process.stdout.read().strip().rpartition("\n")[2]
         if process.returncode != 0:
-            sys.exit(f"linear: {stage} on {n} pictures ended with {process.returncode}")
+            sys.exit(f"linear: {stage} on {n} images ended with {process.returncode}")
         seconds = json.loads(line)
         n_more = n_worked_on(stage, place) - n_worked_on(stage, places[fixed])
         per_image = (seconds["all"] - seconds["fixed"]) / n_more
@@ -128,7 +128,7 @@ def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any
 
 
 def make_one_copy(place: Path) -> None:
-    """Augment with one copy of each picture."""
+    """Augment with one copy of each image."""
     yaml, path = YAML(typ="safe"), place / "params.yaml"
     params = yaml.load(path)
     params["augment"]["copies"] = 1
@@ -145,7 +145,7 @@ def run_stage(stage: str, place: Path) -> None:
 
 
 def n_worked_on(stage: str, place: Path) -> int:
-    """Return the number of pictures that the stage works on."""
+    """Return the number of images that the stage works on."""
     manifest = json.loads((place / "data" / "prepared" / "manifest.json").read_text())
     train, val = (sum(manifest["counts"][split].values()) for split in ("train", "val"))
     n_copies = COPIES * train
@@ -194,7 +194,7 @@ def _memory(pid: int) -> dict[str, int]:
 
 
 def make_place(place: Path, n_images: int) -> Path:
-    """Return a working folder with data/raw and params.yaml, for n pictures in ten classes."""
+    """Return a working folder with data/raw and params.yaml, for n images in ten classes."""
     import cv2
 
     raw = place / "data" / "raw"
@@ -247,7 +247,7 @@ def arguments_of(stage: str) -> list[str]:
 
 
 def stage_of(stage: str) -> Callable[[Path], float]:
-    """Return a function that runs the stage's main() in a folder and returns its seconds."""
+    """Return a function that runs the stage's main() in a directory and returns its seconds."""
     import importlib
 
     main = importlib.import_module(f"pipelines.{stage}").main
@@ -263,9 +263,9 @@ def stage_of(stage: str) -> Callable[[Path], float]:
 
 
 def features_seconds() -> Callable[[Path], float]:
-    """Return a function that computes and writes the features of a folder's pictures and returns its seconds.
+    """Return a function that computes and writes the features of a directory's images and returns its seconds.
 
-    The network is built once: that takes 5 s, give or take one, which would hide what 5,000 pictures take.
+    The network is built once: that takes 5 s, give or take one, which would hide what 5,000 images take.
     """
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.features import FeaturesWriter
@@ -310,7 +310,7 @@ def epoch_seconds(place: Path) -> float:
 
 
 def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -> list[dict[str, Any]]:
-    """Train a small network on the train rows of some data sets and return the history."""
+    """Train a small network on the train rows of some datasets and return the history."""
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks import build
     from darkroom.training import fit
@@ -401,7 +401,7 @@ def data_segment() -> int:
 
 
 def make_data(directory: Path, n_bytes: int) -> Path:
-    """Write a prepared data set of this size: noise of 128x128 pixels in two classes."""
+    """Write a prepared dataset of this size: noise of 128x128 pixels in two classes."""
     import pandas as pd
 
     from darkroom.data.arrays.dataset import DatasetWriter

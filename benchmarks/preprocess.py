@@ -2,7 +2,7 @@
 
     python -m benchmarks.preprocess cats_vs_dogs.tar --save
 
-Without a path it is cats_vs_dogs.tar (the data set cats-vs-dogs-small) in the folder that DARKROOM_MIRROR names.
+Without a path it is cats_vs_dogs.tar (the dataset cats-vs-dogs-small) in the directory that DARKROOM_MIRROR names.
 
 Ours: read the tar, hash, validate, decode, resize, find duplicates, split and write shards, index and manifest.
 Keras: decode and resize the same files, unpacked before, and throw the pixels away; listing them is not counted.

@@ -129,7 +129,7 @@ def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int)
 
 
 def change(root: Path, *, seed: int) -> None:
-    """Give the training another seed: the smallest change that trains anew."""
+    """Give the training another seed: the smallest change that trains again."""
     path = root / "params.yaml"
     lines = path.read_text().splitlines()
     number = max(index for index, line in enumerate(lines) if line.startswith("    seed:"))

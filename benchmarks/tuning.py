@@ -348,7 +348,7 @@ def importable(function: "Callable[[dict[str, Any]], Outcome]") -> "Callable[[di
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Work in a folder of its own: locks of this repository are for its own runs."""
+    """Work in a directory of its own: locks of this repository are for its own runs."""
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder, chdir(folder):
         yield Path(folder)
 

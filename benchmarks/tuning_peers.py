@@ -3,23 +3,23 @@
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # an hour on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
-The folder holds cifar10_jpeg.tar.xz, of which about 5,000 pictures are trained on and 1,000 are for validation: the
-same arrays for all. They are treated as somebody's own pictures, by the candidate cnn of the preset `folder`: its
+The directory holds cifar10_jpeg.tar.xz, of which about 5,000 images are trained on and 1,000 are for validation: the
+same arrays for all. They are treated as somebody's own images, by the candidate cnn of the preset `folder`: its
 network, optimizer, label smoothing, flips and shifts, and its space of learning rate, weight decay and dropout. Cutout,
 augmented copies and bfloat16 are left out, on all sides.
 
 Each side searches for so many minutes of wall time, in which TensorFlow starts too; after them no trial begins, and one
 that runs ends with its epoch. Then it trains a network from the start with the values that it found, for so many epochs
-on all the training pictures, and keeps the best of those epochs; the accuracy of that one counts. A trial is what the
+on all the training images, and keeps the best of those epochs; the accuracy of that one counts. A trial is what the
 tool calls one: KerasTuner counts one more where Hyperband goes on with a network.
 
 What differs is the tool. tune has two workers, TPE, and train's own values as trial 0; its one_cycle schedule has the
-length of the trial. It takes part twice: with a fifth of the training pictures in a trial, as the preset has it, and
+length of the trial. It takes part twice: with a fifth of the training images in a trial, as the preset has it, and
 with all of them, as the others do. Hyperband of KerasTuner draws at
 random; it goes on with networks, for which no schedule knows its end, so the learning rate is constant, which is
 Keras' own way. AutoKeras has blocks, learning rates, dropouts and optimizers of its own: what comes closest to the
 network are four ConvBlocks, each with one of the network's widths, without BatchNorm, and with 3x3 pixels in the first
-one too; it also normalises the pictures.
+one too; it also normalises the images.
 
 The other two run in an environment of their own (peers/requirements.txt), which is made in a temporary folder, or once:
 
@@ -47,7 +47,7 @@ ARCHIVE = "cifar10_jpeg.tar.xz"
 PRESET = "folder"
 N_PER_CLASS = {"train": 600, "test": 200}  # a sixth of the former is for validation
 PEERS = Path(__file__).parent / "peers"
-FRACTIONS = {"darkroom": 0.2, "darkroom-all-pictures": 1.0}  # of the training pictures, in trials of tune
+FRACTIONS = {"darkroom": 0.2, "darkroom-all-pictures": 1.0}  # of the training images, in trials of tune
 PEER_SIDES = ("keras-tuner", "autokeras")
 SIDES = (*FRACTIONS, *PEER_SIDES)
 
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def take_pictures(archive: Path, folder: Path) -> None:
-    """Unpack the first pictures of every class into [train|test]/<class>/."""
+    """Unpack the first images of every class into [train|test]/<class>/."""
     with tarfile.open(archive) as tar:
         for member in tar:
             path = Path(member.name)
@@ -128,7 +128,7 @@ def changes(options: Namespace, *, seed: int, fraction: float) -> dict[str, Any]
 
 
 def write_arrays(root: Path) -> dict[str, int]:
-    """Write what was prepared as arrays.npz for the other sides, and return the number of pictures by split."""
+    """Write what was prepared as arrays.npz for the other sides, and return the number of images by split."""
     from darkroom.data.arrays.dataset import Dataset
 
     prepared = Dataset.open(root / "data" / "prepared")

@@ -18,7 +18,7 @@ def main() -> None:
     parents = prepared.index().loc[rows, ["id", "label", "split"]]
 
     paths.out.mkdir(parents=True, exist_ok=True)
-    # Shards of as many rows as those of the prepared data: their greatest size was chosen there.
+    # Shards of as many rows as those of the prepared data: their largest size was chosen there.
     shard_bytes = prepared.manifest["shards"][0]["rows"] * prepared.images[0].nbytes
     with DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer:
         for block in draw_copies(

@@ -1,4 +1,4 @@
-"""Fetch the files of the data set from the first of its sources that yields them, and check each."""
+"""Download the dataset from the first source that works, and check every file."""
 
 import os
 from pathlib import Path
@@ -17,8 +17,9 @@ def main() -> None:
     base = Path(os.environ.get("DVC_ROOT", "."))  # `dvc exp run --temp` starts stages in a copy of the repository
     mirror = os.environ.get("DARKROOM_MIRROR")
     manifest = fetch(params.dataset, paths.out, mirror=base / Path(mirror).expanduser() if mirror else None, base=base)
-    licence, homepage = manifest["licence"] or "not stated", manifest["homepage"] or "the source"
-    say(f"{manifest['dataset']}: licence {licence}; see {homepage}")
+    if manifest["licence"] or manifest["homepage"]:  # images of the user's own need neither
+        licence, homepage = manifest["licence"] or "not stated", manifest["homepage"] or "the source"
+        say(f"{manifest['dataset']}: licence {licence}; see {homepage}")
 
 
 if __name__ == "__main__":

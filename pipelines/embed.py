@@ -24,7 +24,7 @@ def main() -> None:
     machine = load_section("compute", ComputeParams)
     if params.backbone == NONE:
         features.write_none(paths.out)
-        say("embed: no backbone is named, so there is nothing to compute")
+        say("embed: skipped (embed.backbone is none)")
         return
     with in_section("embed"):
         backbone, image_size = find_backbone(params.backbone), (params.image_size[0], params.image_size[1])
@@ -32,7 +32,7 @@ def main() -> None:
     prepared, augmented = Dataset.open(paths.prepared), Dataset.open(paths.augmented)
     rows = features.chosen_rows(prepared, augmented, max_images=params.max_images, seed=params.seed)
     if not all(map(len, rows.values())):
-        raise DataError(f"{paths.prepared}: there is no training or no validation image; run `dvc repro preprocess`")
+        raise DataError(f"{paths.prepared}: no training or validation images; run `dvc repro preprocess`")
 
     setting = params.model_dump()["weights"]
     weights = obtain_weights(backbone, setting)

@@ -1,4 +1,4 @@
-"""Score every candidate's model.onnx on the test images, choose the winner, write metrics, pictures and a report."""
+"""Score every candidate's model.onnx on the test set, choose the winner, write metrics, plots and a report."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def main() -> None:
     dataset = Dataset.open(paths.prepared)
     rows = dataset.rows("test")
     if not len(rows):
-        raise DataError(f"{paths.prepared}: there is no test image; raise preprocess.test_fraction, or add images")
+        raise DataError(f"{paths.prepared}: the test set is empty; raise preprocess.test_fraction, or add images")
     folders = candidate_folders(paths.models, named)
     trained = {folder.name: read_run(folder / "run.json") for folder in folders}
 

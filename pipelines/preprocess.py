@@ -1,4 +1,4 @@
-"""Turn the downloaded images and the new ones into shards of one size, split into train, val and test."""
+"""Turn downloaded and new images into shards of one image size, split into train, val and test."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ def main() -> None:
     params = load_section("preprocess", PreprocessParams)
     compute = load_section("compute", ComputeParams)
     if params.val_fraction + params.test_fraction >= 1:
-        raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave nothing to train on")
+        raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave no training images")
     from darkroom.data.arrays.dataset import Dataset, DatasetWriter
     from darkroom.data.preparation.auto import choose_form
     from darkroom.data.preparation.rows import (

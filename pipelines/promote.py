@@ -9,7 +9,7 @@ import json
 from darkroom.files.writing import write_text
 from darkroom.project.console import run, say, stage_paths
 from darkroom.project.params import load_candidates, load_section
-from darkroom.promotion.outcome import promote_if_better, report, settled
+from darkroom.promotion.outcome import in_words, promote_if_better, report, settled
 from darkroom.promotion.params import PromoteParams
 from darkroom.promotion.winner import read_winner
 
@@ -35,7 +35,7 @@ def main() -> None:
     )
     said = report(outcome, registered)
     write_text(paths.out, json.dumps(said, indent=2) + "\n")
-    say(f"{registered.name}: {said['decision']}. {' '.join(said['reasons'])}")
+    say(f"{registered.name}: {in_words(said)}. {' '.join(said['reasons'])}")
 
 
 if __name__ == "__main__":

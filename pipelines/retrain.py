@@ -1,4 +1,4 @@
-"""Train again if something calls for it: the last line on stdout is the report as JSON. Also `darkroom retrain`.
+"""Retrain if needed; the last line on stdout is the report as JSON. The same as `darkroom retrain`.
 
 Not a stage: it runs the stages, by `dvc repro`, from a scheduler.
 """
@@ -14,7 +14,7 @@ from darkroom.project.console import run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser.add_argument("--force", action="store_true", help="train whether anything calls for it or not")
+    parser.add_argument("--force", action="store_true", help="train even if nothing has changed")
     parser.add_argument("--commit", action="store_true", help="commit dvc.lock and the .dvc files of new images")
     parser.add_argument("--push", action="store_true", help="commit, then `dvc push` and `git push`")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """Train one candidate on the train split, keep its best epoch by validation accuracy, and record the run in MLflow.
 
-The candidate is named by the output folder: models/cnn is trained from the section train.cnn, and from best.yaml, whose
-values `tune` found and put in place of those of the section.
+The candidate is named by the output directory: models/cnn is trained from the section train.cnn, and from best.yaml,
+whose values `tune` found and put in place of those of the section.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def main() -> None:
     params, tuned = overrides.with_best(load_section(f"train.{candidate}", TrainParams).model_dump(), paths.best)
     if tuned:
         said = ", ".join(f"{key} {new} (not {old})" for key, (old, new) in tuned.items())
-        say(f"train: {candidate}: from tuning: {said}")
+        say(f"train: {candidate}: tuned values: {said}")
     device = load_section("compute", ComputeParams).device
 
     opened = open_data(paths.prepared, paths.augmented, paths.features)

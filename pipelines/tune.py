@@ -1,6 +1,6 @@
 """Search better values for one candidate with Optuna, on the train and val splits, and hand them to `train`.
 
-The candidate is named by the folder of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
+The candidate is named by the directory of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def main() -> None:
     space = params.space_of(candidate, base)
     if params.trials == 0 or not space:
         why = "tune.trials is 0" if params.trials == 0 else f"tune.space.{candidate} is empty"
-        kept = ChosenTrial(None, f"nothing was tuned: {why}")
+        kept = ChosenTrial(None, f"not tuned: {why}")
         report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
         return
 

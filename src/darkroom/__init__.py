@@ -1,3 +1,3 @@
-"""Darkroom: from labelled pictures to a promoted image classifier."""
+"""Darkroom: from labelled images to a promoted image classifier."""
 
 __version__ = "0.1.0"

@@ -34,7 +34,7 @@ def version(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of 60 small images in two folders, one inside the other."""
+    """A directory of 60 small images in two directories, one inside the other."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "möre").mkdir()
     write_images(folder, N_IMAGES)
@@ -77,7 +77,7 @@ def test_every_image_is_answered_as_its_package_answers_it(images, version, tmp_
 
 
 def pack(images, target):
-    """Write the images of a folder as the archive or list that the name of the target says."""
+    """Write the images of a directory as the archive or list that the name of the target says."""
     names = names_in(images)
     if target.suffix == ".zip":
         with zipfile.ZipFile(target, "w") as zipped:
@@ -139,12 +139,12 @@ def test_what_cannot_be_read_becomes_a_row_that_says_why(images, version, tmp_pa
     assert reasons["broken.png"] == "100 bytes are not an image that OpenCV can decode; is the file truncated?"
     assert reasons["dangling.png"] == "No such file or directory"
     assert "0 bytes are not an image" in reasons["empty.jpg"]
-    assert "bytes are more than" in reasons["large.png"]
-    assert reasons["link"] == "a folder"
-    assert reasons["pipe"] == "no regular file"
+    assert "bytes exceed the limit of" in reasons["large.png"]
+    assert reasons["link"] == "a directory"
+    assert reasons["pipe"] == "not a regular file"
     assert "4 bytes are not an image" in reasons["readme.txt"]
     assert rows["broken.png"]["id"] == hashlib.sha256(good[:100]).hexdigest()
-    assert rows["pipe"] == dict.fromkeys(rows["pipe"]) | {"path": "pipe", "version": "3", "error": "no regular file"}
+    assert rows["pipe"] == dict.fromkeys(rows["pipe"]) | {"path": "pipe", "version": "3", "error": "not a regular file"}
     assert (summary.images, summary.failed) == (9, 8)
     assert summary.errors[0].startswith("broken.png: 100 bytes")
 
@@ -260,12 +260,12 @@ def test_another_run_is_not_continued_and_says_what_differs(images, version, tmp
     write_images(folder, 40)
     stopped_after(1, folder, out, version)
     other = write_version(tmp_path / "version", number="4")
-    with pytest.raises(DataError, match=r"is of a run whose version was 3, not 4; finish that one with --version 3"):
+    with pytest.raises(DataError, match=r"belongs to a run with version 3, not 4; finish it with --version 3"):
         run.run(str(folder), out, version=other)
-    with pytest.raises(DataError, match=r"whose log was None, not \S*log; finish that one with what it was given"):
+    with pytest.raises(DataError, match=r"with log None, not \S*log; finish it with its arguments"):
         run.run(str(folder), out, version=version, options=run.Options(log=tmp_path / "log"))
     (folder / "0007.png").write_bytes(b"changed")
-    with pytest.raises(DataError, match=r"whose images were others; .* or start over with --restart"):
+    with pytest.raises(DataError, match=r"on other images; .* or start over with --restart"):
         run.run(str(folder), out, version=version)
     assert run.run(str(folder), out, version=other, options=run.Options(restart=True)).resumed == 0
 
@@ -283,16 +283,16 @@ def test_two_runs_do_not_write_one_file_at_once(images, version, tmp_path):
 
 def test_what_cannot_be_an_input_or_an_output_is_refused(images, version, tmp_path):
     out = tmp_path / "out.parquet"
-    with pytest.raises(ParamsError, match=r"nowhere: there is no such file or folder"):
+    with pytest.raises(ParamsError, match=r"nowhere: no such file or directory"):
         run.run("nowhere", out, version=version)
-    with pytest.raises(ParamsError, match=r"0001.png is an image; .* `darkroom predict \S+0001.png`"):
+    with pytest.raises(ParamsError, match=r"0001.png is a single image; .* `darkroom predict \S+0001.png`"):
         run.run(str(images / "0001.png"), out, version=version)
-    with pytest.raises(ParamsError, match=r"is a folder; expected the parquet file to write"):
+    with pytest.raises(ParamsError, match=r"is a directory; expected the parquet file to write"):
         run.run(str(images), tmp_path, version=version)
-    with pytest.raises(ParamsError, match=r"would lie among the images of"):
+    with pytest.raises(ParamsError, match=r"is inside"):
         run.run(str(images), images / "out.parquet", version=version)
     (tmp_path / "damaged.tar").write_bytes(bytes(100) + b"no archive")
-    with pytest.raises(DataError, match=r"damaged.tar: 110 bytes are no zip or tar archive"):
+    with pytest.raises(DataError, match=r"damaged.tar: 110 bytes are not a zip or tar archive"):
         run.run(str(tmp_path / "damaged.tar"), out, version=version)
 
 

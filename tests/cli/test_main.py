@@ -47,7 +47,7 @@ def test_use_replaces_params_and_says_what_changed(repository, monkeypatch, capf
         "train.cnn.architecture.name: a -> b",
         "train.cnn.architecture.width: 32 -> (none)",
         "train.cnn.epochs: 12 -> 3",
-        "params.yaml is now the preset two, 4 keys changed; `dvc repro` runs it",
+        "params.yaml now holds the preset two (4 keys changed); run it with `dvc repro`",
     ]
     assert Path("params.yaml").read_text() == presets.text("two", root=repository)
 
@@ -65,7 +65,7 @@ def test_use_refuses_to_lose_uncommitted_edits_without_force(repository, monkeyp
     code, out, err = run(monkeypatch, capfd, "use", "two")
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
-    assert "has edits that are in no commit; commit them, or use `darkroom use two --force` to lose them" in err
+    assert "has uncommitted edits; commit them, or discard them with `darkroom use two --force`" in err
     assert "99" in Path("params.yaml").read_text()
     code, out, _ = run(monkeypatch, capfd, "use", "two", "--force")
     assert code == 0
@@ -148,4 +148,4 @@ def test_report_before_the_first_repro_says_what_to_run(repository, monkeypatch,
     code, _, err = run(monkeypatch, capfd, "report")
     assert code == 1
     assert "evaluation.json cannot be read" in err
-    assert "`dvc repro` writes it" in err
+    assert "run `dvc repro` to write it" in err

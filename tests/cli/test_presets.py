@@ -116,12 +116,12 @@ def test_a_space_is_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("preset", "message"),
     [
-        ("trian: {}\n", "there is an unknown section 'trian'; did you mean 'train'?"),
+        ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("embed: {size: 3}\n", "embed has an unknown key 'size'; known keys: image_size, weights"),
         ("train: {cnn: {optimizer: {momentun: 0.6}}}\n", "train.cnn.optimizer has an unknown key 'momentun'; did you"),
         ("candidates: [cnn]\ntrain: {transfer: {seed: 8}}\n", "train has an unknown key 'transfer'; known keys: cnn"),
         ("candidates: cnn\n", "candidates is 'cnn': expected a list of sections of train"),
-        ("train: [\n", "this is not YAML: "),
+        ("train: [\n", "not valid YAML: "),
         ("# nothing but a head\n", "expected sections"),
     ],
 )

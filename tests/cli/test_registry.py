@@ -47,7 +47,7 @@ def test_on_a_terminal_the_history_is_a_table(name, monkeypatch, capfd):
     monkeypatch.setenv("COLUMNS", "100")
     rollback(name, reason="[bold] dogs")
     _, out, _ = run(monkeypatch, capfd, "history", "--model", name)
-    assert f"{name}: what was champion" in out
+    assert f"{name}: champions" in out
     assert "since (UTC)" in out
     assert "rollback: [bold] dogs" in out
 
@@ -60,7 +60,7 @@ def test_the_history_of_an_unknown_name_suggests_the_nearest(name, monkeypatch, 
 
 def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, capfd):
     code, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--reason", "dogs are cats")
-    assert (code, out) == (0, f"{name}: champion is version 1 again, previous is version 2\n")
+    assert (code, out) == (0, f"{name}: rolled back from version 2 to version 1\n")
     promote(versions.find(name, version="3"), replacing="1", reasons=["better"])
     _, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--to", "2", "--reason", "was right", "--json")
     assert json.loads(out) == {"model": name, "champion": "2", "previous": "3"}
@@ -84,7 +84,7 @@ def test_approve_makes_the_challenger_champion(name, monkeypatch, capfd):
 
 
 def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypatch, capfd):
-    assert run(monkeypatch, capfd, "registry-check", "--model", name)[:2] == (0, f"{name}: 0 found\n")
+    assert run(monkeypatch, capfd, "registry-check", "--model", name)[:2] == (0, f"{name}: no problems\n")
     store.client().set_registered_model_alias(name, "champion", "1")
     (shared_store / "bare" / name / "3" / "MLmodel").write_text("changed")
     code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--json")
@@ -95,11 +95,11 @@ def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypa
     code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--repair")
     assert code == 1
     assert out.splitlines() == [
-        "mended: unrecorded: champion names version 1, the history says 2; --repair notes it in the history",
+        "mended: unrecorded: champion is version 1, but the history says 2; --repair records it in the history",
         "mended: champion is previous: previous names version 1: version 1 is champion and previous; "
         "--repair moves it to version 2",
         "files: version 3: MLmodel was changed after registration; restore it",
-        f"{name}: 3 found, 1 left",
+        f"{name}: 3 problems, 1 not repaired",
     ]
 
 
@@ -117,7 +117,7 @@ def test_compare_says_whether_chance_explains_the_difference(shared_store, monke
     assert found["accuracy_b"] == 0.97
     _, out, _ = run(monkeypatch, capfd, "compare", "1", "champion", "--model", "compared")
     assert "version 1: 100.00% right, version 2 (champion): 97.00%" in out
-    assert "version 1 alone is right on 6, version 2 (champion) alone on 0; McNemar's exact test: p = 0.0312" in out
+    assert "only version 1 is correct on 6, only version 2 (champion) on 0; McNemar's exact test: p = 0.0312" in out
     assert "recall per class" in out
     code, _, err = run(monkeypatch, capfd, "compare", "1", "best", "--model", "compared")
     assert code == 1

@@ -90,7 +90,7 @@ def test_before_anything_is_registered_predict_says_so(tmp_path, monkeypatch, ca
     code, _, err = run(monkeypatch, capfd, "predict", "cat.png")
     assert code == 1
     assert "no model is registered as 'pets'" in err
-    assert "`dvc repro` trains and registers one" in err
+    assert "run `dvc repro` to train and register one" in err
 
 
 def test_batch_answers_a_folder_and_says_what_it_came_to(shop, monkeypatch, capfd):
@@ -101,7 +101,7 @@ def test_batch_answers_a_folder_and_says_what_it_came_to(shop, monkeypatch, capf
     code, out, err = run(monkeypatch, capfd, "batch", "in", "out.parquet")
     assert (code, err) == (0, "")
     assert out.startswith("out.parquet: 3 images by pets version 1 in ")
-    assert "; 1 could not be read, such as broken.png: 1 byte is not an image" in out
+    assert "; 1 could not be read, e.g. broken.png: 1 byte is not an image" in out
     rows = pq.read_table("out.parquet").to_pylist()
     assert [(row["path"], row["label"], row["version"]) for row in rows] == [
         ("broken.png", None, "1"),
@@ -123,10 +123,10 @@ def test_batch_reads_paths_from_stdin_and_logs(shop):
 
 def test_wrong_use_of_batch_and_drift_is_exit_code_2(shop, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "batch", ".", "../out.parquet", "--log-images")
-    assert (code, err) == (2, "error: --log-images keeps the images in the log; name its folder with --log\n")
+    assert (code, err) == (2, "error: --log-images stores images in the log; also pass --log DIRECTORY\n")
     code, _, err = run(monkeypatch, capfd, "drift", "--log", "log", "--since", "soon")
     assert code == 2
-    assert "--since is 'soon'; expected such as 2026-03-01" in err
+    assert "--since is 'soon'; expected e.g. 2026-03-01" in err
     code, _, err = run(monkeypatch, capfd, "drift", "--log", "log", "--since", "7d", "--until", "8d")
     assert (code, err) == (2, "error: --since 7d is not before --until 8d\n")
 
@@ -149,4 +149,4 @@ def test_drift_between_two_logs_is_exit_code_3_and_none_is_0(shop, monkeypatch, 
     assert (code, report["drifted"], report["n_window"], report["version"]) == (0, False, 200, "1")
     code, out, _ = run(monkeypatch, capfd, *drift, "--reference", "before.log", "--min-rows", "201")
     assert code == 0
-    assert "brightness: too few to tell, 200 rows in the window, at least 201 are needed." in out
+    assert "brightness: no verdict with 200 rows in the window; at least 201 are needed." in out

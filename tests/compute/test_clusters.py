@@ -82,7 +82,7 @@ def check_places(workers: Workers, folder: Path) -> None:
 
     killed = workers.submit(0, wait_in, folder / "killed")
     os.kill(pid_in(folder / "killed"), signal.SIGKILL)
-    with pytest.raises(WorkerDiedError, match=r"^worker 0 died before its task ended: [^\n]+$"):
+    with pytest.raises(WorkerDiedError, match=r"^worker 0 died during its task: [^\n]+$"):
         killed.result(timeout=20)
     assert workers.submit(1, remember, 4).result() == (other.result()[0], [2, 4]), "others go on"
     assert workers.submit(0, remember, 5).result()[1] == [5]
@@ -92,7 +92,7 @@ def check_places(workers: Workers, folder: Path) -> None:
     before = time.monotonic()
     workers.replace(0)
     assert time.monotonic() - before < 2
-    with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped before its task ended$"):
+    with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped during its task$"):
         stopped.result(timeout=0)
     eventually(lambda: not psutil.pid_exists(pid), 2)
     assert workers.submit(0, remember, 6).result()[1] == [6]
@@ -118,7 +118,7 @@ def test_ray_runs_tasks_on_both_nodes_and_keeps_the_promises(ray_cluster, tmp_pa
 
 def test_a_ray_cluster_without_room_says_so(ray_cluster):
     for asked, gpus, room in ((3, 0.0, 2), (1, 0.5, 0)):
-        wanted = rf"has room for {room} workers of 1 CPUs and {gpus} GPUs each, not for {asked}; ask for fewer"
+        wanted = rf"has room for {room} workers of 1 CPUs and {gpus} GPUs each, not {asked}; use fewer"
         with pytest.raises(DarkroomError, match=wanted), Workers(asked, backend="ray", address=ray_cluster, gpus=gpus):
             pass
     with Workers("auto", backend="ray", address=ray_cluster) as workers:
@@ -148,7 +148,7 @@ def leave_a_running_task(workers: Workers, folder: Path) -> None:
         pid = pid_in(folder / "busy")
         left = time.monotonic()
     assert time.monotonic() - left < 5
-    with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped before its task ended$"):
+    with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped during its task$"):
         busy.result(timeout=0)
     eventually(lambda: not psutil.pid_exists(pid), 2)
 
@@ -196,5 +196,5 @@ def test_a_stream_over_a_cluster_keeps_order_bound_and_errors(ray_cluster):
     assert len(read) <= 20 + 2 * 3
     with pytest.raises(DataError, match=r"^image 5 is odd$"):
         next(results)
-    with pytest.raises(DarkroomError, match=r"died before its task ended: .*; if memory ran out there, lower compute"):
+    with pytest.raises(DarkroomError, match=r"died during its task: .*; if memory ran out there, lower compute"):
         list(stream(os._exit, [9, 9], backend="ray", workers=1, cluster=ray_cluster))

@@ -78,7 +78,7 @@ def test_a_worker_that_dies_is_one_clear_error():
 def test_wrong_settings_are_named():
     wrong: list[Any] = [0, -1, "all", 1.5, True]
     for workers in wrong:
-        with pytest.raises(ParamsError, match=r"compute.workers is .*expected auto or a whole number"):
+        with pytest.raises(ParamsError, match=r"compute.workers is .*expected auto or an integer"):
             n_workers_of(workers)
     with pytest.raises(ParamsError, match=r"compute.backend is 'spark'; expected loky or threading or ray$"):
         stream(square, [1], backend="spark", workers=2)

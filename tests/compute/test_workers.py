@@ -105,7 +105,7 @@ def test_a_process_that_is_killed_breaks_its_own_place_only(tmp_path):
         other = workers.submit(1, remember, 2).result()[0]
         killed = workers.submit(0, wait_in, tmp_path / "pid")
         os.kill(pid_in(tmp_path / "pid"), signal.SIGKILL)
-        with pytest.raises(WorkerDiedError, match=r"^worker 0 died before its task ended: it ended with SIGKILL\(-9\)"):
+        with pytest.raises(WorkerDiedError, match=r"^worker 0 died during its task: it ended with SIGKILL\(-9\)"):
             killed.result(timeout=20)
         assert workers.submit(1, os.getpid).result() == other
         assert workers.submit(0, remember, 3).result()[1] == [3]
@@ -134,7 +134,7 @@ def test_a_place_is_replaced_in_the_middle_of_a_task(tmp_path):
         workers.replace(0)
         assert time.monotonic() - before < 1
         assert stopped.done()
-        with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped before its task ended$"):
+        with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped during its task$"):
             stopped.result()
         assert not lives(pid)
         assert workers.submit(0, os.getpid).result() != pid
@@ -157,7 +157,7 @@ def test_a_place_with_waiting_tasks_is_replaced(tmp_path):
         pid_in(tmp_path / "pid")
         workers.replace(0)
         for task in tasks:
-            with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped before its task ended$"):
+            with pytest.raises(WorkerDiedError, match=r"^worker 0 was stopped during its task$"):
                 task.result(timeout=0)
 
 
@@ -219,7 +219,7 @@ def test_what_cannot_be_sent_is_an_error_of_the_task():
 @pytest.mark.parametrize(("how", "cause"), [("exit", "SystemExit: 3"), ("kill", r"it ended with SIGKILL\(-9\)")])
 def test_a_task_that_ends_its_process_does_not_end_this_one(how, cause):
     with Workers(1, backend="loky") as workers:
-        with pytest.raises(WorkerDiedError, match=rf"worker 0 died before its task ended: {cause}"):
+        with pytest.raises(WorkerDiedError, match=rf"worker 0 died during its task: {cause}"):
             workers.submit(0, end, how).result()
         assert workers.submit(0, remember, 1).result()[1] == [1]
 
@@ -229,9 +229,9 @@ def test_wrong_settings_are_named(monkeypatch):
         Workers(1, backend="threading")
     wrong: list[Any] = [0, -1, 1.5, True, "all"]
     for n in wrong:
-        with pytest.raises(ParamsError, match=rf"^workers is {n!r}; expected auto or a whole number of at least 1$"):
+        with pytest.raises(ParamsError, match=rf"^workers is {n!r}; expected auto or an integer of at least 1$"):
             Workers(n, backend="loky")
-    with pytest.raises(ParamsError, match=r"^cpus of a worker is 0; expected a whole number"):
+    with pytest.raises(ParamsError, match=r"^cpus of a worker is 0; expected an integer"):
         Workers(1, backend="loky", cpus=0)
     with pytest.raises(ParamsError, match=r"^gpus of a worker is -0.5; expected a number of at least 0"):
         Workers(1, backend="loky", gpus=-0.5)
@@ -241,5 +241,5 @@ def test_wrong_settings_are_named(monkeypatch):
         Workers(1, backend="ray")
     with Workers(1, backend="loky") as workers, pytest.raises(IndexError, match="place 1 of 1"):
         workers.submit(1, os.getpid)
-    with pytest.raises(RuntimeError, match="outside of their `with`"):
+    with pytest.raises(RuntimeError, match="outside their `with`"):
         workers.submit(0, os.getpid)

@@ -46,7 +46,7 @@ print(sorted({"darkroom", "keras", "tensorflow", "sklearn", "matplotlib"} & set(
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
-    """The folder of a logged model, the ONNX file it was made from, an image file."""
+    """The directory of a logged model, the ONNX file it was made from, an image file."""
     root = tmp_path_factory.mktemp("repository")
     with pytest.MonkeyPatch.context() as patch:
         fresh_store(root, patch)

@@ -173,7 +173,7 @@ def bomb():
 
 
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(classifier):
-    with pytest.raises(ValueError, match="30000x30000 pixels is not decoded; the limit is 50000000"):
+    with pytest.raises(ValueError, match="30000x30000 pixels; the limit is 50000000"):
         classifier.decode(bomb())
 
 
@@ -202,7 +202,7 @@ def test_a_tiff_cannot_hide_its_size_behind_another_type(change):
 
 def test_the_pixel_limit_is_an_argument(model):
     small = Package.load(model, max_pixels=48 * 64 - 1)
-    with pytest.raises(ValueError, match="64x48 pixels is not decoded; the limit is 3071 pixels"):
+    with pytest.raises(ValueError, match="64x48 pixels; the limit is 3071 pixels"):
         small.decode(STILLS["png"])
     assert Package.load(model, max_pixels=48 * 64).decode(STILLS["png"]).shape == (16, 16, 3)
 
@@ -243,7 +243,7 @@ def test_the_file_says_its_classes_shape_and_colour(classifier):
 
 
 def test_a_missing_file_is_a_value_error(tmp_path):
-    with pytest.raises(ValueError, match=r"none.onnx: there is no such file"):
+    with pytest.raises(ValueError, match=r"none.onnx: no such file"):
         Package.load(tmp_path / "none.onnx")
 
 
@@ -267,8 +267,8 @@ def test_a_model_without_metadata_is_refused(tmp_path, model):
     [
         ({"classes": None}, "not valid: 'classes'"),
         ({"color": "grey"}, "contradict each other"),
-        ({"classes": ["one"]}, r"its metadata say tensor\(uint8\) \['n', 16, 16, 3\] to \['n', 1\]"),
-        ({"image_shape": [8, 8, 3]}, "its metadata say"),
+        ({"classes": ["one"]}, r"its metadata says tensor\(uint8\) \['n', 16, 16, 3\] to \['n', 1\]"),
+        ({"image_shape": [8, 8, 3]}, "its metadata says"),
     ],
 )
 def test_metadata_that_contradict_the_network_are_refused(tmp_path, metadata, message):
@@ -299,7 +299,7 @@ def test_images_of_another_shape_or_type_are_refused(classifier, images):
 
 def test_a_network_that_answers_nan_is_refused(tmp_path):
     path = write_model(tmp_path / "m.onnx", classes=CLASSES, image_shape=(4, 4, 1), weights=np.full((16, 3), np.nan))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="non-finite"):
         Package.load(path).probabilities(np.zeros((1, 4, 4, 1), np.uint8))
 
 
@@ -327,10 +327,10 @@ def test_a_text_that_is_no_file_and_no_image_says_what_came(classifier):
     with pytest.raises(ValueError, match=r"^item 1: 'cat.jpg' is neither an existing file nor base64 of an image$"):
         classifier.predict([STILLS["png"], "cat.jpg"])
     with pytest.raises(
-        ValueError, match="'abcd' is no existing file, and decoded from base64: 3 bytes are not an image"
+        ValueError, match="'abcd' is not an existing file; decoded from base64: 3 bytes are not an image"
     ):
         classifier.predict(["abcd"])
-    with pytest.raises(ValueError, match=r"^item 0: 'A{57}\.\.\.' is no existing file"):
+    with pytest.raises(ValueError, match=r"^item 0: 'A{57}\.\.\.' is not an existing file"):
         classifier.predict(["A" * 100_000])
     with pytest.raises(ValueError, match="neither an existing file nor base64"):
         classifier.predict([""])

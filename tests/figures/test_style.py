@@ -17,7 +17,7 @@ def names(n_classes):
 
 
 def drawn(path):
-    """Return the picture (H, W, 3) after making sure that it is a PNG with something on it."""
+    """Return the plot (H, W, 3) after making sure that it is a PNG with something on it."""
     image: Any = cv2.imread(str(path))
     assert path.read_bytes().startswith(b"\x89PNG")
     assert image.std() > 5

@@ -57,7 +57,7 @@ def test_a_name_that_is_not_utf_8_is_spelled_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "cats/../../a.jpg", "..\\a.jpg", "C:\\a.jpg", "\\a.jpg"])
 def test_a_path_out_of_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     for path in (write_tar(tmp_path / "a.tar", {name: b"1"}), write_zip(tmp_path / "a.zip", {name: b"1"})):
-        with pytest.raises(DataError, match=re.escape(f"member {shown(name)} points out of the archive")):
+        with pytest.raises(DataError, match=re.escape(f"member {shown(name)} points outside the archive")):
             read_all(path)
 
 
@@ -98,7 +98,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("cats/a.jpg"))
         tar.addfile(tarfile.TarInfo("./cats/a.jpg"))
-    with pytest.raises(DataError, match=r"two members 'cats/a.jpg'"):
+    with pytest.raises(DataError, match=r"the member 'cats/a.jpg' appears twice"):
         read_all(tmp_path / "a.tar")
 
 
@@ -123,7 +123,7 @@ def test_a_zip_member_is_never_read_beyond_its_declared_size(tmp_path: Path) -> 
 def test_a_zip_member_shorter_than_declared_is_refused(tmp_path: Path) -> None:
     data = write_zip(tmp_path / "a.zip", {"cats/a.jpg": b"abc" * 1000}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(struct.pack("<I", 3000), struct.pack("<I", 5000)))
-    with pytest.raises(DataError, match=r"holds 3,000 bytes, its header says 5,000|damaged|truncated"):
+    with pytest.raises(DataError, match=r"holds 3,000 bytes, but its header says 5,000|damaged|truncated"):
         read_all(tmp_path / "a.zip")
 
 
@@ -200,7 +200,7 @@ def test_no_cut_of_a_tar_goes_unnoticed(tmp_path: Path) -> None:
     end = 4 * 512 + 3 * 512  # behind it, two blocks of zeros say that it is complete
     for cut in range(0, end + 512, 32):
         (tmp_path / "cut.tar").write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=r"truncated|no zip or tar archive"):
+        with pytest.raises(DataError, match=r"truncated|not a zip or tar archive"):
             read_all(tmp_path / "cut.tar")
 
 
@@ -231,5 +231,5 @@ def test_a_compressed_file_that_is_no_tar_is_refused(tmp_path: Path, pack: Calla
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(DataError, match=f"{len(content)} bytes are no zip or tar archive"):
+    with pytest.raises(DataError, match=f"{len(content)} bytes are not a zip or tar archive"):
         read_all(tmp_path / "a.tar")

@@ -51,7 +51,7 @@ def test_a_file_has_the_usual_rights(tmp_path: Path, mask: int) -> None:
     ("number", "message"),
     [
         (errno.ENOSPC, "out.npy: the disk (or a quota) is full after 3 images: No space left on device; free some"),
-        (errno.EACCES, "out.npy: cannot be written after 3 images: Permission denied; mend that and run again"),
+        (errno.EACCES, "out.npy: cannot be written after 3 images: Permission denied; fix that and run again"),
     ],
 )
 def test_only_a_full_disk_asks_for_space(number: int, message: str) -> None:

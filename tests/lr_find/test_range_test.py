@@ -17,7 +17,7 @@ RATES = np.geomspace(1e-5, 10, 60)
 
 
 class Lights:
-    """Batches of dark and light pictures; the two classes are told apart by one weight."""
+    """Batches of dark and light images; the two classes are told apart by one weight."""
 
     def __init__(self, epoch: int) -> None:
         self._rng = np.random.default_rng(epoch)
@@ -102,7 +102,7 @@ def test_smoothing_moves_nothing_sideways() -> None:
 
 
 def test_a_loss_that_falls_nowhere_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="the loss fell at none of the 60 learning rates tried; look at the labels"):
+    with pytest.raises(TrainingError, match="the loss fell at none of the 60 learning rates tried; check the labels"):
         range_test.interpret(RATES, 2.3 + np.arange(60) / 10, diverged=False)
     with pytest.raises(TrainingError, match="fell at none of the 0 learning rates"):
         range_test.interpret(RATES, np.full(60, np.nan), diverged=True)
@@ -110,5 +110,5 @@ def test_a_loss_that_falls_nowhere_is_an_error() -> None:
 
 def test_steps_and_rates_out_of_range_are_refused() -> None:
     for arguments in ({"n_steps": 9}, {"start": 0.0}, {"start": 1.0, "end": 0.1}):
-        with pytest.raises(TrainingError, match="expected at least 10 steps, and a rise from above 0"):
+        with pytest.raises(TrainingError, match="expected at least 10 steps, and a range that rises from above 0"):
             range_test.find(network(), Lights, optimizer=keras.optimizers.SGD, **arguments)

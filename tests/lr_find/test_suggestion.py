@@ -1,4 +1,4 @@
-"""`darkroom lr-find` in a repository with prepared pictures of eight pixels."""
+"""`darkroom lr-find` in a repository with prepared images of eight pixels."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def test_an_unknown_candidate_is_answered_with_the_known_ones(
 ) -> None:
     code, out, err = lr_find(monkeypatch, capfd, "--candidate", "cmm")
     assert (code, out) == (2, "")
-    assert err == "error: params.yaml: there is no section 'train.cmm'; sections here: cnn\n"
+    assert err == "error: params.yaml: section 'train.cmm' is missing; sections found: cnn\n"
 
 
 def test_unprepared_data_are_named_with_what_prepares_them(
@@ -71,7 +71,7 @@ def test_unprepared_data_are_named_with_what_prepares_them(
 ) -> None:
     code, _, err = lr_find(monkeypatch, capfd)
     assert code == 1
-    assert re.fullmatch(r"error: .*data/prepared is not whole: .*run `dvc repro preprocess`\n", err)
+    assert re.fullmatch(r"error: .*data/prepared does not exist yet; run `dvc repro preprocess`\n", err)
 
 
 def test_a_recipe_that_does_not_fit_the_data_is_refused(
@@ -94,7 +94,10 @@ def test_fewer_than_ten_steps_are_wrong_usage(
 
 @pytest.mark.parametrize(
     ("cautious", "said"),
-    [(0.013, "most steeply; the peak of one_cycle may"), (0.01, "most steeply; 0.01 to be cautious; the peak of")],
+    [
+        (0.013, "most steeply; the peak of one_cycle may"),
+        (0.01, "most steeply; 0.01 is the cautious choice; the peak of"),
+    ],
 )
 def test_what_is_cautious_is_said_where_it_is_another_rate(
     repository: Path,
@@ -123,9 +126,10 @@ def test_a_rate_is_suggested_and_its_picture_drawn(
     image: Any = cv2.imread(str(picture))
     assert image.std() > 5
     match = re.fullmatch(
-        r"learning rate ([\d.e-]+), where the loss falls most steeply; (?:[\d.e-]+ to be cautious; )?the peak of "
-        r"one_cycle may go up to ([\d.e-]+)\. Set train\.cnn\.learning_rate in params\.yaml, now 0\.1; "
-        r"picture: (\S+)\n",
+        r"learning rate ([\d.e-]+), where the loss falls most steeply; "
+        r"(?:[\d.e-]+ is the cautious choice; )?the "
+        r"peak of one_cycle may go up to ([\d.e-]+)\. Set train\.cnn\.learning_rate in params\.yaml, now 0\.1; "
+        r"plot: (\S+)\n",
         out,
     )
     assert match is not None, out
@@ -147,7 +151,7 @@ def test_a_transfer_candidate_is_tested_by_its_head(
     (repository / "params.yaml").write_text(presets.text("mnist", root=ROOT))
     code, _, err = lr_find(monkeypatch, capfd, "--candidate", "transfer")
     assert code == 1
-    assert "data/features is not whole" in err
+    assert "data/features is incomplete" in err
     write_features(repository / "data" / "features", prepared_digest=digests[0], augmented_digest=digests[1])
     out = repository / "head.png"
     code, printed, err = lr_find(

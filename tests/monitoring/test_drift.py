@@ -65,7 +65,7 @@ def test_a_difference_that_is_significant_but_small_is_no_drift():
 def test_few_rows_give_no_verdict_but_the_number_needed():
     report = compare(sample(), sample(199, seed=1, shift=-0.3))
     assert report.drifted is None
-    assert report.reasons[0] == "brightness: too few to tell, 199 rows in the window, at least 200 are needed."
+    assert report.reasons[0] == "brightness: no verdict with 199 rows in the window; at least 200 are needed."
     assert compare(sample(), sample(199, seed=1, shift=-0.3), limits=Limits(min_rows=100)).drifted is True
     assert "100 rows in the reference" in compare(sample(100), sample()).reasons[0]
 

@@ -91,7 +91,7 @@ def test_a_window_begins_with_since_and_ends_before_until(tmp_path):
 def test_files_written_before_the_window_are_not_opened(tmp_path):
     (tmp_path / "20250101T000000.000000Z-1-0.parquet").write_bytes(b"nothing of ours")
     assert read(tmp_path, since=NOON).num_rows == 0
-    with pytest.raises(DataError, match=r"20250101T\S+ is no file of a prediction log \(.*\); remove it"):
+    with pytest.raises(DataError, match=r"20250101T\S+ is not a file of a prediction log \(.*\); remove it"):
         read(tmp_path)
 
 
@@ -101,21 +101,21 @@ def test_a_file_that_is_being_written_is_not_read(tmp_path):
 
 
 def test_a_wrong_folder_and_a_foreign_parquet_file_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"log: there is no such folder; --log of `darkroom batch`"):
+    with pytest.raises(DataError, match=r"log: no such directory; --log of `darkroom batch`"):
         read(tmp_path / "log")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "20260101T000000.000000Z-1-0.parquet")
-    with pytest.raises(DataError, match=r"-1-0.parquet is no file of a prediction log \(.*\); remove it"):
+    with pytest.raises(DataError, match=r"-1-0.parquet is not a file of a prediction log \(.*\); remove it"):
         read(tmp_path)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "index.parquet")
-    with pytest.raises(DataError, match=r"index.parquet is no file of a prediction log"):
+    with pytest.raises(DataError, match=r"index.parquet is not a file of a prediction log"):
         read(tmp_path, since=NOON)
 
 
 def test_a_disk_that_refuses_is_named_and_the_rows_are_given_up(tmp_path):
-    (tmp_path / "log").write_text("a file where the folder should be")
+    (tmp_path / "log").write_text("a file where the directory should be")
     log = PredictionLog(tmp_path / "log")
     log.append([row(0)])
-    with pytest.raises(DataError, match=r"\.parquet: cannot be written: File exists; mend that and run again"):
+    with pytest.raises(DataError, match=r"\.parquet: cannot be written: File exists; fix that and run again"):
         log.flush()
     log.flush()
 

@@ -116,7 +116,7 @@ def test_only_the_answers_of_one_version_are_compared(repository, tmp_path):
         log.append([{**row, "version": "2", "time": datetime(2020, 1, 1, tzinfo=UTC)}])
     found = inspect(repository, tmp_path / "log")
     assert (found.version, found.report.n_window) == ("3", N)
-    assert found.notes[0] == "1 rows of other versions than 3 are left out."
+    assert found.notes[0] == "1 rows of versions other than 3 are ignored."
 
 
 def test_confidence_is_compared_within_the_same_version(repository, tmp_path):
@@ -135,7 +135,7 @@ def test_confidence_is_compared_within_the_same_version(repository, tmp_path):
     (reports / "promotion.json").write_text(json.dumps({"version": "2"}))
     found = inspect(repository, root / "log", root=tmp_path)
     assert "confidence" not in [check.name for check in found.report.checks]
-    assert "is of version 2, the window of 3." in found.notes[0]
+    assert "holds version 2, the window version 3." in found.notes[0]
 
 
 def test_a_log_can_be_the_reference(repository, tmp_path):
@@ -144,7 +144,7 @@ def test_a_log_can_be_the_reference(repository, tmp_path):
     assert found.report.drifted is False
     assert len(found.report.checks) == 6
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match=r"x.parquet has no column of a reference; expected some of id, time, version"):
+    with pytest.raises(DataError, match=r"x.parquet has no columns to compare; expected some of id, time, version"):
         samples.stored_sample(tmp_path / "x.parquet")
     with pytest.raises(DataError, match=r"nowhere cannot be read as a reference"):
         samples.stored_sample(tmp_path / "nowhere")
@@ -155,5 +155,5 @@ def test_an_empty_window_is_too_few_to_tell(repository, tmp_path):
     later = datetime(2100, 1, 1, tzinfo=UTC)
     found = inspect(repository, root / "log", since=later)
     assert (found.version, found.report.drifted) == (None, None)
-    assert found.report.reasons[0] == "brightness: too few to tell, 0 rows in the window, at least 200 are needed."
+    assert found.report.reasons[0] == "brightness: no verdict with 0 rows in the window; at least 200 are needed."
     figure.drift(found.report, found.reference, found.window, tmp_path / "drift.png")

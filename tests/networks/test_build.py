@@ -27,10 +27,10 @@ def test_the_articles_small_network_has_its_parameter_count() -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("compct", {}, "there is no architecture 'compct'; did you mean 'compact'? known: "),
+        ("compct", {}, "unknown architecture 'compct'; did you mean 'compact'? known: "),
         ("compact", {"filter": [8]}, "architecture compact has no argument 'filter'; known: filters"),
         ("compact", {**COMPACT, "head": "max"}, "head is 'max', expected flatten or average"),
-        ("compact", {**COMPACT, "filters": [4] * 6}, "needs pictures of at least 66x66 pixels"),
+        ("compact", {**COMPACT, "filters": [4] * 6}, "needs images of at least 66x66 pixels"),
     ],
 )
 def test_a_network_that_cannot_be_built_says_why(name: str, arguments: dict[str, object], message: str) -> None:
@@ -72,7 +72,7 @@ def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit() -> None:
     np.testing.assert_array_equal(zero, 0)
     np.testing.assert_allclose(probabilities[:, 1], 1 / (1 + np.exp(-logit)), rtol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    with pytest.raises(ParamsError, match="output sigmoid is for 2 classes, these are 3"):
+    with pytest.raises(ParamsError, match="output sigmoid needs exactly 2 classes, got 3"):
         build.build("single_conv", image_shape=(16, 16, 1), n_classes=3, arguments={}, output="sigmoid")
 
 
@@ -143,7 +143,7 @@ def test_only_a_whitening_layer_is_filled_from_pictures() -> None:
     for seed in (1, 1, 2):
         network = build.build("fast", image_shape=(16, 16, 3), n_classes=3, arguments={"filters": [4, 8]})
         before = network.get_weights()
-        build.initialise_from_data(network, images, seed=seed, n_pictures=30)
+        build.initialise_from_data(network, images, seed=seed, n_images=30)
         filled.append(network.get_layer("whitening").get_weights())
         kernels = [layer.name for layer in network.layers for _ in layer.get_weights()]
         for name, old, new in zip(kernels, before, network.get_weights(), strict=True):

@@ -131,7 +131,9 @@ def test_stale_files_go_and_what_is_in_use_stays(tmp_path, monkeypatch):
 
 def test_the_cache_of_an_unfinished_retraining_is_kept(tmp_path):
     WorkInProgress(tmp_path).begin({"started": "2026-05-20T03:00:00+00:00"})
-    with pytest.raises(DataError, match=r"the retraining of 2026-05-20T03.* is unfinished and needs DVC's cache; run"):
+    with pytest.raises(
+        DataError, match=r"the retraining started at 2026-05-20T03.* is unfinished and needs DVC's cache; run"
+    ):
         gc.drop_dvc_cache(tmp_path, dry=False)
 
 
@@ -151,4 +153,4 @@ def test_the_command_removes_nothing_unless_it_is_told_to(tmp_path, monkeypatch)
     assert json.loads(CliRunner().invoke(app, [*arguments, "--yes"]).stdout)["removed"]
     assert not stale.exists()
     printed = CliRunner().invoke(app, ["gc", "--model", "pets"]).stdout
-    assert "0 things, 0 bytes would be removed; --yes removes them" in printed
+    assert "0 things, 0 bytes would be deleted; delete them with --yes" in printed

@@ -30,4 +30,4 @@ def test_the_error_of_a_stage_comes_before_that_of_dvc():
     assert Ended(255, "ERROR: no remote\nsee the docs\n").last_error == "no remote"
     assert Ended(128, "fatal: no upstream\n").last_error == "no upstream"
     assert Ended(1, "something\n\n").last_error == "something"
-    assert Ended(1, "").last_error == "it printed nothing"
+    assert Ended(1, "").last_error == "no output"

@@ -54,8 +54,8 @@ def test_a_command_gets_the_report_and_the_event(tmp_path):
 
 
 def test_a_command_that_fails_or_hangs_raises_nothing(tmp_path):
-    assert send(tmp_path, command="echo no mail today >&2; exit 3")[0]["error"] == "it ended with 3: no mail today"
-    assert send(tmp_path, command="exec sleep 60", timeout=0.2)[0]["error"] == "no end after 0.2 s"
+    assert send(tmp_path, command="echo no mail today >&2; exit 3")[0]["error"] == "exit code 3: no mail today"
+    assert send(tmp_path, command="exec sleep 60", timeout=0.2)[0]["error"] == "not finished after 0.2 s"
 
 
 def test_a_webhook_gets_the_report(tmp_path):

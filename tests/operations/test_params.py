@@ -9,7 +9,7 @@ from tests.support.project import ROOT
 
 @pytest.fixture
 def params(tmp_path, monkeypatch):
-    """A params.yaml in a repository of its own; the preset for pictures of one's own."""
+    """A params.yaml in a repository of its own; the preset for images of one's own."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "params.yaml"
@@ -45,7 +45,11 @@ def test_a_data_set_of_the_catalogue_has_no_folder(params):
             "retrain.notify.webhook is 'mail': expected null, or a URL that begins",
         ),
         ("  min_new_images: 1", "  min_images: 1", "retrain has an unknown key 'min_images'; known keys: drift_days,"),
-        ("  max_image_bytes:", "  max_bytes:", r"download, preprocess or promote is wrong \('max_image_bytes'\); `dvc"),
+        (
+            "  max_image_bytes:",
+            "  max_bytes:",
+            r"download, preprocess or promote is invalid \('max_image_bytes'\); `dvc",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named(params, old, new, said):

@@ -59,7 +59,7 @@ def test_where_nothing_calls_for_it_nothing_runs(project):
     assert project.run(sys.executable, "-c", code).splitlines()[-1] == "nothing []"
     report = json.loads(project.read("reports/retrain.json"))
     assert fired(report) == []
-    assert "Code, settings and data are those of dvc.lock." in report["reasons"]
+    assert "Code, params and data match dvc.lock." in report["reasons"]
     assert (report["version_before"], report["version_after"]) == ("1", "1")
     assert project.read("dvc.lock") == lock
     assert not (project.root / "told-nothing.json").exists()
@@ -94,10 +94,10 @@ def test_an_old_champion_is_answered_with_the_data_of_now(project):
     assert fired(project.retrain()) == ["champion_age"]
     assert ran(project) == ["download", "promote"]
     assert told.exists()
-    (project.root / "served" / "set.txt").write_text("a larger data set\n")
+    (project.root / "served" / "set.txt").write_text("a larger dataset\n")
     project.retrain()
     assert ran(project) == ["download", "train", "promote"]
-    assert project.read("data/raw/set.txt") == "a larger data set\n"
+    assert project.read("data/raw/set.txt") == "a larger dataset\n"
     params.write_text(before)
 
 
@@ -120,7 +120,7 @@ def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
     project.drop("dog/b.png", b"a new dog")
     report = project.retrain(status=1)
     assert report["decision"] == "failed"
-    assert report["error"].startswith("`dvc repro` ended with 255: there is no pixel 9; all it printed is in ")
+    assert report["error"].startswith("`dvc repro` failed with exit code 255: there is no pixel 9; its output is in ")
     assert project.read("dvc.lock") == lock
     assert (project.root / "models/cnn/model.onnx").read_bytes() == onnx
     assert not (project.root / "data/incoming/dog.dvc").exists()
@@ -156,7 +156,7 @@ def test_dvc_run_by_hand_is_waited_for_by_the_next_run(project):
         by_hand.kill()
     assert report["decision"] == "locked"
     assert not (project.root / "told-failed.json").exists()
-    assert "another DVC command is at work here; try again when it is done" in report["error"]
+    assert "another DVC command is running here; try again later" in report["error"]
 
 
 def test_after_a_kill_in_the_training_the_next_run_promotes(project, monkeypatch):
@@ -229,7 +229,7 @@ def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     assert "retrain-" in project.run("dvc", "exp", "list", "--name-only")
     report = project.retrain()
     assert report["decision"] == "nothing"
-    assert "dvc.lock is behind (train), and an experiment has tried exactly that." in report["reasons"]
+    assert "dvc.lock is out of date (train), but an experiment has already run these changes." in report["reasons"]
     params.write_text(params.read_text().replace("registered_model: pets", "registered_model: no champion yet"))
     report = project.retrain()
     assert (report["decision"], report["version_after"]) == ("promoted", "1")

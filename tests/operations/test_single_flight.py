@@ -26,7 +26,7 @@ def test_who_finds_the_lock_held_is_told_by_whom_and_since_when(root):
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        said = rf"`darkroom retrain` of .+@.+ \(process {holder.pid}\) has been at work since 20.+ \(0 minutes\); try"
+        said = rf"`darkroom retrain` of .+@.+ \(process {holder.pid}\) has been running since 20.+ \(0 minutes\); try"
         with pytest.raises(LockedError, match=said) as raised, single_flight("darkroom gc"):
             pass
         assert raised.value.exit_code == 75

@@ -19,7 +19,7 @@ def look(found, known, *, minimum=1, prepared=()):
 def test_known_images_call_for_nothing():
     trigger = look(KNOWN, KNOWN)
     assert not trigger.fired
-    assert trigger.reason == "All 2 images of data/incoming are known."
+    assert trigger.reason == "No new images among the 2 in data/incoming."
 
 
 def test_new_images_are_counted_per_class_by_content():
@@ -97,7 +97,9 @@ def test_a_changed_setting_file_or_command_is_a_reason():
         "promote": ["models modified"],
         "evaluate": ["changed command modified"],
     }
-    assert trigger.reason.startswith("dvc.lock is behind: train@cnn: train.cnn.epochs modified, src/a.py modified;")
+    assert trigger.reason.startswith(
+        "dvc.lock is out of date: train@cnn: train.cnn.epochs modified, src/a.py modified;"
+    )
 
 
 def test_new_images_do_not_come_in_through_the_status_of_dvc():
@@ -111,7 +113,7 @@ def test_new_images_do_not_come_in_through_the_status_of_dvc():
 def test_what_an_experiment_has_tried_is_no_reason_again():
     trigger = triggers.changed_stages({"train": [{"changed deps": {"src/a.py": "modified"}}]}, tried=True)
     assert not trigger.fired
-    assert trigger.reason == "dvc.lock is behind (train), and an experiment has tried exactly that."
+    assert trigger.reason == "dvc.lock is out of date (train), but an experiment has already run these changes."
 
 
 @pytest.mark.parametrize("changed", ["params.yaml", "src/a.py", "dvc.lock", "data/raw/b.bin"])
@@ -173,4 +175,4 @@ def test_drift_is_a_reason_where_it_is_certain(drifted, fired):
 
 def test_an_unfinished_run_is_named_with_its_beginning():
     trigger = triggers.unfinished({"started": "2026-05-20T03:00:00+00:00", "who": "ann@night"})
-    assert trigger.reason.startswith("The run of 2026-05-20T03:00:00+00:00 by ann@night did not finish")
+    assert trigger.reason.startswith("The run started at 2026-05-20T03:00:00+00:00 by ann@night did not finish")

@@ -259,7 +259,7 @@ def test_scratch_files_are_few_and_are_gone_at_the_end(tmp_path: Path, monkeypat
     ("number", "message"),
     [
         (errno.ENOSPC, r"the disk \(or a quota\) is full: No space left on device; free some space and run again"),
-        (errno.EACCES, "cannot be written: Permission denied; mend that and run again"),
+        (errno.EACCES, "cannot be written: Permission denied; fix that and run again"),
     ],
 )
 def test_only_a_full_disk_asks_for_space(tmp_path: Path, monkeypatch: Any, number: int, message: str) -> None:

@@ -19,7 +19,7 @@ from tests.support.project import ROOT, Project
 
 @pytest.fixture
 def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default params.yaml in an empty folder, which is also the root of the repository."""
+    """The default params.yaml in an empty directory, which is also the root of the repository."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
@@ -59,7 +59,7 @@ def refusal(params: Path, values: dict[str, Any]) -> str:
         ("candidates", "candidates is 'x': expected a list of sections of train"),
         ("tune.trials", "tune.trials is 'x': input should be a valid integer"),
         ("tune.space.cnn", "tune.space.cnn: found x, expected a mapping of train's keys to ranges"),
-        ("tuning", "there is an unknown section 'tuning'; known sections: "),
+        ("tuning", "unknown section 'tuning'; known sections: "),
         ("train.cnn.epoch", "train.cnn has an unknown key 'epoch'; known keys: architecture, "),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: s
         ),
         (
             {"embed.backbone": "efficientnet-light0"},
-            "params.yaml: embed: there is no backbone 'efficientnet-light0'; did you mean 'efficientnet-lite0'",
+            "params.yaml: embed: unknown backbone 'efficientnet-light0'; did you mean 'efficientnet-lite0'",
         ),
         (
             {"embed.backbone": "xception"},
@@ -85,7 +85,7 @@ def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: s
         (
             {"preprocess.image_size": [28, 8]},
             "params.yaml: train.cnn: architecture compact with filters [32, 64, 128], stem_kernel_size 5 needs "
-            "pictures of at least 12x12 pixels, these are 28x8; raise preprocess.image_size, or give it fewer filters",
+            "images of at least 12x12 pixels, got 28x8; raise preprocess.image_size, or give it fewer filters",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_file_of_weights_is_looked_at(params: Path) -> None:
     file = params.with_name("mine.h5")
     weights = {"path": "mine.h5", "sha256": hashlib.sha256(b"values").hexdigest()}
     change(params, {"embed.weights": weights})
-    with pytest.raises(DataError, match=r"embed\.weights\.path: there is no file .*mine\.h5"):
+    with pytest.raises(DataError, match=r"embed\.weights\.path: no such file: .*mine\.h5"):
         check_params()
     file.write_bytes(b"other values")
     with pytest.raises(DataError, match=r"mine\.h5 has the wrong checksum"):

@@ -1,4 +1,4 @@
-"""The download stage as DVC starts it: a process, params.yaml in its folder, one line when it fails."""
+"""The download stage as DVC starts it: a process, params.yaml in its directory, one line when it fails."""
 
 import json
 import os
@@ -93,10 +93,8 @@ def test_no_source_is_one_error_line_and_exit_code_1(tmp_path: Path) -> None:
     done = stage(tmp_path, inline("nowhere\n.zip"))
     assert done.returncode == 1
     said, error = done.stderr.splitlines()
-    assert said == r"pets: path nowhere\n.zip: there is no file or folder nowhere\n.zip"
-    assert error.startswith(
-        r"error: pets: could not get the files from any source. path nowhere\n.zip: there is no file"
-    )
+    assert said == r"pets: path nowhere\n.zip: no such file or directory: nowhere\n.zip"
+    assert error.startswith(r"error: pets: could not get the files from any source. path nowhere\n.zip: no such file")
 
 
 def test_the_stage_loads_none_of_the_heavy_libraries(tmp_path: Path) -> None:

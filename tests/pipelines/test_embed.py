@@ -87,21 +87,25 @@ def test_without_a_backbone_nothing_heavy_is_loaded(workspace: Path) -> None:
         text=True,
     )
     assert done.stdout.strip() == "[]", done.stderr
-    assert done.stderr == "embed: no backbone is named, so there is nothing to compute\n"
+    assert done.stderr == "embed: skipped (embed.backbone is none)\n"
 
 
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"backbone": "efficientnet-lite"}, ParamsError, "no backbone 'efficientnet-lite'; did you mean '.*-lite0'"),
+        (
+            {"backbone": "efficientnet-lite"},
+            ParamsError,
+            "unknown backbone 'efficientnet-lite'; did you mean '.*-lite0'",
+        ),
         ({"image_size": [32, 16]}, ParamsError, r"image_size is \[32, 16\], expected at least \[32, 32\]"),
         ({"image_size": [32]}, ParamsError, r"embed.image_size is \[32\]: .*at least 2 items"),
         ({"weights": "imagenette"}, ParamsError, "embed.weights is 'imagenette': expected 'imagenet' or 'none' or "),
-        ({"weights": {"path": "no.h5", "sha256": None}}, DataError, "there is no file .*no.h5"),
+        ({"weights": {"path": "no.h5", "sha256": None}}, DataError, "no such file: .*no.h5"),
         (
             {"max_images": 1},
             ParamsError,
-            "embed.max_images is 1, fewer than the 2 classes; raise it, or null for all 40",
+            "embed.max_images is 1, fewer than the 2 classes; raise it, or set null for all 40",
         ),
         ({"max_image": 1}, ParamsError, "embed has an unknown key 'max_image'; known keys: backbone, image_size"),
     ],
@@ -118,7 +122,7 @@ def test_a_wrong_setting_is_answered_before_keras_is_loaded(
 
 def test_data_without_validation_images_are_refused(workspace: Path) -> None:
     write(workspace / "prepared", ["train", "test"] * 5, seed=1)
-    with pytest.raises(DataError, match="prepared: there is no training or no validation image; run `dvc repro prep"):
+    with pytest.raises(DataError, match="prepared: no training or validation images; run `dvc repro prep"):
         stage(workspace)
 
 
@@ -195,5 +199,5 @@ def test_features_of_a_file_of_weights_are_bound_to_its_content(
     assert features.weights == {"path": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert features.weights_origin == "file"
     file.write_bytes(b"another")
-    with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*features are computed anew"):
+    with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*features are computed again"):
         obtain_weights(find_backbone("efficientnet-lite0"), features.weights)

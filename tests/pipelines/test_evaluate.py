@@ -40,7 +40,7 @@ LEFT_OUT = ("MLFLOW_", "DVC_")
 
 
 def write_dataset(folder, *, n_rows=90):
-    """Write a data set whose classes are told apart by which third of the picture is bright, with some noise."""
+    """Write a dataset whose classes are told apart by which third of the image is bright, with some noise."""
     rng = np.random.default_rng(0)
     labels = np.arange(n_rows) % 3
     images = rng.integers(0, 120, (n_rows, *SHAPE), dtype=np.uint8)
@@ -135,13 +135,13 @@ def refusal(folder, **environment):
 
 def test_a_candidate_without_a_model_names_the_next_step(workspace):
     write_params(workspace)
-    message = "models/transfer: there is no model.onnx; run `dvc repro train@transfer` first"
+    message = "models/transfer: model.onnx is missing; run `dvc repro train@transfer` first"
     assert refusal(workspace) == message
 
 
 def test_a_candidate_without_a_section_of_train_is_named(workspace):
     write_params(workspace, candidates=["cnn", "transfr"])
-    assert "candidates names 'transfr', but train has no section of that name" in refusal(workspace)
+    assert "candidates names 'transfr', but train has no such section" in refusal(workspace)
 
 
 def test_an_unknown_key_is_told_with_the_known_ones(workspace):
@@ -156,12 +156,12 @@ def test_a_setting_out_of_range_is_named(workspace):
 
 def test_a_candidate_without_its_run_is_not_whole(workspace):
     (workspace / "models" / "cnn" / "run.json").write_text('{"run_id": "x"}')
-    assert "models/cnn/run.json: it lacks best_epoch, data_digest" in refusal(workspace)
+    assert "models/cnn/run.json: lacks best_epoch, data_digest" in refusal(workspace)
 
 
 def test_no_test_image_names_the_next_step(workspace):
     np.save(workspace / "data" / "prepared" / "splits.npy", np.zeros(90, np.int8))
-    assert "there is no test image; raise preprocess.test_fraction" in refusal(workspace)
+    assert "the test set is empty; raise preprocess.test_fraction" in refusal(workspace)
 
 
 # --- with a real MLflow store
@@ -356,7 +356,7 @@ def test_a_candidate_that_does_not_fit_the_data_is_refused(evaluated, tmp_path, 
     cnn = tmp_path / "models" / "cnn"
     if spoil == "classes":
         write_candidate(cnn, run_id=run_ids["cnn"], classes=["a", "b", "c"])
-        expected = "models/cnn/model.onnx: it tells 3 classes apart .* or other names of classes"
+        expected = "models/cnn/model.onnx has 3 classes and images of shape .* other class names"
     elif spoil == "run":
         (cnn / "run.json").unlink()
         expected = "models/cnn/run.json: it cannot be read .*; run `dvc repro --force train@cnn`"

@@ -216,7 +216,7 @@ def test_the_same_bytes_in_two_classes_are_rejected_everywhere(place):
 
 def contradicting(label: str, old: str, name: str) -> str:
     return (
-        f"the same bytes are labelled '{label}' in the data set ('{old}'), whose label stands, and '{name}' here; "
+        f"the same bytes are labelled '{label}' in the dataset ('{old}'), which takes precedence, and '{name}' here; "
         "remove this image"
     )
 
@@ -303,8 +303,8 @@ def test_limits_of_the_params_reject_with_their_name(place):
     place.params(max_rejected_fraction=0.1)
     place.run()
     assert listed("rejected") == [
-        ["cat/big.png", "100x104 pixels are more than preprocess.max_image_pixels (10000)"],
-        ["dog/long.png", "100001 bytes are more than preprocess.max_image_bytes"],
+        ["cat/big.png", "100x104 pixels exceed preprocess.max_image_pixels (10000)"],
+        ["dog/long.png", "100001 bytes exceed preprocess.max_image_bytes"],
     ]
 
 
@@ -315,9 +315,9 @@ def test_size_and_color_chosen_from_the_data_are_recorded(place, capsys):
     data = place.run()
     assert data.image_shape == (20, 16, 3)
     assert data.manifest["color"] == "rgb"
-    assert data.manifest["chosen"]["image_size"] == "that of all 40 pictures"
+    assert data.manifest["chosen"]["image_size"] == "that of all 40 images"
     chosen = data.manifest["chosen"]["color"]
-    said = f"preprocess: image_size 20x16 (that of all 40 pictures), color rgb ({chosen})\n"
+    said = f"preprocess: image_size 20x16 (that of all 40 images), color rgb ({chosen})\n"
     assert capsys.readouterr().err.startswith(said)
     auto = Path("data/prepared/images-00000.npy").read_bytes()
     place.params(image_size=[20, 16], near_duplicates="group")
@@ -338,8 +338,8 @@ def test_too_many_rejected_images_stop_the_stage_with_reasons(place):
     place.params(max_rejected_fraction=0.1)
     fails(
         place,
-        r"^12 of 52 images \(23.1%\) are rejected, more than preprocess.max_rejected_fraction \(0.1\); .*"
-        r"rejected.csv. The first: 'cat/b\\n00.jpg': 0 bytes: the file is empty; .*'cat/b\\n09.jpg': [^;]*$",
+        r"^12 of 52 images \(23.1%\) were rejected, more than preprocess.max_rejected_fraction \(0.1\); .*"
+        r"rejected.csv lists all. The first: 'cat/b\\n00.jpg': 0 bytes: the file is empty; .*'cat/b\\n09.jpg': [^;]*$",
     )
     assert len(listed("rejected")) == 12
 
@@ -347,7 +347,7 @@ def test_too_many_rejected_images_stop_the_stage_with_reasons(place):
 def test_class_names_that_differ_by_case_are_both_named(place):
     place.raw(some("cat", "Dög"))
     place.incoming({"DÖG/1.png": png(99)})
-    fails(place, r"the class names 'D\\xf6g' and 'D\\xd6G' differ by case or Unicode form only")
+    fails(place, r"the class names 'D\\xf6g' and 'D\\xd6G' differ only in case or Unicode form")
 
 
 def test_a_class_with_fewer_images_than_splits_is_named(place):
@@ -364,17 +364,17 @@ def test_a_class_whose_images_were_all_rejected_is_named(place):
 def test_a_split_that_lacks_a_class_is_named(place):
     place.raw(some("cat", "dog") | some("eel", n=3))
     place.params(val_fraction=0.01)
-    fails(place, "class 'cat' has 20 images, and chance put none of them in val; add images, raise")
+    fails(place, "class 'cat' has 20 images, but the random split left none for val; add images, raise")
 
 
 def test_one_class_only_is_an_error(place):
     place.raw(some("cat"))
-    fails(place, "one class only")
+    fails(place, "only one class")
 
 
 def test_no_image_at_all_is_an_error(place):
     none: Any = SimpleNamespace(n_images=0, rejected=[])
-    with pytest.raises(DataError, match="there is nothing to prepare"):
+    with pytest.raises(DataError, match="no images to prepare"):
         rows.check_rejected(none, limit=1, listed_in=Path())
 
 
@@ -395,7 +395,7 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"image_size": [28]}, r"preprocess.image_size is \[28\]: "),
         ({"image_size": "automatic"}, "preprocess.image_size is 'automatic': expected .* or 'auto'"),
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training images"),
         ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
     ],
@@ -412,7 +412,7 @@ def test_a_stray_new_file_is_named_before_the_data_set_is_read(place):
     path.write_bytes(b"no archive".ljust(path.stat().st_size))
     fails(place, "d.tar")
     place.incoming({"stray.png": png(1)})
-    fails(place, r"data/incoming: 'stray.png' lies in no class folder")
+    fails(place, r"data/incoming: 'stray.png' is not in a class directory")
 
 
 @pytest.mark.parametrize(("image_shape", "most"), [((1700, 1700, 3), 1), ((1000, 1000, 3), 2), ((8, 8, 3), 5)])

@@ -141,7 +141,7 @@ def test_below_the_floor_a_first_candidate_is_kept(root):
     train(root, reads=3)
     report = promoted()
     assert report["decision"] == "kept"
-    assert "50.00 % on 200 images is below the floor 90.00 %" in report["reasons"][0]
+    assert "50.00 % on 200 images is below the minimum 90.00 %" in report["reasons"][0]
     assert report["tests"]["max_parity_difference"]["status"] == "not_applicable"
     assert versions.read("pets").versions == {}
 
@@ -170,7 +170,7 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
     aliases.rollback("pets", reason="dogs are called cats in the shop")
     report = promoted()
     assert report["decision"] == "kept"
-    assert "version 2 is this very model, and was rolled back: dogs are called cats" in report["reasons"][-1]
+    assert "version 2 is the same model and was rolled back: dogs are called cats" in report["reasons"][-1]
     assert versions.read("pets").aliases["champion"] == "1"
 
 
@@ -288,7 +288,9 @@ def test_on_other_test_images_both_models_are_scored_now(root):
     train(root, reads=0)
     report = promoted()
     assert report["decision"] == "promoted"
-    assert "The test images are not those of the champion's promotion; both were scored now." in report["reasons"]
+    assert (
+        "The test set has changed since the champion's promotion; both models were scored again." in report["reasons"]
+    )
     assert report["tests"]["champion"]["n_images"] == 200
 
 
@@ -299,7 +301,7 @@ def test_predictions_of_other_images_are_refused(root):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions.loc[0, "id"] = "f" * 64
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(DataError, match="1 of 200 evaluated images are not test images"):
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the test set"):
         promote.main()
 
 
@@ -314,7 +316,7 @@ def test_the_winner_among_other_candidates_is_not_promoted(root):
 def test_a_winner_without_a_model_names_the_next_step(root):
     train(root, reads=0)
     (root / "models" / "cnn" / "model.onnx").unlink()
-    with pytest.raises(DataError, match="models/cnn: there is no model.onnx; run `dvc repro train@cnn` first"):
+    with pytest.raises(DataError, match="models/cnn: model.onnx is missing; run `dvc repro train@cnn` first"):
         promote.main()
 
 
@@ -327,7 +329,7 @@ def test_a_class_that_the_champion_knows_better_is_not_given_up(root):
     report = promoted()
     assert report["decision"] == "kept"
     assert report["tests"]["champion"]["status"] == "passed"
-    assert "The recall of 1 of 2 classes is down by more than 5 points" in report["reasons"][2]
+    assert "The recall of 1 of 2 classes dropped by more than 5 points" in report["reasons"][2]
     assert "cat (97.00 % to 80.00 %, 100 images" in report["reasons"][2]
 
 
@@ -353,7 +355,7 @@ def test_a_slice_without_its_column_names_the_next_step(root):
     index = pd.read_parquet("data/prepared/index.parquet").drop(columns="height")
     index.to_parquet("data/prepared/index.parquet")
     train(root, reads=0)
-    with pytest.raises(DataError, match=r"no column 'height', so the test images cannot be sliced by size; run `dvc"):
+    with pytest.raises(DataError, match=r"no column 'height', so the test set cannot be sliced by size; run `dvc"):
         promote.main()
 
 
@@ -381,7 +383,7 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     train(root, reads=0)
     report = promoted()
     assert report["decision"] == "awaiting_approval"
-    assert report["reasons"][-1] == "It waits for `darkroom approve` (promote.approval is manual)."
+    assert report["reasons"][-1] == "Waiting for `darkroom approve` (promote.approval is manual)."
     assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
     assert report["tests"]["max_parity_difference"]["status"] == "passed"
     waiting = versions.read("pets")

@@ -1,4 +1,4 @@
-"""The train stage on sixteen-pixel pictures, with a real MLflow store: a process of its own where that matters."""
+"""The train stage on sixteen-pixel images, with a real MLflow store: a process of its own where that matters."""
 
 import copy
 import csv
@@ -118,7 +118,7 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cutout": "16"}, "cutout is 16: it would blank whole pictures"),
+        ({"cutout": "16"}, "cutout is 16: it would blank whole images"),
         ({"batch_size": "225"}, "batch_size is 225, more than the 224 training images"),
         ({"class_weights": "{lihgt: 2.0}"}, "unknown class 'lihgt'; classes: dark, light"),
     ],
@@ -200,7 +200,7 @@ def test_values_of_best_yaml_replace_those_of_params_yaml(tmp_path: Path, capsys
         stage.root / "models" / "cnn" / "best.yaml", {"learning_rate": 0.05, "label_smoothing": 0.1}, comment="x"
     )
     stage.call(train.main)
-    assert "train: cnn: from tuning: learning_rate 0.05 (not 0.1)\n" in capsys.readouterr().err
+    assert "train: cnn: tuned values: learning_rate 0.05 (not 0.1)\n" in capsys.readouterr().err
     assert stage.query("select value from params where key = 'learning_rate'") == [("0.05",)]
     assert stage.query("select value from tags where key = 'tuned'") == [('{"learning_rate": 0.05}',)]
 

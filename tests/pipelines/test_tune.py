@@ -1,4 +1,4 @@
-"""The tune stage on sixteen-pixel pictures, with a real MLflow store and real workers.
+"""The tune stage on sixteen-pixel images, with a real MLflow store and real workers.
 
 Where it matters the stage is a process of its own; elsewhere main() is called, and searches share one worker process.
 """
@@ -336,7 +336,7 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
             {"space": "{cnn: {batch_size: {int: [8, 1000]}}}"},
             r"batch_size: 1000: batch_size is 1000, more than the 112",
         ),
-        ({"space": "{transfer: {}}"}, r"tune.space has no part for the candidate 'cnn'; write `cnn: \{\}`"),
+        ({"space": "{transfer: {}}"}, r"tune.space has no section for the candidate 'cnn'; write `cnn: \{\}`"),
         ({"sampler": "annealing"}, r"tune.sampler is 'annealing': .*tpe.*grid"),
         ({"sampler": "grid"}, r"tune: .*a grid needs steps"),
         ({"sampler": "gp"}, r"sampler gp needs the package torch: .venv/bin/uv pip install torch; or use tpe"),
@@ -345,7 +345,7 @@ def test_on_sigterm_trial_and_runs_are_closed_as_killed(stage: Stage) -> None:
         ({"objectives": "[latency_ms]"}, r"tune.objectives is \['latency_ms'\]: .*expected \[val_accuracy\]"),
         (
             {"storage": "postgresql://u:secret@127.0.0.1/d"},
-            r"u:\*\*\*@127.0.0.1/d, with a password.* variable DARKROOM_TUNING_STORAGE",
+            r"u:\*\*\*@127.0.0.1/d, which contains a password.* variable DARKROOM_TUNING_STORAGE",
         ),
         ({"storage": "studies.db"}, r"storage is 'studies.db'; expected null, the URL of a database"),
         ({"study": "''"}, r"tune.study is ''"),
@@ -375,7 +375,7 @@ def test_a_named_study_of_another_space_is_refused(stage: Stage) -> None:
     stage.params(study="mine", trials="1")
     stage.call(tune.main)
     stage.params(study="mine", trials="1", space="{cnn: {learning_rate: {float: [0.02, 0.5]}}}")
-    message = r"the study 'mine-cnn' in .* created with another space, .* such as mine-\w{8}$"
+    message = r"the study 'mine-cnn' in .* created with a different space, .* such as mine-\w{8}$"
     with pytest.raises(SearchError, match=message):
         stage.call(tune.main)
 

@@ -48,7 +48,7 @@ print(json.dumps([metadata["classes"][best] for best in probabilities.argmax(axi
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A store with a champion that tells cats from dogs, and a picture and pixels of a cat beside it."""
+    """A store with a champion that tells cats from dogs, and an image and pixels of a cat beside it."""
     with served_repository(tmp_path_factory.mktemp("repository")) as root:
         (root / "cat.png").write_bytes(png(cat=True))
         pixels = np.zeros((1, *SHAPE), np.uint8)

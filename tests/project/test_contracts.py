@@ -434,7 +434,7 @@ def test_wrong_params_are_refused_before_anything_heavy_loads(name: str, tmp_pat
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == "2 []", done.stderr
     section = "download" if name == "check" else name  # check reads all, that one first
-    expected = rf"error: params.yaml: there is no section '{section}[.\w]*'; sections here: none\n"
+    expected = rf"error: params.yaml: section '{section}[.\w]*' is missing; sections found: none\n"
     assert re.fullmatch(expected, done.stderr)
 
 

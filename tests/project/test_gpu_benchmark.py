@@ -63,7 +63,7 @@ runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 
 
 def write_data(folder: Path, *, n_images: int = 160) -> None:
-    """Write grey 8x8 pictures of two classes, the brighter half to the left or to the right."""
+    """Write grey 8x8 images of two classes, the brighter half to the left or to the right."""
     rng = np.random.default_rng(0)
     labels = np.arange(n_images) % 2
     images = rng.integers(0, 100, (n_images, 8, 8, 1), dtype=np.uint8)
@@ -80,7 +80,7 @@ def write_data(folder: Path, *, n_images: int = 160) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with recipe.json and data/prepared, and nothing else."""
+    """A directory with recipe.json and data/prepared, and nothing else."""
     folder = tmp_path_factory.mktemp("machine")
     write_data(folder / "data" / "prepared")
     (folder / "recipe.json").write_text(json.dumps(gpu.make_recipe("smoke", candidate="cnn", changes=SMALL)))

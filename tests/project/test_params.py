@@ -49,14 +49,14 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'; known keys: size"),
         (
             ("augment:", "augmentation:"),
-            "there is an unknown section 'augmentation'; known sections: candidates, download, preprocess, augment, "
+            "unknown section 'augmentation'; known sections: candidates, download, preprocess, augment, "
             "embed, tune, train, evaluate, promote, retrain, compute",
         ),
-        (("augment:", "compute: {}\n3:"), "there is an unknown section '3'"),
-        (("augment:", "train:"), "there is no section 'augment'; sections here: train"),
+        (("augment:", "compute: {}\n3:"), "unknown section '3'"),
+        (("augment:", "train:"), "section 'augment' is missing; sections found: train"),
         ((GOOD, "augment: 3"), "augment is 3, expected a mapping"),
         ((GOOD, "- 1"), "expected sections"),
-        ((GOOD, "augment: {"), "this is not YAML"),
+        ((GOOD, "augment: {"), "not valid YAML"),
     ],
 )
 def test_a_wrong_file_answers_with_the_key(
@@ -86,19 +86,19 @@ def test_candidates_come_in_the_order_of_the_list(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"train": {"cnn": {}}}, "there is no 'candidates': expected a list of sections of train, such as [cnn]"),
+        ({"train": {"cnn": {}}}, "'candidates' is missing: expected a list of sections of train, such as [cnn]"),
         ({"candidates": [], "train": {"cnn": {}}}, "candidates is []: expected a list"),
         ({"candidates": "cnn", "train": {"cnn": {}}}, "candidates is 'cnn': expected a list"),
         ({"candidates": [1], "train": {1: {}}}, "candidates is [1]: expected a list"),
         ({"candidates": ["cnn", "cnn"], "train": {"cnn": {}}}, "candidates names 'cnn' twice"),
-        ({"candidates": ["../cnn"], "train": {"../cnn": {}}}, "candidates names '../cnn': expected letters"),
+        ({"candidates": ["../cnn"], "train": {"../cnn": {}}}, "candidates names '../cnn': expected only letters"),
         (
             {"candidates": ["transfr"], "train": {"cnn": {}, "transfer": {}}},
-            "candidates names 'transfr', but train has no section of that name; sections of train: cnn, transfer; "
+            "candidates names 'transfr', but train has no such section; sections of train: cnn, transfer; "
             "did you mean 'transfer'?",
         ),
-        ({"candidates": ["cnn"]}, "but train has no section of that name; sections of train: none"),
-        ({"candidate": ["cnn"]}, "there is an unknown section 'candidate'; known sections: candidates, download"),
+        ({"candidates": ["cnn"]}, "but train has no such section; sections of train: none"),
+        ({"candidate": ["cnn"]}, "unknown section 'candidate'; known sections: candidates, download"),
     ],
 )
 def test_wrong_candidates_are_answered_with_what_is_known(
@@ -111,7 +111,7 @@ def test_wrong_candidates_are_answered_with_what_is_known(
 
 def test_every_stage_refuses_candidates_without_a_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"candidates: [cnn, cn]\n{GOOD}train: {{cnn: {{}}}}\n"
-    with pytest.raises(ParamsError, match="candidates names 'cn', but train has no section of that name"):
+    with pytest.raises(ParamsError, match="candidates names 'cn', but train has no such section"):
         load(tmp_path, monkeypatch, text)
 
 

@@ -170,7 +170,7 @@ def test_the_list_of_candidates_decides_what_is_trained(promoted: Project) -> No
         params.write_text(before)
     with change(promoted, r"^candidates: \[cnn\]", "candidates: [cmm]"):
         printed = promoted.run("dvc", "repro", status=255)
-    assert "error: params.yaml: candidates names 'cmm', but train has no section of that name" in printed
+    assert "error: params.yaml: candidates names 'cmm', but train has no such section" in printed
 
 
 def test_dvc_compares_metrics_with_the_commit_before(promoted: Project) -> None:
@@ -224,7 +224,7 @@ def test_a_queued_experiment_is_recorded_and_promotes_nothing(promoted: Project)
 
 
 def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):
-    """DVC does not walk through what git ignores: a pattern that takes the folder too would lose its .dvc files."""
+    """DVC does not walk through what git ignores: a pattern that takes the directory too would lose its .dvc files."""
     project = Project(tmp_path)
     project.run("git", "init", "--quiet")
     shutil.copy(ROOT / ".gitignore", tmp_path)

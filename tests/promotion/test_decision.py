@@ -45,9 +45,9 @@ def test_a_first_candidate_needs_what_no_champion_can_tell():
     decision = decided(answers(10))
     assert decision.promote
     assert decision.reasons == [
-        "The candidate's test accuracy 95.00 % on 200 images reaches the floor 90.00 %.",
-        "There is no champion to compare with.",
-        "Passed as well: min_test_images, max_ece, max_latency_ms_p95, max_model_bytes.",
+        "The candidate's test accuracy 95.00 % on 200 images reaches the minimum 90.00 %.",
+        "There is no champion yet.",
+        "Also passed: min_test_images, max_ece, max_latency_ms_p95, max_model_bytes.",
     ]
     assert {name for name, status in statuses(decision).items() if status == "not_applicable"} == {
         "champion", "class_recall", "slice_accuracy", "max_parity_difference",
@@ -65,13 +65,13 @@ def test_a_better_candidate_is_promoted():
     assert decision.promote
     assert set(statuses(decision).values()) == {"passed", "not_applicable"}
     assert "is better than the champion (93.00 %)" in decision.reasons[1]
-    assert decision.reasons[2].startswith("Passed as well: min_test_images, class_recall, slice_accuracy, max_ece,")
+    assert decision.reasons[2].startswith("Also passed: min_test_images, class_recall, slice_accuracy, max_ece,")
 
 
 def test_below_the_floor_nothing_is_promoted():
     decision = decided(answers(30), answers(60))
     assert not decision.promote
-    assert "is below the floor 90.00 %" in decision.reasons[0]
+    assert "is below the minimum 90.00 %" in decision.reasons[0]
     assert decision.tests["champion"]["status"] == "passed"
 
 
@@ -80,7 +80,7 @@ def test_a_candidate_that_loses_the_dark_images_is_kept_out():
     assert not decision.promote
     assert statuses(decision)["champion"] == "passed"
     assert statuses(decision)["slice_accuracy"] == "failed"
-    assert "slices is down by more than 2 points" in decision.reasons[2]
+    assert "slices dropped by more than 2 points" in decision.reasons[2]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_measure_above_its_limit_keeps_the_candidate_out(metric, gate, value, 
 def test_a_small_test_set_gives_no_verdict():
     decision = decided(answers(0, n=99))
     assert not decision.promote
-    assert "There are 99 test images, too few for a verdict (least: 100)." in decision.reasons
+    assert "The test set has 99 images, too few for a decision (minimum: 100)." in decision.reasons
 
 
 def test_a_gate_that_is_off_decides_nothing_and_says_so():
@@ -116,7 +116,7 @@ def test_a_gate_that_is_off_decides_nothing_and_says_so():
 
 
 def test_a_metric_that_was_not_measured_is_named():
-    with pytest.raises(DataError, match="the evaluation has no ece, and promote limits it; run `dvc repro --force"):
+    with pytest.raises(DataError, match="the evaluation has no ece, which promote limits; run `dvc repro --force"):
         decided(answers(2), metrics={})
 
 

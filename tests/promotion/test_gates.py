@@ -21,14 +21,14 @@ def test_a_test_set_that_is_too_small_gives_no_verdict():
     assert gates.enough_images(100, limit=100).status == "passed"
     verdict = gates.enough_images(99, limit=100)
     assert verdict.status == "failed"
-    assert verdict.sentence == "There are 99 test images, too few for a verdict (least: 100)."
+    assert verdict.sentence == "The test set has 99 images, too few for a decision (minimum: 100)."
 
 
 def test_a_candidate_exactly_at_the_floor_reaches_it():
     assert gates.floor(answers(20), limit=0.9).status == "passed"
     verdict = gates.floor(answers(21), limit=0.9)
     assert verdict.status == "failed"
-    assert verdict.sentence == "The candidate's test accuracy 89.50 % on 200 images is below the floor 90.00 %."
+    assert verdict.sentence == "The candidate's test accuracy 89.50 % on 200 images is below the minimum 90.00 %."
 
 
 def test_a_better_candidate_passes_with_numbers_in_the_sentence():
@@ -37,8 +37,8 @@ def test_a_better_candidate_passes_with_numbers_in_the_sentence():
     low, high = verdict.numbers["difference_ci95"]
     assert 0.01 < low < 0.06 < high < 0.11
     assert verdict.sentence == (
-        "The candidate (99.00 %) is better than the champion (93.00 %) on the same 200 test images: it alone is right "
-        f"on 14, the champion alone on 2; the difference, +6.00 points (95 % interval {100 * low:+.2f} to "
+        "The candidate (99.00 %) is better than the champion (93.00 %) on the same 200 test images: only the candidate "
+        f"is correct on 14, only the champion on 2; the difference, +6.00 points (95 % interval {100 * low:+.2f} to "
         f"{100 * high:+.2f}), is more than chance (exact McNemar test, p = 0.00418 <= 0.05)."
     )
 
@@ -57,7 +57,7 @@ def test_the_same_answers_keep_the_champion():
     verdict = against(answers(4), answers(4))
     assert verdict.status == "failed"
     assert verdict.sentence == (
-        "Candidate and champion are right and wrong on the same 200 test images (98.00 %), so the champion stays."
+        "Candidate and champion make the same errors on 200 test images (98.00 %), so the champion stays."
     )
 
 
@@ -72,7 +72,7 @@ def test_too_few_disagreements_to_tell_keep_the_champion():
     verdict = against(answers(0), answers(5))
     assert verdict.status == "failed"
     assert verdict.numbers["too_few_disagreements"]
-    said = "these are too few disagreements to tell (at level 0.05 at least 6 are needed), so the champion stays."
+    said = "not significant, too few disagreements (at least 6 are needed at alpha 0.05), so the champion stays."
     assert verdict.sentence.endswith(said)
     assert against(answers(0), answers(6)).status == "passed"
 
@@ -95,8 +95,8 @@ def test_a_margin_admits_what_is_certainly_hardly_worse():
 def test_a_margin_is_not_certain_to_be_kept_on_few_images():
     verdict = against(answers(0, n=50), answers(0, n=50), margin=0.01)
     assert verdict.status == "failed"
-    assert "right and wrong on the same 50 test images (100.00 %)" in verdict.sentence
-    assert verdict.sentence.endswith("), which does not surely keep the margin of 1 points.")
+    assert "make the same errors on 50 test images (100.00 %)" in verdict.sentence
+    assert verdict.sentence.endswith("), which is not certain to stay within the margin of 1 points.")
     assert against(answers(0, n=5000), answers(0, n=5000), margin=0.01).status == "passed"
 
 
@@ -106,8 +106,8 @@ def test_a_class_that_is_lost_is_named_with_its_numbers():
     verdict = gates.class_recall(candidate, current, labels, max_drop=0.05, alpha=0.05)
     assert verdict.status == "failed"
     assert verdict.sentence == (
-        "The recall of 1 of 3 classes is down by more than 5 points, significantly (exact paired tests, Holm's "
-        "correction, level 0.05): cat (100.00 % to 88.00 %, 100 images, p = 0.000732)."
+        "The recall of 1 of 3 classes dropped by more than 5 points, significantly (exact paired tests, "
+        "Holm-corrected, alpha 0.05): cat (100.00 % to 88.00 %, 100 images, p = 0.000732)."
     )
     assert [line["name"] for line in verdict.numbers["classes"]] == ["cat", "horse", "dog"]
     assert verdict.numbers["classes"][0]["p_value_holm"] == pytest.approx(3 / 2**12)
@@ -119,8 +119,8 @@ def test_a_drop_counts_only_if_it_is_large_and_significant():
     large = gates.class_recall(answers(12), current, labels, max_drop=0.2, alpha=0.05)
     assert large.status == "passed"
     assert large.sentence == (
-        "The recall of no class is down by more than 20 points, significantly (exact paired tests, Holm's correction, "
-        "level 0.05); the lowest change of 2: cat (100.00 % to 88.00 %, 100 images, p = 0.000488)."
+        "The recall of no class dropped by more than 20 points, significantly (exact paired tests, Holm-corrected, "
+        "alpha 0.05); the largest drop of 2: cat (100.00 % to 88.00 %, 100 images, p = 0.000488)."
     )
     assert gates.class_recall(answers(4), current, labels, max_drop=0.02, alpha=0.05).status == "passed"
     assert gates.class_recall(answers(6), current, labels, max_drop=0.02, alpha=0.05).status == "failed"
@@ -140,7 +140,7 @@ def test_a_slice_that_is_lost_fails_although_all_classes_gain():
     slices = [Slice("brightness up to 20", dark), Slice("brightness above 20", ~dark)]
     verdict = gates.slice_accuracy(candidate, current, slices, max_drop=0.05, alpha=0.05, min_images=20)
     assert verdict.status == "failed"
-    assert "of 1 of 2 slices is down by more than 5 points" in verdict.sentence
+    assert "of 1 of 2 slices dropped by more than 5 points" in verdict.sentence
     assert "brightness up to 20 (100.00 % to 75.00 %, 40 images, p = 0.00195)" in verdict.sentence
 
 
@@ -150,9 +150,9 @@ def test_slices_without_enough_images_are_left_out():
     assert gates.slice_accuracy(answers(10), answers(0), [part], min_images=10, **options).status == "failed"
     verdict = gates.slice_accuracy(answers(10), answers(0), [part], min_images=11, **options)
     assert verdict.status == "not_applicable"
-    assert verdict.sentence == "There is no slice of the test images to compare: none has 11 images."
+    assert verdict.sentence == "There are no slices to compare: no slice has 11 images."
     verdict = gates.slice_accuracy(answers(10), answers(0), [], min_images=11, **options)
-    assert verdict.sentence.endswith("they differ in nothing that they are sliced by.")
+    assert verdict.sentence.endswith("no attribute in `by` varies.")
 
 
 def test_a_measure_at_its_limit_is_within_it():
@@ -172,4 +172,7 @@ def test_parity_says_how_far_apart_the_answers_are():
     assert gates.parity(1e-6, limit=1e-5, n_images=64).status == "passed"
     verdict = gates.parity(0.25, limit=1e-5, n_images=64)
     assert verdict.status == "failed"
-    assert "does not repeat the probabilities of 64 test images: they differ by 0.25 (limit 1e-05)" in verdict.sentence
+    assert (
+        "does not reproduce the probabilities of 64 test images: maximum difference 0.25 (limit 1e-05)"
+        in verdict.sentence
+    )

@@ -30,7 +30,7 @@ def card(**changes):
         },
         "promotion": {
             "decision": "promoted",
-            "reasons": ["The candidate's test accuracy 97.31 % on 400 images reaches the floor 90.00 %."],
+            "reasons": ["The candidate's test accuracy 97.31 % on 400 images reaches the minimum 90.00 %."],
             "champion_before": "2",
             "tests": {
                 "min_test_accuracy": {"status": "passed", "sentence": "It reaches the floor.", "test_accuracy": 0.97},
@@ -72,7 +72,7 @@ class Balanced(HTMLParser):
 def test_the_card_says_purpose_quality_and_limits():
     for text in card()[:2]:
         for fact in (
-            "It says to which of 2 classes a still picture belongs: cat, dog.",
+            "It classifies a still image into one of 2 classes: cat, dog.",
             "97.31%",
             "96.00% to 98.00%",
             "It never abstains.",
@@ -109,18 +109,18 @@ def test_class_names_cannot_break_the_tables_of_the_markdown():
 def test_the_lowest_recall_and_a_threshold_are_among_the_limits():
     model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 0.6}
     text = card(model=model).markdown.replace("\\", "")
-    assert "It is weakest on 'dog': of 50 test images of it, 99.0% are found." in text
-    assert "unless its probability is below 0.6: such answers are marked as abstained." in text
-    assert "Colour plays no role" in text
+    assert "It is weakest on 'dog': recall 99.0% on 50 test images." in text
+    assert "unless the probability is below 0.6: such predictions are marked as abstained." in text
+    assert "Colour is ignored" in text
 
 
 def test_missing_test_images_and_manifests_are_said_so():
     found = card(source=None)
-    assert "Licence and source: not known" in found.markdown
+    assert "Licence and source: unknown" in found.markdown
     counts = {split: {"cat": 200, "dog": 0} for split in ("train", "val", "test")}
     data = {"dataset": "pets", "classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "counts": counts}
     text = card(data={**data, "n_rows": 3, "digest": "d"}).markdown
-    assert "Fewer than 30 test images speak for dog" in text
+    assert "Fewer than 30 test images for dog" in text
 
 
 def test_of_a_thousand_classes_the_worst_are_shown():

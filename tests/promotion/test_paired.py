@@ -148,5 +148,5 @@ def test_scores_on_different_images_are_refused():
         table(np.ones(3, bool), np.ones(4, bool))
     with pytest.raises(DataError, match=r"scored on \(0,\) and \(0,\) images"):
         table(np.ones(0, bool), np.ones(0, bool))
-    with pytest.raises(DataError, match=r"there are \(2,\) labels for \(3,\) images"):
+    with pytest.raises(DataError, match=r"got labels of shape \(2,\) for \(3,\) images"):
         compare(np.ones(3, bool), np.ones(3, bool), np.array(["x", "y"]))

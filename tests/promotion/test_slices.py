@@ -14,13 +14,13 @@ def counts(**attributes):
 
 def test_numbers_are_cut_at_their_terciles():
     brightness = np.arange(90) + 0.5
-    expected = {"brightness up to 29.5": 30, "brightness above 29.5 up to 59.5": 30, "brightness above 59.5": 30}
+    expected = {"brightness up to 29.5": 30, "brightness above 29.5, up to 59.5": 30, "brightness above 59.5": 30}
     assert counts(brightness=brightness) == expected
 
 
 def test_pixels_are_counted_in_full():
     sizes = np.repeat([784, 1_000_000, 12_000_000], 10)
-    names = ["size up to 784", "size above 784 up to 1,000,000", "size above 1,000,000"]
+    names = ["size up to 784", "size above 784, up to 1,000,000", "size above 1,000,000"]
     assert counts(size=sizes) == dict.fromkeys(names, 10)
 
 
@@ -45,7 +45,7 @@ def test_incoming_images_are_told_from_the_original_ones():
 
 def test_images_are_told_apart_by_folders_inside_their_class():
     sources = source_folders(["cat/kitchen/1.jpg", "dog/kitchen/2.jpg", "dog/3.jpg"], ["cat", "dog", "dog"])
-    assert counts(source=sources) == {"source (no folder)": 1, "source kitchen": 2}
+    assert counts(source=sources) == {"source (no directory)": 1, "source kitchen": 2}
 
 
 @pytest.mark.parametrize(

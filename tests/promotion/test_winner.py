@@ -43,7 +43,7 @@ def test_a_winner_that_is_no_candidate_is_not_acted_upon(folders):
 
 def test_a_winner_without_a_model_names_the_stage_for_it(folders):
     (folders / "models" / "cnn" / "model.onnx").unlink()
-    with pytest.raises(DataError, match=r"there is no model.onnx; run `dvc repro train@cnn` first"):
+    with pytest.raises(DataError, match=r"model.onnx is missing; run `dvc repro train@cnn` first"):
         winner_in(folders)
 
 

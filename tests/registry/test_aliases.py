@@ -52,7 +52,7 @@ def test_the_same_model_is_registered_once(root):
 
 def test_another_model_than_the_evaluated_one_is_refused(root):
     uri = train(root, reads=0)
-    with pytest.raises(RegistryError, match=r"holds a model.onnx with sha256 .*, evaluated was aaaaaaaaaaaa"):
+    with pytest.raises(RegistryError, match=r"has a model.onnx with sha256 .*, the evaluated one is aaaaaaaaaaaa"):
         register.register("pets", model_uri=uri, model_sha256="a" * 64, tags={})
     assert versions.read("pets").versions == {}
 
@@ -80,7 +80,7 @@ def test_a_decision_against_an_older_champion_moves_nothing(root):
     first, second, third = (registered(root, reads) for reads in (0, 1, 2))
     aliases.promote(first, replacing=None, reasons=["a"])
     aliases.promote(second, replacing="1", reasons=["b"])
-    with pytest.raises(RegistryError, match="the champion is version 2 by now, the decision was taken against 1"):
+    with pytest.raises(RegistryError, match="the champion is now version 2, but the decision was made against 1"):
         aliases.promote(third, replacing="1", reasons=["c"])
     assert versions.read("pets").aliases["champion"] == "2"
 
@@ -115,7 +115,7 @@ def test_the_first_champion_cannot_be_rolled_back(root):
     with pytest.raises(RegistryError, match="no model is registered as 'pets'"):
         aliases.rollback("pets", reason="x")
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
-    with pytest.raises(RegistryError, match="nothing was champion before"):
+    with pytest.raises(RegistryError, match="there is no earlier champion"):
         aliases.rollback("pets", reason="x")
 
 
@@ -132,7 +132,7 @@ def test_what_is_missing_is_named_with_what_there_is(root):
 def test_a_version_whose_files_are_gone_is_an_error(root):
     version = registered(root, 0)
     shutil.rmtree(root / "mlartifacts")
-    with pytest.raises(RegistryError, match=r"pets version 1: .*model.onnx is gone; restore it"):
+    with pytest.raises(RegistryError, match=r"pets version 1: .*model.onnx is missing; restore it"):
         versions.load(version)
 
 

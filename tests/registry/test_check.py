@@ -62,7 +62,7 @@ def test_missing_and_changed_and_added_files_are_named(shared_store):
         "version 1 (champion): code/package.py is gone",
         "version 1 (champion): code/numpy.py was added after registration",
         "version 1 (champion): artifacts/model.onnx was changed after registration",
-        f"version 2: its folder {folder / '2'} is gone",
+        f"version 2: its directory {folder / '2'} is missing",
     ]
     assert check.repair(name) == check.check(name)
 

@@ -143,7 +143,7 @@ def test_an_alias_moved_after_the_death_stays_where_it_is(shared_store, monkeypa
     store.client().set_registered_model_alias(name, "champion", "3")
     told = aliases.settle(name)
     assert told[0].startswith("finished: previous from none to 1, champion from 1 to 2, begun by ")
-    assert told[1:] == ["noted in the history: champion moved from 2 to 3"]
+    assert told[1:] == ["recorded in the history: champion moved from 2 to 3"]
     assert versions.read(name).aliases["champion"] == "3"
 
 
@@ -183,13 +183,13 @@ def test_going_back_is_refused_where_there_is_nothing(shared_store):
     champions(name, "1", "2", "3")
     for to, message in (
         ("3", "version 3 is champion already"),
-        ("4", "version 4 never was champion; earlier champions: 1, 2"),
+        ("4", "version 4 was never champion; earlier champions: 1, 2"),
         ("9", "has no version 9; earlier champions: 1, 2"),
     ):
         with pytest.raises(RegistryError, match=message):
             aliases.rollback(name, reason="bad", to=to)
     Path(shared_store, "bare", name, "1", "MLmodel").unlink()
-    with pytest.raises(RegistryError, match="version 1 cannot become champion: MLmodel is gone; restore its files"):
+    with pytest.raises(RegistryError, match="version 1 cannot become champion: MLmodel is missing; restore its files"):
         aliases.rollback(name, reason="bad", to="1")
     assert versions.read(name).aliases == {"champion": "3", "previous": "2"}
 
@@ -201,10 +201,10 @@ def test_a_challenger_is_approved_only_against_its_champion(shared_store):
     with pytest.raises(RegistryError, match=f"{name} has no alias 'challenger'"):
         aliases.approve(name)
     aliases.challenge(versions.find(name, version="2"), replacing="1", reasons=["better"])
-    with pytest.raises(RegistryError, match="the challenger is version 2, not 3; only a challenger can be approved"):
+    with pytest.raises(RegistryError, match="the challenger is version 2, not 3; only the challenger can be approved"):
         aliases.approve(name, version="3")
     store.client().set_registered_model_alias(name, "champion", "4")
-    with pytest.raises(RegistryError, match="version 2 was compared with version 1, the champion is version 4 by now"):
+    with pytest.raises(RegistryError, match="version 2 was compared with version 1, but the champion is now version 4"):
         aliases.approve(name)
     store.client().set_registered_model_alias(name, "champion", "1")
     assert aliases.approve(name, version="2", reason="looked at it").version == "2"
@@ -216,7 +216,7 @@ def test_a_challenge_against_an_older_champion_moves_nothing(shared_store):
     name = next(names)
     bare_versions(shared_store, name, 3)
     champions(name, "1", "2")
-    with pytest.raises(RegistryError, match="the champion is version 2 by now, the decision was taken against 1"):
+    with pytest.raises(RegistryError, match="the champion is now version 2, but the decision was made against 1"):
         aliases.challenge(versions.find(name, version="3"), replacing="1", reasons=["better"])
     assert "challenger" not in versions.read(name).aliases
 

@@ -39,7 +39,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """(its folder, its URI)"""
+    """(its directory, its URI)"""
     folder = tmp_path_factory.mktemp("server")
     with pytest.MonkeyPatch.context() as patch:
         fresh_store(folder, patch)
@@ -103,7 +103,7 @@ def test_eight_promoters_on_postgresql_leave_one_line(root, processes, postgres,
     with lock.registry_lock("pets") as check:
         check()
         _end_other_connections(postgres, "promoters")
-        with pytest.raises(RegistryError, match="the lock of pets is lost: .*; run the same again"):
+        with pytest.raises(RegistryError, match="the lock of pets was lost: .*; run the command again"):
             check()
 
 
@@ -185,7 +185,7 @@ def test_of_two_hosts_that_promote_one_at_most_succeeds(server, monkeypatch, fir
     for second_stops in itertools.count():
         name = f"met-{first_stops}-{second_stops}"
         monkeypatch.setenv("DVC_ROOT", str(folder))
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # a server takes no versions in folders of ours
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # a server takes no versions in directories of ours
         first, *decided = bare_versions(folder, name, 3)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         aliases.promote(first, replacing=None, reasons=["the first"])
@@ -194,8 +194,9 @@ def test_of_two_hosts_that_promote_one_at_most_succeeds(server, monkeypatch, fir
         assert len(winners) < 2
         for error in filter(None, errors):
             assert re.fullmatch(
-                f"{name}: (another process changes the registry at this moment; let one host promote, look at "
-                "`darkroom history`, and run the same again|the champion is version 2 by now, the decision was taken "
+                f"{name}: (another process is changing the registry; let one host promote, check "
+                "`darkroom history`, and run the command again|the champion is now version 2, but the decision was "
+                "made "
                 "against 1; run `dvc repro promote` again)",
                 str(error),
             )

@@ -37,7 +37,7 @@ class Held(Package):
         self.begun.release()
         assert self.may_go.acquire(timeout=60)
         if any(item.max() == 77 for item in items):
-            raise ValueError("not finite")
+            raise ValueError("non-finite")
         return super().predict(items, **options)
 
 
@@ -149,7 +149,7 @@ def test_more_images_than_may_wait_are_refused(package, make):
         served = Served(VERSION, package)
         first = asyncio.create_task(batcher.submit(served, [bmp(BLACK)] * 6))
         await asyncio.to_thread(package.begun.acquire)
-        with pytest.raises(Refused, match="6 images wait already; try again in a second") as refused:
+        with pytest.raises(Refused, match="6 images are already waiting; try again in a second") as refused:
             await batcher.submit(served, [bmp(BLACK)] * 3)
         assert (refused.value.status, refused.value.headers) == (503, ((b"retry-after", b"1"),))
         package.may_go.release(100)

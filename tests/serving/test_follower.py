@@ -48,7 +48,7 @@ def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
         follower.close()
         follower._thread.join()
     assert [event for event, _ in said] == ["registry_unreadable", "look_failed", "version_taken"]
-    assert said[1][1] == "KeyError: 'table'; version 1 goes on"
+    assert said[1][1] == "KeyError: 'table'; still serving version 1"
 
 
 def test_a_log_line_that_cannot_be_written_is_lost_alone(monkeypatch):

@@ -61,14 +61,14 @@ def page(browser, server):
 
 
 def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
-    page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
+    page.get_by_label("Choose an image").set_input_files(root / "cat.png")
     page.get_by_role("heading", name="cat", exact=True).wait_for()
     bars = page.get_by_role("listitem").all_inner_texts()
     assert [bar.split()[0] for bar in bars] == ["cat", "dog"]
     assert all(bar.endswith("%") for bar in bars)
     assert "Done: cat, " in page.get_by_role("status").inner_text()
     assert "Answered by pets, version 1 in " in page.locator("#facts").inner_text()
-    assert page.get_by_alt_text("Your picture, classified as cat").is_visible()
+    assert page.get_by_alt_text("Your image, classified as cat").is_visible()
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, "nothing sticks out on a phone"
 
@@ -83,10 +83,10 @@ def test_a_picture_may_be_dropped_or_pasted(page, event):
 
 
 def test_what_is_no_picture_is_answered_with_the_reason(page, root):
-    page.get_by_label("Choose a picture").set_input_files(root / "text.png")
+    page.get_by_label("Choose an image").set_input_files(root / "text.png")
     page.get_by_role("alert").filter(has_text="10 bytes are not an image; expected JPEG").wait_for()
     assert page.locator("#result").is_hidden()
-    page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
+    page.get_by_label("Choose an image").set_input_files(root / "cat.png")
     page.get_by_role("heading", name="cat", exact=True).wait_for()
     assert page.get_by_role("alert").inner_text() == ""
 
@@ -104,8 +104,8 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser, root):
         page.goto(str(server.client.base_url))
         page.get_by_label("This server asks for an access token").fill("wrong")
         page.keyboard.press("Enter")
-        page.get_by_label("Choose a picture").set_input_files(root / "cat.png")
-        page.get_by_text("This token is not the right one.").wait_for()
+        page.get_by_label("Choose an image").set_input_files(root / "cat.png")
+        page.get_by_text("This token is not valid.").wait_for()
         page.get_by_label("This server asks for an access token").fill(TOKEN)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="cat", exact=True).wait_for()

@@ -76,6 +76,6 @@ def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, say, said)
     recorder.close()
     assert log.read(tmp_path / "log").num_rows == 5
     assert said == [
-        ("log_rows_dropped", "the log is written slower than answers come; rows are left out of it"),
-        ("log_rows_dropped", "6 rows were left out of the log"),
+        ("log_rows_dropped", "the log cannot keep up with the predictions; rows are dropped from it"),
+        ("log_rows_dropped", "6 rows were dropped from the log"),
     ]

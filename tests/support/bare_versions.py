@@ -1,4 +1,4 @@
-"""Registered versions without a training: folders of three small files, which is all that moves of aliases need."""
+"""Registered versions without a training: directories of three small files, which is all that moves of aliases need."""
 
 from pathlib import Path
 from typing import Any

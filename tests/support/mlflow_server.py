@@ -24,7 +24,7 @@ def running(root: Path) -> Iterator[str]:
 
 @contextmanager
 def listening(command: list[str | Path], *, folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """Run a command of MLflow that serves on the --host and --port it is given, from and with a log in a folder."""
+    """Run a command of MLflow that serves on the --host and --port it is given, from and with a log in a directory."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

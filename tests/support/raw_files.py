@@ -1,4 +1,4 @@
-"""Small files in the formats that data sets come in, for tests of what reads and fetches them."""
+"""Small files in the formats that datasets come in, for tests of what reads and fetches them."""
 
 import gzip
 import hashlib
@@ -36,7 +36,7 @@ def write_idx(directory: Path, *, compressed: bool = False, **arrays: Any) -> li
 
 
 def write_tar(path: Path, files: Mapping[str, bytes | tarfile.TarInfo], mode: Any = "w") -> Path:
-    """Write a tar; a name that ends in "/" is a folder; a TarInfo stands for a member that is no plain file."""
+    """Write a tar; a name that ends in "/" is a directory; a TarInfo stands for a member that is no plain file."""
     with tarfile.open(path, mode) as tar:
         for name, content in files.items():
             member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
@@ -60,7 +60,7 @@ def sha256(path: Path) -> str:
 
 
 def write_manifest(directory: Path, layout: str | dict[str, Any]) -> Path:
-    """Make the folder one that download wrote: a manifest of the files that are in it."""
+    """Make the directory one that download wrote: a manifest of the files that are in it."""
     files = sorted(path for path in directory.iterdir() if path.name != "manifest.json")
     manifest = {
         "dataset": "small",

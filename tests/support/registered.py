@@ -1,4 +1,4 @@
-"""A registered version without a registry: a folder with a tiny model and the package.py that reads it."""
+"""A registered version without a registry: a directory with a tiny model and the package.py that reads it."""
 
 import shutil
 from pathlib import Path

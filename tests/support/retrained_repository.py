@@ -110,7 +110,7 @@ def create(root: Path) -> Retrained:
     (root / "dvc.yaml").write_text(PIPELINE)
     (root / "train.py").write_text(TRAIN)
     (root / "served").mkdir()
-    (root / "served" / "set.txt").write_text("the data set\n")
+    (root / "served" / "set.txt").write_text("the dataset\n")
     (root / "download.py").write_text(f"import shutil\n\nshutil.copytree({str(root / 'served')!r}, 'data/raw')\n")
     ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/incoming/?*/", "data/raw"]
     (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "served/"]) + "\n")

@@ -28,7 +28,7 @@ DEADLINE = 180.0  # seconds; the machine may be busy with something else
 
 
 def png(*, cat: bool) -> bytes:
-    """Return a picture that models reading pixel 0 call a cat or a dog."""
+    """Return an image that models reading pixel 0 call a cat or a dog."""
     image = np.zeros(SHAPE, np.uint8)
     image.reshape(-1)[8 if cat else 0] = 255
     return bytes(cv2.imencode(".png", image)[1].tobytes())

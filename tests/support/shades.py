@@ -1,4 +1,4 @@
-"""A data set of two classes that a network learns in seconds: dark and light noise."""
+"""A dataset of two classes that a network learns in seconds: dark and light noise."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from darkroom.data.arrays.dataset import DatasetWriter
 
 
 def write_shades(directory: Path, *, splits: list[str], shape: tuple[int, int, int]) -> str:
-    """Write one picture per entry of `splits` and return the digest of the data set."""
+    """Write one image per entry of `splits` and return the digest of the dataset."""
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, len(splits))
     images = (rng.integers(0, 60, (len(splits), *shape)) + 120 * labels[:, None, None, None]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A stage that trains, in a process of its own or in this one, on sixteen-pixel pictures, with a real MLflow store."""
+"""A stage that trains, in a process of its own or in this one, on sixteen-pixel images, with a real MLflow store."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def train_section(**changes: str) -> str:
 
 
 class TrainingStage:
-    """Pictures, no features and an empty store in a folder, in which a module of pipelines can be run."""
+    """Pictures, no features and an empty store in a directory, in which a module of pipelines can be run."""
 
     def __init__(self, root: Path, module: str, *arguments: str) -> None:
         self.root = root

@@ -148,7 +148,7 @@ def test_class_weights_that_cannot_be_are_refused() -> None:
     labels = np.zeros(4, int)
     with pytest.raises(ParamsError, match="weight for an unknown class 'dgo'; classes: cat, dog"):
         class_weights({"dgo": 2.0}, labels=labels, classes=["cat", "dog"])
-    with pytest.raises(ParamsError, match="class_weights is 0 for every training picture"):
+    with pytest.raises(ParamsError, match="class_weights is 0 for every training image"):
         class_weights({"cat": 0.0}, labels=labels, classes=["cat", "dog"])
 
 

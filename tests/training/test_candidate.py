@@ -31,7 +31,7 @@ pytestmark = pytest.mark.heavy
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 2, 128)
 IMAGES = (RNG.integers(0, 160, (128, 8, 8, 3)) + 90 * LABELS[:, None, None, None]).astype(np.uint8)
-# 31 validation pictures: two devices cannot share them out evenly.
+# 31 validation images: two devices cannot share them out evenly.
 DATA = Data(IMAGES[:96], LABELS[:96], IMAGES[96:127], LABELS[96:127], ["dark", "light"])
 SHAPE = (8, 8, 3)
 
@@ -265,7 +265,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered(tmp_path: Path, monk
         recipe, data=DATA, image_shape=SHAPE, checkpoint=checkpoint, reports=Reports(say=said.append)
     )
     assert found.batch_size == checkpoint.batch_size == 4
-    assert said == ["batch_size auto: 8 pictures do not fit into memory; starting again with 4"]
+    assert said == ["batch_size auto: 8 images do not fit into memory; restarting with 4"]
     again = train_candidate(
         recipe, data=DATA, image_shape=SHAPE, checkpoint=checkpoint, reports=Reports(say=said.append)
     )
@@ -278,7 +278,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_remembered(tmp_path: Path, monk
 def test_a_picture_that_does_not_fit_into_memory_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     out_of_memory_above(0, monkeypatch)
     few = Data(IMAGES[:8], LABELS[:8], IMAGES[8:16], LABELS[8:16], DATA.classes)
-    with pytest.raises(TrainingError, match="not even one picture fits into memory"):
+    with pytest.raises(TrainingError, match="not even one image fits into memory"):
         train_candidate(made(batch_size="auto", epochs=1), data=few, image_shape=SHAPE)
 
 

@@ -74,7 +74,7 @@ def train(
 
 
 def scores(network: Any) -> tuple[float, float]:
-    """Cross-entropy and accuracy of the validation pictures, by Keras' own evaluate()."""
+    """Cross-entropy and accuracy of the validation images, by Keras' own evaluate()."""
     import keras
 
     network.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

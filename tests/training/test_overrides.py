@@ -86,13 +86,13 @@ def test_a_file_that_says_nothing_overrides_nothing(tmp_path: Path, text: str) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"learning_rate: [", "this is not YAML: while parsing"),
-        (b"learning_rate: \xff", "this is not YAML: unacceptable character #x00ff"),
-        (b"learning_rate: 2026-99-99", "this is not YAML: month must be in 1..12"),
-        (b"learning_rate: 1\nlearning_rate: 2", "this is not YAML: while constructing a mapping"),
+        (b"learning_rate: [", "not valid YAML: while parsing"),
+        (b"learning_rate: \xff", "not valid YAML: unacceptable character #x00ff"),
+        (b"learning_rate: 2026-99-99", "not valid YAML: month must be in 1..12"),
+        (b"learning_rate: 1\nlearning_rate: 2", "not valid YAML: while constructing a mapping"),
         (b"- 1", "expected keys of train and their values, found list; run `dvc repro tune`"),
         (b"0.1", "expected keys of train and their values, found float; run `dvc repro tune`"),
-        (b"3: 0.1", "3 is no key of train, expected text; run `dvc repro tune`"),
+        (b"3: 0.1", "3 is not a key of train, expected text; run `dvc repro tune`"),
     ],
 )
 def test_a_damaged_file_says_what_writes_it_anew(tmp_path: Path, content: bytes, message: str) -> None:
@@ -104,12 +104,12 @@ def test_a_damaged_file_says_what_writes_it_anew(tmp_path: Path, content: bytes,
 
 
 def test_a_missing_file_says_what_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"best\.yaml: there is no such file; run `dvc repro tune`"):
+    with pytest.raises(DataError, match=r"best\.yaml does not exist yet; run `dvc repro tune`"):
         overrides.read(tmp_path / "best.yaml")
 
 
 def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read: Is a directory; mend that"):
+    with pytest.raises(DataError, match="cannot be read: Is a directory; fix that"):
         overrides.read(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_an_empty_recipe_has_no_known_keys() -> None:
 def test_a_key_and_a_part_of_it_are_refused_in_either_order(order: int) -> None:
     values = {"architecture": {"name": "fast"}, "architecture.dropout": 0.1}
     message = (
-        "both 'architecture' and 'architecture.dropout', a part of it, are named; "
+        "both 'architecture' and 'architecture.dropout', a part of it, are given; "
         "give 'dropout' inside 'architecture' and delete 'architecture.dropout'"
     )
     with pytest.raises(ParamsError, match=re.escape(message)):

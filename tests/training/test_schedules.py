@@ -91,5 +91,5 @@ def test_what_a_plateau_lowers_is_the_learning_rate() -> None:
 def test_a_wrong_name_or_a_step_without_its_numbers_is_refused() -> None:
     with pytest.raises(ParamsError, match="schedule is 'linear', expected one of one_cycle, cosine"):
         Schedule("linear", peak=1, total_steps=1, steps_per_epoch=1, warmup=0)
-    with pytest.raises(ParamsError, match="the schedule step has every 2 and factor None, expected a number for both"):
+    with pytest.raises(ParamsError, match="the schedule step has every 2 and factor None, expected numbers"):
         Schedule("step", peak=1, total_steps=1, steps_per_epoch=1, warmup=0, every=2)

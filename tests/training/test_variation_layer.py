@@ -9,7 +9,7 @@ pytestmark = pytest.mark.heavy
 
 
 def reference(picture: np.ndarray, variation: Variation, draws: np.ndarray) -> np.ndarray:
-    """What the layer must do with one picture, in numpy."""
+    """What the layer must do with one image, in numpy."""
     columns, edge = variation.columns, variation.shift
     height, width = picture.shape[:2]
     if "flip" in columns and draws[columns["flip"]][0]:

@@ -17,7 +17,7 @@ def test_a_clearly_better_trial_is_taken() -> None:
     chosen = choose([baseline(), trial(1, 0.95), trial(2, 0.93)], objectives=ACCURACY, n_val=5000, alpha=0.05)
     assert chosen.number == 1
     assert chosen.reason.startswith(
-        "trial 1 has val accuracy 0.9500, +0.0500 against the values of params.yaml; chance"
+        "trial 1 has val accuracy 0.9500, +0.0500 against the values of params.yaml; the noise"
     )
 
 
@@ -25,7 +25,7 @@ def test_a_gain_within_chance_keeps_the_values_of_params_yaml() -> None:
     chosen = choose([baseline(), trial(1, 0.91)], objectives=ACCURACY, n_val=500, alpha=0.05)
     assert chosen.number is None
     assert "+0.0100" in chosen.reason
-    assert chosen.reason.endswith("those of params.yaml stay")
+    assert chosen.reason.endswith("the values of params.yaml are kept")
 
 
 def test_the_same_gain_is_less_convincing_as_the_best_of_many() -> None:
@@ -50,7 +50,7 @@ def test_two_flawless_trials_do_not_differ_by_certainty() -> None:
 
 @pytest.mark.parametrize(
     ("first", "why"),
-    [(baseline(None), "failed"), (baseline(0.99, feasible=False), "is beyond a limit")],
+    [(baseline(None), "failed"), (baseline(0.99, feasible=False), "exceeds a limit")],
 )
 def test_where_trial_0_is_no_choice_the_best_is_taken(first: TrialRow, why: str) -> None:
     chosen = choose([first, trial(1, 0.5), trial(2, 0.6)], objectives=ACCURACY, n_val=100, alpha=0.05)
@@ -69,7 +69,7 @@ def test_a_trial_beyond_a_limit_is_not_taken() -> None:
 def test_where_trial_0_did_not_come_to_its_end_nothing_is_taken(first: list[TrialRow]) -> None:
     chosen = choose([*first, trial(1, 0.99)], objectives=ACCURACY, n_val=5000, alpha=0.05)
     assert chosen.number is None
-    assert "trial 0, the values of params.yaml, did not come to its end" in chosen.reason
+    assert "trial 0, the values of params.yaml, did not finish" in chosen.reason
 
 
 def test_of_the_most_accurate_the_cheapest_is_taken() -> None:

@@ -95,7 +95,7 @@ def test_a_trial_whose_worker_dies_is_tried_again(tmp_path: Path) -> None:
     states = [row.state for row in rows]
     assert states.count("complete") == 6
     assert states[2] == "killed"
-    assert "died before its task ended" in str(rows[2].reason)
+    assert "died during its task" in str(rows[2].reason)
     again = next(row for row in rows if row.retry_of == 2)
     assert again.params == rows[2].params
 
@@ -103,7 +103,7 @@ def test_a_trial_whose_worker_dies_is_tried_again(tmp_path: Path) -> None:
 def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
     with pytest.raises(
         SearchError,
-        match=r"3 workers died in a row, the last one in trial \d+: .* ended.*; if memory ran out, lower tune",
+        match=r"3 workers died in a row, the last in trial \d+: .* ended.*; if memory ran out, lower tune",
     ):
         search(tmp_path, n_trials=50, n_workers=1, how={"all": "die"})
 

@@ -22,15 +22,18 @@ def test_params_come_before_environment_and_file(tmp_path: Path, monkeypatch: py
 def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
     location.point_at("cnn", study="s", n_trials=3)
     assert location.pointed_at("cnn") == {"study": "s", "trials": 3}
-    with pytest.raises(DataError, match="'transfer' was not tuned here yet; set tune.trials above 0"):
+    with pytest.raises(DataError, match="'transfer' has not been tuned here yet; set tune.trials above 0"):
         location.pointed_at("transfer")
 
 
 @pytest.mark.parametrize(
     ("storage", "message"),
     [
-        ("postgresql://u:secret@host/db", r"u:\*\*\*@host/db, with a password.* variable DARKROOM_TUNING_STORAGE"),
-        ("postgresql://u@host/db?password=secret", r"password=\*\*\*, with a password"),
+        (
+            "postgresql://u:secret@host/db",
+            r"u:\*\*\*@host/db, which contains a password.* variable DARKROOM_TUNING_STORAGE",
+        ),
+        ("postgresql://u@host/db?password=secret", r"password=\*\*\*, which contains a password"),
         ("studies.db", r"storage is 'studies.db'; expected null, the URL of a database"),
     ],
 )

@@ -32,7 +32,7 @@ def test_chosen_values_are_for_train_the_reason_for_people(tmp_path: Path) -> No
 
 def test_equal_values_give_the_same_best_yaml(tmp_path: Path) -> None:
     written = []
-    for reason in ("nothing was tuned: tune.trials is 0", "within chance"):
+    for reason in ("not tuned: tune.trials is 0", "within chance"):
         report.write(tmp_path / "b", tmp_path, rows=[], chosen=ChosenTrial(None, reason), values={})
         written.append((tmp_path / "b").read_bytes())
     assert written[0] == written[1]

@@ -49,7 +49,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(journal: Path) -> None:
 
 
 def test_a_study_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"there is no study in .*none.journal; `dvc repro` with tune.trials above 0"):
+    with pytest.raises(SearchError, match=r"there is no study in .*none.journal; set tune.trials above 0"):
         read_rows("s", str(tmp_path / "none.journal"))
     a_search(tmp_path / "one.journal")
     with pytest.raises(SearchError, match="there is no study 'other' in .*one.journal"):

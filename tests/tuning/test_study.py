@@ -105,7 +105,7 @@ def test_a_study_is_searched_by_one_living_process_at_a_time(journal: Path) -> N
     try:
         for who in (f"{socket.gethostname()}:{other.pid}:1", "elsewhere:1:1"):
             study.remember("owner", {"who": who, "at": time.time()})
-            with pytest.raises(LockedError, match=r"the study 's' in .* is being searched by process \d+ of "):
+            with pytest.raises(LockedError, match=r"the study 's' in .* is in use by process \d+ on "):
                 a_search(journal)
             study.remember("owner", {"who": who, "at": time.time() - LEASE_SECONDS - 1})
             a_search(journal)
@@ -122,7 +122,7 @@ def test_what_another_process_ended_is_said(journal: Path) -> None:
     study = a_search(journal)
     study.ask()
     a_search(journal).lose_running()
-    with pytest.raises(SearchError, match="does not answer as it must"):
+    with pytest.raises(SearchError, match="does not answer correctly"):
         study.tell(0, complete(0.5))
 
 
@@ -240,5 +240,7 @@ def test_with_nothing_left_to_save_no_trial_is_stopped(journal: Path) -> None:
 
 def test_a_study_about_something_else_is_refused_with_a_new_name(journal: Path) -> None:
     a_search(journal, about="1" * 64)
-    with pytest.raises(SearchError, match=r"the study 's' in .* was created with another space, .* such as s-22222222"):
+    with pytest.raises(
+        SearchError, match=r"the study 's' in .* was created with a different space, .* such as s-22222222"
+    ):
         a_search(journal, about="2" * 64)

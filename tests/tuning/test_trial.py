@@ -24,7 +24,7 @@ RECIPE = presets.read("smoke", root=ROOT)["train"]["cnn"]
 
 
 class Study:
-    """A study over small pictures, and the tasks of its trials."""
+    """A study over small images, and the tasks of its trials."""
 
     def __init__(self, root: Path) -> None:
         write_shades(root / "prepared", splits=["train"] * 160 + ["val"] * 40, shape=(16, 16, 1))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What one thread computes at once should stay in its cache: a convolutional network at 224x224 pixels took 2 ms per
 # image in batches of 1 to 8 and 12 ms in batches of 256; at 28x28, 0.08 ms in batches of 8 to 64 and 0.13 ms in 256.
 BATCH_PIXELS = 8 * 160 * 160
-BATCH_SIZES = (4, 64)  # the least and the greatest
+BATCH_SIZES = (4, 64)  # the smallest and the largest
 MEASURES = ("width", "height", *measures.FEATURES)
 
 _packages: dict[tuple[str, str], Any] = {}
@@ -32,12 +32,12 @@ _loading = Lock()
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker has to know besides the images.
+    """The settings of a worker.
 
     Attributes:
         version: the model that answers.
         measured: whether to measure the images for the prediction log.
-        keep_images: the log's folder, if it keeps the images' bytes too.
+        keep_images: the log's directory, if it keeps the images' bytes too.
     """
 
     version: Version
@@ -183,7 +183,7 @@ def _read(content: str | Unread) -> bytes:
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):  # without O_NONBLOCK a named pipe had waited for ever above
-            raise DataError("a folder" if stat.S_ISDIR(state.st_mode) else "no regular file")
+            raise DataError("a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file")
         if state.st_size > MAX_IMAGE_BYTES:
             raise DataError(too_large(state.st_size))
         data = os.read(descriptor, state.st_size)

@@ -1,6 +1,6 @@
-"""The images that a command is given, whatever holds them: a folder, a tar, a zip, or a text with one path per line.
+"""The images that a command is given, whatever holds them: a directory, a tar, a zip, or a text with one path per line.
 
-They are listed once, at the start, and read later: what is added meanwhile is not seen. The list of a folder or text
+They are listed once, at the start, and read later: what is added meanwhile is not seen. The list of a directory or text
 lies in a temporary file, so that memory does not grow with it; that of an archive takes about 300 bytes per image.
 """
 
@@ -39,7 +39,7 @@ class Chunk:
 
     Attributes:
         number: of the chunk, from 0.
-        names: as the folder, archive or text says them, in UTF-8.
+        names: as the directory, archive or text says them, in UTF-8.
         contents: of each, the bytes, or the path where to read them, or why there is nothing to read.
     """
 
@@ -49,7 +49,7 @@ class Chunk:
 
 
 class Inputs:
-    """What `open_inputs` found. The number of images, and what tells them from other ones, are known before a read.
+    """The result of `open_inputs`. The number of images and their fingerprint are known before any is read.
 
     Attributes:
         n: images.
@@ -108,10 +108,10 @@ class _Members(Inputs):
 
 @contextmanager
 def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
-    """Yield the images of a folder (with all folders below), a tar of any compression, a zip, or a list of paths.
+    """Yield the images of a directory (recursively), a tar of any compression, a zip, or a list of paths.
 
-    Names of files or folders that begin with a dot are left out of folders and archives. A linked folder is not
-    followed; it counts as an image that cannot be read, as everything does that is there and no image.
+    Names of files or directories that begin with a dot are left out of directories and archives. A linked directory is
+    not followed; it counts as an image that cannot be read, as everything does that is there and no image.
 
     Args:
         source: a path; or "-": the list of paths comes from stdin. Paths of a list start from the current folder.
@@ -140,7 +140,7 @@ def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
         elif path.is_file():
             names = _lines(stack.enter_context(path.open("rb")))
         else:
-            raise ParamsError(f"{source}: there is no such file or folder; expected images, or a list of their paths")
+            raise ParamsError(f"{source}: no such file or directory; expected images, or a list of their paths")
         spool = stack.enter_context(tempfile.TemporaryFile())
         n, digest = 0, hashlib.sha256()
         for n, name in enumerate(islice(names, limit), 1):  # noqa: B007 - the last one counts
@@ -152,7 +152,7 @@ def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
 
 def too_large(n_bytes: int) -> str:
     """Return why a file of so many bytes is not read."""
-    return f"{n_bytes:,} bytes are more than {MAX_IMAGE_BYTES:,}, the most that is read of an image"
+    return f"{n_bytes:,} bytes exceed the limit of {MAX_IMAGE_BYTES:,} bytes per image"
 
 
 def _is_archive(path: Path) -> bool:
@@ -164,7 +164,7 @@ def _is_archive(path: Path) -> bool:
         read_header(head)
     except (struct.error, IndexError):
         return True
-    raise ParamsError(f"{path} is an image; expected many of them, and `darkroom predict {path}` classifies this one")
+    raise ParamsError(f"{path} is a single image; classify it with `darkroom predict {path}`")
 
 
 def _path(folder: str, name: str) -> str:
@@ -172,7 +172,7 @@ def _path(folder: str, name: str) -> str:
 
 
 def _below(folder: str, prefix: str) -> Iterator[str]:
-    """Yield the names of all that is below a folder, sorted; names of folders count without the slash behind them."""
+    """Yield the names of everything below a directory, sorted; directories sort without a trailing slash."""
     try:
         with os.scandir(folder + prefix) as found:
             children = sorted((child.name, child.is_dir(follow_symlinks=False)) for child in found)

@@ -63,7 +63,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         images: rows of OUT.
@@ -100,7 +100,7 @@ def run(
     label to abstained are null, and of one that cannot be read the id too.
 
     Args:
-        source: see image_inputs.open_inputs.
+        source: see inputs.open_inputs.
         out: the parquet file; out + ".parts" holds what is done until all is.
         version: answers all images, whatever its alias does meanwhile.
         on_progress: is told how many images of how many are done.
@@ -114,9 +114,9 @@ def run(
     """
     began = time.monotonic()
     if out.is_dir():
-        raise ParamsError(f"{out} is a folder; expected the parquet file to write")
+        raise ParamsError(f"{out} is a directory; expected the parquet file to write")
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise ParamsError(f"{out} would lie among the images of {source}; name a file outside")
+        raise ParamsError(f"{out} is inside {source}; choose a file outside it")
     package, log = versions.load(version), options.log
     parts = out.with_name(f"{out.name}.parts")
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def _alone(parts: Path, out: Path) -> Iterator[None]:
         with FileLock(parts / ".lock", timeout=0):
             yield
     except Timeout:
-        raise LockedError(f"{out} is being written by another process; wait for it, or name another file") from None
+        raise LockedError(f"{out} is being written by another process; wait for it, or choose another file") from None
 
 
 def _begin(parts: Path, described: dict[str, Any], *, size: int, restart: bool) -> int:
@@ -200,9 +200,9 @@ def _check_same(parts: Path, earlier: dict[str, Any], described: dict[str, Any])
         then = earlier.get(key)
         if then == now:
             continue
-        what = "whose images were others" if key == "content" else f"whose {key} was {then}, not {now}"
-        finish = f"--version {then}" if key == "version" else "what it was given"
-        raise DataError(f"{parts} is of a run {what}; finish that one with {finish}, or start over with --restart")
+        what = "on other images" if key == "content" else f"with {key} {then}, not {now}"
+        finish = f"--version {then}" if key == "version" else "its arguments"
+        raise DataError(f"{parts} belongs to a run {what}; finish it with {finish}, or start over with --restart")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -28,12 +28,12 @@ def main() -> None:
 
 @app.callback()
 def _app() -> None:
-    """From labelled pictures to a promoted image classifier. Errors are one line; --debug shows the traceback."""
+    """Turn labelled images into a tested, versioned, served classifier. --debug shows the traceback of an error."""
 
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(help="A file of presets/, without .yaml.")],
+    name: Annotated[str, typer.Argument(help="Name of a preset: a file in presets/, without .yaml.")],
     force: Annotated[
         bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")
     ] = False,
@@ -48,15 +48,15 @@ def use(
         return
     for key, (old, new) in changes.items():
         print(f"{key}: {'(none)' if old is None else old} -> {'(none)' if new is None else new}")
-    print(f"params.yaml is now the preset {name}, {len(changes)} keys changed; `dvc repro` runs it")
+    print(f"params.yaml now holds the preset {name} ({len(changes)} keys changed); run it with `dvc repro`")
 
 
 @app.command()
 def report(as_json: Json = False) -> None:
-    """Print what the last `dvc repro` came to: winner, accuracy, decision, version, and where to look."""
+    """Print the result of the last `dvc repro`: winner, accuracy, decision, champion, and where the report is."""
     root = repository_root()
-    evaluation = read_json(root / "reports" / "evaluation.json", remedy="`dvc repro` writes it")
-    promotion = read_json(root / "reports" / "promotion.json", remedy="`dvc repro` writes it")
+    evaluation = read_json(root / "reports" / "evaluation.json", remedy="run `dvc repro` to write it")
+    promotion = read_json(root / "reports" / "promotion.json", remedy="run `dvc repro` to write it")
     if as_json:
         print(json.dumps({"evaluation": evaluation, "promotion": promotion}))
         return
@@ -68,7 +68,7 @@ def report(as_json: Json = False) -> None:
         f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
         f"decision   {promotion['decision']}: {' '.join(promotion['reasons'])}\n"
         f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
-        f"look at    {root / 'reports' / 'report.html'}, or the runs in MLflow: make ui"
+        f"report     {root / 'reports' / 'report.html'}, or the runs in MLflow (`make ui`)"
     )
 
 
@@ -82,14 +82,18 @@ def store() -> None:
 
 @app.command("lr-find")
 def lr_find(
-    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
-    steps: Annotated[int, typer.Option("--steps", min=10, help="Training steps, each with a higher rate.")] = 100,
+    candidate: Annotated[
+        str, typer.Option("--candidate", help="Candidate: a section of train in params.yaml.")
+    ] = "cnn",
+    steps: Annotated[
+        int, typer.Option("--steps", min=10, help="Number of training steps, each with a higher learning rate.")
+    ] = 100,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The picture; without it reports/lr_find/CANDIDATE.png.")
+        Path | None, typer.Option("--out", help="Where to write the plot; default: reports/lr_find/CANDIDATE.png.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Try learning rates from 1e-6 to 10 on the prepared data and suggest one; nothing is changed but a picture."""
+    """Try learning rates from 1e-6 to 10 on the prepared data and suggest one; only writes a plot."""
     from darkroom.lr_find import suggestion
 
     root = repository_root()
@@ -98,20 +102,22 @@ def lr_find(
     if as_json:
         print(json.dumps(found))
         return
-    cautious = f"{found['cautious']:g} to be cautious; " if found["cautious"] < found["suggestion"] else ""
+    cautious = f"{found['cautious']:g} is the cautious choice; " if found["cautious"] < found["suggestion"] else ""
     print(
         f"learning rate {found['suggestion']:g}, where the loss falls most steeply; {cautious}the peak of one_cycle "
         f"may go up to {found['greatest']:g}. Set train.{candidate}.learning_rate in params.yaml, now "
-        f"{found['now']:g}; picture: {path}"
+        f"{found['now']:g}; plot: {path}"
     )
 
 
 @app.command("tune-status")
 def tune_status(
-    candidate: Annotated[str, typer.Option("--candidate", help="A section of train in params.yaml.")] = "cnn",
+    candidate: Annotated[
+        str, typer.Option("--candidate", help="Candidate: a section of train in params.yaml.")
+    ] = "cnn",
     as_json: Json = False,
 ) -> None:
-    """Show the trials of a candidate's search, live while it runs, from wherever the study is kept; Ctrl-C ends it."""
+    """Show the trials of a candidate's search, live while it runs; Ctrl-C quits."""
     import time
     from functools import partial
 

@@ -12,27 +12,25 @@ app = typer.Typer()
 
 @app.command()
 def retrain(
-    force: Annotated[
-        bool, typer.Option("--force", help="Run every stage anew, whether anything calls for it or not.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Rerun every stage, even if nothing has changed.")] = False,
     commit: Annotated[
         bool,
         typer.Option(
             "--commit",
-            help="Commit dvc.lock, by which DVC keeps the reports, too, and the .dvc files of new images, once it is "
-            "through; reports/retrain.json is of this machine, and its reasons are in the message of the commit.",
+            help="Commit dvc.lock and the .dvc files of new images after a successful run. dvc.lock covers the "
+            "reports too; the reasons in reports/retrain.json go into the commit message.",
         ),
     ] = False,
     push: Annotated[bool, typer.Option("--push", help="Commit, then `dvc push` and `git push`.")] = False,
 ) -> None:
-    """Train again if something calls for it: new images, a changed source or stage, drift, or the champion's age.
+    """Retrain if needed: new images, a changed source or stage, drift, or an old champion.
 
-    A changed stage: code, settings or data are not those of dvc.lock. After a changed source, drift or age the data set
-    is fetched again, and what it now is decides which stages run.
+    A stage has changed if its code, params or data differ from dvc.lock. After a changed source, drift or age, the
+    dataset is downloaded again, and only stages affected by changes run.
 
-    For a scheduler: one run at a time (75 otherwise), the section `retrain` of params.yaml says what calls for a
-    training and who is told. `promote` decides. A failure or kill leaves champion, data and dvc.lock as they were, and
-    the next run goes on. The report is in reports/retrain.json and, as one line of JSON, the last line on stdout.
+    For schedulers: only one run at a time (exit code 75 otherwise). The section `retrain` of params.yaml sets the
+    triggers and notifications. `promote` decides. A failure or kill leaves champion, data and dvc.lock unchanged, and
+    the next run resumes. The report is in reports/retrain.json and, as one line of JSON, the last line on stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now
@@ -42,19 +40,23 @@ def retrain(
 
 @app.command()
 def gc(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Newest versions of each model that stay.")] = 3,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest versions to keep of each model.")] = 3,
     days: Annotated[
-        float, typer.Option("--days", min=0, help="Runs, checkpoints, decisions and studies younger than this stay.")
+        float, typer.Option("--days", min=0, help="Keep runs, checkpoints, decisions and studies younger than this.")
     ] = 7.0,
-    dvc: Annotated[bool, typer.Option("--dvc", help="Also what the work tree does not use of DVC's cache.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this nothing is removed.")] = False,
+    dvc: Annotated[
+        bool, typer.Option("--dvc", help="Also delete from DVC's cache what the work tree does not use.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete the listed items; without this option nothing is deleted.")
+    ] = False,
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Say what can go, with its size: old versions, artifacts of old runs, stale checkpoints, decisions and studies.
+    """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions and studies.
 
-    The champion, the previous one, the challenger, versions that were rolled back, the newest, and what they were made
-    from always stay, as do metrics, settings and the history.
+    The champion, the previous champion, the challenger, rolled-back versions, the newest versions, and what they were
+    made from are always kept, as are metrics, params and the history.
     """
     from contextlib import nullcontext
 
@@ -74,7 +76,9 @@ def gc(
     for one in planned.waste:
         print(f"{one.kind:<10} {f'{one.name} {one.key}'.strip():<60} {one.n_bytes:>15,} bytes")
     for name, numbers in planned.kept.items():
-        print(f"{name}: versions {', '.join(numbers) or 'none'} stay")
-    print(f"DVC's cache: {cache}" if dvc else "DVC's cache is left alone; --dvc drops what the work tree does not use")
-    said = "removed" if yes else "would be removed; --yes removes them"
-    print(f"{len(planned.waste)} things, {planned.n_bytes:,} bytes {said}")
+        print(f"{name}: keeping versions {', '.join(numbers) or 'none'}")
+    print(
+        f"DVC's cache: {cache}" if dvc else "DVC's cache is not touched; --dvc deletes what the work tree does not use"
+    )
+    said = "deleted" if yes else "would be deleted; delete them with --yes"
+    print(f"{len(planned.waste)} items, {planned.n_bytes / 1e6:,.1f} MB {said}")

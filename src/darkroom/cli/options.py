@@ -11,7 +11,7 @@ from darkroom.errors import ParamsError
 from darkroom.project.repository import repository_root
 
 Model = Annotated[
-    str | None, typer.Option("--model", help="Registered name; without it promote.registered_model of params.yaml.")
+    str | None, typer.Option("--model", help="Registered model name; default: promote.registered_model in params.yaml.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
@@ -50,4 +50,4 @@ def registered_name(model: str | None) -> str:
     try:
         return str(read_params(path)["promote"]["registered_model"])
     except (KeyError, TypeError):
-        raise ParamsError(f"{path}: promote lacks the key 'registered_model'; set it, or pass --model") from None
+        raise ParamsError(f"{path}: promote.registered_model is missing; set it, or pass --model") from None

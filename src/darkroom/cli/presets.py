@@ -44,7 +44,7 @@ def names(root: Path) -> list[str]:
 def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
     """Write the preset over params.yaml of the repository `root` and return the keys that changed, dotted.
 
-    A params.yaml that is exactly a preset, or exactly what git has committed, is no loss and is replaced.
+    A params.yaml that is exactly a preset, or exactly what git has committed, is not a loss and is replaced.
 
     Raises:
         ParamsError: there is no such preset, it is wrong, or params.yaml has edits that would be lost and `force` is
@@ -56,7 +56,7 @@ def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
         old: dict[str, str] = {}
     elif not force and _would_lose_edits(root, target):
         raise ParamsError(
-            f"{target} has edits that are in no commit; commit them, or use `darkroom use {name} --force` to lose them"
+            f"{target} has uncommitted edits; commit them, or discard them with `darkroom use {name} --force`"
         )
     else:
         old = _flat(target)
@@ -116,9 +116,9 @@ def _merge(
     for key, value in preset.items():
         known = candidates if at in OF_CANDIDATES else list(params)
         if key not in known:
-            kind, where = ("key", f"{'.'.join(at)} has an") if at else ("section", "there is an")
+            kind, where = ("key", f"{'.'.join(at)} has an unknown key") if at else ("section", "unknown section")
             hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
-            raise ParamsError(f"{path}: {where} unknown {kind} {key!r}{hint}")
+            raise ParamsError(f"{path}: {where} {key!r}{hint}")
         here, old = (*at, key), params.get(key)
         if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here):
             _merge(old, value, candidates=candidates, path=path, at=here)

@@ -12,12 +12,12 @@ from darkroom.project.repository import repository_root
 
 app = typer.Typer()
 
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the history and on the version.")]
+Reason = Annotated[str, typer.Option("--reason", help="Reason, recorded in the history and on the version.")]
 
 
 @app.command()
 def history(model: Model = None, as_json: Json = False) -> None:
-    """Show what was champion when, who made it so and why; --json adds every move of the other aliases."""
+    """Show which version was champion when, who promoted it and why; --json adds the moves of all aliases."""
     from darkroom.cli import tables
     from darkroom.registry.versions import find, read
 
@@ -36,29 +36,29 @@ def history(model: Model = None, as_json: Json = False) -> None:
 def rollback(
     reason: Reason,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="VERSION", help="An earlier champion; without it the previous one.")
+        str | None, typer.Option("--to", metavar="VERSION", help="An earlier champion; default: the previous one.")
     ] = None,
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Make an earlier champion champion again; the next `dvc repro` does not undo it."""
+    """Make an earlier version champion again; the next `dvc repro` does not undo it."""
     from darkroom.registry import aliases
 
     if not reason.strip():
-        raise ParamsError("--reason is empty; say in a few words why, the history keeps it")
+        raise ParamsError("--reason is empty; give a short reason, it is recorded in the history")
     champion, previous = aliases.rollback(registered_name(model), reason=reason.strip(), to=to)
     if as_json:
         print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
     else:
-        print(f"{champion.name}: champion is version {champion.version} again, previous is version {previous.version}")
+        print(f"{champion.name}: rolled back from version {previous.version} to version {champion.version}")
 
 
 @app.command()
 def approve(
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="The version that you mean; it must be the challenger.")
+        str | None, typer.Argument(metavar="[VERSION]", help="The version to approve; it must be the challenger.")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the history.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")] = "",
     model: Model = None,
     as_json: Json = False,
 ) -> None:
@@ -75,14 +75,14 @@ def approve(
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A version or an alias.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The version or alias to compare it with.")],
     data: Annotated[
-        Path | None, typer.Option("--data", help="A folder of prepared data; without it data/prepared.")
+        Path | None, typer.Option("--data", help="Directory of prepared data; default: data/prepared.")
     ] = None,
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Score two versions on the same test images and say whether chance explains the difference."""
+    """Score two versions on the same test images and test whether the difference is significant."""
     from darkroom.cli import tables
     from darkroom.promotion import comparison
     from darkroom.registry.versions import find
@@ -102,13 +102,13 @@ def compare(
 
 @app.command("registry-check")
 def registry_check(
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """List what is wrong in the registry, and runs that dead processes of this machine left open.
+    """List problems in the registry, and runs left open by dead processes of this machine.
 
-    Exit code 1 where something is wrong; with --repair where something is left.
+    The exit code is 1 if problems were found, or with --repair if problems remain.
     """
     from darkroom.registry import check
 
@@ -120,7 +120,8 @@ def registry_check(
         print(json.dumps({**told, "left": [vars(finding) for finding in left]}, indent=2))
         raise typer.Exit(1 if left else 0)
     for finding in found:
-        mended = "mended: " if finding not in left else ""
+        mended = "repaired: " if finding not in left else ""
         print(f"{mended}{finding.kind}: {finding.sentence}")
-    print(f"{name}: {len(left)} found" if not repair else f"{name}: {len(found)} found, {len(left)} left")
+    problems = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "no problems"
+    print(f"{name}: {problems}" + (f", {len(left)} not repaired" if repair and found else ""))
     raise typer.Exit(1 if left else 0)

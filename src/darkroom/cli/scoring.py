@@ -18,9 +18,9 @@ from darkroom.project.repository import repository_root
 
 app = typer.Typer()
 
-Alias = Annotated[str, typer.Option("--alias", help="Which version: the one under this alias.")]
+Alias = Annotated[str, typer.Option("--alias", help="Alias of the version to use.")]
 
-Number = Annotated[str | None, typer.Option("--version", help="Which version: this one.")]
+Number = Annotated[str | None, typer.Option("--version", help="Version to use.")]
 
 
 @app.command()
@@ -30,9 +30,9 @@ def predict(
     alias: Alias = "champion",
     version: Number = None,
 ) -> None:
-    """Classify images with a registered model: one JSON line per file; `darkroom batch` takes folders.
+    """Classify images with a registered model: one JSON line per file; `darkroom batch` takes directories.
 
-    A file that cannot be read or is no image gets a line {file, error}; the others are answered, the exit code is 1.
+    A file that cannot be read as an image gets a line {file, error}; the others are classified, and the exit code is 1.
     """
     from darkroom.registry.versions import find, load
 
@@ -53,33 +53,34 @@ class BatchOptions:
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder, tar or zip of images, or a text with a path per line; - for stdin.", metavar="IN"
+            help="A directory, tar or zip of images, or a text file with one path per line; - for stdin.", metavar="IN"
         ),
     ]
     out: Annotated[Path, typer.Argument(help="The parquet file to write.", metavar="OUT.parquet")]
     model: Model = None
     alias: Alias = "champion"
     version: Number = None
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many images.")] = None
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Classify only the first N images.")] = None
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Without it compute.workers of params.yaml, or all cores.")
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Number of workers; default: compute.workers in params.yaml, or all cores."
+        ),
     ] = None
-    log: Annotated[Path | None, typer.Option("--log", help="Folder of the prediction log to write to.")] = None
+    log: Annotated[Path | None, typer.Option("--log", help="Directory of the prediction log to write to.")] = None
     log_images: Annotated[
-        bool, typer.Option("--log-images", help="Keep the images themselves in the log, named by their sha256.")
+        bool, typer.Option("--log-images", help="Also store the images in the log, named by their sha256.")
     ] = False
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away what a killed run has done, instead of going on with it.")
-    ] = False
+    restart: Annotated[bool, typer.Option("--restart", help="Start over instead of resuming a killed run.")] = False
     as_json: Json = False
 
 
 @app.command()
 @takes(BatchOptions)
 def batch(given: BatchOptions) -> None:
-    """Classify many images into a parquet file, on all cores; a run that was killed goes on where it was.
+    """Classify many images into a parquet file, on all cores; a killed run resumes.
 
-    An image that cannot be read becomes a row with an error. The exit code is 1 if all of them are such.
+    An image that cannot be read becomes a row with an error. The exit code is 1 if none could be read.
     """
     from tqdm import tqdm
 
@@ -88,7 +89,7 @@ def batch(given: BatchOptions) -> None:
     from darkroom.registry.versions import find
 
     if given.log_images and given.log is None:
-        raise ParamsError("--log-images keeps the images in the log; name its folder with --log")
+        raise ParamsError("--log-images stores images in the log; also pass --log DIRECTORY")
     chosen = find(registered_name(given.model), alias=given.alias, version=given.version)
     compute = _compute()
     options = Options(
@@ -113,8 +114,8 @@ def batch(given: BatchOptions) -> None:
         print(
             f"{summary.out}: {summary.images} images by {summary.model} version {summary.version} in "
             f"{summary.seconds:.1f} s"
-            + (f", {summary.resumed} of them by a run that was killed" if summary.resumed else "")
-            + (f"; {summary.failed} could not be read, such as {summary.errors[0]}" if summary.failed else "")
+            + (f", {summary.resumed} of them by an earlier run that was killed" if summary.resumed else "")
+            + (f"; {summary.failed} could not be read, e.g. {summary.errors[0]}" if summary.failed else "")
         )
     raise typer.Exit(1 if summary.failed and summary.failed == summary.images else 0)
 
@@ -123,30 +124,33 @@ def batch(given: BatchOptions) -> None:
 class DriftOptions:
     """The options of `darkroom drift`."""
 
-    log: Annotated[Path, typer.Option("--log", help="The folder that --log of batch or serve names.")]
+    log: Annotated[Path, typer.Option("--log", help="Log directory, as passed to --log of batch or serve.")]
     since: Annotated[
-        str | None, typer.Option("--since", help="2026-03-01, 2026-03-01T12:00 (UTC), or 7d, 12h before now.")
+        str | None, typer.Option("--since", help="Start: 2026-03-01, 2026-03-01T12:00 (UTC), or 7d, 12h before now.")
     ] = None
-    until: Annotated[str | None, typer.Option("--until", help="As --since; without it now.")] = None
+    until: Annotated[str | None, typer.Option("--until", help="End, in the format of --since; default: now.")] = None
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="A parquet file or folder with columns of the log, not the training data."),
+        typer.Option(
+            "--reference",
+            help="Compare with this parquet file or directory of log columns, not with the training data.",
+        ),
     ] = None
     model: Model = None
     version: Annotated[
-        str | None, typer.Option("--version", help="Whose answers; without it of the last that answered.")
+        str | None, typer.Option(help="Version whose predictions are checked; default: the last in the log.")
     ] = None
-    psi: Annotated[float, typer.Option("--psi", min=0, help="Least population stability index of a drift.")] = 0.2
-    alpha: Annotated[float, typer.Option("--alpha", min=0, max=1, help="Its greatest p-value, of all together.")] = 0.01
-    min_rows: Annotated[int, typer.Option("--min-rows", min=1, help="With fewer nothing is decided.")] = 200
-    picture: Annotated[Path | None, typer.Option("--picture", help="Without it reports/drift.png.")] = None
+    psi: Annotated[float, typer.Option(min=0, help="PSI threshold for drift.")] = 0.2
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Significance level (Holm-corrected).")] = 0.01
+    min_rows: Annotated[int, typer.Option(min=1, help="Minimum number of rows; with fewer, no verdict.")] = 200
+    picture: Annotated[Path | None, typer.Option(help="Where to write the plot; default: reports/drift.png.")] = None
     as_json: Json = False
 
 
 @app.command()
 @takes(DriftOptions)
 def drift(given: DriftOptions) -> None:
-    """Compare what a model was asked with what it was trained on. Exit codes: 0 no drift (or too few rows), 3 drift."""
+    """Check logged predictions for drift from the training data. Exit codes: 0 no drift (or too few rows), 3 drift."""
     from darkroom.monitoring import figure
     from darkroom.monitoring.drift import Limits
     from darkroom.monitoring.samples import inspect
@@ -168,7 +172,7 @@ def drift(given: DriftOptions) -> None:
         limits=Limits(psi=given.psi, alpha=given.alpha, min_rows=given.min_rows),
     )
     path = given.picture or root / "reports" / "drift.png"
-    heading = f"{found.report.n_window} answers of version {found.version}" if found.version else "no answers"
+    heading = f"{found.report.n_window} predictions of version {found.version}" if found.version else "no predictions"
     figure.drift(found.report, found.reference, found.window, path, heading=heading)
     if given.as_json:
         print(json.dumps({**found.as_dict(), "picture": str(path)}))
@@ -197,7 +201,7 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
             return now - timedelta(**{{"d": "days", "h": "hours"}[before[2]]: int(before[1])})
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise ParamsError(f"{option} is {text!r}; expected such as 2026-03-01, 2026-03-01T12:00Z, 7d or 12h") from None
+        raise ParamsError(f"{option} is {text!r}; expected e.g. 2026-03-01, 2026-03-01T12:00Z, 7d or 12h") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -20,50 +20,55 @@ class ServeOptions:
     """The options of `darkroom serve`."""
 
     model: Model = None
-    alias: Annotated[str, typer.Option(help="Which version: the one under this alias, followed.")] = "champion"
-    version: Annotated[str | None, typer.Option(help="Which version: this one, for good.")] = None
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one; the log tells it.")] = 8000
+    alias: Annotated[str, typer.Option(help="Alias of the version to serve; the server follows it.")] = "champion"
+    version: Annotated[str | None, typer.Option(help="Serve this version and do not follow the alias.")] = None
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port, printed in the log.")
+    ] = 8000
     token_file: Annotated[
         Path | None,
         typer.Option(help=f"File with the bearer token that clients must send; or set {TOKEN}."),
     ] = None
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks at the alias.")] = 5.0
+    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 5.0
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="That decode and predict; without it, one per core, at least 2."),
+        typer.Option(min=1, help="Number of threads that decode and predict; default: one per core, at least 2."),
     ] = None
     network_threads: Annotated[
-        int, typer.Option(min=1, help="Of one inference; more for large networks on many cores.")
+        int, typer.Option(min=1, help="Threads per inference; more for large networks on many cores.")
     ] = 1
-    max_body_mb: Annotated[int, typer.Option(min=1, help="Of one request.")] = 16
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one image.")] = 50.0
-    max_images: Annotated[int, typer.Option(min=1, help="Of one request.")] = 64
-    max_waiting: Annotated[int, typer.Option(min=1, help="Images not answered yet; more get 503.")] = 256
-    max_batch: Annotated[int, typer.Option(min=1, help="Images that the network is given at once.")] = 16
-    head_seconds: Annotated[float, typer.Option(min=1, help="Idle connections are closed.")] = 75.0
-    body_seconds: Annotated[float, typer.Option(min=0.1, help="For a body to arrive.")] = 30.0
-    access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="A line per request.")] = True
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Maximum request size in MB.")] = 16
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Maximum megapixels per image.")] = 50.0
+    max_images: Annotated[int, typer.Option(min=1, help="Maximum number of images per request.")] = 64
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Maximum number of images in the queue; beyond it, requests get 503.")
+    ] = 256
+    max_batch: Annotated[int, typer.Option(min=1, help="Maximum batch size of the network.")] = 16
+    head_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an idle connection is closed.")] = 75.0
+    body_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for a request body to arrive.")] = 30.0
+    access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="Log one line per request.")] = True
     log: Annotated[
         Path | None,
-        typer.Option(help="Folder of a log of predictions for `darkroom drift`; never the images."),
+        typer.Option(help="Directory of the prediction log for `darkroom drift`; images are never stored."),
     ] = None
 
 
 @app.command()
 @takes(ServeOptions)
 def serve(given: ServeOptions) -> None:
-    """Serve a registered model over HTTP, with a page at /; a promotion or a rollback is taken over while it runs.
+    """Serve a registered model over HTTP, with a page at /; follows promotions and rollbacks without a restart.
 
-    Nothing listens before a version is loaded. Log lines are JSON on stderr. SIGTERM ends it when the requests in
-    flight are answered.
+    The port opens once a version is loaded. Log lines are JSON on stderr. On SIGTERM the server answers in-flight
+    requests, then stops.
     """
     # Until there is something to end in order: an exception of a handler can be lost, or become an ImportError, in the
     # C libraries that are loaded below.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if given.max_waiting < given.max_images:
         raise ParamsError(
-            f"--max-waiting {given.max_waiting} is less than --max-images {given.max_images}: none such could be served"
+            f"--max-waiting {given.max_waiting} is less than --max-images {given.max_images}; such requests could "
+            "never be served"
         )
     name, token = registered_name(given.model), _token(given.token_file)
     from darkroom.serving.limits import Limits

@@ -1,4 +1,4 @@
-"""What `darkroom history` and `darkroom compare` print: tables for a terminal, one fact a line for everything else."""
+"""Tables printed by `darkroom history`, `compare` and `drift`; without a terminal, one fact per line."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def print_drift(found: "Comparison", picture: Path) -> None:
     for heading in ("reference", "window", "PSI", "test", "p"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    verdicts = {True: "drifted", False: "as before", None: "too few to tell"}
+    verdicts = {True: "drifted", False: "no drift", None: "too few rows"}
     for check in report.checks:
         if check.name == "label":
             name, test = f"share of {check.classes[0]}", f"V {check.statistic:.2f}"
@@ -43,14 +43,14 @@ def print_drift(found: "Comparison", picture: Path) -> None:
     console.print(table)
     of_version = f" of version {found.version}" if found.version else ""
     console.print(
-        f"\n{report.n_reference} images in the reference, {report.n_window} answers{of_version} in the window."
+        f"\n{report.n_reference} images in the reference, {report.n_window} predictions{of_version} in the window."
     )
     for line in [*report.reasons, *found.notes]:
         console.print(line, markup=False)
-    console.print(f"picture: {picture}", markup=False)
+    console.print(f"plot: {picture}", markup=False)
 
 
-N_CLASSES = 20  # shown of a comparison: those with the greatest differences
+N_CLASSES = 20  # shown of a comparison: those with the largest differences
 
 
 def print_history(registered: Registered) -> None:
@@ -66,7 +66,7 @@ def print_history(registered: Registered) -> None:
             )
         print(f"aliases: {aliases}")
         return
-    table = _table(f"{registered.name}: what was champion", f"aliases: {aliases}")
+    table = _table(f"{registered.name}: champions", f"aliases: {aliases}")
     table.add_column("version", justify="right")
     table.add_column("since (UTC)")
     table.add_column("until")
@@ -89,16 +89,16 @@ def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:
     low, high = found["difference_ci95"]
     print(
         f"{found['model']} on {found['n_images']} test images\n"
-        f"{a}: {found['accuracy_a']:.2%} right, {b}: {found['accuracy_b']:.2%}\n"
+        f"accuracy: {a} {found['accuracy_a']:.2%}, {b} {found['accuracy_b']:.2%}\n"
         f"difference {100 * found['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}\n"
-        f"{a} alone is right on {found['n_only_a_correct']}, {b} alone on {found['n_only_b_correct']}; "
+        f"only {a} is correct on {found['n_only_a_correct']}, only {b} on {found['n_only_b_correct']}; "
         f"McNemar's {found['test']} test: p = {found['p_value']:.3g}"
     )
     console = Console(highlight=False)
     rows = _greatest_differences(found["per_class"])
     hidden = len(found["per_class"]) - len(rows)
-    caption = f"{hidden} classes with smaller differences are left out" if hidden else None
-    table = _table("recall per class; p adjusted for the number of classes (Holm)", caption)
+    caption = f"{hidden} classes with smaller differences not shown" if hidden else None
+    table = _table("recall per class; p Holm-corrected over classes", caption)
     table.add_column("class", overflow="fold")
     for name in ("images", a, b, "difference", "p"):
         table.add_column(Text(name), justify="right")

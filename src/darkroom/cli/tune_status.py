@@ -1,4 +1,4 @@
-"""What `darkroom tune-status` prints: the trials of a search as a table, its state in numbers, both while it runs."""
+"""The output of `darkroom tune-status`: a table of trials and a summary, updated while the search runs."""
 
 import statistics
 import time
@@ -119,9 +119,9 @@ def watch(
     seconds: float = 1.0,
     console: Console | None = None,
 ) -> None:
-    """Show the table and refresh it until all wanted trials have finished, or until Ctrl-C, which is no error.
+    """Show the table and refresh it until all wanted trials have finished, or until Ctrl-C, which is not an error.
 
-    Where the output is no terminal, the table is printed once.
+    Where the output is not a terminal, the table is printed once.
 
     Args:
         read: gives all trials so far.
@@ -152,7 +152,7 @@ def watch(
 
 
 class _Words:
-    """As many whole words as fit into one line: half a number would be read as another one.
+    """Text cut at a word, because a cut number would be misread.
 
     Three dots stand for the rest; an ellipsis is a character that not every terminal has.
     """

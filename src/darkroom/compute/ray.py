@@ -106,7 +106,7 @@ def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> in
     least = 1 if n == "auto" else n
     if room < least:
         raise DarkroomError(
-            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not for "
-            f"{least}; ask for fewer or smaller ones, or start more nodes first"
+            f"the Ray cluster at {where} has room for {room} workers of {cpus} CPUs and {gpus} GPUs each, not "
+            f"{least}; use fewer or smaller workers, or start more nodes first"
         )
     return room if n == "auto" else n

@@ -38,7 +38,7 @@ def stream(
     in the caller's thread, so an error while reading them is raised here, like one of the function itself. To hand an
     item over costs about 0.5 ms: give items that are worth more. On a cluster every item and every result goes through
     this process and over its network: a cluster pays off only for work that takes longer than the way there and back
-    (1 MB of picture files at 1 Gbit/s: 10 ms).
+    (1 MB of image files at 1 Gbit/s: 10 ms).
 
     Args:
         function: for all but threads it must be picklable (defined in a module, or a partial of such a function); files
@@ -74,7 +74,7 @@ def n_workers_of(workers: int | str) -> int:
 
         return int(cpu_count())
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise ParamsError(f"compute.workers is {workers!r}; expected auto or a whole number of at least 1")
+        raise ParamsError(f"compute.workers is {workers!r}; expected auto or an integer of at least 1")
     return workers
 
 

@@ -67,9 +67,9 @@ class Workers:
         if backend not in ("loky", "ray"):
             raise ParamsError(f"compute.backend is {backend!r}; expected loky or ray")
         if n != "auto" and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ParamsError(f"workers is {n!r}; expected auto or a whole number of at least 1")
+            raise ParamsError(f"workers is {n!r}; expected auto or an integer of at least 1")
         if cpus is not None and cpus < 1:
-            raise ParamsError(f"cpus of a worker is {cpus!r}; expected a whole number of at least 1")
+            raise ParamsError(f"cpus of a worker is {cpus!r}; expected an integer of at least 1")
         if gpus < 0:
             raise ParamsError(f"gpus of a worker is {gpus!r}; expected a number of at least 0")
         if backend == "ray" and find_spec("ray") is None:
@@ -132,7 +132,7 @@ class Workers:
     def _running(self) -> tuple[int, Callable[[int], Process]]:
         """Return the number of places, and what starts the process of one."""
         if self._places is None:
-            raise RuntimeError("Workers are used outside of their `with`")
+            raise RuntimeError("Workers used outside their `with` block")
         return self._places
 
     def _worker(self, place: int) -> _Worker:
@@ -188,8 +188,8 @@ def _settle(place: int, worker: _Worker, future: "Future[Any]", answer: "Future[
 
 def _died(place: int, worker: _Worker, error: BaseException | None) -> WorkerDiedError:
     if error is None or worker.stopped:
-        return WorkerDiedError(f"worker {place} was stopped before its task ended")
-    return WorkerDiedError(f"worker {place} died before its task ended: {worker.process.cause(error)}")
+        return WorkerDiedError(f"worker {place} was stopped during its task")
+    return WorkerDiedError(f"worker {place} died during its task: {worker.process.cause(error)}")
 
 
 class _InWorker(Exception):  # noqa: N818 - shown as the cause of a task's error, never raised

@@ -30,10 +30,17 @@ class Package:
 
     Attributes:
         classes: class names, in the order of the probabilities.
-        image_shape: (height, width, channels) of what the network eats.
+        image_shape: (height, width, channels) of what the network takes.
         color: "grey" (1 channel) or "rgb" (3 channels, in this order).
         abstain_below: answers with a smaller probability are marked as abstained; None: never.
         metadata: everything that the ONNX file says about itself.
+
+    >>> package = Package.load("model.onnx")
+    >>> package.classes
+    ['cat', 'dog']
+    >>> answer = package.predict(["photo.png"])[0]
+    >>> answer["label"], answer["abstained"]
+    ('cat', False)
     """
 
     MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB, from a file that may have a few kB
@@ -57,7 +64,7 @@ class Package:
 
         Args:
             threads: CPU threads of one inference; None: every core that this process may use.
-            max_pixels: greatest height x width of an encoded image that is still decoded.
+            max_pixels: largest height x width of an encoded image that is still decoded.
 
         Raises:
             ValueError: there is no such file, it is not ONNX, or it was not made by darkroom.
@@ -65,7 +72,7 @@ class Package:
         import onnxruntime  # whoever only reads images or trains may not have it
 
         if not Path(path).is_file():
-            raise ValueError(f"{path}: there is no such file; expected the model.onnx of a trained model")
+            raise ValueError(f"{path}: no such file; expected the model.onnx of a trained model")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings about optimisations are of no use to a consumer
         options.intra_op_num_threads = threads or _usable_cores()
@@ -80,7 +87,7 @@ class Package:
         return cls(session, metadata, source=str(path), max_pixels=max_pixels)
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Return an encoded image as the network eats it: uint8 (height, width, channels), see `image_shape`.
+        """Return an encoded image as the network takes it: uint8 (height, width, channels), see `image_shape`.
 
         EXIF orientation is applied, transparency dropped, 16 bits become 8; the image is resized without crop, so its
         aspect ratio is not kept.
@@ -91,7 +98,7 @@ class Package:
         return resize(decode(data, color=self.color, max_pixels=self.max_pixels), size=self.image_shape[:2])
 
     def image(self, item: Item) -> np.ndarray:
-        """Return one item of `predict` as the network eats it: uint8 (height, width, channels).
+        """Return one item of `predict` as the network takes it: uint8 (height, width, channels).
 
         An item is the bytes of an image file; a Path; pixels as a uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB of any
         size; or a str, which is the path of a file where there is one of that name, else a `data:` URI or base64 of an
@@ -115,14 +122,14 @@ class Package:
             try:
                 return self.decode(data)
             except ValueError as error:
-                raise ValueError(f"{_shorten(item)} is no existing file, and decoded from base64: {error}") from None
+                raise ValueError(f"{_shorten(item)} is not an existing file; decoded from base64: {error}") from None
         raise ValueError(f"expected bytes, a path, base64 or a uint8 array of an image, got {type(item).__name__}")
 
     def probabilities(self, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
         """Return float32 (n, classes), rows sum to 1, for uint8 images (n, height, width, channels), n may be 0.
 
         Raises:
-            ValueError: another shape or type came, or the network answered with something that is no probability.
+            ValueError: another shape or type came, or the network answered with something that is not a probability.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
             expected = ", ".join(str(side) for side in self.image_shape)
@@ -132,7 +139,7 @@ class Package:
             batch = np.ascontiguousarray(images[start : start + batch_size])
             result[start : start + batch_size] = self._session.run(None, {self._input: batch})[0]
         if not np.isfinite(result).all():
-            raise ValueError(f"{self._source}: the network answered with a number that is not finite; retrain it")
+            raise ValueError(f"{self._source}: the network returned a non-finite probability; retrain it")
         return result
 
     def predict(self, items: Sequence[Item], *, batch_size: int = 256) -> list[dict[str, Any]]:
@@ -194,9 +201,9 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
     except (struct.error, IndexError):
         raise ValueError(f"{_count(data)} not an image; expected {FORMATS}") from None
     if width * height > max_pixels:
-        raise ValueError(f"an image of {width}x{height} pixels is not decoded; the limit is {max_pixels} pixels")
+        raise ValueError(f"image too large: {width}x{height} pixels; the limit is {max_pixels} pixels")
     if animated:
-        raise ValueError("an image of more than one frame is not classified; expected a still picture")
+        raise ValueError("more than one frame (animated, or several pages); expected a still image")
     flag = cv2.IMREAD_GRAYSCALE if color == "grey" else cv2.IMREAD_COLOR_RGB
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(0)  # silent: OpenCV prints several lines for a broken file, the error below one
@@ -355,15 +362,13 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
         metadata = json.loads(text)
         classes, shape, color = list(metadata["classes"]), list(metadata["image_shape"]), metadata["color"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: the metadata {METADATA_KEY!r} are not valid: {_one_line(error)}") from None
+        raise ValueError(f"{path}: the metadata {METADATA_KEY!r} is not valid: {_one_line(error)}") from None
     if color not in ("grey", "rgb") or shape[2:] != [1 if color == "grey" else 3]:
-        raise ValueError(
-            f"{path}: the metadata say color {color!r} and image_shape {shape}, which contradict each other"
-        )
+        raise ValueError(f"{path}: color {color!r} and image_shape {shape} in the metadata contradict each other")
     entrance, leaving = session.get_inputs()[0], session.get_outputs()[0]
     if entrance.type != "tensor(uint8)" or entrance.shape[1:] != shape or leaving.shape[1:] != [len(classes)]:
         raise ValueError(
-            f"{path}: the network maps {entrance.type} {entrance.shape} to {leaving.shape}, but its metadata say "
+            f"{path}: the network maps {entrance.type} {entrance.shape} to {leaving.shape}, but its metadata says "
             f"tensor(uint8) ['n', {', '.join(map(str, shape))}] to ['n', {len(classes)}]"
         )
     return dict(metadata, classes=classes)

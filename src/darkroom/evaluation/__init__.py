@@ -1,1 +1,1 @@
-"""What the stage evaluate writes: scores, predictions, plots and the report. Open candidates.py first."""
+"""Scores, predictions, plots and the report of the stage evaluate. Open candidates.py first."""

@@ -56,7 +56,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class WorstError:
-    """A wrong answer to show: its picture (uint8 (H, W, C)), where it came from, and what was said about it."""
+    """A wrong answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
 
     image: np.ndarray
     source: str
@@ -66,7 +66,7 @@ class WorstError:
 
     @property
     def uri(self) -> str:
-        """Its picture as a data: URI."""
+        """Its image as a data: URI."""
         height, width = self.image.shape[:2]
         scale = GALLERY_SIDE / max(height, width)
         image = self.image[:, :, ::-1] if self.image.shape[2] == 3 else self.image  # OpenCV writes BGR
@@ -82,14 +82,14 @@ def data_uri(png: bytes) -> str:
 
 
 def candidate_folders(models: Path, named: Sequence[str]) -> list[Path]:
-    """Return the folders of the named candidates; what earlier settings left beside them in models is not scored.
+    """Return the directories of the named candidates; models left by earlier params are not scored.
 
     Raises:
         DataError: one of them has no model.
     """
     folders = [models / name for name in named]
     if missing := [folder for folder in folders if not (folder / "model.onnx").is_file()]:
-        raise DataError(f"{missing[0]}: there is no model.onnx; run `dvc repro train@{missing[0].name}` first")
+        raise DataError(f"{missing[0]}: model.onnx is missing; run `dvc repro train@{missing[0].name}` first")
     return folders
 
 
@@ -103,9 +103,9 @@ def read_run(path: Path) -> dict[str, Any]:
         said = json.loads(path.read_text(encoding="utf-8"))
         missing = sorted(RUN_KEYS - said.keys())
     except (OSError, ValueError, AttributeError) as error:
-        raise _not_whole(path, f"it cannot be read ({error})") from None
+        raise _not_whole(path, f"cannot be read ({error})") from None
     if missing:
-        raise _not_whole(path, f"it lacks {', '.join(missing)}")
+        raise _not_whole(path, f"lacks {', '.join(missing)}")
     return dict(said)
 
 
@@ -120,9 +120,9 @@ def read_history(path: Path) -> dict[str, list[float]]:
             lines = list(csv.DictReader(file))
         history = {name: [float(line[name]) for line in lines] for name in ("epoch", *CURVES)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_whole(path, f"it cannot be read ({type(error).__name__}: {error})") from None
+        raise _not_whole(path, f"cannot be read ({type(error).__name__}: {error})") from None
     if not lines:
-        raise _not_whole(path, "it has no epoch")
+        raise _not_whole(path, "has no epochs")
     return history
 
 
@@ -135,7 +135,7 @@ def score(
     calibration_bins: int,
     latency_repeats: int,
 ) -> Candidate:
-    """Return the candidate in this folder with its answers on the test images, and its metrics.
+    """Return the candidate in this directory with its answers on the test images, and its metrics.
 
     Args:
         folder: with model.onnx and history.csv.
@@ -162,7 +162,7 @@ def score(
 
 
 def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[WorstError]:
-    """Return the worst errors with their pictures; index has the lines of the test images."""
+    """Return the worst errors with their images; index has the lines of the test images."""
     rows, sources = index["row"].to_numpy(), index["source"].tolist()
     labels, answers = dataset.labels[rows], candidate.probabilities
     return [
@@ -191,9 +191,9 @@ def _load(path: Path, dataset: Dataset) -> Package:
         raise DataError(str(error)) from None
     if package.classes != dataset.classes or package.image_shape != dataset.image_shape:
         raise DataError(
-            f"{path}: it tells {len(package.classes)} classes apart in images of {package.image_shape}, but the "
-            f"prepared data have {len(dataset.classes)} classes in images of {dataset.image_shape}, or other names of "
-            f"classes; run `dvc repro train@{path.parent.name}`"
+            f"{path} has {len(package.classes)} classes and images of shape {package.image_shape}, but the prepared "
+            f"data has {len(dataset.classes)} classes and images of shape {dataset.image_shape}, or other class names; "
+            f"run `dvc repro train@{path.parent.name}`"
         )
     return package
 

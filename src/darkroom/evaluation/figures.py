@@ -70,7 +70,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
         )
         bar = figure.colorbar(picture, ax=axes, fraction=0.045, pad=0.02, ticks=[0.01, 0.1, 0.25, 0.5, 1])
         bar.ax.set_yticklabels(["1%", "10%", "25%", "50%", "100%"])
-        bar.set_label("share of the true class")
+        bar.set_label("fraction of the true class")
         bar.outline.set_visible(False)
         step = -(-n_classes // 60)
         shown = range(0, n_classes, step)
@@ -104,7 +104,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
 
     Args:
         curve: as from evaluation.reliability_curve.
-        ece: the expected calibration error, written into the picture.
+        ece: the expected calibration error, written into the plot.
     """
     full = curve["count"] > 0
     width = curve["upper"] - curve["lower"]
@@ -153,7 +153,7 @@ def class_scores(
     """
     ranked = sorted((value, name) for value, name in zip(values, classes, strict=True) if value is not None)
     if not ranked:
-        raise DataError(f"{path}: no class has a value of {label}, so there is nothing to draw")
+        raise DataError(f"{path}: no class has a value of {label}; nothing to plot")
     shown = ranked[:40]
     with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.21 * len(shown)), layout="constrained")

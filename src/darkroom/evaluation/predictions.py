@@ -91,7 +91,7 @@ def test_rows(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
     rows = dict(zip(test["id"], test["row"], strict=True))
     if unknown := [image for image in ids.tolist() if image not in rows]:
         raise DataError(
-            f"{len(unknown)} of {len(ids)} evaluated images are not test images of {dataset.directory} (first: "
-            f"{unknown[0][:16]}...); the data have changed, run `dvc repro evaluate`"
+            f"{len(unknown)} of {len(ids)} evaluated images are not in the test set of {dataset.directory} (first: "
+            f"{unknown[0][:16]}...); the data has changed, run `dvc repro evaluate`"
         )
     return np.array([rows[image] for image in ids.tolist()])

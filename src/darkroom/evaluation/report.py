@@ -1,4 +1,4 @@
-"""Write what an evaluation found: tables for `dvc plots` and promotion, pictures, and one page that holds them all."""
+"""Write what an evaluation found: tables for `dvc plots` and promotion, plots, and one page that holds them all."""
 
 import csv
 import tempfile
@@ -36,7 +36,7 @@ def draw(
     calibration_bins: int,
     worst: Sequence[WorstError],
 ) -> dict[str, Path]:
-    """Draw every picture of a candidate into folder and return their paths by name."""
+    """Draw every plot of a candidate into folder and return their paths by name."""
     recalls = [candidate.metrics["per_class"][name]["recall"] for name in classes]
     drawn = _draw_outcome(candidate, labels, folder, classes=classes, calibration_bins=calibration_bins)
     drawn["training_curves"] = figures.training_curves(
@@ -44,7 +44,7 @@ def draw(
     )
     drawn["recall"] = figures.class_scores(recalls, classes, folder / "recall.png", label="recall")
     if worst:
-        titles = [f"{error.label}\nas {error.predicted}\n{error.confidence:.1%} sure" for error in worst]
+        titles = [f"{error.label}\nas {error.predicted}\n{error.confidence:.1%} confidence" for error in worst]
         heading = f"Worst errors of {candidate.name}: true class, predicted class and confidence"
         images = [error.image for error in worst]
         drawn["worst_errors"] = grid.image_grid(images, titles, folder / "worst_errors.png", heading=heading)
@@ -87,7 +87,7 @@ def render(
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
         worst: the winner's worst errors, worst first.
-        drawn: per candidate, what `draw` returned: the pictures for light screens; those for dark ones are drawn here.
+        drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
     """
     best = next(candidate for candidate in candidates if candidate.name == winner)
     classes: list[str] = manifest["classes"]
@@ -149,8 +149,8 @@ def _pictures(
 ) -> dict[str, Picture]:
     wrong = int(counts.sum() - np.trace(counts))
     alts = {
-        "confusion_matrix": f"Confusion matrix of {len(counts)} classes: {wrong} of {counts.sum()} test images lie off "
-        "the diagonal. The commonest confusions are listed in the table.",
+        "confusion_matrix": f"Confusion matrix of {len(counts)} classes: {wrong} of {counts.sum()} test images are off "
+        "the diagonal. The table lists the most common confusions.",
         "reliability": "Reliability diagram: accuracy against confidence; the mean distance from the diagonal, "
         f"weighted by images, is {best.metrics['ece']:.2%}.",
     }

@@ -1,4 +1,4 @@
-"""A grid of images with a caption each, as one picture."""
+"""A grid of images with a caption each, as one image file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +30,7 @@ def image_grid(
         DataError: there is no image, the counts disagree, or an image has another shape or dtype.
     """
     if len(images) == 0 or len(images) != len(titles):
-        raise DataError(
-            f"{path}: {len(images)} images and {len(titles)} titles, expected as many of both, at least one"
-        )
+        raise DataError(f"{path}: {len(images)} images and {len(titles)} titles; expected equal numbers, at least one")
     n_columns = max(1, min(n_columns, len(images)))
     n_rows = -(-len(images) // n_columns)
     cell, gap, margin, text_height = 1.15, 0.14, 0.14, 0.16

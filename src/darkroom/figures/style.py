@@ -1,4 +1,4 @@
-"""Draw every picture: plain arrays in, a PNG out; the path is returned. No pyplot, so no global state and no window."""
+"""Draw every plot: plain arrays in, a PNG out; the path is returned. No pyplot, so no global state and no window."""
 
 import warnings
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def ink(name: str, *, dark: bool) -> str:
 
 @contextmanager
 def style(*, dark: bool) -> Iterator[None]:
-    """Draw in the fonts and colours of every picture while the block runs."""
+    """Draw in the fonts and colours of every plot while the block runs."""
     colors = DARK if dark else LIGHT
     settings: Any = {
         "font.family": ["DejaVu Sans"],
@@ -88,13 +88,13 @@ def style(*, dark: bool) -> Iterator[None]:
         "lines.linewidth": 1.8,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
-        # A class name in a script that DejaVu lacks is drawn as boxes: ugly, but no reason to lose the picture.
+        # A class name in a script that DejaVu lacks is drawn as boxes: ugly, but no reason to lose the plot.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write figure as PNG and return path: whole or not at all, and the same bytes for the same picture."""
+    """Write figure as PNG and return path: whole or not at all, and the same bytes for the same plot."""
     FigureCanvasAgg(figure)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})

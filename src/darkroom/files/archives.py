@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Readable(Protocol):
-    """What `Archive.open` returns: `read(n)` gives n bytes, fewer only at the end."""
+    """The file that `Archive.open` returns: `read(n)` gives n bytes, fewer only at the end."""
 
     def read(self, n: int, /) -> bytes: ...
 
@@ -67,7 +67,7 @@ def open_archive(path: Path, *, max_archive_bytes: int) -> Iterator[Archive]:
     kind = _kind(path)
     if kind is None:
         size = path.stat().st_size
-        raise DataError(f"{path}: {size} bytes are no zip or tar archive; download it again, or correct its layout")
+        raise DataError(f"{path}: {size} bytes are not a zip or tar archive; download it again, or correct its layout")
     with ExitStack() as stack:
         archive: Archive
         with broken_as_data_error(path):
@@ -129,7 +129,7 @@ class TarArchive:
                 if tar.offset > limit:  # before the next header is looked for, so nothing of this size was unpacked
                     raise DataError(_too_big(self.path, tar.offset, limit))
                 if member.issparse() or not (member.isreg() or member.isdir()):
-                    kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "of an unknown kind")
+                    kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "a file of unknown type")
                     raise DataError(f"{self.path}: member {shown(member.name)} is {kind}; only files are read")
                 name = _safe_name(member.name, self.path)
                 if name:
@@ -167,7 +167,7 @@ class ZipArchive:
             data = member.read()
         if len(data) != entry.n_bytes:
             raise DataError(
-                f"{self.path}: member {shown(entry.name)} holds {len(data):,} bytes, its header says "
+                f"{self.path}: member {shown(entry.name)} holds {len(data):,} bytes, but its header says "
                 f"{entry.n_bytes:,}; download it again"
             )
         return data
@@ -205,7 +205,7 @@ class _Slice:
 
 
 class _ShortReads:
-    """What tarfile scans headers through: a header that claims to be huge is refused before it is read to memory."""
+    """A reader for tarfile that rejects a header claiming to be huge before it is read into memory."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path = stream, path
@@ -213,7 +213,9 @@ class _ShortReads:
 
     def read(self, n: int) -> bytes:
         if n > LONGEST_HEADER:
-            raise DataError(f"{self._path}: a header of {n:,} bytes, more than {LONGEST_HEADER:,}; this is no dataset")
+            raise DataError(
+                f"{self._path}: a header of {n:,} bytes, more than {LONGEST_HEADER:,}; this is not a dataset"
+            )
         if n < 0:  # to the stream it means: everything
             raise DataError(f"{self._path} is damaged (a header of {n:,} bytes); download it again")
         return self._stream.read(n)
@@ -252,11 +254,11 @@ def _safe_name(name: str, path: Path) -> str:
     if n_bytes > LONGEST_NAME:
         raise DataError(
             f"{path}: the name {shown(name[:60])}... has {n_bytes:,} bytes, more than {LONGEST_NAME:,}; "
-            "this is no dataset"
+            "this is not a dataset"
         )
     parts = re.split(r"[/\\]", name)
     if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
-        raise DataError(f"{path}: member {shown(name)} points out of the archive; do not use this archive")
+        raise DataError(f"{path}: member {shown(name)} points outside the archive; do not use this archive")
     return utf8("/".join(part for part in name.split("/") if part not in ("", ".")))
 
 
@@ -266,7 +268,7 @@ def _unique(path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:
         if number > MOST_MEMBERS:
             raise DataError(f"{path} has more than {MOST_MEMBERS:,} members; pack it as several, or as arrays")
         if entry.name in seen and not entry.is_dir:
-            raise DataError(f"{path}: there are two members {shown(entry.name)}; expected one file per name")
+            raise DataError(f"{path}: the member {shown(entry.name)} appears twice; expected one file per name")
         seen.add(entry.name)
         yield entry
 

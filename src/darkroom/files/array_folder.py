@@ -25,11 +25,13 @@ def read_manifest(directory: Path, *, keys: Collection[str], stage: str) -> dict
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise not_whole(directory, f"it has no {MANIFEST}", stage=stage) from None
+        if not directory.exists():
+            raise DataError(f"{directory} does not exist yet; run `dvc repro {stage}`") from None
+        raise not_whole(directory, f"no {MANIFEST}", stage=stage) from None
     except (OSError, ValueError) as error:
         raise not_whole(directory, f"{MANIFEST}: {error}", stage=stage) from None
     if not isinstance(manifest, dict) or not manifest.keys() >= set(keys):
-        raise not_whole(directory, f"{MANIFEST} lacks keys; it must have {', '.join(sorted(keys))}", stage=stage)
+        raise not_whole(directory, f"{MANIFEST} lacks some of the keys {', '.join(sorted(keys))}", stage=stage)
     return manifest
 
 
@@ -47,10 +49,10 @@ def load_array(path: Path, dtype: type, shape: tuple[int, ...], *, stage: str, m
         found = f"{path.name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}"
         raise not_whole(path.parent, found, stage=stage)
     if isinstance(array, np.memmap) and path.stat().st_size != array.offset + array.nbytes:
-        raise not_whole(path.parent, f"{path.name} is longer than its {array.shape[0]} rows", stage=stage)
+        raise not_whole(path.parent, f"{path.name} is longer than {array.shape[0]} rows", stage=stage)
     return array
 
 
 def not_whole(directory: Path, why: str, *, stage: str) -> DataError:
-    """Return the error that says why a folder cannot be used, and which stage writes it anew."""
-    return DataError(f"{directory} is not whole: {why}; run `dvc repro {stage}`")
+    """Return the error that says why a directory cannot be used, and which stage writes it again."""
+    return DataError(f"{directory} is incomplete: {why}; run `dvc repro {stage}`")

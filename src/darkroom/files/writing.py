@@ -17,10 +17,15 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield where to write; without an error, that becomes `path`: a reader sees the old file or the new one.
+    """Yield a temporary path that replaces `path` if no error occurs, so that readers see the old file or the new one.
 
-    The folder is made if it does not exist. The yielded name ends as `path` does, for what writes by the ending, and is
-    new: two processes that write one file do not write into each other's.
+    The directory is created if it does not exist. The temporary name is unique, so that two processes that write the
+    same file do not interfere, and it keeps the ending of `path`.
+
+    >>> with replacing(Path("scores.csv")) as part:
+    ...     _ = part.write_text("0.99")
+    >>> Path("scores.csv").read_text()
+    '0.99'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{token_hex(4)}-{path.name}")
@@ -54,7 +59,7 @@ def write_errors(path: Path, when: str = "") -> Iterator[None]:
         if error.errno in DISK_FULL:
             message = f"{path}: the disk (or a quota) is full{when}: {error.strerror}; free some space and run again"
         else:
-            message = f"{path}: cannot be written{when}: {error.strerror or error}; mend that and run again"
+            message = f"{path}: cannot be written{when}: {error.strerror or error}; fix that and run again"
         raise DataError(message) from error
 
 

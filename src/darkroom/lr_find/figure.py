@@ -28,7 +28,7 @@ def learning_rate_test(
         smoothed: (n,) of the losses.
         suggestion: the rate of the steepest fall.
         cautious: a lower one; drawn where it is not the suggestion.
-        greatest: the rate of the least loss.
+        greatest: the rate of the smallest loss.
     """
     first, second, quiet = (ink(name, dark=False) for name in ("first", "second", "quiet"))
     with style(dark=False):
@@ -37,7 +37,7 @@ def learning_rate_test(
         axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches
         axes.plot(learning_rates, smoothed, color=first)
         # The interpolated height puts the marks on the line: rounded, no rate need be one that was tried.
-        marks = [(suggestion, "steepest fall", "o"), (greatest, "least loss", "v")]
+        marks = [(suggestion, "steepest fall", "o"), (greatest, "lowest loss", "v")]
         if cautious < suggestion:
             marks.insert(0, (cautious, "cautious", "s"))
         for rate, name, marker in marks:

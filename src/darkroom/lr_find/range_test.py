@@ -31,8 +31,8 @@ class ExponentialRise(keras.optimizers.schedules.LearningRateSchedule):
         return {"start": self.start, "end": self.end, "n_steps": self.n_steps}
 
 
-DIVERGED = 4.0  # times the least so far: a mean loss beyond it ends the test
-MEAN_OF = 5  # losses: one unlucky batch is no divergence, and one lucky batch no measure for it
+DIVERGED = 4.0  # times the smallest so far: a mean loss beyond it ends the test
+MEAN_OF = 5  # losses: one unlucky batch is not a divergence, and one lucky batch no measure for it
 
 
 class Batches(Protocol):
@@ -45,7 +45,7 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What the test came to.
+    """The result of a range test.
 
     Attributes:
         learning_rates: (steps,) rising; fewer than asked for where the loss diverged.
@@ -80,8 +80,8 @@ def find(
 ) -> Finding:
     """Train with a learning rate that rises exponentially, and return how the loss answered.
 
-    The network has its weights back afterwards, random state and BatchNorm's statistics included; it must be compiled
-    anew.
+    The network has its weights back afterwards, random state and BatchNorm's statistics included; compile it
+    again.
 
     Args:
         network: takes the batches' inputs, gives logits.
@@ -97,8 +97,8 @@ def find(
     """
     if n_steps < 10 or not 0 < start < end:
         raise TrainingError(
-            f"{n_steps} steps from a learning rate of {start:g} to {end:g}: expected at least 10 steps, and a rise "
-            "from above 0"
+            f"{n_steps} steps from a learning rate of {start:g} to {end:g}: expected at least 10 steps, and a range "
+            "that rises from above 0"
         )
     schedule = ExponentialRise(start, end, n_steps=n_steps)
     before = [np.array(ops.convert_to_numpy(variable)) for variable in network.variables]
@@ -143,7 +143,7 @@ def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool)
     least = int(np.argmin(smoothed)) if len(smoothed) else 0
     if least < 2:
         raise TrainingError(
-            f"the loss fell at none of the {len(losses)} learning rates tried; look at the labels and the pictures, or "
+            f"the loss fell at none of the {len(losses)} learning rates tried; check the labels and the images, or "
             "start lower"
         )
     slopes = np.gradient(smoothed, np.log(learning_rates))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[str, Any]:
-    """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the picture.
+    """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the plot.
 
     A candidate for transfer is tested with its head alone, on the features of `embed`: that is what its learning_rate
     is for in every mode.
@@ -74,7 +74,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         )
     from darkroom.lr_find.figure import learning_rate_test
 
-    heading = f"{candidate}: learning-rate test, {params['optimizer']['name']}, batches of {batch_size}"
+    heading = f"{candidate}: learning-rate range test, {params['optimizer']['name']}, batches of {batch_size}"
     learning_rate_test(
         found.learning_rates,
         found.losses,

@@ -18,13 +18,13 @@ SMALLEST_EXPECTED = 5  # rows of a class in the window; rarer ones are counted t
 
 @dataclass(frozen=True)
 class Limits:
-    """When a difference is drift.
+    """The thresholds for drift.
 
     Attributes:
-        psi: least population stability index. By custom (credit scoring, Siddiqi 2006) 0.1 is a moderate shift and 0.2
-            or 0.25 one to act on.
-        alpha: greatest p-value, divided by the number of measures compared (Bonferroni).
-        min_rows: least number of rows on either side; with fewer nothing is decided. With 200 the PSI of ten bins is
+        psi: minimum population stability index. By custom (credit scoring, Siddiqi 2006) 0.1 is a moderate shift and
+            0.2 or 0.25 one to act on.
+        alpha: largest p-value, divided by the number of measures compared (Bonferroni).
+        min_rows: smallest number of rows on either side; with fewer nothing is decided. With 200 the PSI of ten bins is
             0.045 on average, and once in 100,000 windows 0.2, where nothing has changed.
     """
 
@@ -52,7 +52,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Check:
-    """What came out for one measure.
+    """The result for one measure.
 
     Attributes:
         name: of the measure, or "label".
@@ -81,7 +81,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What `compare` returns: its checks, and the limits that it held them against."""
+    """The result of `compare`: its checks and their limits."""
 
     checks: Sequence[Check]
     limits: Limits
@@ -90,7 +90,7 @@ class Report:
 
     @property
     def drifted(self) -> bool | None:
-        """Whether any measure has drifted; None where none has and at least one could not be told."""
+        """True if any measure has drifted; None if none has but at least one has no verdict."""
         verdicts = [check.drifted for check in self.checks]
         if any(verdicts):
             return True
@@ -248,7 +248,7 @@ def _verdict(n: int, m: int, psi: float, p_value: float, *, limits: Limits, alph
 def _sentence(name: str, what: str, drifted: bool | None, n: int, m: int, limits: Limits) -> str:
     if drifted is None:
         side = f"{m} rows in the window" if m < limits.min_rows else f"{n} rows in the reference"
-        return f"{name}: too few to tell, {side}, at least {limits.min_rows} are needed."
+        return f"{name}: no verdict with {side}; at least {limits.min_rows} are needed."
     return f"{name} has {'drifted' if drifted else 'not drifted'}: {what}."
 
 

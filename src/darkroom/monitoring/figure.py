@@ -1,4 +1,4 @@
-"""The picture of a comparison for drift: each measure of the reference and of the window, drawn over each other."""
+"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other."""
 
 from pathlib import Path
 
@@ -68,13 +68,13 @@ def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    more = f", the {n} most shifted of {len(check.classes)} classes" if len(check.classes) > n else ""
-    axes.set_xlabel(f"share of the images{more}")
+    more = f", the {n} of {len(check.classes)} classes with the largest shift" if len(check.classes) > n else ""
+    axes.set_xlabel(f"fraction of the images{more}")
 
 
 def _verdict(check: Check) -> str:
     if check.drifted is None:
-        return "too few to tell"
+        return "too few rows"
     return f"{'drifted' if check.drifted else 'as before'} (PSI {check.psi:.2f})"
 
 
@@ -82,6 +82,6 @@ _UNITS = {
     "brightness": "mean, 0 black to 1 white",
     "contrast": "standard deviation, 0 to 0.5",
     "sharpness": "variance of the Laplacian",
-    "size": "edge of a square of the same area, pixels",
-    "confidence": "probability of the answer",
+    "size": "square root of the area, pixels",
+    "confidence": "probability of the prediction",
 }

@@ -1,7 +1,7 @@
-"""The log of answers: what a model was asked and said, as parquet files in one folder that many processes may share.
+"""The log of answers: what a model was asked and said, as parquet files in one directory that many processes may share.
 
-A row never holds the picture, only its hash, its size and what can be measured on it. The measures are taken on the
-pixels that the network eats, so that every picture is measured at one size and a log compares with the training data.
+A row never holds the image, only its hash, its size and what can be measured on it. The measures are taken on the
+pixels that the network takes, so that every image is measured at one size and a log compares with the training data.
 """
 
 import os
@@ -27,7 +27,7 @@ COLUMNS = {  # and their types
     "label": "string",
     "confidence": "float32",  # the probability of the label
     **dict.fromkeys(FEATURES, "float32"),
-    "width": "int32",  # of the picture as it was sent, in pixels
+    "width": "int32",  # of the image as it was sent, in pixels
     "height": "int32",
 }
 
@@ -35,7 +35,7 @@ _NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
 class PredictionLog:
-    """Collect rows and write them to new parquet files of a folder: `<utc time>-<pid>-<n>.parquet`, each whole.
+    """Collect rows and write them to new parquet files of a directory: `<utc time>-<pid>-<n>.parquet`, each whole.
 
     Safe to share between threads. Use it as a context manager, or call close(): what was not flushed is lost with the
     process.
@@ -109,14 +109,14 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
         until: the first moment after the window, aware; None: to the end.
 
     Raises:
-        DataError: there is no such folder, or a file in it is no part of a log.
+        DataError: there is no such directory, or a file in it is not a part of a log.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder; --log of `darkroom batch` or `darkroom serve` writes one")
+        raise DataError(f"{folder}: no such directory; --log of `darkroom batch` or `darkroom serve` writes one")
     window = [(">=", since)] if since else []
     window += [("<", until)] if until else []
     filters = [("time", comparison, pa.scalar(at, pa.timestamp("us", "UTC"))) for comparison, at in window] or None
@@ -129,7 +129,7 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
             tables.append(table.cast(schema()))
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{path} is no file of a prediction log ({reason}); remove it") from None
+            raise DataError(f"{path} is not a file of a prediction log ({reason}); remove it") from None
     table = pa.concat_tables(tables)
     return table.take(pc.sort_indices(table, sort_keys=[("time", "ascending"), ("id", "ascending")]))
 
@@ -153,7 +153,7 @@ def file_name(number: int) -> str:
 
 
 def keep_image(folder: Path, image_id: str, data: bytes) -> None:
-    """Write the bytes of an image to images/<first two digits>/<id> in a log's folder, unless they are there.
+    """Write the bytes of an image to images/<first two digits>/<id> in a log's directory, unless they are there.
 
     Raises:
         DataError: the disk refuses.
@@ -169,4 +169,4 @@ def _flushed(path: Path) -> datetime:
     try:
         return datetime.strptime(path.name.partition("-")[0], _NAME_TIME).replace(tzinfo=UTC)
     except ValueError:
-        raise DataError(f"{path} is no file of a prediction log; remove it, or name another folder") from None
+        raise DataError(f"{path} is not a file of a prediction log; remove it, or choose another directory") from None

@@ -11,12 +11,12 @@ FEATURES = ("brightness", "contrast", "sharpness")
 
 
 def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
-    """Return what a row holds about the picture: {width, height, **features(image)}.
+    """Return what a row holds about the image: {width, height, **features(image)}.
 
     Args:
         data: of the image file. Its width and height are None where its header is not understood: a registered package
             reads images with code of its own, which may know more formats.
-        image: as the network eats it; see features.
+        image: as the network takes it; see features.
     """
     try:
         width, height, _ = read_header(data)
@@ -26,7 +26,7 @@ def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
 
 
 def features(image: np.ndarray) -> dict[str, float]:
-    """Return what is measured on an image, uint8 (H, W, C) with C = 1 or 3 (RGB), as the network eats it.
+    """Return what is measured on an image, uint8 (H, W, C) with C = 1 or 3 (RGB), as the network takes it.
 
     brightness: mean of all values, in [0, 1].
     contrast: their standard deviation, in [0, 0.5].

@@ -1,6 +1,6 @@
 """The two sides of a comparison for drift: rows of a prediction log, and what the model was trained on.
 
-Pictures are measured on the pixels that the network eats, by both sides, so that they compare although training images
+Images are measured on the pixels that the network takes, by both sides, so that they compare although training images
 are kept resized. What depends on the model (label, confidence, and the size of those pixels) is compared for one
 version at a time.
 """
@@ -56,13 +56,13 @@ def inspect(
     """Return how a window of a prediction log differs from the training data.
 
     Args:
-        log: the folder that `darkroom batch --log` or `darkroom serve --log` writes.
+        log: the directory that `darkroom batch --log` or `darkroom serve --log` writes.
         root: the repository, for data/prepared and reports.
         package_of: gives the Package of a version by its number, such as versions.load(versions.find(...)): the size
             of its network's input is the one to measure at. It is not asked where `reference` is given.
         version: whose answers to compare; None: the last that answered in the window.
         since, until: see read.
-        reference: a parquet file or folder with columns of the log, such as the log of a good month, instead of the
+        reference: a parquet file or directory with columns of the log, such as the log of a good month, instead of the
             training data.
 
     Raises:
@@ -75,7 +75,7 @@ def inspect(
     notes = []
     of_version = rows.filter(_equal(rows["version"], version)) if version else rows
     if others := rows.num_rows - of_version.num_rows:
-        notes.append(f"{others} rows of other versions than {version} are left out.")
+        notes.append(f"{others} rows of versions other than {version} are ignored.")
     window = logged_sample(of_version)
     if reference:
         before = stored_sample(reference)
@@ -96,13 +96,13 @@ def logged_sample(table: "pa.Table") -> Sample:
     measures = {name: columns[name] for name in (*FEATURES, "confidence") if name in columns}
     if {"width", "height"} <= columns.keys():
         size = _size(columns["width"], columns["height"])
-        measures["size"] = size[np.isfinite(size)]  # a picture whose header was not understood has none
+        measures["size"] = size[np.isfinite(size)]  # an image whose header was not understood has none
     labels = table["label"].to_pylist() if "label" in table.column_names else []
     return Sample(measures, np.array(labels, dtype=str))
 
 
 def stored_sample(path: Path) -> Sample:
-    """Return the sample of a parquet file, or of all in a folder, with columns of the prediction log.
+    """Return the sample of a parquet file, or of all in a directory, with columns of the prediction log.
 
     Raises:
         DataError: it cannot be read, or has none of these columns.
@@ -117,7 +117,7 @@ def stored_sample(path: Path) -> Sample:
         raise DataError(f"{path} cannot be read as a reference: {str(error).splitlines()[0]}") from None
     sample = logged_sample(table.select([name for name in COLUMNS if name in table.column_names]))
     if not sample.measures and not len(sample.labels):
-        raise DataError(f"{path} has no column of a reference; expected some of {', '.join(COLUMNS)}")
+        raise DataError(f"{path} has no columns to compare; expected some of {', '.join(COLUMNS)}")
     return sample
 
 
@@ -158,12 +158,15 @@ def test_confidence(reports: Path, *, version: str | None) -> tuple[np.ndarray |
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None, f"{reports} has no predictions for the test images"
     if version is None or str(recorded) != version:
-        return None, f"{reports / 'predictions.parquet'} is of version {recorded}, the window of {version or 'none'}"
+        return (
+            None,
+            f"{reports / 'predictions.parquet'} holds version {recorded}, the window version {version or 'none'}",
+        )
     return np.array(table["probabilities"].to_pylist()).max(axis=1), ""
 
 
 def _size(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Return the edge, in pixels, of a square of the same area: the same however a picture was turned by its EXIF."""
+    """Return the edge, in pixels, of a square of the same area: the same however an image was turned by its EXIF."""
     edge: np.ndarray = np.sqrt(width.astype(float) * height)
     return edge
 

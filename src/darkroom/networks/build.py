@@ -1,6 +1,6 @@
 """Networks by name, and the trained network as files.
 
-A network eats raw uint8 pictures (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
+A network eats raw uint8 images (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
 so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax. Everything here is
 made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
 """
@@ -43,19 +43,19 @@ def build(
         policy: Keras dtype policy of the hidden layers: float32, mixed_bfloat16 or mixed_float16.
 
     Raises:
-        ParamsError: unknown name or argument, pictures too small for the network, or a sigmoid not for 2 classes.
+        ParamsError: unknown name or argument, images too small for the network, or a sigmoid not for 2 classes.
     """
     check_architecture(name, arguments)
     with _building(seed, policy):
         try:
-            pictures = keras.Input(image_shape, dtype="uint8", name="image")
-            x = layers.Rescaling(1 / 255)(pictures)
+            images = keras.Input(image_shape, dtype="uint8", name="image")
+            x = layers.Rescaling(1 / 255)(images)
             x = ARCHITECTURES[name](x, **arguments)
-            return keras.Model(pictures, _logits(x, n_classes=n_classes, output=output), name=name)
+            return keras.Model(images, _logits(x, n_classes=n_classes, output=output), name=name)
         except ValueError as error:  # Keras: a kernel or pool that is larger than its input
             raise ParamsError(
-                f"architecture {name} with {arguments} does not fit pictures of {image_shape}: "
-                f"{str(error).splitlines()[0]}; use larger pictures or fewer blocks"
+                f"architecture {name} with {arguments} does not fit images of {image_shape}: "
+                f"{str(error).splitlines()[0]}; use larger images or fewer blocks"
             ) from None
 
 
@@ -84,7 +84,7 @@ def build_head(
 
 
 def with_head(extractor: keras.Model, head: keras.Model) -> keras.Model:
-    """Return extractor and head as one network: pictures in, logits out; its weights are theirs, in this order."""
+    """Return extractor and head as one network: images in, logits out; its weights are theirs, in this order."""
     return keras.Model(extractor.input, head(extractor.output), name=f"{extractor.name}_with_head")
 
 
@@ -105,20 +105,20 @@ def _logits(x: Any, *, n_classes: int, output: str) -> Any:
     if output == "softmax":
         return layers.Dense(n_classes, dtype="float32", name="logits")(x)
     if n_classes != 2:
-        raise ParamsError(f"output sigmoid is for 2 classes, these are {n_classes}; use softmax")
+        raise ParamsError(f"output sigmoid needs exactly 2 classes, got {n_classes}; use softmax")
     return ops.pad(layers.Dense(1, dtype="float32", name="logit")(x), [[0, 0], [1, 0]])
 
 
-def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_pictures: int = 5000) -> None:
-    """Fill the whitening layer of a network, if it has one, from some training pictures (see architectures.fast).
+def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_images: int = 5000) -> None:
+    """Fill the whitening layer of a network, if it has one, from some training images (see architectures.fast).
 
     Args:
         network: as build returned it, not yet trained.
         images: indexable by an int array, gives uint8 (n, H, W, C); read only where a layer asks.
-        seed: decides which pictures.
-        n_pictures: at most so many; a few thousand are enough for statistics of patches.
+        seed: decides which images.
+        n_images: at most so many; a few thousand are enough for statistics of patches.
     """
     for layer in [layer for layer in network.layers if layer.name == WHITENING]:
-        chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_pictures])
+        chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_images])
         seen = images[chosen].astype(np.float32) / 255
         layer.set_weights(whitening(seen, kernel_size=layer.kernel_size[0]))

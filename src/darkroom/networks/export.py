@@ -22,7 +22,7 @@ def check_backend() -> None:
         TrainingError: the active backend is not TensorFlow.
     """
     if (backend := keras.backend.backend()) != "tensorflow":
-        raise TrainingError(f"KERAS_BACKEND={backend} cannot write the ONNX file to serve; expected tensorflow")
+        raise TrainingError(f"KERAS_BACKEND={backend} cannot export ONNX; expected tensorflow")
 
 
 def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
 
 
 def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> float:
-    """Return the greatest absolute difference between the probabilities of the model and of its ONNX file.
+    """Return the largest absolute difference between the probabilities of the model and of its ONNX file.
 
     Args:
         model: the deployable model that `onnx_path` was written from.
@@ -57,7 +57,7 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
 
 
 def export(model: keras.Model, directory: Path, *, metadata: dict[str, Any], images: np.ndarray) -> float:
-    """Write model.keras and model.onnx; return the greatest difference of their probabilities on the pictures.
+    """Write model.keras and model.onnx; return the largest difference of their probabilities on the images.
 
     Args:
         model: as deployable returned it.

@@ -12,11 +12,11 @@ VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
 
 
 def deployable(network: keras.Model, views: str = "one") -> keras.Model:
-    """Return the model to deploy: uint8 pictures in, float32 probabilities out; its weights are the network's.
+    """Return the model to deploy: uint8 images in, float32 probabilities out; its weights are the network's.
 
     Args:
-        network: uint8 pictures in, logits out.
-        views: of which the logits are averaged. "one": the picture; "flip": with its mirror image; "flip_and_shift":
+        network: uint8 images in, logits out.
+        views: of which the logits are averaged. "one": the image; "flip": with its mirror image; "flip_and_shift":
             half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
             right, the border reflected (Jordan 2024). All views of a batch go through the network together.
     """
@@ -25,22 +25,22 @@ def deployable(network: keras.Model, views: str = "one") -> keras.Model:
 
 
 def _mean_logits(network: keras.Model, views: str) -> Any:
-    pictures = network.input
+    images = network.input
     height, width, _ = network.input_shape[1:]
-    seen, weights = [pictures], [0.5, 0.5]
+    seen, weights = [images], [0.5, 0.5]
     if views == "flip_and_shift":
-        padded = ops.pad(pictures, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+        padded = ops.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
         seen += [padded[:, 2:, 2:], padded[:, :height, :width]]
         weights = [0.25, 0.25, *[0.125] * 4]
     elif views != "flip":
         raise ParamsError(f"test_time_views is {views!r}, expected one of {', '.join(VIEWS)}")
-    both = [picture for view in seen for picture in (view, ops.flip(view, axis=2))]
+    both = [image for view in seen for image in (view, ops.flip(view, axis=2))]
     logits = ops.reshape(network(ops.concatenate(both, axis=0)), (len(both), -1, network.output_shape[-1]))
     return ops.sum(logits * np.array(weights, np.float32)[:, None, None], axis=0)
 
 
 def at_temperature(model: keras.Model, temperature: float) -> keras.Model:
-    """Return a deployable model with its logits divided by a temperature (see calibration.py); its weights are shared.
+    """Return a deployable model with its logits divided by a temperature (see temperature.py); its weights are shared.
 
     Args:
         model: as deployable returned it.
@@ -50,17 +50,17 @@ def at_temperature(model: keras.Model, temperature: float) -> keras.Model:
 
 
 def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
-    """Return what a model gives for pictures: float32 (n, classes).
+    """Return what a model gives for images: float32 (n, classes).
 
     Args:
-        model: uint8 pictures in, probabilities or logits out.
+        model: uint8 images in, probabilities or logits out.
         images: of length n, indexable by an int array, gives uint8 (n, H, W, C).
-        batch_size: pictures at a time.
+        batch_size: images at a time.
     """
     parts = np.array_split(np.arange(len(images)), max(1, -(-len(images) // batch_size)))
     return np.concatenate([model.predict_on_batch(images[part]) for part in parts])
 
 
 def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
-    """Return the share of pictures whose most probable class is their label: (n,) int; the rest as for `answers`."""
+    """Return the share of images whose most probable class is their label: (n,) int; the rest as for `answers`."""
     return float((answers(model, images, batch_size=batch_size).argmax(axis=1) == labels).mean())

@@ -1,1 +1,1 @@
-"""What runs unattended: retraining and the removal of what is no longer needed. Open retrain.py first."""
+"""Unattended operations: retraining and garbage collection. Open retrain.py first."""

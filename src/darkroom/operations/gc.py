@@ -1,4 +1,4 @@
-"""What of this repository's stores is no longer needed, and its removal.
+"""Find and delete what is no longer needed in this repository's stores.
 
 Kept are, of every registered model, the versions under an alias, those that were rolled back (their tag keeps them from
 being promoted again) and the newest; whatever a kept version was made from; the models of the work tree; runs that are
@@ -49,7 +49,7 @@ class Waste:
 
 @dataclass(frozen=True)
 class Plan:
-    """What can go, and per registered model the versions that stay."""
+    """The items that can be deleted, and the versions to keep per registered model."""
 
     waste: list[Waste]
     kept: Mapping[str, list[str]]
@@ -156,7 +156,8 @@ def drop_dvc_cache(root: Path, *, dry: bool) -> str:
     """
     if state := WorkInProgress(root).state():
         raise DataError(
-            f"the retraining of {state['started']} is unfinished and needs DVC's cache; run `darkroom retrain` first"
+            f"the retraining started at {state['started']} is unfinished and needs DVC's cache; run `darkroom retrain` "
+            "first"
         )
     tree = Workspace(root, log=root / ".darkroom" / "gc.log")
     said = tree.dvc("gc", "--workspace", "--force", *(["--dry"] if dry else [])).printed.strip()
@@ -257,7 +258,7 @@ def _forget_model(model_id: str) -> None:
 
 
 def _folder_of_model(location: str) -> Path | None:
-    """Return the folder m-... that holds a logged model's artifacts, None where it is not on this disk."""
+    """Return the directory m-... that holds a logged model's artifacts, None where it is not on this disk."""
     path = local_folder(location)
     return path.parent if path and path.name == "artifacts" else path
 

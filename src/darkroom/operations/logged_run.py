@@ -23,7 +23,7 @@ class Ended(NamedTuple):
         for beginning in ("error:", ("ERROR:", "fatal:")):
             if found := [line for line in lines if line.startswith(beginning)]:
                 return found[-1].partition(":")[2].strip()
-        return lines[-1] if lines else "it printed nothing"
+        return lines[-1] if lines else "no output"
 
 
 def run_logged(

@@ -52,11 +52,11 @@ def _call(event: str, text: str, *, command: str, timeout: float, root: Path) ->
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no end after {timeout:g} s"
+        return f"not finished after {timeout:g} s"
     except OSError as error:
         return error.strerror or str(error)
     last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"it ended with {ended.returncode}: {last[:300]}" if ended.returncode else None
+    return f"exit code {ended.returncode}: {last[:300]}" if ended.returncode else None
 
 
 def _post(text: str, *, webhook: str, timeout: float) -> str | None:

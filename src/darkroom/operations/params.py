@@ -17,7 +17,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class NotifyParams(Section):
-    """Who hears what a retraining came to."""
+    """The recipients of the result of a retraining."""
 
     command: Text | None
     webhook: Text | None
@@ -51,7 +51,7 @@ class Order:
         model: the registered name.
         folders: download's sources of kind path, which DVC does not look at.
         max_image_bytes: of preprocess.
-        force: run every stage anew, whether anything calls for it or not.
+        force: run every stage again, whether anything calls for it or not.
         commit: dvc.lock and the .dvc files of new images, once it is through.
         push: the commit and DVC's cache, too.
     """
@@ -91,5 +91,6 @@ def ordered(*, force: bool, commit: bool, push: bool) -> Order:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ParamsError(
-            f"{root / 'params.yaml'}: download, preprocess or promote is wrong ({error}); `dvc repro check` says where"
+            f"{root / 'params.yaml'}: download, preprocess or promote is invalid ({error}); `dvc repro check` shows "
+            "where"
         ) from None

@@ -198,10 +198,10 @@ class _Retraining:
         if self.work.restore(self.state):
             self.tree.unstage_incoming()
         if "dvc.lock" in self.state["kept"]:
-            try:  # not data/incoming: the pictures that somebody put there are not ours to remove
+            try:  # not data/incoming: the images that somebody put there are not ours to remove
                 self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
             except DarkroomError as error:
-                say(f"retrain: outputs of DVC are not as they were: {error}; `dvc checkout` puts them back")
+                say(f"retrain: DVC outputs could not be restored: {error}; restore them with `dvc checkout`")
 
     def _remember(self) -> None:
         known = {
@@ -268,7 +268,7 @@ def _commit_message(report: dict[str, Any]) -> str:
     fired = [f"- {trigger['reason']}" for trigger in report["triggers"] if trigger["fired"]]
     champion = f"champion {report['version_before'] or 'none'} -> {report['version_after'] or 'none'}"
     subject = f"retrain: {report['registered_model']} {report['decision']}, {champion}"
-    return "\n".join([subject, "", "Why it ran:", *fired, "", "What promote said:", *report["reasons"]])
+    return "\n".join([subject, "", "Reasons for the run:", *fired, "", "Decision of promote:", *report["reasons"]])
 
 
 def _tell(order: Order, report: dict[str, Any]) -> None:
@@ -282,7 +282,7 @@ def _tell(order: Order, report: dict[str, Any]) -> None:
         )
     for result in report["notified"]:
         if not result["sent"]:
-            say(f"retrain: {result['to']} was not told: {result['error']}")
+            say(f"retrain: could not notify {result['to']}: {result['error']}")
     try:
         write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
     except OSError as error:  # raised, it would take the place of what went wrong before

@@ -41,8 +41,8 @@ def _held(owner_file: Path) -> str:
         owner = json.loads(owner_file.read_text(encoding="utf-8"))
         minutes = (datetime.now(UTC) - datetime.fromisoformat(owner["started"])).total_seconds() / 60
         return (
-            f"`{owner['what']}` of {owner['who']} (process {owner['pid']}) has been at work since {owner['started']} "
-            f"({minutes:.0f} minutes); try again when it is done"
+            f"`{owner['what']}` of {owner['who']} (process {owner['pid']}) has been running since {owner['started']} "
+            f"({minutes:.0f} minutes); try again later"
         )
     except (OSError, ValueError, KeyError, TypeError):  # it has the lock and not yet written its name
-        return f"another process has just taken the lock beside {owner_file}; try again when it is done"
+        return f"another process has just taken the lock next to {owner_file}; try again later"

@@ -1,4 +1,4 @@
-"""What may call for a retraining: each trigger says whether it fired, with its numbers and a sentence."""
+"""The triggers of a retraining: each reports whether it fired, with its numbers and a sentence."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ class Trigger:
 
 def forced() -> Trigger:
     """Return the trigger that a person pulled."""
-    return Trigger("forced", True, "A person asked for it (--force).")
+    return Trigger("forced", True, "Requested with --force.")
 
 
 def unfinished(state: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
-    reason = f"The run of {state['started']} by {state['who']} did not finish; this one goes on."
+    reason = f"The run started at {state['started']} by {state['who']} did not finish; this run continues it."
     return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
 
 
@@ -48,7 +48,7 @@ def fired(looked: Sequence[Trigger]) -> frozenset[str]:
 def new_images(
     found: Mapping[str, str], known: Mapping[str, str], prepared_ids: frozenset[str], *, minimum: int
 ) -> Trigger:
-    """Return whether the folder of new images differs from what the last run knew, by content.
+    """Return whether the directory of new images differs from what the last run knew, by content.
 
     Args:
         found: name (`<class>/...`) -> sha256 of the bytes, of every image that lies there now.
@@ -62,7 +62,7 @@ def new_images(
     numbers = {"new": len(new), "gone": len(gone), "minimum": minimum, "new_per_class": classes}
     fired = len(new) + len(gone) >= minimum
     if not new and not gone:
-        return Trigger("new_images", False, f"All {len(found)} images of data/incoming are known.", numbers)
+        return Trigger("new_images", False, f"No new images among the {len(found)} in data/incoming.", numbers)
     listed = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:10])
     what = f"{len(new)} new images in data/incoming" + (f" ({listed})" if listed else "")
     what += f", {len(gone)} gone" if gone else ""
@@ -71,9 +71,9 @@ def new_images(
 
 
 def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
-    """Return whether pictures outside the repository (download's sources of kind path) changed since the last run.
+    """Return whether images outside the repository (download's sources of kind path) changed since the last run.
 
-    DVC does not look outside of the repository. A folder that no run has seen yet is taken as it is.
+    DVC does not look outside of the repository. A directory that no run has seen yet is taken as it is.
 
     Args:
         found: path -> fingerprint, as `fingerprint` returns it.
@@ -82,7 +82,7 @@ def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigg
     changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
     if changed:
         return Trigger("changed_source", True, f"Changed since the last run: {', '.join(changed)}.", {"paths": changed})
-    return Trigger("changed_source", False, f"{len(found)} sources outside of the repository, none changed.")
+    return Trigger("changed_source", False, f"{len(found)} external sources, none changed.")
 
 
 def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) -> Trigger:
@@ -97,13 +97,13 @@ def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) 
     changed = _changed(status)
     numbers = {"stages": changed}
     if not changed:
-        return Trigger("changed_stage", False, "Code, settings and data are those of dvc.lock.", numbers)
+        return Trigger("changed_stage", False, "Code, params and data match dvc.lock.", numbers)
     if tried:
-        reason = f"dvc.lock is behind ({', '.join(changed)}), and an experiment has tried exactly that."
+        reason = f"dvc.lock is out of date ({', '.join(changed)}), but an experiment has already run these changes."
         return Trigger("changed_stage", False, reason, numbers)
     first = "; ".join(f"{stage}: {', '.join(causes[:3])}" for stage, causes in list(changed.items())[:3])
     more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return Trigger("changed_stage", True, f"dvc.lock is behind: {first}{more}.", numbers)
+    return Trigger("changed_stage", True, f"dvc.lock is out of date: {first}{more}.", numbers)
 
 
 def champion_age(promoted: datetime | None, trained: datetime | None, *, now: datetime, limit: float | None) -> Trigger:
@@ -113,7 +113,7 @@ def champion_age(promoted: datetime | None, trained: datetime | None, *, now: da
     """
     last = max((moment for moment in (promoted, trained) if moment), default=None)
     if limit is None or last is None:
-        reason = "There is no limit of age." if limit is None else "Nothing was trained or promoted yet."
+        reason = "No age limit is set." if limit is None else "Nothing has been trained or promoted yet."
         return Trigger("champion_age", limit is not None, reason)
     days = (now - last).total_seconds() / 86400
     fired = days >= limit
@@ -125,9 +125,9 @@ def champion_age(promoted: datetime | None, trained: datetime | None, *, now: da
 def drift(report: Mapping[str, Any] | None) -> Trigger:
     """Return whether a report of drift (drift.Report.as_dict, None: not looked at) says that there is some."""
     if report is None:
-        return Trigger("drift", False, "There is no log of predictions (retrain.drift_log).")
+        return Trigger("drift", False, "No prediction log is set (retrain.drift_log).")
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
-    sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, none drifted."
+    sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, no drift."
     return Trigger("drift", bool(report["drifted"]), sentence, numbers)
 
 
@@ -149,7 +149,7 @@ def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a digest of names, sizes and times of all files below a folder, or of one file; "absent" where none is."""
+    """Return a digest of the names, sizes and times of all files below a path; "absent" if there are none."""
     if not path.exists():
         return "absent"
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -162,7 +162,7 @@ def fingerprint(path: Path) -> str:
 
 
 def incoming_images(folder: Path, *, max_image_bytes: int) -> dict[str, str]:
-    """Return name -> sha256 of the bytes of every image in the folder of new images.
+    """Return name -> sha256 of the bytes of every image in the directory of new images.
 
     Raises:
         DataError: what `preprocess` would refuse: a stray file, classes that differ by case alone.

@@ -1,4 +1,4 @@
-"""What a retraining changes and how it is put back: dvc.lock, the .dvc files of new images, its processes, DVC's locks.
+"""Undo the changes of a retraining: dvc.lock, .dvc files of new images, processes, DVC's locks.
 
 A run writes down what it began (.darkroom/retrain/state.json) and keeps the small files as they were
 (.darkroom/retrain/before/) until it is through. Whatever its stages finished stays in DVC's cache, from where the next

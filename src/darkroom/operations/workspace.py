@@ -60,10 +60,11 @@ class Workspace:
         if ended.status in allowed:
             return ended
         if any(words in ended.printed for words in BUSY):
-            raise LockedError(f"{shown}: another DVC command is at work here; try again when it is done")
+            raise LockedError(f"{shown}: another DVC command is running here; try again later")
         last = command[3:] if shown == "dvc" else command[1:]
         raise TrainingError(
-            f"`{shown} {' '.join(last)}` ended with {ended.status}: {ended.last_error}; all it printed is in {self.log}"
+            f"`{shown} {' '.join(last)}` failed with exit code {ended.status}: {ended.last_error}; its output is in "
+            f"{self.log}"
         )
 
     def stage_incoming(self) -> None:

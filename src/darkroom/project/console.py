@@ -1,4 +1,4 @@
-"""How a command of ours begins and ends: its path arguments, its log lines, its one-line errors and exit codes."""
+"""Path arguments, log lines, one-line errors and exit codes of stages and commands."""
 
 import argparse
 import os
@@ -47,7 +47,7 @@ def native_stderr_silenced() -> Iterator[None]:
     python.flush()
     try:
         with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
-            with suppress(OSError, ValueError):  # a stderr that is no file, as in some tests, needs no change
+            with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
                 sys.stderr = kept if python.fileno() == 2 else python
             os.dup2(silence, 2)
             yield

@@ -16,7 +16,7 @@ def store_lock(name: str, *, timeout: float = 60.0, root: Path | None = None) ->
 
     Args:
         timeout: seconds to wait for it.
-        root: the folder of .darkroom; None: the repository.
+        root: the directory of .darkroom; None: the repository.
 
     Raises:
         LockedError: another process still held it after `timeout` seconds.
@@ -29,7 +29,7 @@ def store_lock(name: str, *, timeout: float = 60.0, root: Path | None = None) ->
         with FileLock(path, timeout=timeout):
             yield
     except Timeout:
-        message = f"{path} was held by another process for {timeout:.0f} s; try again when it is done"
+        message = f"{path} was held by another process for {timeout:.0f} s; try again later"
         raise LockedError(message) from None
 
 

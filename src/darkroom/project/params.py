@@ -65,7 +65,7 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
     for part in name.split("."):
         if not isinstance(values, dict) or part not in values:
             known = ", ".join(sorted(values)) if isinstance(values, dict) and values else "none"
-            raise ParamsError(f"{PARAMS_FILE}: there is no section {name!r}; sections here: {known}")
+            raise ParamsError(f"{PARAMS_FILE}: section {name!r} is missing; sections found: {known}")
         values = values[part]
     if not isinstance(values, dict):
         raise ParamsError(f"{PARAMS_FILE}: {name} is {values!r}, expected a mapping of keys to values")
@@ -96,7 +96,7 @@ def load_candidates() -> list[str]:
     """
     values = _checked_params()
     if "candidates" not in values:
-        raise ParamsError(f"{PARAMS_FILE}: there is no 'candidates': {EXPECTED_CANDIDATES}")
+        raise ParamsError(f"{PARAMS_FILE}: 'candidates' is missing: {EXPECTED_CANDIDATES}")
     return _candidates(values)
 
 
@@ -106,13 +106,13 @@ def _candidates(values: dict[str, Any]) -> list[str]:
         raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {EXPECTED_CANDIDATES}")
     known = [str(name) for name in sections] if isinstance(sections, dict) else []
     for name in named:
-        if not re.fullmatch(r"[\w-]+", name):  # it names a folder of models/ and a stage of DVC
-            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r}: expected letters, digits, _ and - alone")
+        if not re.fullmatch(r"[\w-]+", name):  # it names a directory of models/ and a stage of DVC
+            raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r}: expected only letters, digits, _ and -")
         if named.count(name) > 1:
             raise ParamsError(f"{PARAMS_FILE}: candidates names {name!r} twice; name each candidate once")
         if name not in known:
             raise ParamsError(
-                f"{PARAMS_FILE}: candidates names {name!r}, but train has no section of that name; "
+                f"{PARAMS_FILE}: candidates names {name!r}, but train has no such section; "
                 f"sections of train: {', '.join(known) or 'none'}{did_you_mean(name, known)}"
             )
     return list(named)
@@ -126,7 +126,7 @@ def _checked_params() -> dict[str, Any]:
     values = read_params(PARAMS_FILE)
     if unknown := sorted(str(key) for key in values if key not in SECTIONS):
         known = ", ".join(SECTIONS)
-        raise ParamsError(f"{PARAMS_FILE}: there is an unknown section {unknown[0]!r}; known sections: {known}")
+        raise ParamsError(f"{PARAMS_FILE}: unknown section {unknown[0]!r}; known sections: {known}")
     if "candidates" in values and "train" in values:
         _candidates(values)
     return values
@@ -154,9 +154,9 @@ def _read(path: Path, yaml: YAML) -> dict[str, Any]:
     try:
         values = yaml.load(path)
     except FileNotFoundError:
-        raise ParamsError(f"{path}: there is no such file; `darkroom use mnist` writes one from the presets") from None
+        raise ParamsError(f"{path} does not exist; create it with `darkroom use mnist`") from None
     except YAMLError as error:
-        raise ParamsError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected sections (download, preprocess, ...), found {type(values).__name__}")
     return values

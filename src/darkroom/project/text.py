@@ -43,7 +43,10 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
         word: what came.
         known: what may come.
         n: how many words at most.
-        cutoff: least similarity of a near word, in [0, 1] (difflib.SequenceMatcher.ratio).
+        cutoff: smallest similarity of a near word, in [0, 1] (difflib.SequenceMatcher.ratio).
+
+    >>> did_you_mean("transfr", ["cnn", "transfer"])
+    "; did you mean 'transfer'?"
     """
     near = get_close_matches(word, known, n=n, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -17,7 +17,7 @@ from darkroom.promotion.winner import Winner
 from darkroom.registry.snapshot import Version
 from darkroom.registry.versions import load
 
-# Modules: a change in one of them asks every case anew.
+# Modules: a change in one of them asks every case again.
 DECIDES = ("cases", "decision", "gates", "paired", "scoring", "slices", "winner")
 
 
@@ -84,7 +84,11 @@ def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
         rule=gates,
     )
     if champion.tags.get("test_ids_sha256") != winner.test_ids_sha256:
-        decision.reasons.append("The test images are not those of the champion's promotion; both were scored now.")
+        decision.reasons.append(
+            "The test set has changed since the champion's promotion; both models were scored again."
+        )
     if missing := sorted(set(dataset.classes) - set(package.classes)):
-        decision.reasons.append(f"The champion does not know {', '.join(missing)}: images of them count as its errors.")
+        decision.reasons.append(
+            f"The champion does not know the classes {', '.join(missing)}; their images count as errors."
+        )
     return decision

@@ -16,7 +16,7 @@ def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
     """Return what `paired.compare` says of two versions, each asked through its own package, and what was compared.
 
     Args:
-        data: the folder of the prepared data, whose test split is used.
+        data: the directory of the prepared data, whose test split is used.
 
     Returns:
         the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data).
@@ -28,7 +28,7 @@ def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
     dataset = Dataset.open(data)
     rows = dataset.rows("test")
     if len(rows) == 0:
-        raise DataError(f"{data} has no test images to compare on; set preprocess.test_fraction above 0")
+        raise DataError(f"{data} has no test images; set preprocess.test_fraction above 0")
     labels = np.array(dataset.classes, dtype=str)[dataset.labels[rows]]
     correct = [answer(version, load(version), dataset, rows) == labels for version in (a, b)]
     found = paired.compare(correct[0], correct[1], labels)

@@ -18,7 +18,7 @@ LATENCY = "latency of one image (p95)"
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote, why (full sentences with numbers), and what every gate says as plain values for JSON.
+    """The decision, its reasons (full sentences with numbers), and every gate's result as plain values for JSON.
 
     Attributes:
         tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
@@ -56,7 +56,7 @@ def decide(
     if candidate.ndim != 1 or len(candidate) == 0:
         raise DataError(f"the candidate was scored on an array of shape {candidate.shape}, expected (n,) with n >= 1")
     if labels.shape != candidate.shape:
-        raise DataError(f"there are labels of shape {labels.shape} for {len(candidate)} images")
+        raise DataError(f"got labels of shape {labels.shape} for {len(candidate)} images")
     verdicts = _verdicts(candidate, champion, labels=labels, slices=slices, metrics=metrics, rule=rule)
     promote = all(verdict.status != "failed" for verdict in verdicts.values())
     return Decision(promote, _reasons(verdicts), {name: verdict.as_dict() for name, verdict in verdicts.items()})
@@ -78,7 +78,7 @@ def _verdicts(
         "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
         "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
         "max_parity_difference": lambda _: not_applicable(
-            "Parity is checked on the registered version; there is none."
+            "Parity is checked on the registered version; nothing is registered yet."
         ),
     }
     comparing: dict[str, Callable[[Any, np.ndarray], Verdict]] = {
@@ -96,7 +96,7 @@ def _verdicts(
         elif name in asked:
             verdicts[name] = asked[name](gate)
         elif champion is None:
-            verdicts[name] = not_applicable("There is no champion to compare with.")
+            verdicts[name] = not_applicable("There is no champion yet.")
         else:
             verdicts[name] = comparing[name](gate, champion)
     return verdicts
@@ -104,7 +104,7 @@ def _verdicts(
 
 def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str, unit: str = "") -> Verdict:
     if name not in metrics:
-        raise DataError(f"the evaluation has no {name}, and promote limits it; run `dvc repro --force evaluate`")
+        raise DataError(f"the evaluation has no {name}, which promote limits; run `dvc repro --force evaluate`")
     return gates.at_most(name, metrics[name], limit=limit, what=what, unit=unit)
 
 
@@ -114,5 +114,5 @@ def _reasons(verdicts: Mapping[str, Verdict]) -> list[str]:
     reasons = [verdicts[name].sentence for name in SAID]
     reasons += [verdict.sentence for _, verdict in others if verdict.status == "failed"]
     if passed := [name for name, verdict in others if verdict.status == "passed"]:
-        reasons.append(f"Passed as well: {', '.join(passed)}.")
+        reasons.append(f"Also passed: {', '.join(passed)}.")
     return reasons

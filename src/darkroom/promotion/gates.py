@@ -13,7 +13,7 @@ from darkroom.promotion.slices import Slice
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says: its status, why (a full sentence), and the numbers behind it as plain values for JSON."""
+    """The result of one gate: its status, the reason (a full sentence), and its numbers as plain values for JSON."""
 
     status: Literal["passed", "failed", "not_applicable", "off"]
     sentence: str
@@ -37,7 +37,9 @@ def not_applicable(sentence: str) -> Verdict:
 def enough_images(n_images: int, *, limit: int) -> Verdict:
     """Return whether there are enough test images for a verdict at all."""
     passed = n_images >= limit
-    sentence = f"There are {n_images} test images, {'enough' if passed else 'too few'} for a verdict (least: {limit})."
+    sentence = (
+        f"The test set has {n_images} images, {'enough' if passed else 'too few'} for a decision (minimum: {limit})."
+    )
     return _verdict(passed, sentence, n_images=n_images, min_test_images=limit)
 
 
@@ -46,13 +48,13 @@ def floor(correct: np.ndarray, *, limit: float) -> Verdict:
 
     Args:
         correct: (n,), bool: the image was classified correctly.
-        limit: least accuracy, in [0, 1].
+        limit: smallest accuracy, in [0, 1].
     """
     accuracy = float(correct.mean())
     passed = accuracy >= limit
     sentence = (
         f"The candidate's test accuracy {_percent(accuracy)} on {len(correct)} images "
-        f"{'reaches' if passed else 'is below'} the floor {_percent(limit)}."
+        f"{'reaches' if passed else 'is below'} the minimum {_percent(limit)}."
     )
     return _verdict(passed, sentence, test_accuracy=accuracy, min_test_accuracy=limit)
 
@@ -131,8 +133,8 @@ def slice_accuracy(
     """
     enough = [part for part in slices if part.members.sum() >= min_images]
     if not enough:
-        why = "they differ in nothing that they are sliced by" if not slices else f"none has {min_images} images"
-        return not_applicable(f"There is no slice of the test images to compare: {why}.")
+        why = "no attribute in `by` varies" if not slices else f"no slice has {min_images} images"
+        return not_applicable(f"There are no slices to compare: {why}.")
     return _losses(
         candidate, current, enough, max_drop=max_drop, alpha=alpha, what="accuracy", of="slice", ofs="slices"
     )
@@ -155,12 +157,12 @@ def parity(difference: float, *, limit: float, n_images: int) -> Verdict:
     """Return whether the registered version answers as evaluated.
 
     Args:
-        difference: greatest one of a probability, of the version loaded in a clean process from what was evaluated.
+        difference: largest one of a probability, of the version loaded in a clean process from what was evaluated.
     """
     passed = difference <= limit
     sentence = (
-        f"Loaded in a clean process, the registered version {'repeats' if passed else 'does not repeat'} the "
-        f"probabilities of {n_images} test images: they differ by {difference:.2g} (limit {limit:.2g})."
+        f"Loaded in a clean process, the registered version {'reproduces' if passed else 'does not reproduce'} the "
+        f"probabilities of {n_images} test images: maximum difference {difference:.2g} (limit {limit:.2g})."
     )
     return _verdict(passed, sentence, n_images=n_images, max_abs_difference=difference, max_parity_difference=limit)
 
@@ -176,7 +178,7 @@ def _losses(
     of: str,
     ofs: str,
 ) -> Verdict:
-    """Return the verdict over classes or slices; `numbers` has a line for each, the greatest drop first."""
+    """Return the verdict over classes or slices; `numbers` has a line for each, the largest drop first."""
     tables = [paired.table(candidate[part.members], current[part.members]) for part in parts]
     p_values = paired.loss_p_values([table.only_a for table in tables], [table.only_b for table in tables])
     lines = [
@@ -195,13 +197,13 @@ def _losses(
     ]
     lines.sort(key=lambda line: (-line["drop"], line["name"]))
     failed, worst = [line for line in lines if line["failed"]], lines[0]
-    limit = f"{100 * max_drop:g} points, significantly (exact paired tests, Holm's correction, level {alpha:g})"
+    limit = f"{100 * max_drop:g} points, significantly (exact paired tests, Holm-corrected, alpha {alpha:g})"
     if failed:
         named = ", ".join(_drop(line) for line in failed)
-        sentence = f"The {what} of {len(failed)} of {len(lines)} {ofs} is down by more than {limit}: {named}."
+        sentence = f"The {what} of {len(failed)} of {len(lines)} {ofs} dropped by more than {limit}: {named}."
     else:
         sentence = (
-            f"The {what} of no {of} is down by more than {limit}; the lowest change of {len(lines)}: {_drop(worst)}."
+            f"The {what} of no {of} dropped by more than {limit}; the largest drop of {len(lines)}: {_drop(worst)}."
         )
     return _verdict(not failed, sentence, max_drop=max_drop, alpha=alpha, **{ofs: lines})
 
@@ -219,24 +221,25 @@ def _against_champion(numbers: Mapping[str, Any], *, needed: int, passed: bool) 
     interval = f"{_points(numbers['difference'])} points (95 % interval {_points(low)} to {_points(high)})"
     if gained + lost == 0:
         said = (
-            f"Candidate and champion are right and wrong on the same {n_images} test images "
+            f"Candidate and champion make the same errors on {n_images} test images "
             f"({_percent(numbers['champion_accuracy'])})"
         )
     else:
         relation = "better than" if gained > lost else "worse than" if gained < lost else "as good as"
         said = (
             f"The candidate ({_percent(numbers['candidate_accuracy'])}) is {relation} the champion "
-            f"({_percent(numbers['champion_accuracy'])}) on the same {n_images} test images: it alone is right on "
-            f"{gained}, the champion alone on {lost}"
+            f"({_percent(numbers['champion_accuracy'])}) on the same {n_images} test images: only the candidate is "
+            "correct on "
+            f"{gained}, only the champion on {lost}"
         )
     if margin:
-        keeps = "keeps" if passed else "does not surely keep"
+        keeps = "keeps" if passed else "is not certain to stay within"
         return f"{said}; the difference is {interval}, which {keeps} the margin of {100 * margin:g} points."
     if gained + lost == 0:
         return f"{said}, so the champion stays."
     if numbers["too_few_disagreements"]:
-        least = f"at level {numbers['alpha']:g} at least {needed} are needed"
-        return f"{said}; these are too few disagreements to tell ({least}), so the champion stays."
+        least = f"at least {needed} are needed at alpha {numbers['alpha']:g}"
+        return f"{said}; not significant, too few disagreements ({least}), so the champion stays."
     chance, sign = ("more than", "<=") if numbers["significant"] else ("within", ">")
     return (
         f"{said}; the difference, {interval}, is {chance} chance ({numbers['test']} McNemar test, p = "

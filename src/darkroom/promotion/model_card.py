@@ -16,7 +16,7 @@ CLASSES_IN_TABLE = 50  # of more, those with the worst recall
 LINEAGE = {
     "git.commit": "Git commit",
     "data.digest": "Training data digest",
-    "params.digest": "Settings digest",
+    "params.digest": "Params digest",
     "dvc.lock.digest": "dvc.lock digest",
     "test_ids_sha256": "Test images digest",
     "sha256/artifacts/model.onnx": "model.onnx sha256",
@@ -86,9 +86,9 @@ def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
     """Return what the model is for."""
     classes, (height, width, _) = model["classes"], model["image_shape"]
     return [
-        f"It says to which of {len(classes)} classes a still picture belongs: {_listed(classes)}.",
-        f"It expects pictures like those of {dataset}. Any size is accepted: pictures are resized to {width} x "
-        f"{height} pixels without crop, in {COLORS[model['color']]}.",
+        f"It classifies a still image into one of {len(classes)} classes: {_listed(classes)}.",
+        f"It expects images like those in the dataset {dataset}. Any size is accepted: images are resized to {width} x "
+        f"{height} pixels without cropping, in {COLORS[model['color']]}.",
     ]
 
 
@@ -96,31 +96,31 @@ def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[
     """Return where the model ends, as far as it is known."""
     threshold = model.get("abstain_below")
     limits = [
-        "It knows no other class: a picture of anything else gets one of these labels"
+        "It knows no other class: an image of anything else gets one of these labels"
         + (
-            f", unless its probability is below {threshold:g}: such answers are marked as abstained."
+            f", unless the probability is below {threshold:g}: such predictions are marked as abstained."
             if threshold is not None
             else " too. It never abstains."
         )
     ]
-    limits.append("The aspect ratio of a picture is not kept; details finer than the resized picture are lost.")
+    limits.append("The aspect ratio is not preserved; details finer than the resized image are lost.")
     if model["color"] == "grey":
-        limits.append("Colour plays no role: pictures are turned into grey.")
-    if worst := _worst_classes(metrics.get("per_class", {}))[:1]:
+        limits.append("Colour is ignored: images are converted to grey.")
+    worst = _worst_classes(metrics.get("per_class", {}))[:1]
+    if worst and worst[0][1]["recall"] < 1:
         label, scores = worst[0]
         limits.append(
-            f"It is weakest on {label!r}: of {scores['support']:,} test images of it, {scores['recall']:.1%} are found."
+            f"It is weakest on {label!r}: recall {scores['recall']:.1%} on {scores['support']:,} test images."
         )
     if "ece" in metrics:
-        limits.append(
-            f"Its probabilities are off by {100 * metrics['ece']:.1f} points on average (expected calibration error)."
-        )
+        limits.append(f"Its expected calibration error is {100 * metrics['ece']:.1f} points.")
     counts = data["counts"]["test"]
     if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
-        limits.append(f"Fewer than 30 test images speak for {_listed(few)}: what is said of these is a guess.")
+        limits.append(f"Fewer than 30 test images for {_listed(few)}: their figures are unreliable.")
     limits.append(
-        f"All figures are of {sum(counts.values()):,} test images of {data['dataset']}; how it does on pictures from "
-        "elsewhere was not measured."
+        f"All figures were measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images "
+        "from "
+        "other sources was not measured."
     )
     return limits
 

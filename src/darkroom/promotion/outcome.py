@@ -14,7 +14,7 @@ from darkroom.registry.versions import damage, read
 
 
 class Outcome(NamedTuple):
-    """What became of a candidate: the word for it, why, its version, and who is champion now."""
+    """The outcome for a candidate: the decision with its reasons, its version, and the current champion."""
 
     word: Literal["unchanged", "kept", "would_promote", "awaiting_approval", "promoted"]
     decision: Decision
@@ -54,23 +54,23 @@ def promote_if_better(
     """
     champion, known = registered.under("champion"), registered.with_model(winner.model_sha256)
     if champion and known and known.model_sha256 == champion.model_sha256:
-        reason = f"The champion, version {champion.version}, is this very model ({winner.onnx})."
+        reason = f"This model is already the champion (version {champion.version})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
     case = Case(winner, champion, gates)
     decision = case.decision()
     if decision.promote and known and "rolled_back" in known.tags:
-        reason = f"But version {known.version} is this very model, and was rolled back: {known.tags['rolled_back']}"
+        reason = f"But version {known.version} is the same model and was rolled back: {known.tags['rolled_back']}"
         return Outcome("kept", _saying(decision, reason), known, champion)
     if not decision.promote:
         return Outcome("kept", decision, known, champion)
     if os.environ.get("DVC_EXP_NAME") and not from_experiments:
-        reason = "An experiment promotes nothing (promote.from_experiments is false)."
+        reason = "Experiments do not promote (promote.from_experiments is false)."
         return Outcome("would_promote", _saying(decision, reason), known, champion)
 
     from darkroom.promotion import registration
     from darkroom.registry import aliases
 
-    waiting = "It waits for `darkroom approve` (promote.approval is manual)."
+    waiting = "Waiting for `darkroom approve` (promote.approval is manual)."
     manual = approval == "manual"
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
@@ -91,6 +91,18 @@ def promote_if_better(
     else:
         aliases.promote(version, replacing=replacing, reasons=decision.reasons)
     return outcome
+
+
+def in_words(said: dict[str, Any]) -> str:
+    """Return the decision of a report in words; reports/promotion.json keeps the one word."""
+    champion = said["champion_after"]
+    return {
+        "unchanged": "nothing new to promote",
+        "kept": f"not promoted, version {champion} stays champion" if champion else "not promoted, still no champion",
+        "would_promote": "would be promoted (experiment)",
+        "awaiting_approval": "waiting for approval",
+        "promoted": f"promoted, version {said['version']} is champion",
+    }[str(said["decision"])]
 
 
 def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
         limit: the largest difference of a probability; None proves nothing.
 
     Raises:
-        RegistryError: it cannot be loaded, or answers otherwise; that is no matter of degree, as other gates are.
+        RegistryError: it cannot be loaded, or answers otherwise; that is not a matter of degree, as other gates are.
     """
     if limit is None:
         return decision

@@ -1,4 +1,4 @@
-"""What models answer on the frozen test images, and how these are sliced.
+"""Predictions of models on the test set, and its slices.
 
 The candidate's predictions were recorded by evaluate; the champion is asked again.
 """

@@ -4,8 +4,8 @@ The attributes by which images are sliced:
 
     brightness  mean of the prepared pixels, 0 to 255; cut at the terciles of the test images
     size        height times width of the original, in pixels; cut at the terciles
-    source      the folders inside the class folder, by which whoever collects images may tell cameras or sites apart
-    incoming    dropped into data/incoming later, or original
+    source      the directories inside the class directory, by which whoever collects images may tell cameras or sites
+    apart incoming    dropped into data/incoming later, or original
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ def slices_by(attributes: Mapping[str, np.ndarray]) -> list[Slice]:
 
 
 def source_folder(source: str, label: str) -> str:
-    """Return the folders of an image between its class folder and its file, "" if there is none.
+    """Return the directories of an image between its class directory and its file, "" if there is none.
 
     "train/dog/kitchen/7.jpg" of the class dog lies in "kitchen", "dog/7.jpg" and the packed image "00007" in none.
     """
@@ -75,8 +75,8 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
     for name in by:
         if missing := sorted(set(needed.get(name, ())) - set(index.columns)):
             raise DataError(
-                f"{dataset.directory}: the index has no column {missing[0]!r}, so the test images cannot be sliced by "
-                f"{name}; run `dvc repro --force preprocess`, or take it out of promote.gates.slice_accuracy.by"
+                f"{dataset.directory}: the index has no column {missing[0]!r}, so the test set cannot be sliced by "
+                f"{name}; run `dvc repro --force preprocess`, or remove it from promote.gates.slice_accuracy.by"
             )
     values: dict[str, Callable[[], np.ndarray]] = {
         "brightness": lambda: brightness(dataset, rows),
@@ -90,7 +90,7 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
 def _by_value(name: str, values: np.ndarray) -> list[Slice]:
     if values.dtype.kind == "b":
         return [Slice(name if value else "original", values == value) for value in np.unique(values)]
-    return [Slice(f"{name} {value or '(no folder)'}", values == value) for value in np.unique(values)]
+    return [Slice(f"{name} {value or '(no directory)'}", values == value) for value in np.unique(values)]
 
 
 def _by_tercile(name: str, values: np.ndarray) -> list[Slice]:
@@ -99,5 +99,9 @@ def _by_tercile(name: str, values: np.ndarray) -> list[Slice]:
     edges = np.unique(np.minimum(np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf"), below_highest))
     bins = np.searchsorted(edges, values, side="left")  # (a, b]: the same value is always in the same slice
     shown = [f"{edge:,}" if isinstance(edge, int) else f"{edge:.4g}" for edge in edges.tolist()]
-    names = [f"up to {shown[0]}", *(f"above {low} up to {high}" for low, high in pairwise(shown)), f"above {shown[-1]}"]
+    names = [
+        f"up to {shown[0]}",
+        *(f"above {low}, up to {high}" for low, high in pairwise(shown)),
+        f"above {shown[-1]}",
+    ]
     return [Slice(f"{name} {names[bin_]}", bins == bin_) for bin_ in np.unique(bins)]

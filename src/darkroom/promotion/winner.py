@@ -22,7 +22,7 @@ class Winner:
         test_ids_sha256: digest of the test images that it was evaluated on.
         onnx: its model.onnx; run.json, which says what trained it, lies beside.
         predictions: predictions.parquet of all candidates.
-        prepared, raw: the folders of the data.
+        prepared, raw: the directories of the data.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Winner:
 
     @cached_property
     def model_sha256(self) -> str:
-        """Of its model.onnx."""
+        """The sha256 of its model.onnx."""
         return checksum(self.onnx)
 
     def answers(self) -> Predictions:
@@ -43,7 +43,7 @@ class Winner:
         return read_predictions(self.predictions, self.name)
 
     def test_images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
-        """Return the data set, and the row numbers in it of the images that were answered."""
+        """Return the dataset, and the row numbers in it of the images that were answered."""
         dataset = Dataset.open(self.prepared)
         return dataset, test_rows(dataset, answers.ids)
 
@@ -66,7 +66,7 @@ def read_winner(
         )
     onnx = models / name / "model.onnx"
     if not onnx.is_file():
-        raise DataError(f"{onnx.parent}: there is no model.onnx; run `dvc repro train@{name}` first")
+        raise DataError(f"{onnx.parent}: model.onnx is missing; run `dvc repro train@{name}` first")
     return Winner(
         name=name,
         metrics=evaluated["candidates"][name],

@@ -1,7 +1,7 @@
 """The only owner of registered names, versions, aliases and their history; what readers need is in versions.py.
 
 MLflow's aliases know no compare-and-set and no history. Here every move happens under the lock that the store offers
-(registry_lock.py; an MLflow server offers none, there one host promotes), only if the champion is still the one that
+(lock.py; an MLflow server offers none, there one host promotes), only if the champion is still the one that
 the decision was taken against, is read back, and is recorded (ledger.py). A call that was interrupted can be repeated:
 what it had begun is finished first, and a version is recognised by its model's sha256.
 """
@@ -69,7 +69,7 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
     waiting = find(name, alias=CHALLENGER)
     if version and waiting.version != version:
         raise RegistryError(
-            f"{name}: the challenger is version {waiting.version}, not {version}; only a challenger can be approved"
+            f"{name}: the challenger is version {waiting.version}, not {version}; only the challenger can be approved"
         )
     _refuse_damaged(waiting)
     with ledger(name) as book:
@@ -77,13 +77,14 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
         if registered.aliases.get(CHAMPION) == waiting.version:
             return waiting
         if (now := registered.aliases.get(CHALLENGER)) != waiting.version:
-            raise RegistryError(f"{name}: the challenger is version {now or 'none'} by now; look at it again")
+            raise RegistryError(f"{name}: the challenger is now version {now or 'none'}; review it again")
         _refuse_rolled_back(registered, waiting.version)
         against, champion = waiting.tags.get(AGAINST), registered.aliases.get(CHAMPION, NOBODY)
         if against != champion:
             raise RegistryError(
-                f"{name} version {waiting.version} was compared with version {against or 'unknown'}, the champion is "
-                f"version {champion} by now; run `dvc repro promote` again"
+                f"{name} version {waiting.version} was compared with version {against or 'unknown'}, but the champion "
+                "is "
+                f"now version {champion}; run `dvc repro promote` again"
             )
         reasons = [f"approved: {reason}" if reason else "approved"]
         book.move(_to_champion(registered, waiting.version, reasons, [f"replaced by version {waiting.version}"]))
@@ -111,7 +112,7 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
         if any(_is_rollback(move, registered, to) for move in book.finished or []):
             return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
         if not seen.unfinished:
-            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="look at `darkroom history` first")
+            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="check `darkroom history` first")
         target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
         moves = _to_champion(registered, target.version, [f"rollback: {reason}"], [f"rolled back: {reason}"])
         book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
@@ -130,7 +131,7 @@ def _refuse_another_champion(
     current = registered.aliases.get(CHAMPION)
     if current != seen:
         raise RegistryError(
-            f"{registered.name}: the champion is version {current or 'none'} by now, the decision was taken against "
+            f"{registered.name}: the champion is now version {current or 'none'}, but the decision was made against "
             f"{seen or 'none'}; {again}"
         )
 
@@ -138,8 +139,8 @@ def _refuse_another_champion(
 def _refuse_rolled_back(registered: Registered, version: str) -> None:
     if reason := registered.versions[version].tags.get(ROLLED_BACK):
         raise RegistryError(
-            f"{registered.name} version {version} was rolled back: {reason}; `darkroom rollback --to {version}` makes "
-            "it champion all the same"
+            f"{registered.name} version {version} was rolled back: {reason}; use `darkroom rollback --to {version}` to "
+            "promote it anyway"
         )
 
 
@@ -160,16 +161,16 @@ def _rollback_target(registered: Registered, to: str | None) -> Version:
     name, champion = registered.name, registered.aliases.get(CHAMPION)
     previous = registered.under(PREVIOUS)
     if to is None and previous is None:
-        raise RegistryError(f"{name} has no alias {PREVIOUS!r}: nothing was champion before, nothing to go back to")
+        raise RegistryError(f"{name} has no alias {PREVIOUS!r}: there is no earlier champion to roll back to")
     target = registered.versions.get(to) if to is not None else previous
     earlier = dict.fromkeys(reign["version"] for reign in registered.reigns() if reign["version"] != champion)
     known = ", ".join(version for version in earlier if version in registered.versions) or "none"
     if target is None:
         raise RegistryError(f"{name} has no version {to}; earlier champions: {known}")
     if target.version == champion:
-        raise RegistryError(f"{name}: version {champion} is champion already: nothing to go back to")
+        raise RegistryError(f"{name}: version {champion} is already the champion")
     if to is not None and to not in earlier:
-        raise RegistryError(f"{name}: version {to} never was champion; earlier champions: {known}")
+        raise RegistryError(f"{name}: version {to} was never champion; earlier champions: {known}")
     return target
 
 

@@ -1,7 +1,7 @@
-"""What is wrong in a registry and in the runs of this machine, as a list; and the repair of what can be repaired.
+"""List the problems in a registry and in the runs of this machine, and repair what can be repaired.
 
-A process may die between any two calls to the store, somebody may move an alias in MLflow's UI or delete a folder.
-Whatever is mended automatically follows from what the registry itself says; files are never invented.
+A process may die between any two calls to the store, somebody may move an alias in MLflow's UI or delete a directory.
+Automatic repairs follow from what the registry itself says; files are never invented.
 """
 
 import socket
@@ -30,8 +30,8 @@ class Finding:
     Attributes:
         kind: unfinished | unrecorded | champion is previous | stale challenger | files | dead run
         about: the alias, version or run.
-        sentence: what is wrong, and what mends it.
-        repairable: whether `repair` mends it.
+        sentence: what is wrong, and what repairs it.
+        repairable: whether `repair` repairs it.
     """
 
     kind: str
@@ -51,7 +51,7 @@ def check(name: str) -> list[Finding]:
 
 
 def repair(name: str) -> list[Finding]:
-    """Mend what can be mended and return what was found before: `check` says what is left.
+    """Repair what can be repaired and return all problems found; `check` lists what is left.
 
     Raises:
         LockedError: somebody else holds the lock of the registry.
@@ -72,18 +72,18 @@ def repair(name: str) -> list[Finding]:
 
 def _of_aliases(registered: Registered) -> Iterator[Finding]:
     if intent := registered.unfinished:
-        sentence = f"began and did not end: {in_words(intent)}; --repair or the next promotion finishes it"
+        sentence = f"unfinished: {in_words(intent)}; finished by --repair or the next promotion"
         yield Finding("unfinished", ", ".join(move["alias"] for move in intent["moves"]), sentence, repairable=True)
     else:
         for move in unrecorded(registered):
             sentence = (
-                f"{move.alias} names version {move.to or 'none'}, the history says {move.before or 'none'}; --repair "
-                "notes it in the history"
+                f"{move.alias} is version {move.to or 'none'}, but the history says {move.before or 'none'}; --repair "
+                "records it in the history"
             )
             yield Finding("unrecorded", move.alias, sentence, repairable=True)
     for move in _mending_moves(registered):
         kind = "stale challenger" if move.alias == CHALLENGER else "champion is previous"
-        sentence = f"{move.alias} names version {move.before}: {move.reasons[0]}; --repair moves it to "
+        sentence = f"{move.alias} is version {move.before}: {move.reasons[0]}; --repair moves it to "
         yield Finding(kind, move.alias, sentence + (f"version {move.to}" if move.to else "none"), repairable=True)
 
 
@@ -100,7 +100,7 @@ def _mending_moves(registered: Registered) -> list[Move]:
         if ROLLED_BACK in challenger.tags:
             moves.append(Move(CHALLENGER, challenger.version, None, ["it was rolled back"]))
         elif against is not None and against != now:
-            why = f"it was compared with version {against}, the champion is {now} by now"
+            why = f"it was compared with version {against}, but the champion is now {now}"
             moves.append(Move(CHALLENGER, challenger.version, None, [why]))
     return moves
 
@@ -111,7 +111,7 @@ def _of_files(registered: Registered) -> Iterator[Finding]:
         aliases = [alias for alias in ALIASES if registered.aliases.get(alias) == number]
         named = f"version {number}" + (f" ({', '.join(aliases)})" if aliases else "")
         for sentence in damage(version):
-            hint = "restore it from a backup, or move the alias away: `darkroom rollback`" if aliases else "restore it"
+            hint = "restore it from a backup, or move the alias with `darkroom rollback`" if aliases else "restore it"
             yield Finding("files", number, f"{named}: {sentence}; {hint}", repairable=False)
 
 

@@ -5,7 +5,7 @@ one tag of the registered model (`unfinished`), then made, then entered into the
 then the tag is removed. Whoever opens the ledger next finishes what a dead process left: every step can be repeated.
 An alias that was moved by other means (MLflow's UI) is noted as found, and never moved back.
 
-Where the lock does not keep other writers out (over HTTP, see registry_lock.py), two of them notice each other: each
+Where the lock does not keep other writers out (over HTTP, see lock.py), two of them notice each other: each
 looks at all aliases after it wrote `unfinished`, and at `unfinished` after it moved an alias. If both moves were made,
 one of the two looks came after the other's write.
 """
@@ -132,7 +132,9 @@ class Ledger:
             registered = self.read()
         for move in unrecorded(registered):
             self._record(registered.n_moves + 1, move, at=datetime.now(UTC).isoformat(timespec="seconds"))
-            done.append(f"noted in the history: {move.alias} moved from {move.before or 'none'} to {move.to or 'none'}")
+            done.append(
+                f"recorded in the history: {move.alias} moved from {move.before or 'none'} to {move.to or 'none'}"
+            )
             registered = self.read()
         return done
 
@@ -159,8 +161,8 @@ class Ledger:
         found = self._read_back()
         if (now := found.aliases.get(move.alias)) != move.to:
             raise RegistryError(
-                f"{self.name}: {move.alias} was set to version {move.to or 'none'} and reads {now or 'none'}; somebody "
-                "else moved it just now"
+                f"{self.name}: {move.alias} was set to version {move.to or 'none'} but now reads {now or 'none'}; "
+                "another process has just moved it"
             )
         if found.unfinished != intent:
             raise self._another_writer()
@@ -178,8 +180,8 @@ class Ledger:
 
     def _another_writer(self) -> RegistryError:
         return RegistryError(
-            f"{self.name}: another process changes the registry at this moment; let one host promote, look at "
-            "`darkroom history`, and run the same again"
+            f"{self.name}: another process is changing the registry; let one host promote, check "
+            "`darkroom history`, and run the command again"
         )
 
     def _read_back(self) -> Registered:
@@ -219,7 +221,7 @@ def unrecorded(registered: Registered) -> list[Move]:
     """Return the moves of our aliases that the history does not know: made in MLflow's UI, or a version was deleted."""
     recorded = {entry["alias"]: entry["to"] for entry in registered.history()}
     return [
-        Move(alias, recorded.get(alias), registered.aliases.get(alias), ["found so; moved without a record"])
+        Move(alias, recorded.get(alias), registered.aliases.get(alias), ["found moved without a record"])
         for alias in ALIASES
         if registered.aliases.get(alias) != recorded.get(alias)
     ]

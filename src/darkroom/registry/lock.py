@@ -68,7 +68,7 @@ def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[
         try:
             connection.execute(text("SELECT 1"))
         except SQLAlchemyError as error:
-            raise RegistryError(f"the lock of {name} is lost: {reason(error)}; run the same again") from error
+            raise RegistryError(f"the lock of {name} was lost: {reason(error)}; run the command again") from error
 
     try:
         connection = engine.connect()
@@ -82,7 +82,7 @@ def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", getattr(error.orig, "pgcode", None)) == "55P03":  # lock_not_available
                 raise LockedError(
-                    f"the registry of {name} was held by another process for {timeout:.0f} s; try again when it is done"
+                    f"the registry of {name} was held by another process for {timeout:.0f} s; try again later"
                 ) from None
             raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
         yield check

@@ -54,7 +54,7 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
     if sums.get(f"{SHA256}{MODEL_FILE}") != model_sha256:
         found = sums.get(f"{SHA256}{MODEL_FILE}", "none")
         raise RegistryError(
-            f"{model_uri} holds a model.onnx with sha256 {found[:12]}..., evaluated was {model_sha256[:12]}...; "
+            f"{model_uri} has a model.onnx with sha256 {found[:12]}..., the evaluated one is {model_sha256[:12]}...; "
             "train and evaluate again (`dvc repro --force train`)"
         )
     _create(opened, name)
@@ -69,7 +69,7 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
 
 
 def verify(version: Version, images: "np.ndarray", expected: "np.ndarray", *, tolerance: float = 1e-5) -> float:
-    """Return the greatest difference between what the registered version answers and what was evaluated.
+    """Return the largest difference between what the registered version answers and what was evaluated.
 
     The version is loaded as a consumer does, from `models:/<name>/<version>`, in a fresh process in which darkroom,
     Keras and TensorFlow cannot be imported.
@@ -92,15 +92,16 @@ def verify(version: Version, images: "np.ndarray", expected: "np.ndarray", *, to
         ended = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         if ended.returncode:
             last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RegistryError(f"{uri} cannot be loaded in a fresh process, it stays out of production: {last}")
+            raise RegistryError(f"{uri} cannot be loaded in a fresh process and is not promoted: {last}")
         found = np.load(target)
     if found.shape != expected.shape:
-        raise RegistryError(f"{uri} answers with shape {found.shape}, evaluated was {expected.shape}")
+        raise RegistryError(f"{uri} returns shape {found.shape}, the evaluated model {expected.shape}")
     difference = float(np.abs(found - expected).max(initial=0.0))
     if not difference <= tolerance:
         raise RegistryError(
-            f"{uri} differs from the evaluated model by {difference:.2g} in a probability, at most {tolerance:.2g} is "
-            "allowed; it stays out of production"
+            f"probabilities of {uri} differ from the evaluated model by up to {difference:.2g}; at most "
+            f"{tolerance:.2g} is "
+            "allowed; it is not promoted"
         )
     return difference
 

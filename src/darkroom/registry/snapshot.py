@@ -8,9 +8,9 @@ from typing import Any
 
 from darkroom.errors import RegistryError
 
-MODEL_FILE = "artifacts/model.onnx"  # inside a version's folder
+MODEL_FILE = "artifacts/model.onnx"  # inside a version's directory
 PACKAGE_FILE = "code/package.py"
-DOWNLOAD_NOTE = "registered_model_meta"  # MLflow writes it into a folder that it downloads; no file of a version
+DOWNLOAD_NOTE = "registered_model_meta"  # MLflow writes it into a directory that it downloads; no file of a version
 SHA256 = "sha256/"  # version tags sha256/<path of a file>
 HISTORY = "history."  # registered-model tags history.000001, ...
 UNFINISHED = "unfinished"  # registered-model tag: moves that began and have not ended, see ledger.py
@@ -96,6 +96,6 @@ class Registered:
             return dict(json.loads(self.tags[key]))
         except (ValueError, TypeError):
             raise RegistryError(
-                f"{self.name}: the tag {key} of the registered model is damaged ({self.tags[key][:40]!r}); mend or "
+                f"{self.name}: the tag {key} of the registered model is damaged ({self.tags[key][:40]!r}); fix or "
                 "delete it in MLflow's UI"
             ) from None

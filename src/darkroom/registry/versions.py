@@ -52,7 +52,7 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if found:
         return found
     if not registered.versions:
-        hint = did_you_mean(name, known_names()) or "; `dvc repro` trains and registers one"
+        hint = did_you_mean(name, known_names()) or "; run `dvc repro` to train and register one"
         raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}{hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
     aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
@@ -86,13 +86,13 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
     file = local / path if local else _download(version, path)
     if not file.is_file():
         raise RegistryError(
-            f"{version.name} version {version.version}: {file} is gone; restore it, or move the alias away from this "
+            f"{version.name} version {version.version}: {file} is missing; restore it, or move the alias off this "
             "version with `darkroom rollback`"
         )
     expected, found = version.tags.get(f"{SHA256}{path}"), sha256_of(file)
     if expected and found != expected:
         raise RegistryError(
-            f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered was "
+            f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered with "
             f"{expected[:12]}...; it was changed after registration and is not loaded"
         )
     return file
@@ -128,14 +128,14 @@ def damage(version: Version) -> list[str]:
     expected.pop(DOWNLOAD_NOTE, None)
     local = local_folder(version.location)
     if local and not local.is_dir():
-        return [f"its folder {local} is gone"]
+        return [f"its directory {local} is missing"]
     with tempfile.TemporaryDirectory() as scratch:
         folder = local or _download_all(version, scratch)
         if folder is None:
-            return [f"its files {version.location} are gone"]
+            return [f"its files {version.location} are missing"]
         files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
         found = {path.relative_to(folder).as_posix(): path for path in files if path.name != DOWNLOAD_NOTE}
-        sentences = [f"{path} is gone" for path in sorted(expected.keys() - found.keys())]
+        sentences = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
         sentences += [f"{path} was added after registration" for path in sorted(found.keys() - expected.keys())]
         return sentences + [
             f"{path} was changed after registration"
@@ -206,7 +206,7 @@ def _location(uri: str, name: str, version: str, created: int) -> str:
 
 
 def local_folder(location: str) -> Path | None:
-    """Return the folder of a file:// URI or plain path, None where that is remote storage."""
+    """Return the directory of a file:// URI or plain path, None where that is remote storage."""
     parts = urlsplit(location)
     if parts.scheme in ("", "file"):
         return Path(unquote(parts.path)) if parts.scheme else Path(location)

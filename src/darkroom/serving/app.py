@@ -73,7 +73,7 @@ def build(
     )
     _add_predict(protected)
 
-    @protected.get("/v1/model", summary="The version that answers, and what it expects")
+    @protected.get("/v1/model", summary="The loaded version and its input format")
     async def model() -> ModelFacts:
         served = follower.served
         return ModelFacts(
@@ -95,7 +95,7 @@ def build(
     async def healthz() -> Status:
         return Status(status="ok")
 
-    @app.get("/readyz", summary="Is a version loaded? Nothing listens before")
+    @app.get("/readyz", summary="Is a version loaded?")
     async def readyz() -> Status:
         return Status(status="ready")
 
@@ -107,7 +107,7 @@ def build(
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+        sentence = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
         return JSONResponse({"error": sentence}, error.status_code, headers=error.headers)
 
     app.include_router(protected)

@@ -79,7 +79,7 @@ class Batcher:
         """
         n_images = sum(not isinstance(image, str) for image in images)
         if self.n_waiting + n_images > self._max_waiting:
-            raise busy(f"{self.n_waiting} images wait already")
+            raise busy(f"{self.n_waiting} images are already waiting")
         answers: list[Answer] = [{"error": image} if isinstance(image, str) else {} for image in images]
         if not n_images:
             return answers
@@ -140,7 +140,7 @@ class Batcher:
         try:
             answers = served.package.predict([item.pixels for item in batch], batch_size=self._max_batch)
             answered = list(zip(batch, answers, strict=True))
-        except Exception as error:  # a network that answers one image with what is no number; others must not suffer
+        except Exception as error:  # a network that answers one image with what is not a number; others must not suffer
             for item in batch if len(batch) > 1 else ():
                 self._predict([item])
             if len(batch) == 1:

@@ -58,7 +58,7 @@ class Intake:
                     body += piece
         except TimeoutError:
             self._held -= taken
-            sentence = f"the body did not arrive within {seconds:g} s, {taken} bytes of it did; send it again"
+            sentence = f"the body did not arrive within {seconds:g} s ({taken} bytes did); send it again"
             raise Refused(408, sentence, close=True) from None
         except BaseException:
             self._held -= taken
@@ -73,7 +73,7 @@ class Intake:
         if n_bytes > limit:
             raise Refused(413, f"the body is larger than {limit} bytes; send smaller or fewer images", close=True)
         if held > self._limits.max_held_bytes:
-            raise busy("the server holds as many bytes of other requests as it may", close=True)
+            raise busy("the server has reached its limit of bytes held for requests", close=True)
 
 
 def images_of(body: bytes, content_type: str, *, max_images: int) -> list[bytes | str]:
@@ -88,7 +88,7 @@ def images_of(body: bytes, content_type: str, *, max_images: int) -> list[bytes 
     if kind == "application/json":
         return _images_of_json(body, max_images=max_images)
     if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
-        raise Refused(415, f"Content-Type {kind[:100]} is not understood; {WELCOME}")
+        raise Refused(415, f"Content-Type {kind[:100]} is not supported; {WELCOME}")
     if not body:
         raise Refused(400, f"the body is empty; {WELCOME}")
     return [body]
@@ -108,7 +108,7 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
         nonlocal n_fields
         n_fields += 1
         if n_fields > MAX_FIELDS:
-            raise Refused(400, f"the form has more than {MAX_FIELDS} fields that are no files; {WELCOME}")
+            raise Refused(400, f"the form has more than {MAX_FIELDS} fields that are not files; {WELCOME}")
 
     def end() -> None:
         nonlocal complete
@@ -117,9 +117,9 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
-        raise Refused(400, "the Content-Type multipart/form-data names no boundary; let your HTTP client set it")
+        raise Refused(400, "the Content-Type multipart/form-data has no boundary; let your HTTP client set it")
     try:
-        # Never to disk: the body is bounded, and nobody asked for the pictures to be kept.
+        # Never to disk: the body is bounded, and nobody asked for the images to be kept.
         parser = FormParser(
             "multipart/form-data", take_field, take_file, end, boundary, config={"MAX_MEMORY_FILE_SIZE": float("inf")}
         )
@@ -137,7 +137,7 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
 def _images_of_json(body: bytes, *, max_images: int) -> list[bytes | str]:
     # Base64 has no brackets and at most one comma (of a data: URI), so these counts bound what json.loads may build.
     if body.count(b"[") + body.count(b"{") > 2 or body.count(b",") > 2 * max_images:
-        raise Refused(400, f"the JSON is not of the form expected, or has more than {max_images} images; {WELCOME}")
+        raise Refused(400, f"the JSON does not have the expected form, or has more than {max_images} images; {WELCOME}")
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -146,7 +146,7 @@ def _images_of_json(body: bytes, *, max_images: int) -> list[bytes | str]:
     if isinstance(value, dict) and len(value) == 1:
         encoded = value.get("images", [value["image"]] if "image" in value else None)
     if not isinstance(encoded, list) or not encoded or not all(isinstance(text, str) for text in encoded):
-        raise Refused(400, f"the JSON is not of the form expected; {WELCOME}")
+        raise Refused(400, f"the JSON does not have the expected form; {WELCOME}")
     if len(encoded) > max_images:
         raise _too_many(max_images)
     return [_from_base64(text) for text in encoded]
@@ -157,7 +157,7 @@ def _from_base64(text: str) -> bytes | str:
     try:
         return base64.b64decode("".join(text[start.end() if start else 0 :].split()), validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: characters that are not ASCII
-        return f"not base64 ({error}); expected an image file in base64, with or without data:...;base64, before it"
+        return f"not base64 ({error}); expected an image file in base64, with or without the prefix data:...;base64,"
 
 
 def _too_many(max_images: int) -> Refused:

@@ -1,4 +1,4 @@
-"""Which version answers: the one under an alias, looked up again and again, and taken over while requests go on."""
+"""Follow an alias: poll it and switch to its version without dropping requests."""
 
 import threading
 import time
@@ -102,12 +102,12 @@ class Follower:
             return
         before, self.served = self.served, loaded  # one assignment: a request reads it once and keeps what it read
         self._refused, self.problem = None, None
-        message = f"version {version.version} answers from now on, before it was {before.version.version}"
+        message = f"now serving version {version.version}, previously {before.version.version}"
         self._log("version_taken", message, version=version.version, before=before.version.version)
         remove_others(version, before.version)
 
     def _say_problem(self, event: str, message: str) -> None:
-        problem = f"{' '.join(message.split())}; version {self.served.version.version} goes on"
+        problem = f"{' '.join(message.split())}; still serving version {self.served.version.version}"
         known, self.problem = self.problem, problem
         if problem != known:
             self._log(event, problem)

@@ -100,7 +100,7 @@ class Front:
     async def _predict(self, headers: dict[bytes, bytes], receive: Receive) -> tuple[bytes, int, int]:
         """Return (the answer's body, number of images, status)."""
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise Refused(415, "a Content-Encoding is not understood; send the body as it is", close=True)
+            raise Refused(415, "Content-Encoding is not supported; send the body uncompressed", close=True)
         body = await self._intake.receive(int(headers.get(b"content-length", b"0")), receive)
         try:
             content_type = headers.get(b"content-type", b"").decode("latin-1")
@@ -120,14 +120,14 @@ class Front:
         if len(errors) == len(answers):
             status = 422
             answer["error"] = (
-                errors[0] if len(errors) == 1 else f"none of {len(errors)} images can be read: {errors[0]}"
+                errors[0] if len(errors) == 1 else f"none of the {len(errors)} images can be read: {errors[0]}"
             )
         answer["predictions"] = answers
         return _ENCODER.encode(answer).encode(), len(answers), status
 
     def _check_credentials(self, given: bytes) -> None:
         if not hmac.compare_digest(given, self._credentials or b""):
-            sentence = "a token is needed; send it as `Authorization: Bearer TOKEN`"
+            sentence = "a token is required; send it as `Authorization: Bearer TOKEN`"
             raise Refused(401, sentence, headers=((b"www-authenticate", b"Bearer"),), close=True)
 
     def _note(self, method: str, path: str, status: int, seconds: float, n_images: int) -> None:

@@ -1,4 +1,4 @@
-"""What a request may cost, and what a refused one is told."""
+"""The limits of a request, and the errors for refused requests."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What the server says, on stderr: one JSON object per line."""
+"""The server's log on stderr: one JSON object per line."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What Prometheus is told. Every server has a registry of its own, so that two in one process do not add up."""
+"""Prometheus metrics. Every server has its own registry, so that two in one process do not add up."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -17,18 +17,16 @@ class Metrics:
         self.requests = Counter("darkroom_requests", "Requests answered", ["path", "status"], registry=registry)
         self.seconds = Histogram(
             "darkroom_request_seconds",
-            "From a request's head to its answer",
+            "Seconds from request headers to response",
             ["path"],
             buckets=SECONDS,
             registry=registry,
         )
         self.predictions = Counter("darkroom_predictions", "Images classified", ["version", "label"], registry=registry)
-        self.images_refused = Counter("darkroom_images_refused", "Images that are none", registry=registry)
-        self.batch_images = Histogram(
-            "darkroom_batch_images", "Images in one call of the network", buckets=BATCHES, registry=registry
-        )
-        self.waiting = Gauge("darkroom_images_waiting", "Images accepted and not answered", registry=registry)
-        self.model = Gauge("darkroom_model_info", "The version that answers", ["model", "version"], registry=registry)
+        self.images_refused = Counter("darkroom_images_refused", "Images that could not be read", registry=registry)
+        self.batch_images = Histogram("darkroom_batch_images", "Images per batch", buckets=BATCHES, registry=registry)
+        self.waiting = Gauge("darkroom_images_waiting", "Images in the queue", registry=registry)
+        self.model = Gauge("darkroom_model_info", "The loaded version", ["model", "version"], registry=registry)
 
     def text(self, *, model: str, version: str) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -13,7 +13,7 @@ from darkroom.monitoring.log import PredictionLog
 from darkroom.monitoring.measures import measures
 from darkroom.serving.follower import Log
 
-FLUSH_SECONDS = 60.0  # what is held longer than this is written, also when no more pictures come
+FLUSH_SECONDS = 60.0  # what is held longer than this is written, also when no more images come
 MAX_BATCHES = 1000  # that wait for the disk, of some 500 bytes per image
 
 
@@ -35,7 +35,7 @@ class Recorder:
         self._thread.start()
 
     def record(self, version: str, answered: Sequence[tuple[bytes, np.ndarray, dict[str, Any]]]) -> None:
-        """Take the image files of a batch, their pixels as the network eats them, and the answers."""
+        """Take the image files of a batch, their pixels as the network takes them, and the answers."""
         now = datetime.now(UTC)
         try:
             self._rows.put_nowait([_row(version, now, *one) for one in answered])
@@ -43,14 +43,14 @@ class Recorder:
             with self._lock:
                 first, self._n_dropped = not self._n_dropped, self._n_dropped + len(answered)
             if first:
-                self._log("log_rows_dropped", "the log is written slower than answers come; rows are left out of it")
+                self._log("log_rows_dropped", "the log cannot keep up with the predictions; rows are dropped from it")
 
     def close(self) -> None:
         """Write what is held, and end."""
         self._rows.put(None)
         self._thread.join()
         if self._n_dropped:
-            self._log("log_rows_dropped", f"{self._n_dropped} rows were left out of the log")
+            self._log("log_rows_dropped", f"{self._n_dropped} rows were dropped from the log")
 
     def _run(self) -> None:
         rows: list[dict[str, Any]] | None = []

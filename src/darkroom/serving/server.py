@@ -35,7 +35,7 @@ BACKLOG = 2048  # connections that wait to be accepted
 
 @dataclass(frozen=True)
 class Settings:
-    """What to serve, and where.
+    """Settings of a server.
 
     Attributes:
         alias: followed; ignored where `version` is given.
@@ -126,7 +126,7 @@ def serve(settings: Settings) -> None:
 
 
 class _Ending:
-    """Whether the process was asked to end, also before there is a server that can be told."""
+    """True once the process was asked to stop, even before the server exists."""
 
     def __init__(self) -> None:
         self._server: uvicorn.Server | None = None
@@ -149,7 +149,7 @@ def _remembered_sigterm() -> Iterator[_Ending]:
     """Yield what SIGTERM is told to until the end.
 
     While it runs, uvicorn has a handler of its own; then it raises the signal again for this one, which does nothing
-    any more: an end is no error.
+    any more: an end is not an error.
     """
     ending = _Ending()
     before = signal.signal(signal.SIGTERM, ending.handle)
@@ -194,7 +194,7 @@ def _run(front: Front, bound: socket.socket, *, served: Served, ending: _Ending,
         version=version.version,
     )
     server.run(sockets=[bound])
-    log("ended", "what was in flight is answered")
+    log("ended", "shut down cleanly; all in-flight requests were answered")
 
 
 _UNREAD = object()  # more of an answer than uvicorn keeps for a client waits to be read

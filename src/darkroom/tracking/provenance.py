@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, uncommitted changes, locked inputs, versions; and the tags that carry it."""
+"""The provenance of a result: commit, uncommitted changes, locked inputs, versions; and its MLflow tags."""
 
 import hashlib
 import os

@@ -40,7 +40,7 @@ def connect(experiment: str) -> str:
     folder the process runs in); a server decides for itself.
 
     Raises:
-        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' folder is gone.
+        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' directory is gone.
     """
     opened = client()
     uri = tracking_uri()
@@ -52,11 +52,12 @@ def connect(experiment: str) -> str:
     if known.lifecycle_stage != "active":
         raise RegistryError(
             f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
-            f"`mlflow experiments restore --experiment-id {known.experiment_id}` brings it back"
+            f"restore it with `mlflow experiments restore --experiment-id {known.experiment_id}`"
         )
     if sqlite_file(uri) and known.artifact_location != location and _is_gone(known.artifact_location):
         raise RegistryError(
-            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which is gone; was the "
+            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which does not exist; was "
+            "the "
             f"repository moved? Move it back, or start a new store by moving {sqlite_file(uri)} away"
         )
     return str(known.experiment_id)
@@ -105,7 +106,7 @@ class Run:
             for key in flat.keys() & known.keys():
                 if flat[key] != known[key]:
                     raise RegistryError(
-                        f"run {self.id} cannot be resumed: its param {key} is {known[key]!r}, now it is {flat[key]!r}"
+                        f"run {self.id} cannot be resumed: its param {key} was {known[key]!r} and is now {flat[key]!r}"
                     )
             entries = [Param(key, value) for key, value in flat.items() if key not in known]
             for start in range(0, len(entries), 100):  # MLflow's limit for one batch
@@ -115,13 +116,13 @@ class Run:
             self._client.log_text(self.id, text.getvalue(), "params.yaml")
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file, or a folder with all in it, into the run's artifacts, under `folder`."""
+        """Copy a file, or a directory with all in it, into the run's artifacts, under `folder`."""
         with store_errors(self.tracking_uri):
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(self.id, str(path), folder or None)
 
     def log_dataset(self, name: str, digest: str, source: str, counts: Mapping[str, Any]) -> None:
-        """Record the data set the run reads; of the digest MLflow keeps 36 characters, so the whole is in a tag."""
+        """Record the dataset the run reads; of the digest MLflow keeps 36 characters, so the whole is in a tag."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -266,7 +267,7 @@ def process_namespace() -> str:
 
 
 def _process_tags() -> dict[str, str]:
-    """Return what tells later whether the process that writes a run still lives; a number alone is soon given anew."""
+    """Return what tells later whether the process that writes a run still lives; a number alone is soon given again."""
     import psutil
 
     return {

@@ -41,7 +41,7 @@ def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or the sqlite file at the repository's root; relative sqlite paths are made absolute.
 
     Raises:
-        RegistryError: the URI names a folder; MLflow has given up file stores.
+        RegistryError: the URI names a directory; MLflow has given up file stores.
     """
     return _resolved("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
 
@@ -62,7 +62,7 @@ def _resolved(variable: str, uri: str) -> str:
         return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
     if urlsplit(uri).scheme in ("", "file"):
         raise RegistryError(
-            f"{variable}={uri}: MLflow no longer keeps runs in plain folders; unset it to use "
+            f"{variable}={uri}: MLflow no longer keeps runs in plain directories; unset it to use "
             "mlflow.db of this repository, or name a server (http://...) or a database (postgresql://..., sqlite:///...)"
         )
     return uri
@@ -97,7 +97,7 @@ def existing(call: Callable[[], T]) -> T | None:
 
 
 def download(uri: str, folder: Path | str) -> Path:
-    """Return the local path of the file or folder behind an artifact URI, copied or downloaded into `folder`."""
+    """Return the local path of the file or directory behind an artifact URI, copied or downloaded into `folder`."""
     from mlflow.artifacts import download_artifacts
 
     return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
@@ -118,7 +118,7 @@ def client() -> "MlflowClient":
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if os.environ.get("MLFLOW_REGISTRY_URI"):
-        mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other folders
+        mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other directories
     mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client
     # MLflow creates its tables without a lock: two processes that start together would clash.
     with store_errors(uri), store_lock("tracking"):

@@ -1,4 +1,4 @@
-"""How training is fed: batches of pictures, with the random draws that vary them. Numpy only, OpenCV for MixUp.
+"""Batches of training images with the draws of random augmentation. Numpy only, OpenCV for MixUp.
 
 Every draw is a function of (seed, epoch) alone, made here and, but for MixUp and CutMix, applied on the device
 (variation.Draws): the same on every Keras backend, and after a resume.
@@ -16,22 +16,22 @@ from darkroom.training.variation import Variation, draw, mix
 class EpochBatches:
     """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), and weights float32 (b,) by class if asked.
 
-    The inputs are pictures uint8 (b, H, W, C), or where something is drawn (pictures, draws int32 (b, columns)); they
+    The inputs are images uint8 (b, H, W, C), or where something is drawn (images, draws int32 (b, columns)); they
     may be feature vectors float32 (b, D) as well, which nothing varies. The last, smaller batch is left out, since it
-    would be compiled apart; the next epoch shuffles anew.
+    would be compiled apart; the next epoch shuffles again.
 
     Args:
         images: indexable by an int array, gives uint8 (n, H, W, C) or float32 (n, D).
         labels: (n,) int, class numbers.
         n_classes: width of the labels.
-        batch_size: pictures per step, at most n.
+        batch_size: images per step, at most n.
         seed, epoch: decide order and draws.
         variation: what is drawn.
         weights: float32 (classes,), by class; None: no weights.
-        max_steps: greatest number of batches; None: all.
+        max_steps: largest number of batches; None: all.
 
     Raises:
-        TrainingError: fewer pictures than one batch.
+        TrainingError: fewer images than one batch.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class EpochBatches:
 
     def __getitem__(self, step: int) -> tuple[Any, ...]:
         chosen = self.order[step * self.batch_size : (step + 1) * self.batch_size]
-        pictures, labels = self.images[chosen], self._one_hot[self.labels[chosen]]
+        images, labels = self.images[chosen], self._one_hot[self.labels[chosen]]
         if self.variation.mixes:
             rng = np.random.default_rng([*self._key, step + 2])
             mixup, cutmix = self.variation.mixup, self.variation.cutmix
-            pictures, labels = mix(pictures, labels, mixup=mixup, cutmix=cutmix, rng=rng)
-        inputs = pictures if self.draws is None else (pictures, self.draws[chosen])
+            images, labels = mix(images, labels, mixup=mixup, cutmix=cutmix, rng=rng)
+        inputs = images if self.draws is None else (images, self.draws[chosen])
         return (inputs, labels) if self.weights is None else (inputs, labels, labels @ self.weights)
 
 
@@ -91,7 +91,7 @@ class OneBatch:
 
 
 class PlainBatches:
-    """All pictures in order, the last batch smaller: (pictures uint8 (b, H, W, C), one-hot float32 (b, classes))."""
+    """All images in order, the last batch smaller: (images uint8 (b, H, W, C), one-hot float32 (b, classes))."""
 
     def __init__(self, images: Any, labels: np.ndarray, *, n_classes: int, batch_size: int) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size

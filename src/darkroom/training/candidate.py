@@ -1,4 +1,4 @@
-"""From a recipe and opened data to the model to deploy: every way of transfer, both phases, any batch that fits."""
+"""From params and opened data to the model to deploy: every way of transfer, both phases, any batch that fits."""
 
 import dataclasses
 import gc
@@ -38,7 +38,7 @@ LEAST_AUTO_STEPS = 8  # per epoch
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """Whom a training tells what it does; see fit.fit. `say` takes a line for a person."""
+    """Callbacks of a training; see fit.fit. `say` takes a line for the user."""
 
     on_step: Callable[[int, int], None] | None = None
     on_epoch_end: Callable[[int, dict[str, float]], None] | None = None
@@ -47,7 +47,7 @@ class Reports:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A finished training: the model to deploy (float32, pictures in, probabilities out), and how it came about.
+    """A finished training: the model to deploy (float32, images in, probabilities out), and how it came about.
 
     val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
     the precision of that.
@@ -71,13 +71,13 @@ def train_candidate(
     checkpoint: Checkpoint | None = None,
     reports: Reports | None = None,
 ) -> Trained:
-    """Return the model that the recipe makes of the data.
+    """Return the model that the params make of the data.
 
     Args:
         recipe: passed check().
-        data: pictures.
-        image_shape: (H, W, C) of the pictures.
-        features: of the same pictures; for transfer in the modes features and finetune.
+        data: images.
+        image_shape: (H, W, C) of the images.
+        features: of the same images; for transfer in the modes features and finetune.
         extractor_of: gives, for a Keras dtype policy, the frozen backbone that `features` came from; for transfer.
         policy: Keras dtype policy to train in; the model that comes back is float32.
         fraction: of the training images (see recipe.part), for a trial.
@@ -86,7 +86,7 @@ def train_candidate(
 
     Raises:
         ParamsError: the devices cannot share the batch, or the backbone has fewer blocks than are to be unfrozen.
-        TrainingError: the loss is not finite, or not even one picture fits into memory.
+        TrainingError: the loss is not finite, or not even one image fits into memory.
     """
     from darkroom.networks import inference
     from darkroom.networks.runtime import distribution
@@ -101,7 +101,7 @@ def train_candidate(
         views, accuracy = recipe["test_time_views"], progress.best_val_accuracy
         model = inference.deployable(network, views)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
-            size = max(1, batch_size // inference.VIEWS[views])  # each picture is as many
+            size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
             accuracy = inference.accuracy(model, data.val_images, data.val_labels, batch_size=size)
         return Trained(model, progress, batch_size, accuracy)
 
@@ -112,11 +112,11 @@ def train_candidate(
 
 
 def calibrated(trained: Trained, data: Data, *, views: str) -> "tuple[keras.Model, dict[str, float]]":
-    """Return the model at the temperature that suits the validation pictures best, and what that changes there.
+    """Return the model at the temperature that suits the validation images best, and what that changes there.
 
     Args:
         data: as it was trained on.
-        views: that the model averages: each picture is as many.
+        views: that the model averages: each image is as many.
 
     Returns:
         The model to deploy; temperature, val_ece and val_ece_uncalibrated, the expected calibration errors.
@@ -159,9 +159,9 @@ def _halving(
         # Outside of the handler: the error's traceback would keep the network that did not fit.
         gc.collect()
         if size == shares:
-            raise TrainingError("not even one picture fits into memory; use smaller pictures or a smaller network")
+            raise TrainingError("not even one image fits into memory; use smaller images or a smaller network")
         smaller = max(shares, size // 2 // shares * shares)
-        say(f"batch_size auto: {size} pictures do not fit into memory; starting again with {smaller}")
+        say(f"batch_size auto: {size} images do not fit into memory; restarting with {smaller}")
         size = smaller
         if checkpoint:
             checkpoint.restart()
@@ -197,7 +197,7 @@ class _Run:
         return final, progress
 
     def transfer(self) -> "tuple[keras.Model, Progress]":
-        """Train a head, and where the recipe says so the backbone too; return both as one float32 network."""
+        """Train a head, and where the params say so the backbone too; return both as one float32 network."""
         from darkroom.networks.build import with_head
         from darkroom.networks.runtime import distribution
 

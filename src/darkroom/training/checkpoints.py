@@ -1,4 +1,4 @@
-"""Where training stands, kept outside DVC's outputs (DVC deletes those before a stage runs). Numpy and JSON only."""
+"""Checkpoints of a training, outside DVC's outputs (DVC deletes those before a stage runs). Numpy and JSON only."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from darkroom.files.writing import replacing, write_text
 
 @dataclasses.dataclass
 class Progress:
-    """What the epochs so far have brought, over all phases of a training.
+    """The progress of a training over all its phases.
 
     `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
     schedule; times are in seconds. A row of the history has epoch, phase and the metrics of training.fit.
@@ -43,7 +43,7 @@ class Progress:
 
 
 class Checkpoint:
-    """One training's folder: arrays of the last and of the best epoch, and a small file that says which count.
+    """One training's directory: arrays of the last and of the best epoch, and a small file that says which count.
 
     state.json is replaced last and atomically, so a kill at any moment leaves the epoch before whole.
     """
@@ -64,7 +64,7 @@ class Checkpoint:
 
     @property
     def batch_size(self) -> int | None:
-        """What was found to fit into memory; None where nothing was looked for yet."""
+        """The batch size found to fit into memory; None if not searched yet."""
         file = self.directory / "batch_size"
         return int(file.read_text()) if file.exists() else None
 
@@ -99,8 +99,9 @@ class Checkpoint:
             self._save(progress, variables=variables, best=best)
         except OSError as error:
             raise TrainingError(
-                f"the checkpoint in {self.directory} cannot be written ({error.strerror}); make room; dvc repro then "
-                "goes on behind the last epoch that was kept"
+                f"the checkpoint in {self.directory} cannot be written ({error.strerror}); free some space; `dvc "
+                "repro` then "
+                "resumes after the last saved epoch"
             ) from error
 
     def _save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
@@ -119,11 +120,11 @@ class Checkpoint:
         self._state_file.unlink(missing_ok=True)
 
     def delete(self) -> None:
-        """Remove the folder; called once the stage's results are written."""
+        """Remove the directory; called once the stage's results are written."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _read(self, name: str) -> list[np.ndarray]:
-        # Opened here: numpy leaves a file that is no archive open.
+        # Opened here: numpy leaves a file that is not an archive open.
         with (self.directory / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[key] for key in arrays.files]
 

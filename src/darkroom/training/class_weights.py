@@ -26,7 +26,7 @@ def choose_class_weights(counts: Mapping[str, int]) -> ChosenWeights:
     """
     used = {name: count for name, count in counts.items() if count > 0}
     if not used:
-        return ChosenWeights("none", "there is no training image")
+        return ChosenWeights("none", "there are no training images")
     low, high = min(used.values()), max(used.values())
     value = "balanced" if high > BALANCED_ABOVE * low else "none"
     return ChosenWeights(value, f"classes have {class_balance(used)}")
@@ -38,18 +38,18 @@ EFFECTIVE_BETA = 0.999
 def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, classes: Sequence[str]) -> Any:
     """Return the weight of each class in the training loss, float32 (classes,), or None where all weigh the same.
 
-    The mean over the training pictures is 1, so that the learning rate means the same with and without.
+    The mean over the training images is 1, so that the learning rate means the same with and without.
 
     Args:
-        setting: "none"; "balanced": by the inverse of how many pictures a class has; "effective": by the inverse of
+        setting: "none"; "balanced": by the inverse of how many images a class has; "effective": by the inverse of
             their effective number (1 - beta^n) / (1 - beta) with beta 0.999 (Cui et al. 2019), which treats classes
-            of thousands of pictures alike; "auto": balanced or none, by how much the classes differ; or weights by
+            of thousands of images alike; "auto": balanced or none, by how much the classes differ; or weights by
             class, 1 where a class is not named.
-        labels: (n,) int, of the training pictures.
+        labels: (n,) int, of the training images.
         classes: names by class number.
 
     Raises:
-        ParamsError: an unknown class or setting, or weights that are 0 for every picture.
+        ParamsError: an unknown class or setting, or weights that are 0 for every image.
     """
     counts = np.bincount(labels, minlength=len(classes))
     if setting == "auto":
@@ -69,5 +69,5 @@ def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, cla
         raise ParamsError(f"class_weights is {setting!r}, expected none, balanced, effective, auto or weights by class")
     mean = (weights * counts).sum() / counts.sum()
     if not mean > 0:
-        raise ParamsError("class_weights is 0 for every training picture; give one class a weight above 0")
+        raise ParamsError("class_weights is 0 for every training image; give at least one class a weight above 0")
     return (weights / mean).astype(np.float32)

@@ -21,9 +21,9 @@ from darkroom.training.variation_layer import with_draws
 
 
 class Batches(Protocol):
-    """What fit() trains on: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
+    """Training batches: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
 
-    batch_size is the number of pictures in a full one.
+    batch_size is the number of images in a full one.
     """
 
     batch_size: int
@@ -79,9 +79,9 @@ def fit(
     are restored. A phase that the checkpoint is beyond is not trained again.
 
     Args:
-        network: pictures (or features) in, logits out.
+        network: images (or features) in, logits out.
         train: gives the batches of an epoch (counted from 0, over all phases).
-        validation: pictures (or features) and their labels, as they are.
+        validation: images (or features) and their labels, as they are.
         progress: what the phases before returned; None for the first.
         checkpoint: where to keep the end of every epoch.
         on_step: called with (step, steps) of the epoch.
@@ -201,7 +201,7 @@ def _check_finite(record: dict[str, float], *, epoch: int) -> None:
 def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
     shapes = [tuple(variable.shape) for variable in variables]
     if shapes != [array.shape for array in arrays]:
-        raise TrainingError("the checkpoint belongs to another network; delete .darkroom/checkpoints to start anew")
+        raise TrainingError("the checkpoint belongs to another network; delete .darkroom/checkpoints to start over")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 

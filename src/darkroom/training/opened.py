@@ -13,8 +13,8 @@ class Opened(NamedTuple):
 
     Attributes:
         prepared: the data set.
-        data: its pictures for training and validation, the augmented copies among the former.
-        features: of the same pictures; None where they were not asked for.
+        data: its images for training and validation, the augmented copies among the former.
+        features: of the same images; None where they were not asked for.
         digests: prepared_digest, and augmented_digest where there are copies.
     """
 
@@ -25,7 +25,7 @@ class Opened(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of the pictures."""
+        """(height, width, channels) of the images."""
         return self.prepared.image_shape
 
     @property
@@ -35,7 +35,7 @@ class Opened(NamedTuple):
 
 
 def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> Opened:
-    """Return the data in these folders, mapped into memory.
+    """Return the data in these directories, mapped into memory.
 
     Args:
         prepared: what `preprocess` wrote.
@@ -43,7 +43,7 @@ def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> 
         features: what `embed` wrote; None where the recipe does not need it.
 
     Raises:
-        DataError: a part is missing or damaged, or the features are of other pictures.
+        DataError: a part is missing or damaged, or the features are of other images.
     """
     originals = Dataset.open(prepared)
     copies = None if augmented is None else Dataset.open(augmented)

@@ -15,7 +15,7 @@ from keras import ops
 from darkroom.errors import ParamsError
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
-OUTPUT_LAYER = "logits"  # models.build names it so
+OUTPUT_LAYER = "logits"  # networks.build names it so
 ADAM_SHARE = 0.02  # of Muon's learning rate; Jordan pairs 0.02 with 0.0003
 
 
@@ -47,7 +47,7 @@ class Rules:
         )
 
     def _use_weight_decay(self, variable: Any) -> bool:
-        """Weight decay spares biases and the scales and offsets of normalisation: all that is no matrix."""
+        """Weight decay spares biases and the scales and offsets of normalisation: all that is not a matrix."""
         return len(variable.shape) > 1
 
     def _update_model_variables_moving_average(self: Any, trainable_variables: Sequence[Any]) -> None:
@@ -147,7 +147,7 @@ def make_optimizer(
         learning_rate: a float or a schedule.
         momentum: in [0, 1), of sgd (Nesterov) and muon; the others have their own.
         weight_decay: decoupled, multiplied by the learning rate; spares biases and BatchNorm.
-        clip_norm: greatest norm of all gradients together; None for no limit.
+        clip_norm: largest norm of all gradients together; None for no limit.
         averaging: in [0, 1), how much of the averaged weights a step keeps; 0 for no average.
         loss_scaling: for float16, whose small gradients would vanish: the loss is multiplied while they are computed,
             and a step with an infinite gradient is left out.

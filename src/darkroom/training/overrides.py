@@ -1,4 +1,4 @@
-"""Values that replace those of a recipe, by dotted key ("optimizer.weight_decay"): how they are stored and applied.
+"""Values that replace those of params, by dotted key ("optimizer.weight_decay"): how they are stored and applied.
 
 best.yaml, which `tune` writes and `train` reads, holds one such mapping.
 """
@@ -30,11 +30,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         values = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; run `dvc repro tune`") from None
+        raise DataError(f"{path} does not exist yet; run `dvc repro tune`") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; mend that and run again") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; fix that and run again") from None
     except (YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise DataError(f"{path}: this is not YAML: {' '.join(str(error).split())}; run `dvc repro tune`") from None
+        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; run `dvc repro tune`") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: expected keys of train and their values, found {found}; run `dvc repro tune`")
     for key in values:
         if not isinstance(key, str):
-            raise DataError(f"{path}: {key!r} is no key of train, expected text; run `dvc repro tune`")
+            raise DataError(f"{path}: {key!r} is not a key of train, expected text; run `dvc repro tune`")
     return values
 
 
@@ -62,10 +62,10 @@ def write(path: Path, values: Mapping[str, Any], *, comment: str) -> None:
 
 
 def apply(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the recipe, in which the values stand at their dotted keys. No key is added.
+    """Return a copy of the params, in which the values stand at their dotted keys. No key is added.
 
     Raises:
-        ParamsError: the recipe lacks a key, or one key is a part of another, so that their order would decide.
+        ParamsError: the params lack a key, or one key is a part of another, so that their order would decide.
     """
     check_apart(values)
     applied = copy.deepcopy(dict(recipe))
@@ -97,17 +97,17 @@ def with_best(recipe: Mapping[str, Any], best: Path) -> tuple[dict[str, Any], di
 
 
 def changed(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return by dotted key the recipe's value and the one that replaces it, where the two differ.
+    """Return by dotted key the params' value and the one that replaces it, where the two differ.
 
     Raises:
-        ParamsError: the recipe lacks a key.
+        ParamsError: the params lack a key.
     """
     pairs = {key: (value_at(recipe, key), value) for key, value in values.items()}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def value_at(recipe: Mapping[str, Any], key: str) -> Any:
-    """Return the recipe's value at a dotted key.
+    """Return the params' value at a dotted key.
 
     Raises:
         ParamsError: there is none; names the keys that are known where the path ends, and the nearest of all.
@@ -138,7 +138,7 @@ def check_apart(keys: Iterable[str]) -> None:
         for end in range(1, len(parts)):
             if (whole := ".".join(parts[:end])) in named:
                 raise ParamsError(
-                    f"both {whole!r} and {key!r}, a part of it, are named; "
+                    f"both {whole!r} and {key!r}, a part of it, are given; "
                     f"give {'.'.join(parts[end:])!r} inside {whole!r} and delete {key!r}"
                 )
 

@@ -133,7 +133,7 @@ class Inception(Section):
 class Transfer(Section):
     """A new head on the backbone that the section `embed` names.
 
-    features: the head is trained on the features that `embed` computed; frozen: on the pictures, with their random
+    features: the head is trained on the features that `embed` computed; frozen: on the images, with their random
     draws, through the backbone as it is; finetune: on the features first, then the last blocks of the backbone too.
     """
 
@@ -168,7 +168,7 @@ class Optimizer(Section):
     name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"]
     momentum: Rate  # of sgd (Nesterov) and muon; the others have their own
     weight_decay: NonNegative  # decoupled; spares biases and BatchNorm
-    clip_norm: Positive | None  # greatest norm of all gradients together
+    clip_norm: Positive | None  # largest norm of all gradients together
 
 
 class Rising(Section):
@@ -198,9 +198,9 @@ class Plateau(Section):
 
 
 class Variation(Section):
-    """Random draws that vary the training pictures anew every epoch."""
+    """Random draws that vary the training images again every epoch."""
 
-    shift: Annotated[int, Field(ge=0)]  # greatest shift in pixels
+    shift: Annotated[int, Field(ge=0)]  # largest shift in pixels
     shift_fill: Literal["zero", "reflect"]
     flip: Literal["none", "random", "alternating"]
     cutout: Annotated[int, Field(ge=0)]  # edge in pixels of an erased square

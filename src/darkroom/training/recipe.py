@@ -1,6 +1,6 @@
-"""What a recipe says of opened data: whether it fits them, the network, the optimizer, the batches.
+"""Apply a candidate's params to opened data: checks, network, optimizer, batches.
 
-A recipe is a plain mapping of the shape of `train.<candidate>` in params.yaml (train_params.TrainParams describes it):
+A recipe is a plain mapping of the shape of `train.<candidate>` in params.yaml (params.TrainParams describes it):
 nothing here needs pydantic or MLflow. Keras is loaded inside the functions that build, so that `check` can refuse a
 wrong recipe before those seconds are spent.
 """
@@ -31,7 +31,7 @@ Recipe = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a network is trained and validated on: pictures uint8 (n, H, W, C), or features float32 (n, D)."""
+    """Training and validation data: images uint8 (n, H, W, C), or features float32 (n, D)."""
 
     images: Any
     labels: np.ndarray
@@ -41,7 +41,7 @@ class Data:
 
 
 def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
-    """Return the prepared pictures, with the augmented copies, if there are any, behind those of the training split."""
+    """Return the prepared images, with the augmented copies, if there are any, behind those of the training split."""
     datasets = [prepared] if augmented is None else [prepared, augmented]
     rows, val_rows = [dataset.rows("train") for dataset in datasets], prepared.rows("val")
     return Data(
@@ -76,7 +76,7 @@ def part(data: Data, fraction: float, *, seed: int) -> Data:
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
-    """Return the arguments of the recipe's architecture."""
+    """Return the arguments of the params' architecture."""
     return {key: value for key, value in recipe["architecture"].items() if key != "name"}
 
 
@@ -92,7 +92,7 @@ def n_epochs(recipe: Recipe) -> int:
 
 
 def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
-    """Return the recipe with at most so many epochs in every phase; None for as many as it has."""
+    """Return the params with at most so many epochs in every phase; None for as many as it has."""
     if epochs is None:
         return dict(recipe)
     short = {**recipe, "epochs": min(recipe["epochs"], epochs)}
@@ -121,7 +121,7 @@ def check(
     features: Features | None,
     fraction: float = 1.0,
 ) -> None:
-    """Refuse a recipe that cannot be trained on these data, or a fraction of them, before Keras is loaded.
+    """Refuse params that cannot be trained on these data, or a fraction of them, before Keras is loaded.
 
     Raises:
         ParamsError: says which setting, and what to do.
@@ -132,30 +132,30 @@ def check(
     elif features is None or features.backbone is None:
         raise ParamsError(f"mode {mode} needs a backbone and its features; set embed.backbone")
     if recipe["output"] == "sigmoid" and len(data.classes) != 2:
-        raise ParamsError(f"output is sigmoid, which is for 2 classes; the data have {len(data.classes)}; use softmax")
+        raise ParamsError(f"output sigmoid needs exactly 2 classes, the dataset has {len(data.classes)}; use softmax")
     class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
     n_train = n_training(recipe, data, features, fraction=fraction)
     if recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
         rest = "; lower it" if fraction == 1 else " of a trial; lower it, or raise tune.fraction"
         raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images{rest}")
     if not len(data.val_labels):
-        raise ParamsError("the data have no validation images; raise preprocess.val_fraction")
+        raise ParamsError("the dataset has no validation images; raise preprocess.val_fraction")
     if mode == "features":
         return  # nothing varies features
     if variation.cutout >= size:
         raise ParamsError(
-            f"variation.cutout is {variation.cutout}: it would blank whole pictures of {image_shape[:2]} pixels; "
-            f"the greatest is {size - 1}"
+            f"variation.cutout is {variation.cutout}: it would blank whole images of {image_shape[:2]} pixels; "
+            f"the maximum is {size - 1}"
         )
     if variation.shift >= size:
         raise ParamsError(
-            f"variation.shift is {variation.shift}: it would move pictures of {image_shape[:2]} pixels out of sight; "
-            f"the greatest is {size - 1}"
+            f"variation.shift is {variation.shift}: it would move images of {image_shape[:2]} pixels out of view; "
+            f"the maximum is {size - 1}"
         )
 
 
 def build_network(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classes: int, policy: str) -> "keras.Model":
-    """Return the recipe's untrained network (see networks.build.build)."""
+    """Return the params' untrained network (see networks.build.build)."""
     from darkroom.networks import build
 
     return build.build(
@@ -170,7 +170,7 @@ def build_network(recipe: Recipe, *, image_shape: tuple[int, int, int], n_classe
 
 
 def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) -> "keras.Model":
-    """Return the untrained head of a recipe for transfer (see networks.build.build_head)."""
+    """Return the untrained head of params for transfer (see networks.build.build_head)."""
     from darkroom.networks import build
 
     return build.build_head(
@@ -191,7 +191,7 @@ def extractor_of(
 
     Args:
         features: what `embed` computed; None where that was not opened.
-        image_shape: (height, width, channels) of the pictures.
+        image_shape: (height, width, channels) of the images.
         weights: of the backbone; None obtains them as `embed` did.
 
     Raises:
@@ -214,7 +214,7 @@ def extractor_of(
 
 
 def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "keras.optimizers.Optimizer":
-    """Return the recipe's optimizer (see optimizers.make_optimizer) for a learning rate or a schedule of it."""
+    """Return the params' optimizer (see optimizers.make_optimizer) for a learning rate or a schedule of it."""
     from darkroom.training import optimizers
 
     settings = recipe["optimizer"]
@@ -230,7 +230,7 @@ def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "kera
 
 
 def build_schedule(recipe: Recipe, *, peak: float, epochs: int, steps_per_epoch: int) -> "Schedule":
-    """Return the recipe's schedule (see schedules.Schedule) for a phase of so many epochs."""
+    """Return the params' schedule (see schedules.Schedule) for a phase of so many epochs."""
     from darkroom.training import schedules
 
     settings = recipe["schedule"]

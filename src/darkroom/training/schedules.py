@@ -48,9 +48,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         if name not in SCHEDULES:
             raise ParamsError(f"schedule is {name!r}, expected one of {', '.join(SCHEDULES)}")
         if name == "step" and (every is None or factor is None):
-            raise ParamsError(
-                f"the schedule step has every {every!r} and factor {factor!r}, expected a number for both"
-            )
+            raise ParamsError(f"the schedule step has every {every!r} and factor {factor!r}, expected numbers")
         self.name, self.peak, self.warmup = name, peak, warmup
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.every, self.factor = (every, factor) if name == "step" else (None, None)

@@ -151,8 +151,8 @@ def _write(
     """Write the model's files and run.json, keep the model with the run; return by how much its ONNX file differs."""
     from darkroom.networks.export import PARITY_IMAGES, export
 
-    progress, pictures = trained.progress, opened.data.val_images
-    shown = pictures[np.arange(min(PARITY_IMAGES, len(pictures)))]
+    progress, images = trained.progress, opened.data.val_images
+    shown = images[np.arange(min(PARITY_IMAGES, len(images)))]
     difference = export(model, out, metadata=opened.metadata, images=shown)
     _write_history(progress.history, out / "history.csv")
     summary = {

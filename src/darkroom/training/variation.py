@@ -7,24 +7,24 @@ import numpy as np
 
 COLUMNS = {"shift": 2, "flip": 1, "cutout": 2, "erasing": 4}
 
-ERASED_AREA = (0.02, 0.33)  # of the picture
+ERASED_AREA = (0.02, 0.33)  # of the image
 ERASED_ASPECT = (0.3, 3.3)  # height by width
 
 
 @dataclasses.dataclass(frozen=True)
 class Variation:
-    """Which random draws vary the training pictures; without arguments none do.
+    """The random augmentations of training images; without arguments, none.
 
     Args:
-        shift: greatest shift in pixels, each axis.
+        shift: largest shift in pixels, each axis.
         shift_fill: what is shifted in: "zero", or "reflect" for the mirrored border.
-        flip: left to right: "none", "random" (half of the pictures, drawn every epoch) or "alternating" (drawn once per
-            picture, then every other epoch; Jordan 2024: no picture is seen the same way in two epochs running).
-        cutout: edge in pixels of a square set to 0 at a random place, inside the picture (DeVries & Taylor 2017).
+        flip: left to right: "none", "random" (half of the images, drawn every epoch) or "alternating" (drawn once per
+            image, then every other epoch; Jordan 2024: no image is seen the same way in two epochs running).
+        cutout: edge in pixels of a square set to 0 at a random place, inside the image (DeVries & Taylor 2017).
         erasing: probability of a rectangle set to 0 (Zhong et al. 2020, there filled with noise); one that would stick
-            out of the picture is cut to its edge.
-        mixup: alpha; two pictures and their labels are mixed by a share from Beta(alpha, alpha) (Zhang et al. 2018).
-        cutmix: alpha; a rectangle of one picture is put into another, its area likewise (Yun et al. 2019). Where both
+            out of the image is cut to its edge.
+        mixup: alpha; two images and their labels are mixed by a share from Beta(alpha, alpha) (Zhang et al. 2018).
+        cutmix: alpha; a rectangle of one image is put into another, its area likewise (Yun et al. 2019). Where both
             are above 0, one of the two is drawn per batch. A batch has one share and, for CutMix, one rectangle.
     """
 
@@ -38,7 +38,7 @@ class Variation:
 
     @property
     def columns(self) -> dict[str, slice]:
-        """Which columns of the draws belong to what; what is switched off has none.
+        """The columns of each augmentation in the draws; none for those switched off.
 
         shift: rows down, columns right; flip: 0 or 1; cutout: top, left; erasing: top, left, height, width.
         """
@@ -92,28 +92,28 @@ def draw(
 
 
 def mix(
-    pictures: np.ndarray, labels: np.ndarray, *, mixup: float, cutmix: float, rng: np.random.Generator
+    images: np.ndarray, labels: np.ndarray, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch whose pictures are mixed with others of it, and its labels in the same proportion.
+    """Return a batch whose images are mixed with others of it, and its labels in the same proportion.
 
     Args:
-        pictures: uint8 (b, H, W, C); written into by CutMix.
+        images: uint8 (b, H, W, C); written into by CutMix.
         labels: float32 (b, classes).
         mixup, cutmix: as in Variation; one at least is above 0.
     """
-    others = rng.permutation(len(pictures))
+    others = rng.permutation(len(images))
     if mixup and (not cutmix or rng.random() < 0.5):
         import cv2
 
         share = rng.beta(mixup, mixup)
-        flat = pictures.reshape(len(pictures), -1)
-        pictures = cv2.addWeighted(flat, share, flat[others], 1 - share, 0).reshape(pictures.shape)
+        flat = images.reshape(len(images), -1)
+        images = cv2.addWeighted(flat, share, flat[others], 1 - share, 0).reshape(images.shape)
     else:
-        height, width = pictures.shape[1:3]
+        height, width = images.shape[1:3]
         edge = math.sqrt(1 - rng.beta(cutmix, cutmix))
         row, column = rng.integers(0, height), rng.integers(0, width)
         top, bottom = np.clip([row - edge * height / 2, row + edge * height / 2], 0, height).round().astype(int)
         left, right = np.clip([column - edge * width / 2, column + edge * width / 2], 0, width).round().astype(int)
-        pictures[:, top:bottom, left:right] = pictures[others, top:bottom, left:right]
+        images[:, top:bottom, left:right] = images[others, top:bottom, left:right]
         share = 1 - (bottom - top) * (right - left) / (height * width)
-    return pictures, (share * labels + (1 - share) * labels[others]).astype(np.float32)
+    return images, (share * labels + (1 - share) * labels[others]).astype(np.float32)

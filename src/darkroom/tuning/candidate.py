@@ -81,7 +81,7 @@ class Tuning:
         space, plan: what is searched, and how.
         settings: of the section tune, those that decide what is found: others begin a new study.
         opened: the data.
-        folders: prepared, augmented and features, which every worker opens anew.
+        folders: prepared, augmented and features, which every worker opens again.
         budget, resources: what it may spend, and what it runs on.
         alpha: see choose().
         study: the first part of the study's name; None: a name of its own for every space, data, code and settings.

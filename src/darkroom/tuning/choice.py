@@ -1,4 +1,4 @@
-"""Which trial of a search is worth more than the values of params.yaml. Pure; the standard library only."""
+"""Choose the trial that beats the values of params.yaml. Pure; standard library only."""
 
 import math
 from collections.abc import Sequence
@@ -41,10 +41,10 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
     baseline = tried[-1] if tried else None
     if baseline is None or baseline.state == "pruned":
         return ChosenTrial(
-            None, "trial 0, the values of params.yaml, did not come to its end, so none can be judged by it"
+            None, "trial 0, the values of params.yaml, did not finish, so no trial can be compared with it"
         )
     if not complete:
-        return ChosenTrial(None, "no trial is complete and within the limits; the values of params.yaml stay")
+        return ChosenTrial(None, "no trial finished within the limits; the values of params.yaml are kept")
     n_rivals = sum(row.state in ("complete", "pruned") and not row.is_baseline for row in rows)
     noise_of = _Noise(NormalDist().inv_cdf(1 - alpha / max(1, n_rivals)), n_val)
     best = max(complete, key=lambda row: (_accuracy(row), -row.number))
@@ -56,7 +56,7 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
     if cost is not None:
         found += f" and {cost} {best.metrics[cost]:.4g}"
     if baseline.state == "failed" or not baseline.feasible:
-        why = "failed" if baseline.state == "failed" else "is beyond a limit"
+        why = "failed" if baseline.state == "failed" else "exceeds a limit"
         return ChosenTrial(best.number, f"{found}; trial 0, the values of params.yaml, {why}")
     if cost is not None:
         return _best_of_two(complete, baseline, cost=cost, noise_of=noise_of)
@@ -65,11 +65,11 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
             None, f"no trial is more accurate than the values of params.yaml ({_accuracy(baseline):.4f})"
         )
     gain, noise = _accuracy(best) - _accuracy(baseline), noise_of(best, baseline)
-    against = f"{found}, {gain:+.4f} against the values of params.yaml; chance explains {noise:.4f}"
+    against = f"{found}, {gain:+.4f} against the values of params.yaml; the noise is {noise:.4f}"
     return (
         ChosenTrial(best.number, against)
         if gain > noise
-        else ChosenTrial(None, f"{against}: those of params.yaml stay")
+        else ChosenTrial(None, f"{against}: the values of params.yaml are kept")
     )
 
 
@@ -95,7 +95,7 @@ def _best_of_two(accurate: Sequence[TrialRow], baseline: TrialRow, *, cost: str,
         f"the values of params.yaml have val accuracy {_accuracy(baseline):.4f} and {cost} {baseline.metrics[cost]:.4g}"
     )
     if not better:
-        return ChosenTrial(None, f"no trial is better by more than chance: {had}")
+        return ChosenTrial(None, f"no trial is significantly better: {had}")
     best = min(better, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
     found = f"trial {best.number} has val accuracy {_accuracy(best):.4f} and {cost} {best.metrics[cost]:.4g}"
     return ChosenTrial(best.number, f"{found}; {had}")
@@ -107,7 +107,7 @@ def _accuracy(row: TrialRow) -> float:
 
 @dataclass(frozen=True)
 class _Noise:
-    """What chance explains of the difference of two accuracies.
+    """The noise in the difference of two accuracies.
 
     An image right or wrong is added to each, so that two of 1.0 are not taken for certain (Agresti & Caffo 2000).
     """

@@ -1,7 +1,7 @@
 """The coordinator of a search: hands trials to workers until the budget is spent, loses none, and repeats none.
 
 It alone draws trials and is told how they ended, so the number of trials is exact whatever dies. What a trial is
-(objective.py, or a test's own function) it does not know.
+(trial.py, or a test's own function) it does not know.
 """
 
 import time
@@ -21,7 +21,7 @@ LOSSES_PER_WORKER = 3  # in a row, without one trial that ends; then the search 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a worker sends back: how the trial ended, and the memory in bytes that its process holds afterwards."""
+    """A worker's answer: how the trial ended, and the memory in bytes that its process uses afterwards."""
 
     outcome: Outcome
     resident_bytes: int
@@ -133,6 +133,6 @@ def _check_losses(losses: int, number: int, error: DarkroomError, *, n_workers: 
     if not isinstance(error, WorkerDiedError):
         raise error
     raise SearchError(
-        f"{losses} workers died in a row, the last one in trial {number}: {error}; if memory ran out, lower "
-        "tune.workers, or take out of tune.space what makes networks large"
+        f"{losses} workers died in a row, the last in trial {number}: {error}; if memory ran out, lower "
+        "tune.workers, or remove large networks from tune.space"
     )

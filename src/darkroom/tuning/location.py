@@ -1,4 +1,4 @@
-"""Where the studies of this repository are kept, and which one each candidate's last tuning is in."""
+"""The storage of this repository's studies, and the study of each candidate's last tuning."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def storage_of(setting: str | None, *, study: str) -> str:
 
 
 def check_storage(storage: str) -> None:
-    """Refuse what is no URL, and a password, which DVC and git would keep.
+    """Refuse what is not a URL, and a password, which DVC and git would keep.
 
     Raises:
         ParamsError: says what to write.
@@ -32,7 +32,8 @@ def check_storage(storage: str) -> None:
         has_password = True  # it cannot be told where it ends
     if has_password:
         raise ParamsError(
-            f"storage is {redact(storage)}, with a password, which does not belong into params.yaml; set it to null, "
+            f"storage is {redact(storage)}, which contains a password; passwords do not belong in params.yaml. Set it "
+            "to null, "
             f"and the environment variable {STORAGE} to the URL"
         )
     if not parts.scheme or "://" not in storage:
@@ -57,7 +58,9 @@ def pointed_at(candidate: str) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        raise DataError(f"{candidate!r} was not tuned here yet; set tune.trials above 0 and run `dvc repro`") from None
+        raise DataError(
+            f"{candidate!r} has not been tuned here yet; set tune.trials above 0 and run `dvc repro`"
+        ) from None
 
 
 def _folder() -> Path:

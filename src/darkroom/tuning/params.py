@@ -42,7 +42,7 @@ class TuneParams(Section):
     @classmethod
     def _accuracy_first(cls, value: list[str]) -> list[str]:
         if value not in (["val_accuracy"], ["val_accuracy", "latency_ms"], ["val_accuracy", "model_bytes"]):
-            raise ValueError("expected [val_accuracy], alone or with latency_ms or model_bytes behind it")
+            raise ValueError("expected [val_accuracy], alone or followed by latency_ms or model_bytes")
         return value
 
     @property

@@ -1,4 +1,4 @@
-"""What decides which trials are drawn and which are stopped early. Needs no Optuna: `check` reads it in a second."""
+"""The plan of a search: sampler, pruner, objectives. Needs no Optuna, so `check` stays fast."""
 
 import importlib.util
 import itertools
@@ -15,7 +15,7 @@ PACKAGES = {"cma-es": "cmaes", "gp": "torch"}  # that a sampler needs beside Opt
 
 @dataclass(frozen=True)
 class Plan:
-    """How a space is searched.
+    """The plan of a search.
 
     Args:
         sampler: tpe (Bergstra et al. 2011; multivariate, a group per branch of a conditional space, and a constant liar
@@ -24,7 +24,7 @@ class Plan:
         pruner: hyperband (Li et al. 2018, over the epochs), median, wilcoxon or none.
         seed: of the sampler.
         objectives: val_accuracy, and for two one of trial_rows.COSTS.
-        limits: {metric: greatest value}; a trial beyond one is not feasible.
+        limits: {metric: largest value}; a trial beyond one is not feasible.
         epochs: the most that a trial has, for Hyperband.
         n_startup_trials: drawn at random before TPE begins.
     """
@@ -46,11 +46,11 @@ def check(plan: Plan, space: Space) -> None:
     """
     if len(plan.objectives) > 1 and plan.pruner != "none":
         raise ParamsError(
-            f"pruner is {plan.pruner} with {len(plan.objectives)} objectives, between which no trial can be stopped "
+            f"pruner is {plan.pruner} with {len(plan.objectives)} objectives, with which no trial can be stopped "
             "early; set pruner to none"
         )
     if len(plan.objectives) > 1 and plan.sampler == "cma-es":
-        raise ParamsError("sampler is cma-es, which has one objective; use tpe, random, grid, gp or qmc for two")
+        raise ParamsError("sampler cma-es supports only one objective; use tpe, random, grid, gp or qmc for two")
     if plan.sampler == "grid":
         grid_points(space, seed=plan.seed)
     package = PACKAGES.get(plan.sampler)

@@ -1,4 +1,4 @@
-"""What a tuning leaves behind: best.yaml for train, and a folder with all trials, the choice and its pictures."""
+"""Write the results of a search: best.yaml for train, and a directory with trials, choice and plots."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,13 @@ def write(best: Path, folder: Path, *, rows: list[TrialRow], chosen: ChosenTrial
     said = {"trial": chosen.number, "reason": chosen.reason, "values": values}
     write_text(folder / "chosen.json", json.dumps(said, indent=2) + "\n")
     # Nothing but the values: with equal ones the file is equal, and train does not run again.
-    overrides.write(best, values, comment="what tune puts in place of values of params.yaml")
+    overrides.write(best, values, comment="tuned values that replace those of params.yaml")
 
 
 def draw(
     folder: Path, *, rows: list[TrialRow], scores: dict[str, float], space: Space, plan: Plan, chosen: int | None
 ) -> None:
-    """Draw the pictures of a search; scores: the importance of its parameters."""
+    """Draw the plots of a search; scores: the importance of its parameters."""
     from darkroom.tuning.figures import course, parameters
 
     logarithmic = {name for name, domain in domains(space).items() if isinstance(domain, Range) and domain.log}

@@ -1,4 +1,4 @@
-"""What Optuna draws the next trial with, and what it stops a hopeless one with: of each, the object of a name."""
+"""Create Optuna's samplers and pruners by name."""
 
 import warnings
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where a study is kept: opening its storage, reading its trials back, and saying why it does not answer."""
+"""The storage of a study: open it, read trials back, and explain why it does not answer."""
 
 import os
 import socket
@@ -93,18 +93,18 @@ def read_rows(name: str, storage: str) -> list[TrialRow]:
         SearchError: the storage does not answer, or has no such study.
     """
     if "://" not in storage and not Path(storage).is_file():
-        raise SearchError(f"there is no study in {storage}; `dvc repro` with tune.trials above 0 makes one")
+        raise SearchError(f"there is no study in {storage}; set tune.trials above 0 and run `dvc repro`")
     with storage_errors(storage):
         try:
             study = load_study(name, storage)
         except KeyError:
-            raise SearchError(f"there is no study {name!r} in {redact(storage)}; it was deleted, perhaps") from None
+            raise SearchError(f"there is no study {name!r} in {redact(storage)}; it may have been deleted") from None
         return [row_of(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 @cache
 def load_study(study: str, storage: str) -> optuna.Study:
-    """Return a study as workers and readers have it, once per process: to read a long one anew takes seconds.
+    """Return a study as workers and readers have it, once per process: to read a long one again takes seconds.
 
     Raises:
         KeyError: the storage has no such study.
@@ -162,6 +162,6 @@ def storage_errors(storage: str) -> Iterator[None]:
         yield
     except kinds as error:
         raise SearchError(
-            f"the tuning storage {redact(storage)} does not answer as it must ({reason(error)}); start it, or "
+            f"the tuning storage {redact(storage)} does not answer correctly ({reason(error)}); start it, or "
             "correct tune.storage, or set it to null for a file of this repository"
         ) from error

@@ -1,8 +1,8 @@
 """The study of a tuning: what is drawn next, how trials go and how they end.
 
-The coordinator (tuning.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial goes,
-and learns whether to go on. Both speak to one storage, so that nothing is lost with a process.
-Beside samplers.py and study_storage.py this is the only module that knows Optuna.
+The coordinator (coordinator.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial
+goes, and learns whether to go on. Both speak to one storage, so that nothing is lost with a process. Beside samplers.py
+and storage.py this is the only module that knows Optuna.
 """
 
 import os
@@ -33,7 +33,7 @@ LEASE_SECONDS = 60  # after the last sign of life of a process on another machin
 
 @dataclass(frozen=True)
 class Draw:
-    """A trial to be run: its number, and what it changes in the recipe, by dotted key."""
+    """A trial to be run: its number, and what it changes in the params, by dotted key."""
 
     number: int
     overrides: dict[str, Any]
@@ -42,7 +42,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: "complete", "pruned" or "failed"; metrics of a complete one, the reason of a failed one."""
+    """The end of a trial: "complete" with metrics, "pruned", or "failed" with a reason."""
 
     state: str
     metrics: Mapping[str, float]
@@ -52,7 +52,7 @@ class Outcome:
 class Search:
     """One study: draws trials, is told how they ended, and remembers both in its storage. For one process at a time.
 
-    A context manager, which lets go of the storage. A study in which every trial failed is begun anew: what made them
+    A context manager, which lets go of the storage. A study in which every trial failed is begun again: what made them
     fail may be gone.
 
     Args:
@@ -132,7 +132,7 @@ class Search:
         )
         if study.user_attrs.get("about") not in (None, about):
             raise SearchError(
-                f"the study {self.name!r} in {redact(self._storage)} was created with another space, data, code or "
+                f"the study {self.name!r} in {redact(self._storage)} was created with a different space, data, code or "
                 f"settings; set tune.study to null, or to a new name such as {rename}"
             )
         study.set_user_attr("about", about)
@@ -148,8 +148,8 @@ class Search:
         if host == socket.gethostname() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
             return
         raise LockedError(
-            f"the study {self.name!r} in {redact(self._storage)} is being searched by process {pid} of {host}; wait "
-            f"until that ends (where it was killed: {LEASE_SECONDS} s), or set tune.study to a name of your own"
+            f"the study {self.name!r} in {redact(self._storage)} is in use by process {pid} on {host}; wait "
+            f"until it ends (if it was killed: {LEASE_SECONDS} s), or set tune.study to another name"
         )
 
     def beat(self, *, force: bool = False) -> None:
@@ -160,7 +160,7 @@ class Search:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What remember() kept."""
+        """The data kept by remember()."""
         with storage_errors(self._storage):
             return self._study.user_attrs
 
@@ -248,7 +248,7 @@ class Search:
         return [self._ended.get(trial.number) or row_of(trial) for trial in trials]
 
     def overrides(self, number: int) -> dict[str, Any]:
-        """Return what a trial of any state changes in the recipe, by dotted key."""
+        """Return what a trial of any state changes in the params, by dotted key."""
         params = self.rows()[number].params
         return draw(self._space, lambda name, _domain: params[name])
 

@@ -73,7 +73,7 @@ class Report:
                 raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
 
 
-LATENCY_REPEATS = 50  # single pictures timed
+LATENCY_REPEATS = 50  # single images timed
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Task:
         study, storage, plan: where to report; see Report.
         recipe: the section train.<candidate>, the trial's own values in it.
         fraction: of the training images, every class alike.
-        prepared, augmented, features: folders of the stages before.
+        prepared, augmented, features: directories of the stages before.
         device: compute.device.
         measured: costs to measure, of trial_rows.COSTS.
         experiment, parent_run, tracking_uri, tags: of the MLflow run.
@@ -151,7 +151,7 @@ def _tracked(task: Task, report: Report) -> dict[str, float]:
             report.epoch(epoch, logs["val_accuracy"])
             is_last = epoch + 1 == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
-                raise Stopped(f"the time of the search was over after epoch {epoch + 1}")
+                raise Stopped(f"time limit reached after epoch {epoch + 1}")
 
         metrics = _train(task, on_epoch_end)
         renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
@@ -208,7 +208,7 @@ def _prepare(device: str) -> str:
 
 
 def _costs(model: "keras.Model", opened: Opened) -> dict[str, float]:
-    """Return latency_ms (median of one picture at a time) and model_bytes of the model as it would be deployed."""
+    """Return latency_ms (median of one image at a time) and model_bytes of the model as it would be deployed."""
     from darkroom.deployable.package import Package
     from darkroom.networks import export
 

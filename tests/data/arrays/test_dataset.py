@@ -128,7 +128,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
 def test_a_new_run_that_dies_does_not_leave_the_old_manifest(tmp_path):
     write(tmp_path, pictures(10))
     DatasetWriter(tmp_path, image_shape=SHAPE, shard_bytes=48)
-    with pytest.raises(DataError, match=r"is not whole: it has no manifest.json; run `dvc repro preprocess`"):
+    with pytest.raises(DataError, match=r"is incomplete: no manifest.json; run `dvc repro preprocess`"):
         Dataset.open(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_new_run_that_dies_does_not_leave_the_old_manifest(tmp_path):
     ("damage", "message"),
     [
         (lambda d: (d / "manifest.json").write_text("{"), "manifest.json: "),
-        (lambda d: (d / "manifest.json").write_text("{}"), "lacks keys"),
+        (lambda d: (d / "manifest.json").write_text("{}"), "lacks some of the keys"),
         (lambda d: (d / "images-00001.npy").unlink(), "images-00001.npy: "),
         (lambda d: (d / "images-00002.npy").write_bytes(b""), "images-00002.npy: "),
         (lambda d: (d / "images-00002.npy").write_bytes((d / "images-00002.npy").read_bytes()[:-1]), "images-00002"),
@@ -148,14 +148,14 @@ def test_a_new_run_that_dies_does_not_leave_the_old_manifest(tmp_path):
 def test_a_damaged_folder_is_not_taken_for_whole(tmp_path, damage, message):
     write(tmp_path / "prepared", pictures(10))
     damage(tmp_path / "prepared")
-    with pytest.raises(DataError, match=rf"prepared is not whole: .*{message}"):
+    with pytest.raises(DataError, match=rf"prepared is incomplete: .*{message}"):
         Dataset.open(tmp_path / "prepared")
 
 
 def test_a_damaged_index_is_not_taken_for_whole(tmp_path):
     write(tmp_path / "augmented", pictures(10))
     (tmp_path / "augmented/index.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match=r"augmented is not whole: index.parquet: .*run `dvc repro augment`"):
+    with pytest.raises(DataError, match=r"augmented is incomplete: index.parquet: .*run `dvc repro augment`"):
         Dataset.open(tmp_path / "augmented").index()
 
 

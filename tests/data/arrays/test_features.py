@@ -68,7 +68,7 @@ def test_without_a_backbone_there_is_a_manifest_that_says_so(tmp_path: Path) -> 
     features = Features.open(tmp_path)
     assert (features.backbone, features.n_features, features.image_size) == (None, 0, None)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"], "older features would look valid"
-    with pytest.raises(DataError, match="has no features of 'train': no backbone was named; see embed in params.yaml"):
+    with pytest.raises(DataError, match="has no features of 'train': embed.backbone is none; see embed in params.yaml"):
         features.arrays("train")
     features.check_origin(prepared_digest="x", augmented_digest="y")
 
@@ -90,7 +90,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_features_that_are_not_as_many_as_the_rows_are_a_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="2 features came for 3 rows and 3 labels"), FeaturesWriter(tmp_path) as writer:
+    with pytest.raises(ValueError, match="got 2 features for 3 rows and 3 labels"), FeaturesWriter(tmp_path) as writer:
         writer.write("val", [VALUES["val"][:2]], n_features=5, rows=np.zeros((3, 2)), labels=np.zeros(3))
     with pytest.raises(ValueError, match=r"got float64 \(3, 5\), expected float32"), FeaturesWriter(tmp_path) as writer:
         writer.write("val", [VALUES["val"].astype(float)], n_features=5, rows=np.zeros((3, 2)), labels=np.zeros(3))
@@ -111,9 +111,9 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("manifest.json", None, "it has no manifest.json; run `dvc repro embed`"),
+        ("manifest.json", None, "no manifest.json; run `dvc repro embed`"),
         ("manifest.json", b"{", "manifest.json: Expecting"),
-        ("manifest.json", b"[]", "manifest.json lacks keys; it must have augmented_digest, backbone"),
+        ("manifest.json", b"[]", "manifest.json lacks some of the keys augmented_digest, backbone"),
         ("train.npy", None, "train.npy: .*No such file"),
         ("train.npy", b"", "train.npy: "),
         ("train-labels.npy", "swap", r"train-labels.npy is int64 \(3,\), expected int64 \(7,\)"),
@@ -129,7 +129,7 @@ def test_a_folder_that_is_not_whole_says_why(
         (tmp_path / file).write_bytes(
             content if isinstance(content, bytes) else (tmp_path / "val-labels.npy").read_bytes()
         )
-    with pytest.raises(DataError, match=re.escape(str(tmp_path)) + " is not whole: " + message):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path)) + " is incomplete: " + message):
         Features.open(tmp_path).arrays("train")
 
 
@@ -137,14 +137,14 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     features = write(tmp_path)
     content = (tmp_path / "train.npy").read_bytes()
     (tmp_path / "train.npy").write_bytes(content[:-4])
-    with pytest.raises(DataError, match="is not whole: train.npy: "):
+    with pytest.raises(DataError, match="is incomplete: train.npy: "):
         features.arrays("train")
 
 
 def test_features_of_other_images_are_refused(tmp_path: Path) -> None:
     features = write(tmp_path)
     features.check_origin(prepared_digest="p", augmented_digest="a")
-    with pytest.raises(DataError, match="these are features of other augmented images; run `dvc repro embed`"):
+    with pytest.raises(DataError, match="the features belong to other augmented images; run `dvc repro embed`"):
         features.check_origin(prepared_digest="p", augmented_digest="b")
 
 
@@ -193,5 +193,5 @@ def test_the_choice_ignores_order_and_more_images_extend_it() -> None:
 
 
 def test_fewer_images_than_classes_are_refused() -> None:
-    with pytest.raises(ParamsError, match="embed.max_images is 2, fewer than the 3 classes; raise it, or null"):
+    with pytest.raises(ParamsError, match="embed.max_images is 2, fewer than the 3 classes; raise it, or set null"):
         choose(IDS, LABELS, is_copy=ORIGINALS, max_images=2, seed=7)

@@ -191,13 +191,13 @@ def test_a_late_change_of_shape_is_named_when_it_happens(monkeypatch: pytest.Mon
 
 
 def test_a_transform_that_needs_more_than_the_image_is_refused() -> None:
-    refuses([{"MaskDropout": None}], "MaskDropout needs mask; a classifier has the image alone")
+    refuses([{"MaskDropout": None}], "MaskDropout needs mask; only the image is available")
     refuses([{"RandomCropNearBBox": None}], "RandomCropNearBBox needs cropping_bbox")
     refuses(
         [{"BBoxSafeRandomCrop": None}], "BBoxSafeRandomCrop fails on an image of shape (24, 24, 3): it needs 'bboxes'"
     )
     refuses([{"ConstrainedCoarseDropout": None}], "Neither valid mask nor bboxes provided")
-    refuses([{"CoarseDropout3D": None}], "CoarseDropout3D needs other data than an image")
+    refuses([{"CoarseDropout3D": None}], "CoarseDropout3D needs inputs other than the image")
 
 
 def test_a_transform_for_colours_is_refused_on_grey_images() -> None:
@@ -210,7 +210,7 @@ def test_groups_check_what_albumentations_does_not() -> None:
     refuses([{"OneOf": None}], "transforms[0].OneOf.transforms is None, expected a list")
     refuses([{"OneOf": {"transforms": []}}], "OneOf.transforms is empty, expected at least one transform")
     refuses([{"OneOf": {"transforms": flip, "p": 3}}], "OneOf.p is 3, expected a probability from 0 to 1")
-    refuses([{"OneOf": {"transforms": [{"HorizontalFlip": {"p": 0}}]}}], "every p in it is 0")
+    refuses([{"OneOf": {"transforms": [{"HorizontalFlip": {"p": 0}}]}}], "every p is 0")
     refuses([{"SomeOf": {"transforms": flip, "n": 2}}], "SomeOf.n is 2, expected a number from 1 to 1")
     refuses([{"SomeOf": {"transforms": flip, "replace": 1}}], "SomeOf.replace is 1, expected true or false")
     refuses(

@@ -1,4 +1,4 @@
-"""What a data set may say about itself, in the catalogue or inline."""
+"""What a dataset may say about itself, in the catalogue or inline."""
 
 import re
 from typing import Any

@@ -155,9 +155,9 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, server: Server, failures: 
 @pytest.mark.parametrize(
     ("failures", "message", "n_requests"),
     [
-        ([404], "answers HTTP 404", 1),
-        ([403], "answers HTTP 403", 1),
-        ([500, 500, 500], "answers HTTP 500, 3 times", 3),
+        ([404], "answered HTTP 404", 1),
+        ([403], "answered HTTP 403", 1),
+        ([500, 500, 500], "answered HTTP 500, 3 times", 3),
         (["cut", "cut", "cut"], "the connection to 127.0.0.1:[0-9]+ broke, 3 times", 3),
     ],
 )
@@ -182,7 +182,7 @@ def test_the_next_source_is_tried_and_the_failed_has_one_line(
     assert manifest["source"]["files"][0]["name"] == "pets.tar"
     assert capsys.readouterr().err.splitlines() == [
         f"pets: url {NOBODY}/pets.zip: 127.0.0.1:9 cannot be reached; trying the next source",
-        f"pets: url {server.url}/pets.zip: 127.0.0.1:{server.server_port} answers HTTP 404; trying the next source",
+        f"pets: url {server.url}/pets.zip: 127.0.0.1:{server.server_port} answered HTTP 404; trying the next source",
         *[f"pets: 1 file, 0.0 MB from url {server.url}/pets.tar"] * 2,
     ]
 
@@ -222,8 +222,9 @@ def test_nothing_reachable_names_every_source_and_the_ways_out(tmp_path: Path, m
     assert str(caught.value) == (
         "pets: could not get the files from any source. "
         f"url {NOBODY}/pets.zip: 127.0.0.1:9 cannot be reached. npm pets@1.0.0: npm is not installed. "
-        f"path pets.tar: there is no file or folder {tmp_path}/nowhere/pets.tar. "
-        "Without a network: put pets.zip or pets.idx or pets.tar into a folder and name it as DARKROOM_MIRROR; or set "
+        f"path pets.tar: no such file or directory: {tmp_path}/nowhere/pets.tar. "
+        "Offline: put pets.zip or pets.idx or pets.tar into a directory and set DARKROOM_MIRROR to it; or "
+        "set "
         "download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
     )
 
@@ -237,7 +238,7 @@ def test_a_proxy_is_taken_from_the_environment(tmp_path: Path, server: Server, m
 
 
 def test_a_download_larger_than_the_free_disk_is_not_begun(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but [\d,]+ are free"):
+    with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but only [\d,]+ are free"):
         get(dataset(url(server.url, b"", bytes=10**18)), tmp_path / "raw")
     assert server.requests == []
 
@@ -279,7 +280,7 @@ def test_a_file_that_stands_in_gives_its_own_name(
     assert "stands in" not in capsys.readouterr().err
     manifest = get(both, tmp_path / "raw", mirror=tmp_path / "mirror")
     assert (manifest["dataset"], manifest["source"]["path"]) == ("pets-small", "small.tar")
-    said = "pets: this file holds pets-small, which only stands in for pets: .* never compare its figures with those of"
+    said = "pets: this file holds pets-small, a stand-in for pets: .* not comparable with"
     assert re.search(said, capsys.readouterr().err)
 
 
@@ -292,7 +293,7 @@ def test_a_mirrored_file_with_a_wrong_checksum_is_passed_over(
     assert content_of(tmp_path / "raw") == {"pets.zip": b"right"}
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith(f"pets: mirror: {tmp_path}/mirror/pets.zip has the wrong checksum: sha256 ")
-    assert said[0].endswith("; going on without it")
+    assert said[0].endswith("; trying the next source")
 
 
 def test_a_mirror_with_some_of_the_files_saves_downloading_those(tmp_path: Path, server: Server) -> None:
@@ -322,7 +323,7 @@ def _member(content: bytes, member: str = "package/data/pets.zip", name: str = "
     [
         ({"package/other": b""}, "pets-1.0.0.tgz holds no 'package/data/pets.zip'"),
         ({"package/data/pets.zip": b"changed"}, "pets.zip has the wrong checksum"),
-        ({"package/../../pets.zip": b""}, "points out of the archive"),
+        ({"package/../../pets.zip": b""}, "points outside the archive"),
     ],
 )
 def test_a_package_that_does_not_hold_the_files_is_refused(
@@ -337,7 +338,7 @@ def test_a_package_that_does_not_hold_the_files_is_refused(
 
 
 def test_a_mirror_that_is_no_folder_is_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="DARKROOM_MIRROR is .*nowhere, which is no folder"):
+    with pytest.raises(ParamsError, match="DARKROOM_MIRROR is .*nowhere, which is not a directory"):
         get(dataset(url(NOBODY, b"")), tmp_path / "raw", mirror=tmp_path / "nowhere")
 
 
@@ -382,7 +383,7 @@ def test_a_file_is_copied_and_not_linked(tmp_path: Path) -> None:
 
 def test_a_file_larger_than_the_free_disk_is_not_copied(tmp_path: Path) -> None:
     write_zip(tmp_path / "pets.zip", PETS)
-    with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but [\d,]+ are free"):
+    with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but only [\d,]+ are free"):
         get(dataset({"kind": "path", "path": str(tmp_path / "pets.zip"), "bytes": 10**18}), tmp_path / "raw")
 
 
@@ -391,17 +392,17 @@ def test_a_folder_of_array_files_yields_those_of_its_layout(tmp_path: Path) -> N
     write_folder(tmp_path / "mine", "notes.txt")
     get(dataset({"kind": "path", "path": str(tmp_path / "mine")}, layout="idx"), tmp_path / "raw")
     assert sorted(content_of(tmp_path / "raw")) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
-    with pytest.raises(DataError, match="mine holds no file of the layout npz"):
+    with pytest.raises(DataError, match="mine holds no file in the layout npz"):
         get(dataset({"kind": "path", "path": str(tmp_path / "mine")}, layout="npz"), tmp_path / "raw")
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "there is no image here"),
-        (["cats/a.jpg"], "there is one class only, 'cats'"),
-        (["cats/a.jpg", "Cats/a.jpg"], "'Cats' and 'cats' differ by case"),
-        (["cats/a.jpg", "dogs/b.jpg", "c.jpg"], "'c.jpg' lies in no class folder"),
+        ([], "no images found"),
+        (["cats/a.jpg"], "only one class, 'cats'"),
+        (["cats/a.jpg", "Cats/a.jpg"], "'Cats' and 'cats' differ only in case"),
+        (["cats/a.jpg", "dogs/b.jpg", "c.jpg"], "'c.jpg' is not in a class directory"),
     ],
 )
 def test_a_folder_without_anything_to_learn_is_refused_at_once(tmp_path: Path, names: list[str], message: str) -> None:
@@ -413,7 +414,7 @@ def test_a_folder_without_anything_to_learn_is_refused_at_once(tmp_path: Path, n
 
 def test_a_folder_that_holds_the_output_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, "cats/a.jpg", "dogs/a.jpg")
-    with pytest.raises(DataError, match="holds the folder that is written to"):
+    with pytest.raises(DataError, match="contains the output directory"):
         get(dataset({"kind": "path", "path": str(tmp_path)}), tmp_path / "data/raw")
 
 
@@ -461,7 +462,7 @@ def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, name: str, 
     write_folder(tmp_path / "raw", name)
     before = {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*") if path.is_file()}
     top = name.partition("/")[0]
-    with pytest.raises(DataError, match=f"raw holds '{top}', which no download wrote; empty it or choose another"):
+    with pytest.raises(DataError, match=f"raw holds '{top}', which download did not write; empty it or choose another"):
         get(dataset(source), tmp_path / "raw")
     assert {path: path.read_bytes() for path in (tmp_path / "raw").rglob("*") if path.is_file()} == before
 
@@ -480,7 +481,7 @@ def test_a_manifest_of_someone_else_does_not_make_a_folder_ours(tmp_path: Path, 
     for folder in ("raw", "raw/.partial"):
         write_folder(tmp_path / folder, "thesis.tex")
         (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="which no download wrote"):
+    with pytest.raises(DataError, match="which download did not write"):
         get(dataset(url(NOBODY, b"")), tmp_path / "raw")
     assert (tmp_path / "raw/thesis.tex").is_file()
 
@@ -513,7 +514,7 @@ def test_a_failure_leaves_no_manifest_of_an_earlier_result(tmp_path: Path) -> No
     get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")
     with pytest.raises(DataError, match="could not get the files from any source"):
         get(dataset({"kind": "path", "path": "nowhere"}), tmp_path / "raw")
-    with pytest.raises(DataError, match="is not whole"):
+    with pytest.raises(DataError, match="is incomplete"):
         read_images(tmp_path / "raw", max_archive_bytes=1, max_image_bytes=1)
 
 
@@ -582,7 +583,7 @@ def test_a_client_that_fails_is_quoted_in_one_line(tmp_path: Path, monkeypatch: 
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}{os.pathsep}{os.environ['PATH']}")
     source = {"kind": "npm", "package": "pets", "version": "1.0.0", "files": [_member(b"")]}
-    with pytest.raises(DataError, match="npm failed: npm error code E404; npm error gone. Without a network"):
+    with pytest.raises(DataError, match="npm failed: npm error code E404; npm error gone. Offline"):
         get(dataset(source), tmp_path / "raw")
 
 

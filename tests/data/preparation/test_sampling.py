@@ -1,4 +1,4 @@
-"""Which pictures of a data set are looked at, and what is found out about them."""
+"""Which images of a dataset are looked at, and what is found out about them."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def form(directory: Path, image_size: list[int] | Literal["auto"] = "auto", colo
 def test_shades_of_grey_stored_as_rgb_are_grey(tmp_path: Path, suffix: str) -> None:
     files = {f"{name}/{number}{suffix}": encoded(grey(28, 28, number), suffix) for name in "ab" for number in range(5)}
     chosen = form(raw(tmp_path / "raw", files))
-    assert chosen.in_words() == "image_size 28x28 (that of all 10 pictures), color grey (no colour in 10 pictures)"
+    assert chosen.in_words() == "image_size 28x28 (that of all 10 images), color grey (no colour in 10 images)"
     assert chosen[:2] == ((28, 28), "grey")
 
 
@@ -70,7 +70,7 @@ def test_mixed_sizes_become_a_square_by_the_median(tmp_path: Path) -> None:
     files = {f"{'ab'[n % 2]}/{n}.jpg": encoded(colored(*shape), ".jpg") for n, shape in enumerate(shapes)}
     chosen = form(raw(tmp_path / "raw", files))
     assert chosen.size == (160, 160)
-    assert chosen.in_words().startswith("image_size 160x160 (median shorter side 172 px of 5 pictures), color rgb (")
+    assert chosen.in_words().startswith("image_size 160x160 (median shorter side 172 px of 5 images), color rgb (")
 
 
 def test_what_is_given_is_not_chosen(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_what_is_given_is_not_chosen(tmp_path: Path) -> None:
     directory = raw(tmp_path / "raw", files)
     assert form(directory, [20, 10], "grey") == ((20, 10), "grey", {})
     assert form(directory, [20, 10]).in_words() == "color rgb ('a/1.png' is coloured)"
-    assert form(directory, color="grey") == ((40, 30), "grey", {"image_size": "that of all 2 pictures"})
+    assert form(directory, color="grey") == ((40, 30), "grey", {"image_size": "that of all 2 images"})
 
 
 def test_nothing_is_read_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {"x_train": pixels(300, 28, 28), "y_train": np.arange(300) % 10}
     write_idx(tmp_path, x_test=pixels(9, 28, 28), y_test=np.arange(9), **arrays)
     write_manifest(tmp_path, "idx")
-    expected = "image_size 28x28 (that of all 200 pictures), color grey (no colour in 200 pictures)"
+    expected = "image_size 28x28 (that of all 200 images), color grey (no colour in 200 images)"
     assert form(tmp_path).in_words() == expected
 
 
@@ -117,5 +117,5 @@ def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:
 
 def test_a_data_set_without_a_usable_picture_gives_a_reason(tmp_path: Path) -> None:
     directory = raw(tmp_path / "raw", {"a/1.png": b"", "b/1.png": b""})
-    with pytest.raises(DataError, match=r"no picture can be decoded to choose .*; '[ab]/1.png': 0 bytes: the file"):
+    with pytest.raises(DataError, match=r"cannot choose .*: no image can be decoded; '[ab]/1.png': 0 bytes: the file"):
         form(directory)

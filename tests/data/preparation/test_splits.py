@@ -170,9 +170,9 @@ def check(splits, labels, *, official=(), incoming=()):
 def test_every_class_needs_an_image_in_every_split():
     check([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1])
     check([0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], official=[2, 5])
-    with pytest.raises(DataError, match=r"there is one class only, 'dog'; expected at least two"):
+    with pytest.raises(DataError, match=r"found only one class, 'dog'; expected at least two"):
         check([0, 1, 2, -1], [1, 1, 1, 0])
-    with pytest.raises(DataError, match="there is no usable image"):
+    with pytest.raises(DataError, match="found no usable images"):
         check([-1], [0])
     with pytest.raises(
         DataError, match=r"class 'dog' has 2 usable images for 3 splits \(train, val, test\); add images"
@@ -180,11 +180,11 @@ def test_every_class_needs_an_image_in_every_split():
         check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1])
     with pytest.raises(DataError, match=r"class 'cat' has 1 usable image for 2 splits \(train, val\); add images"):
         check([0, 2, 0, 1, 2], [0, 0, 1, 1, 1], official=[1, 4])
-    with pytest.raises(DataError, match=r"class 'dog' has 4 images, and chance put none of them in val; .*seed"):
+    with pytest.raises(DataError, match=r"class 'dog' has 4 images, but the random split left none for val; .*seed"):
         check([0, 1, 2, 0, 0, 2, 2], [0, 0, 0, 1, 1, 1, 1])
 
 
 def test_only_incoming_classes_may_lack_official_test_images():
     check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3, 4])
-    with pytest.raises(DataError, match="class 'dog' has no image in the official test set; add some or remove"):
+    with pytest.raises(DataError, match="class 'dog' has no images in the official test set; add some or remove"):
         check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3])

@@ -75,7 +75,7 @@ def test_numbers_become_class_names(tmp_path: Path) -> None:
     assert read_idx(write_idx(tmp_path, **data), classes=names)[0].labels == ["Shirt", "Coat", "Bag"]
     np.savez(tmp_path / "a.npz", **data)
     assert read_npz(tmp_path / "a.npz", classes=names)[0].labels == ["Shirt", "Coat", "Bag"]
-    with pytest.raises(DataError, match="there is a label 2, but the classes are 0 to 1"):
+    with pytest.raises(DataError, match="label 2 is out of range; the classes are 0 to 1"):
         read_npz(tmp_path / "a.npz", classes=names[:2])
 
 
@@ -95,8 +95,8 @@ CUT: list[tuple[Callable[[bytes], bytes], str]] = [
     (lambda data: data[:-1], r"is truncated: 1 bytes are missing"),
     (lambda data: data[:10], r"is truncated"),
     (lambda data: data[:0], r"is truncated"),
-    (lambda data: data + b"\0", r"holds more bytes than its header announces"),
-    (lambda data: b"<html>" + data, r"no IDX file of unsigned bytes"),
+    (lambda data: data + b"\0", r"is longer than its header says"),
+    (lambda data: b"<html>" + data, r"not an IDX file of unsigned bytes"),
     (lambda data: gzip.compress(data)[:-12], r"is truncated"),
     (lambda data: gzip.compress(data)[:-8] + bytes(8), r"is damaged"),
 ]
@@ -117,7 +117,7 @@ def test_idx_counts_that_disagree_are_refused(tmp_path: Path) -> None:
 
 def test_idx_files_come_in_pairs_and_include_training_images(tmp_path: Path) -> None:
     paths = write_idx(tmp_path, **SMALL)
-    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte: its partner with the labels is missing"):
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte: the matching labels file is missing"):
         read_idx(paths[:3])
     with pytest.raises(DataError, match=r"expected a file train-images-idx3-ubyte\(\.gz\), found 't10k-images"):
         read_idx(paths[2:])
@@ -147,7 +147,7 @@ def test_an_idx_header_that_claims_too_much_is_refused_unread(tmp_path: Path) ->
         ({"images": pixels(2, 4, 4), "labels": np.arange(3)}, r"2 images, but 3 labels"),
         ({"images": np.asfortranarray(pixels(2, 4, 4)), "labels": np.arange(2)}, r"images is in Fortran order"),
         ({"images": np.array([{}, {}]), "labels": np.arange(2)}, r"images holds Python objects"),
-        ({"images": pixels(2, 0, 4), "labels": np.arange(2)}, r"holds no pixel"),
+        ({"images": pixels(2, 0, 4), "labels": np.arange(2)}, r"has no pixels"),
     ],
 )
 def test_npz_files_of_other_arrays_are_refused(tmp_path: Path, data: dict[str, np.ndarray], message: str) -> None:
@@ -158,11 +158,11 @@ def test_npz_files_of_other_arrays_are_refused(tmp_path: Path, data: dict[str, n
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2,", "labels is no npy array"),
-        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2L,", "labels is no npy array"),
-        ("  {\n 'descr': 1", "labels is no npy array"),
-        ("(" * 5000, "labels is no npy array"),
-        ("-" * 9000 + "1", "labels is no npy array|cannot be read"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2,", "labels is not an npy array"),
+        ("{'descr': '|u1', 'fortran_order': False, 'shape': (2L,", "labels is not an npy array"),
+        ("  {\n 'descr': 1", "labels is not an npy array"),
+        ("(" * 5000, "labels is not an npy array"),
+        ("-" * 9000 + "1", "labels is not an npy array|cannot be read"),
         ("{'descr': '|u1', 'fortran_order': False, 'shape': (-2,)}", r"labels is damaged \(its shape is \(-2,\)\)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A data set as a stream of labelled images: whatever holds it, the same names, labels, pixels and order."""
+"""A dataset as a stream of labelled images: whatever holds it, the same names, labels, pixels and order."""
 
 import json
 import os
@@ -100,10 +100,10 @@ def test_arrays_of_images_that_are_too_big_are_not_handed_on(tmp_path: Path) -> 
 
 def test_arrays_of_one_class_or_none_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=pixels(2, 8, 8), labels=np.array([7, 7]))
-    with pytest.raises(DataError, match="there is one class only, '7'; a classifier needs two"):
+    with pytest.raises(DataError, match="found only one class, '7'; a classifier needs two"):
         read(write_manifest(tmp_path, "npz"))
     np.savez(tmp_path / "a.npz", images=pixels(0, 8, 8), labels=np.arange(0))
-    with pytest.raises(DataError, match="there is no image"):
+    with pytest.raises(DataError, match="found no images"):
         read(write_manifest(tmp_path, "npz"))
 
 
@@ -153,7 +153,7 @@ def test_only_the_root_that_the_layout_names_is_looked_at(tmp_path: Path) -> Non
         "Cat/1.jpg",
         "Dog/1.jpg",
     ]
-    with pytest.raises(DataError, match="there is no folder 'Pets'; correct `root` in the layout"):
+    with pytest.raises(DataError, match="no such directory: 'Pets'; correct `root` in the layout"):
         read(raw(tmp_path, {"kind": "folders", "root": "Pets"}, files))
 
 
@@ -191,7 +191,7 @@ def test_a_class_may_be_called_train_or_test() -> None:
 @pytest.mark.parametrize("odd", ["unlabelled/1", "unlabelled/1/2", "unlabelled/"])
 def test_an_odd_folder_beside_train_and_test_is_named(odd: str) -> None:
     paths = ["train/cats/1", "train/dogs/1", "test/cats/1", "test/dogs/1", odd]
-    with pytest.raises(DataError, match="data: the folder 'unlabelled' lies beside train and test, .*; remove it, or"):
+    with pytest.raises(DataError, match="data: unexpected directory 'unlabelled' beside train and test; remove it, or"):
         placed(*paths)
     assert {label for _, label, _ in placed(*paths, root="train")} == {"cats", "dogs"}
 
@@ -199,14 +199,14 @@ def test_an_odd_folder_beside_train_and_test_is_named(odd: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["cats/1", "a.jpg"], "'a.jpg' lies in no class folder; expected <class>/<image>"),
+        (["cats/1", "a.jpg"], "'a.jpg' is not in a class directory; expected <class>/<image>"),
         (
             ["train/a/1", "test/a/1", "test/b.jpg"],
-            "'test/b.jpg' lies in no class folder; expected train/<class>/<image>",
+            "'test/b.jpg' is not in a class directory; expected train/<class>/<image>",
         ),
-        (["cats/1", "Cats/1"], "the class names 'Cats' and 'cats' differ by case or Unicode form only"),
+        (["cats/1", "Cats/1"], "the class names 'Cats' and 'cats' differ only in case or Unicode form"),
         (["train/cats/1", "test/CATS/1"], "the class names 'CATS' and 'cats' differ"),
-        (["cats/1", "dogs/"], "the class folder 'dogs' holds no image"),
+        (["cats/1", "dogs/"], "the class directory 'dogs' has no images"),
         (["a\nb/1", "A\nB/1"], r"the class names 'A\nB' and 'a\nb' differ"),
     ],
 )
@@ -217,16 +217,18 @@ def test_folders_that_cannot_be_understood_are_refused(paths: list[str], message
 
 def test_class_names_that_look_the_same_are_told_apart() -> None:
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
-    with pytest.raises(DataError, match=re.escape(r"the class names 'e\u0301' and '\xe9' differ by case or Unicode")):
+    with pytest.raises(
+        DataError, match=re.escape(r"the class names 'e\u0301' and '\xe9' differ only in case or Unicode")
+    ):
         placed(f"{composed}/1", f"{decomposed}/1")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"README.md": b""}, "there is no image here; expected <class>/<image>"),
-        ({"pets/cats/1": b"", "pets/dogs/1": b""}, "one class only, 'pets'.*name it as `root` in the layout"),
-        ({"train/a/1": b"", "train/b/1": b"", "test/c/1": b""}, "the class 'c' has images in test only"),
+        ({"README.md": b""}, "no images found; expected <class>/<image>"),
+        ({"pets/cats/1": b"", "pets/dogs/1": b""}, "only one class, 'pets'.*set `root` in the layout"),
+        ({"train/a/1": b"", "train/b/1": b"", "test/c/1": b""}, "class 'c' has images only in test"),
     ],
 )
 def test_folders_that_nothing_can_be_learnt_from_are_refused(
@@ -236,28 +238,28 @@ def test_folders_that_nothing_can_be_learnt_from_are_refused(
         read(raw(tmp_path, "folders", files))
 
 
-# What is not whole
+# What is incomplete
 
 
 def test_a_folder_that_is_not_whole_is_refused_at_once(tmp_path: Path) -> None:
     def attempt() -> None:
         read_images(tmp_path, max_archive_bytes=1, max_image_bytes=1)
 
-    with pytest.raises(DataError, match=r"is not whole; run `dvc repro download` \(it has no valid manifest.json\)"):
+    with pytest.raises(DataError, match=r"is incomplete; run `dvc repro download` \(no valid manifest.json\)"):
         attempt()
     raw(tmp_path, "folders", PETS)
     whole = (tmp_path / "manifest.json").read_text()
     (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"\(data.zip is missing or has not [\d,]+ bytes\)"):
+    with pytest.raises(DataError, match=r"\(data.zip is missing or does not have [\d,]+ bytes\)"):
         attempt()
     for damaged in (whole[:-3], "[]", json.dumps({"files": []})):
         (tmp_path / "manifest.json").write_text(damaged)
-        with pytest.raises(DataError, match="is not whole"):
+        with pytest.raises(DataError, match="is incomplete"):
             attempt()
 
 
 def test_a_layout_of_another_version_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="layout 'parquet' is not known"):
+    with pytest.raises(DataError, match="unknown layout 'parquet'"):
         read(raw(tmp_path, "parquet", PETS))
 
 
@@ -297,10 +299,10 @@ def test_a_drop_folder_may_be_empty_or_hold_one_class(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused_like_an_archive(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such folder; expected <class>/<image>"):
+    with pytest.raises(DataError, match="no such directory; expected <class>/<image>"):
         list(read_folder(tmp_path / "none", max_image_bytes=10))
     write_folder(tmp_path, "cats/a.jpg", "a\n.jpg")
-    with pytest.raises(DataError, match=re.escape(r"'a\n.jpg' lies in no class folder")):
+    with pytest.raises(DataError, match=re.escape(r"'a\n.jpg' is not in a class directory")):
         list(read_folder(tmp_path, max_image_bytes=10))
 
 
@@ -309,7 +311,7 @@ def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path: Path) -> No
     (tmp_path / "data/dogs").symlink_to(tmp_path / "elsewhere")
     assert [name for name, _, is_dir in walk(tmp_path / "data") if not is_dir] == ["cats/a.jpg", "dogs/b.jpg"]
     (tmp_path / "data/cats/up").symlink_to(tmp_path / "data")
-    with pytest.raises(DataError, match="'cats/up/' is a link to a folder that holds it"):
+    with pytest.raises(DataError, match="'cats/up/' is a link to one of its own parent directories"):
         list(walk(tmp_path / "data"))
     (tmp_path / "data/cats/up").unlink()
     (tmp_path / "data/cats/gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -320,5 +322,5 @@ def test_links_in_a_folder_are_followed_but_not_in_circles(tmp_path: Path) -> No
 def test_a_named_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     write_folder(tmp_path, "cats/a.jpg")
     os.mkfifo(tmp_path / "cats/pipe")
-    with pytest.raises(DataError, match="'cats/pipe' is no regular file"):
+    with pytest.raises(DataError, match="'cats/pipe' is not a regular file"):
         list(read_folder(tmp_path, max_image_bytes=10))

@@ -153,7 +153,7 @@ def test_an_interval_without_errors_does_not_claim_certainty():
 
 
 def test_class_names_must_be_as_many_as_columns():
-    with pytest.raises(DataError, match="2 class names came with probabilities of 4 classes"):
+    with pytest.raises(DataError, match="got 2 class names for probabilities of 4 classes"):
         score(*answers(), classes=["a", "b"])
 
 

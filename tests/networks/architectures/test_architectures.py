@@ -177,7 +177,7 @@ def test_the_least_picture_works_and_one_pixel_less_is_refused(name: str) -> Non
     logits = np.asarray(network(np.full((2, least, least + 3, 3), 200, np.uint8), training=False))
     assert logits.shape == (2, 3)
     assert np.isfinite(logits).all()
-    with pytest.raises(ParamsError, match=f"at least {least}x{least} pixels, these are {least - 1}x{least}"):
+    with pytest.raises(ParamsError, match=f"at least {least}x{least} pixels, got {least - 1}x{least}"):
         build.build(name, image_shape=(least - 1, least, 3), n_classes=3, arguments=SMALL[name])
     if name in UNPADDED:  # then Keras itself must not be able to: the least size is not chosen too high
         with pytest.raises(ValueError, match="negative|smaller|size"):
@@ -204,7 +204,7 @@ def test_every_architecture_works_in_mixed_precision(name: str) -> None:
             "architecture resnet_cifar: depth is 21, expected 6n + 2, such as 20, 32 or 56",
         ),
         ("resnet", {"depth": 18, "stem": "big"}, "architecture resnet: stem is 'big', expected imagenet or small"),
-        ("resnet50", {}, "there is no architecture 'resnet50'; did you mean 'resnet'"),
+        ("resnet50", {}, "unknown architecture 'resnet50'; did you mean 'resnet'"),
     ],
 )
 def test_wrong_arguments_are_told_what_is_known(name: str, arguments: dict[str, Any], message: str) -> None:

@@ -42,13 +42,13 @@ def test_the_least_size_leaves_one_pixel_behind_the_last_pooling(
         (
             "vgg",
             {"depth": 16},
-            "architecture vgg needs pictures of at least 32x32 pixels, these are 16x20; "
-            "raise preprocess.image_size, or choose compact or resnet_cifar, which take smaller pictures",
+            "architecture vgg needs images of at least 32x32 pixels, got 16x20; "
+            "raise preprocess.image_size, or choose compact or resnet_cifar, which accept smaller images",
         ),
         (
             "inception",
             {"stem": "imagenet", "width": 0.5},
-            "architecture inception with stem imagenet needs pictures of at least 32x32 pixels, these are 16x20; "
+            "architecture inception with stem imagenet needs images of at least 32x32 pixels, got 16x20; "
             "raise preprocess.image_size, or set its stem to small, or choose resnet_cifar",
         ),
     ],
@@ -62,7 +62,7 @@ def test_pictures_that_are_too_small_are_told_the_least_size(
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ParamsError, match="there is no architecture 'vg'; known: alexnet, compact"):
+    with pytest.raises(ParamsError, match="unknown architecture 'vg'; known: alexnet, compact"):
         minimum_size("vg", {})
 
 

@@ -83,7 +83,7 @@ def test_features_that_are_not_finite_stop_it(runtime: Any) -> None:
 
     broken = build(training=False)
     broken.set_weights([np.full(weight.shape, np.nan) for weight in broken.get_weights()])
-    with pytest.raises(TrainingError, match="the features of pictures 0 to 31 are not all finite; the weights do not"):
+    with pytest.raises(TrainingError, match="the features of images 0 to 31 are not all finite; the weights do not"):
         list(Embedder(broken, runtime=runtime, batch_size=32)(PICTURES))
 
 

@@ -50,7 +50,7 @@ def module_of(backbone: Backbone) -> Any:
 
 @pytest.fixture(scope="module")
 def lite0() -> Any:
-    """EfficientNet-Lite0 on grey pictures of 28x28, random weights."""
+    """EfficientNet-Lite0 on grey images of 28x28, random weights."""
     from darkroom.networks.backbones import extractor
 
     return extractor.extractor(LITE0, image_shape=(28, 28, 1), image_size=(32, 40), seed=1)
@@ -108,7 +108,7 @@ def test_features_are_the_same_in_onnx_and_in_a_saved_model(lite0: Any, tmp_path
     features = lite0.predict(images, verbose=0)
     assert features.shape == (5, 1280)
     assert features.dtype == np.float32
-    assert features.std(axis=0).max() > 1e-3  # features that do not depend on the picture agree everywhere
+    assert features.std(axis=0).max() > 1e-3  # features that do not depend on the image agree everywhere
     np.testing.assert_allclose(onnx_features(lite0, images, tmp_path / "a.onnx"), features, atol=1e-4)
     lite0.save(tmp_path / "a.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "a.keras").predict(images, verbose=0), features)
@@ -235,7 +235,9 @@ def test_all_blocks_can_train_but_not_more(lite0: Any) -> None:
 
     assert len(extractor.unfreeze(lite0, "all")) == len(extractor.blocks(lite0)) == 16
     assert len(lite0.trainable_variables) == 49  # every kernel, no BatchNorm
-    with pytest.raises(ParamsError, match="unfreeze is 17, but efficientnet_lite0 has 16 blocks; say `all` for all"):
+    with pytest.raises(
+        ParamsError, match="unfreeze is 17, but efficientnet_lite0 has 16 blocks; write `all` for all of them"
+    ):
         extractor.unfreeze(lite0, 17)
     extractor.freeze(lite0)
 
@@ -295,10 +297,10 @@ def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
     variance = network.get_layer("block1a_bn").get_weights()[3]
     np.testing.assert_array_equal(variance, tensors["_blocks.0._bn1.running_var"])
     tensors["_conv_head.weight"] = np.zeros((1000, 320, 1, 1), np.float32)
-    with pytest.raises(DataError, match=r"a.pth: top_conv has the shapes .*1000.*, expected .*1280"):
+    with pytest.raises(DataError, match=r"a.pth: top_conv has shapes .*1000.*, expected .*1280"):
         extractor.extractor(LITE0, image_shape=(32, 32, 3), image_size=(32, 32), weights=weights)
     del tensors["_conv_head.weight"]
-    with pytest.raises(DataError, match="a.pth: there is no tensor '_conv_head.weight'; expected EfficientNet-Lite0"):
+    with pytest.raises(DataError, match="a.pth: tensor '_conv_head.weight' is missing; expected EfficientNet-Lite0"):
         lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
 
 
@@ -329,7 +331,7 @@ def test_a_file_of_safetensors_has_the_names_of_the_checkpoint(lite0: Any, tmp_p
     kernel = network.get_layer("block3b_dwconv").get_weights()[0]
     assert kernel[1, 4, 7, 0] == tensors["_blocks.4._depthwise_conv.weight"][7, 0, 1, 4]
     del tensors["_conv_head.weight"]
-    with pytest.raises(DataError, match="there is no tensor '_conv_head.weight'; expected EfficientNet-Lite0"):
+    with pytest.raises(DataError, match="tensor '_conv_head.weight' is missing; expected EfficientNet-Lite0"):
         lite0_values(safetensors(path, tensors), list(extractor.blocks(lite0)))
 
 
@@ -368,7 +370,7 @@ def test_a_damaged_or_foreign_safetensors_file_says_so(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="a.safetensors cannot be read as .safetensors: "):
             read_safetensors(path)
     path.write_bytes(struct.pack("<Q", 2_000_000) + bytes(2_000_000))
-    with pytest.raises(DataError, match="it says that its header has 2,000,000 bytes"):
+    with pytest.raises(DataError, match="its header claims 2,000,000 bytes"):
         read_safetensors(path)
 
 
@@ -447,7 +449,7 @@ def test_imagenet_weights_are_used_as_keras_uses_them(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "resnet-50"}, "there is no backbone 'resnet-50'; did you mean 'resnet50'"),
+        ({"name": "resnet-50"}, "unknown backbone 'resnet-50'; did you mean 'resnet50'"),
         ({"image_size": (31, 64)}, r"backbone .*: image_size is \[31, 64\], expected at least \[32, 32\]"),
         ({"image_shape": (28, 28, 4)}, "pictures have 4 channels, expected 1 .grey. or 3 .rgb."),
     ],

@@ -9,12 +9,12 @@ from darkroom.networks.backbones.table import BACKBONES, check_image_size, find_
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet5", "there is no backbone 'resnet5'; did you mean 'resnet50'"),
-        ("EfficientNet_Lite0", "there is no backbone 'EfficientNet_Lite0'; did you mean 'efficientnet-lite0'"),
+        ("resnet5", "unknown backbone 'resnet5'; did you mean 'resnet50'"),
+        ("EfficientNet_Lite0", "unknown backbone 'EfficientNet_Lite0'; did you mean 'efficientnet-lite0'"),
         ("mobilenetv2", "did you mean 'mobilenet-v2'"),
         (
             "clip",
-            "there is no backbone 'clip'; known: efficientnet-lite0, vgg16-hed, .*, convnext-xlarge, or none",
+            "unknown backbone 'clip'; known: efficientnet-lite0, vgg16-hed, .*, convnext-xlarge, or none",
         ),
     ],
 )

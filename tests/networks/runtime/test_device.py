@@ -61,14 +61,14 @@ def test_a_precision_is_refused_on_a_device_that_lacks_it(monkeypatch: pytest.Mo
     with_device(monkeypatch, T4)
     assert device.policy("float16") == "mixed_float16"
     with pytest.raises(
-        ParamsError, match=r"bfloat16, in which this device \(Tesla T4\) does not compute; set it to auto"
+        ParamsError, match=r"this device \(Tesla T4\) does not support precision bfloat16; set it to auto"
     ):
         device.policy("bfloat16")
     with_device(monkeypatch, cpu_has_bfloat16=False)
     assert device.policy("float32") == "float32"
-    with pytest.raises(ParamsError, match="precision is float16, which needs a GPU, and there is none; set it to auto"):
+    with pytest.raises(ParamsError, match="precision float16 needs a GPU, and none was found; set it to auto"):
         device.policy("float16")
-    with pytest.raises(ParamsError, match="precision is bfloat16, in which this device"):
+    with pytest.raises(ParamsError, match="this device .* does not support precision bfloat16"):
         device.policy("bfloat16")
     with pytest.raises(ParamsError, match="precision is 'fp8', expected one of auto, float32, bfloat16, float16"):
         device.policy("fp8")
@@ -132,7 +132,7 @@ def test_a_missing_gpu_is_an_error_and_auto_takes_the_cpu() -> None:
     assert described.startswith("CPU, ")
     assert described.endswith(" cores (tensorflow)")
     assert distribution == "1 nullcontext"
-    assert refused.startswith("compute.device is gpu, but tensorflow finds none (")
+    assert refused.startswith("compute.device is gpu, but tensorflow found no GPU (")
     assert "check nvidia-smi" in refused
     assert "or set compute.device to auto" in refused
 
@@ -143,7 +143,9 @@ def test_a_device_that_is_chosen_too_late_is_an_error(monkeypatch: pytest.Monkey
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
     monkeypatch.setattr(device, "_prepare_tensorflow", too_late)
-    with pytest.raises(TrainingError, match="compute.device cpu comes too late: Visible .*; start a new process"):
+    with pytest.raises(
+        TrainingError, match="compute.device cpu cannot be set any more: Visible .*; start a new process"
+    ):
         device.prepare("cpu")
 
 
@@ -154,7 +156,9 @@ def test_gpus_are_named_and_counted() -> None:
 def test_batches_that_the_devices_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distribution, "n_devices", lambda: 4)
     distribution.check_batch_size(64)
-    with pytest.raises(ParamsError, match="batch_size is 50, which 4 devices cannot share; set it to a multiple of 4"):
+    with pytest.raises(
+        ParamsError, match="batch_size is 50, which cannot be divided among 4 devices; set it to a multiple of 4"
+    ):
         distribution.check_batch_size(50)
 
 

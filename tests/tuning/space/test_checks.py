@@ -33,7 +33,9 @@ def test_values_may_lie_outside_where_nothing_is_searched() -> None:
 
 
 def test_a_candidate_without_a_part_is_said() -> None:
-    with pytest.raises(ParamsError, match=re.escape("tune.space has no part for the candidate 'cnn'; write `cnn: {}`")):
+    with pytest.raises(
+        ParamsError, match=re.escape("tune.space has no section for the candidate 'cnn'; write `cnn: {}`")
+    ):
         checks.read({"transfer": {}}, "cnn", RECIPE, is_searched=True)
 
 

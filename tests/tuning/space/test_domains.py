@@ -153,16 +153,16 @@ def test_the_first_of_two_options_that_hold_the_value_is_taken() -> None:
             "batch_size",
             100,
             "batch_size allows int [64, 512] in steps of 64, but train, which is trial 0, has 100; "
-            "change the step, or the value there",
+            "change the step or the value there",
         ),
-        ("batch_size", "auto", "but train, which is trial 0, has auto; set it to such a number there"),
-        ("batch_size", 128.0, "but train, which is trial 0, has 128.0; set it to such a number there"),
-        ("batch_size", True, "but train, which is trial 0, has true; set it to such a number there"),
-        ("learning_rate", None, "but train, which is trial 0, has null; set it to such a number there"),
+        ("batch_size", "auto", "but train, which is trial 0, has auto; set such a number there"),
+        ("batch_size", 128.0, "but train, which is trial 0, has 128.0; set such a number there"),
+        ("batch_size", True, "but train, which is trial 0, has true; set such a number there"),
+        ("learning_rate", None, "but train, which is trial 0, has null; set such a number there"),
         (
             "optimizer.name",
             "muon",
-            "optimizer.name allows sgd, adam, but train, which is trial 0, has muon; add that to the choices",
+            "optimizer.name allows sgd, adam, but train, which is trial 0, has muon; add it to the choices",
         ),
         (
             "architecture.dropout",
@@ -173,7 +173,7 @@ def test_the_first_of_two_options_that_hold_the_value_is_taken() -> None:
             "architecture.filters",
             [32, 64],
             "architecture[compact].filters allows [32, 64, 128], but train, which is trial 0, has [32, 64]; "
-            "make the two equal",
+            "make them equal",
         ),
         (
             "architecture.head",
@@ -184,20 +184,20 @@ def test_the_first_of_two_options_that_hold_the_value_is_taken() -> None:
             "architecture",
             {**FAST, "width": 2},
             "architecture[fast] allows the keys name, filters, whitening_kernel_size, activation, but train, which is "
-            "trial 0, has the keys name, filters, whitening_kernel_size, activation, width; make the two equal",
+            "trial 0, has the keys name, filters, whitening_kernel_size, activation, width; make them equal",
         ),
         (
             "architecture",
             {"name": "lenet5"},
-            'architecture allows compact, fast, but train, which is trial 0, has {"name": "lenet5"}; add that',
+            'architecture allows compact, fast, but train, which is trial 0, has {"name": "lenet5"}; add it',
         ),
-        ("architecture", None, "architecture allows compact, fast, but train, which is trial 0, has null; add that"),
+        ("architecture", None, "architecture allows compact, fast, but train, which is trial 0, has null; add it"),
         ("early_stopping", {"metric": "val_loss", "patience": 9}, "patience allows int [2, 5], but train, which is"),
         ("early_stopping", {}, "allows the keys metric, patience, but train, which is trial 0, has the keys none"),
         (
             "early_stopping",
             [],
-            f"allows null, {PATIENCE}, but train, which is trial 0, has []; add that",
+            f"allows null, {PATIENCE}, but train, which is trial 0, has []; add it",
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_two_draws_share_nothing() -> None:
 
 
 def test_a_label_of_another_space_is_refused() -> None:
-    message = "x allows a, b, but c was drawn: from another space than this"
+    message = "x allows a, b, but c was drawn, from a different space"
     with pytest.raises(ParamsError, match=message):
         draw(parse({"x": {"categorical": ["a", "b"]}}), lambda *_: "c")
 
@@ -325,7 +325,7 @@ def test_a_grid_has_every_value_of_every_parameter() -> None:
         ),
         (
             WRITTEN,
-            f"{DROPOUT} is drawn only with its choice, which a grid cannot do; take another sampler",
+            f"{DROPOUT} is conditional, which a grid does not support; use another sampler",
         ),
         (
             {"x": {"int": [1, 1_000_000_000]}, "y": {"categorical": ["a", "b"]}},

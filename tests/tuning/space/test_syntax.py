@@ -57,7 +57,7 @@ def test_a_label_is_the_scalar_the_name_or_json() -> None:
         ("3", "found 3, expected a mapping of train's keys to ranges, such as {learning_rate: {float: [0.0001, 0.1]"),
         ("", "found null, expected a mapping"),
         ("[a]", 'found ["a"], expected a mapping'),
-        ("3: {int: [1, 2]}", "3 is no key of train, expected text"),
+        ("3: {int: [1, 2]}", "3 is not a key of train, expected text"),
         ("a: [1, 2]", "a is [1, 2]: expected a mapping with one of the keys float, int, categorical"),
         ("a:", "a is null: expected a mapping with one of the keys float, int, categorical"),
         ("a: {}", "a has the keys none: expected exactly one of float, int, categorical"),
@@ -87,12 +87,12 @@ def test_a_label_is_the_scalar_the_name_or_json() -> None:
         ("a: {float: [0, .inf]}", "a is float [0, Infinity]: expected [low, high], two finite numbers"),
         ("a: {float: [.nan, 1]}", "a is float [NaN, 1]: expected [low, high], two finite numbers"),
         (f"a: {{float: [0, 1{'0' * 400}]}}", "expected [low, high], two finite numbers"),
-        ("a: {int: [1, 2.5]}", "a is int [1, 2.5]: expected two integers; for other numbers say float"),
+        ("a: {int: [1, 2.5]}", "a is int [1, 2.5]: expected two integers; use float for other numbers"),
         ("a: {int: [1.0, 2.0]}", "a is int [1.0, 2.0]: expected two integers"),
         (
             "learning_rate: {float: [0.1, 0.1]}",
             "learning_rate is float [0.1, 0.1]: the first number must be the lower one; "
-            "a value that is not searched stands in train alone",
+            "set a fixed value in train instead",
         ),
         ("a: {int: [5, 2]}", "a is int [5, 2]: the first number must be the lower one; swap them"),
         (
@@ -101,7 +101,7 @@ def test_a_label_is_the_scalar_the_name_or_json() -> None:
         ),
         ("a: {int: [-1, 9], log: true}", "a is int [-1, 9] with log: a logarithmic range must start above 0"),
         ("a: {float: [1, 9], log: 1}", "a has log: 1: expected true or false"),
-        ("a: {int: [1, 9], log: true, step: 2}", "a has log and step, which exclude each other; delete one"),
+        ("a: {int: [1, 9], log: true, step: 2}", "a has both log and step; delete one"),
         ("a: {int: [1, 9], step: 0}", "a has step: 0: expected more than 0, and at most the range, which is 8"),
         ("a: {float: [0, 1], step: -0.1}", "a has step: -0.1: expected more than 0, and at most the range, which is 1"),
         ("a: {int: [1, 9], step: 9}", "a has step: 9: expected more than 0, and at most the range, which is 8"),
@@ -111,18 +111,18 @@ def test_a_label_is_the_scalar_the_name_or_json() -> None:
         ("a: {float: [1, 9], step: .nan}", "a has step: NaN: expected a number"),
         (
             "a: {int: [64, 512], step: 30}",
-            "from 64 on it does not meet 512; end the range at 484 or 514",
+            "steps from 64 do not reach 512; end the range at 484 or 514",
         ),
         (
             "a: {float: [0.1, 0.35], step: 0.1}",
-            "a has step: 0.1: from 0.1 on it does not meet 0.35; end the range at 0.3 or 0.4",
+            "a has step: 0.1: steps from 0.1 do not reach 0.35; end the range at 0.3 or 0.4",
         ),
         ("a: {categorical: sgd}", "a is categorical sgd: expected a list of choices"),
         ("a: {categorical: {b: 1, c: 2}}", 'a is categorical {"b": 1, "c": 2}: expected a list of choices'),
-        ("a: {categorical: []}", "a has no choices: expected at least two; a value that is not searched stands"),
+        ("a: {categorical: []}", "a has no choices: expected at least two; set a fixed value in train instead"),
         (
             "a: {categorical: [sgd]}",
-            "a has one choice, sgd: expected at least two; a value that is not searched stands in train alone",
+            "a has one choice, sgd: expected at least two; set a fixed value in train instead",
         ),
         ("a: {categorical: [sgd, adam, sgd]}", "a has the choices sgd and sgd, which are equal; delete one"),
         ("a: {categorical: [1, true]}", "a has the choices 1 and true, which are equal; delete one"),
@@ -140,11 +140,11 @@ def test_a_label_is_the_scalar_the_name_or_json() -> None:
         ("a: {categorical: [{name: b, c: {categorical: [1]}}, d]}", "a[b].c has one choice, 1: expected at least two"),
         (
             "a: {categorical: [b, c]}\na.d: {int: [1, 2]}",
-            "both 'a' and 'a.d', a part of it, are named; give 'd' inside 'a' and delete 'a.d'",
+            "both 'a' and 'a.d', a part of it, are given; give 'd' inside 'a' and delete 'a.d'",
         ),
         (
             "a: {categorical: [{name: b, c.d: {int: [1, 2]}, c: {d: {int: [1, 2]}}}, e]}",
-            "two parameters are called 'a[b].c.d'; a key with a dot inside a choice makes it so",
+            "two parameters are called 'a[b].c.d'; remove the dotted key inside the choice",
         ),
     ],
 )

@@ -6,7 +6,7 @@ Reading needs numpy alone: a GPU machine trains from these files without pandas 
     labels.npy            int64 (rows,), positions in manifest["classes"]
     splits.npy            int8 (rows,): 0 train, 1 val, 2 test, -1 unused
     index.parquet         one line per row: row, id, label, split, source, ...
-    manifest.json         classes, counts, shards, digest; a folder without it is not a data set
+    manifest.json         classes, counts, shards, digest; a directory without it is not a dataset
 """
 
 import hashlib
@@ -39,12 +39,12 @@ _RESERVED_BYTES = 8 << 20
 
 
 class DatasetWriter:
-    """Write a data set shard by shard; used as a context manager, it removes what it wrote unless finish() ended.
+    """Write a dataset shard by shard; used as a context manager, it removes what it wrote unless finish() ended.
 
     Args:
-        directory: made if it does not exist; files of an older data set in it are removed.
+        directory: made if it does not exist; files of an older dataset in it are removed.
         image_shape: (height, width, channels) of every image.
-        shard_bytes: greatest size of the pixels of one shard; a shard holds at least one image.
+        shard_bytes: largest size of the pixels of one shard; a shard holds at least one image.
 
     Raises:
         DataError: (from every method) a file cannot be written, for example because the disk is full.
@@ -105,7 +105,7 @@ class DatasetWriter:
                 image_shape, n_rows, counts, shards and digest are added here.
         """
         if not np.array_equal(index["row"].to_numpy(), np.arange(self.n_rows)):
-            raise ValueError(f"index has {len(index)} lines that do not name the rows 0 to {self.n_rows - 1} in order")
+            raise ValueError(f"index has {len(index)} lines; expected rows 0 to {self.n_rows - 1} in order")
         self._close_shard()
         classes = list(manifest["classes"])
         codes = {name: code for code, name in enumerate(classes)}
@@ -208,7 +208,7 @@ class Images:
         if len(self._shards) == 1:  # the usual case of small images: half the cost of the general one
             return np.asarray(self._shards[0].take(rows, axis=0))
         if rows.min() < -len(self) or rows.max() >= len(self):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} are not all within the {len(self)} rows")
+            raise IndexError(f"rows {rows.min()} to {rows.max()} are out of range (0 to {len(self) - 1})")
         shard_numbers, within = np.divmod(np.where(rows < 0, rows + len(self), rows), self._shard_rows)
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for number in np.unique(shard_numbers):
@@ -218,7 +218,7 @@ class Images:
 
 
 class Dataset:
-    """A prepared or augmented data set, opened without reading its pixels; make one with Dataset.open(directory).
+    """A prepared or augmented dataset, opened without reading its pixels; make one with Dataset.open(directory).
 
     Attributes:
         manifest: what manifest.json says.
@@ -242,7 +242,7 @@ class Dataset:
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Return the data set in directory.
+        """Return the dataset in directory.
 
         Raises:
             DataError: there is no manifest, or a file it names is missing, cut short or of another shape.
@@ -255,7 +255,7 @@ class Dataset:
             for shard in manifest["shards"]
         ]
         if sum(len(shard) for shard in shards) != n_rows:
-            said = f"its shards hold {sum(map(len, shards))} rows, the manifest says {n_rows}"
+            said = f"the shards hold {sum(map(len, shards))} rows, but the manifest says {n_rows}"
             raise not_whole(directory, said, stage=stage)
         labels = load_array(directory / "labels.npy", np.int64, (n_rows,), stage=stage)
         splits = load_array(directory / "splits.npy", np.int8, (n_rows,), stage=stage)

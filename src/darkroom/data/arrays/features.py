@@ -89,14 +89,14 @@ class Features:
             DataError: there are none, or a file is missing, cut short or of another shape.
         """
         if self.backbone is None or split not in SPLITS:
-            what = "no backbone was named" if self.backbone is None else f"splits are {', '.join(SPLITS)}"
+            what = "embed.backbone is none" if self.backbone is None else f"splits are {', '.join(SPLITS)}"
             raise DataError(f"{self.directory} has no features of {split!r}: {what}; see embed in params.yaml")
         n_rows = self.counts[split]
         features = self._load(f"{split}.npy", np.float32, (n_rows, self.n_features))
         return features, self._load(f"{split}-labels.npy", np.int64, (n_rows,))
 
     def rows(self, split: str) -> np.ndarray:
-        """Return where the pictures of arrays(split) are: int64 (n, 2), 0 prepared or 1 augmented, and the row there.
+        """Return where the images of arrays(split) are: int64 (n, 2), 0 prepared or 1 augmented, and the row there.
 
         Raises:
             DataError: as arrays().
@@ -117,7 +117,7 @@ class Features:
             pairs["augmented"] = (self.augmented_digest, augmented_digest)
         for name, (computed_from, here) in pairs.items():
             if self.backbone is not None and computed_from != here:
-                raise DataError(f"{self.directory}: these are features of other {name} images; run `dvc repro embed`")
+                raise DataError(f"{self.directory}: the features belong to other {name} images; run `dvc repro embed`")
 
     def _load(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
         array = load_array(self.directory / name, dtype, shape, stage=STAGE, mmap=shape[0] > 0)
@@ -183,7 +183,7 @@ class FeaturesWriter:
                 self._digest.update(content)
                 n_rows += len(block)
         if n_rows != len(rows) or n_rows != len(labels):
-            raise ValueError(f"{n_rows} features came for {len(rows)} rows and {len(labels)} labels")
+            raise ValueError(f"got {n_rows} features for {len(rows)} rows and {len(labels)} labels")
         for name, values in (("rows", rows), ("labels", labels)):
             with self._new_file(f"{split}-{name}.npy") as path:
                 np.save(path, values.astype(np.int64), allow_pickle=False)
@@ -216,7 +216,7 @@ class FeaturesWriter:
 
 
 def write_none(directory: Path) -> None:
-    """Make directory a folder of features that says that no backbone was named.
+    """Make directory a directory of features that says that no backbone was named.
 
     It is the same whatever else the section `embed` says, so nothing that depends on it reruns.
     """
@@ -269,7 +269,8 @@ def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_i
     present, counts = np.unique(labels, return_counts=True)
     if max_images < len(present):
         raise ParamsError(
-            f"params.yaml: embed.max_images is {max_images}, fewer than the {len(present)} classes; raise it, or null "
+            f"params.yaml: embed.max_images is {max_images}, fewer than the {len(present)} classes; raise it, or set "
+            "null "
             f"for all {len(labels)} training images"
         )
     picked: list[int] = []

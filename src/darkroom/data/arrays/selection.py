@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Selection:
-    """Rows of one or several picture arrays as one array, read when indexed: memory-mapped shards stay on disk.
+    """Rows of one or several image arrays as one array, read when indexed: memory-mapped shards stay on disk.
 
     Args:
         parts: pairs (images, rows): images is indexable by an int array and gives uint8 (n, H, W, C); rows are (n,).

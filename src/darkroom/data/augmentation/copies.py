@@ -1,4 +1,4 @@
-"""The augmented copies of a data set's images: drawn on all cores, indexed, shown beside the originals."""
+"""The augmented copies of a dataset's images: drawn on all cores, indexed, shown beside the originals."""
 
 import json
 import tempfile
@@ -41,19 +41,19 @@ def draw_copies(
     workers: int | str,
     cluster: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield the copies of rows of the data set in directory: all copies of the first row, then of the second, ...
+    """Yield the copies of rows of the dataset in directory: all copies of the first row, then of the second, ...
 
-    The workers read the pixels from the data set and hand their copies over in a few files that are used again and
+    The workers read the pixels from the dataset and hand their copies over in a few files that are used again and
     again, so memory stays bounded and no pixel is pickled.
 
     Args:
-        directory: a data set on a disk that every worker sees.
+        directory: a dataset on a disk that every worker sees.
         rows: row numbers, (n,).
         ids: the image ids of these rows, (n,).
         transforms: see build().
         copies: per image, numbered from 1; 0 yields nothing.
         seed: of all draws.
-        scratch: existing folder on a disk that every worker sees; holds the files meanwhile.
+        scratch: existing directory on a disk that every worker sees; holds the files meanwhile.
         backend: see stream().
         workers: see stream().
         cluster: see stream().
@@ -63,9 +63,9 @@ def draw_copies(
 
     Raises:
         ParamsError: see build(); also when an image comes out with another shape.
-        DataError: the scratch folder cannot be written.
+        DataError: the scratch directory cannot be written.
     """
-    directory, scratch = directory.resolve(), scratch.resolve()  # workers of a cluster have a folder of their own
+    directory, scratch = directory.resolve(), scratch.resolve()  # workers of a cluster have a directory of their own
     dataset = Dataset.open(directory)
     spec = json.dumps(list(transforms))
     if copies == 0 or len(rows) == 0:
@@ -114,7 +114,7 @@ def copies_index(parents: "pd.DataFrame", *, copies: int) -> "pd.DataFrame":
 def preview(
     prepared: Dataset, augmentation: Dataset, *, parents: Sequence[int], copies: int, images_per_class: int
 ) -> tuple[list[np.ndarray], list[str], int]:
-    """Return the pictures of a preview, their titles, and the number of pictures in a line.
+    """Return the images of a preview, their titles, and the number of images in a line.
 
     One line per class (the first 50): its first training images, each followed by its stored copies (at most 3).
 
@@ -143,7 +143,7 @@ def preview(
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One task: which rows of which data set to copy, how, and into which file."""
+    """One task: which rows of which dataset to copy, how, and into which file."""
 
     directory: Path
     digest: str
@@ -174,7 +174,7 @@ def _write_copies(chunk: _Chunk) -> tuple[Path, int]:
 
 
 @lru_cache(maxsize=1)
-def _dataset(directory: Path, digest: str) -> Dataset:  # noqa: ARG001 - a new digest is a new data set
+def _dataset(directory: Path, digest: str) -> Dataset:  # noqa: ARG001 - a new digest is a new dataset
     return Dataset.open(directory)
 
 

@@ -132,17 +132,17 @@ def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarr
     if not isinstance(replace, bool):
         raise ParamsError(f"{where}.replace is {replace!r}, expected true or false")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1 or (n > len(steps) and not replace):
-        raise ParamsError(f"{where}.n is {n!r}, expected a number from 1 to {len(steps)}, that of its transforms")
+        raise ParamsError(f"{where}.n is {n!r}, expected a number from 1 to {len(steps)}, the number of its transforms")
     if kind.__name__ == "OneOf" and not any(step.p for step in steps):
-        raise ParamsError(f"{where}: every p in it is 0, so there is nothing to choose from; raise one")
+        raise ParamsError(f"{where}: every p is 0, so no transform can be chosen; raise one")
     return kind(steps, **arguments)
 
 
 def _try(step: "BasicTransform", name: str, *, where: str, probe: np.ndarray) -> None:
     missing = sorted(set(step.targets_as_params) - {"image"})
     if missing or "image" not in step.available_keys:
-        needs = ", ".join(missing) or "other data than an image"
-        raise ParamsError(f"{where}: {name} needs {needs}; a classifier has the image alone, remove the transform")
+        needs = ", ".join(missing) or "inputs other than the image"
+        raise ParamsError(f"{where}: {name} needs {needs}; only the image is available; remove the transform")
     step.set_random_seed(0)
     for _ in range(_PROBES):
         try:

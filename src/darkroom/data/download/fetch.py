@@ -1,4 +1,4 @@
-"""Fetch the files of a data set from the first of its sources that yields them, each with the right checksum."""
+"""Fetch the files of a dataset from the first of its sources that yields them, each with the right checksum."""
 
 import json
 import shutil
@@ -44,20 +44,20 @@ SourceT = TypeVar("SourceT", bound=FileSource)
 def fetch(
     dataset: Dataset, out: Path, *, mirror: Path | None, base: Path, retry_seconds: float = 1.0
 ) -> dict[str, Any]:
-    """Write the files of the data set and their manifest.json into `out`, and return the manifest.
+    """Write the files of the dataset and their manifest.json into `out`, and return the manifest.
 
-    Without the manifest, which comes last, the folder is never taken for whole. It holds no time, no absolute path and
-    nothing of sources that failed: the same files from the same source give the same bytes.
+    The manifest is written last; without it the directory counts as incomplete. It holds no time, no absolute path and
+    nothing about sources that failed: the same files from the same source give the same bytes.
 
     Args:
         dataset: what to fetch; its sources are tried in order.
-        out: a folder that is absent, empty, or an earlier result, which is replaced.
-        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        out: a directory that is absent, empty, or an earlier result, which is replaced.
+        mirror: a directory that is looked into before any source is asked, by file name and checksum.
         base: what relative paths of `path` sources start from.
         retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
 
     Raises:
-        ParamsError: the mirror is no folder.
+        ParamsError: the mirror is not a directory.
         DataError: no source yields its files (the message names each and why), or `out` holds something else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
@@ -77,8 +77,8 @@ def fetch(
             name = source.holds or name
         if name != dataset.name:
             say(
-                f"{dataset.name}: this file holds {name}, which only stands in for {dataset.name}: the experiment is "
-                f"called {name}; never compare its figures with those of {dataset.name}"
+                f"{dataset.name}: this file holds {name}, a stand-in for {dataset.name}: the experiment is "
+                f"called {name}; its results are not comparable with {dataset.name}"
             )
         for file in given.get("files", []):
             if "url" in file:
@@ -113,8 +113,8 @@ def obtain(
 
     Args:
         sources: tried in order.
-        directory: an empty folder.
-        mirror: a folder that is looked into before any source is asked, by file name and checksum.
+        directory: an empty directory.
+        mirror: a directory that is looked into before any source is asked, by file name and checksum.
         base: what relative paths of `path` sources start from.
         retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
         called: what the files are, for messages.
@@ -125,11 +125,11 @@ def obtain(
         used without asking a source, whatever the order.
 
     Raises:
-        ParamsError: the mirror is no folder.
+        ParamsError: the mirror is not a directory.
         DataError: no source yields its files.
     """
     if mirror is not None and not mirror.is_dir():
-        raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is no folder; correct it or unset it")
+        raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is not a directory; correct or unset it")
     reasons: list[str] = []
     for source in sources:
         if mirror is None:
@@ -139,7 +139,7 @@ def obtain(
         except SourceError as error:
             _clear(directory)
             reasons.append(f"mirror: {error}")
-            say(f"{called}: {reasons[-1]}; going on without it")
+            say(f"{called}: {reasons[-1]}; trying the next source")
             continue
         if payloads:
             say(f"{called}: {summary(payloads)} from the mirror, the same as {describe(source)}")
@@ -156,10 +156,10 @@ def obtain(
             say(f"{called}: {summary(payloads)} from {describe(source)}")
             return source, payloads
     wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
-    ways = [f"put {wanted} into a folder and name it as DARKROOM_MIRROR"] if wanted else []
+    ways = [f"put {wanted} into a directory and set DARKROOM_MIRROR to it"] if wanted else []
     raise DataError(
         f"{called}: could not get the files from any source. {'. '.join(reasons)}. "
-        f"Without a network: {'; or '.join([*ways, otherwise])}"
+        f"Offline: {'; or '.join([*ways, otherwise])}"
     )
 
 
@@ -188,7 +188,7 @@ def _from_source(
     declared = sum(file.bytes or 0 for file in sized)
     free = shutil.disk_usage(directory).free
     if declared > free:
-        raise SourceError(f"it has {declared:,} bytes, but {free:,} are free on the disk of {directory.parent}")
+        raise SourceError(f"it has {declared:,} bytes, but only {free:,} are free on the disk of {directory.parent}")
     if isinstance(source, PathSource):
         return _from_path(source, directory, base)
     if isinstance(source, UrlSource):
@@ -226,9 +226,9 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
         return [copied(path, directory / path.name, source.sha256)]
     if not path.is_dir():
-        raise SourceError(f"there is no file or folder {escaped(str(path))}")
+        raise SourceError(f"no such file or directory: {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
-        raise SourceError(f"{path} holds the folder that is written to; name the folder with the classes")
+        raise SourceError(f"{path} contains the output directory; give the directory that holds the classes")
     if source.layout.kind == "folders":
         target = directory / PACKED_FOLDER
         try:
@@ -243,7 +243,7 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
     }
     names = sorted(file.name for file in path.iterdir() if file.is_file() and wanted[source.layout.kind](file.name))
     if not names:
-        raise SourceError(f"{path} holds no file of the layout {source.layout.kind}")
+        raise SourceError(f"{path} holds no file in the layout {source.layout.kind}")
     return [copied(path / name, directory / name, None) for name in names]
 
 
@@ -255,19 +255,21 @@ def _mirror_names(source: FileSource) -> list[str]:
 
 @contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """Yield an empty folder inside `out` for what is not complete; it is there as long as `out` is not whole.
+    """Yield an empty directory inside `out` for what is not complete; it is there as long as `out` is incomplete.
 
-    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the folder inside while its files come
-    or go, so that after an interruption they are still known.
+    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the directory inside while its files
+    come or go, so that after an interruption they are still known.
     """
     if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; expected a folder to write to")
+        raise DataError(f"{out} is a file; expected a directory to write to")
     partial_out = out / PARTIAL
     whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
     ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
     others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
     if others:
-        raise DataError(f"{out} holds {shown(others[0])}, which no download wrote; empty it or choose another folder")
+        raise DataError(
+            f"{out} holds {shown(others[0])}, which download did not write; empty it or choose another directory"
+        )
     partial_out.mkdir(parents=True, exist_ok=True)
     if whole is not None:
         (out / MANIFEST).replace(partial_out / MANIFEST)

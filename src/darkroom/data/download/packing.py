@@ -1,4 +1,4 @@
-"""Write a data set that is no file yet as one file whose bytes depend on its content alone."""
+"""Write a dataset that is not a file yet as one file whose bytes depend on its content alone."""
 
 import os
 import tarfile
@@ -12,14 +12,14 @@ from darkroom.errors import DataError
 
 
 def pack_folder(path: Path, target: Path, *, root: str | None) -> None:
-    """Write a folder data set as one tar that depends on names and contents alone: sorted, undated, nobody's.
+    """Write a directory dataset as one tar that depends on names and contents alone: sorted, undated, nobody's.
 
     One file, because DVC is slow with many small ones.
 
     Args:
-        path: the folder; hidden files and litter are left out, links are followed.
+        path: the directory; hidden files and litter are left out, links are followed.
         target: the tar to write.
-        root: the folder inside that holds the class folders, if it is not the top.
+        root: the directory inside that holds the class directories, if it is not the top.
 
     Raises:
         DataError: what archives.place and archives.check_classes refuse, or a file that cannot be read.

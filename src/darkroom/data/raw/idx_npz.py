@@ -53,7 +53,7 @@ def idx_blocks(paths: Sequence[Path], *, classes: Sequence[str] | None, max_arch
         if images and labels:
             yield from _idx_split(split, images, labels, classes=classes, limit=max_archive_bytes)
         elif images or labels:
-            raise DataError(f"{images or labels}: its partner with the {'labels' if images else 'images'} is missing")
+            raise DataError(f"{images or labels}: the matching {'labels' if images else 'images'} file is missing")
 
 
 def npz_blocks(path: Path, *, classes: Sequence[str] | None, max_archive_bytes: int) -> Iterator[Block]:
@@ -118,7 +118,7 @@ def _idx(path: Path, limit: int) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
             stream.seek(0)
         zero, kind, n_dimensions = struct.unpack(">HBB", _exactly(stream, 4, path))
         if zero or kind != 0x08 or not 1 <= n_dimensions <= 4:
-            raise DataError(f"{path}: this is no IDX file of unsigned bytes; download it again, or correct its layout")
+            raise DataError(f"{path}: not an IDX file of unsigned bytes; download it again, or correct its layout")
         shape = struct.unpack(f">{n_dimensions}I", _exactly(stream, 4 * n_dimensions, path))
         if prod(shape) > limit:
             raise DataError(
@@ -135,7 +135,7 @@ def _npy_header(stream: Readable, n_bytes: int, path: Path, name: str) -> tuple[
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, dtype = read(stream)  # type: ignore[arg-type]
     except (ValueError, SyntaxError, tokenize.TokenError, MemoryError) as error:  # the header is a Python literal
-        raise DataError(f"{path}: {name} is no npy array ({str(error).partition(chr(10))[0]})") from None
+        raise DataError(f"{path}: {name} is not an npy array ({str(error).partition(chr(10))[0]})") from None
     if min(shape, default=0) < 0:
         raise DataError(f"{path}: {name} is damaged (its shape is {shape}); download it again")
     if dtype.hasobject:
@@ -152,11 +152,11 @@ def _blocks(
 ) -> Iterator[Block]:
     n, *rest = shape
     if n != len(labels):
-        raise DataError(f"{path}: {n:,} images, but {len(labels):,} labels; expected as many")
+        raise DataError(f"{path}: {n:,} images, but {len(labels):,} labels; expected equal numbers")
     image_shape = tuple(rest[:2] if rest[2:] == [1] else rest)
     n_bytes = prod(image_shape)
     if n and not n_bytes:
-        raise DataError(f"{path}: the images have the shape {image_shape}, which holds no pixel")
+        raise DataError(f"{path}: the images have shape {image_shape}, which has no pixels")
     step = max(1, BLOCK_BYTES // max(1, n_bytes))
     for start in range(0, n, step):
         part = labels[start : start + step]
@@ -176,7 +176,7 @@ def _exactly(stream: Readable, n: int, path: Path) -> bytes:
 def _ended(stream: Readable, path: Path) -> None:
     with broken_as_data_error(path):  # the read behind the last byte is also the one that compares the checksum
         if stream.read(1):
-            raise DataError(f"{path} holds more bytes than its header announces; download it again")
+            raise DataError(f"{path} is longer than its header says; download it again")
 
 
 def class_names(labels: np.ndarray, classes: Sequence[str] | None, where: Path) -> list[str]:
@@ -190,7 +190,7 @@ def class_names(labels: np.ndarray, classes: Sequence[str] | None, where: Path) 
         return [str(value) for value in values]
     for value in values:
         if not 0 <= value < len(classes):
-            raise DataError(f"{where}: there is a label {value}, but the classes are 0 to {len(classes) - 1}")
+            raise DataError(f"{where}: label {value} is out of range; the classes are 0 to {len(classes) - 1}")
     return [classes[value] for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Read a data set, as downloaded or as a folder, as a stream of labelled images."""
+"""Read a dataset, as downloaded or as a directory, as a stream of labelled images."""
 
 import json
 import stat
@@ -23,7 +23,7 @@ SPLITS |= {"test": "test", "testing": "test"}
 
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
-_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the folder
+_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
 _DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
 
@@ -52,7 +52,7 @@ class RawImage:
 
 
 class Placed(NamedTuple):
-    """A file of a folder data set: its number in the listing, its name below the root, and what its folders say."""
+    """A file of a directory dataset: its number in the listing, its name below the root, its class and split."""
 
     number: int
     name: str
@@ -69,7 +69,7 @@ def read_images(directory: Path, *, max_archive_bytes: int, max_image_bytes: int
         max_image_bytes: an image with more bytes is not read; its data are Oversized.
 
     Raises:
-        DataError: the directory is not whole; a file is truncated, damaged, unsafe or not what its layout says; there
+        DataError: the directory is incomplete; a file is truncated, damaged, unsafe or not what its layout says; there
             is no image, or one class only; two class names differ by case or Unicode form only. Some of these are
             found, and raised, only while reading.
     """
@@ -92,20 +92,20 @@ def read_images(directory: Path, *, max_archive_bytes: int, max_image_bytes: int
         blocks = read(paths, classes=classes, max_archive_bytes=max_archive_bytes)
         images = _numbered(blocks, directory, max_image_bytes=max_image_bytes)
     else:
-        raise DataError(f"{directory / MANIFEST}: layout {layout['kind']!r} is not known; run `dvc repro download`")
+        raise DataError(f"{directory / MANIFEST}: unknown layout {layout['kind']!r}; run `dvc repro download`")
     return images
 
 
 def read_folder(directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
-    """Yield the images of a folder `<class>/**/file`, sorted by name; none where there is none. Links are followed.
+    """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed.
 
     Raises:
-        DataError: there is no such folder, an image lies in no class folder, two class names differ by case or Unicode
-            form only, or a file is unreadable or no regular file. A .gitignore or .dvc file, like any document, may lie
-            beside the class folders.
+        DataError: there is no such directory, an image lies in no class directory, two class names differ by case or
+            Unicode form only, or a file is unreadable or no regular file. A .gitignore or .dvc file, like any document,
+            may lie beside the class directories.
     """
     if not directory.is_dir():
-        raise DataError(f"{directory}: there is no such folder; expected <class>/<image>")
+        raise DataError(f"{directory}: no such directory; expected <class>/<image>")
     entries = list(walk(directory))
     names = [(name, is_dir) for name, _, is_dir in entries]
     for placed in place(names, where=directory, splits=False):
@@ -124,25 +124,25 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing or damaged, or a file is missing or of another size.
     """
-    again = "is not whole; run `dvc repro download`"
+    again = "is incomplete; run `dvc repro download`"
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         sizes = {str(file["name"]): int(file["bytes"]) for file in manifest["files"]}
         _ = manifest["layout"]["kind"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{directory} {again} (it has no valid {MANIFEST})") from None
+        raise DataError(f"{directory} {again} (no valid {MANIFEST})") from None
     for name, n_bytes in sizes.items():
         path = directory / name
         if not path.is_file() or path.stat().st_size != n_bytes:
-            raise DataError(f"{directory} {again} ({name} is missing or has not {n_bytes:,} bytes)")
+            raise DataError(f"{directory} {again} ({name} is missing or does not have {n_bytes:,} bytes)")
     return manifest
 
 
 def walk(directory: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Yield (name with "/", path, is it a folder) of everything below but hidden files and litter, sorted by name.
+    """Yield (name with "/", path, is it a directory) of everything below but hidden files and litter, sorted by name.
 
     Raises:
-        DataError: a folder that holds itself through a link, a broken link, a device, socket or named pipe.
+        DataError: a directory that holds itself through a link, a broken link, a device, socket or named pipe.
     """
     yield from _walk(directory, directory, "", ())
 
@@ -156,7 +156,7 @@ def _walk(
     except OSError as error:
         raise DataError(f"{top}: cannot read {shown(prefix or '.')}: {error.strerror}") from None
     if (here.st_dev, here.st_ino) in above:
-        raise DataError(f"{top}: {shown(prefix)} is a link to a folder that holds it; remove the link")
+        raise DataError(f"{top}: {shown(prefix)} is a link to one of its own parent directories; remove the link")
     for child in children:
         if _is_litter(child):
             continue
@@ -171,24 +171,24 @@ def _walk(
         elif stat.S_ISREG(mode):
             yield name, path, False
         else:
-            raise DataError(f"{top}: {shown(name)} is no regular file; remove it")
+            raise DataError(f"{top}: {shown(name)} is not a regular file; remove it")
 
 
 def place(
     names: Iterable[tuple[str, bool]], *, where: Path, root: str | None = None, splits: bool = True
 ) -> list[Placed]:
-    """Return the image files among `names` with their class, and split if the top folders are train and test.
+    """Return the image files among `names` with their class, and split if the top directories are train and test.
 
     Args:
-        names: (path with "/" between its parts, whether it is a folder), in any order, which is kept.
-        where: what to call the data set in an error.
-        root: the folder that holds the classes; what lies beside it is not looked at.
-        splits: whether top folders called train, test (and val) are official parts rather than classes.
+        names: (path with "/" between its parts, whether it is a directory), in any order, which is kept.
+        where: what to call the dataset in an error.
+        root: the directory that holds the classes; what lies beside it is not looked at.
+        splits: whether top directories called train, test (and val) are official parts rather than classes.
 
     Raises:
-        DataError: no such root, an image in no class folder, another folder beside official parts, or two class names
-            that differ by case or Unicode form only. A document (README, .txt, .csv, ...) beside the class folders is
-            passed over.
+        DataError: no such root, an image in no class directory, another directory beside official parts, or two class
+            names that differ by case or Unicode form only. A document (README, .txt, .csv, ...) beside the class
+            directories is passed over.
     """
     prefix = f"{root.strip('/')}/" if root else ""
     found = [
@@ -197,7 +197,7 @@ def place(
         if name.startswith(prefix) and not any(_is_litter(part) for part in name.split("/"))
     ]
     if root and not found:
-        raise DataError(f"{where}: there is no folder {shown(root)}; correct `root` in the layout")
+        raise DataError(f"{where}: no such directory: {shown(root)}; correct `root` in the layout")
     tops = {name.partition("/")[0] for _, name, is_dir in found if is_dir or "/" in name}
     parts = {SPLITS.get(top.casefold()) for top in tops}
     if splits and parts > {"train", "test"}:
@@ -215,11 +215,11 @@ def place(
             placed.append(Placed(index, name, above[depth], split))
         elif not _is_document(above[-1]):
             example = "train/<class>/<image>" if depth else "<class>/<image>"
-            raise DataError(f"{where}: {shown(name)} lies in no class folder; expected {example}")
+            raise DataError(f"{where}: {shown(name)} is not in a class directory; expected {example}")
     _check_names(folders | {image.label for image in placed}, where)
     empty = folders - {image.label for image in placed}
     if splits and empty and placed:
-        raise DataError(f"{where}: the class folder {shown(min(empty))} holds no image; fill it or remove it")
+        raise DataError(f"{where}: the class directory {shown(min(empty))} has no images; add some or remove it")
     return placed
 
 
@@ -231,23 +231,23 @@ def check_classes(images: Sequence[Placed], *, where: Path) -> None:
     """
     labels = {image.label for image in images}
     if not labels:
-        raise DataError(f"{where}: there is no image here; expected <class>/<image> or train/<class>/<image>")
+        raise DataError(f"{where}: no images found; expected <class>/<image> or train/<class>/<image>")
     if len(labels) == 1:
         only = shown(labels.pop())
         raise DataError(
-            f"{where}: there is one class only, {only}; a classifier needs two. If {only} is the folder that holds "
-            f"the classes, name it as `root` in the layout"
+            f"{where}: only one class, {only}; a classifier needs two. If {only} is the directory that holds "
+            f"the classes, set `root` in the layout to it"
         )
     untaught = labels - {image.label for image in images if image.split != "test"}
     if untaught:
-        raise DataError(f"{where}: the class {shown(min(untaught))} has images in test only; add some to train")
+        raise DataError(f"{where}: class {shown(min(untaught))} has images only in test; add some to train")
 
 
 def _archived_folders(
     paths: Sequence[Path], *, root: str | None, max_archive_bytes: int, max_image_bytes: int
 ) -> Iterator[RawImage]:
     if len(paths) != 1:
-        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar with the class folders")
+        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar with class directories")
     with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
         placed = place(((entry.name, entry.is_dir) for entry in archive.entries), where=paths[0], root=root)
         check_classes(placed, where=paths[0])
@@ -272,8 +272,8 @@ def _numbered(blocks: Iterable[Block], directory: Path, *, max_image_bytes: int)
             yield RawImage(f"{prefix}{start + offset:05d}", label, block.split, data)
         counts[block.split] = start + len(block.labels)
     if len(labels) < 2:
-        what = f"one class only, {shown(labels.pop())}" if labels else "no image"
-        raise DataError(f"{directory}: there is {what}; a classifier needs two")
+        what = f"only one class, {shown(labels.pop())}" if labels else "no images"
+        raise DataError(f"{directory}: found {what}; a classifier needs two classes")
 
 
 def _check_parts(files: Iterable[str], tops: set[str], where: Path) -> None:
@@ -282,8 +282,8 @@ def _check_parts(files: Iterable[str], tops: set[str], where: Path) -> None:
     if {"train", "test"} <= nested:
         odd = shown(min(top for top in tops if top.casefold() not in SPLITS))
         raise DataError(
-            f"{where}: the folder {odd} lies beside train and test, which hold class folders; remove it, or name one "
-            "folder that holds all classes as `root` in the layout"
+            f"{where}: unexpected directory {odd} beside train and test; remove it, or set `root` in the layout to "
+            "the directory that holds all classes"
         )
 
 
@@ -300,7 +300,9 @@ def _check_names(classes: set[str], where: Path) -> None:
             # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
             same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
             both = f"{other!a} and {name!a}" if same else f"{shown(other)} and {shown(name)}"
-            raise DataError(f"{where}: the class names {both} differ by case or Unicode form only; merge the folders")
+            raise DataError(
+                f"{where}: the class names {both} differ only in case or Unicode form; merge the directories"
+            )
 
 
 def _is_litter(name: str) -> bool:

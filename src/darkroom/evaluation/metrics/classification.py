@@ -12,7 +12,7 @@ SMALLEST_PROBABILITY = 1e-7  # of float32 softmax outputs; bounds the loss of on
 
 
 class ClassMetrics(TypedDict):
-    """Of one class. What has no denominator is None (JSON null): precision if never predicted, recall if absent."""
+    """Metrics of one class; None if undefined: precision if never predicted, recall if absent."""
 
     precision: float | None
     recall: float | None
@@ -43,7 +43,7 @@ def evaluate(
     """
     check(probabilities, labels)
     if len(classes) != probabilities.shape[1]:
-        raise DataError(f"{len(classes)} class names came with probabilities of {probabilities.shape[1]} classes")
+        raise DataError(f"got {len(classes)} class names for probabilities of {probabilities.shape[1]} classes")
     correct = probabilities.argmax(axis=1) == labels
     per_class = class_metrics(confusion_matrix(probabilities.argmax(axis=1), labels, n_classes=len(classes)))
     f1 = [metrics["f1"] for metrics in per_class if metrics["f1"] is not None]
@@ -65,15 +65,15 @@ def check(probabilities: np.ndarray, labels: np.ndarray) -> None:
     """
     if probabilities.ndim != 2 or labels.ndim != 1 or len(probabilities) != len(labels) or len(labels) == 0:
         raise DataError(
-            f"probabilities have the shape {probabilities.shape} and labels {labels.shape}; expected (n, classes) and "
+            f"probabilities have shape {probabilities.shape} and labels {labels.shape}; expected (n, classes) and "
             "(n,) with n at least 1"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"labels are of type {labels.dtype}, expected class numbers (int)")
+        raise DataError(f"labels have dtype {labels.dtype}, expected class indices (int)")
     n_classes = probabilities.shape[1]
     if labels.min() < 0 or labels.max() >= n_classes:
         wrong = labels[(labels < 0) | (labels >= n_classes)][0]
-        raise DataError(f"a label is {wrong}, expected a class number from 0 to {n_classes - 1}")
+        raise DataError(f"found label {wrong}, expected a class index from 0 to {n_classes - 1}")
     deviations = np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1)
     bad = np.flatnonzero(~(deviations <= SUM_TOLERANCE) | (probabilities < 0).any(axis=1))
     if len(bad):
@@ -97,6 +97,10 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[floa
     Args:
         correct: (n,), bool, at least one.
         level: of confidence, in (0, 1).
+
+    >>> low, high = accuracy_interval(np.arange(1000) < 960)  # 960 of 1,000 images are correct
+    >>> f"{low:.3f} to {high:.3f}"
+    '0.946 to 0.970'
     """
     from scipy.stats import binomtest  # 1 s
 
@@ -163,6 +167,10 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
 
     Raises:
         DataError: shapes disagree, or a row does not sum to 1 within 1e-3.
+
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    >>> f"{expected_calibration_error(probabilities, np.array([0, 0, 1, 0]), n_bins=10):.2f}"
+    '0.30'
     """
     check(probabilities, labels)
     curve = reliability_curve(probabilities, labels, n_bins=n_bins)

@@ -9,15 +9,15 @@ GREATEST = 20.0  # a network that wants more than this, or less than its inverse
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature T > 0 at which softmax(logits / T) has the least cross-entropy (Guo et al. 2017).
+    """Return the temperature T > 0 at which softmax(logits / T) has the smallest cross-entropy (Guo et al. 2017).
 
-    Logits are known from probabilities up to a number per picture, which the softmax does not see. T > 1 softens the
+    Logits are known from probabilities up to a number per image, which the softmax does not see. T > 1 softens the
     answers of a network that is too sure of itself, T < 1 sharpens one that is too careful, as after label smoothing;
     no answer changes its class. Where all are right, or no temperature is better than another, it is 1: how sure a
-    network may be cannot be learned from pictures on which it never errs.
+    network may be cannot be learned from images on which it never errs.
 
     Args:
-        probabilities: (n, classes), float, rows sum to 1; of pictures that were not trained on.
+        probabilities: (n, classes), float, rows sum to 1; of images that were not trained on.
         labels: (n,), int, in [0, classes).
 
     Raises:

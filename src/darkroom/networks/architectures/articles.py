@@ -8,7 +8,7 @@ Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_norma
 
 
 def single_conv(
-    pictures: Any, *, filters: int = 32, kernel_size: int = 3, units: int = 100, initializer: Initializer = "he_uniform"
+    images: Any, *, filters: int = 32, kernel_size: int = 3, units: int = 100, initializer: Initializer = "he_uniform"
 ) -> Any:
     """Return the features of one convolution, one max-pool and one dense layer.
 
@@ -20,20 +20,20 @@ def single_conv(
       (64, 64, 3) and one sigmoid; (62, 62, 32), pooled (31, 31, 32), flat 30752, dense 128.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of the convolution.
         kernel_size: edge in pixels; no padding.
         units: of the dense layer.
         initializer: of the kernels, by Keras' name.
     """
-    x = layers.Conv2D(filters, kernel_size, activation="relu", kernel_initializer=initializer)(pictures)
+    x = layers.Conv2D(filters, kernel_size, activation="relu", kernel_initializer=initializer)(images)
     x = layers.MaxPooling2D()(x)
     x = layers.Flatten()(x)
     return layers.Dense(units, activation="relu", kernel_initializer=initializer)(x)
 
 
 def two_conv(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     kernel_size: int = 3,
@@ -48,7 +48,7 @@ def two_conv(
     (28, 28, 1) and ten classes; (26, 26, 32), (24, 24, 64), pooled (12, 12, 64), flat 9216, dense 128.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of each convolution.
         kernel_size: edge in pixels; no padding.
         units: of the dense layer.
@@ -56,7 +56,7 @@ def two_conv(
         dense_dropout: rate in [0, 1) after the dense layer.
         initializer: of the kernels, by Keras' name; the example left Keras' default.
     """
-    x = pictures
+    x = images
     for width in filters:
         x = layers.Conv2D(width, kernel_size, activation="relu", kernel_initializer=initializer)(x)
     x = layers.Dropout(conv_dropout)(layers.MaxPooling2D()(x))
@@ -65,7 +65,7 @@ def two_conv(
 
 
 def six_conv(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     kernel_size: int = 3,
@@ -81,7 +81,7 @@ def six_conv(
     (15, 15, 64), (13, 13, 64), pooled (6, 6, 64); (6, 6, 64), (4, 4, 64), pooled (2, 2, 64); flat 256, dense 512.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of both convolutions of each block.
         kernel_size: edge in pixels.
         units: of the dense layer.
@@ -89,7 +89,7 @@ def six_conv(
         dense_dropout: rate in [0, 1) after the dense layer.
         initializer: of the kernels, by Keras' name; the articles left Keras' default.
     """
-    x = pictures
+    x = images
     for width in filters:
         for padding in ("same", "valid"):
             x = layers.Conv2D(width, kernel_size, padding=padding, activation="relu", kernel_initializer=initializer)(x)

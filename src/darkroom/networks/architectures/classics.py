@@ -6,7 +6,7 @@ from keras import layers
 
 
 def lenet5(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     units: list[int],
@@ -26,7 +26,7 @@ def lenet5(
     in place of fixed distances to drawn digits. tanh is not scaled by 1.7159.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of each convolution; a pooling follows each.
         units: of each dense layer.
         kernel_size: edge in pixels.
@@ -36,7 +36,7 @@ def lenet5(
     """
     initializer = "he_normal" if activation == "relu" else "glorot_uniform"
     pool = layers.AveragePooling2D if pooling == "average" else layers.MaxPooling2D
-    x = pictures
+    x = images
     for block, width in enumerate(filters):
         padding = stem_padding if block == 0 else "valid"
         x = layers.Conv2D(width, kernel_size, padding=padding, activation=activation, kernel_initializer=initializer)(x)
@@ -48,7 +48,7 @@ def lenet5(
 
 
 def alexnet(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     units: list[int],
@@ -61,7 +61,7 @@ def alexnet(
 
     filters=[96, 256, 384, 384, 256] and units=[4096, 4096] give 62,378,344 parameters on (227, 227, 3) and 1000
     classes: (55, 55, 96), pooled (27, 27, 96); (27, 27, 256), pooled (13, 13, 256); (13, 13, 384) twice and
-    (13, 13, 256), pooled (6, 6, 256); flat 9216, dense 4096 twice. Small pictures need a smaller stem, such as
+    (13, 13, 256), pooled (6, 6, 256); flat 9216, dense 4096 twice. Small images need a smaller stem, such as
     stem_kernel_size=3, stem_strides=1 from 17 pixels on.
 
     The paper splits convolutions 2, 4 and 5 over two GPUs, which halves their weights and leaves 60,965,224; here the
@@ -70,7 +70,7 @@ def alexnet(
     biases at 0, in place of a normal distribution of 0.01 and biases of 1.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of the convolutions: the stem, one of 5x5, then those of 3x3; the first, second and last are pooled.
         units: of each dense layer.
         stem_kernel_size: edge in pixels of the first kernel; no padding.
@@ -78,7 +78,7 @@ def alexnet(
         dropout: rate in [0, 1) before each dense layer but the classifier, as in the paper.
     """
     kernels = [stem_kernel_size, 5, *[3] * (len(filters) - 2)]
-    x = pictures
+    x = images
     for index, (width, kernel_size) in enumerate(zip(filters, kernels, strict=True)):
         x = layers.Conv2D(
             width,

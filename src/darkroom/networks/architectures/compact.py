@@ -6,7 +6,7 @@ from keras import layers
 
 
 def compact(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     stem_kernel_size: int = 5,
@@ -17,17 +17,17 @@ def compact(
 
     The order is chosen for speed on CPUs: pooling first leaves BatchNorm and ReLU a quarter of the values (ReLU
     commutes with max-pooling; BatchNorm sees the maxima, which it normalises just as well). The stem has no padding,
-    since the border of a picture rarely holds what it shows.
+    since the border of an image rarely holds what it shows.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: width of each block; every block halves height and width, so at most log2(min(H, W)) blocks fit.
         stem_kernel_size: edge of the first kernel, in pixels.
-        head: "flatten" keeps where a feature was seen (best for centred pictures up to about 32 px), "average" pools
+        head: "flatten" keeps where a feature was seen (best for centred images up to about 32 px), "average" pools
             globally (for photographs).
         dropout: rate in [0, 1) before the classifier.
     """
-    x = pictures
+    x = images
     for block, width in enumerate(filters):
         size, padding = (stem_kernel_size, "valid") if block == 0 else (3, "same")
         x = layers.Conv2D(width, size, padding=padding, use_bias=False)(x)

@@ -18,7 +18,7 @@ NOISE = keras.initializers.LecunUniform()
 
 
 def fast(
-    pictures: Any,
+    images: Any,
     *,
     filters: list[int],
     whitening_kernel_size: int = 2,
@@ -27,17 +27,17 @@ def fast(
     """Return the features (n, filters[-1]) of a whitening convolution and of one group per entry of `filters`.
 
     A group is convolution, max-pool, BatchNorm, activation, convolution, BatchNorm, activation; it halves height and
-    width. The maximum over what is left of the picture, divided by 8, ends the network. With filters (64, 256, 256) and
-    10 classes it has 1,971,338 trained parameters on colour pictures; 32x32 pixels become 31, 15, 7 and 3.
+    width. The maximum over what is left of the image, divided by 8, ends the network. With filters (64, 256, 256) and
+    10 classes it has 1,971,338 trained parameters on colour images; 32x32 pixels become 31, 15, 7 and 3.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: width of each group.
         whitening_kernel_size: edge k in pixels of the whitened patches; the layer has 2 k k C filters.
         activation: after each convolution.
     """
-    width = 2 * pictures.shape[-1] * whitening_kernel_size**2
-    x = layers.Conv2D(width, whitening_kernel_size, trainable=False, name=WHITENING)(pictures)
+    width = 2 * images.shape[-1] * whitening_kernel_size**2
+    x = layers.Conv2D(width, whitening_kernel_size, trainable=False, name=WHITENING)(images)
     x = layers.Activation(activation)(x)
     for group in filters:
         x = layers.MaxPooling2D()(_convolution(x, group))
@@ -109,23 +109,23 @@ class FusedBatchNormalization(layers.BatchNormalization):
         return outputs
 
 
-def whitening(pictures: np.ndarray, *, kernel_size: int, epsilon: float = 3e-5) -> tuple[np.ndarray, np.ndarray]:
-    """Return kernel (k, k, C, 2 k k C) and bias (2 k k C,) of a convolution that decorrelates patches of pictures.
+def whitening(images: np.ndarray, *, kernel_size: int, epsilon: float = 3e-5) -> tuple[np.ndarray, np.ndarray]:
+    """Return kernel (k, k, C, 2 k k C) and bias (2 k k C,) of a convolution that decorrelates patches of images.
 
     The filters are the eigenvectors of the patches' covariance, divided by the roots of their eigenvalues, and the same
     with the opposite sign; the bias centres the patches (Coates & Ng 2012; Jordan 2024).
 
     Args:
-        pictures: float32 (n, H, W, C) in [0, 1], a sample of the training pictures.
+        images: float32 (n, H, W, C) in [0, 1], a sample of the training images.
         kernel_size: edge k of a patch, in pixels.
         epsilon: added to the eigenvalues, so that what is mostly rounding is not blown up.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(pictures, (kernel_size, kernel_size), axis=(1, 2))
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kernel_size * kernel_size * pictures.shape[-1])
+    windows = np.lib.stride_tricks.sliding_window_view(images, (kernel_size, kernel_size), axis=(1, 2))
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kernel_size * kernel_size * images.shape[-1])
     mean = patches.mean(axis=0, dtype=np.float64)
     covariance = (patches.T @ patches).astype(np.float64) / len(patches) - np.outer(mean, mean)
     values, vectors = np.linalg.eigh(covariance)
     directions = vectors / np.sqrt(np.maximum(values, 0) + epsilon)
     directions = np.concatenate([directions, -directions], axis=1)
-    kernel = directions.reshape(kernel_size, kernel_size, pictures.shape[-1], -1)
+    kernel = directions.reshape(kernel_size, kernel_size, images.shape[-1], -1)
     return kernel.astype(np.float32), (-mean @ directions).astype(np.float32)

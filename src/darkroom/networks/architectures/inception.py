@@ -22,7 +22,7 @@ STAGES: tuple[tuple[Filters, ...], ...] = (
 
 
 def inception(
-    pictures: Any,
+    images: Any,
     *,
     stem: Literal["imagenet", "small"] = "imagenet",
     width: float = 1.0,
@@ -41,8 +41,8 @@ def inception(
     alexnet. Weights start as He et al. (2015) derived for ReLU.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
-        stem: "imagenet": 7x7 of stride 2 and two max-pools; "small": 3x3 of stride 1 and no pooling, for pictures of
+        images: symbolic (n, H, W, C), scaled to [0, 1].
+        stem: "imagenet": 7x7 of stride 2 and two max-pools; "small": 3x3 of stride 1 and no pooling, for images of
             about 32 pixels, which the modules see at (32, 32), (16, 16) and (8, 8).
         width: factor on the filters of all convolutions.
         batch_norm: BatchNorm after each convolution, which then has no bias; not in the paper.
@@ -64,10 +64,10 @@ def inception(
         )
 
     if stem == "imagenet":
-        x = _halved(convolve(pictures, 64, 7, strides=2))
+        x = _halved(convolve(images, 64, 7, strides=2))
         x = _halved(convolve(convolve(x, 64, 1), 192, 3))
     else:
-        x = convolve(convolve(convolve(pictures, 64, 3), 64, 1), 192, 3)
+        x = convolve(convolve(convolve(images, 64, 3), 64, 1), 192, 3)
     for stage, modules in enumerate(STAGES):
         x = _halved(x) if stage else x
         for filters in modules:

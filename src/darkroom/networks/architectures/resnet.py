@@ -16,7 +16,7 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 def resnet(
-    pictures: Any,
+    images: Any,
     *,
     depth: Literal[18, 34, 50],
     filters: int = 64,
@@ -35,17 +35,17 @@ def resnet(
     with as many parameters.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         depth: layers with weights.
         filters: of the stem and the first stage; each stage doubles them.
-        stem: "imagenet": 7x7 of stride 2 and a max-pool; "small": 3x3 of stride 1, for pictures of 32 to 96 pixels.
+        stem: "imagenet": 7x7 of stride 2 and a max-pool; "small": 3x3 of stride 1, for images of 32 to 96 pixels.
         dropout: rate in [0, 1) before the classifier; 0 in the paper.
     """
     if stem == "imagenet":
-        x = convolution(pictures, filters, 7, strides=2, batch_norm=True)
-        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # behind ReLU zeros are the least
+        x = convolution(images, filters, 7, strides=2, batch_norm=True)
+        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # behind ReLU zeros are the smallest
     else:
-        x = convolution(pictures, filters, 3, batch_norm=True)
+        x = convolution(images, filters, 3, batch_norm=True)
     block = _bottleneck_block if depth >= 50 else _basic_block
     for stage, n_blocks in enumerate(BLOCKS[depth]):
         for index in range(n_blocks):
@@ -54,8 +54,8 @@ def resnet(
     return layers.Dropout(dropout)(x) if dropout else x
 
 
-def resnet_cifar(pictures: Any, *, depth: int, filters: int = 16, dropout: float = 0.0) -> Any:
-    """Return the features of the residual network for small pictures (section 4.2 of the paper): 6n + 2 layers.
+def resnet_cifar(images: Any, *, depth: int, filters: int = 16, dropout: float = 0.0) -> Any:
+    """Return the features of the residual network for small images (section 4.2 of the paper): 6n + 2 layers.
 
     The defaults give, on (32, 32, 3) and ten classes, 269,722 trainable parameters at depth 20, 464,154 at 32 and
     853,018 at 56: the paper's 0.27M, 0.46M and 0.85M (Keras' count_params adds BatchNorm's moving statistics: 1,376,
@@ -66,7 +66,7 @@ def resnet_cifar(pictures: Any, *, depth: int, filters: int = 16, dropout: float
     parameters.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         depth: layers with weights, 6n + 2: 20, 32, 44, 56, 110 in the paper.
         filters: of the stem and the first stage; each stage doubles them.
         dropout: rate in [0, 1) before the classifier; 0 in the paper.
@@ -76,7 +76,7 @@ def resnet_cifar(pictures: Any, *, depth: int, filters: int = 16, dropout: float
     """
     if depth < 8 or (depth - 2) % 6:
         raise ParamsError(f"architecture resnet_cifar: depth is {depth}, expected 6n + 2, such as 20, 32 or 56")
-    x = convolution(pictures, filters, 3, batch_norm=True)
+    x = convolution(images, filters, 3, batch_norm=True)
     for stage in range(3):
         for index in range((depth - 2) // 6):
             x = _basic_block(x, filters * 2**stage, strides=2 if stage and not index else 1, projection=False)

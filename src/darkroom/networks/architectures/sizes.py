@@ -1,4 +1,4 @@
-"""The least pictures that the architectures can take, known without Keras: a wrong size is refused before it loads."""
+"""The smallest images that the architectures can take, known without Keras: a wrong size is refused before it loads."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ HALVING = (2, 2)  # a padded layer of stride 2
 
 
 def least_edge(*layers: tuple[int, int]) -> int:
-    """Return the least edge in pixels of which these layers leave one pixel; each is (kernel size, stride).
+    """Return the smallest edge in pixels of which these layers leave one pixel; each is (kernel size, stride).
 
     A padded layer of stride s counts as (s, s): it would accept less, but then would compute from padding what it was
     built to compute from pixels.
@@ -68,7 +68,7 @@ def _inception(stem: str) -> int:
     return least_edge(*[HALVING] * (5 if stem == "imagenet" else 2))
 
 
-# Per architecture its rule, which takes the arguments that decide, and what else helps a user with smaller pictures.
+# Per architecture its rule, which takes the arguments that decide, and what else helps a user with smaller images.
 RULES: dict[str, tuple[Callable[..., int], str]] = {
     "compact": (_compact, "give it fewer filters"),
     "fast": (_fast, "give it fewer filters"),
@@ -77,7 +77,7 @@ RULES: dict[str, tuple[Callable[..., int], str]] = {
     "six_conv": (_six_conv, "lower its kernel_size"),
     "lenet5": (_lenet5, "lower its kernel_size"),
     "alexnet": (_alexnet, "lower its stem_kernel_size and stem_strides"),
-    "vgg": (_vgg, "choose compact or resnet_cifar, which take smaller pictures"),
+    "vgg": (_vgg, "choose compact or resnet_cifar, which accept smaller images"),
     "resnet": (_resnet, "set its stem to small, or choose resnet_cifar"),
     "resnet_cifar": (_resnet_cifar, "choose compact with one block"),
     "inception": (_inception, "set its stem to small, or choose resnet_cifar"),
@@ -85,7 +85,7 @@ RULES: dict[str, tuple[Callable[..., int], str]] = {
 
 
 def minimum_size(name: str, arguments: Mapping[str, Any]) -> int:
-    """Return the least height and width in pixels of the pictures that an architecture takes.
+    """Return the smallest height and width in pixels of the images that an architecture takes.
 
     Args:
         name: a key of architectures.ARCHITECTURES.
@@ -95,20 +95,20 @@ def minimum_size(name: str, arguments: Mapping[str, Any]) -> int:
         ParamsError: unknown name.
     """
     if name not in RULES:
-        raise ParamsError(f"there is no architecture {name!r}; known: {', '.join(sorted(RULES))}")
+        raise ParamsError(f"unknown architecture {name!r}; known: {', '.join(sorted(RULES))}")
     rule, _ = RULES[name]
     return rule(**_deciding(rule, arguments))
 
 
 def check_picture_size(name: str, arguments: Mapping[str, Any], image_shape: Sequence[int]) -> None:
-    """Refuse pictures that are too small for the architecture.
+    """Refuse images that are too small for the architecture.
 
     Args:
         name, arguments: as for minimum_size.
         image_shape: (H, W, C), in pixels.
 
     Raises:
-        ParamsError: says the least size.
+        ParamsError: says the smallest size.
     """
     least = minimum_size(name, arguments)
     if min(image_shape[:2]) >= least:
@@ -116,8 +116,8 @@ def check_picture_size(name: str, arguments: Mapping[str, Any], image_shape: Seq
     rule, advice = RULES[name]
     deciding = ", ".join(f"{key} {value}" for key, value in _deciding(rule, arguments).items())
     raise ParamsError(
-        f"architecture {name}{f' with {deciding}' if deciding else ''} needs pictures of at least {least}x{least} "
-        f"pixels, these are {image_shape[0]}x{image_shape[1]}; raise preprocess.image_size, or {advice}"
+        f"architecture {name}{f' with {deciding}' if deciding else ''} needs images of at least {least}x{least} "
+        f"pixels, got {image_shape[0]}x{image_shape[1]}; raise preprocess.image_size, or {advice}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks by name. A function takes symbolic pictures (n, H, W, C), scaled to [0, 1], and returns features (n, d).
+"""Networks by name. A function takes symbolic images (n, H, W, C), scaled to [0, 1], and returns features (n, d).
 
 networks.build adds the classifier; parameter counts in docstrings include it. All layers are Keras' own, so that a
 trained network loads without Darkroom and exports to ONNX.
@@ -24,13 +24,13 @@ Architecture = Callable[..., Any]
 
 
 def _sized(architecture: Architecture) -> Architecture:
-    """Return the architecture, which now refuses pictures that are too small for it in Darkroom's words."""
+    """Return the architecture, which now refuses images that are too small for it in Darkroom's words."""
 
     @functools.wraps(architecture)
-    def build(pictures: Any, **arguments: Any) -> Any:
+    def build(images: Any, **arguments: Any) -> Any:
         name = architecture.__name__
-        check_picture_size(name, full_arguments(name, arguments), pictures.shape[1:])
-        return architecture(pictures, **arguments)
+        check_picture_size(name, full_arguments(name, arguments), images.shape[1:])
+        return architecture(images, **arguments)
 
     return build
 
@@ -60,7 +60,7 @@ def check_architecture(name: str, arguments: dict[str, Any]) -> None:
     """
     if name not in ARCHITECTURES:
         hint = did_you_mean(name, ARCHITECTURES) or ";"
-        raise ParamsError(f"there is no architecture {name!r}{hint} known: {', '.join(sorted(ARCHITECTURES))}")
+        raise ParamsError(f"unknown architecture {name!r}{hint} known: {', '.join(sorted(ARCHITECTURES))}")
     parameters = dict(list(inspect.signature(ARCHITECTURES[name]).parameters.items())[1:])
     if unknown := sorted(set(arguments) - set(parameters)):
         raise ParamsError(f"architecture {name} has no argument {unknown[0]!r}; known: {', '.join(parameters)}")

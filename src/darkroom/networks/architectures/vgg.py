@@ -12,7 +12,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def vgg(
-    pictures: Any,
+    images: Any,
     *,
     depth: Literal[11, 13, 16, 19],
     units: list[int],
@@ -29,11 +29,11 @@ def vgg(
     (224, 224, 64), (112, 112, 128), (56, 56, 256), (28, 28, 512), (14, 14, 512), pooled (7, 7, 512), flat 25088.
 
     The paper started deep networks from a trained shallow one (section 3.1); here weights start as He et al. (2015)
-    derived for ReLU. For pictures of 32 pixels a usual choice is
+    derived for ReLU. For images of 32 pixels a usual choice is
     units=[], batch_norm=True.
 
     Args:
-        pictures: symbolic (n, H, W, C), scaled to [0, 1].
+        images: symbolic (n, H, W, C), scaled to [0, 1].
         depth: layers with weights, at the paper's two dense layers and classifier.
         units: of each dense layer before the classifier; may be empty.
         width: factor on the filters of all convolutions.
@@ -41,7 +41,7 @@ def vgg(
         batch_norm: BatchNorm after each convolution, which then has no bias; not in the paper.
         dropout: rate in [0, 1) after each dense layer, or before the classifier where there is none.
     """
-    x = pictures
+    x = images
     for n_convolutions, filters in zip(BLOCKS[depth], WIDTHS, strict=True):
         for _ in range(n_convolutions):
             x = convolution(x, max(1, round(width * filters)), 3, batch_norm=batch_norm)

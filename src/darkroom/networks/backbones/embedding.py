@@ -19,10 +19,10 @@ GPU_BATCH_SIZE = 256
 # On a CPU the work of a layer should stay in the cache: with EfficientNet-Lite0 on 2 cores batches of 32 at 160 px were
 # a fifth slower than batches of 8, and batches of 256 half as fast; at 64 px batches of 32 were fastest.
 CPU_BATCH_PIXELS = 8 * 160 * 160
-CPU_BATCH_SIZES = (4, 32)  # the least and the greatest
+CPU_BATCH_SIZES = (4, 32)  # the smallest and the largest
 READ_AHEAD = 2  # batches read while one is computed: bounds what waits in memory
 
-PARITY_TOLERANCE = 1e-3  # of the greatest feature; float32 kernels that sum in another order stay below 1e-4
+PARITY_TOLERANCE = 1e-3  # of the largest feature; float32 kernels that sum in another order stay below 1e-4
 
 Runtime = Literal["onnx", "keras"]
 NAMES: dict[Runtime, str] = {"onnx": "ONNX Runtime", "keras": "Keras"}
@@ -38,7 +38,7 @@ def fastest_runtime() -> Runtime:
 
 
 def batch_size_of(runtime: Runtime, image_size: tuple[int, int]) -> int:
-    """Return how many pictures to compute at once, by the (height, width) in pixels that the backbone sees."""
+    """Return how many images to compute at once, by the (height, width) in pixels that the backbone sees."""
     if runtime == "keras":
         return GPU_BATCH_SIZE
     least, greatest = CPU_BATCH_SIZES
@@ -46,13 +46,13 @@ def batch_size_of(runtime: Runtime, image_size: tuple[int, int]) -> int:
 
 
 class Embedder:
-    """An extractor made ready to compute: called with pictures, it yields their features.
+    """An extractor made ready to compute: called with images, it yields their features.
 
     Args:
         extractor: uint8 (n, H, W, C) in, float32 (n, features) out.
-        image_size: (height, width) in pixels that the backbone sees, None for that of the pictures.
+        image_size: (height, width) in pixels that the backbone sees, None for that of the images.
         runtime: what computes, None for the fastest here.
-        batch_size: pictures at once, None for batch_size_of().
+        batch_size: images at once, None for batch_size_of().
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Embedder:
         self._compute = _by_onnx(extractor) if self.runtime == "onnx" else _by_keras(extractor, self.batch_size)
 
     def __call__(self, images: Any, *, on_batch: Callable[[int], object] | None = None) -> Iterator[np.ndarray]:
-        """Yield the features of pictures block by block, in their order: float32 (at most batch_size, n_features).
+        """Yield the features of images block by block, in their order: float32 (at most batch_size, n_features).
 
         Args:
             images: uint8 (n, H, W, C), or what has a length and gives this for an int array (feeding.Selection).
-            on_batch: called with the number of pictures of every block, after the block was taken.
+            on_batch: called with the number of images of every block, after the block was taken.
 
         Raises:
             TrainingError: a feature is not finite.
@@ -84,8 +84,8 @@ class Embedder:
             features = self._compute(batch)
             if not np.isfinite(features).all():
                 raise TrainingError(
-                    f"{self._name}: the features of pictures {done} to {done + len(batch) - 1} are not all finite; the "
-                    "weights do not suit this backbone, give others as embed.weights"
+                    f"{self._name}: the features of images {done} to {done + len(batch) - 1} are not all finite; the "
+                    "weights do not fit this backbone; set embed.weights to others"
                 )
             done += len(batch)
             yield features
@@ -94,7 +94,7 @@ class Embedder:
 
 
 def read_ahead(images: Any, *, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield pictures in batches of batch_size, the last smaller; a thread reads the next ones meanwhile."""
+    """Yield images in batches of batch_size, the last smaller; a thread reads the next ones meanwhile."""
     starts = iter(range(0, len(images), batch_size))
     waiting: deque[Future[np.ndarray]] = deque()
 
@@ -111,7 +111,7 @@ def read_ahead(images: Any, *, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def _by_onnx(extractor: keras.Model) -> Compute:
-    """Return a function from pictures to features that runs on all cores this process may use.
+    """Return a function from images to features that runs on all cores this process may use.
 
     Raises:
         TrainingError: the exported graph does not say what the extractor says.
@@ -144,9 +144,9 @@ def _by_onnx(extractor: keras.Model) -> Compute:
 
 
 def _by_keras(extractor: keras.Model, batch_size: int) -> Compute:
-    """Return a function from pictures to features that runs on Keras' device.
+    """Return a function from images to features that runs on Keras' device.
 
-    All batches have one size, so that the device's compiler works once: the last is filled up with black pictures.
+    All batches have one size, so that the device's compiler works once: the last is filled up with black images.
     """
 
     def compute(batch: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pretrained networks as feature extractors: uint8 pictures in, float32 features out, all preprocessing inside.
+"""Pretrained networks as feature extractors: uint8 images in, float32 features out, all preprocessing inside.
 
 Only stock layers and operations are used, so that a saved extractor loads without this module and becomes ONNX.
 """
@@ -59,14 +59,14 @@ def extractor(
     seed: int = 0,
     policy: str = "float32",
 ) -> keras.Model:
-    """Return a frozen feature extractor: uint8 (n, H, W, C) prepared pictures in, float32 features (n, D) out.
+    """Return a frozen feature extractor: uint8 (n, H, W, C) prepared images in, float32 features (n, D) out.
 
-    Grey pictures become RGB, all are resized to image_size, then come the backbone's own preprocessing, the network
+    Grey images become RGB, all are resized to image_size, then come the backbone's own preprocessing, the network
     in inference mode, and global average pooling.
 
     Args:
         name: a name of the backbone table.
-        image_shape: (H, W, C) of the prepared pictures, C is 1 or 3.
+        image_shape: (H, W, C) of the prepared images, C is 1 or 3.
         image_size: (height, width) in pixels that the backbone sees.
         weights: as weights.obtain_weights returned them.
         seed: of weights that are not pretrained.
@@ -79,57 +79,57 @@ def extractor(
     backbone = find_backbone(name)
     check_image_size(backbone, image_size)
     if image_shape[-1] not in (1, 3):
-        raise ParamsError(f"backbone {name}: pictures have {image_shape[-1]} channels, expected 1 (grey) or 3 (rgb)")
+        raise ParamsError(f"backbone {name}: images have {image_shape[-1]} channels, expected 1 (grey) or 3 (rgb)")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
     try:
         network = _network(backbone, image_size, weights)
-        pictures = keras.Input(image_shape, dtype="uint8", name="image")
-        x = resized(ops.cast(pictures, "float32"), image_size)
+        images = keras.Input(image_shape, dtype="uint8", name="image")
+        x = resized(ops.cast(images, "float32"), image_size)
         if image_shape[-1] == 1:
             x = layers.Concatenate(dtype="float32")([x, x, x])
         x = preprocessed(x, backbone)
         features = layers.Activation("linear", dtype="float32", name="features")(network(x, training=False))
     finally:
         keras.config.set_dtype_policy(before)
-    model = keras.Model(pictures, features, name=f"{name.replace('-', '_')}_features")
+    model = keras.Model(images, features, name=f"{name.replace('-', '_')}_features")
     freeze(model)
     return model
 
 
-def resized(pictures: Any, image_size: tuple[int, int]) -> Any:
-    """Return float pictures (n, H, W, C) resized to (height, width), bilinear.
+def resized(images: Any, image_size: tuple[int, int]) -> Any:
+    """Return float images (n, H, W, C) resized to (height, width), bilinear.
 
     Where they shrink to less than half, whole pixels are averaged first, so that none is skipped (aliasing); Keras' own
     antialiasing has no ONNX form.
     """
-    height, width = pictures.shape[1:3]
+    height, width = images.shape[1:3]
     if (height, width) == tuple(image_size):
-        return pictures
+        return images
     pool = (max(1, height // image_size[0]), max(1, width // image_size[1]))
     if pool != (1, 1):
-        pictures = layers.AveragePooling2D(pool, padding="same", dtype="float32")(pictures)
-    if tuple(pictures.shape[1:3]) != tuple(image_size):
-        pictures = layers.Resizing(*image_size, dtype="float32")(pictures)
-    return pictures
+        images = layers.AveragePooling2D(pool, padding="same", dtype="float32")(images)
+    if tuple(images.shape[1:3]) != tuple(image_size):
+        images = layers.Resizing(*image_size, dtype="float32")(images)
+    return images
 
 
-def preprocessed(pictures: Any, backbone: Backbone) -> Any:
-    """Return RGB pictures 0..255 (n, H, W, 3) in the range that the backbone's documentation asks for."""
+def preprocessed(images: Any, backbone: Backbone) -> Any:
+    """Return RGB images 0..255 (n, H, W, 3) in the range that the backbone's documentation asks for."""
     kind = backbone.preprocessing
     if kind == "tf":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(pictures)
+        return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)
     if kind == "lite":
-        return layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(pictures)
+        return layers.Rescaling(1 / 128, offset=-127 / 128, dtype="float32")(images)
     if kind == "caffe":
-        blue_first = ops.take(pictures, [2, 1, 0], axis=-1)
+        blue_first = ops.take(images, [2, 1, 0], axis=-1)
         return layers.Rescaling(1.0, offset=[-mean for mean in CAFFE_MEAN], dtype="float32")(blue_first)
     if kind == "torch":
         scale = [1 / (255 * deviation) for deviation in IMAGENET_DEVIATION]
         offset = [-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)]
-        return layers.Rescaling(scale, offset=offset, dtype="float32")(pictures)
-    return pictures
+        return layers.Rescaling(scale, offset=offset, dtype="float32")(images)
+    return images
 
 
 def freeze(model: keras.Model) -> None:
@@ -152,7 +152,9 @@ def unfreeze(model: keras.Model, n_blocks: int | Literal["all"]) -> list[str]:
     """
     network, found = backbone_network(model), blocks(model)
     if n_blocks != "all" and n_blocks > len(found):
-        raise ParamsError(f"unfreeze is {n_blocks}, but {network.name} has {len(found)} blocks; say `all` for all")
+        raise ParamsError(
+            f"unfreeze is {n_blocks}, but {network.name} has {len(found)} blocks; write `all` for all of them"
+        )
     chosen = list(found)[0 if n_blocks == "all" else -n_blocks :]
     network.trainable = True
     for name, members in found.items():
@@ -193,7 +195,7 @@ def backbone_network(model: keras.Model) -> keras.Model:
 
 
 def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) -> keras.Model:
-    """Return the network from RGB pictures in the backbone's own range to features, with its weights loaded."""
+    """Return the network from RGB images in the backbone's own range to features, with its weights loaded."""
     if backbone.keras_class is None:
         network = _efficientnet_lite0(image_size)
     else:
@@ -217,7 +219,7 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
 
 
 def _divide_by_deviations(network: keras.Model) -> None:
-    """Normalize pictures as the ImageNet weights of EfficientNet B0 to B7 were trained: by deviations, not their roots.
+    """Normalize images as the ImageNet weights of EfficientNet B0 to B7 were trained: by deviations, not their roots.
 
     Keras has a layer for it that is there only where Keras itself fetches the file.
     """
@@ -291,14 +293,14 @@ def _set(network: keras.Model, values: Values, path: Path) -> None:
         found = [value.shape for value in values[layer.name]]
         expected = [tuple(weight.shape) for weight in layer.weights]
         if found != expected:
-            raise DataError(f"{path.name}: {layer.name} has the shapes {found}, expected {expected}")
+            raise DataError(f"{path.name}: {layer.name} has shapes {found}, expected {expected}")
         layer.set_weights(values[layer.name])
 
 
 def _efficientnet_lite0(image_size: tuple[int, int]) -> keras.Model:
     """Return EfficientNet-Lite0 without its classifier, 3,413,024 weights, named as in keras' EfficientNets."""
-    pictures = keras.Input((*image_size, 3))
-    x = _convolution(pictures, "stem", 32, kernel_size=3, strides=2)
+    images = keras.Input((*image_size, 3))
+    x = _convolution(images, "stem", 32, kernel_size=3, strides=2)
     for stage, (kernel_size, stride, expansion, width, repeats) in enumerate(LITE0_STAGES, 1):
         for repeat in range(repeats):
             name = f"block{stage}{'abcd'[repeat]}"
@@ -321,7 +323,7 @@ def _efficientnet_lite0(image_size: tuple[int, int]) -> keras.Model:
                 x = layers.Add(name=f"{name}_add")([x, shortcut])
     x = _convolution(x, "top", 1280)
     x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    return keras.Model(pictures, x, name="efficientnet_lite0")
+    return keras.Model(images, x, name="efficientnet_lite0")
 
 
 def _convolution(

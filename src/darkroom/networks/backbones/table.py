@@ -21,8 +21,8 @@ NONE = "none"
 class Backbone(NamedTuple):
     """A network without its classifier.
 
-    keras_class is the function of keras.applications that builds it, None: backbones.py does. Sizes are edges in
-    pixels: the least it takes and the one it was trained at. n_features is the width after global average pooling,
+    keras_class is the function of keras.applications that builds it, None: extractor.py does. Sizes are edges in
+    pixels: the smallest it takes and the one it was trained at. n_features is the width after global average pooling,
     n_values the number of its weights. `about` says on what the pretrained values were trained.
     """
 
@@ -37,7 +37,7 @@ class Backbone(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Where the values of a backbone come from.
+    """The source of a backbone's weights.
 
     origin: none = random from the seed; pretrained = what the table says; file = a file of the user's own.
     path: None for none.
@@ -111,17 +111,17 @@ def find_backbone(name: str) -> Backbone:
         return BACKBONES[name]
     known = f"; known: {', '.join(BACKBONES)}, or {NONE}"
     hint = did_you_mean(name.casefold().replace("_", "-"), BACKBONES, n=3)
-    raise ParamsError(f"there is no backbone {name!r}{hint or known}")
+    raise ParamsError(f"unknown backbone {name!r}{hint or known}")
 
 
 def check_image_size(backbone: Backbone, image_size: tuple[int, int]) -> None:
-    """Refuse pictures (height, width) that are smaller than the backbone can take.
+    """Refuse images (height, width) that are smaller than the backbone can take.
 
     Raises:
-        ParamsError: says the least size.
+        ParamsError: says the smallest size.
     """
     if min(image_size) < backbone.least_size:
         raise ParamsError(
             f"backbone {backbone.name}: image_size is {list(image_size)}, expected at least "
-            f"[{backbone.least_size}, {backbone.least_size}]; pictures are resized to it inside the model"
+            f"[{backbone.least_size}, {backbone.least_size}]; the model resizes images to it"
         )

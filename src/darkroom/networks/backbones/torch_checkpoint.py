@@ -55,7 +55,7 @@ class _Unpickler(pickle.Unpickler):
             return _rebuild_tensor
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which may run code")
+        raise pickle.UnpicklingError(f"it references {module}.{name}, which may run code")
 
     def persistent_load(self, pid: Any) -> _Storage:
         _, dtype, key, *_ = pid
@@ -81,7 +81,9 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
             values[key] = np.frombuffer(stream.read(n * dtype.itemsize), dtype, count=n)
         return {name: _array(tensor, values[tensor.storage.key]) for name, tensor in found.items()}
     except BROKEN as error:
-        raise DataError(f"{path.name} is no PyTorch checkpoint from before version 1.6: {first_line(error)}") from None
+        raise DataError(
+            f"{path.name} is not a PyTorch checkpoint from before version 1.6: {first_line(error)}"
+        ) from None
 
 
 def _array(tensor: _Tensor, values: np.ndarray) -> np.ndarray:

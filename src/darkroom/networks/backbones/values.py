@@ -63,7 +63,7 @@ def lite0_values(path: Path, blocks: list[str]) -> Values:
                 order = (2, 3, 0, 1) if ours.endswith("dwconv") else (2, 3, 1, 0)
                 values[ours] = [tensors[f"{theirs}.weight"].transpose(order)]
     except KeyError as error:
-        raise DataError(f"{path.name}: there is no tensor {error}; expected EfficientNet-Lite0") from None
+        raise DataError(f"{path.name}: tensor {error} is missing; expected EfficientNet-Lite0") from None
     return values
 
 
@@ -98,7 +98,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         header, values = file.read(min(n_bytes, MOST_HEADER_BYTES)), file.read()
     try:
         if len(header) < n_bytes:
-            raise ValueError(f"it says that its header has {n_bytes:,} bytes")
+            raise ValueError(f"its header claims {n_bytes:,} bytes")
         entries = json.loads(header)
         return {name: _tensor(name, entry, values) for name, entry in entries.items() if name != "__metadata__"}
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:

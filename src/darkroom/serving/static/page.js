@@ -4,8 +4,8 @@ const SHOWN = 10; // bars, before the rest is asked for
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
 let facts = null; // of /v1/model
-let latest = 0; // number of the newest picture: an older one's answer is not shown any more
-let waiting = null; // the picture that a missing token kept back
+let latest = 0; // number of the newest image: answers to older ones are not shown
+let waiting = null; // the image held back until the token is given
 
 function authorized(headers = {}) {
   return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
@@ -46,10 +46,10 @@ async function classify(file) {
   const mine = ++latest;
   at("result").hidden = true;
   if (facts && file.size > facts.max_body_bytes) {
-    tell({ problem: `The picture has ${(file.size / 1048576).toFixed(1)} MB; this server takes ${facts.max_body_bytes / 1048576} MB.` });
+    tell({ problem: `The image has ${(file.size / 1048576).toFixed(1)} MB; the limit of this server is ${facts.max_body_bytes / 1048576} MB.` });
     return;
   }
-  tell({ status: "Looking at the picture …" });
+  tell({ status: "Classifying the image …" });
   const started = performance.now();
   let answer, body;
   try {
@@ -63,10 +63,10 @@ async function classify(file) {
   if (mine !== latest) return;
   if (answer.status === 401) {
     waiting = file;
-    tell({ problem: token ? "This token is not the right one." : "" });
+    tell({ problem: token ? "This token is not valid." : "" });
     askForToken();
   } else if (!answer.ok) {
-    tell({ problem: `This did not work: ${body.error}.` });
+    tell({ problem: `Failed: ${body.error}.` });
   } else {
     show(file, body, performance.now() - started);
   }
@@ -89,16 +89,16 @@ function show(file, answer, milliseconds) {
     at("more").hidden = true;
     at("answer").focus();
   };
-  at("facts").textContent = `Answered by ${named(answer)} in ${milliseconds.toFixed(0)} ms, with the way there and back.`;
+  at("facts").textContent = `Answered by ${named(answer)}, round trip ${milliseconds.toFixed(0)} ms.`;
   at("model").textContent = named(answer); // a promotion may have come since the page was opened
   const preview = at("preview");
   URL.revokeObjectURL(preview.src);
   preview.hidden = false;
   preview.onload = () => preview.classList.toggle("small", preview.naturalWidth < 128);
   preview.onerror = () => (preview.hidden = true); // TIFF: the server reads it, most browsers do not
-  preview.alt = `Your picture, classified as ${prediction.label}`;
+  preview.alt = `Your image, classified as ${prediction.label}`;
   preview.src = URL.createObjectURL(file);
-  at("name").textContent = file.name || "pasted picture";
+  at("name").textContent = file.name || "pasted image";
   at("result").hidden = false;
   at("drop").scrollIntoView({ block: "start" }); // on a phone the answer is below the edge of the screen
 }

@@ -1,6 +1,6 @@
 """Pictures of how a search went: its history, the curves of its trials, and accuracy against a cost.
 
-Every picture can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
+Every plot can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
 """
 
 import math
@@ -23,7 +23,7 @@ from darkroom.tuning.figures.points import (
 )
 from darkroom.tuning.rows import TrialRow, best_so_far, best_trial, pareto_front, val_accuracy
 
-COST_LABELS = {"latency_ms": "latency per picture, ms", "model_bytes": "size of the model"}
+COST_LABELS = {"latency_ms": "latency per image, ms", "model_bytes": "size of the model"}
 
 
 def history(rows: Sequence[TrialRow], path: Path) -> Path:
@@ -73,7 +73,7 @@ def pareto(
         rows: the trials; those above a limit are hollow.
         cost: "latency_ms" or "model_bytes".
         chosen: number of the trial that is used; it is marked.
-        limit: the greatest cost allowed; it is drawn.
+        limit: the largest cost allowed; it is drawn.
     """
     shown = [row for row in rows if val_accuracy(row) is not None and cost in row.metrics]
     with style(dark=False):
@@ -153,7 +153,7 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
         lower = limit_values(axes, values, usual=values, always=always)
         n_lower = sum(max(row.curve.values()) < lower for row in drawn)
         axes.set_title(
-            "Validation accuracy by epoch" + (f" ({n_lower} of {len(drawn)} trials stay lower)" if n_lower else "")
+            "Validation accuracy by epoch" + (f" ({n_lower} of {len(drawn)} trials below the axis)" if n_lower else "")
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y")

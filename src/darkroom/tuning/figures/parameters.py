@@ -1,6 +1,6 @@
 """Pictures of what a search found about its parameters: how much each decides, and which values do well.
 
-Every picture can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
+Every plot can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ FEW_NUMBERS = 6  # points of so few whole numbers would hide each other on an ax
 
 
 def importance(scores: Mapping[str, float], path: Path) -> Path:
-    """Draw a bar per parameter, the most important first, and return path; beyond MOST_BARS the greatest.
+    """Draw a bar per parameter, the most important first, and return path; beyond MOST_BARS the largest.
 
     Args:
         scores: name of a parameter -> its share in what decides the accuracy, at least 0; empty if it is not known.
@@ -29,7 +29,7 @@ def importance(scores: Mapping[str, float], path: Path) -> Path:
         figure = Figure(figsize=(WIDTH, 0.9 + 0.24 * max(len(ranked), 3)), layout="constrained")
         axes = figure.add_subplot()
         if not ranked:
-            return save_words(figure, axes, "Too few finished trials to tell which parameters matter.", path)
+            return save_words(figure, axes, "Too few finished trials for parameter importances.", path)
         places = range(len(ranked))
         values = [value for _, value in ranked]
         axes.barh(places, values, height=0.62, color=LIGHT["first"])
@@ -37,7 +37,7 @@ def importance(scores: Mapping[str, float], path: Path) -> Path:
             axes.annotate(f"{value:.2f}", (value, place), (4, 0), textcoords="offset points", va="center", size=7.5)
         axes.set_yticks(places, [_short(name, 40) for name, _ in ranked])
         axes.tick_params(axis="y", length=0)
-        title = "What decides the validation accuracy"
+        title = "Parameter importance for validation accuracy"
         title += f": {len(ranked)} of {len(scores)} parameters" if len(ranked) < len(scores) else ""
         axes.set(xlim=(0, 1.08 * (values[0] or 1.0)), ylim=(len(ranked) - 0.4, -0.6), xlabel="importance", title=title)
         axes.grid(axis="x")
@@ -55,7 +55,7 @@ def slices(
 
     Args:
         rows: the trials; those that failed are left out.
-        scores: importance of the parameters: more than MOST_PANELS of them are drawn by it, the greatest first; without
+        scores: importance of the parameters: more than MOST_PANELS of them are drawn by it, the largest first; without
             it in order of first appearance.
         logarithmic: names of the parameters to draw on a logarithmic axis; None: those whose values are positive and
             span more than two decades, which many values drawn evenly from 0 on do, too.
@@ -99,7 +99,7 @@ def _slice(axes: Axes, rows: Sequence[TrialRow], name: str, *, lower: float, log
         draw_points(axes, rows, {number: float(value) for number, value in values.items()}, lower=lower, size=4.0)
         return
     labels = list(dict.fromkeys(map(written, sorted(distinct) if numeric else sorted(distinct, key=written))))
-    # The golden ratio spreads any run of trial numbers evenly, and the same way in every picture.
+    # The golden ratio spreads any run of trial numbers evenly, and the same way in every plot.
     spread = {number: 0.5 * ((number * 0.618034 + 0.5) % 1 - 0.5) for number in values}
     places = {number: labels.index(written(value)) + spread[number] for number, value in values.items()}
     room = max(30 // len(labels), 3)  # characters below one of them, written level

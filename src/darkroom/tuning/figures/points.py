@@ -1,4 +1,4 @@
-"""What the pictures of a search share: trials as points by their kind, the accuracies shown, scales, legends."""
+"""Common parts of the plots of a search: points by kind of trial, accuracies shown, scales, legends."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ def draw_points(
         "running": {"marker": "D", "color": quiet, "markersize": 0.9 * size, **hollow},
         "complete": {"marker": "o", "color": blue, "markersize": size, "alpha": 0.8},
         "above a limit": {"marker": "o", "color": blue, "markersize": size, **hollow},
-        "lower than drawn": {"marker": "v", "color": quiet, "markersize": size, "clip_on": False},
+        "below the axis": {"marker": "v", "color": quiet, "markersize": size, "clip_on": False},
         BASELINE: star | {"markeredgecolor": paper},
         f"{BASELINE}, above a limit": star | hollow,
     }
@@ -47,7 +47,7 @@ def _kind(row: TrialRow, *, low: bool) -> str:
     if row.is_baseline:
         return f"{BASELINE}, above a limit" if above else BASELINE
     if low:
-        return "lower than drawn"
+        return "below the axis"
     return "above a limit" if above else row.state
 
 
@@ -104,7 +104,7 @@ def legend(figure: Figure, *panels: Axes) -> None:
 
 
 def save_words(figure: Figure, axes: Axes, words: str, path: Path) -> Path:
-    """Save a picture of the words alone."""
+    """Save a plot of the words alone."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, words, ha="center", va="center", color=LIGHT["quiet"], transform=axes.transAxes)
     return save(figure, path)

@@ -28,8 +28,9 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
     """
     if candidate not in spaces:
         raise ParamsError(
-            f"params.yaml: tune.space has no part for the candidate {candidate!r}; write `{candidate}: {{}}` to leave "
-            "its values as they are"
+            f"params.yaml: tune.space has no section for the candidate {candidate!r}; write `{candidate}: {{}}` to "
+            "keep "
+            "its values"
         )
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])

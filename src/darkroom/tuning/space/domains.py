@@ -1,6 +1,6 @@
-"""The search space of one candidate: what a sampler is asked for, and what a recipe gets of it.
+"""The search space of one candidate: what a sampler is asked for, and what params get from it.
 
-A space says for dotted keys of `train.<candidate>` which values may stand there; space_syntax.py reads it.
+A space says for dotted keys of `train.<candidate>` which values may stand there; syntax.py reads it.
 
 What stands inside a choice is drawn only when that choice is. A sampler knows each parameter by a name of its own: the
 dotted key, or `architecture[compact].dropout` for one inside a choice. It sees numbers, and of choices their labels.
@@ -42,7 +42,7 @@ class Option:
 
     Attributes:
         label: what the sampler sees: a scalar itself, of a mapping its name, or JSON.
-        value: what the recipe gets: scalars, lists and mappings, with a Domain wherever something is to be drawn.
+        value: what the params get: scalars, lists and mappings, with a Domain wherever something is to be drawn.
     """
 
     label: Scalar
@@ -79,10 +79,10 @@ def domains(space: Space) -> dict[str, Domain]:
 
 
 def initial(space: Space, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers and labels by which `draw` gives the recipe's own values, by parameter name.
+    """Return the numbers and labels by which `draw` gives the params' own values, by parameter name.
 
     Raises:
-        ParamsError: the recipe lacks a key, or has a value that the space does not hold.
+        ParamsError: the params lack a key, or has a value that the space does not hold.
     """
     found: dict[str, Any] = {}
     for key, domain in space.items():
@@ -91,10 +91,10 @@ def initial(space: Space, recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draw(space: Space, suggest: Suggest) -> dict[str, Any]:
-    """Return overrides (see overrides.apply) for a recipe; asks for parameters in the order of params.yaml.
+    """Return overrides (see overrides.apply) for params; asks for parameters in the order of params.yaml.
 
     Args:
-        space: of the recipe.
+        space: of the params.
         suggest: is asked once for every parameter that is needed: those inside a choice only if it is made.
 
     Raises:
@@ -130,13 +130,13 @@ def grid(space: Space) -> dict[str, list[Any]]:
     """
     if is_conditional(space):
         inside = next(name for name in domains(space) if name not in space)
-        raise ParamsError(f"{inside} is drawn only with its choice, which a grid cannot do; take another sampler")
+        raise ParamsError(f"{inside} is conditional, which a grid does not support; use another sampler")
     sizes = {key: _n_values(key, domain) for key, domain in space.items()}
     if (total := math.prod(sizes.values())) > GREATEST_GRID:
         counts = ", ".join(f"{key} {size:,}" for key, size in sizes.items())
         raise ParamsError(
             f"a grid has {total:,} combinations ({counts}), more than {GREATEST_GRID:,}; widen a step, narrow a range "
-            "or take another sampler"
+            "or use another sampler"
         )
     return {key: _values(domain, sizes[key]) for key, domain in space.items()}
 
@@ -175,7 +175,7 @@ def _filled(value: Any, name: str, suggest: Suggest) -> Any:
         for option in value.options:
             if option.label == label:
                 return _filled(option.value, option.inside(name), suggest)
-        raise ParamsError(f"{name} allows {value}, but {shown(label)} was drawn: from another space than this")
+        raise ParamsError(f"{name} allows {value}, but {shown(label)} was drawn, from a different space")
     filled = [(part, _filled(content, f"{name}.{part}", suggest)) for part, content in _parts(value)]
     if isinstance(value, Mapping):
         return dict(filled)
@@ -195,9 +195,9 @@ def _drawn_as(expected: Any, value: Any, name: str) -> dict[str, Any]:
     parts, found = dict(_parts(expected)), dict(_parts(value))
     if isinstance(expected, Mapping) and isinstance(value, Mapping) and parts.keys() != found.keys():
         allowed, has = (f"the keys {', '.join(map(str, keys)) or 'none'}" for keys in (parts, found))
-        raise ParamsError(f"{_disagreement(allowed, has, name)}; make the two equal")
+        raise ParamsError(f"{_disagreement(allowed, has, name)}; make them equal")
     if parts.keys() != found.keys() or (not parts and value != expected):
-        raise ParamsError(f"{_disagreement(expected, value, name)}; make the two equal")
+        raise ParamsError(f"{_disagreement(expected, value, name)}; make them equal")
     drawn: dict[str, Any] = {}
     for part, content in parts.items():
         drawn |= _drawn_as(content, found[part], f"{name}.{part}")
@@ -205,20 +205,20 @@ def _drawn_as(expected: Any, value: Any, name: str) -> dict[str, Any]:
 
 
 def _number_in(domain: Range, value: Any, name: str) -> int | float:
-    """Return the recipe's number as the range has it, a float in a range of floats."""
+    """Return the params' number as the range has it, a float in a range of floats."""
     disagreement = _disagreement(domain, value, name)
     if not is_number(value) or (domain.integer and not isinstance(value, int)):
-        raise ParamsError(f"{disagreement}; set it to such a number there")
+        raise ParamsError(f"{disagreement}; set such a number there")
     if not domain.low <= value <= domain.high:
         raise ParamsError(f"{disagreement}; widen the range")
     steps = (value - domain.low) / (domain.step or 1)
     if domain.step is not None and not math.isclose(steps, round(steps), rel_tol=0, abs_tol=1e-8):
-        raise ParamsError(f"{disagreement}; change the step, or the value there")
+        raise ParamsError(f"{disagreement}; change the step or the value there")
     return int(value) if domain.integer else float(value)
 
 
 def _option_of(choice: Categorical, value: Any, name: str) -> dict[str, Any]:
-    """Return the label of the option that is the recipe's value, and what is drawn inside it."""
+    """Return the label of the option that is the params' value, and what is drawn inside it."""
     misfits = []
     for option in choice.options:
         try:
@@ -229,7 +229,7 @@ def _option_of(choice: Categorical, value: Any, name: str) -> dict[str, Any]:
                 misfits.append(error)
     if len(misfits) == 1:  # what differs inside the one option of that name says more than that none is equal
         raise misfits[0]
-    raise ParamsError(f"{_disagreement(choice, value, name)}; add that to the choices")
+    raise ParamsError(f"{_disagreement(choice, value, name)}; add it to the choices")
 
 
 def _disagreement(expected: Any, value: Any, name: str) -> str:

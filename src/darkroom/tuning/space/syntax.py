@@ -1,4 +1,4 @@
-"""How params.yaml spells a search space, and what is wrong with one that cannot be read.
+"""The syntax of search spaces in params.yaml, and its errors.
 
 A space says for dotted keys of `train.<candidate>` which values may stand there:
 
@@ -33,7 +33,7 @@ from darkroom.tuning.space.domains import (
 )
 
 KINDS = {"float": ("log", "step"), "int": ("log", "step"), "categorical": ()}  # and the keys that may stand beside
-NOT_SEARCHED = "a value that is not searched stands in train alone"
+NOT_SEARCHED = "set a fixed value in train instead"
 
 
 def parse(written: Any) -> Space:
@@ -41,18 +41,21 @@ def parse(written: Any) -> Space:
 
     Raises:
         ParamsError: names the key (the section is the caller's to say), what came, and what is expected.
+
+    >>> parse({"learning_rate": {"float": [0.01, 0.5], "log": True}})
+    {'learning_rate': Range(low=0.01, high=0.5, integer=False, log=True, step=None)}
     """
     if not isinstance(written, Mapping):
         example = "{learning_rate: {float: [0.0001, 0.1], log: true}}"
         raise ParamsError(f"found {shown(written)}, expected a mapping of train's keys to ranges, such as {example}")
     for key in written:
         if not isinstance(key, str):
-            raise ParamsError(f"{shown(key)} is no key of train, expected text")
+            raise ParamsError(f"{shown(key)} is not a key of train, expected text")
     check_apart(written)
     space = {key: _domain(key, value) for key, value in written.items()}
     names = Counter(name for name, _ in parameters(space.items()))
     if repeated := [name for name, count in names.items() if count > 1]:
-        raise ParamsError(f"two parameters are called {repeated[0]!r}; a key with a dot inside a choice makes it so")
+        raise ParamsError(f"two parameters are called {repeated[0]!r}; remove the dotted key inside the choice")
     return space
 
 
@@ -83,7 +86,7 @@ def _range(name: str, kind: str, written: Mapping[str, Any]) -> Range:
     if not isinstance(ends, list) or len(ends) != 2 or not all(map(is_number, ends)):
         raise ParamsError(f"{what}: expected [low, high], two finite numbers")
     if integer and not all(isinstance(end, int) for end in ends):
-        raise ParamsError(f"{what}: expected two integers; for other numbers say float")
+        raise ParamsError(f"{what}: expected two integers; use float for other numbers")
     low, high = ends if integer else map(float, ends)
     if low >= high:
         advice = "swap them" if low > high else NOT_SEARCHED
@@ -94,7 +97,7 @@ def _range(name: str, kind: str, written: Mapping[str, Any]) -> Range:
         raise ParamsError(f"{what} with log: a logarithmic range must start above 0; raise the low end, or delete log")
     step = _step(name, written["step"], low=low, high=high, integer=integer) if "step" in written else None
     if log and step is not None:
-        raise ParamsError(f"{name} has log and step, which exclude each other; delete one")
+        raise ParamsError(f"{name} has both log and step; delete one")
     return Range(low, high, integer=integer, log=log, step=step)
 
 
@@ -108,7 +111,7 @@ def _step(name: str, step: Any, *, low: float, high: float, integer: bool) -> fl
         below, above = (exactly(low) + exactly(step) * count for count in (int(n_steps), int(n_steps) + 1))
         end = int if integer else float
         raise ParamsError(
-            f"{what}: from {low} on it does not meet {high}; end the range at {end(below)} or {end(above)}"
+            f"{what}: steps from {low} do not reach {high}; end the range at {end(below)} or {end(above)}"
         )
     return step if integer else float(step)
 
