@@ -95,8 +95,8 @@ def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypa
     code, out, _ = run(monkeypatch, capfd, "registry-check", "--model", name, "--repair")
     assert code == 1
     assert out.splitlines() == [
-        "mended: unrecorded: champion is version 1, but the history says 2; --repair records it in the history",
-        "mended: champion is previous: previous names version 1: version 1 is champion and previous; "
+        "repaired: unrecorded: champion is version 1, but the history says 2; --repair records it in the history",
+        "repaired: champion is previous: previous is version 1: version 1 is champion and previous; "
         "--repair moves it to version 2",
         "files: version 3: MLmodel was changed after registration; restore it",
         f"{name}: 3 problems, 1 not repaired",
@@ -116,7 +116,7 @@ def test_compare_says_whether_chance_explains_the_difference(shared_store, monke
     assert (found["n_only_a_correct"], found["n_only_b_correct"]) == (6, 0)
     assert found["accuracy_b"] == 0.97
     _, out, _ = run(monkeypatch, capfd, "compare", "1", "champion", "--model", "compared")
-    assert "version 1: 100.00% right, version 2 (champion): 97.00%" in out
+    assert "accuracy: version 1 100.00%, version 2 (champion) 97.00%" in out
     assert "only version 1 is correct on 6, only version 2 (champion) on 0; McNemar's exact test: p = 0.0312" in out
     assert "recall per class" in out
     code, _, err = run(monkeypatch, capfd, "compare", "1", "best", "--model", "compared")

@@ -151,7 +151,7 @@ def test_a_transfer_candidate_is_tested_by_its_head(
     (repository / "params.yaml").write_text(presets.text("mnist", root=ROOT))
     code, _, err = lr_find(monkeypatch, capfd, "--candidate", "transfer")
     assert code == 1
-    assert "data/features is incomplete" in err
+    assert "data/features does not exist yet" in err
     write_features(repository / "data" / "features", prepared_digest=digests[0], augmented_digest=digests[1])
     out = repository / "head.png"
     code, printed, err = lr_find(

@@ -153,4 +153,4 @@ def test_the_command_removes_nothing_unless_it_is_told_to(tmp_path, monkeypatch)
     assert json.loads(CliRunner().invoke(app, [*arguments, "--yes"]).stdout)["removed"]
     assert not stale.exists()
     printed = CliRunner().invoke(app, ["gc", "--model", "pets"]).stdout
-    assert "0 things, 0 bytes would be deleted; delete them with --yes" in printed
+    assert "0 items, 0.0 MB would be deleted; delete them with --yes" in printed

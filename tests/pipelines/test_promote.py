@@ -253,7 +253,9 @@ def test_a_version_that_answers_otherwise_is_not_promoted(fresh):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(RegistryError, match=r"models:/pets/1 differs from the evaluated model by 0\.\d+"):
+    with pytest.raises(
+        RegistryError, match=r"probabilities of models:/pets/1 differ from the evaluated model by up to 0\.\d+"
+    ):
         promote.main()
     assert versions.read("pets").under("champion") is None
 

@@ -59,7 +59,7 @@ def test_missing_and_changed_and_added_files_are_named(shared_store):
     found = check.check(name)
     assert not any(finding.repairable for finding in found)
     assert [finding.sentence.partition(";")[0] for finding in found] == [
-        "version 1 (champion): code/package.py is gone",
+        "version 1 (champion): code/package.py is missing",
         "version 1 (champion): code/numpy.py was added after registration",
         "version 1 (champion): artifacts/model.onnx was changed after registration",
         f"version 2: its directory {folder / '2'} is missing",

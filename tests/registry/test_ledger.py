@@ -182,7 +182,7 @@ def test_going_back_is_refused_where_there_is_nothing(shared_store):
     bare_versions(shared_store, name, 4)
     champions(name, "1", "2", "3")
     for to, message in (
-        ("3", "version 3 is champion already"),
+        ("3", "version 3 is already the champion"),
         ("4", "version 4 was never champion; earlier champions: 1, 2"),
         ("9", "has no version 9; earlier champions: 1, 2"),
     ):

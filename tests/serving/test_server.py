@@ -185,11 +185,11 @@ BAD = {
     "a file that is only a beginning": (PHOTOGRAPH[:100], "image/jpeg", 422, "not an image"),
     "100 megapixels": (png_header(10_000, 10_000), "image/png", 422, "image too large: 10000x10000 pixels"),
     "nothing": (b"", "image/png", 400, "the body is empty; send one image as it is"),
-    "another type": (b"a=1", "application/x-www-form-urlencoded", 415, "x-www-form-urlencoded is not understood"),
+    "another type": (b"a=1", "application/x-www-form-urlencoded", 415, "x-www-form-urlencoded is not supported"),
     "no JSON": (b"{image:", "application/json", 400, "the body is not JSON"),
     "JSON in no encoding": (b'{"image": "\xff"}', "application/json", 400, "the body is not JSON"),
     "JSON of another form": (b'{"picture": "AAAA"}', "application/json", 400, "does not have the expected form"),
-    "JSON with something more": (f'{{"image": "{BASE64}", "a": 1}}'.encode(), "application/json", 400, "form expected"),
+    "JSON with something more": (f'{{"image": "{BASE64}", "a": 1}}'.encode(), "application/json", 400, "expected form"),
     "no images": (b'{"images": []}', "application/json", 400, "does not have the expected form"),
     "a number": (b'{"image": 5}', "application/json", 400, "does not have the expected form"),
     "no base64": (b'{"image": "&&&&"}', "application/json", 422, "not base64"),
@@ -364,7 +364,7 @@ def test_more_than_may_wait_is_refused_with_a_retry_time(strict):
     assert {answer.status_code for answer in answers} == {200, 503}
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert refused.headers["retry-after"] == "1"
-    assert "images wait already; try again in a second" in refused.json()["error"]
+    assert "images are already waiting; try again in a second" in refused.json()["error"]
     assert predict(strict, png(cat=True)).status_code == 200
 
 
