@@ -6,6 +6,7 @@ promote runs in every `dvc repro`; a case that was decided before is answered wi
 import json
 from pathlib import Path
 
+from darkroom.evaluation import predictions
 from darkroom.files.writing import checksum, read_json, write_text
 from darkroom.project.params import digest
 from darkroom.project.repository import repository_root
@@ -18,7 +19,10 @@ from darkroom.registry.snapshot import Version
 from darkroom.registry.versions import load
 
 # Modules: a change in one of them asks every case again.
-DECIDES = ("cases", "decision", "gates", "paired", "scoring", "slices", "winner")
+DECIDES = [
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("cases", "decision", "gates", "paired", "scoring", "slices", "winner")
+]
 
 
 class Case:
@@ -59,7 +63,7 @@ def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
         "test": [winner.test_ids_sha256, checksum(winner.prepared / "manifest.json")],
         "slices": checksum(winner.prepared / "index.parquet"),
         "gates": gates.model_dump(),
-        "code": [checksum(Path(__file__).with_name(f"{name}.py")) for name in DECIDES],
+        "code": [checksum(path) for path in (*DECIDES, Path(predictions.__file__))],
     }
     return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
 
