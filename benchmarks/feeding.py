@@ -1,4 +1,4 @@
-"""Does the input keep up? Training fed by feeding.EpochBatches, against the same model on one batch kept in memory.
+"""Does the input keep up? Training fed by batches.EpochBatches, against the same model on one batch kept in memory.
 
 Both sides run alternately in one process with the network and batch size of the default preset, on random images
 of MNIST's size that lie in a memory-mapped file as data/prepared does.

@@ -245,7 +245,7 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
 
 
 def keep_books(task: dict[str, Any]) -> "Outcome":
-    """Do in a worker all that objective.run does but train."""
+    """Do in a worker all that trial.run does but train."""
     os.environ["MLFLOW_TRACKING_URI"] = task["uri"]
     from darkroom.tracking import runs
     from darkroom.tuning.study import Outcome

@@ -1,4 +1,4 @@
-"""What one of several processes does that promote at once; test_registry_concurrency starts them."""
+"""What one of several processes does that promote at once; tests/registry/test_lock starts them."""
 
 import os
 import traceback

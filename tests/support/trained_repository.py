@@ -139,7 +139,7 @@ def evaluate(root: Path) -> None:
 
 
 def answers_here(version: Version, images: np.ndarray, expected: np.ndarray, *, tolerance: float) -> float:
-    """Stand in for registry.verify where a test is about something else: the fresh process takes 5 s."""
+    """Stand in for register.verify where a test is about something else: the fresh process takes 5 s."""
     return float(np.abs(load(version).probabilities(images) - expected).max())
 
 

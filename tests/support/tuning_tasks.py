@@ -25,7 +25,7 @@ PLAN = Plan(
 
 
 def run(task: dict[str, Any]) -> Outcome:
-    """Begin and end a trial as objective.run does; `how` says what happens in between."""
+    """Begin and end a trial as trial.run does; `how` says what happens in between."""
     report = Report(task["number"], study=task["study"], storage=task["storage"], plan=PLAN, n_epochs=1)
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
     how = task.get("how", {}).get(str(task["number"]), task.get("how", {}).get("all", "complete"))

@@ -1,4 +1,4 @@
-"""Trains the candidate of test_candidates in both phases; prints its history and a digest of its weights.
+"""Trains the candidate of test_candidate in both phases; prints its history and a digest of its weights.
 
 A process of its own, called with CHECKPOINT EPOCH DEVICES DROPOUT: in the middle of EPOCH it kills itself by SIGKILL,
 at -1 it does not. Several devices are parts of the CPU.

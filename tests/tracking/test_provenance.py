@@ -1,6 +1,4 @@
 import subprocess
-import sys
-import types
 
 import pytest
 
@@ -79,19 +77,6 @@ def test_the_lock_digest_leaves_out_what_changes_no_result(tmp_path):
     assert provenance.lock_digest(lock) == before
     lock.write_text("stages: {train: {md5: c}}\n")
     assert provenance.lock_digest(lock) != before
-
-
-def test_the_code_digest_follows_the_modules_in_use(tmp_path, monkeypatch):
-    before = provenance.code_digest()
-    assert provenance.code_digest() == before
-    source = tmp_path / "extra.py"
-    source.write_text("x = 1\n")
-    extra = types.ModuleType("darkroom.extra")
-    extra.__file__ = str(source)
-    monkeypatch.setitem(sys.modules, "darkroom.extra", extra)
-    first = provenance.code_digest()
-    source.write_text("x = 2\n")
-    assert len({before, first, provenance.code_digest()}) == 3
 
 
 def test_the_source_digest_follows_the_files_of_its_paths(tmp_path, monkeypatch):

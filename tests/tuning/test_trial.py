@@ -1,4 +1,4 @@
-"""A trial in a worker: what ends it, and what is left of it. Searches with real workers: test_stage_tune.py."""
+"""A trial in a worker: its end, and what is left of it. Searches with real workers: tests/pipelines/test_tune.py."""
 
 import dataclasses
 import time

@@ -47,7 +47,7 @@ class Options:
             processes, which import for 2 s each. What holds the GIL is about 15 us per image: only where many cores
             are fed with many images that small do processes ("loky") pay off.
         limit: take only the first so many images.
-        log: a folder for one more file of the prediction log (monitoring.py).
+        log: a folder for one more file of the prediction log (monitoring/log.py).
         keep_images: keep the bytes of every image in the log's folder as well.
         restart: throw away what an earlier, killed run has done.
     """

@@ -19,6 +19,7 @@ from darkroom.evaluation.metrics import classification
 if TYPE_CHECKING:
     import pandas as pd
 
+GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlarged by the browser
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 ROWS_AT_ONCE = 1024  # test images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
@@ -31,9 +32,6 @@ def choose_winner(val_accuracy: Mapping[str, float]) -> str:
     Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them.
     """
     return min(val_accuracy, key=lambda name: (-val_accuracy[name], name))
-
-
-GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlarged by the browser
 
 
 @dataclass(frozen=True)

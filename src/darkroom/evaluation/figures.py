@@ -54,7 +54,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
     some of the names are written.
 
     Args:
-        counts: int (classes, classes), as from evaluation.confusion_matrix.
+        counts: int (classes, classes), as from classification.confusion_matrix.
     """
     n_classes = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -103,7 +103,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
     """Draw accuracy against confidence per bin above the number of images per bin, and return path.
 
     Args:
-        curve: as from evaluation.reliability_curve.
+        curve: as from classification.reliability_curve.
         ece: the expected calibration error, written into the plot.
     """
     full = curve["count"] > 0

@@ -1,8 +1,7 @@
 """Write what an evaluation found: tables for `dvc plots` and promotion, plots, and one page that holds them all."""
 
-import csv
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from darkroom.evaluation import figures
 from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_uri
 from darkroom.evaluation.metrics import classification
 from darkroom.figures import grid
-from darkroom.files.writing import replacing
+from darkroom.files.writing import write_csv
 
 
 @dataclass(frozen=True)
@@ -126,22 +125,15 @@ def write_plots(
     """Write into folder what `dvc plots` draws: confusion.csv, reliability.csv and per_class.csv."""
     predicted = candidate.probabilities.argmax(axis=1)
     confusion = [(classes[label], classes[answer]) for label, answer in zip(labels, predicted, strict=True)]
-    _write_csv(folder / "confusion.csv", ["actual", "predicted"], confusion)
+    write_csv(folder / "confusion.csv", ["actual", "predicted"], confusion)
     curve = classification.reliability_curve(candidate.probabilities, labels, n_bins=calibration_bins)
     full = curve["count"] > 0
     columns = ["confidence", "accuracy", "count"]
-    _write_csv(folder / "reliability.csv", columns, zip(*(curve[name][full].tolist() for name in columns), strict=True))
+    write_csv(folder / "reliability.csv", columns, zip(*(curve[name][full].tolist() for name in columns), strict=True))
     scores = ["precision", "recall", "f1", "support"]
     per_class = candidate.metrics["per_class"].items()
     lines = [(name, *("" if found[key] is None else found[key] for key in scores)) for name, found in per_class]
-    _write_csv(folder / "per_class.csv", ["class", *scores], lines)
-
-
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(lines)
+    write_csv(folder / "per_class.csv", ["class", *scores], lines)
 
 
 def _pictures(

@@ -1,9 +1,10 @@
 """Files that are whole or not there, what a disk refuses said in one line, and checksums. The standard library only."""
 
+import csv
 import errno
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -40,6 +41,14 @@ def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8: whole, or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file in UTF-8 with a line of column names: whole, or not at all."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(lines)
 
 
 @contextmanager

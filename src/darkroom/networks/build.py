@@ -1,8 +1,8 @@
-"""Networks by name, and the trained network as files.
+"""Networks by name.
 
 A network eats raw uint8 images (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
-so that training, evaluation and serving cannot disagree about it. `deployable` adds the softmax. Everything here is
-made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
+so that training, evaluation and serving cannot disagree about it. `inference.deployable` adds the softmax. Everything
+here is made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,6 @@ import hashlib
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,13 +53,6 @@ def lock_digest(path: Path) -> str:
         return "none"
     stages = YAML(typ="safe", pure=True).load(path).get("stages") or {}
     return digest({name: said for name, said in stages.items() if name not in ("check", "promote")})
-
-
-def code_digest() -> str:
-    """Return one sha256 over the source files of every darkroom module that this process has imported by now."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name.partition(".")[0] == "darkroom"]
-    content = [Path(module.__file__).read_bytes() for module in modules if module.__file__]
-    return hashlib.sha256(b"\0".join(content)).hexdigest()
 
 
 def source_digest(paths: Iterable[str]) -> str:

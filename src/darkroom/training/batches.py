@@ -1,7 +1,7 @@
 """Batches of training images with the draws of random augmentation. Numpy only, OpenCV for MixUp.
 
 Every draw is a function of (seed, epoch) alone, made here and, but for MixUp and CutMix, applied on the device
-(variation.Draws): the same on every Keras backend, and after a resume.
+(variation_layer.Draws): the same on every Keras backend, and after a resume.
 """
 
 import math

@@ -19,7 +19,7 @@ class Progress:
     """The progress of a training over all its phases.
 
     `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
-    schedule; times are in seconds. A row of the history has epoch, phase and the metrics of training.fit.
+    schedule; times are in seconds. A row of the history has epoch, phase and the metrics of fit.fit.
     """
 
     epoch: int = 0

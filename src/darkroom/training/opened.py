@@ -12,7 +12,7 @@ class Opened(NamedTuple):
     """The data of a training.
 
     Attributes:
-        prepared: the data set.
+        prepared: the dataset.
         data: its images for training and validation, the augmented copies among the former.
         features: of the same images; None where they were not asked for.
         digests: prepared_digest, and augmented_digest where there are copies.

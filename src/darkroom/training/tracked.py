@@ -3,7 +3,6 @@
 Beside this module nothing here knows MLflow: what numbers are computed does not depend on who records them.
 """
 
-import csv
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.files.writing import write_text
+from darkroom.files.writing import write_csv, write_text
 from darkroom.project.console import native_stderr_silenced, say
 from darkroom.project.locks import store_lock
 from darkroom.project.params import digest, in_section
@@ -28,6 +27,12 @@ from darkroom.training.recipe import Recipe, extractor_of, n_epochs, transfer_mo
 
 if TYPE_CHECKING:
     import keras
+
+# The sources that a training depends on, as dvc.yaml lists them: after a change of one it is not continued.
+TRAINED = (
+    *("errors.py", "project", "files", "data/arrays", "data/fetching", "deployable", "evaluation/metrics"),
+    *("networks", "tracking", "training"),
+)
 
 
 def train_tracked(
@@ -63,7 +68,7 @@ def train_tracked(
     runs.connect(experiment)  # a server that does not answer must fail before minutes are spent
     described, dtype_policy = _prepared_keras(recipe, candidate=candidate, device=device)
     versions = provenance.versions()
-    code = [provenance.code_digest(), stage.read_text()]
+    code = [provenance.source_digest(TRAINED), stage.read_text()]
     features = opened.features.digest if opened.features and transfer_mode(recipe) else None
     key = digest([data_digest, features, params_digest, tracking_uri(), code, versions])[:16]
     checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
@@ -111,7 +116,6 @@ def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str
     with native_stderr_silenced():
         from darkroom.networks.export import check_backend
         from darkroom.networks.runtime.device import policy, prepare
-        from darkroom.training.fit import fit  # noqa: F401 - all that train, for the code's digest
 
         check_backend()
         described = prepare(device)
@@ -154,7 +158,8 @@ def _write(
     progress, images = trained.progress, opened.data.val_images
     shown = images[np.arange(min(PARITY_IMAGES, len(images)))]
     difference = export(model, out, metadata=opened.metadata, images=shown)
-    _write_history(progress.history, out / "history.csv")
+    columns = list(progress.history[0])
+    write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
@@ -167,10 +172,3 @@ def _write(
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference
-
-
-def _write_history(history: list[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)

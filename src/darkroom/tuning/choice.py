@@ -32,7 +32,7 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
     be told, and they stay.
 
     Args:
-        objectives: val_accuracy first, then one of trial_rows.COSTS if there are two.
+        objectives: val_accuracy first, then one of rows.COSTS if there are two.
         n_val: number of validation images.
         alpha: in (0, 1).
     """

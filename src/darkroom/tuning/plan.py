@@ -23,7 +23,7 @@ class Plan:
             process) or qmc (Sobol's sequence).
         pruner: hyperband (Li et al. 2018, over the epochs), median, wilcoxon or none.
         seed: of the sampler.
-        objectives: val_accuracy, and for two one of trial_rows.COSTS.
+        objectives: val_accuracy, and for two one of rows.COSTS.
         limits: {metric: largest value}; a trial beyond one is not feasible.
         epochs: the most that a trial has, for Hyperband.
         n_startup_trials: drawn at random before TPE begins.
@@ -64,7 +64,7 @@ def grid_points(space: Space, *, seed: int) -> list[dict[str, Any]]:
     """Return every combination of the values of a space, in an order drawn from the seed: names to values.
 
     Raises:
-        ParamsError: as space.grid.
+        ParamsError: as domains.grid.
     """
     values = grid(space)
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]

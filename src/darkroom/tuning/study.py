@@ -60,7 +60,7 @@ class Search:
         storage: path of a journal file, URL of a database, or grpc://host:port of an Optuna proxy.
         space: what is searched.
         plan: how.
-        baseline: what trial 0 has: names and values as space.initial gives them.
+        baseline: what trial 0 has: names and values as domains.initial gives them.
         about: a digest of all that makes trials comparable.
         rename: what to call it instead, for the error below.
 

@@ -87,7 +87,7 @@ class Task:
         fraction: of the training images, every class alike.
         prepared, augmented, features: directories of the stages before.
         device: compute.device.
-        measured: costs to measure, of trial_rows.COSTS.
+        measured: costs to measure, of rows.COSTS.
         experiment, parent_run, tracking_uri, tags: of the MLflow run.
         deadline: Unix time in seconds after which the trial ends with its next epoch, None for never.
     """

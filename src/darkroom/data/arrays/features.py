@@ -45,7 +45,7 @@ class Features:
     Attributes:
         backbone: the name of the backbone, None where none was asked for: then there are no arrays.
         weights: the setting embed.weights: imagenet, none, or {path, sha256}, with the sha256 of the file read.
-        weights_origin: what these are: none, pretrained or file; see backbone_table.Weights.
+        weights_origin: what these are: none, pretrained or file; see backbones.table.Weights.
         weights_sha256: of the file with their values, None without one.
         image_size: (height, width) in pixels that the backbone saw.
         seed: of weights that are not pretrained.

@@ -124,7 +124,7 @@ class Dataset(Section):
 
 @cache
 def read_catalogue() -> Mapping[str, Dataset]:
-    """Return the datasets of catalogue.yaml by name."""
+    """Return the datasets of datasets.yaml by name."""
     found: dict[str, Dataset] = {}
     for name, entry in read_params(CATALOGUE).items():
         try:

@@ -22,7 +22,7 @@ def pack_folder(path: Path, target: Path, *, root: str | None) -> None:
         root: the directory inside that holds the class directories, if it is not the top.
 
     Raises:
-        DataError: what archives.place and archives.check_classes refuse, or a file that cannot be read.
+        DataError: what layouts.place and layouts.check_classes refuse, or a file that cannot be read.
     """
     try:
         names = [(name, is_dir) for name, _, is_dir in walk(path)]

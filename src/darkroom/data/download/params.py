@@ -11,4 +11,4 @@ from darkroom.project.params import Section
 class DownloadParams(Section):
     """The section `download`: what to train on."""
 
-    dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in catalogue.yaml, or an entry of that shape
+    dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in datasets.yaml, or an entry of that shape

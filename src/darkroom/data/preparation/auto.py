@@ -149,7 +149,7 @@ def look(
     Which ones is decided by the hashes of their names. Of an archive with class directories only they are read.
 
     Args:
-        directory, max_archive_bytes, max_image_bytes: see archives.read_images.
+        directory, max_archive_bytes, max_image_bytes: see layouts.read_images.
         max_pixels: an image with more is not decoded.
         n: how many images; fewer where there are fewer, or where some are of no use.
 

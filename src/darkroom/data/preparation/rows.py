@@ -45,7 +45,7 @@ class Rows:
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official_test, incoming, ids, hashes, sizes, sums: one entry per row; see images.Batch.
+        names, labels, official_test, incoming, ids, hashes, sizes, sums: one entry per row; see decoding.Batch.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -317,7 +317,7 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
 def finish_rows(
     rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, form: Form
 ) -> dict[str, Any]:
-    """Write index and manifest of the data set, which makes it whole; return the manifest."""
+    """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), "color": form.color, "mean": mean, "std": std}
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": form.reasons})

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-WHITENING = "whitening"  # the name of the layer that models.initialise_from_data fills
+WHITENING = "whitening"  # the name of the layer that build.initialise_from_data fills
 NOISE = keras.initializers.LecunUniform()
 
 

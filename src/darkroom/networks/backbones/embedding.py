@@ -73,7 +73,7 @@ class Embedder:
         """Yield the features of images block by block, in their order: float32 (at most batch_size, n_features).
 
         Args:
-            images: uint8 (n, H, W, C), or what has a length and gives this for an int array (feeding.Selection).
+            images: uint8 (n, H, W, C), or what has a length and gives this for an int array (selection.Selection).
             on_batch: called with the number of images of every block, after the block was taken.
 
         Raises:
