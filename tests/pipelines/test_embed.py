@@ -199,5 +199,5 @@ def test_features_of_a_file_of_weights_are_bound_to_its_content(
     assert features.weights == {"path": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     assert features.weights_origin == "file"
     file.write_bytes(b"another")
-    with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*features are computed again"):
+    with pytest.raises(DataError, match=r"mine.weights.h5 has the wrong checksum: .*to recompute the features"):
         obtain_weights(find_backbone("efficientnet-lite0"), features.weights)

@@ -359,10 +359,10 @@ def test_a_candidate_that_does_not_fit_the_data_is_refused(evaluated, tmp_path, 
         expected = "models/cnn/model.onnx has 3 classes and images of shape .* other class names"
     elif spoil == "run":
         (cnn / "run.json").unlink()
-        expected = "models/cnn/run.json: it cannot be read .*; run `dvc repro --force train@cnn`"
+        expected = "models/cnn/run.json: cannot be read .*; run `dvc repro --force train@cnn`"
     elif spoil == "history":
         (cnn / "history.csv").write_text("epoch,loss\n0,1\n")
-        expected = "models/cnn/history.csv: it cannot be read .*; run `dvc repro --force train@cnn`"
+        expected = "models/cnn/history.csv: cannot be read .*; run `dvc repro --force train@cnn`"
     else:
         (cnn / "model.onnx").write_bytes(b"broken")
         expected = "models/cnn/model.onnx: ONNX Runtime cannot load this file"

@@ -93,7 +93,7 @@ def test_a_diverged_training_is_one_line_and_a_failed_run(stage: Stage) -> None:
 def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> None:
     (stage.root / "prepared" / "manifest.json").rename(tmp_path / "manifest.json")
     try:
-        with pytest.raises(DataError, match="^prepared is not whole"):
+        with pytest.raises(DataError, match="^prepared is incomplete"):
             stage.call(train.main)
     finally:
         (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
@@ -190,7 +190,7 @@ def test_a_wrong_recipe_is_refused_before_anything_heavy_loads(
 def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
     stage.params(device="gpu")
     printed = stage.run(status=1, CUDA_VISIBLE_DEVICES="")
-    assert re.fullmatch(r"error: compute.device is gpu, but tensorflow finds none.*\n", printed)
+    assert re.fullmatch(r"error: compute.device is gpu, but tensorflow found no GPU.*\n", printed)
 
 
 def test_values_of_best_yaml_replace_those_of_params_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

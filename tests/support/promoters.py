@@ -38,5 +38,5 @@ def _promote_own(name: str, number: int, model_uri: str, sha256: str, shared: li
             aliases.promote(version, replacing=champion, reasons=[f"{number} is better"])
             return
         except RegistryError as error:
-            if "by now" not in str(error):
+            if "the champion is now" not in str(error):
                 raise

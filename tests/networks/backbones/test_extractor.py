@@ -451,7 +451,7 @@ def test_imagenet_weights_are_used_as_keras_uses_them(tmp_path: Path, monkeypatc
     [
         ({"name": "resnet-50"}, "unknown backbone 'resnet-50'; did you mean 'resnet50'"),
         ({"image_size": (31, 64)}, r"backbone .*: image_size is \[31, 64\], expected at least \[32, 32\]"),
-        ({"image_shape": (28, 28, 4)}, "pictures have 4 channels, expected 1 .grey. or 3 .rgb."),
+        ({"image_shape": (28, 28, 4)}, "images have 4 channels, expected 1 .grey. or 3 .rgb."),
     ],
 )
 def test_what_no_extractor_can_be_built_for_is_refused(changes: dict[str, Any], message: str) -> None:
