@@ -32,7 +32,7 @@ CHUNK_IMAGES = 256  # a kill loses up to so many images per worker
 SMALLEST_CHUNK = 16
 ROW_GROUP = 65_536  # rows of OUT that are in memory at once
 SHOWN_ERRORS = 3
-PARTS = "[0-9]*.arrow"  # those that are whole; a kill may leave a hidden one that was being written
+PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden one that was being written
 LOG_NAME = "log_name"
 METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
 
@@ -106,7 +106,7 @@ def run(
         on_progress: is told how many images of how many are done.
 
     Raises:
-        ParamsError: there is no such source, or out cannot be a file.
+        ParamsError: the source does not exist, or out cannot be a file.
         DataError: the source is damaged, a part cannot be written, or an earlier run was not of the same images and
             version.
         LockedError: another process is writing out.

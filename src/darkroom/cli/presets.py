@@ -47,8 +47,8 @@ def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
     A params.yaml that is exactly a preset, or exactly what git has committed, is not a loss and is replaced.
 
     Raises:
-        ParamsError: there is no such preset, it is wrong, or params.yaml has edits that would be lost and `force` is
-            False.
+        ParamsError: the preset does not exist or is invalid, or params.yaml has edits that would be lost and `force`
+            is False.
     """
     target = root / "params.yaml"
     merged = text(name, root=root)
@@ -80,7 +80,7 @@ def text(name: str, *, root: Path) -> str:
     """Return the params.yaml of a preset, merged with the default, with its comments.
 
     Raises:
-        ParamsError: there is no such preset, or no default, it is not YAML, or has a key that the default lacks.
+        ParamsError: the preset or the default is missing or is not YAML, or the preset has a key that the default lacks.
     """
     known = names(root)
     for needed in (name, DEFAULT):

@@ -120,8 +120,8 @@ def registry_check(
         print(json.dumps({**told, "left": [vars(finding) for finding in left]}, indent=2))
         raise typer.Exit(1 if left else 0)
     for finding in found:
-        mended = "repaired: " if finding not in left else ""
-        print(f"{mended}{finding.kind}: {finding.sentence}")
+        prefix = "repaired: " if finding not in left else ""
+        print(f"{prefix}{finding.kind}: {finding.sentence}")
     problems = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "no problems"
     print(f"{name}: {problems}" + (f", {len(left)} not repaired" if repair and found else ""))
     raise typer.Exit(1 if left else 0)

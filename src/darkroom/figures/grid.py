@@ -27,7 +27,7 @@ def image_grid(
         titles: one per image; too long a line is cut with an ellipsis, characters are shown as they are (no TeX).
 
     Raises:
-        DataError: there is no image, the counts disagree, or an image has another shape or dtype.
+        DataError: there are no images, the counts disagree, or an image has another shape or dtype.
     """
     if len(images) == 0 or len(images) != len(titles):
         raise DataError(f"{path}: {len(images)} images and {len(titles)} titles; expected equal numbers, at least one")

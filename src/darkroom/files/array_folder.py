@@ -1,4 +1,4 @@
-"""A stage's folder of arrays, read back: its manifest and its .npy files, refused where they are not whole."""
+"""A stage's folder of arrays, read back: its manifest and its .npy files; incomplete ones are refused."""
 
 import json
 from collections.abc import Collection

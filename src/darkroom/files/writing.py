@@ -1,4 +1,4 @@
-"""Files that are whole or not there, what a disk refuses said in one line, and checksums. The standard library only."""
+"""Write files completely or not at all, report disk errors in one line, and compute checksums; standard library only."""
 
 import csv
 import errno

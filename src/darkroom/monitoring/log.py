@@ -109,7 +109,7 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
         until: the first moment after the window, aware; None: to the end.
 
     Raises:
-        DataError: there is no such directory, or a file in it is not a part of a log.
+        DataError: the directory does not exist, or a file in it is not a part of a log.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

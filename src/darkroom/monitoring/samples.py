@@ -66,7 +66,7 @@ def inspect(
             training data.
 
     Raises:
-        DataError: there is no such log, or no reference.
+        DataError: the log or the reference does not exist.
         RegistryError: from package_of.
     """
     rows = read(log, since, until)

@@ -70,7 +70,7 @@ def ordered(*, force: bool, commit: bool, push: bool) -> Order:
     """Return the order that params.yaml and these options give, and make the repository the current folder.
 
     Raises:
-        ParamsError: params.yaml is wrong.
+        ParamsError: params.yaml is invalid.
     """
     root = repository_root()
     os.chdir(root)

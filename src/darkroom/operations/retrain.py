@@ -127,7 +127,7 @@ class _Retraining:
         return left
 
     def _look(self, left: dict[str, Any] | None) -> list[Trigger]:
-        """Return the triggers; the dear ones are looked at where no other has fired."""
+        """Return the triggers; expensive ones are checked only if no other has fired."""
         order, params, known = self.order, self.order.params, self._known()
         self.incoming = triggers.incoming_images(order.root / INCOMING, max_image_bytes=order.max_image_bytes)
         self.marks = {path: triggers.fingerprint(order.root / path) for path in order.folders}
@@ -157,26 +157,26 @@ class _Retraining:
         if classes:
             self.tree.dvc("add", *((INCOMING / name).as_posix() for name in classes))
         # --force: every stage, whatever DVC holds. Else what the sources serve now decides what runs behind it.
-        anew = ["--force"] if "forced" in self.fired else []
-        if not anew and self.fired & triggers.FETCH_ANEW:
+        force = ["--force"] if "forced" in self.fired else []
+        if not force and self.fired & triggers.FETCH_AGAIN:
             self.tree.dvc("repro", "--single-item", "--force", "download")
-        promotion = self._experiment(*anew) if self.order.params.mode == EXPERIMENT else self._repro(*anew)
+        promotion = self._experiment(*force) if self.order.params.mode == EXPERIMENT else self._repro(*force)
         after = self._champion()
         decision = promotion["decision"]
         if decision == UNCHANGED and after != self.report["version_before"]:
             decision = PROMOTED  # by the run before this one, which was killed behind it
         self.report |= {"decision": decision, "reasons": promotion["reasons"], "version_after": after}
 
-    def _repro(self, *anew: str) -> dict[str, Any]:
-        self.tree.dvc("repro", *anew)
+    def _repro(self, *force: str) -> dict[str, Any]:
+        self.tree.dvc("repro", *force)
         return read_json(self.order.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
 
-    def _experiment(self, *anew: str) -> dict[str, Any]:
+    def _experiment(self, *force: str) -> dict[str, Any]:
         """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
         self.tried = triggers.behind(self._status(), self.order.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         self.tree.stage_incoming()  # DVC copies what git knows
-        self.tree.dvc("exp", "run", "--temp", "--name", name, *anew)
+        self.tree.dvc("exp", "run", "--temp", "--name", name, *force)
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
         self.tree.dvc("get", ".", "reports/promotion.json", "--rev", name, "--out", str(said))

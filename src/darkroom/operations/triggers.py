@@ -12,7 +12,7 @@ from typing import Any
 from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of
 
-FETCH_ANEW = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
+FETCH_AGAIN = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
 ALARMS = frozenset({"forced", "drift", "champion_age"})  # triggers of which somebody waits to hear
 ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
 
@@ -191,7 +191,7 @@ def parse_status(text: str) -> dict[str, list[Any]]:
     """Return what `dvc status --json` printed; warnings may stand before its line.
 
     Raises:
-        DataError: there is no such line.
+        DataError: the line does not exist.
     """
     lines = [line for line in text.splitlines() if line.startswith("{")]
     try:

@@ -22,7 +22,7 @@ def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
         the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data).
 
     Raises:
-        DataError: the data are not whole, or have no test images.
+        DataError: the data is incomplete or has no test images.
         RegistryError: a version cannot be loaded, or not answer.
     """
     dataset = Dataset.open(data)

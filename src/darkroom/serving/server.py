@@ -65,7 +65,7 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; then finish what is in flight. Nothing listens before a version is loaded.
 
     Raises:
-        RegistryError: there is no such version, or it does not load.
+        RegistryError: the version does not exist, or cannot be loaded.
         ParamsError: the address is taken, or none of this machine.
     """
     limits = settings.limits

@@ -245,7 +245,7 @@ class Dataset:
         """Return the dataset in directory.
 
         Raises:
-            DataError: there is no manifest, or a file it names is missing, cut short or of another shape.
+            DataError: the manifest is missing, or a file it names is missing, cut short or of another shape.
         """
         stage = _stage_of(directory)
         manifest = read_manifest(directory, keys=_MANIFEST_KEYS, stage=stage)

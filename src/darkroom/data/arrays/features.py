@@ -75,7 +75,7 @@ class Features:
         """Return the features in directory; their values are read when arrays() is asked.
 
         Raises:
-            DataError: there is no manifest, or it lacks something.
+            DataError: the manifest is missing or incomplete.
         """
         return cls(directory, read_manifest(directory, keys=_KEYS, stage=STAGE))
 

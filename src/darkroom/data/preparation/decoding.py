@@ -32,7 +32,7 @@ def decode(data: bytes, *, color: str, max_pixels: int) -> np.ndarray:
     name of a file plays no role. A JPEG that was damaged inside but ends as it should is decoded as far as it goes.
 
     Raises:
-        Rejected: data are no image of package.FORMATS, truncated, an animation, or have more than max_pixels pixels.
+        Rejected: data is not an image in package.FORMATS, is truncated or animated, or has more than max_pixels.
     """
     if not data:
         raise Rejected("0 bytes: the file is empty")

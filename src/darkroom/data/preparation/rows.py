@@ -324,7 +324,7 @@ def finish_rows(
 
 
 def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
-    """Return in one line how many images are in which split, and what became of the others."""
+    """Return one line with the number of images per split, rejected and dropped."""
     counts = ", ".join(f"{split} {sum(of_class.values())}" for split, of_class in manifest["counts"].items())
     dropped = len(rows.repeated) + len(assignment.dropped)
     return (

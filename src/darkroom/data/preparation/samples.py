@@ -5,7 +5,7 @@ import numpy as np
 from darkroom.data.arrays.dataset import Dataset
 
 PER_CLASS = 6
-CLASSES = 40  # a sheet of more is no longer looked at
+CLASSES = 40  # more would not be legible on one sheet
 
 
 def samples(data: Dataset) -> tuple[np.ndarray, list[str]]:

@@ -23,7 +23,7 @@ _TRAIN, _VAL, _TEST, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "
 
 
 class Assignment(NamedTuple):
-    """The split of every row, and what became of near-duplicates.
+    """The split of every row, and the near-duplicates that were dropped or grouped.
 
     Attributes:
         splits: int8 (n,), codes of dataset.SPLIT_CODES.

@@ -70,7 +70,7 @@ def read_images(directory: Path, *, max_archive_bytes: int, max_image_bytes: int
 
     Raises:
         DataError: the directory is incomplete; a file is truncated, damaged, unsafe or not what its layout says; there
-            is no image, or one class only; two class names differ by case or Unicode form only. Some of these are
+            are no images, or only one class; two class names differ by case or Unicode form only. Some of these are
             found, and raised, only while reading.
     """
     manifest = read_manifest(directory)
@@ -100,7 +100,7 @@ def read_folder(directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
     """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed.
 
     Raises:
-        DataError: there is no such directory, an image lies in no class directory, two class names differ by case or
+        DataError: the directory does not exist, an image lies in no class directory, two class names differ by case or
             Unicode form only, or a file is unreadable or no regular file. A .gitignore or .dvc file, like any document,
             may lie beside the class directories.
     """

@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a state dict by name.
 
     Raises:
-        DataError: the file is no such checkpoint, or asks for anything but tensors.
+        DataError: the file is not such a checkpoint, or asks for anything but tensors.
     """
     stream = io.BytesIO(path.read_bytes())
     try:
