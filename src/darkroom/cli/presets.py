@@ -80,7 +80,7 @@ def text(name: str, *, root: Path) -> str:
     """Return the params.yaml of a preset, merged with the default, with its comments.
 
     Raises:
-        ParamsError: the preset or the default is missing or is not YAML, or the preset has a key that the default lacks.
+        ParamsError: the preset or the default is missing or not YAML, or the preset has a key that the default lacks.
     """
     known = names(root)
     for needed in (name, DEFAULT):

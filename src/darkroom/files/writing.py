@@ -1,4 +1,4 @@
-"""Write files completely or not at all, report disk errors in one line, and compute checksums; standard library only."""
+"""Write files completely or not at all, report disk errors in one line, compute checksums; standard library only."""
 
 import csv
 import errno

@@ -39,7 +39,7 @@ def evaluate(
         calibration_bins: confidence bins of the calibration error, at least 1.
 
     Raises:
-        DataError: there are no images, shapes disagree, a row does not sum to 1 within 1e-3, or a label is out of range.
+        DataError: no images, shapes disagree, a row does not sum to 1 within 1e-3, or a label is out of range.
     """
     check(probabilities, labels)
     if len(classes) != probabilities.shape[1]:
