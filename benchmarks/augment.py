@@ -30,7 +30,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import record
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.augmentation import copies
 
 CASES: dict[str, dict[str, Any]] = {

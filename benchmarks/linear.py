@@ -404,7 +404,7 @@ def make_data(directory: Path, n_bytes: int) -> Path:
     """Write a prepared dataset of this size: noise of 128x128 pixels in two classes."""
     import pandas as pd
 
-    from darkroom.data.arrays.dataset import DatasetWriter
+    from darkroom.data.arrays.dataset_writer import DatasetWriter
 
     shape = (128, 128, 3)
     n_images = n_bytes // int(np.prod(shape))

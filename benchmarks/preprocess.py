@@ -116,8 +116,9 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     import pandas  # noqa: F401  - as the others, loaded before the clock starts
     import pyarrow  # noqa: F401
 
-    from darkroom.data.arrays.dataset import DatasetWriter
-    from darkroom.data.preparation.rows import channel_statistics, duplicates_of, index_of, split_rows, take_in
+    from darkroom.data.arrays.dataset_writer import DatasetWriter
+    from darkroom.data.preparation.prepared import channel_statistics, duplicates_of, index_of, split_rows
+    from darkroom.data.preparation.rows import take_in
     from darkroom.data.raw.layouts import read_images
 
     def one_pass() -> float:

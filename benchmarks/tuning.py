@@ -216,7 +216,7 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
     """Return the seconds of a search whose trials do nothing but keep books."""
     from darkroom.cli import presets
     from darkroom.project.params import digest
-    from darkroom.tracking import provenance, runs
+    from darkroom.tracking import experiments, provenance, runs
 
     params = presets.read("mnist", root=Path(__file__).parents[1])
     recipe = params["train"]["cnn"]
@@ -224,7 +224,7 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
     with scratch() as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
         started = time.perf_counter()
-        runs.connect(STUDY)
+        experiments.connect(STUDY)
         store_seconds = time.perf_counter() - started
         with runs.run(experiment=STUDY, name="tune-cnn", params=params["tune"], tags=tags) as parent:
             task = {"recipe": recipe, "tags": tags, "parent": parent.id, "uri": os.environ["MLFLOW_TRACKING_URI"]}

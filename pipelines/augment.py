@@ -9,7 +9,8 @@ def main() -> None:
     paths = stage_paths(__doc__, "prepared", "out", "report")
     params = load_section("augment", AugmentParams)
     machine = load_section("compute", ComputeParams)
-    from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.augmentation.copies import copies_index, draw_copies, preview
     from darkroom.figures import grid
 

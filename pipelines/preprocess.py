@@ -12,8 +12,9 @@ def main() -> None:
     compute = load_section("compute", ComputeParams)
     if params.val_fraction + params.test_fraction >= 1:
         raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave no training images")
-    from darkroom.data.arrays.dataset import Dataset, DatasetWriter
-    from darkroom.data.preparation import rows
+    from darkroom.data.arrays.dataset import Dataset
+    from darkroom.data.arrays.dataset_writer import DatasetWriter
+    from darkroom.data.preparation import prepared, rows
     from darkroom.data.preparation.auto import choose_form
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.raw.layouts import read_manifest
@@ -46,8 +47,8 @@ def main() -> None:
                 cluster=compute.cluster,
             )
         write_csv(paths.report / "rejected.csv", ("source", "reason"), taken.rejected)
-        rows.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
-        assignment = rows.split_rows(
+        prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
+        assignment = prepared.split_rows(
             taken,
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
@@ -55,13 +56,13 @@ def main() -> None:
             val_fraction=params.val_fraction,
             test_fraction=params.test_fraction,
         )
-        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, rows.duplicates_of(taken, assignment))
-        manifest = rows.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
+        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
+        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 
     images, titles = samples(Dataset.open(paths.out))
     image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    say(rows.in_words(taken, assignment, manifest))
+    say(prepared.in_words(taken, assignment, manifest))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.batch import run
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError
 from darkroom.monitoring import figure, measures, samples
 from darkroom.monitoring.drift import compare

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.augmentation import copies
 from darkroom.errors import DataError, ParamsError
 from pipelines import augment

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.arrays.features import Features, chosen_rows
 from darkroom.errors import DarkroomError, DataError, ParamsError
 from pipelines import embed

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.deployable.package import Package
 from darkroom.errors import DarkroomError
 from pipelines import evaluate

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
-from darkroom.data.preparation import rows
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
+from darkroom.data.preparation import prepared, rows
 from darkroom.data.preparation.decoding import read_batch
 from darkroom.data.raw.layouts import RawImage
 from darkroom.errors import DataError, ParamsError
@@ -375,7 +376,7 @@ def test_one_class_only_is_an_error(place):
 def test_no_image_at_all_is_an_error(place):
     none: Any = SimpleNamespace(n_images=0, rejected=[])
     with pytest.raises(DataError, match="no images to prepare"):
-        rows.check_rejected(none, limit=1, listed_in=Path())
+        prepared.check_rejected(none, limit=1, listed_in=Path())
 
 
 def test_an_archive_that_ends_too_early_leaves_nothing(place):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import gpu
-from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import NO_WEIGHTS
 from tests.support.project import ROOT

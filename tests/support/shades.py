@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 
 
 def write_shades(directory: Path, *, splits: list[str], shape: tuple[int, int, int]) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.deployable.package import Package
 from darkroom.registry.versions import Version, load
-from darkroom.tracking import runs
+from darkroom.tracking import experiments, runs
 from tests.support.onnx_model import write_model
 
 CLASSES = ["cat", "dog"]
@@ -53,7 +53,7 @@ def empty_database() -> bytes:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", folder)
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        runs.connect("Default")
+        experiments.connect("Default")
         return Path(folder, "mlflow.db").read_bytes()
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.errors import LockedError, RegistryError, Stopped
 from darkroom.project import locks, params, text
-from darkroom.tracking import runs, store
+from darkroom.tracking import experiments, runs, store
 from tests.support.onnx_model import write_model
 from tests.support.trained_repository import clean_environment, fresh_store
 
@@ -102,7 +102,7 @@ def test_a_silent_server_is_reported_within_ten_seconds(kind, root, monkeypatch)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         began = time.monotonic()
         with pytest.raises(RegistryError, match=f"{uri} does not answer .*; start it, or correct MLFLOW_TRACKING_URI"):
-            runs.connect("pets")
+            experiments.connect("pets")
         assert time.monotonic() - began < 10
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
@@ -114,7 +114,7 @@ def test_a_database_server_that_is_not_there_is_reported_at_once(tmp_path, monke
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("DVC_ROOT", str(tmp_path))
         with pytest.raises(RegistryError, match=r"postgresql://me:\*\*\*@127.* does not answer"):
-            runs.connect("pets")
+            experiments.connect("pets")
 
 
 def test_a_file_that_is_no_database_is_reported(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_file_that_is_no_database_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(RegistryError, match="does not answer .*not a database"):
-        runs.connect("pets")
+        experiments.connect("pets")
 
 
 @needs_mlflow
@@ -266,7 +266,7 @@ def test_a_package_shows_the_metrics_of_its_epoch(root):
 
 @needs_mlflow
 def test_processes_that_start_together_share_one_new_store(tmp_path):
-    code = "from darkroom.tracking import runs; print(runs.connect('pets'))"
+    code = "from darkroom.tracking import experiments; print(experiments.connect('pets'))"
     environment = {**clean_environment(), "PYTHONPATH": str(SOURCE), "DVC_ROOT": str(tmp_path)}
     command = [sys.executable, "-c", code]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) for _ in range(2)]
@@ -288,14 +288,14 @@ def test_a_moved_repository_is_reported_in_time(tmp_path, monkeypatch):
     with pytest.raises(
         RegistryError, match=r"keeps its artifacts in file://.*/old/mlartifacts/pets, which does not exist"
     ):
-        runs.connect("pets")
+        experiments.connect("pets")
 
 
 @needs_mlflow
 def test_a_deleted_experiment_is_reported_with_the_way_back(root):
-    store.client().delete_experiment(runs.connect("pets"))
+    store.client().delete_experiment(experiments.connect("pets"))
     with pytest.raises(RegistryError, match="was deleted .* `mlflow experiments restore --experiment-id 1`"):
-        runs.connect("pets")
+        experiments.connect("pets")
 
 
 @needs_mlflow

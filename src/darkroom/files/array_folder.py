@@ -1,13 +1,17 @@
-"""A stage's folder of arrays, read back: its manifest and its .npy files; incomplete ones are refused."""
+"""A stage's directory of arrays: written with its manifest last, read back, and refused where it is incomplete."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
 from darkroom.errors import DataError
+from darkroom.files.writing import write_errors
 
 MANIFEST = "manifest.json"
 
@@ -51,6 +55,57 @@ def load_array(path: Path, dtype: type, shape: tuple[int, ...], *, stage: str, m
     if isinstance(array, np.memmap) and path.stat().st_size != array.offset + array.nbytes:
         raise not_whole(path.parent, f"{path.name} is longer than {array.shape[0]} rows", stage=stage)
     return array
+
+
+def npy_header(shape: tuple[int, ...], descr: str) -> bytes:
+    """Return the .npy header of an array in C order; numpy pads it, so its length does not depend on the row count.
+
+    Args:
+        descr: the dtype as .npy files name it, such as "|u1".
+    """
+    buffer = BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, header)
+    return buffer.getvalue()
+
+
+class FolderWriter:
+    """Write the files of a directory; used as a context manager, it removes what it wrote unless `_finished` is set.
+
+    Args:
+        directory: made if it does not exist.
+        old: files of an earlier result; they are removed first, and the manifest before the others, so that a run that
+            dies here does not leave it beside new arrays.
+
+    Raises:
+        DataError: (from every method) a file cannot be written, for example because the disk is full.
+    """
+
+    def __init__(self, directory: Path, *, old: Iterable[Path]) -> None:
+        self.directory = directory
+        self._written: list[Path] = []
+        self._finished = False
+        with write_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            for path in (directory / MANIFEST, *old):
+                path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._finished:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _new_file(self, name: str) -> Iterator[Path]:
+        path = self.directory / name
+        self._written.append(path)
+        with write_errors(path):
+            yield path
 
 
 def not_whole(directory: Path, why: str, *, stage: str) -> DataError:

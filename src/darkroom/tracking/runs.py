@@ -6,7 +6,6 @@ in the environment cannot redirect a run here, and a killed run is never marked 
 
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -15,52 +14,20 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError, Stopped
-from darkroom.project.locks import store_lock
 from darkroom.project.params import flatten
-from darkroom.project.repository import repository_root
-from darkroom.project.text import redact
-from darkroom.tracking.store import client, existing, sqlite_file, store_errors, tracking_uri
+from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
+from darkroom.tracking.experiments import connect, is_gone
+
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
-
-
-def connect(experiment: str) -> str:
-    """Return the id of the experiment, created together with the store if need be.
-
-    Artifacts go to mlartifacts/<experiment> beside a sqlite file (the repository's root for other databases, whatever
-    folder the process runs in); a server decides for itself.
-
-    Raises:
-        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' directory is gone.
-    """
-    opened = client()
-    uri = tracking_uri()
-    location = None if uri.startswith("http") else _artifact_folder(uri, experiment).as_uri()
-    with store_errors(uri), store_lock("tracking"):
-        known = opened.get_experiment_by_name(experiment)
-        if known is None:
-            return str(opened.create_experiment(experiment, artifact_location=location))
-    if known.lifecycle_stage != "active":
-        raise RegistryError(
-            f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
-            f"restore it with `mlflow experiments restore --experiment-id {known.experiment_id}`"
-        )
-    if sqlite_file(uri) and known.artifact_location != location and _is_gone(known.artifact_location):
-        raise RegistryError(
-            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which does not exist; was "
-            "the "
-            f"repository moved? Move it back, or start a new store by moving {sqlite_file(uri)} away"
-        )
-    return str(known.experiment_id)
 
 
 @dataclass(frozen=True)
@@ -165,7 +132,7 @@ def package(
     opened = client()
     with store_errors(tracking_uri()):
         logged = existing(lambda: opened.get_logged_model(model_uri.removeprefix("models:/")))
-        if logged and str(logged.status) == "READY" and not _is_gone(logged.artifact_location):
+        if logged and str(logged.status) == "READY" and not is_gone(logged.artifact_location):
             trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
             return model_uri, dict(trained.data.tags) if trained else {}
     restored = {**tags, "restored.run_id": run_id}
@@ -318,13 +285,3 @@ def _unless_failing(status: str) -> Iterator[None]:
 def _exists(opened: "MlflowClient", run_id: str) -> bool:
     found = existing(lambda: opened.get_run(run_id))
     return found is not None and found.info.lifecycle_stage == "active"
-
-
-def _artifact_folder(uri: str, experiment: str) -> Path:
-    base = file.parent if (file := sqlite_file(uri)) else repository_root()
-    return base / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)
-
-
-def _is_gone(location: str) -> bool:
-    """Return whether a file:// location lies on this machine and does not exist."""
-    return location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists()

@@ -17,7 +17,7 @@ from darkroom.project.locks import store_lock
 from darkroom.project.params import digest, in_section
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
-from darkroom.tracking import provenance, runs
+from darkroom.tracking import experiments, provenance, runs
 from darkroom.tracking.store import tracking_uri
 from darkroom.training.candidate import Reports, Trained, calibrated, train_candidate
 from darkroom.training.checkpoints import Checkpoint
@@ -65,7 +65,7 @@ def train_tracked(
     experiment = str(opened.prepared.manifest["dataset"])
     data_digest, params_digest = digest(list(opened.digests.values())), digest(recipe)
     lineage = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
-    runs.connect(experiment)  # a server that does not answer must fail before minutes are spent
+    experiments.connect(experiment)  # a server that does not answer must fail before minutes are spent
     described, dtype_policy = _prepared_keras(recipe, candidate=candidate, device=device)
     versions = provenance.versions()
     code = [provenance.source_digest(TRAINED), stage.read_text()]

@@ -13,7 +13,8 @@ from darkroom.project.console import say
 from darkroom.project.locks import store_lock
 from darkroom.project.params import digest
 from darkroom.tracking import provenance
-from darkroom.tracking.runs import Run, connect
+from darkroom.tracking.experiments import connect
+from darkroom.tracking.runs import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training import overrides
 from darkroom.training.opened import Opened

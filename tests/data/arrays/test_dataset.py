@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from darkroom.data.arrays.dataset import Dataset, DatasetWriter
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError
 
 SHAPE = (3, 4, 1)
@@ -172,7 +173,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from darkroom.data.arrays.dataset import DatasetWriter
+from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # as a full disk: write() fails half-way
 try:

@@ -252,7 +252,7 @@ def test_the_random_layers_of_a_network_stay_silent_in_training() -> None:
 
 def checkpoint() -> dict[str, np.ndarray]:
     """The tensors of EfficientNet-Lite0 as PyTorch names and shapes them."""
-    from darkroom.networks.backbones.extractor import LITE0_STAGES
+    from darkroom.networks.backbones.efficientnet_lite0 import LITE0_STAGES
 
     tensors: dict[str, np.ndarray] = {}
 

@@ -10,19 +10,16 @@ Without a backbone there is the manifest alone, and it says so.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError, ParamsError
-from darkroom.files.array_folder import MANIFEST, load_array, read_manifest
-from darkroom.files.writing import write_errors, write_text
+from darkroom.files.array_folder import MANIFEST, FolderWriter, load_array, npy_header, read_manifest
+from darkroom.files.writing import write_text
 
 SPLITS = ("train", "val")  # the test images go through the deployed model alone
 STAGE = "embed"  # which writes them
@@ -124,7 +121,7 @@ class Features:
         return array.view(np.ndarray)  # indexing np.memmap itself runs Python code on every call
 
 
-class FeaturesWriter:
+class FeaturesWriter(FolderWriter):
     """Write features as they are computed; used as a context manager, it removes what it wrote unless finish() ended.
 
     Args:
@@ -135,28 +132,11 @@ class FeaturesWriter:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        parts = ("", "-rows", "-labels")
+        super().__init__(directory, old=[directory / f"{split}{part}.npy" for split in SPLITS for part in parts])
         self._digest = hashlib.sha256()
         self._counts: dict[str, int] = {}
         self._n_features = 0
-        self._written: list[Path] = []
-        self._finished = False
-        with write_errors(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            # The old manifest goes first: a run that dies here must not leave it beside new arrays.
-            names = [MANIFEST, *(f"{split}{part}.npy" for split in SPLITS for part in ("", "-rows", "-labels"))]
-            for name in names:
-                (directory / name).unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not self._finished:
-            for path in self._written:
-                path.unlink(missing_ok=True)
 
     def write(
         self, split: str, blocks: Iterable[np.ndarray], *, n_features: int, rows: np.ndarray, labels: np.ndarray
@@ -174,7 +154,7 @@ class FeaturesWriter:
         """
         n_rows = 0
         with self._new_file(f"{split}.npy") as path, path.open("wb") as file:
-            file.write(_npy_header((len(rows), n_features)))
+            file.write(npy_header((len(rows), n_features), "<f4"))
             for block in blocks:
                 if block.dtype != np.float32 or block.shape[1:] != (n_features,):
                     raise ValueError(f"got {block.dtype} {block.shape}, expected float32 (any, {n_features})")
@@ -206,13 +186,6 @@ class FeaturesWriter:
             write_text(path, json.dumps(whole, indent=2, sort_keys=True) + "\n")
         self._finished = True
         return whole
-
-    @contextmanager
-    def _new_file(self, name: str) -> Iterator[Path]:
-        path = self.directory / name
-        self._written.append(path)
-        with write_errors(path):
-            yield path
 
 
 def write_none(directory: Path) -> None:
@@ -297,9 +270,3 @@ def _shares(counts: np.ndarray, total: int) -> list[int]:
 
 def _hash(seed: int, identity: str) -> bytes:
     return hashlib.sha256(f"{seed}:{identity}".encode()).digest()
-
-
-def _npy_header(shape: tuple[int, int]) -> bytes:
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
-    return buffer.getvalue()

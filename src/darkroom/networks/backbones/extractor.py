@@ -15,20 +15,10 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import DataError, ParamsError
+from darkroom.networks.backbones.efficientnet_lite0 import efficientnet_lite0
 from darkroom.networks.backbones.table import NO_WEIGHTS, Backbone, Weights, check_image_size, find_backbone
 from darkroom.networks.backbones.values import Values, hed_values, lite0_values
 
-# Kernel edge, stride, expansion, width, repeats of each stage (Tan & Le 2019, table 1; "lite": no squeeze-and-excite,
-# ReLU6 instead of swish, stem and head not scaled).
-LITE0_STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
-)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels scaled to 0..1
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of pixels 0..255
@@ -197,7 +187,7 @@ def backbone_network(model: keras.Model) -> keras.Model:
 def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) -> keras.Model:
     """Return the network from RGB images in the backbone's own range to features, with its weights loaded."""
     if backbone.keras_class is None:
-        network = _efficientnet_lite0(image_size)
+        network = efficientnet_lite0(image_size)
     else:
         network = getattr(keras.applications, backbone.keras_class)(
             include_top=False,
@@ -295,48 +285,3 @@ def _set(network: keras.Model, values: Values, path: Path) -> None:
         if found != expected:
             raise DataError(f"{path.name}: {layer.name} has shapes {found}, expected {expected}")
         layer.set_weights(values[layer.name])
-
-
-def _efficientnet_lite0(image_size: tuple[int, int]) -> keras.Model:
-    """Return EfficientNet-Lite0 without its classifier, 3,413,024 weights, named as in keras' EfficientNets."""
-    images = keras.Input((*image_size, 3))
-    x = _convolution(images, "stem", 32, kernel_size=3, strides=2)
-    for stage, (kernel_size, stride, expansion, width, repeats) in enumerate(LITE0_STAGES, 1):
-        for repeat in range(repeats):
-            name = f"block{stage}{'abcd'[repeat]}"
-            shortcut, strides = x, stride if repeat == 0 else 1
-            if expansion > 1:
-                x = _convolution(x, f"{name}_expand", x.shape[-1] * expansion)
-            x = layers.DepthwiseConv2D(
-                kernel_size,
-                strides=strides,
-                padding="same",
-                use_bias=False,
-                # Keras' default counts all channels as inputs of each: the signal would be lost after a few blocks.
-                depthwise_initializer=keras.initializers.RandomNormal(stddev=math.sqrt(2) / kernel_size),
-                name=f"{name}_dwconv",
-            )(x)
-            x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
-            x = layers.ReLU(max_value=6, name=f"{name}_activation")(x)
-            x = _convolution(x, f"{name}_project", width, activated=False)
-            if strides == 1 and shortcut.shape[-1] == width:
-                x = layers.Add(name=f"{name}_add")([x, shortcut])
-    x = _convolution(x, "top", 1280)
-    x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    return keras.Model(images, x, name="efficientnet_lite0")
-
-
-def _convolution(
-    x: Any, name: str, filters: int, *, kernel_size: int = 1, strides: int = 1, activated: bool = True
-) -> Any:
-    x = layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    x = layers.BatchNormalization(epsilon=1e-3, name=f"{name}_bn")(x)
-    return layers.ReLU(max_value=6, name=f"{name}_activation")(x) if activated else x
