@@ -15,6 +15,7 @@ from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_u
 from darkroom.evaluation.metrics import classification
 from darkroom.figures import grid
 from darkroom.files.writing import write_csv
+from darkroom.project.text import percent
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=_percent, number=_number, size=_size)
+    environment.filters.update(percent=percent, number=_number, size=_size)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         dark = _draw_outcome(best, labels, folder, classes=classes, calibration_bins=calibration_bins, dark=True)
@@ -173,10 +174,6 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], *, most: int = 8) ->
         for row, column in pairs
         if wrong[row, column]
     ]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -50,3 +50,8 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
     """
     near = get_close_matches(word, known, n=n, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction in percent with two decimals, and a dash where there is none."""
+    return "–" if fraction is None else f"{fraction:.2%}"

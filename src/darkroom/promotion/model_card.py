@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from darkroom.data.arrays.dataset import SPLITS
+from darkroom.project.text import percent
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
 CLASSES_IN_TABLE = 50  # of more, those with the worst recall
@@ -154,13 +155,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(percent=_percent, number=_number, md=_markdown)
+    environment.filters.update(percent=percent, number=_number, md=_markdown)
     environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS, splits=SPLITS)
     return environment
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{fraction:.2%}"
 
 
 def _number(value: float, digits: int = 0) -> str:
