@@ -32,6 +32,7 @@ def main() -> None:
         gates=params.gates,
         approval=params.approval,
         from_experiments=params.from_experiments,
+        hold_days=params.hold_days,
     )
     said = report(outcome, registered)
     write_text(paths.out, json.dumps(said, indent=2) + "\n")

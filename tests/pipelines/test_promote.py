@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -172,6 +173,40 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
     assert report["decision"] == "kept"
     assert "version 2 is the same model and was rolled back: dogs are called cats" in report["reasons"][-1]
     assert versions.read("pets").aliases["champion"] == "1"
+
+
+def rolled_back(root):
+    """A champion that reads pixel 4 was replaced and restored."""
+    train(root, reads=4)
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    promoted()
+    train(root, reads=2)
+    promoted()
+    aliases.rollback("pets", reason="dogs are called cats in the shop")
+
+
+def test_after_a_rollback_a_better_model_waits_for_approval(root):
+    rolled_back(root)
+    train(root, reads=1)  # not the model that was rolled back, and little better
+    report = promoted()
+    assert (report["decision"], report["version"], report["champion_after"]) == ("awaiting_approval", "3", "1")
+    assert re.fullmatch(
+        r"Waiting for `darkroom approve`: promotions are on hold since 20\S+ \(rollback: dogs are called cats in the "
+        r"shop\); `darkroom lift-hold` ends that\.",
+        report["reasons"][-1],
+    )
+    assert promoted() == report
+    aliases.lift_hold("pets")
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("promoted", "3")
+
+
+@pytest.mark.parametrize(("days", "decision"), [("0", "promoted"), ("0.5", "awaiting_approval")])
+def test_a_hold_ends_after_the_days_of_the_setting(root, days, decision):
+    change(root, "hold_days: null", f"hold_days: {days}")
+    rolled_back(root)
+    train(root, reads=1)
+    assert promoted()["decision"] == decision
 
 
 def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch):
@@ -385,7 +420,7 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     train(root, reads=0)
     report = promoted()
     assert report["decision"] == "awaiting_approval"
-    assert report["reasons"][-1] == "Waiting for `darkroom approve` (promote.approval is manual)."
+    assert report["reasons"][-1] == "Waiting for `darkroom approve`: promote.approval is manual."
     assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
     assert report["tests"]["max_parity_difference"]["status"] == "passed"
     waiting = versions.read("pets")
@@ -450,6 +485,6 @@ def test_an_unknown_key_is_named(root):
 
 def test_the_keys_of_the_earlier_rule_are_unknown(root):
     change(root, "  gates:", "  alpha: 0.05\n  gates:")
-    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, registered_model"
+    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, hold_days, regist"
     with pytest.raises(ParamsError, match=expected):
         promote.main()

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,7 +10,7 @@ from darkroom.promotion.cases import Case
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.params import Gates
 from darkroom.promotion.winner import Winner
-from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, read
 
 
@@ -40,6 +41,7 @@ def promote_if_better(
     gates: Gates,
     approval: Literal["automatic", "manual"],
     from_experiments: bool,
+    hold_days: float | None,
 ) -> Outcome:
     """Decide about the winner and do what was decided.
 
@@ -47,6 +49,7 @@ def promote_if_better(
         registered: as settled() returned it.
         approval: manual: a version that is better waits as challenger.
         from_experiments: whether `dvc exp run` may promote.
+        hold_days: how long a rollback lets promotions wait for approval; None: until a person ends that.
 
     Raises:
         DataError: what evaluate or preprocess wrote is missing or does not belong together.
@@ -70,8 +73,11 @@ def promote_if_better(
     from darkroom.promotion import registration
     from darkroom.registry import aliases
 
-    waiting = "Waiting for `darkroom approve` (promote.approval is manual)."
-    manual = approval == "manual"
+    hold = registered.hold
+    held = hold is not None and not _is_over(hold, hold_days)
+    manual = approval == "manual" or held
+    why = f"{hold}; `darkroom lift-hold` ends that" if held else "promote.approval is manual"
+    waiting = f"Waiting for `darkroom approve`: {why}."
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
     version = known
@@ -89,7 +95,7 @@ def promote_if_better(
     if manual:
         case.keep(decision)  # with the proof: what waits is not loaded in every run
     else:
-        aliases.promote(version, replacing=replacing, reasons=decision.reasons)
+        aliases.promote(version, replacing=replacing, reasons=decision.reasons, despite=hold)
     return outcome
 
 
@@ -117,6 +123,11 @@ def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
         "champion_after": champion.version if champion else None,
         "tests": outcome.decision.tests,
     }
+
+
+def _is_over(hold: Hold, days: float | None) -> bool:
+    ends = hold.ends(days)
+    return ends is not None and datetime.now(UTC) >= ends
 
 
 def _saying(decision: Decision, reason: str) -> Decision:

@@ -9,8 +9,8 @@ what it had begun is finished first, and a version is recognised by its model's 
 from collections.abc import Sequence
 
 from darkroom.errors import RegistryError
-from darkroom.registry.ledger import CHALLENGER, CHAMPION, PREVIOUS, Mark, Move, ledger
-from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.ledger import CHALLENGER, CHAMPION, HOLD, PREVIOUS, Mark, Move, ledger
+from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, find, read
 
 ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
@@ -37,14 +37,15 @@ def challenge(version: Version, *, replacing: str | None, reasons: Sequence[str]
         book.move([Move(CHALLENGER, before, version.version, reasons)], [against])
 
 
-def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) -> None:
-    """Point `champion` at the version and `previous` at the champion it replaces.
+def promote(version: Version, *, replacing: str | None, reasons: Sequence[str], despite: Hold | None = None) -> None:
+    """Point `champion` at the version and `previous` at the champion it replaces; a hold ends.
 
     Args:
         replacing: the champion's version that the decision was taken against, None if there was none.
+        despite: the hold that was seen and has expired.
 
     Raises:
-        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
+        RegistryError: the champion is another one by now, the version was rolled back, or promotions were put on hold.
     """
     with ledger(version.name) as book:
         registered = book.read()
@@ -52,11 +53,13 @@ def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) 
             return
         _refuse_another_champion(registered, replacing)
         _refuse_rolled_back(registered, version.version)
+        if registered.hold not in (None, despite):
+            raise RegistryError(f"{version.name}: {registered.hold}; run `dvc repro promote` again")
         book.move(_to_champion(registered, version.version, reasons, [f"replaced by version {version.version}"]))
 
 
 def approve(name: str, *, version: str | None = None, reason: str = "") -> Version:
-    """Make the challenger champion and return it; if it is champion already, nothing happens.
+    """Make the challenger champion, which ends a hold, and return it; if it is champion already, nothing happens.
 
     Args:
         version: the version that is meant; None: whichever is the challenger.
@@ -94,7 +97,8 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
 def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version]:
     """Make an earlier champion champion again and return both as they are now: (champion, previous).
 
-    The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again.
+    The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again, and promotions
+    are on hold: a model that was trained a night later is hardly another one.
 
     Args:
         to: a version that was champion before; None: `previous`.
@@ -114,9 +118,29 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
         if not seen.unfinished:
             _refuse_another_champion(registered, seen.aliases[CHAMPION], again="check `darkroom history` first")
         target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
-        moves = _to_champion(registered, target.version, [f"rollback: {reason}"], [f"rolled back: {reason}"])
+        reasons = [f"rollback: {reason}"]
+        moves = _to_champion(registered, target.version, reasons, [f"rolled back: {reason}"], hold=target.version)
         book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
     return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+
+
+def lift_hold(name: str, *, reason: str = "") -> Hold | None:
+    """Let promotions go on after a rollback and return the hold that was lifted, None where there was none.
+
+    Args:
+        reason: kept in the history.
+
+    Raises:
+        RegistryError: no model of that name is registered, or the store refuses.
+    """
+    if not read(name).versions:
+        find(name, alias=HOLD)  # says that there is none, and what there is
+    with ledger(name) as book:
+        registered = book.read()
+        held = registered.hold
+        reasons = [f"hold lifted: {reason}" if reason else "hold lifted"]
+        book.move([Move(HOLD, registered.aliases.get(HOLD), None, reasons)])
+    return held
 
 
 def settle(name: str) -> list[str]:
@@ -175,13 +199,22 @@ def _rollback_target(registered: Registered, to: str | None) -> Version:
 
 
 def _to_champion(
-    registered: Registered, version: str, reasons: Sequence[str], reasons_of_previous: Sequence[str]
+    registered: Registered,
+    version: str,
+    reasons: Sequence[str],
+    reasons_of_previous: Sequence[str],
+    hold: str | None = None,
 ) -> list[Move]:
-    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes."""
+    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes.
+
+    Args:
+        hold: the version that promotions are on hold for from then on, None: for none.
+    """
     aliases, moves = registered.aliases, []
     champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
     if challenger not in (None, version):
         moves.append(Move(CHALLENGER, challenger, None, [f"version {version} becomes champion"]))
     if champion:
         moves.append(Move(PREVIOUS, aliases.get(PREVIOUS), champion, reasons_of_previous))
+    moves.append(Move(HOLD, aliases.get(HOLD), hold, reasons))
     return [*moves, Move(CHAMPION, champion, version, reasons)]

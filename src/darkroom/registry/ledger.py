@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+HOLD = "hold"  # on the champion that a rollback restored: promotions wait until a person lifts it
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS, HOLD)
 TAG_CHARACTERS = 5000  # what MLflow's column for a registered model's tag holds
 
 
