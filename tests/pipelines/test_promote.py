@@ -191,7 +191,7 @@ def test_after_a_rollback_a_better_model_waits_for_approval(root):
     report = promoted()
     assert (report["decision"], report["version"], report["champion_after"]) == ("awaiting_approval", "3", "1")
     assert re.fullmatch(
-        r"Waiting for `darkroom approve`: promotions are on hold since 20\S+ \(rollback: dogs are called cats in the "
+        r"Waiting for `darkroom approve 3`: promotions are on hold since 20\S+ \(rollback: dogs are called cats in the "
         r"shop\); `darkroom lift-hold` ends that\.",
         report["reasons"][-1],
     )
@@ -420,7 +420,7 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     train(root, reads=0)
     report = promoted()
     assert report["decision"] == "awaiting_approval"
-    assert report["reasons"][-1] == "Waiting for `darkroom approve`: promote.approval is manual."
+    assert report["reasons"][-1] == "Waiting for `darkroom approve 2`: promote.approval is manual."
     assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
     assert report["tests"]["max_parity_difference"]["status"] == "passed"
     waiting = versions.read("pets")
@@ -431,6 +431,42 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     aliases.approve("pets")
     assert promoted()["decision"] == "unchanged"
     assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+@pytest.fixture
+def weak(root):
+    """A repository whose champion is right on 180 of 200 images, and where better models wait for approval."""
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    train(root, reads=4)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    return root
+
+
+def test_a_better_model_that_waits_keeps_its_place(weak):
+    train(weak, reads=0)
+    assert promoted()["decision"] == "awaiting_approval"
+    train(weak, reads=2)
+    report = promoted()
+    assert (report["decision"], report["version"]) == ("kept", None)
+    assert report["tests"]["champion"]["status"] == "passed", "it is better than the champion"
+    assert report["reasons"][-1].startswith(
+        "Version 2 waits for approval and is not beaten; in the champion's place: The candidate (97.00 %) is worse "
+    )
+    assert versions.read("pets").aliases["challenger"] == "2"
+    assert promoted() == report
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_model_that_waits_gives_way_to_a_better_one(weak, is_whole):
+    train(weak, reads=2 if is_whole else 0)
+    promoted()
+    if not is_whole:
+        versions.fetch(versions.find("pets", alias="challenger")).unlink()
+    train(weak, reads=0 if is_whole else 2)
+    report = promoted()
+    assert (report["decision"], report["version"]) == ("awaiting_approval", "3")
+    assert versions.read("pets").aliases["challenger"] == "3"
 
 
 def test_a_first_candidate_waits_for_approval_too(root):

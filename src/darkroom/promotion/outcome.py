@@ -77,9 +77,13 @@ def promote_if_better(
     held = hold is not None and not _is_over(hold, hold_days)
     manual = approval == "manual" or held
     why = f"{hold}; `darkroom lift-hold` ends that" if held else "promote.approval is manual"
-    waiting = f"Waiting for `darkroom approve`: {why}."
     if manual and known and registration.awaits_approval(known, registered, decision):
-        return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
+        return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
+    rival = registration.waiting(registered) if manual else None
+    if rival and not (against := Case(winner, rival, gates).decision()).promote:
+        failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
+        reason = f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
+        return Outcome("kept", _saying(decision, reason), known, champion)
     version = known
     if version is None or damage(version):
         version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
@@ -87,7 +91,7 @@ def promote_if_better(
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (
-        Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+        Outcome("awaiting_approval", _waiting(decision, version, why), version, champion)
         if manual
         else Outcome("promoted", decision, version, version)
     )
@@ -128,6 +132,10 @@ def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
 def _is_over(hold: Hold, days: float | None) -> bool:
     ends = hold.ends(days)
     return ends is not None and datetime.now(UTC) >= ends
+
+
+def _waiting(decision: Decision, version: Version, why: str) -> Decision:
+    return _saying(decision, f"Waiting for `darkroom approve {version.version}`: {why}.")
 
 
 def _saying(decision: Decision, reason: str) -> Decision:

@@ -12,7 +12,7 @@ from darkroom.promotion.gates import parity
 from darkroom.promotion.winner import Winner
 from darkroom.registry import aliases, register
 from darkroom.registry.snapshot import Registered, Version
-from darkroom.registry.versions import load
+from darkroom.registry.versions import damage, load
 from darkroom.tracking import runs
 from darkroom.tracking.provenance import LINEAGE, lineage_tags, lock_digest
 
@@ -73,11 +73,22 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
 
 def awaits_approval(version: Version, registered: Registered, decision: Decision) -> bool:
     """Return whether the version is the challenger of today's champion already, and was verified as such."""
+    return _challenger(registered) == version and decision.tests[PARITY]["status"] in ("passed", "off")
+
+
+def waiting(registered: Registered) -> Version | None:
+    """Return the version that could be approved now, None if there is none."""
+    version = _challenger(registered)
+    return version if version and not damage(version) else None
+
+
+def _challenger(registered: Registered) -> Version | None:
+    """Return the version that challenges today's champion, None where the alias names none or an older one."""
+    version = registered.under("challenger")
     against = registered.aliases.get("champion", aliases.NOBODY)
-    challenges = (
-        registered.aliases.get("challenger") == version.version and version.tags.get(aliases.AGAINST) == against
-    )
-    return challenges and decision.tests[PARITY]["status"] in ("passed", "off")
+    if version is None or aliases.ROLLED_BACK in version.tags:
+        return None
+    return version if version.tags.get(aliases.AGAINST) == against else None
 
 
 def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> None:
