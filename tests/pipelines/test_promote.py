@@ -12,7 +12,7 @@ from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
 from darkroom.promotion import cases
-from darkroom.registry import aliases, ledger, register, versions
+from darkroom.registry import aliases, check, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
 from pipelines import promote
@@ -431,6 +431,68 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     aliases.approve("pets")
     assert promoted()["decision"] == "unchanged"
     assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def lose_alias():
+    client().delete_registered_model_alias("pets", "champion")
+
+
+def lose_version():
+    client().delete_model_version("pets", "2")
+
+
+def lose_all_versions():
+    for number in versions.read("pets").versions:
+        client().delete_model_version("pets", number)
+
+
+@pytest.mark.parametrize(
+    ("lose", "said", "last"),
+    [
+        (
+            lose_alias,
+            "version 2, is no longer under the alias, and Darkroom did not do that; make version 2 champ",
+            "2",
+        ),
+        (lose_version, "version 2, was deleted, .*; make version 1 champion with `darkroom rollback --to 1 --rea", "1"),
+        (lose_all_versions, "version 2, was deleted, .*; no earlier champion is left .*: restore the store from", None),
+    ],
+)
+@pytest.mark.parametrize("reads", [0, 1])
+def test_where_a_champion_was_lost_nothing_is_promoted(root, lose, said, last, reads):
+    change(root, "margin: 0.0, alpha: 0.05", "margin: 0.0, alpha: 1.0")
+    for pixel in (2, 1):
+        train(root, reads=pixel)
+        promoted()
+    lose()
+    train(root, reads=reads)
+    for _ in range(2):  # the second time the loss is in the history
+        before = versions.read("pets").aliases
+        with pytest.raises(RegistryError, match=f"pets: the champion, {said}"):
+            promote.main()
+        assert versions.read("pets").aliases == before
+        check.repair("pets")
+    assert [finding.kind for finding in check.check("pets")] == ["no champion"]
+    if last is None:
+        with pytest.raises(RegistryError, match="no earlier champion is left"):
+            aliases.rollback("pets", reason="lost")
+        client().delete_registered_model("pets")
+        assert promoted()["decision"] == "promoted", "a registered model that was deleted begins anew"
+        return
+    champion, replaced = aliases.rollback("pets", reason="deleted by mistake")
+    assert (champion.version, replaced, versions.read("pets").hold) == (last, None, None)
+    assert promoted()["decision"] == ("unchanged" if (last, reads) == ("2", 1) else "promoted")
+
+
+def test_a_champion_that_was_set_by_hand_is_the_one_to_beat(root):
+    for pixel in (2, 0):
+        train(root, reads=pixel)
+        promoted()
+    client().set_registered_model_alias("pets", "champion", "1")
+    train(root, reads=4)
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("kept", "1")
+    assert report["tests"]["champion"]["champion_accuracy"] == 0.97
 
 
 @pytest.fixture

@@ -103,10 +103,12 @@ def test_rollback_exchanges_champion_and_previous(root):
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
     aliases.promote(registered(root, 1), replacing="1", reasons=["b"])
     champion, previous = aliases.rollback("pets", reason="too many dogs")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     assert previous.tags["rolled_back"] == "too many dogs"
     assert versions.read("pets").history()[-1]["reasons"] == ["rollback: too many dogs"]
     champion, previous = aliases.rollback("pets", reason="was not that")
+    assert previous
     assert (champion.version, previous.version) == ("2", "1")
     assert "rolled_back" not in champion.tags
 

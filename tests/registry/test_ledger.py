@@ -109,6 +109,7 @@ def test_a_rollback_repeated_after_a_death_goes_back_once(shared_store, monkeypa
     with dying(monkeypatch, 4):
         aliases.rollback(name, reason="bad")
     champion, previous = aliases.rollback(name, reason="bad")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     is_consistent(name)
 
@@ -120,6 +121,7 @@ def test_a_rollback_finishes_what_a_dead_one_began(shared_store, monkeypatch):
     with dying(monkeypatch, 2):
         aliases.rollback(name, reason="bad", to="2")
     champion, previous = aliases.rollback(name, reason="worse", to="1")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     assert versions.read(name).versions["3"].tags["rolled_back"] == "bad"
     is_consistent(name)

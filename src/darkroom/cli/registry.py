@@ -48,11 +48,13 @@ def rollback(
 
     if not reason.strip():
         raise ParamsError("--reason is empty; give a short reason, it is recorded in the history")
-    champion, previous = aliases.rollback(registered_name(model), reason=reason.strip(), to=to)
+    champion, replaced = aliases.rollback(registered_name(model), reason=reason.strip(), to=to)
     if as_json:
-        print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
+        told = {"model": champion.name, "champion": champion.version}
+        print(json.dumps({**told, "previous": replaced.version if replaced else None}))
         return
-    print(f"{champion.name}: rolled back from version {previous.version} to version {champion.version}")
+    moved = f"rolled back from version {replaced.version} to" if replaced else "the champion is again"
+    print(f"{champion.name}: {moved} version {champion.version}")
     tables.print_hold(versions.read(champion.name))
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from darkroom.errors import RegistryError
 from darkroom.promotion.cases import Case
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.params import Gates
@@ -53,8 +54,9 @@ def promote_if_better(
 
     Raises:
         DataError: what evaluate or preprocess wrote is missing or does not belong together.
-        RegistryError: MLflow's store does not answer, or a version cannot be loaded or verified.
+        RegistryError: MLflow's store does not answer, the champion is lost, or a version cannot be loaded or verified.
     """
+    _refuse_lost_champion(registered)
     champion, known = registered.under("champion"), registered.with_model(winner.model_sha256)
     if champion and known and known.model_sha256 == champion.model_sha256:
         reason = f"This model is already the champion (version {champion.version})."
@@ -127,6 +129,15 @@ def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
         "champion_after": champion.version if champion else None,
         "tests": outcome.decision.tests,
     }
+
+
+def _refuse_lost_champion(registered: Registered) -> None:
+    """Without a champion the floor alone decides: right for the first candidate, wrong where one went missing."""
+    if registered.under("champion") is None:
+        from darkroom.registry.aliases import lost_champion
+
+        if lost := lost_champion(registered):
+            raise RegistryError(lost)
 
 
 def _is_over(hold: Hold, days: float | None) -> bool:

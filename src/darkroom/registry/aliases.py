@@ -94,34 +94,37 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
     return find(name, alias=CHAMPION)
 
 
-def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version]:
-    """Make an earlier champion champion again and return both as they are now: (champion, previous).
+def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version | None]:
+    """Make an earlier champion champion again; return it and the version it replaced (None: the champion was lost).
 
     The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again, and promotions
     are on hold: a model that was trained a night later is hardly another one.
 
     Args:
-        to: a version that was champion before; None: `previous`.
+        to: a version that was champion before; None: `previous`, or the last champion that is left if it was lost.
 
     Raises:
-        RegistryError: there is no champion, none before it, `to` never was champion, a file of it is gone or changed,
-            or somebody else changes the champion at the same moment.
+        RegistryError: there never was a champion, none before it, `to` never was champion, a file of it is gone or
+            changed, or somebody else changes the champion at the same moment.
     """
-    find(name, alias=CHAMPION)
     seen = read(name)
+    if not seen.reigns():
+        find(name, alias=CHAMPION)
     if not seen.unfinished:  # else it is finished below, and may have been this very rollback
         _refuse_damaged(_rollback_target(seen, to))  # before the lock, which is not to be held over a download
     with ledger(name) as book:
         registered = book.read()
         if any(_is_rollback(move, registered, to) for move in book.finished or []):
-            return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+            return find(name, alias=CHAMPION), registered.under(PREVIOUS)
         if not seen.unfinished:
-            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="check `darkroom history` first")
-        target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
+            _refuse_another_champion(registered, seen.aliases.get(CHAMPION), again="check `darkroom history` first")
+        target, current = _rollback_target(registered, to), registered.under(CHAMPION)
+        hold = target.version if current else registered.aliases.get(HOLD)
         reasons = [f"rollback: {reason}"]
-        moves = _to_champion(registered, target.version, reasons, [f"rolled back: {reason}"], hold=target.version)
-        book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
-    return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+        moves = _to_champion(registered, target.version, reasons, [f"rolled back: {reason}"], hold=hold)
+        marks = [Mark(current.version, ROLLED_BACK, reason)] if current else []
+        book.move(moves, [*marks, Mark(target.version, ROLLED_BACK, None)])
+    return find(name, alias=CHAMPION), find(name, version=current.version) if current else None
 
 
 def lift_hold(name: str, *, reason: str = "") -> Hold | None:
@@ -141,6 +144,22 @@ def lift_hold(name: str, *, reason: str = "") -> Hold | None:
         reasons = [f"hold lifted: {reason}" if reason else "hold lifted"]
         book.move([Move(HOLD, registered.aliases.get(HOLD), None, reasons)])
     return held
+
+
+def lost_champion(registered: Registered) -> str | None:
+    """Return a sentence if there was a champion and its alias or version is gone, None if nothing is lost."""
+    reigns = registered.reigns()
+    if not reigns or registered.under(CHAMPION):
+        return None
+    name, last = registered.name, reigns[-1]["version"]
+    gone = "is no longer under the alias" if last in registered.versions else "was deleted"
+    lost = f"{name}: the champion, version {last}, {gone}, and Darkroom did not do that; "
+    if left := _last_champion(registered):
+        return lost + f"make version {left.version} champion with `darkroom rollback --to {left.version} --reason ...`"
+    return lost + (
+        "no earlier champion is left to compare with: restore the store from a backup, or start anew by deleting the "
+        f"registered model {name} in MLflow's UI"
+    )
 
 
 def settle(name: str) -> list[str]:
@@ -183,10 +202,11 @@ def _refuse_damaged(version: Version) -> None:
 
 def _rollback_target(registered: Registered, to: str | None) -> Version:
     name, champion = registered.name, registered.aliases.get(CHAMPION)
-    previous = registered.under(PREVIOUS)
-    if to is None and previous is None:
-        raise RegistryError(f"{name} has no alias {PREVIOUS!r}: there is no earlier champion to roll back to")
-    target = registered.versions.get(to) if to is not None else previous
+    default = registered.under(PREVIOUS) if registered.under(CHAMPION) else _last_champion(registered)
+    if to is None and default is None:
+        lost = lost_champion(registered)
+        raise RegistryError(lost or f"{name} has no alias {PREVIOUS!r}: there is no earlier champion to roll back to")
+    target = registered.versions.get(to) if to is not None else default
     earlier = dict.fromkeys(reign["version"] for reign in registered.reigns() if reign["version"] != champion)
     known = ", ".join(version for version in earlier if version in registered.versions) or "none"
     if target is None:
@@ -196,6 +216,12 @@ def _rollback_target(registered: Registered, to: str | None) -> Version:
     if to is not None and to not in earlier:
         raise RegistryError(f"{name}: version {to} was never champion; earlier champions: {known}")
     return target
+
+
+def _last_champion(registered: Registered) -> Version | None:
+    """Return the last champion that still exists and was not rolled back."""
+    reigned = [registered.versions.get(reign["version"]) for reign in reversed(registered.reigns())]
+    return next((version for version in reigned if version and ROLLED_BACK not in version.tags), None)
 
 
 def _to_champion(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK
+from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK, lost_champion
 from darkroom.registry.ledger import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Move, in_words, ledger, unrecorded
 from darkroom.registry.snapshot import Registered
 from darkroom.registry.versions import damage, read
@@ -28,7 +28,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: unfinished | unrecorded | champion is previous | stale challenger | files | dead run
+        kind: unfinished | unrecorded | no champion | champion is previous | stale challenger | files | dead run
         about: the alias, version or run.
         sentence: what is wrong, and what repairs it.
         repairable: whether `repair` repairs it.
@@ -58,7 +58,7 @@ def repair(name: str) -> list[Finding]:
         RegistryError: the store does not answer, or refuses.
     """
     found = check(name)
-    if read(name).versions:
+    if read(name) != Registered(name):
         with ledger(name) as book:  # finishes and notes by opening
             registered = book.read()
             book.move(_mending_moves(registered))
@@ -81,6 +81,8 @@ def _of_aliases(registered: Registered) -> Iterator[Finding]:
                 "records it in the history"
             )
             yield Finding("unrecorded", move.alias, sentence, repairable=True)
+    if lost := lost_champion(registered):
+        yield Finding("no champion", CHAMPION, lost, repairable=False)
     for move in _mending_moves(registered):
         kind = "stale challenger" if move.alias == CHALLENGER else "champion is previous"
         sentence = f"{move.alias} is version {move.before}: {move.reasons[0]}; --repair moves it to "
