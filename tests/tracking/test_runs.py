@@ -276,22 +276,6 @@ def test_processes_that_start_together_share_one_new_store(tmp_path):
 
 
 @needs_mlflow
-def test_a_moved_repository_is_reported_in_time(tmp_path, monkeypatch):
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    fresh_store(old, monkeypatch)
-    with opened():
-        pass
-    old.rename(new)
-    monkeypatch.setenv("DVC_ROOT", str(new))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    with pytest.raises(
-        RegistryError, match=r"keeps its artifacts in file://.*/old/mlartifacts/pets, which does not exist"
-    ):
-        experiments.connect("pets")
-
-
-@needs_mlflow
 def test_a_deleted_experiment_is_reported_with_the_way_back(root):
     store.client().delete_experiment(experiments.connect("pets"))
     with pytest.raises(RegistryError, match="was deleted .* `mlflow experiments restore --experiment-id 1`"):

@@ -13,13 +13,13 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.project.repository import repository_root
 from darkroom.project.text import did_you_mean, redact
 from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
+from darkroom.tracking.artifacts import here, local_folder
 from darkroom.tracking.store import client, download, existing, registry_uri, sqlite_file, store_errors, tracking_uri
 
 __all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "local_folder", "read"]
@@ -158,7 +158,7 @@ def _read_sqlite(file: Path, name: str) -> Registered:
                 "WHERE workspace = 'default' AND name = ? AND current_stage != 'Deleted_Internal' ORDER BY version"
             )
             versions = {
-                str(number): Version(name, str(number), run_id, location, tags.get(str(number), {}))
+                str(number): Version(name, str(number), run_id, here(location), tags.get(str(number), {}))
                 for number, run_id, location in connection.execute(query, (name,))
             }
             query = "SELECT alias, version FROM registered_model_aliases WHERE workspace = 'default' AND name = ?"
@@ -185,7 +185,7 @@ def _read_client(name: str) -> Registered:
                 name,
                 str(entry.version),
                 entry.run_id or None,
-                _location(registry_uri(), name, str(entry.version), entry.creation_timestamp),
+                location_of(registry_uri(), name, str(entry.version), entry.creation_timestamp),
                 dict(entry.tags),
             )
             for entry in found
@@ -195,22 +195,14 @@ def _read_client(name: str) -> Registered:
 
 
 @functools.lru_cache(maxsize=4096)
-def _location(uri: str, name: str, version: str, created: int) -> str:
-    """Return where the files of a version are. It never changes, and a server is asked for each version alone.
+def location_of(uri: str, name: str, version: str, created: int) -> str:
+    """Return where the files of a version are: only a repair changes that, and a server is asked for each alone.
 
     Args:
         uri, created: tell versions of the same number apart, of another store or of a name that was deleted.
     """
     del uri, created
     return str(client().get_model_version_download_uri(name, version))
-
-
-def local_folder(location: str) -> Path | None:
-    """Return the directory of a file:// URI or plain path, None where that is remote storage."""
-    parts = urlsplit(location)
-    if parts.scheme in ("", "file"):
-        return Path(unquote(parts.path)) if parts.scheme else Path(location)
-    return None
 
 
 def _download(version: Version, path: str) -> Path:

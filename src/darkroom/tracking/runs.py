@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-from darkroom.tracking.experiments import connect, is_gone
+from darkroom.tracking.artifacts import is_gone
+from darkroom.tracking.experiments import connect
 
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
@@ -59,7 +59,8 @@ def registry_uri() -> str:
 def _resolved(variable: str, uri: str) -> str:
     if uri.startswith("sqlite:///"):
         path, _, query = uri.removeprefix("sqlite:///").partition("?")
-        return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
+        root = str(repository_root()).replace("%", "%25").replace("?", "%3F")  # SQLAlchemy decodes the path
+        return f"sqlite:///{Path(root) / path}" + (f"?{query}" if query else "")
     if urlsplit(uri).scheme in ("", "file"):
         raise RegistryError(
             f"{variable}={uri}: MLflow no longer keeps runs in plain directories; unset it to use "
@@ -70,7 +71,7 @@ def _resolved(variable: str, uri: str) -> str:
 
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of a sqlite URI, None for every other store."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
 
 @contextmanager
