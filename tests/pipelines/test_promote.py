@@ -278,9 +278,50 @@ def test_a_champion_that_cannot_be_loaded_is_an_error(root):
     promoted()
     (versions.fetch(versions.find("pets", alias="champion"))).write_bytes(b"not onnx")
     train(root, reads=0)
-    with pytest.raises(RegistryError, match="was changed after registration and is not loaded"):
+    expected = (
+        r"files of the champion, version 1, are missing or changed \(/.*/artifacts/model.onnx\), and no model.onn"
+    )
+    with pytest.raises(RegistryError, match=expected):
         promote.main()
     assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_a_lost_champion_file_is_put_back_from_the_same_model(root):
+    train(root, reads=1)
+    promoted()
+    file = versions.fetch(versions.find("pets", alias="champion"))
+    file.unlink()
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("unchanged", "1")
+    assert report["reasons"][0] == (
+        "The lost model.onnx of the champion, version 1, was put back from models/cnn/model.onnx."
+    )
+    assert versions.damage(versions.find("pets", alias="champion")) == []
+
+
+def test_a_lost_champion_is_registered_again_from_the_same_model(root):
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    for pixel in (4, 2):
+        train(root, reads=pixel)
+        promoted()
+    aliases.rollback("pets", reason="dogs are cats")
+    train(root, reads=1)
+    assert promoted()["decision"] == "awaiting_approval"
+    model_reading(4, root / "models" / "other" / "model.onnx")  # another candidate is the champion's model
+    shutil.copy(root / "models" / "cnn" / "run.json", root / "models" / "other")
+    before, lost = versions.read("pets"), versions.find("pets", version="1")
+    shutil.rmtree(versions.fetch(lost).parents[1])
+    report = promoted()
+    assert report["reasons"][0] == (
+        "Files of the champion, version 1, were lost; the same model (models/other/model.onnx) is registered again as "
+        "version 4 and is champion in its place."
+    )
+    after = versions.read("pets")
+    assert after.aliases == {**before.aliases, "champion": "4", "hold": "4"}
+    assert after.versions["4"].model_sha256 == lost.model_sha256
+    assert after.versions["4"].tags["git.commit"] == lost.tags["git.commit"]
+    assert (report["decision"], report["version"]) == ("awaiting_approval", "3")
+    assert aliases.approve("pets").version == "3"
 
 
 def test_a_version_that_answers_otherwise_is_not_promoted(fresh):

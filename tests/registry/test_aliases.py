@@ -4,7 +4,7 @@ import pytest
 
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
-from darkroom.registry import aliases, register, versions
+from darkroom.registry import aliases, check, register, versions
 from darkroom.registry.snapshot import PACKAGE_FILE
 from darkroom.tracking import store
 from tests.support.trained_repository import fresh_store, prepare, train
@@ -119,6 +119,21 @@ def test_the_first_champion_cannot_be_rolled_back(root):
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
     with pytest.raises(RegistryError, match="there is no earlier champion"):
         aliases.rollback("pets", reason="x")
+
+
+def test_a_name_without_versions_is_told_from_an_unknown_one(root):
+    store.client().create_registered_model("pets")
+    for ask in (
+        lambda: versions.find("pets", alias="champion"),
+        lambda: aliases.rollback("pets", reason="x"),
+        lambda: aliases.approve("pets"),
+        lambda: aliases.lift_hold("pets"),
+    ):
+        with pytest.raises(
+            RegistryError, match=r"pets is registered in .*mlflow.db, but has no versions; run `dvc repr"
+        ):
+            ask()
+    assert check.repair("pets") == []
 
 
 def test_what_is_missing_is_named_with_what_there_is(root):

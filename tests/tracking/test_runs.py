@@ -276,6 +276,19 @@ def test_processes_that_start_together_share_one_new_store(tmp_path):
 
 
 @needs_mlflow
+def test_a_deleted_run_of_a_training_is_reported_with_the_way_back(root):
+    with opened() as run:
+        pass
+    store.client().delete_run(run.id)
+    trained = {"run_id": run.id, "experiment": "pets"}
+    expected = (
+        f"the run of cnn, {run.id}, was deleted in the MLflow store .*`mlflow runs restore --run-id {run.id}`, or"
+    )
+    with pytest.raises(RegistryError, match=expected), runs.reopen_training("cnn", trained):
+        pass
+
+
+@needs_mlflow
 def test_a_deleted_experiment_is_reported_with_the_way_back(root):
     store.client().delete_experiment(experiments.connect("pets"))
     with pytest.raises(RegistryError, match="was deleted .* `mlflow experiments restore --experiment-id 1`"):

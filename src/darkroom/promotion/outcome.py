@@ -82,13 +82,15 @@ def promote_if_better(
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
     rival = registration.waiting(registered) if manual else None
-    if rival and not (against := Case(winner, rival, gates).decision()).promote:
+    is_rival = rival is not None and rival.model_sha256 != winner.model_sha256
+    if rival and is_rival and not (against := Case(winner, rival, gates).decision()).promote:
         failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
         reason = f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
         return Outcome("kept", _saying(decision, reason), known, champion)
     version = known
     if version is None or damage(version):
-        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
+        again = version is not None
+        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"), again=again)
     decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)

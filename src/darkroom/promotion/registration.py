@@ -20,22 +20,22 @@ N_VERIFIED = 64  # test images that the registered version must answer as evalua
 PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
 
 
-def register_winner(name: str, winner: Winner, *, lock: Path) -> Version:
+def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Version:
     """Return the winner as a new version of the registered model `name`, with the lineage of its training.
 
     Args:
         lock: dvc.lock, which says of every stage what it read.
+        again: files of the version that holds this model are lost: it is logged anew.
     """
     trained = read_json(winner.onnx.with_name("run.json"))
     lineage = lineage_tags(
         data_digest=trained["data_digest"], params_digest=trained["params_digest"], candidate=winner.name
     ) | {"git.commit": trained["git_commit"], "git.dirty": str(trained["git_dirty"]).lower()}
-    model_uri, run_tags = runs.package(
-        trained["model_uri"],
-        run_id=trained["run_id"],
-        experiment=trained["experiment"],
-        onnx_path=winner.onnx,
-        tags=lineage,
+    options: dict[str, Any] = {"experiment": trained["experiment"], "onnx_path": winner.onnx, "tags": lineage}
+    model_uri, run_tags = (
+        runs.log_again(trained["run_id"], **options)
+        if again
+        else runs.package(trained["model_uri"], run_id=trained["run_id"], **options)
     )
     return register.register(
         name,

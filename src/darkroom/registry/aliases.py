@@ -127,6 +127,25 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
     return find(name, alias=CHAMPION), find(name, version=current.version) if current else None
 
 
+def stand_in(version: Version, *, lost: Version) -> None:
+    """Move the aliases of the champion to another version of the same model, since files of the champion are lost.
+
+    A hold stays, and so does a challenger that was compared with the lost version.
+
+    Raises:
+        RegistryError: the champion is another one by now.
+    """
+    with ledger(version.name) as book:
+        registered = book.read()
+        _refuse_another_champion(registered, lost.version)
+        reasons = [f"the same model as version {lost.version}, of which files are lost"]
+        named = [alias for alias in (CHALLENGER, HOLD, CHAMPION) if registered.aliases.get(alias) == lost.version]
+        waiting = registered.under(CHALLENGER)
+        compared = waiting and waiting.tags.get(AGAINST) == lost.version
+        marks = [Mark(waiting.version, AGAINST, version.version)] if waiting and compared else []
+        book.move([Move(alias, lost.version, version.version, reasons) for alias in named], marks)
+
+
 def lift_hold(name: str, *, reason: str = "") -> Hold | None:
     """Let promotions go on after a rollback and return the hold that was lifted, None where there was none.
 

@@ -52,7 +52,11 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if found:
         return found
     if not registered.versions:
-        hint = did_you_mean(name, known_names()) or "; run `dvc repro` to train and register one"
+        known = known_names()
+        hint = "; run `dvc repro` to train and register one"
+        if name in known:
+            raise RegistryError(f"{name} is registered in {redact(registry_uri())}, but has no versions{hint}")
+        hint = did_you_mean(name, known) or hint
         raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}{hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
     aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
@@ -124,8 +128,7 @@ def damage(version: Version) -> list[str]:
     Raises:
         RegistryError: the store does not answer.
     """
-    expected = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
-    expected.pop(DOWNLOAD_NOTE, None)
+    expected = _sums(version)
     local = local_folder(version.location)
     if local and not local.is_dir():
         return [f"its directory {local} is missing"]
@@ -142,6 +145,27 @@ def damage(version: Version) -> list[str]:
             for path in sorted(found.keys() & expected.keys())
             if sha256_of(found[path]) != expected[path]
         ]
+
+
+def lost_files(version: Version) -> dict[str, Path]:
+    """Return the files of a version on this disk that are missing or changed, and where they belong.
+
+    Of a version in remote storage none: it would have to be downloaded.
+    """
+    if (folder := local_folder(version.location)) is None:
+        return {}
+    return {
+        path: folder / path
+        for path, sha256 in _sums(version).items()
+        if not (folder / path).is_file() or sha256_of(folder / path) != sha256
+    }
+
+
+def _sums(version: Version) -> dict[str, str]:
+    """Return the sha256 of every file that was registered."""
+    sums = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
+    sums.pop(DOWNLOAD_NOTE, None)
+    return sums
 
 
 def _read_sqlite(file: Path, name: str) -> Registered:
