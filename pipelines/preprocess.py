@@ -22,24 +22,26 @@ def main() -> None:
 
     limits = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
-        form = choose_form(
+        chosen = choose_form(
             paths.raw,
             image_size=params.image_size,
             color=params.color,
+            resize=params.resize,
+            background=params.background,
+            white_level=params.white_level,
             max_pixels=params.max_image_pixels,
             **limits,
         )
-    if form.reasons:
-        say(f"preprocess: {form.in_words()}")
+    if chosen.reasons:
+        say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
     paths.report.mkdir(parents=True, exist_ok=True)
-    with DatasetWriter(paths.out, image_shape=form.image_shape, shard_bytes=params.shard_bytes) as writer:
+    with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
                 rows.read_sources(paths.raw, paths.incoming, **limits),
                 writer,
-                size=form.size,
-                color=form.color,
+                form=chosen.form,
                 max_pixels=params.max_image_pixels,
                 hashes=params.near_duplicates != "keep",
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
@@ -57,7 +59,7 @@ def main() -> None:
             test_fraction=params.test_fraction,
         )
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
-        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
+        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 
     images, titles = samples(Dataset.open(paths.out))

@@ -20,6 +20,7 @@ from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation import prepared, rows
 from darkroom.data.preparation.decoding import read_batch
 from darkroom.data.raw.layouts import RawImage
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError, ParamsError
 from pipelines import preprocess
 from tests.support.project import ROOT
@@ -27,6 +28,9 @@ from tests.support.raw_files import pixels, write_idx, write_manifest
 
 PARAMS = {
     "image_size": [12, 10],
+    "resize": "stretch",
+    "background": [255, 255, 255],
+    "white_level": 65535,
     "color": "rgb",
     "val_fraction": 0.2,
     "test_fraction": 0.2,
@@ -304,7 +308,7 @@ def test_limits_of_the_params_reject_with_their_name(place):
     place.params(max_rejected_fraction=0.1)
     place.run()
     assert listed("rejected") == [
-        ["cat/big.png", "100x104 pixels exceed preprocess.max_image_pixels (10000)"],
+        ["cat/big.png", "100x104 pixels; the limit is 10000 pixels (preprocess.max_image_pixels)"],
         ["dog/long.png", "100001 bytes exceed preprocess.max_image_bytes"],
     ]
 
@@ -397,7 +401,7 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"image_size": "automatic"}, "preprocess.image_size is 'automatic': expected .* or 'auto'"),
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training images"),
-        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
+        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: background, color, image_size"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
     ],
 )
@@ -430,8 +434,7 @@ def test_few_images_are_decoded_at_once_where_the_rows_are_big(tmp_path, monkeyp
         rows.take_in(
             images,
             writer,
-            size=image_shape[:2],
-            color="rgb",
+            form=Form(image_shape[:2], "rgb"),
             max_pixels=10_000,
             hashes=False,
             backend="threading",

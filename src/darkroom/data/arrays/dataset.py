@@ -26,6 +26,7 @@ SPLITS = ("train", "val", "test")
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 
+FORM = ("image_shape", "color", "resize", "background", "white_level")  # keys of the manifest; see images.Form
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 from darkroom.project.params import Section
 
 Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
+Level = Annotated[int, Field(ge=0, le=255)]
 
 
 class PreprocessParams(Section):
@@ -14,6 +15,9 @@ class PreprocessParams(Section):
 
     image_size: Annotated[list[Edge], Field(min_length=2, max_length=2)] | Literal["auto"]
     color: Literal["grey", "rgb", "auto"]
+    resize: Literal["stretch", "letterbox", "crop", "auto"]
+    background: Annotated[list[Level], Field(min_length=3, max_length=3)]
+    white_level: Annotated[int, Field(ge=255, le=65535)] | Literal["auto"]
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0)

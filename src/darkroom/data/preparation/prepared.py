@@ -8,7 +8,7 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance
 from darkroom.data.arrays.dataset_writer import DatasetWriter
-from darkroom.data.preparation.auto import Form
+from darkroom.data.preparation.auto import Chosen
 from darkroom.data.preparation.splits import Assignment, assign, check_classes
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -104,12 +104,12 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
 
 
 def finish_rows(
-    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, form: Form
+    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, chosen: Chosen
 ) -> dict[str, Any]:
     """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
-    about = {"dataset": dataset, "classes": sorted(rows.classes), "color": form.color, "mean": mean, "std": std}
-    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": form.reasons})
+    about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
 def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, same_name
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -194,8 +195,7 @@ def take_in(
     images: Iterable[tuple[RawImage, bool]],
     writer: DatasetWriter,
     *,
-    size: tuple[int, int],
-    color: str,
+    form: Form,
     max_pixels: int,
     hashes: bool,
     backend: str,
@@ -205,7 +205,7 @@ def take_in(
     """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
 
     Args:
-        writer: of image_shape (height, width, channels of color).
+        writer: of the form's image_shape.
         hashes: whether to compute perceptual hashes.
         backend, workers, cluster: see compute.stream().
 
@@ -221,18 +221,16 @@ def take_in(
             waiting.append(part)
             yield [image.data for image, _ in part]
 
-    read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    read = partial(_read, form=form, max_pixels=max_pixels, hashes=hashes)
     for batch in stream(read, contents(), backend=backend, workers=workers, cluster=cluster):
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
 
 
-def _read(
-    items: list[bytes | np.ndarray | Oversized], *, size: tuple[int, int], color: str, max_pixels: int, hashes: bool
-) -> Batch:
+def _read(items: list[bytes | np.ndarray | Oversized], *, form: Form, max_pixels: int, hashes: bool) -> Batch:
     contents = [b"" if isinstance(item, Oversized) else item for item in items]
-    batch = read_batch(contents, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    batch = read_batch(contents, form=form, max_pixels=max_pixels, hashes=hashes)
     reasons = dict(batch.rejected)
     for position, item in enumerate(items):
         if isinstance(item, Oversized):
