@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import RawImage, place, read_images, read_manifest
+from darkroom.data.raw.layouts import RawImage, read_images, read_manifest
+from darkroom.data.raw.placement import Folders, place
 from darkroom.deployable import images
 from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form
@@ -244,25 +245,25 @@ def _sampled(
             placed = place(
                 ((entry.name, entry.is_dir) for entry in archive.entries),
                 where=path,
-                root=manifest["layout"].get("root"),
+                folders=Folders.of(manifest["layout"]),
             )
             fit = (
                 (image.name, archive.entries[image.number])
                 for image in placed
-                if image.split != "test" and archive.entries[image.number].n_bytes <= max_image_bytes
+                if image.split in (None, "train") and archive.entries[image.number].n_bytes <= max_image_bytes
             )
             # In the order of the archive: a compressed tar can only be read forward.
             chosen = heapq.nsmallest(n, fit, key=lambda pair: _order(pair[0]))
             for name, entry in sorted(chosen, key=lambda pair: pair[1].position):
                 yield name, archive.read(entry)
         return
-    images = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
-    yield from heapq.nsmallest(n, _training_arrays(images), key=lambda pair: _order(pair[0]))
+    found = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
+    yield from heapq.nsmallest(n, _training_arrays(found), key=lambda pair: _order(pair[0]))
 
 
 def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:
     for image in images:
-        if image.split == "test":  # they come last
+        if image.split not in (None, "train"):  # they come last
             return
         if isinstance(image.data, np.ndarray):
             yield image.name, image.data.copy()  # a view would keep its whole block in memory

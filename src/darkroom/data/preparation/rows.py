@@ -15,7 +15,8 @@ import numpy as np
 from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
-from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, same_name
+from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images
+from darkroom.data.raw.placement import same_name
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
