@@ -120,6 +120,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     from darkroom.data.preparation.prepared import channel_statistics, duplicates_of, index_of, split_rows
     from darkroom.data.preparation.rows import take_in
     from darkroom.data.raw.layouts import read_images
+    from darkroom.deployable.images import Form
 
     def one_pass() -> float:
         start = time.perf_counter()
@@ -129,8 +130,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
             rows = take_in(
                 ((image, False) for image in images),
                 writer,
-                size=(size, size),
-                color="rgb",
+                form=Form((size, size), "rgb"),
                 max_pixels=10**8,
                 hashes=True,
                 backend=backend,

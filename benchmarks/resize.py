@@ -100,7 +100,8 @@ def _speed(files: list[bytes]) -> dict[str, Any]:
         assert small is not None
         large = cv2.resize(small, (4000, 3000), interpolation=cv2.INTER_CUBIC).astype(np.int16)
         large += rng.integers(-6, 7, large.shape, dtype=np.int16)  # as a sensor has, or JPEG would be too cheap
-        photograph = cv2.imencode(".jpg", np.clip(large, 0, 255), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+        pixels = np.clip(large, 0, 255).astype(np.uint8)
+        photograph = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         times = []
         for _ in range(3):
             start = time.perf_counter()

@@ -116,7 +116,7 @@ def test_transparent_pixels_show_the_background(kind: str) -> None:
 
 
 def test_palettes_and_single_transparent_colours_are_transparent() -> None:
-    grey = Image.fromarray(np.repeat(np.arange(0, 250, 10, np.uint8)[None], 5, axis=0))
+    grey = Image.fromarray(np.repeat(np.arange(0, 250, 10).astype(np.uint8)[None], 5, axis=0))
     assert pixels_of(encoded("PNG", grey, transparency=20))[0, :4, 0].tolist() == [0, 10, 255, 30]
     palette = grey.convert("P")
     for kind in ("PNG", "GIF"):
@@ -253,6 +253,20 @@ def test_crop_keeps_the_middle_and_the_aspect_ratio() -> None:
 # Large JPEGs
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Return a list of what OpenCV decodes from now on."""
+    found: list[np.ndarray] = []
+    imdecode = cv2.imdecode
+
+    def recorded(*given: Any) -> Any:
+        found.append(np.asarray(imdecode(*given)))
+        return found[-1]
+
+    monkeypatch.setattr(cv2, "imdecode", recorded)
+    return found
+
+
 def photograph(height: int, width: int, **options: Any) -> bytes:
     noise = np.random.default_rng(1).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
     image = cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -264,13 +278,10 @@ def photograph(height: int, width: int, **options: Any) -> bytes:
 @pytest.mark.parametrize("size", [(96, 96), (60, 96)])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_jpegs_are_decoded_smaller_with_the_same_look(
-    mode: str, form: Form, size: tuple[int, int], orientation: int, monkeypatch: pytest.MonkeyPatch
+    mode: str, form: Form, size: tuple[int, int], orientation: int, decoded: list[np.ndarray]
 ) -> None:
     form = form._replace(resize=mode, size=size)
     data = photograph(1200, 1600, exif=turned(orientation))
-    decoded = []
-    imdecode = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(imdecode(*given)) or decoded[-1])
     image, original = prepare(data, form, max_pixels=LIMIT)
     assert original == ((1600, 1200) if orientation == 6 else (1200, 1600))
     assert decoded[0].size < 1200 * 1600 * form.image_shape[2] / 3
@@ -279,14 +290,11 @@ def test_large_jpegs_are_decoded_smaller_with_the_same_look(
     assert (difference.mean() < 1, difference.max() < 20) == (True, True)
 
 
-def test_no_jpeg_is_decoded_below_twice_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    imdecode = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda *given: shapes.append((found := imdecode(*given)).shape) or found)
+def test_no_jpeg_is_decoded_below_twice_its_size(decoded: list[np.ndarray]) -> None:
     for side in (191, 192, 383, 384, 767, 768, 2000):
         for mode in ("stretch", "letterbox", "crop"):
             prepare(photograph(side, 2 * side), Form((96, 96), "rgb", mode), max_pixels=LIMIT)
-            height, width = shapes.pop()[:2]
+            height, width = decoded.pop().shape[:2]
             wanted = {"stretch": (96, 96), "letterbox": (48, 96), "crop": (96, 192)}[mode]
             if (height, width) != (side, 2 * side):
                 assert (height >= 2 * wanted[0], width >= 2 * wanted[1]) == (True, True)

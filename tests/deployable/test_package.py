@@ -212,7 +212,7 @@ def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
         for node in ast.walk(ast.parse(Path(package.__file__).with_name(name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 foreign |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 foreign.add(node.module)
     assert {name.split(".")[0] for name in foreign} - set(sys.stdlib_module_names) == {
         "cv2",

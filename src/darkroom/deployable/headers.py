@@ -90,7 +90,8 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
     if header.animated:
         raise ValueError("more than one frame (animated, or several pages); expected a still image")
     try:
-        _CHECKS.get(header.kind, lambda _: None)(data)
+        if check := _CHECKS.get(header.kind):
+            check(data)
     except (struct.error, IndexError):
         raise ValueError(undecodable(data)) from None
     return header

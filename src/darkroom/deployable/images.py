@@ -284,13 +284,14 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _background(form: Form) -> np.ndarray:
-    return convert(np.array(form.background, np.uint8).reshape(1, 1, 3), color=form.color)[0, 0]
+    color: np.ndarray = convert(np.array(form.background, np.uint8).reshape(1, 1, 3), color=form.color)[0, 0]
+    return color
 
 
 def _heic(data: bytes) -> np.ndarray:
     """Return the pixels of a HEIC photograph, uint8 (H, W, 3) RGB, turned as it is meant to be seen."""
     try:
-        import pillow_heif  # iPhones write HEIC; OpenCV cannot read it
+        import pillow_heif  # iPhones write HEIC, which OpenCV cannot read
     except ImportError:
         raise ValueError("a HEIC image: install pillow-heif to read it, or convert it to JPEG") from None
     try:

@@ -56,7 +56,14 @@ def test_a_plain_picture_resembles_only_itself():
 
 
 def test_a_batch_keeps_valid_ones_in_order_and_names_the_others():
-    items = [STILLS["turned png"], b"", STILLS["lossless webp"], noise(), STILLS["jpeg"][:100], STILLS["png"]]
+    items: list[bytes | np.ndarray] = [
+        STILLS["turned png"],
+        b"",
+        STILLS["lossless webp"],
+        noise(),
+        STILLS["jpeg"][:100],
+        STILLS["png"],
+    ]
     batch = read_batch(items, form=FORM, max_pixels=10_000, hashes=True)
     assert batch.images.shape == (4, 30, 40, 3)
     assert [position for position, _ in batch.rejected] == [1, 4]

@@ -16,7 +16,7 @@ from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from tests.support.raw_files import pixels, write_idx, write_manifest
 
-LIMITS = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
+LIMITS: dict[str, Any] = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
 
 
 def encoded(image: np.ndarray, form: str = ".png") -> bytes:
@@ -125,14 +125,18 @@ def test_the_white_level_is_the_end_of_the_range_in_use(tmp_path: Path) -> None:
     assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
 
 
-def test_images_of_many_shapes_are_letterboxed(tmp_path: Path) -> None:
-    shapes = [(60, 40), (40, 60), (60, 40), (40, 60)]
-    files = {f"{'ab'[n % 2]}/{n}.png": encoded(colored(*shape)) for n, shape in enumerate(shapes)}
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([(60, 40), (62, 40)], "stretch (height/width from 1.5 to 1.6)"),
+        ([(60, 40), (40, 60)], "crop (height/width from 0.67 to 1.5)"),
+        ([(90, 30), (40, 60)], "letterbox (height/width from 0.67 to 3)"),
+    ],
+)
+def test_the_resize_mode_follows_the_aspect_ratios(tmp_path: Path, shapes: list[tuple[int, int]], words: str) -> None:
+    files = {f"{'ab'[n]}/{n}.png": encoded(colored(*shape)) for n, shape in enumerate(shapes)}
     chosen = form(raw(tmp_path / "raw", files), [20, 20], "rgb", resize="auto")
-    assert chosen.in_words() == "resize letterbox (height/width from 0.67 to 1.5)"
-    alike = {name: data for name, data in files.items() if name.startswith("a")} | {"b/1.png": files["a/0.png"]}
-    chosen = form(raw(tmp_path / "alike", alike), [20, 20], "rgb", resize="auto")
-    assert chosen.in_words() == "resize stretch (height/width from 1.5 to 1.5)"
+    assert chosen.in_words() == f"resize {words}"
 
 
 def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ EDGE_STEP = 32  # pixels: networks halve an image up to five times
 LEAST_EDGE, GREATEST_EDGE = 32, 224
 LEAST_KEPT_EDGE = 16
 MOST_SPREAD = 1.5  # of aspect ratios that are stretched to one
+MOST_CROPPED = 2.0  # times as long as wide: of longer images less than half would be left
 
 
 class ImageSize(NamedTuple):
@@ -73,12 +74,18 @@ def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
 def choose_resize(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
     """Return how images of these sizes (height, width) become one size, and why.
 
-    Where they have about one shape, stretching changes all of them alike and nothing is lost.
+    Where they have about one shape, stretching changes all of them alike and nothing is lost. Of photographs of many
+    shapes the middle does best (benchmarks/results/resize.json), unless it is a small part of them.
+
+    >>> choose_resize([(300, 400), (400, 300)])
+    ('crop', 'height/width from 0.75 to 1.3')
     """
     ratios = sorted(height / width for height, width in sizes)
     low, high = ratios[len(ratios) // 20], ratios[-1 - len(ratios) // 20]  # a twentieth on both sides may be odd
     spread = f"height/width from {low:.2g} to {high:.2g}"
-    return ("letterbox", spread) if high > MOST_SPREAD * low else ("stretch", spread)
+    if high <= MOST_SPREAD * low:
+        return "stretch", spread
+    return ("crop" if max(high, 1 / low) <= MOST_CROPPED else "letterbox"), spread
 
 
 def choose_white_level(brightest: int | None) -> tuple[int, str]:
