@@ -1,4 +1,4 @@
-"""Turn downloaded and new images into shards of one image size, split into train, val and test."""
+"""Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
 
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
@@ -10,13 +10,15 @@ def main() -> None:
     paths = stage_paths(__doc__, "raw", "incoming", "out", "report")
     params = load_section("preprocess", PreprocessParams)
     compute = load_section("compute", ComputeParams)
-    if params.val_fraction + params.test_fraction >= 1:
-        raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave no training images")
+    for name in ("test_fraction", "recent_fraction"):
+        if params.val_fraction + getattr(params, name) >= 1:
+            raise ParamsError(f"params.yaml: preprocess.val_fraction and {name} leave no training images")
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation import prepared, rows
     from darkroom.data.preparation.auto import choose_form
     from darkroom.data.preparation.samples import PER_CLASS, samples
+    from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
     from darkroom.files.writing import write_csv
 
@@ -55,10 +57,10 @@ def main() -> None:
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
             seed=params.seed,
-            val_fraction=params.val_fraction,
-            test_fraction=params.test_fraction,
+            fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
+        prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 

@@ -303,7 +303,7 @@ def test_predictions_of_other_images_are_refused(root):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions.loc[0, "id"] = "f" * 64
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the test set"):
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the split test of"):
         promote.main()
 
 

@@ -74,10 +74,10 @@ def _is_of_content(tag: str) -> bool:
 
 def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
     """Return the decision, after scoring the champion now on the images that the winner was scored on."""
-    candidate = winner.answers()
+    candidate = winner.answers("test")
     if champion is None:
         return decide(candidate.correct, None, labels=candidate.labels, slices=[], metrics=winner.metrics, rule=gates)
-    dataset, rows = winner.test_images(candidate)
+    dataset, rows = winner.images(candidate)
     package = load(champion)
     decision = decide(
         candidate.correct,
