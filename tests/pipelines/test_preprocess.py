@@ -181,6 +181,27 @@ def test_npz_and_idx_of_the_same_arrays_give_the_same_bytes(place):
     assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
 
 
+@pytest.mark.parametrize("test", [(), ("test/cat", "test/dog")])
+def test_a_validation_set_of_the_data_stays_one(place, test):
+    files = some("train/cat", "train/dog", "valid/cat", "valid/dog", *test)
+    files["train/cat/copy.png"] = files["valid/cat/3.png"]
+    place.raw(files)
+    index = place.run().index().set_index("source")
+    of_val = index.index.str.startswith("valid/")
+    assert set(index["split"][of_val]) == {"val"}
+    assert set(index["split"][~of_val]) == {"train", "test"}
+    assert "train/cat/copy.png" not in index.index
+    assert listed("duplicates") == [["train/cat/copy.png", "valid/cat/3.png", "exact", "dropped: same bytes"]]
+
+
+def test_images_of_one_colour_are_reported(place, capsys):
+    blank = cv2.imencode(".png", np.full((20, 16, 3), 7, np.uint8))[1].tobytes()
+    place.raw({**some("cat", "dog"), "dog/blank.png": blank})
+    place.run()
+    said = "2 classes: cat 20, dog 21; 1 image has one colour throughout (first: 'dog/blank.png')"
+    assert said in capsys.readouterr().err
+
+
 def test_new_images_never_join_an_official_test_set(place, capsys):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
@@ -477,7 +498,7 @@ def test_the_stage_prints_one_line_and_loads_no_network_library(tmp_path, monkey
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     counted = r"41 images: train \d+, val \d+, test \d+; 1 rejected, 0 duplicates dropped; "
-    assert re.fullmatch(counted + r"classes have \d+ (to \d+ )?training images( each)?\n", done.stderr)
+    assert re.fullmatch(counted + r"2 classes: cat 20, dog 20\n", done.stderr)
     assert done.stdout == "[]\n"
     assert Path("reports/data/samples.png").stat().st_size > 1000
 

@@ -26,6 +26,7 @@ def split(ids: np.ndarray, **changed):
         "ids": ids,
         "labels": np.zeros(n, int),
         "official_test": np.zeros(n, bool),
+        "official_val": np.zeros(n, bool),
         "incoming": np.zeros(n, bool),
         "hashes": far_hashes(n),
         "near_duplicates": "group",
@@ -57,6 +58,31 @@ def test_every_class_has_its_share_of_every_split(n, val, test, seed):
         assert np.all(counts >= 1)
         if wanted.min() >= 1:
             assert np.all(np.abs(counts - wanted) <= 1 + 1e-9)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_a_validation_set_of_the_data_is_used_as_such(tested):
+    n = 60
+    changed = {"official_val": mark(n, *range(10)), "official_test": mark(n, *(range(50, 60) if tested else ()))}
+    found = split(ids_of(n), **changed).splits
+    assert np.flatnonzero(found == VAL).tolist() == list(range(10))
+    assert np.count_nonzero(found == TEST) == (10 if tested else 15)  # 0.3 of the 50 others
+    labels = np.repeat([0, 1], 30)  # the second class has no validation images of its own
+    found = split(ids_of(n), labels=labels, **changed).splits
+    assert np.flatnonzero(found[:30] == VAL).tolist() == list(range(10))
+    assert np.count_nonzero(found[30:] == VAL) == (4 if tested else 6)
+
+
+@pytest.mark.parametrize("near_duplicates", ["group", "drop"])
+def test_no_validation_image_has_a_copy_in_train(near_duplicates):
+    hashes = far_hashes(40)
+    hashes[[20, 21, 22]] = hashes[[0, 0, 1]]  # copies of the validation images 0 and 1
+    hashes[30] = hashes[2]  # a test image that repeats the validation image 2
+    changed = {"official_val": mark(40, *range(10)), "official_test": mark(40, *range(30, 40))}
+    found = split(ids_of(40), hashes=hashes, near_duplicates=near_duplicates, **changed)
+    assert found.splits[[0, 1, 2, 20, 21, 22, 30]].tolist() == [VAL, VAL, UNUSED, UNUSED, UNUSED, UNUSED, TEST]
+    reasons = ["near-duplicate of a test image", *["near-duplicate of a validation image"] * 3]
+    assert [reason for _, _, reason in found.dropped] == reasons
 
 
 @pytest.mark.parametrize(("n_classes", "n_images"), [(20, 20), (100, 30)])

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance, split_sizes
+from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.rows import Duplicate, Rows
 from darkroom.data.preparation.splits import Assignment, Fractions, assign, check_classes
 from darkroom.errors import DataError
-from darkroom.project.text import shown
+from darkroom.project.text import escaped, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from darkroom.data.preparation.rows import Duplicate, Rows
+CLASSES_NAMED = 50  # with their numbers of images
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
@@ -47,6 +48,7 @@ def split_rows(
         ids=rows.ids[usable],
         labels=rows.labels[usable],
         official_test=rows.official_test[usable],
+        official_val=rows.official_val[usable],
         incoming=rows.incoming[usable],
         hashes=rows.hashes[usable],
         near_duplicates=near_duplicates,
@@ -123,13 +125,27 @@ def finish_rows(
 
 
 def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
-    """Return one line with the number of images per split, rejected and dropped."""
+    """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
-    return (
+    of_class = np.bincount(rows.labels[assignment.splits != SPLIT_CODES[UNUSED]], minlength=len(rows.classes))
+    named = [f"{name} {n}" for name, n in sorted(zip(map(escaped, rows.classes), of_class.tolist(), strict=True))]
+    more = [f"and {len(named) - CLASSES_NAMED} more"] if len(named) > CLASSES_NAMED else []
+    words = (
         f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
-        f"classes have {class_balance(manifest['counts']['train'])}"
+        f"{len(named)} classes: {', '.join([*named[:CLASSES_NAMED], *more])}"
     )
+    if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
+        n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
+        words += f"; {n} one colour throughout (first: {shown(plain[0])})"
+    return words
+
+
+def _plain(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
+    """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
+    totals, squares = rows.sums[:, 0], rows.sums[:, 1]
+    same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)
+    return [rows.names[row] for row in np.flatnonzero(same).tolist()]
 
 
 def channel_statistics(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from darkroom.compute.stream import stream
+from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images
@@ -45,7 +46,8 @@ class Rows:
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official_test, incoming, ids, hashes, sizes, sums: one entry per row; see decoding.Batch.
+        names, labels, official_test, official_val, incoming, ids, hashes, sizes, sums: one entry per row; see
+            decoding.Batch.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -74,7 +76,11 @@ class Rows:
 
     @property
     def official_test(self) -> np.ndarray:
-        return np.frombuffer(self._official, bool)
+        return np.frombuffer(self._official, np.int8) == SPLIT_CODES["test"]
+
+    @property
+    def official_val(self) -> np.ndarray:
+        return np.frombuffer(self._official, np.int8) == SPLIT_CODES["val"]
 
     @property
     def incoming(self) -> np.ndarray:
@@ -139,17 +145,17 @@ class Rows:
                 self._row_of[image_id] = len(self.names)
                 self.names.append(image.name)
                 self._labels.append(code)
-                self._official.append(image.split == "test")
+                self._official.append(SPLIT_CODES[image.split or "train"])
                 self._incoming.append(incoming)
                 new.append(place)
             elif incoming and self._labels[row] != code and not (self._incoming[row] or row in self._contradicted):
                 self.rejected.append((image.name, self._against_data_set(row, image.label)))
             elif row in self._contradicted or self._labels[row] != code:
                 self._contradicted.setdefault(row, []).append((image.name, image.label))
-            elif image.split == "test" and not self._official[row]:
-                # The same pixels are in the test set, which stays whole: the row becomes the test image's.
+            elif (code_of := SPLIT_CODES[image.split or "train"]) > self._official[row]:
+                # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
                 self.repeated.append((self.names[row], row))
-                self.names[row], self._official[row], self._incoming[row] = image.name, True, incoming
+                self.names[row], self._official[row], self._incoming[row] = image.name, code_of, incoming
             else:
                 self.repeated.append((image.name, row))
         self.n_images += len(images)

@@ -3,9 +3,11 @@
 Near-duplicates form a group that stays whole; an image that resembles no other is a group of its own. Every group has
 a number in [0, 1), the hash of the seed and of the smallest id in it.
 
-- Images of the dataset: within each class the groups are ranked by number. The first go to test, unless the dataset
-  has an official test set, the next to val and the rest to train. So no split is empty, and the shares of each class
-  are those asked for within one image, as far as the sizes of the groups allow.
+- Images that the dataset itself puts in val or test stay there.
+- Other images of the dataset: within each class the groups are ranked by number. The first go to test, unless the
+  dataset has a test set, the next to val, unless it has validation images of the class, and the rest to train. So no
+  split is empty, and the shares of each class are those asked for within one image, as far as the sizes of the groups
+  allow.
 - Incoming images: the number alone says the split; beside an official test set it is recent instead of test. Only
   where this leaves a class without an image in a split, one of its incoming groups is put there.
 
@@ -33,6 +35,7 @@ from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.errors import DataError
 
 _OF_TEST = "near-duplicate of a test image"
+_OF_VAL = "near-duplicate of a validation image"
 _OF_TWO_SPLITS = "near-duplicate of images in two splits"
 _TRAIN, _VAL, _TEST, _RECENT, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "recent", "unused"))
 
@@ -70,6 +73,7 @@ def assign(
     ids: np.ndarray,
     labels: np.ndarray,
     official_test: np.ndarray,
+    official_val: np.ndarray,
     incoming: np.ndarray,
     hashes: np.ndarray,
     near_duplicates: str,
@@ -81,7 +85,8 @@ def assign(
 
     - "keep" does not look for near-duplicates; "group" puts them on one side; "drop" does so and then keeps the first
       of each label. Two labels in a group are two opinions, both are kept.
-    - What resembles an official test image is dropped from train and val.
+    - What resembles an official test image is dropped from train and val, what resembles an official validation image
+      from train.
     - Groups are first made without the incoming images, so these never move an image of the dataset. Incoming images
       join the group that they resemble; one that resembles groups on two sides belongs to neither, and is dropped.
 
@@ -89,6 +94,7 @@ def assign(
         ids: uint8 (n, 32), no two alike.
         labels: int (n,).
         official_test: bool (n,), rows that the data themselves put in the test set.
+        official_val: the same for the validation set.
         incoming: bool (n,), rows that were dropped in later.
         hashes: uint64 (n,), perceptual hashes; not looked at by "keep".
         near_duplicates: "keep", "drop" or "group".
@@ -104,7 +110,8 @@ def assign(
         components = near_duplicate_components(hashes[rows], bits=near_duplicate_bits)
         return [rows[part] for part in _several(components)]
 
-    draft = _Draft(ids, labels, official_test, incoming, drop=near_duplicates == "drop", seed=seed)
+    official = np.where(official_test, _TEST, np.where(official_val, _VAL, _TRAIN)).astype(np.int8)
+    draft = _Draft(ids, labels, official, incoming, drop=near_duplicates == "drop", seed=seed)
     draft.group_dataset(parts(np.flatnonzero(~incoming)))
     draft.rank_dataset(fractions)
     draft.group_incoming(parts(np.arange(len(ids))))
@@ -125,14 +132,14 @@ class _Draft:
         self,
         ids: np.ndarray,
         labels: np.ndarray,
-        official_test: np.ndarray,
+        official: np.ndarray,
         incoming: np.ndarray,
         *,
         drop: bool,
         seed: int,
     ) -> None:
-        self._ids, self._labels, self._official_test, self._incoming = ids, labels, official_test, incoming
-        self._official, self._drop = bool(official_test.any()), drop
+        self._ids, self._labels, self._official, self._incoming = ids, labels, official, incoming
+        self._is_tested, self._drop = bool((official == _TEST).any()), drop
         self._numbers = _numbers(ids, seed=seed)
         self.groups = np.arange(len(ids))
         self.sides = np.full(len(ids), _TRAIN, np.int8)
@@ -141,18 +148,23 @@ class _Draft:
     def group_dataset(self, parts: Iterable[np.ndarray]) -> None:
         """Let each part, rows of the dataset that resemble each other, be a group."""
         for part in parts:
-            tests = part[self._official_test[part]]
-            self.groups[part] = _smallest(self._ids, tests if len(tests) > 0 else part)
-            if len(tests) > 0:
-                self._leave(part[~self._official_test[part]], tests[0], _OF_TEST)
-            elif self._drop:
+            if official := self._held_out(part):
+                rows, reason = official
+                self.groups[part] = _smallest(self._ids, rows)
+                self._leave(part[self._official[part] != self._official[rows[0]]], rows[0], reason)
+                continue
+            self.groups[part] = _smallest(self._ids, part)
+            if self._drop:
                 self.dropped += _repeats(part, labels=self._labels)
 
     def rank_dataset(self, fractions: Fractions) -> None:
         """Choose the sides of the dataset's groups."""
-        self.sides[self.groups[self._official_test]] = _TEST
-        shares = {_VAL: fractions.val} if self._official else {_TEST: fractions.test, _VAL: fractions.val}
-        for _, keys, sizes in self._classes(~self._incoming & ~self._official_test):
+        for side in (_VAL, _TEST):
+            self.sides[self.groups[self._kept(self._official == side)]] = side
+        with_val = set(self._labels[self._kept(self._official == _VAL)].tolist())
+        for code, keys, sizes in self._classes(~self._incoming & (self._official == _TRAIN)):
+            shares = {} if self._is_tested else {_TEST: fractions.test}
+            shares |= {} if code in with_val else {_VAL: fractions.val}
             found = _ranked(sizes, _quotas(int(sizes.sum()), shares))
             _fill(found, sizes, needed=[*shares, _TRAIN])
             self.sides[keys] = found
@@ -161,9 +173,8 @@ class _Draft:
         """Let the incoming rows of each part, which resemble each other, join its old rows, or be a group."""
         for part in parts:
             old, new = part[~self._incoming[part]], part[self._incoming[part]]
-            tests = old[self._official_test[old]]
-            if len(tests) > 0:
-                self._leave(new, tests[0], _OF_TEST)
+            if official := self._held_out(old):
+                self._leave(new, official[0][0], official[1])
             elif len(np.unique(self.sides[self.groups[old]])) > 1:
                 self._leave(new, old[0], _OF_TWO_SPLITS)
             elif len(new) > 0:
@@ -173,14 +184,14 @@ class _Draft:
 
     def draw_incoming(self, fractions: Fractions) -> None:
         """Choose the sides of the groups that are incoming images alone."""
-        held = {_RECENT: fractions.recent} if self._official else {_TEST: fractions.test}
+        held = {_RECENT: fractions.recent} if self._is_tested else {_TEST: fractions.test}
         shares = {**held, _VAL: fractions.val}
         limits, outcomes = np.cumsum([*shares.values()]), np.array([*shares, _TRAIN], np.int8)
-        ranked = {code: keys for code, keys, _ in self._classes(~self._incoming & ~self._official_test)}
+        ranked = {code: keys for code, keys, _ in self._classes(~self._incoming & (self._official != _TEST))}
         known = set(self._labels[self._kept(~self._incoming)].tolist())
         for code, keys, sizes in self._classes(self._incoming[self.groups]):
             found = outcomes[np.searchsorted(limits, self._numbers[keys], side="right")]
-            tested = self._official and code in known
+            tested = self._is_tested and code in known
             needed = [split for split in outcomes.tolist() if not (tested and split == _RECENT)]
             _fill(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
             self.sides[keys] = found
@@ -188,9 +199,16 @@ class _Draft:
     def assignment(self) -> Assignment:
         """Return what was chosen."""
         splits = self.sides[self.groups]
-        splits[self._official_test] = _TEST
+        splits[self._official != _TRAIN] = self._official[self._official != _TRAIN]
         splits[[row for row, _, _ in self.dropped]] = _UNUSED
         return Assignment(splits, self.groups, sorted(self.dropped))
+
+    def _held_out(self, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
+        """Return those of rows that the dataset puts in test, else in val, and why others leave; None: neither."""
+        for side, reason in ((_TEST, _OF_TEST), (_VAL, _OF_VAL)):
+            if len(found := rows[self._official[rows] == side]) > 0:
+                return found, reason
+        return None
 
     def _leave(self, rows: np.ndarray, of: np.intp, reason: str) -> None:
         self.dropped += [(row, int(of), reason) for row in rows.tolist()]
