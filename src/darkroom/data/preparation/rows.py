@@ -76,11 +76,11 @@ class Rows:
 
     @property
     def official_test(self) -> np.ndarray:
-        return np.frombuffer(self._official, np.int8) == SPLIT_CODES["test"]
+        return np.asarray(np.frombuffer(self._official, np.int8) == SPLIT_CODES["test"])
 
     @property
     def official_val(self) -> np.ndarray:
-        return np.frombuffer(self._official, np.int8) == SPLIT_CODES["val"]
+        return np.asarray(np.frombuffer(self._official, np.int8) == SPLIT_CODES["val"])
 
     @property
     def incoming(self) -> np.ndarray:
