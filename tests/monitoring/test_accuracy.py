@@ -58,7 +58,7 @@ def test_an_image_that_was_asked_often_counts_once():
     assert [(one.n_labelled, one.n_correct) for one in (*found.weeks, *found.versions)] == [(2, 1), (2, 1)]
 
 
-def test_the_last_label_of_an_image_counts_and_conflicts_are_told():
+def test_the_last_label_of_an_image_counts_and_conflicts_too():
     rows = [asked(number, "cat") for number in range(3)]
     labels = [said(0, "dog"), said(0, "cat", at=1), said(1, "cat"), said(1, "cat", at=1), said("r2", "dog")]
     found = accuracy(rows, [*labels, said(2, "cat", at=2), said(7, "cat")])

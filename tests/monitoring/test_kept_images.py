@@ -53,7 +53,7 @@ def test_two_servers_share_the_bytes(tmp_path):
         assert n_bytes(tmp_path) <= 110_000
 
 
-def test_an_image_goes_after_its_days_and_half_written_ones_with_it(tmp_path):
+def test_an_image_and_a_half_written_one_go_after_its_days(tmp_path):
     kept = KeptImages(tmp_path, Keeping(1.0, DAY, 1 << 20))
     for number in range(3):
         kept.keep(*picture(number))

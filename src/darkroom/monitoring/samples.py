@@ -5,7 +5,7 @@ are kept resized. What depends on the model (label, confidence, and the size of 
 version at a time. An image counts once on either side, however often it was asked: a health check is no traffic.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -111,17 +111,12 @@ def inspect(
     return Comparison(report, before, window, version, data, served, [*notes, *served.notes])
 
 
-def distinct(table: "pa.Table", keys: Sequence[str] = ("id",)) -> "pa.Table":
-    """Return the first row of each image, in their order.
-
-    Args:
-        table: rows of a prediction log.
-        keys: columns that tell rows apart: rows that agree in all of them are one.
-    """
+def distinct(table: "pa.Table") -> "pa.Table":
+    """Return the first row of each id, in their order."""
     import pyarrow as pa
 
     numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
-    first = numbered.group_by(list(keys)).aggregate([("row", "min")])["row_min"]
+    first = numbered.group_by("id").aggregate([("row", "min")])["row_min"]
     return table.take(pa.array(np.sort(first.to_numpy())))
 
 

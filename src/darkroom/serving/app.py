@@ -116,14 +116,6 @@ def build(
             feedback=takes_feedback,
         )
 
-    @app.get("/healthz", summary="Is the process alive?")
-    async def healthz() -> Status:
-        return Status(status="ok")
-
-    @app.get("/readyz", summary="Is a version loaded?")
-    async def readyz() -> Status:
-        return Status(status="ready")
-
     @protected.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def prometheus() -> Response:
         metrics.waiting.set(n_waiting())
@@ -136,6 +128,7 @@ def build(
         body = {"error": sentence, "request_id": request.state.request_id}
         return JSONResponse(body, error.status_code, headers=error.headers)
 
+    _add_probes(app)
     app.include_router(protected)
     _add_page(app)
     return app
@@ -189,6 +182,16 @@ def _add_feedback(router: APIRouter) -> None:
 
         Of several labels for one image the last one counts. What is answered with 200 is on the disk.
         """
+
+
+def _add_probes(app: FastAPI) -> None:
+    @app.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> Status:
+        return Status(status="ok")
+
+    @app.get("/readyz", summary="Is a version loaded?")
+    async def readyz() -> Status:
+        return Status(status="ready")
 
 
 def _add_page(app: FastAPI) -> None:
