@@ -12,9 +12,11 @@ import time
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count
 from secrets import token_hex
 from typing import Any
 
+from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.monitoring.feedback import REQUEST_ID, SHA256, FeedbackLog
@@ -41,6 +43,7 @@ KNOWN = {
 LINGER_SECONDS = 2.0  # of reading on after a refusal, so that a client that still sends can read it
 CLIENT_CLOSED = 499  # in logs and counters only, as nginx has it
 JSON = (b"content-type", b"application/json")
+_OWN, _NUMBERS = token_hex(4), count()  # of this process: an id of our own costs no call of the system
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # kept: json.dumps would build one per answer
 
 
@@ -79,6 +82,7 @@ class Front:
         self._feedback_log = feedback_log
         self._posted = {PREDICT: self._predict, FEEDBACK: self._take_feedback}
         self._credentials = f"Bearer {token}".encode() if token else None
+        self._counters = dict[tuple[str, int], tuple[Counter, Histogram]]()
         self._log = log
         self._failed = failed
 
@@ -91,7 +95,6 @@ class Front:
         status, n_images = 0, 0
         headers = dict(scope["headers"])
         request_id = _request_id(headers)
-        scope["state"] = {"request_id": request_id}
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -107,6 +110,7 @@ class Front:
                 body, n_images, status = await self._posted[path](headers, receive, request_id)
                 await _answer(send, status, body, request_id)
             else:
+                scope["state"] = {"request_id": request_id}
                 await self._inner(scope, receive, noting)
         except Refused as refusal:
             status = refusal.status
@@ -178,8 +182,12 @@ class Front:
 
     def _note(self, method: str, path: str, status: int, seconds: float, n_images: int, request_id: str) -> None:
         known = path if path in KNOWN else "other"
-        self._metrics.requests.labels(known, status).inc()
-        self._metrics.seconds.labels(known).observe(seconds)
+        if (known, status) not in self._counters:  # labels() takes longer than the counting itself
+            of_path = self._metrics.seconds.labels(known)
+            self._counters[known, status] = self._metrics.requests.labels(known, status), of_path
+        n_requests, duration = self._counters[known, status]
+        n_requests.inc()
+        duration.observe(seconds)
         if self._log:
             ms, version = round(seconds * 1000, 3), self._follower.served.version.version
             what = {"request_id": request_id, "method": method, "path": path, "status": status}
@@ -192,7 +200,9 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
     One that looks like the sha256 of an image is not: feedback names images by either.
     """
     given = headers.get(b"x-request-id", b"").decode("latin-1")
-    return given if REQUEST_ID.fullmatch(given) and not SHA256.fullmatch(given.lower()) else token_hex(8)
+    if given and REQUEST_ID.fullmatch(given) and not SHA256.fullmatch(given.lower()):
+        return given
+    return f"{_OWN}{next(_NUMBERS):08x}"
 
 
 def _refuse_encoded(headers: dict[bytes, bytes]) -> None:
