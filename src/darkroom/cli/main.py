@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import operations, registry, scoring, serving
+from darkroom.cli import feedback, operations, registry, scoring, serving
 from darkroom.cli.options import Json
 from darkroom.files.writing import read_json
 from darkroom.project.console import run
@@ -18,6 +18,7 @@ app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
 app.add_typer(serving.app)
+app.add_typer(feedback.app)
 
 
 def main() -> None:
