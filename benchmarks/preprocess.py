@@ -37,6 +37,7 @@ PARAMS: dict[str, Any] = {
     "test_fraction": 0.15,
     "recent_fraction": 0.2,
     "seed": 7,
+    "group_by": None,
     "near_duplicates": "group",
     "near_duplicate_bits": 4,
     "max_rejected_fraction": 0.01,
@@ -140,6 +141,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
             )
             assignment = split_rows(
                 rows,
+                group_by=None,
                 near_duplicates="group",
                 near_duplicate_bits=4,
                 seed=7,

@@ -26,12 +26,8 @@ def main() -> None:
     with native_stderr_silenced():
         chosen = choose_form(
             paths.raw,
-            image_size=params.image_size,
-            color=params.color,
-            resize=params.resize,
-            background=params.background,
-            white_level=params.white_level,
             max_pixels=params.max_image_pixels,
+            **params.model_dump(include={"image_size", "color", "resize", "background", "white_level"}),
             **limits,
         )
     if chosen.reasons:
@@ -54,6 +50,7 @@ def main() -> None:
         prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
         assignment = prepared.split_rows(
             taken,
+            group_by=params.group_by,
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
             seed=params.seed,
@@ -66,7 +63,7 @@ def main() -> None:
 
     images, titles = samples(Dataset.open(paths.out))
     image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    say(prepared.in_words(taken, assignment, manifest))
+    say(prepared.in_words(taken, assignment, manifest, group_by=params.group_by))
 
 
 if __name__ == "__main__":

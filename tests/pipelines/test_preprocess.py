@@ -36,6 +36,7 @@ PARAMS = {
     "test_fraction": 0.2,
     "recent_fraction": 0.3,
     "seed": 7,
+    "group_by": None,
     "near_duplicates": "keep",
     "near_duplicate_bits": 4,
     "max_rejected_fraction": 0.0,
@@ -192,6 +193,31 @@ def test_a_validation_set_of_the_data_stays_one(place, test):
     assert set(index["split"][~of_val]) == {"train", "test"}
     assert "train/cat/copy.png" not in index.index
     assert listed("duplicates") == [["train/cat/copy.png", "valid/cat/3.png", "exact", "dropped: same bytes"]]
+
+
+def test_the_images_of_a_patient_share_a_split(place, capsys):
+    images = some("cat", "dog", n=60)
+    names = {name: name.replace("/", f"/p{number % 13}_") for number, name in enumerate(images)}
+    place.raw({names[name]: data for name, data in images.items()} | {"cat/nobody.png": png(1)})
+    place.params(group_by=r"/(p\d+)_")
+    index = place.run().index()
+    sides = index["split"].groupby(index["source"].str.extract(r"/(p\d+)_")[0]).nunique()
+    assert len(sides) == 13
+    assert sides.max() == 1
+    assert "13 groups by path, 1 image in none" in capsys.readouterr().err
+
+
+def test_an_expression_for_groups_must_fit_some_path(place):
+    place.raw(some("cat", "dog"))
+    place.params(group_by=r"patient(\d+)")
+    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png'; correct the")
+
+
+def test_a_patient_in_two_splits_of_the_data_is_named(place):
+    files = some("train/cat", "train/dog", "test/cat", "test/dog")
+    place.raw({name.replace("cat/1", "cat/p1").replace("dog/2", "dog/p2"): data for name, data in files.items()})
+    place.params(group_by=r"/(p\d)")
+    fails(place, "splits share 2 of 2 groups of preprocess.group_by \\(such as 'p1', 'p2'\\): .* into one split")
 
 
 def test_images_of_one_colour_are_reported(place, capsys):
@@ -399,7 +425,8 @@ def test_a_class_of_too_few_groups_is_named_with_their_list(place):
     place.params(near_duplicates="group")
     fails(
         place,
-        r"class 'eel' has 3 images in 2 groups of near-duplicates, which stay together, and none is left for \w+; "
+        r"class 'eel' has 3 images in 2 groups of near-duplicates \(or of preprocess.group_by\), which stay together, "
+        r"and none is left for \w+; "
         r"reports/data/duplicates.csv lists them: add images that differ, lower preprocess.near_duplicate_bits",
     )
     assert [line[:3] for line in listed("duplicates")] == [["eel/copy.bmp", "eel/0.png", "near"]]
@@ -435,8 +462,10 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction and test_fraction leave no training images"),
         ({"val_fraction": 0.4, "recent_fraction": 0.6}, "val_fraction and recent_fraction leave no training images"),
-        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: background, color, image_size"),
+        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: background, color, group_by"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
+        ({"group_by": "p(1"}, "preprocess.group_by is 'p\\(1': .*not a regular expression: missing"),
+        ({"group_by": "p(1)(2)"}, "with one group in parentheses, got 2"),
     ],
 )
 def test_wrong_params_are_named(place, changed, message):

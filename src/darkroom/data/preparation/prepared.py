@@ -1,5 +1,6 @@
 """From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
 from darkroom.data.preparation.rows import Duplicate, Rows
-from darkroom.data.preparation.splits import Assignment, Fractions, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
 from darkroom.errors import DataError
 from darkroom.project.text import escaped, shown
 
@@ -39,18 +40,60 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
     )
 
 
+def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
+    """Return the number of the group that the path of each row says, -1 where it says none: (n,), int.
+
+    Args:
+        group_by: a regular expression with one group in parentheses, looked for in the paths; None: no groups.
+
+    Raises:
+        DataError: the expression fits no path, or the dataset itself puts images of a group into two splits.
+    """
+    if group_by is None:
+        return np.full(len(rows), -1)
+    pattern, numbers = re.compile(group_by), dict[str, int]()
+    found = [pattern.search(name) for name in rows.names]
+    codes = np.array([numbers.setdefault(match[1] or "", len(numbers)) if match else -1 for match in found])
+    if not numbers:
+        raise DataError(
+            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}; correct the expression"
+        )
+    sides: dict[int, set[int]] = {}
+    for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
+        if number >= 0 and not incoming:
+            sides.setdefault(number, set()).add(side)
+    if across := [text for text, number in numbers.items() if len(sides.get(number, ())) > 1]:
+        raise DataError(
+            f"the dataset's own splits share {len(across)} of {len(numbers)} groups of preprocess.group_by (such as "
+            f"{', '.join(map(shown, across[:3]))}): the test would be of known ones; put each group into one split"
+        )
+    return codes
+
+
 def split_rows(
-    rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
+    rows: Rows,
+    *,
+    group_by: str | None,
+    near_duplicates: str,
+    near_duplicate_bits: int,
+    seed: int,
+    fractions: Fractions,
 ) -> Assignment:
-    """Return the split of every row; rows with two labels are unused. See splits.assign."""
-    usable = rows.usable
+    """Return the split of every row; rows with two labels are unused. See splits.assign.
+
+    Raises:
+        DataError: see given_groups.
+    """
+    usable, given = rows.usable, given_groups(rows, group_by)
     found = assign(
-        ids=rows.ids[usable],
-        labels=rows.labels[usable],
-        official_test=rows.official_test[usable],
-        official_val=rows.official_val[usable],
-        incoming=rows.incoming[usable],
-        hashes=rows.hashes[usable],
+        Images(
+            ids=rows.ids[usable],
+            labels=rows.labels[usable],
+            official=rows.official[usable],
+            incoming=rows.incoming[usable],
+            hashes=rows.hashes[usable],
+            groups=given[usable],
+        ),
         near_duplicates=near_duplicates,
         near_duplicate_bits=near_duplicate_bits,
         seed=seed,
@@ -73,7 +116,7 @@ def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
         assignment,
         rows.labels,
         classes=rows.classes,
-        official_test=rows.official_test,
+        official_test=rows.official == SPLIT_CODES["test"],
         incoming=rows.incoming,
         listed_in=listed_in,
     )
@@ -124,7 +167,7 @@ def finish_rows(
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
-def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
+def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *, group_by: str | None) -> str:
     """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
@@ -135,6 +178,10 @@ def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) ->
         f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
         f"{len(named)} classes: {', '.join([*named[:CLASSES_NAMED], *more])}"
     )
+    if group_by is not None:
+        sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
+        alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
+        words += f"; {len(sizes) - 1} groups by path, {alone} in none"
     if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
         n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
         words += f"; {n} one colour throughout (first: {shown(plain[0])})"

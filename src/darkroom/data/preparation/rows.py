@@ -46,8 +46,8 @@ class Rows:
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official_test, official_val, incoming, ids, hashes, sizes, sums: one entry per row; see
-            decoding.Batch.
+        names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
+            the dataset says so, else train; see decoding.Batch.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -75,12 +75,8 @@ class Rows:
         return np.frombuffer(self._labels, np.int32)
 
     @property
-    def official_test(self) -> np.ndarray:
-        return np.asarray(np.frombuffer(self._official, np.int8) == SPLIT_CODES["test"])
-
-    @property
-    def official_val(self) -> np.ndarray:
-        return np.asarray(np.frombuffer(self._official, np.int8) == SPLIT_CODES["val"])
+    def official(self) -> np.ndarray:
+        return np.frombuffer(self._official, np.int8)
 
     @property
     def incoming(self) -> np.ndarray:

@@ -24,7 +24,7 @@ What may move, with the same params:
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,8 @@ from darkroom.errors import DataError
 
 _OF_TEST = "near-duplicate of a test image"
 _OF_VAL = "near-duplicate of a validation image"
-_OF_TWO_SPLITS = "near-duplicate of images in two splits"
+_REPEATED = "near-duplicate"
+_OF_TWO_SPLITS = "near-duplicate of images in two splits, or in one group with them"
 _TRAIN, _VAL, _TEST, _RECENT, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "recent", "unused"))
 
 
@@ -68,35 +69,39 @@ class Assignment(NamedTuple):
     dropped: list[tuple[int, int, str]]
 
 
+class Images(NamedTuple):
+    """What the split depends on, one entry per image.
+
+    Attributes:
+        ids: uint8 (n, 32), no two alike.
+        labels: int (n,).
+        official: int8 (n,), test or val where the dataset itself says so, else train.
+        incoming: bool (n,), images that were dropped in later.
+        hashes: uint64 (n,), perceptual hashes; not looked at where near-duplicates are kept.
+        groups: int (n,): images with the same number stay together, as those of one patient; -1: on its own.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    official: np.ndarray
+    incoming: np.ndarray
+    hashes: np.ndarray
+    groups: np.ndarray
+
+
 def assign(
-    *,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    official_test: np.ndarray,
-    official_val: np.ndarray,
-    incoming: np.ndarray,
-    hashes: np.ndarray,
-    near_duplicates: str,
-    near_duplicate_bits: int,
-    seed: int,
-    fractions: Fractions,
+    images: Images, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
 ) -> Assignment:
-    """Return the split of every row; the rules are at the top of this module.
+    """Return the split of every image; the rules are at the top of this module.
 
     - "keep" does not look for near-duplicates; "group" puts them on one side; "drop" does so and then keeps the first
       of each label. Two labels in a group are two opinions, both are kept.
     - What resembles an official test image is dropped from train and val, what resembles an official validation image
       from train.
     - Groups are first made without the incoming images, so these never move an image of the dataset. Incoming images
-      join the group that they resemble; one that resembles groups on two sides belongs to neither, and is dropped.
+      join the group that they resemble or are given to; one of groups on two sides belongs to neither, and is dropped.
 
     Args:
-        ids: uint8 (n, 32), no two alike.
-        labels: int (n,).
-        official_test: bool (n,), rows that the data themselves put in the test set.
-        official_val: the same for the validation set.
-        incoming: bool (n,), rows that were dropped in later.
-        hashes: uint64 (n,), perceptual hashes; not looked at by "keep".
         near_duplicates: "keep", "drop" or "group".
         near_duplicate_bits: largest Hamming distance of two hashes of one image, of 64. Above 8 the search compares
             too many pairs, and different images pass for one.
@@ -104,17 +109,15 @@ def assign(
         fractions: of the splits.
     """
 
-    def parts(rows: np.ndarray) -> list[np.ndarray]:
+    def near(rows: np.ndarray) -> np.ndarray:
         if near_duplicates == "keep":
-            return []
-        components = near_duplicate_components(hashes[rows], bits=near_duplicate_bits)
-        return [rows[part] for part in _several(components)]
+            return np.arange(len(rows))
+        return near_duplicate_components(images.hashes[rows], bits=near_duplicate_bits)
 
-    official = np.where(official_test, _TEST, np.where(official_val, _VAL, _TRAIN)).astype(np.int8)
-    draft = _Draft(ids, labels, official, incoming, drop=near_duplicates == "drop", seed=seed)
-    draft.group_dataset(parts(np.flatnonzero(~incoming)))
+    draft = _Draft(images, near, drop=near_duplicates == "drop", seed=seed)
+    draft.group_dataset()
     draft.rank_dataset(fractions)
-    draft.group_incoming(parts(np.arange(len(ids))))
+    draft.group_incoming()
     draft.draw_incoming(fractions)
     return draft.assignment()
 
@@ -122,40 +125,39 @@ def assign(
 class _Draft:
     """A split in the making: first of the dataset by itself, then of the incoming images.
 
+    Args:
+        near: returns of these rows (m,) the component of near-duplicates that each belongs to: (m,).
+        drop: whether near-duplicates are dropped.
+
     Attributes:
         groups: int64 (n,), see Assignment.
         sides: int8 (n,), the split of every group, at the row whose id decides.
         dropped: see Assignment.
     """
 
-    def __init__(
-        self,
-        ids: np.ndarray,
-        labels: np.ndarray,
-        official: np.ndarray,
-        incoming: np.ndarray,
-        *,
-        drop: bool,
-        seed: int,
-    ) -> None:
-        self._ids, self._labels, self._official, self._incoming = ids, labels, official, incoming
-        self._is_tested, self._drop = bool((official == _TEST).any()), drop
-        self._numbers = _numbers(ids, seed=seed)
-        self.groups = np.arange(len(ids))
-        self.sides = np.full(len(ids), _TRAIN, np.int8)
+    def __init__(self, images: Images, near: Callable[[np.ndarray], np.ndarray], *, drop: bool, seed: int) -> None:
+        self._ids, self._labels, self._official, self._incoming = images[:4]
+        self._given, self._near = images.groups, near
+        self._is_tested, self._drop = bool((images.official == _TEST).any()), drop
+        self._numbers = _numbers(images.ids, seed=seed)
+        self.groups = np.arange(len(images.ids))
+        self.sides = np.full(len(images.ids), _TRAIN, np.int8)
         self.dropped: list[tuple[int, int, str]] = []
 
-    def group_dataset(self, parts: Iterable[np.ndarray]) -> None:
-        """Let each part, rows of the dataset that resemble each other, be a group."""
-        for part in parts:
+    def group_dataset(self) -> None:
+        """Make groups of those rows of the dataset that resemble each other, or were given together."""
+        rows = np.flatnonzero(~self._incoming)
+        components = self._near(rows)
+        for part in (rows[part] for part in _several(components)):
             if official := self._held_out(part):
-                rows, reason = official
-                self.groups[part] = _smallest(self._ids, rows)
-                self._leave(part[self._official[part] != self._official[rows[0]]], rows[0], reason)
-                continue
-            self.groups[part] = _smallest(self._ids, part)
-            if self._drop:
+                held, reason = official
+                self.groups[part] = _smallest(self._ids, held)
+                self._leave(part[self._official[part] != self._official[held[0]]], held[0], reason)
+            elif self._drop:
                 self.dropped += _repeats(part, labels=self._labels)
+        for part in self._together(rows, components):
+            official = self._held_out(part)
+            self.groups[part] = _smallest(self._ids, official[0] if official else part)
 
     def rank_dataset(self, fractions: Fractions) -> None:
         """Choose the sides of the dataset's groups."""
@@ -169,18 +171,28 @@ class _Draft:
             _fill(found, sizes, needed=[*shares, _TRAIN])
             self.sides[keys] = found
 
-    def group_incoming(self, parts: Iterable[np.ndarray]) -> None:
-        """Let the incoming rows of each part, which resemble each other, join its old rows, or be a group."""
-        for part in parts:
+    def group_incoming(self) -> None:
+        """Let incoming rows join the rows of the dataset that they resemble or were given to, or be a group."""
+        rows = np.arange(len(self._ids))
+        components = self._near(rows)
+        for part in _several(components):
             old, new = part[~self._incoming[part]], part[self._incoming[part]]
             if official := self._held_out(old):
                 self._leave(new, official[0][0], official[1])
+        for part in self._together(rows, components):
+            old, new = part[~self._incoming[part]], part[self._incoming[part]]
+            if official := self._held_out(old):
+                side = "test" if self._official[official[0][0]] == _TEST else "validation"
+                self._leave(new, official[0][0], f"in one group with a {side} image")
             elif len(np.unique(self.sides[self.groups[old]])) > 1:
                 self._leave(new, old[0], _OF_TWO_SPLITS)
             elif len(new) > 0:
                 self.groups[new] = _smallest(self._ids, old if len(old) > 0 else new)
-                if self._drop:
-                    self.dropped += _repeats(part, labels=self._labels, candidates=new)
+        if self._drop:
+            gone = {row for row, _, _ in self.dropped}
+            for part in _several(components):
+                new = part[self._incoming[part]]
+                self.dropped += _repeats(part, labels=self._labels, candidates=new[~np.isin(new, [*gone])])
 
     def draw_incoming(self, fractions: Fractions) -> None:
         """Choose the sides of the groups that are incoming images alone."""
@@ -202,6 +214,22 @@ class _Draft:
         splits[self._official != _TRAIN] = self._official[self._official != _TRAIN]
         splits[[row for row, _, _ in self.dropped]] = _UNUSED
         return Assignment(splits, self.groups, sorted(self.dropped))
+
+    def _together(self, rows: np.ndarray, components: np.ndarray) -> list[np.ndarray]:
+        """Return parts of rows that belong together, by component or as given; without those that left a held-out one.
+
+        Args:
+            components: of the near-duplicates among rows, (m,).
+        """
+        left = {row for row, _, reason in self.dropped if reason != _REPEATED}
+        kept = np.flatnonzero(~np.isin(rows, [*left]))
+        roots = np.unique(components[kept], return_index=True, return_inverse=True)
+        linked = np.asarray(roots[1][roots[2]])
+        given = self._given[rows[kept]]
+        order = np.argsort(given, kind="stable")
+        same = (given[order[1:]] == given[order[:-1]]) & (given[order[1:]] >= 0)
+        linked = _joined(linked, order[:-1][same], order[1:][same])
+        return [rows[kept[part]] for part in _several(linked)]
 
     def _held_out(self, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
         """Return those of rows that the dataset puts in test, else in val, and why others leave; None: neither."""
@@ -344,8 +372,9 @@ def check_classes(
                 n_groups = len(np.unique(assignment.groups[own & ~official_test]))
                 raise DataError(
                     f"class {name!r} has {n_images} images in {n_groups} group{'s' * (n_groups != 1)} of "
-                    f"near-duplicates, which stay together, and none is left for {split}; {listed_in} lists them: add "
-                    "images that differ, lower preprocess.near_duplicate_bits, or set preprocess.near_duplicates: keep"
+                    f"near-duplicates (or of preprocess.group_by), which stay together, and none is left for {split}; "
+                    f"{listed_in} lists them: add images that differ, lower preprocess.near_duplicate_bits, or set "
+                    "preprocess.near_duplicates: keep (right for a fixed camera)"
                 )
         if official and not new and not np.any(official_test[own]):
             raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
@@ -380,7 +409,7 @@ def _repeats(
     for row in rows.tolist():
         kept = first.setdefault(int(labels[row]), row)
         if kept != row and row in asked:
-            found.append((row, kept, "near-duplicate"))
+            found.append((row, kept, _REPEATED))
     return found
 
 
