@@ -68,7 +68,7 @@ def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
     assert [bar.split()[0] for bar in bars] == ["cat", "dog"]
     assert all(bar.endswith("%") for bar in bars)
     assert "Done: cat, " in page.get_by_role("status").inner_text()
-    assert "Answered by pets, version 1 in " in page.locator("#facts").inner_text()
+    assert "Answered by pets, version 1, round trip " in page.locator("#facts").inner_text()
     assert page.get_by_alt_text("Your image, classified as cat").is_visible()
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, "nothing sticks out on a phone"
