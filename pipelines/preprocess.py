@@ -18,6 +18,7 @@ def main() -> None:
     from darkroom.data.preparation.auto import choose_form
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.raw.layouts import read_manifest
+    from darkroom.data.raw.sources import read_sources
     from darkroom.files.writing import write_csv
 
     limits = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
@@ -36,7 +37,7 @@ def main() -> None:
     with DatasetWriter(paths.out, image_shape=form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
-                rows.read_sources(paths.raw, paths.incoming, **limits),
+                read_sources(paths.raw, paths.incoming, **limits),
                 writer,
                 size=form.size,
                 color=form.color,
