@@ -43,7 +43,7 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
     out = stage.root / "models" / "cnn"
-    made = {"history.csv", "model.keras", "model.onnx", "run.json"}
+    made = {"history.csv", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
     assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))

@@ -17,6 +17,7 @@ def write_shades(directory: Path, *, splits: list[str], shape: tuple[int, int, i
     with DatasetWriter(directory, image_shape=shape, shard_bytes=1 << 14) as writer:
         rows = writer.append(images)
         names = [["dark", "light"][label] for label in labels]
-        index = pd.DataFrame({"row": rows, "id": [f"{row:064x}" for row in rows], "label": names, "split": splits})
+        ids = [f"{row:064x}" for row in rows]
+        index = pd.DataFrame({"row": rows, "id": ids, "group": ids, "label": names, "split": splits})
         writer.finish(index=index, manifest={"dataset": "shades", "classes": ["dark", "light"], "color": "grey"})
     return str(json.loads((directory / "manifest.json").read_text())["digest"])

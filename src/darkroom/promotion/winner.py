@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import DataError
 from darkroom.evaluation.predictions import Predictions, read_predictions, test_rows
 from darkroom.files.writing import checksum, read_json
@@ -32,6 +33,11 @@ class Winner:
     predictions: Path
     prepared: Path
     raw: Path
+
+    @property
+    def seen(self) -> Path:
+        """The ids of the images that it was trained and tuned on."""
+        return self.onnx.with_name(SEEN_FILE)
 
     @cached_property
     def model_sha256(self) -> str:

@@ -55,7 +55,7 @@ def origins(raw: Path, incoming: Path) -> tuple[list[Origin], list[Any]]:
 def test_originals_are_found_in_every_format(tmp_path: Path, kind: str) -> None:
     raw, incoming = written(tmp_path / "raw", kind), drop(tmp_path / "incoming")
     known, data = origins(raw, incoming)
-    chosen = np.random.default_rng(0).permutation(len(known))[:9].tolist() + [len(known) - 1]
+    chosen = [*np.random.default_rng(0).permutation(len(known))[:9].tolist(), len(known) - 1]
     wanted = list(dict.fromkeys(chosen))
     found = dict(read_originals(raw, incoming, [known[number] for number in wanted]))
     assert sorted(found) == list(range(len(wanted)))
