@@ -118,7 +118,7 @@ def evaluate(root: Path) -> None:
     probabilities = package.probabilities(images)
     predicted = [package.classes[best] for best in probabilities.argmax(axis=1)]
     frame = pd.DataFrame({"candidate": "cnn", "id": index["id"], "label": index["label"], "predicted": predicted})
-    frame["probabilities"] = list(probabilities)
+    frame["probabilities"] = list(probabilities[:, [package.classes.index(name) for name in CLASSES]])
     (root / "reports").mkdir(exist_ok=True)
     frame.to_parquet(root / "reports" / "predictions.parquet")
     accuracy = float((frame["label"] == frame["predicted"]).mean())

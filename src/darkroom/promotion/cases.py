@@ -10,9 +10,10 @@ from darkroom.evaluation import predictions
 from darkroom.files.writing import checksum, read_json, write_text
 from darkroom.project.params import digest
 from darkroom.project.repository import repository_root
+from darkroom.promotion.answers import Answers, Scored
 from darkroom.promotion.decision import Decision, decide
 from darkroom.promotion.params import Gates
-from darkroom.promotion.scoring import answer
+from darkroom.promotion.scoring import probabilities
 from darkroom.promotion.slices import test_slices
 from darkroom.promotion.winner import Winner
 from darkroom.registry.snapshot import Version
@@ -21,7 +22,7 @@ from darkroom.registry.versions import load
 # Modules: a change in one of them asks every case again.
 DECIDES = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("cases", "decision", "gates", "paired", "scoring", "slices", "winner")
+    for name in ("answers", "cases", "decision", "gates", "paired", "scoring", "slices", "winner")
 ]
 
 
@@ -74,19 +75,21 @@ def _is_of_content(tag: str) -> bool:
 
 def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
     """Return the decision, after scoring the champion now on the images that the winner was scored on."""
-    candidate = winner.answers()
+    predicted = winner.answers()
+    dataset, rows = winner.test_images(predicted)
+    classes, labels = dataset.classes, predicted.labels
+    candidate = Answers.of(predicted.probabilities, classes=classes, labels=labels)
     if champion is None:
-        return decide(candidate.correct, None, labels=candidate.labels, slices=[], metrics=winner.metrics, rule=gates)
-    dataset, rows = winner.test_images(candidate)
+        return decide(Scored(labels, candidate), classes=classes, metrics=winner.metrics, rule=gates)
     package = load(champion)
-    decision = decide(
-        candidate.correct,
-        answer(champion, package, dataset, rows) == candidate.labels,
-        labels=candidate.labels,
+    found = probabilities(champion, package, dataset, rows)
+    test = Scored(
+        labels,
+        candidate,
+        champion=Answers.of(found, classes=package.classes, labels=labels),
         slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
-        metrics=winner.metrics,
-        rule=gates,
     )
+    decision = decide(test, classes=classes, champion_classes=package.classes, metrics=winner.metrics, rule=gates)
     if champion.tags.get("test_ids_sha256") != winner.test_ids_sha256:
         decision.reasons.append(
             "The test set has changed since the champion's promotion; both models were scored again."
