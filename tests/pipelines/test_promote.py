@@ -32,6 +32,8 @@ ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "report
 ARGUMENTS += [
     "--raw",
     "data/raw",
+    "--incoming",
+    "data/incoming",
     "--prepared",
     "data/prepared",
     "--models",
@@ -133,7 +135,7 @@ def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
     promoted()
     train(root, reads=1)
     first = promoted()
-    monkeypatch.setattr(cases, "load", None)
+    monkeypatch.setattr(cases, "loaded", None)
     assert promoted() == first
 
 
@@ -219,7 +221,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
     train(root, reads=0)
     monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
-    monkeypatch.setattr(cases, "load", versions.load)
+    monkeypatch.setattr(cases, "loaded", versions.load)
     with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
         promote.main()
 

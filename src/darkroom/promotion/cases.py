@@ -6,6 +6,9 @@ promote runs in every `dvc repro`; a case that was decided before is answered wi
 import json
 from pathlib import Path
 
+import numpy as np
+
+from darkroom.data.arrays.seen import is_seen, read_seen_ids
 from darkroom.evaluation import predictions
 from darkroom.files.writing import checksum, read_json, write_text
 from darkroom.project.params import digest
@@ -13,11 +16,10 @@ from darkroom.project.repository import repository_root
 from darkroom.promotion.answers import Answers, Scored
 from darkroom.promotion.decision import Decision, decide
 from darkroom.promotion.params import Gates
-from darkroom.promotion.scoring import probabilities
+from darkroom.promotion.scoring import NotComparable, loaded, probabilities, seen_by
 from darkroom.promotion.slices import test_slices
 from darkroom.promotion.winner import Winner
 from darkroom.registry.snapshot import Version
-from darkroom.registry.versions import load
 
 # Modules: a change in one of them asks every case again.
 DECIDES = [
@@ -46,7 +48,10 @@ class Case:
         """
         if self._kept.is_file():
             return Decision(**read_json(self._kept))
-        decision = _decide(self._winner, self._champion, self._gates)
+        try:
+            decision = _decide(self._winner, self._champion, self._gates)
+        except NotComparable as reason:  # not kept: what is missing may come back
+            return Decision(False, [str(reason)], {})
         self.keep(decision)
         return decision
 
@@ -59,7 +64,7 @@ def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
     """Return where the decision of the case is kept: the name is the digest of all that it depends on."""
     of_champion = sorted((champion.tags if champion else {}).items())
     inputs = {
-        "candidate": [winner.model_sha256, checksum(winner.predictions), winner.metrics],
+        "candidate": [winner.model_sha256, checksum(winner.predictions), checksum(winner.seen), winner.metrics],
         "champion": [champion.version if champion else None, *(tag for tag in of_champion if _is_of_content(tag[0]))],
         "test": [winner.test_ids_sha256, checksum(winner.prepared / "manifest.json")],
         "slices": checksum(winner.prepared / "index.parquet"),
@@ -81,12 +86,14 @@ def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
     candidate = Answers.of(predicted.probabilities, classes=classes, labels=labels)
     if champion is None:
         return decide(Scored(labels, candidate), classes=classes, metrics=winner.metrics, rule=gates)
-    package = load(champion)
-    found = probabilities(champion, package, dataset, rows)
+    package, known = loaded(champion), seen_by(champion)
+    seen = read_seen_ids(winner.seen) if known is None else np.union1d(known, read_seen_ids(winner.seen))
+    found = probabilities(champion, package, dataset, rows, raw=winner.raw, incoming=winner.incoming)
     test = Scored(
         labels,
         candidate,
         champion=Answers.of(found, classes=package.classes, labels=labels),
+        comparable=~is_seen(dataset.index().iloc[rows], seen),
         slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
     )
     decision = decide(test, classes=classes, champion_classes=package.classes, metrics=winner.metrics, rule=gates)

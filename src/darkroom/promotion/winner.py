@@ -23,7 +23,7 @@ class Winner:
         test_ids_sha256: digest of the test images that it was evaluated on.
         onnx: its model.onnx; run.json, which says what trained it, lies beside.
         predictions: predictions.parquet of all candidates.
-        prepared, raw: the directories of the data.
+        prepared, raw, incoming: the directories of the data.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Winner:
     predictions: Path
     prepared: Path
     raw: Path
+    incoming: Path
 
     @property
     def seen(self) -> Path:
@@ -55,7 +56,14 @@ class Winner:
 
 
 def read_winner(
-    evaluation: Path, *, predictions: Path, models: Path, prepared: Path, raw: Path, named: list[str]
+    evaluation: Path,
+    *,
+    predictions: Path,
+    models: Path,
+    prepared: Path,
+    raw: Path,
+    incoming: Path,
+    named: list[str],
 ) -> Winner:
     """Return the winner that evaluation.json names.
 
@@ -81,4 +89,5 @@ def read_winner(
         predictions=predictions,
         prepared=prepared,
         raw=raw,
+        incoming=incoming,
     )

@@ -26,6 +26,8 @@ SPLITS = ("train", "val", "test")
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 
+FORM = ("image_shape", "color")  # what of the manifest decides to which pixels an original is turned
+
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 
 
@@ -112,6 +114,11 @@ class Dataset:
         labels = load_array(directory / "labels.npy", np.int64, (n_rows,), stage=stage)
         splits = load_array(directory / "splits.npy", np.int8, (n_rows,), stage=stage)
         return cls(directory, manifest=manifest, labels=labels, splits=splits, images=Images(shards, shape))
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What was done to every original; a model that was trained on the dataset does the same to what it is sent."""
+        return {name: self.manifest[name] for name in FORM}
 
     def rows(self, split: str) -> np.ndarray:
         """Return the row numbers of a split (train, val, test or unused): int64, ascending.
