@@ -30,6 +30,7 @@ PARAMS = {
     "color": "rgb",
     "val_fraction": 0.2,
     "test_fraction": 0.2,
+    "recent_fraction": 0.3,
     "seed": 7,
     "near_duplicates": "keep",
     "near_duplicate_bits": 4,
@@ -176,10 +177,11 @@ def test_npz_and_idx_of_the_same_arrays_give_the_same_bytes(place):
     assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
 
 
-def test_new_images_join_train_and_val_but_no_official_test_set(place):
+def test_new_images_never_join_an_official_test_set(place, capsys):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
     before = place.run().index().set_index("source")["split"]
+    assert "recent" not in capsys.readouterr().err
     place.incoming(some("dog", "bird"))
     data = place.run()
     after = data.index().set_index("source")
@@ -187,8 +189,12 @@ def test_new_images_join_train_and_val_but_no_official_test_set(place):
     assert after["split"][before.index].equals(before)
     new = after[after["incoming"]]
     assert len(new) == 40
-    assert set(new["split"]) == {"train", "val"}
     assert "incoming/bird/0.png" in new.index
+    for name in ("bird", "dog"):
+        assert set(new["split"][new["label"] == name]) == {"train", "val", "recent"}
+    recent = new["label"][new["split"] == "recent"].value_counts().to_dict()
+    assert data.manifest["counts"]["recent"] == {"bird": 0, "cat": 0, "dog": 0} | recent
+    assert f"test 40, recent {sum(recent.values())};" in capsys.readouterr().err
 
 
 def test_exact_copies_become_one_row_and_test_keeps_its_own(place):
@@ -396,7 +402,8 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"image_size": [28]}, r"preprocess.image_size is \[28\]: "),
         ({"image_size": "automatic"}, "preprocess.image_size is 'automatic': expected .* or 'auto'"),
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training images"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction and test_fraction leave no training images"),
+        ({"val_fraction": 0.4, "recent_fraction": 0.6}, "val_fraction and recent_fraction leave no training images"),
         ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
-from darkroom.promotion import cases
+from darkroom.promotion import scored
 from darkroom.registry import aliases, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
@@ -135,7 +135,7 @@ def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
     promoted()
     train(root, reads=1)
     first = promoted()
-    monkeypatch.setattr(cases, "loaded", None)
+    monkeypatch.setattr(scored, "loaded", None)
     assert promoted() == first
 
 
@@ -221,7 +221,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
     train(root, reads=0)
     monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
-    monkeypatch.setattr(cases, "loaded", versions.load)
+    monkeypatch.setattr(scored, "loaded", versions.load)
     with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
         promote.main()
 
@@ -305,7 +305,7 @@ def test_predictions_of_other_images_are_refused(root):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions.loc[0, "id"] = "f" * 64
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the test set"):
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the split test of"):
         promote.main()
 
 

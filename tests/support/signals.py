@@ -126,7 +126,12 @@ class Signals:
         write_seen_ids(folder / SEEN_FILE, seen_ids(data))
         with runs.run(experiment="signals", name="train-cnn", params={}, tags={"candidate": "cnn"}) as run:
             uri = run.log_package(onnx, seen=folder / SEEN_FILE)
-        said = {"run_id": run.id, "experiment": "signals", "tracking_uri": run.tracking_uri, "model_uri": uri}
+        said: dict[str, Any] = {
+            "run_id": run.id,
+            "experiment": "signals",
+            "tracking_uri": run.tracking_uri,
+            "model_uri": uri,
+        }
         said |= {"git_commit": "c" * 40, "git_dirty": False, "data_digest": data.manifest["digest"]}
         said |= {"params_digest": "p" * 64, "best_epoch": 0, "val_accuracy": 0.9, "train_seconds": 1.0}
         (folder / "run.json").write_text(json.dumps(said))

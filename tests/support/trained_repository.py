@@ -128,7 +128,7 @@ def evaluate(root: Path) -> None:
     images = np.load(root / "data" / "prepared" / "images-00000.npy")
     probabilities = package.probabilities(images)
     predicted = [package.classes[best] for best in probabilities.argmax(axis=1)]
-    frame = pd.DataFrame({"candidate": "cnn", "id": index["id"], "label": index["label"], "predicted": predicted})
+    frame = index[["split", "id", "label"]].assign(candidate="cnn", predicted=predicted)
     frame["probabilities"] = list(probabilities[:, [package.classes.index(name) for name in CLASSES]])
     (root / "reports").mkdir(exist_ok=True)
     frame.to_parquet(root / "reports" / "predictions.parquet")
@@ -144,6 +144,7 @@ def evaluate(root: Path) -> None:
         "latency_ms_p50": 0.1,
         "latency_ms_p95": 0.2,
         "model_bytes": 1000,
+        "recent": None,
     }
     report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": scores}}
     (root / "reports" / "evaluation.json").write_text(json.dumps(report))

@@ -6,25 +6,21 @@ promote runs in every `dvc repro`; a case that was decided before is answered wi
 import json
 from pathlib import Path
 
-import numpy as np
-
-from darkroom.data.arrays.seen import is_seen, read_seen_ids
 from darkroom.evaluation import predictions
 from darkroom.files.writing import checksum, read_json, write_text
 from darkroom.project.params import digest
 from darkroom.project.repository import repository_root
-from darkroom.promotion.answers import Answers, Scored
 from darkroom.promotion.decision import Decision, decide
 from darkroom.promotion.params import Gates
-from darkroom.promotion.scoring import NotComparable, loaded, probabilities, seen_by
-from darkroom.promotion.slices import test_slices
+from darkroom.promotion.scored import score
+from darkroom.promotion.scoring import NotComparable
 from darkroom.promotion.winner import Winner
 from darkroom.registry.snapshot import Version
 
 # Modules: a change in one of them asks every case again.
 DECIDES = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("answers", "cases", "decision", "gates", "paired", "scoring", "slices", "winner")
+    for name in ("answers", "cases", "decision", "gates", "paired", "scored", "scoring", "slices", "winner")
 ]
 
 
@@ -79,30 +75,15 @@ def _is_of_content(tag: str) -> bool:
 
 
 def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
-    """Return the decision, after scoring the champion now on the images that the winner was scored on."""
-    predicted = winner.answers()
-    dataset, rows = winner.test_images(predicted)
-    classes, labels = dataset.classes, predicted.labels
-    candidate = Answers.of(predicted.probabilities, classes=classes, labels=labels)
-    if champion is None:
-        return decide(Scored(labels, candidate), classes=classes, metrics=winner.metrics, rule=gates)
-    package, known = loaded(champion), seen_by(champion)
-    seen = read_seen_ids(winner.seen) if known is None else np.union1d(known, read_seen_ids(winner.seen))
-    found = probabilities(champion, package, dataset, rows, raw=winner.raw, incoming=winner.incoming)
-    test = Scored(
-        labels,
-        candidate,
-        champion=Answers.of(found, classes=package.classes, labels=labels),
-        comparable=~is_seen(dataset.index().iloc[rows], seen),
-        slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
+    by = gates.slice_accuracy.by if gates.slice_accuracy else []
+    both = score(winner, champion, slices=by)
+    decision = decide(
+        both.test,
+        recent=both.recent,
+        classes=both.classes,
+        champion_classes=both.champion_classes,
+        metrics=winner.metrics,
+        rule=gates,
     )
-    decision = decide(test, classes=classes, champion_classes=package.classes, metrics=winner.metrics, rule=gates)
-    if champion.tags.get("test_ids_sha256") != winner.test_ids_sha256:
-        decision.reasons.append(
-            "The test set has changed since the champion's promotion; both models were scored again."
-        )
-    if missing := sorted(set(dataset.classes) - set(package.classes)):
-        decision.reasons.append(
-            f"The champion does not know the classes {', '.join(missing)}; their images count as errors."
-        )
+    decision.reasons.extend(both.remarks)
     return decision

@@ -63,8 +63,8 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
     """
     if limit is None:
         return decision
-    answers = winner.answers()
-    dataset, rows = winner.test_images(answers)
+    answers = winner.answers("test")
+    dataset, rows = winner.images(answers)
     rows = rows[:N_VERIFIED]
     expected = answers.probabilities[:N_VERIFIED]
     difference = register.verify(version, dataset.images[rows], expected, tolerance=limit)

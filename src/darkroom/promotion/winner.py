@@ -10,7 +10,7 @@ import numpy as np
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import DataError
-from darkroom.evaluation.predictions import Predictions, read_predictions, test_rows
+from darkroom.evaluation.predictions import Predictions, answered_rows, read_predictions
 from darkroom.files.writing import checksum, read_json
 
 
@@ -45,14 +45,14 @@ class Winner:
         """The sha256 of its model.onnx."""
         return checksum(self.onnx)
 
-    def answers(self) -> Predictions:
-        """Return what it answered on the test images."""
-        return read_predictions(self.predictions, self.name)
+    def answers(self, split: str) -> Predictions:
+        """Return what it answered on the images of a split, test or recent; there may be no recent ones."""
+        return read_predictions(self.predictions, self.name, split=split)
 
-    def test_images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
+    def images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
         """Return the dataset, and the row numbers in it of the images that were answered."""
         dataset = Dataset.open(self.prepared)
-        return dataset, test_rows(dataset, answers.ids)
+        return dataset, answered_rows(dataset, answers)
 
 
 def read_winner(

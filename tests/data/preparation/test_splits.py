@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.data.preparation.splits import assign, check_classes, near_duplicate_components
+from darkroom.data.preparation.splits import Fractions, assign, check_classes, near_duplicate_components
 from darkroom.errors import DataError
 
-TRAIN, VAL, TEST, UNUSED = 0, 1, 2, -1
+TRAIN, VAL, TEST, RECENT, UNUSED = 0, 1, 2, 3, -1
 
 
 def ids_of(n: int, seed: int = 0) -> np.ndarray:
@@ -30,8 +30,7 @@ def split(ids: np.ndarray, **changed):
         "near_duplicates": "group",
         "near_duplicate_bits": 4,
         "seed": 7,
-        "val_fraction": 0.2,
-        "test_fraction": 0.3,
+        "fractions": Fractions(val=0.2, test=0.3, recent=0.4),
     }
     return assign(**arguments | changed)
 
@@ -59,9 +58,12 @@ def test_another_seed_is_another_split():
 
 def test_an_official_test_set_gets_nothing_new():
     official = mark(1000, *range(0, 1000, 5))
-    splits = split(ids_of(1000), official_test=official, incoming=mark(1000, 998, 999)).splits
+    incoming = ~official & (np.arange(1000) > 500)
+    splits = split(ids_of(1000), official_test=official, incoming=incoming).splits
     assert np.array_equal(splits == TEST, official)
     assert np.mean(splits[~official] == VAL) == pytest.approx(0.2, abs=0.05)
+    assert not np.any(splits[~incoming] == RECENT)
+    assert np.mean(splits[incoming] == RECENT) == pytest.approx(0.4, abs=0.05)
 
 
 def test_near_duplicates_sit_on_one_side():
@@ -185,6 +187,8 @@ def test_every_class_needs_an_image_in_every_split():
 
 
 def test_only_incoming_classes_may_lack_official_test_images():
-    check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3, 4])
+    check([0, 1, 2, 0, 1, 3], [0, 0, 0, 1, 1, 1], official=[2], incoming=[3, 4, 5])
+    with pytest.raises(DataError, match=r"class 'dog' has 2 usable images for 3 splits \(train, val, recent\); add"):
+        check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3, 4])
     with pytest.raises(DataError, match="class 'dog' has no images in the official test set; add some or remove"):
         check([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], official=[2], incoming=[3])

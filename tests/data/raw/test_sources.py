@@ -60,7 +60,7 @@ def test_originals_are_found_in_every_format(tmp_path: Path, kind: str) -> None:
     found = dict(read_originals(raw, incoming, [known[number] for number in wanted]))
     assert sorted(found) == list(range(len(wanted)))
     for position, number in enumerate(wanted):
-        assert np.array_equal(found[position], data[number])  # type: ignore[arg-type]
+        assert np.array_equal(found[position], data[number])
 
 
 def test_a_name_may_stand_in_both_places(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ dataset itself.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -19,7 +19,21 @@ from darkroom.errors import DataError
 
 _OF_TEST = "near-duplicate of a test image"
 _OF_TWO_SPLITS = "near-duplicate of images in two splits"
-_TRAIN, _VAL, _TEST, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "unused"))
+_TRAIN, _VAL, _TEST, _RECENT, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "recent", "unused"))
+
+
+class Fractions(NamedTuple):
+    """The shares of the splits that are not train, each in (0, 1).
+
+    Attributes:
+        val: of the images outside an official test set.
+        test: the same; not used where there is an official test set.
+        recent: of the incoming images; used only where there is an official test set.
+    """
+
+    val: float
+    test: float
+    recent: float
 
 
 class Assignment(NamedTuple):
@@ -46,8 +60,7 @@ def assign(
     near_duplicates: str,
     near_duplicate_bits: int,
     seed: int,
-    val_fraction: float,
-    test_fraction: float,
+    fractions: Fractions,
 ) -> Assignment:
     """Return the split of every row: drawn by seed and id, near-duplicates together; test only if none is official.
 
@@ -68,10 +81,16 @@ def assign(
         near_duplicate_bits: largest Hamming distance of two hashes of one image, of 64. Above 8 the search compares
             too many pairs, and different images pass for one.
         seed: of the draw.
-        val_fraction: of the rows outside an official test set, in (0, 1).
-        test_fraction: the same; not used where rows are official.
     """
-    fractions = (val_fraction, 0.0 if official_test.any() else test_fraction)
+    official = bool(official_test.any())
+
+    def draw(key: int) -> int:
+        if not official:
+            shares = {_TEST: fractions.test, _VAL: fractions.val}
+        else:
+            shares = {_RECENT: fractions.recent if incoming[key] else 0.0, _VAL: fractions.val}
+        return _draw(ids[key], seed=seed, shares=shares)
+
     everyone = np.arange(len(ids))
     components = old_components = everyone
     if near_duplicates != "keep":
@@ -91,7 +110,7 @@ def assign(
                 dropped += [(row, int(tests[0]), _OF_TEST) for row in part[~official_test[part]].tolist()]
             elif near_duplicates == "drop":
                 dropped += _repeats(part, labels=labels)
-            sides.add(_TEST if len(tests) > 0 else _draw(ids[groups[part[0]]], seed=seed, fractions=fractions))
+            sides.add(_TEST if len(tests) > 0 else draw(int(groups[part[0]])))
         tests = old[official_test[old]]
         if len(tests) > 0:
             dropped += [(row, int(tests[0]), _OF_TEST) for row in new.tolist()]
@@ -101,7 +120,7 @@ def assign(
             groups[new] = _smallest(ids, old if len(old) > 0 else new)
             if near_duplicates == "drop":
                 dropped += _repeats(rows, labels=labels, candidates=new)
-    drawn = {key: _draw(ids[key], seed=seed, fractions=fractions) for key in np.unique(groups).tolist()}
+    drawn = {key: draw(key) for key in np.unique(groups).tolist()}
     splits = np.array([drawn[key] for key in groups.tolist()], np.int8)
     splits[official_test] = _TEST
     splits[[row for row, _, _ in dropped]] = _UNUSED
@@ -136,7 +155,7 @@ def check_classes(
 ) -> None:
     """Check that there is something to learn and to measure: two classes, each with images in every split.
 
-    A class that exists in incoming images alone may lack an official test image: it can never have one.
+    Beside an official test set, a class that only incoming images have needs recent images instead of test images.
 
     Raises:
         DataError: no image, one class only, a class with fewer images than splits, or a split without one of a class.
@@ -147,9 +166,10 @@ def check_classes(
         found = f"only one class, {classes[labels[used][0]]!r}" if n_classes else "no usable images"
         raise DataError(f"found {found}; expected at least two classes with images in each")
     official = bool(official_test.any())
-    drawn = ("train", "val") if official else ("train", "val", "test")
     for code, name in enumerate(classes):
         own = used & (labels == code)
+        new = official and bool(np.all(incoming[own]))
+        drawn = ("train", "val", *(["recent"] if new else [] if official else ["test"]))
         n_images = int(np.count_nonzero(own & ~official_test))
         if n_images < len(drawn):
             raise DataError(
@@ -162,16 +182,19 @@ def check_classes(
                     f"class {name!r} has {n_images} images, but the random split left none for {split}; add images, "
                     "raise the split's fraction in preprocess, or change preprocess.seed"
                 )
-        if official and not np.any(official_test[own]) and not np.all(incoming[own]):
+        if official and not new and not np.any(official_test[own]):
             raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
 
 
-def _draw(image_id: np.ndarray, *, seed: int, fractions: tuple[float, float]) -> int:
-    val, test = fractions
+def _draw(image_id: np.ndarray, *, seed: int, shares: Mapping[int, float]) -> int:
+    """Return the split on whose share of [0, 1) the number of the image falls; the rest is train."""
     number = int.from_bytes(hashlib.sha256(b"%d:" % seed + image_id.tobytes()).digest()[:8], "big") / 2**64
-    if number < test:
-        return _TEST
-    return _VAL if number < test + val else _TRAIN
+    end = 0.0
+    for split, share in shares.items():
+        end += share
+        if number < end:
+            return split
+    return _TRAIN
 
 
 def _several(components: np.ndarray) -> Iterator[np.ndarray]:
