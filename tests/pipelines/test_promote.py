@@ -270,6 +270,7 @@ def test_a_model_from_the_cache_is_logged_again_in_a_new_store(root):
     champion = versions.find("pets", alias="champion")
     assert champion.tags["git.commit"] == "c" * 40
     assert champion.tags["candidate"] == "cnn"
+    assert champion.tags["sha256/artifacts/seen_ids.npy"] == sha256_of(root / "models/cnn/seen_ids.npy")
 
 
 def test_a_champion_with_other_classes_is_compared_by_class_name(root):
