@@ -132,3 +132,75 @@ def test_two_versions_of_different_forms_are_compared_on_the_originals(signals):
     (signals.root / "data" / "raw" / "images.tar").unlink()
     with pytest.raises(DataError, match="Version 1 takes images of another form than the prepared ones, so it is"):
         compare_versions(*found, data=signals.root / "data" / "prepared")
+
+
+def test_after_another_seed_only_unseen_images_are_compared(signals):
+    """Both models know their training images by heart and are equally good on others."""
+    signals.add(200, right={"colour": 0.8, "fine": 0.8, "sides": 0.8})
+    champion(signals, None)
+    before = signals.split("test")
+    signals.prepare(seed=8)
+    signals.train(None)
+    both = before & signals.split("test")
+    report = signals.promote()
+    test = report["tests"]["champion"]
+    assert (report["decision"], test["loss"], test["n_images"]) == ("kept", False, len(both))
+    n_seen = len(signals.split("test") - both)
+    assert f"{n_seen} images were not compared: one of the models was trained or tuned on them." in report["reasons"]
+    assert abs(test["difference"]) < 0.15
+
+
+def test_too_few_unseen_images_give_no_verdict(signals):
+    signals.add(250, right=MIXED)
+    champion(signals, "sides", test_fraction=0.2)
+    before = signals.split("test")
+    signals.prepare(seed=8)
+    signals.train("colour")
+    report = signals.promote()
+    assert report["decision"] == "kept"
+    n_unseen = len(before & signals.split("test"))
+    assert f"only {n_unseen} were not seen by either model in training or tuning, too few" in " ".join(
+        report["reasons"]
+    )
+
+
+def test_a_champion_that_does_not_say_what_it_saw_is_compared_on_all(signals):
+    signals.add(250, right=MIXED)
+    champion(signals, "sides")
+    client().delete_model_version_tag("signals", "1", "sha256/artifacts/seen_ids.npy")
+    signals.prepare(seed=8)
+    signals.train("colour")
+    report = signals.promote()
+    assert report["decision"] == "promoted"
+    assert report["tests"]["champion"]["n_images"] == len(signals.split("test"))
+    assert "Version 1 does not say which images it was trained on; it may have seen some of these" in " ".join(
+        report["reasons"]
+    )
+
+
+def test_a_class_is_only_given_up_with_approval(signals):
+    signals.add(150, classes=("left", "right", "up"), right=MIXED)
+    signals.params["promote"]["gates"]["every_class"] = None
+    champion(signals, "sides")
+    signals.add(150, right=MIXED)
+    signals.prepare()
+    signals.train("colour")
+    report = signals.promote()
+    assert report["decision"] == "awaiting_approval", report["reasons"]
+    assert "The champion knows up, the candidate does not; losing a class needs an approval." in report["reasons"]
+    assert versions.read("signals").aliases["champion"] == "1"
+
+
+def test_a_champion_that_fails_on_recent_images_is_replaced(signals):
+    """New images look otherwise: what the champion reads says the opposite there."""
+    signals.add(250, official=True, right={"colour": 0.95, "fine": 0.95, "sides": 0.95})
+    champion(signals, "sides", recent_fraction=0.4)
+    for code, label in enumerate(("left", "right")):
+        signals.drop(150, label, code, right={"colour": 0.95, "fine": 0.95, "sides": 0.05})
+    signals.prepare()
+    signals.train("colour")
+    report = signals.promote()
+    assert report["decision"] == "promoted", report["reasons"]
+    assert report["tests"]["champion_recent"]["champion_accuracy"] < 0.2
+    assert "The gain on the recent images decides" in report["tests"]["champion"]["sentence"]
+    assert report["tests"]["champion_recent"]["n_images"] == len(signals.split("recent"))

@@ -60,7 +60,7 @@ def score(winner: Winner, champion: Version | None, *, slices: Sequence[str]) ->
     for split, scored in parts.items():
         own = slice(start, start := start + len(scored.labels))
         answers = Answers.of(asked[own], classes=package.classes, labels=scored.labels)
-        parts[split] = replace(scored, champion=answers, comparable=~seen[own])
+        parts[split] = replace(scored, champion=answers, comparable=~seen[own] if seen[own].any() else None)
     test = replace(parts["test"], slices=test_slices(dataset, rows["test"], by=slices))
     n_seen = int(np.count_nonzero(seen))
     return Both(test, parts.get("recent"), dataset.classes, package.classes, _remarks(winner, champion, n_seen=n_seen))
