@@ -61,6 +61,7 @@ def main() -> None:
             fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
+        prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 

@@ -368,10 +368,16 @@ def test_a_class_whose_images_were_all_rejected_is_named(place):
     fails(place, "class 'eel' has 0 usable images for 3 splits")
 
 
-def test_a_split_that_lacks_a_class_is_named(place):
-    place.raw(some("cat", "dog") | some("eel", n=3))
-    place.params(val_fraction=0.01)
-    fails(place, "class 'cat' has 20 images, but the random split left none for val; add images, raise")
+def test_a_class_of_too_few_groups_is_named_with_their_list(place):
+    eels = some("eel", n=2)
+    place.raw(some("cat", "dog") | eels | {"eel/copy.bmp": saved_again(eels["eel/0.png"])})
+    place.params(near_duplicates="group")
+    fails(
+        place,
+        r"class 'eel' has 3 images in 2 groups of near-duplicates, which stay together, and none is left for \w+; "
+        r"reports/data/duplicates.csv lists them: add images that differ, lower preprocess.near_duplicate_bits",
+    )
+    assert [line[:3] for line in listed("duplicates")] == [["eel/copy.bmp", "eel/0.png", "near"]]
 
 
 def test_one_class_only_is_an_error(place):

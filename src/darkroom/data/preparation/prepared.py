@@ -41,11 +41,7 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
 def split_rows(
     rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
 ) -> Assignment:
-    """Return the split of every row, after a check of the classes; rows with two labels are unused. See splits.assign.
-
-    Raises:
-        DataError: see splits.check_classes.
-    """
+    """Return the split of every row; rows with two labels are unused. See splits.assign."""
     usable = rows.usable
     found = assign(
         ids=rows.ids[usable],
@@ -62,8 +58,23 @@ def split_rows(
     groups = np.arange(len(rows))
     splits[usable], groups[usable] = found.splits, usable[found.groups]
     dropped = [(int(usable[row]), int(usable[of]), reason) for row, of, reason in found.dropped]
-    check_classes(splits, rows.labels, classes=rows.classes, official_test=rows.official_test, incoming=rows.incoming)
     return Assignment(splits, groups, dropped)
+
+
+def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
+    """Refuse a split that lacks a class. See splits.check_classes.
+
+    Raises:
+        DataError: names the class, and the file that lists the near-duplicates.
+    """
+    check_classes(
+        assignment,
+        rows.labels,
+        classes=rows.classes,
+        official_test=rows.official_test,
+        incoming=rows.incoming,
+        listed_in=listed_in,
+    )
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
