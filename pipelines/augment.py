@@ -9,7 +9,7 @@ def main() -> None:
     paths = stage_paths(__doc__, "prepared", "out", "report")
     params = load_section("augment", AugmentParams)
     machine = load_section("compute", ComputeParams)
-    from darkroom.data.arrays.dataset import FORM, Dataset
+    from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.augmentation.copies import copies_index, draw_copies, preview
     from darkroom.figures import grid
@@ -36,7 +36,7 @@ def main() -> None:
         ):
             writer.append(block)
         index = copies_index(parents, copies=params.copies)
-        known = {key: prepared.manifest[key] for key in ("dataset", "classes", *FORM, "mean", "std")}
+        known = {key: prepared.manifest[key] for key in ("dataset", "classes", "mean", "std")} | prepared.form
         made = {
             "prepared_digest": prepared.manifest["digest"],
             "augment": params.model_dump(exclude={"preview_images"}),

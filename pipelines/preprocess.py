@@ -1,5 +1,7 @@
 """Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
 
+from typing import Any
+
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
 from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
@@ -20,9 +22,10 @@ def main() -> None:
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
+    from darkroom.data.raw.sources import read_sources
     from darkroom.files.writing import write_csv
 
-    limits = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
+    limits: dict[str, Any] = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
         chosen = choose_form(
             paths.raw,
@@ -37,7 +40,7 @@ def main() -> None:
     with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
-                rows.read_sources(paths.raw, paths.incoming, **limits),
+                read_sources(paths.raw, paths.incoming, **limits),
                 writer,
                 form=chosen.form,
                 max_pixels=params.max_image_pixels,

@@ -35,6 +35,7 @@ def register_winner(name: str, winner: Winner, *, lock: Path) -> Version:
         run_id=trained["run_id"],
         experiment=trained["experiment"],
         onnx_path=winner.onnx,
+        seen=winner.seen,
         tags=lineage,
     )
     return register.register(

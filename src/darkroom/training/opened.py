@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from darkroom.data.arrays.dataset import FORM, Dataset
+from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.training.recipe import Data, pictures
 
@@ -31,8 +31,7 @@ class Opened(NamedTuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """What a model that was trained on these data says of them."""
-        manifest = self.prepared.manifest
-        return {key: manifest[key] for key in ("dataset", "classes", *FORM) if key in manifest}
+        return {name: self.prepared.manifest[name] for name in ("dataset", "classes")} | self.prepared.form
 
 
 def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> Opened:
