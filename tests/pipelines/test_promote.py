@@ -11,7 +11,7 @@ import pytest
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
-from darkroom.promotion import cases
+from darkroom.promotion import scored
 from darkroom.registry import aliases, check, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
@@ -33,6 +33,8 @@ ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "report
 ARGUMENTS += [
     "--raw",
     "data/raw",
+    "--incoming",
+    "data/incoming",
     "--prepared",
     "data/prepared",
     "--models",
@@ -134,7 +136,7 @@ def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
     promoted()
     train(root, reads=1)
     first = promoted()
-    monkeypatch.setattr(cases, "load", None)
+    monkeypatch.setattr(scored, "loaded", None)
     assert promoted() == first
 
 
@@ -254,7 +256,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
     train(root, reads=0)
     monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
-    monkeypatch.setattr(cases, "load", versions.load)
+    monkeypatch.setattr(scored, "loaded", versions.load)
     with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
         promote.main()
 
@@ -294,7 +296,7 @@ def test_a_lost_champion_file_is_put_back_from_the_same_model(root):
     report = promoted()
     assert (report["decision"], report["champion_after"]) == ("unchanged", "1")
     assert report["reasons"][0] == (
-        "The lost model.onnx of the champion, version 1, was put back from models/cnn/model.onnx."
+        "Lost files of the champion, version 1, were put back from models/cnn: artifacts/model.onnx."
     )
     assert versions.damage(versions.find("pets", alias="champion")) == []
 
@@ -307,8 +309,8 @@ def test_a_lost_champion_is_registered_again_from_the_same_model(root):
     aliases.rollback("pets", reason="dogs are cats")
     train(root, reads=1)
     assert promoted()["decision"] == "awaiting_approval"
+    shutil.copytree(root / "models" / "cnn", root / "models" / "other")
     model_reading(4, root / "models" / "other" / "model.onnx")  # another candidate is the champion's model
-    shutil.copy(root / "models" / "cnn" / "run.json", root / "models" / "other")
     before, lost = versions.read("pets"), versions.find("pets", version="1")
     shutil.rmtree(versions.fetch(lost).parents[1])
     report = promoted()
@@ -327,7 +329,7 @@ def test_a_lost_champion_is_registered_again_from_the_same_model(root):
 def test_a_version_that_answers_otherwise_is_not_promoted(fresh):
     train(fresh, reads=0)
     predictions = pd.read_parquet("reports/predictions.parquet")
-    predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
+    predictions["probabilities"] = [0.9 * row + 0.05 for row in predictions["probabilities"]]
     predictions.to_parquet("reports/predictions.parquet")
     with pytest.raises(
         RegistryError, match=r"probabilities of models:/pets/1 differ from the evaluated model by up to 0\.\d+"
@@ -344,6 +346,7 @@ def test_a_model_from_the_cache_is_logged_again_in_a_new_store(root):
     champion = versions.find("pets", alias="champion")
     assert champion.tags["git.commit"] == "c" * 40
     assert champion.tags["candidate"] == "cnn"
+    assert champion.tags["sha256/artifacts/seen_ids.npy"] == sha256_of(root / "models/cnn/seen_ids.npy")
 
 
 def test_a_champion_with_other_classes_is_compared_by_class_name(root):
@@ -379,7 +382,7 @@ def test_predictions_of_other_images_are_refused(root):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions.loc[0, "id"] = "f" * 64
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the test set"):
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the split test of"):
         promote.main()
 
 

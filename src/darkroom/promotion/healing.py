@@ -3,9 +3,10 @@
 import shutil
 from pathlib import Path
 
+from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import RegistryError
 from darkroom.files.writing import read_json, replacing, sha256_of
-from darkroom.registry.snapshot import MODEL_FILE, SHA256, Registered, Version
+from darkroom.registry.snapshot import SHA256, Registered, Version
 from darkroom.registry.versions import load, lost_files, read
 
 
@@ -33,10 +34,14 @@ def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | N
             f"({places}), and no model.onnx in {models} is the same; restore a backup, check out the "
             "dvc.lock that trained it and run `dvc checkout models`, or go back with `darkroom rollback`"
         )
-    if [*lost] == [MODEL_FILE]:
-        with replacing(lost[MODEL_FILE]) as part:
-            shutil.copyfile(onnx, part)
-        return registered, f"The lost model.onnx of the champion, version {champion.version}, was put back from {onnx}."
+    at_hand = {sha256_of(path): path for path in onnx.parent.iterdir() if path.is_file()}
+    if all(champion.tags[f"{SHA256}{path}"] in at_hand for path in lost):
+        for path, place in lost.items():
+            with replacing(place) as part:
+                shutil.copyfile(at_hand[champion.tags[f"{SHA256}{path}"]], part)
+        return registered, (
+            f"Lost files of the champion, version {champion.version}, were put back from {onnx.parent}: {', '.join(lost)}."
+        )
     version = _register_again(champion, onnx)
     return read(registered.name), (
         f"Files of the champion, version {champion.version}, were lost; the same model ({onnx}) is registered again as "
@@ -51,7 +56,9 @@ def _register_again(champion: Version, onnx: Path) -> Version:
     trained = read_json(onnx.with_name("run.json"))
     decided = (aliases.ROLLED_BACK, aliases.AGAINST)
     tags = {key: value for key, value in champion.tags.items() if not key.startswith(SHA256) and key not in decided}
-    model_uri, _ = runs.log_again(trained["run_id"], experiment=trained["experiment"], onnx_path=onnx, tags=tags)
+    model_uri, _ = runs.log_again(
+        trained["run_id"], experiment=trained["experiment"], onnx_path=onnx, seen=onnx.with_name(SEEN_FILE), tags=tags
+    )
     digest = sha256_of(onnx)
     version = register.register(champion.name, model_uri=model_uri, model_sha256=digest, tags=tags)
     load(version)

@@ -31,7 +31,12 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
     lineage = lineage_tags(
         data_digest=trained["data_digest"], params_digest=trained["params_digest"], candidate=winner.name
     ) | {"git.commit": trained["git_commit"], "git.dirty": str(trained["git_dirty"]).lower()}
-    options: dict[str, Any] = {"experiment": trained["experiment"], "onnx_path": winner.onnx, "tags": lineage}
+    options: dict[str, Any] = {
+        "experiment": trained["experiment"],
+        "onnx_path": winner.onnx,
+        "seen": winner.seen,
+        "tags": lineage,
+    }
     model_uri, run_tags = (
         runs.log_again(trained["run_id"], **options)
         if again
@@ -62,8 +67,8 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
     """
     if limit is None:
         return decision
-    answers = winner.answers()
-    dataset, rows = winner.test_images(answers)
+    answers = winner.answers("test")
+    dataset, rows = winner.images(answers)
     rows = rows[:N_VERIFIED]
     expected = answers.probabilities[:N_VERIFIED]
     difference = register.verify(version, dataset.images[rows], expected, tolerance=limit)

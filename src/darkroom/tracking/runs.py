@@ -106,11 +106,14 @@ class Run:
             self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         self.set_tags({"data.digest": digest})
 
-    def log_package(self, onnx_path: Path, *, input_example: "np.ndarray | None" = None, step: int = 0) -> str:
+    def log_package(
+        self, onnx_path: Path, *, seen: Path | None = None, input_example: "np.ndarray | None" = None, step: int = 0
+    ) -> str:
         """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
 
         Args:
             onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+            seen: the ids of the images that the model was trained and tuned on, stored beside it.
             input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
                 shows a consumer what `predict` and `mlflow models serve` accept.
             step: the epoch whose metrics MLflow shows beside the model.
@@ -118,11 +121,11 @@ class Run:
         from darkroom.deployable.log_model import log_package
 
         with store_errors(self.tracking_uri):
-            return log_package(self._client, self.id, onnx_path, input_example=input_example, step=step)
+            return log_package(self._client, self.id, onnx_path, seen=seen, input_example=input_example, step=step)
 
 
 def package(
-    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, tags: Mapping[str, str]
+    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again.
 
@@ -130,6 +133,7 @@ def package(
 
     Args:
         model_uri: what `Run.log_package` returned, in whatever store the training used.
+        onnx_path, seen: the files that it was given.
         tags: of the run that stands in for the training's, if one is needed.
     """
     opened = client()
@@ -138,14 +142,16 @@ def package(
         if logged and str(logged.status) == "READY" and not is_gone(logged.artifact_location):
             trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
             return model_uri, dict(trained.data.tags) if trained else {}
-    return log_again(run_id, experiment=experiment, onnx_path=onnx_path, tags=tags)
+    return log_again(run_id, experiment=experiment, onnx_path=onnx_path, seen=seen, tags=tags)
 
 
-def log_again(run_id: str, *, experiment: str, onnx_path: Path, tags: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+def log_again(
+    run_id: str, *, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
     """Return (URI, run tags) of a model that is logged in the run that stands in for the one of its training."""
     with reopen(_stand_in(run_id, experiment=experiment)) as current:
         current.set_tags(tags)
-        return current.log_package(onnx_path), {**tags, RESTORED: run_id}
+        return current.log_package(onnx_path, seen=seen), {**tags, RESTORED: run_id}
 
 
 def _stand_in(run_id: str, *, experiment: str) -> str:
