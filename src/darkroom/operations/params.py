@@ -21,6 +21,7 @@ class NotifyParams(Section):
 
     command: Text | None
     webhook: Text | None
+    heartbeat: bool
     timeout_seconds: int = Field(ge=1, le=600)
 
     @field_validator("webhook")

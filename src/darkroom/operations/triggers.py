@@ -38,6 +38,14 @@ def unfinished(state: Mapping[str, Any]) -> Trigger:
     return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
 
 
+def overtaken() -> Trigger:
+    """Return the trigger of a dvc.lock that others pushed while this repository had results of its own to push."""
+    reason = (
+        "Others changed dvc.lock, too; it was taken over from them, and the results of this repository are made again."
+    )
+    return Trigger("overtaken", True, reason)
+
+
 def fired(looked: Sequence[Trigger]) -> frozenset[str]:
     """Return the names of the triggers that fired, with those of an unfinished run: what called for that one does so
     still."""

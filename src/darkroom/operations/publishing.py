@@ -1,0 +1,96 @@
+"""Commits of retrainings and those of others: take over what was pushed meanwhile, and push."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from darkroom.errors import TrainingError
+from darkroom.files.writing import write_text
+from darkroom.operations.workspace import ANY, LOCK, Workspace
+
+UPSTREAM = "@{upstream}"
+PUSHES = 3  # attempts, each after the commits that made the one before fail
+
+
+def message(report: Mapping[str, Any], runs: Mapping[str, str]) -> str:
+    """Return the message of a retraining's commit: what it decided and why, and which runs its dvc.lock holds.
+
+    Args:
+        report: as reports/retrain.json holds it.
+        runs: candidate -> id of its run.
+    """
+    fired = [f"- {trigger['reason']}" for trigger in report["triggers"] if trigger["fired"]]
+    champion = f"champion {report['version_before'] or 'none'} -> {report['version_after'] or 'none'}"
+    subject = f"retrain: {report['registered_model']} {report['decision']}, {champion}"
+    lines = [subject, "", "Reasons for the run:", *fired, "", "Decision of promote:", *report["reasons"]]
+    return "\n".join([*lines, "", "MLflow runs:", *(f"- {candidate}: {run}" for candidate, run in runs.items())])
+
+
+def catch_up(tree: Workspace) -> tuple[bool, bool]:
+    """Take over the commits that others pushed; return whether there were any, and whether dvc.lock was overtaken.
+
+    A dvc.lock that both sides changed is taken as the others left it: half of each would be nobody's result, and the
+    next `dvc repro` makes ours again from DVC's cache.
+
+    Raises:
+        TrainingError: the remote does not answer, or git cannot bring the two together.
+    """
+    ours, lock = unpushed(tree), _committed_lock(tree)
+    moved = _take_over(tree, attribute="merge=upstream")
+    return moved, ours > 0 and _committed_lock(tree) != lock
+
+
+def unpushed(tree: Workspace) -> int:
+    """Return how many commits of this branch its upstream does not have."""
+    return int(tree.git("rev-list", "--count", f"{UPSTREAM}..HEAD").printed)
+
+
+def push(tree: Workspace) -> None:
+    """Push DVC's cache, then git: a commit that others see must not name data that they cannot have.
+
+    If others pushed meanwhile, our commits are moved behind theirs and pushed again, unless both changed dvc.lock.
+
+    Raises:
+        TrainingError: a remote does not answer or refuses; the commits stay here for the next push.
+    """
+    tree.dvc("push")
+    for attempt in range(1, PUSHES + 1):
+        ended = tree.git("push", "--quiet", allowed=ANY)
+        if ended.status == 0:
+            return
+        if attempt == PUSHES or not _take_over(tree, attribute="-merge"):
+            raise TrainingError(f"`git push` failed: {ended.last_error}")
+
+
+def _take_over(tree: Workspace, *, attribute: str) -> bool:
+    """Bring the branch behind its upstream; return whether it moved.
+
+    Args:
+        attribute: of git, for a dvc.lock that both changed: `-merge` makes a conflict, `merge=upstream` takes theirs.
+    """
+    tree.git("fetch", "--quiet")
+    if tree.contains(UPSTREAM):
+        return False
+    if tree.contains("HEAD", within=UPSTREAM):
+        ended = tree.git("merge", "--quiet", "--ff-only", UPSTREAM, allowed=ANY)  # leaves uncommitted changes alone
+        if ended.status:
+            raise TrainingError(
+                f"the commits pushed by others cannot be taken over: {ended.last_error} Commit or undo the uncommitted "
+                "changes that `git status` shows"
+            )
+        return True
+    attributes = tree.log.with_name("attributes")
+    write_text(attributes, f"{LOCK} {attribute}\n")
+    settings = ("-c", f"core.attributesFile={attributes}", "-c", "merge.upstream.driver=true")  # true: keeps theirs
+    ended = tree.git(*settings, "rebase", "--quiet", "--no-autostash", UPSTREAM, allowed=ANY)
+    if ended.status:
+        tree.git("rebase", "--abort", allowed=ANY)
+        raise TrainingError(
+            f"the commits here cannot be moved behind those pushed by others: {ended.last_error}; do it by hand with "
+            "`git pull --rebase`"
+        )
+    return True
+
+
+def _committed_lock(tree: Workspace) -> str:
+    """Return git's name for the content of dvc.lock in the checked-out commit."""
+    return tree.git("rev-parse", "--verify", "--quiet", f"HEAD:{LOCK}", allowed=ANY).printed
