@@ -2,12 +2,14 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from darkroom.operations import notifications
+from darkroom.operations.triggers import Trigger
 
 REPORT: dict[str, Any] = {
     "decision": "promoted",
@@ -96,6 +98,23 @@ def test_a_chat_gets_a_sentence_that_it_takes(tmp_path, chat, error):
         (told,) = notifications.notify("failed", report, command=None, webhook=webhook, timeout=5, root=tmp_path)
     assert (told["sent"], len(got)) == (True, 1)
     assert got[0]["text"].startswith("Retraining of pets: failed. Champion: 2 -> 3.")
+
+
+@pytest.mark.parametrize(
+    ("decision", "called", "error", "event"),
+    [
+        ("unchanged", "new_images", None, "unchanged"),
+        ("unchanged", "drift", None, "kept"),
+        ("unchanged", "drift", "not pushed", "failed"),
+        ("nothing", None, "not pushed", "failed"),
+        ("promoted", "new_images", "not pushed", "promoted"),
+        ("failed", "new_images", "no disk", "failed"),
+        ("locked", "new_images", "another DVC command", "locked"),
+    ],
+)
+def test_the_event_says_what_became_of_the_model(decision, called, error, event):
+    called_by = [asdict(Trigger(called, True, ""))] if called else []
+    assert notifications.event_of({"decision": decision, "error": error, "triggers": called_by}) == event
 
 
 def test_a_report_in_words_names_what_is_known():

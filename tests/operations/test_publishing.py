@@ -28,9 +28,14 @@ def without_data(here):
     here.commit()
 
 
+def catch_up(clone):
+    clone.git("fetch", "--quiet")
+    return publishing.catch_up(clone.tree)
+
+
 def test_where_nobody_pushed_nothing_moves(here):
     here.commit(notes_txt="mine\n")
-    assert publishing.catch_up(here.tree) == (False, False)
+    assert catch_up(here) == (False, False)
     assert publishing.unpushed(here.tree) == 1
 
 
@@ -38,7 +43,7 @@ def test_commits_of_others_are_taken_over(here, there):
     theirs = there.commit(params_yaml="train: 2\n")
     there.push()
     here.write({"notes.txt": "edited and not committed\n"})
-    assert publishing.catch_up(here.tree) == (True, False)
+    assert catch_up(here) == (True, False)
     assert here.git("rev-parse", "HEAD") == theirs
     assert (here.root / "params.yaml").read_text() == "train: 2\n"
     assert (here.root / "notes.txt").read_text() == "edited and not committed\n"
@@ -52,7 +57,7 @@ def test_an_edit_in_the_way_is_neither_lost_nor_passed_over(here, there):
     with pytest.raises(
         TrainingError, match="cannot be taken over: Your local changes .* Commit or undo the uncommitted"
     ):
-        publishing.catch_up(here.tree)
+        catch_up(here)
     assert here.git("rev-parse", "HEAD") == before
     assert (here.root / "dvc.lock").read_text() == LOCK.format("of a dvc repro by hand")
 
@@ -61,7 +66,7 @@ def test_commits_here_are_moved_behind_those_of_others(here, there):
     here.commit(dvc_lock=LOCK.format("mine"), data__incoming__cat_dvc="outs: []\n")
     theirs = there.commit(notes_txt="theirs\n")
     there.push()
-    assert publishing.catch_up(here.tree) == (True, False)
+    assert catch_up(here) == (True, False)
     assert here.git("rev-parse", "HEAD^") == theirs
     assert (here.root / "dvc.lock").read_text() == LOCK.format("mine")
 
@@ -71,7 +76,7 @@ def test_a_lock_that_both_changed_is_theirs_as_a_whole(here, there):
     here.commit(dvc_lock=LOCK.format("mine"), data__incoming__cat_dvc="outs: []\n")
     there.commit(dvc_lock=LOCK.format("theirs"))
     there.push()
-    assert publishing.catch_up(here.tree) == (True, True)
+    assert catch_up(here) == (True, True)
     assert (here.root / "dvc.lock").read_text() == LOCK.format("theirs")
     assert here.git("show", "--name-only", "--format=", "HEAD") == "data/incoming/cat.dvc"
 
@@ -83,7 +88,7 @@ def test_other_conflicts_leave_everything_as_it_was(here, there):
     with pytest.raises(
         TrainingError, match="cannot be moved behind those pushed by others: .*; do it by hand with `git"
     ):
-        publishing.catch_up(here.tree)
+        catch_up(here)
     assert here.git("rev-parse", "HEAD") == mine
     assert here.git("status", "--porcelain") == ""
     assert here.git("symbolic-ref", "--short", "HEAD") == "main"
@@ -110,7 +115,7 @@ def test_two_results_are_not_mixed_but_kept_for_the_next_night(here, there):
     with pytest.raises(TrainingError, match="cannot be moved behind those pushed by others"):
         publishing.push(here.tree)
     assert (here.upstream, here.git("rev-parse", "HEAD")) == (theirs, mine)
-    assert publishing.catch_up(here.tree) == (True, True)
+    assert catch_up(here) == (True, True)
 
 
 @pytest.mark.heavy
@@ -124,6 +129,32 @@ def test_a_remote_that_refuses_for_good_is_not_asked_for_ever(here, tmp_path):
     with pytest.raises(TrainingError, match="`git push` failed: .*"):
         publishing.push(here.tree)
     assert publishing.unpushed(here.tree) == 2
+
+
+@pytest.mark.heavy
+def test_images_of_two_hosts_never_replace_each_other(here, there):
+    without_data(here)
+    here.write({"data/incoming/cat/a.png": "a cat", "data/incoming/dog/a.png": "a dog"})
+    here.tree.dvc("add", "--quiet", "data/incoming/cat", "data/incoming/dog")
+    here.commit()
+    publishing.push(here.tree)
+    there.git("pull", "--quiet")
+    there.tree.dvc("pull", "--quiet", "data/incoming/cat.dvc")
+    there.write({"data/incoming/cat/b.png": "another cat", "data/incoming/bird/a.png": "a bird"})
+    there.tree.dvc("add", "--quiet", "data/incoming/cat", "data/incoming/bird")
+    there.commit()
+    publishing.push(there.tree)
+    here.write({"data/incoming/dog/b.png": "another dog"})
+    assert publishing.new_images_of_others(here.tree) == ["data/incoming/bird.dvc", "data/incoming/cat.dvc"]
+    for name in ("cat", "bird"):
+        path = here.root / "data" / "incoming" / name / "mine.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("not versioned yet")
+        with pytest.raises(
+            TrainingError, match=f"^data/incoming/{name} holds new images, and others pushed a change of"
+        ):
+            publishing.new_images_of_others(here.tree)
+        path.unlink()
 
 
 def test_the_message_of_a_commit_leads_to_its_runs():

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from darkroom.operations.triggers import ALARMS, Trigger, fired
+
+NOTHING, FAILED, LOCKED = "nothing", "failed", "locked"  # beside the words of `promote`
+UNCHANGED, KEPT, PROMOTED = "unchanged", "kept", "promoted"
 WEBHOOK = "DARKROOM_RETRAIN_WEBHOOK"  # environment variable: a URL that holds a token does not belong into params.yaml
 RETRIES = 2
 MESSAGE_CHARACTERS = 2000  # Discord refuses more
@@ -36,6 +40,17 @@ def notify(
         # Only the host: path and query of a webhook are usually its password.
         told.append(_result(f"webhook {urlsplit(webhook).hostname}", _post(text, webhook=webhook, timeout=timeout)))
     return told
+
+
+def event_of(report: Mapping[str, Any]) -> str:
+    """Return the word for those who are told: an alarm that changed nothing is `kept`, not silence.
+
+    A model that was promoted is, though its commit could not be pushed; the error is in the report.
+    """
+    if report["error"] and report["decision"] in (FAILED, NOTHING, UNCHANGED):
+        return FAILED
+    calling = fired([Trigger(**trigger) for trigger in report["triggers"]])
+    return KEPT if report["decision"] == UNCHANGED and calling & ALARMS else str(report["decision"])
 
 
 def in_words(event: str, report: Mapping[str, Any]) -> str:

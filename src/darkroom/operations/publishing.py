@@ -1,11 +1,13 @@
 """Commits of retrainings and those of others: take over what was pushed meanwhile, and push."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from darkroom.errors import TrainingError
 from darkroom.files.writing import write_text
-from darkroom.operations.workspace import ANY, LOCK, Workspace
+from darkroom.operations.triggers import parse_status
+from darkroom.operations.workspace import ANY, INCOMING, LOCK, Workspace
 
 UPSTREAM = "@{upstream}"
 PUSHES = 3  # attempts, each after the commits that made the one before fail
@@ -25,14 +27,39 @@ def message(report: Mapping[str, Any], runs: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", "MLflow runs:", *(f"- {candidate}: {run}" for candidate, run in runs.items())])
 
 
+def new_images_of_others(tree: Workspace) -> list[str]:
+    """Return the .dvc files of new images that others pushed since; their directories here hold nothing of their own.
+
+    Raises:
+        TrainingError: one of them holds images that are not versioned yet: `dvc add` would drop those of the others,
+            and `dvc pull` those that lie here.
+    """
+    tree.git("fetch", "--quiet")
+    named = tree.git(
+        "diff", "--name-only", f"HEAD...{UPSTREAM}", "--", f"{INCOMING.as_posix()}/*.dvc"
+    ).printed.splitlines()
+    known = [name for name in named if (tree.root / name).is_file()]
+    status = parse_status(tree.dvc("status", "--json", *known).printed) if known else {}
+    unsaved = [name for name in known if "modified" in json.dumps(status.get(name, []))]
+    folders = {name: (tree.root / name).with_suffix("") for name in named if name not in known}
+    unsaved += [name for name, folder in folders.items() if folder.is_dir() and any(folder.iterdir())]
+    if unsaved:
+        folder = unsaved[0].removesuffix(".dvc")
+        raise TrainingError(
+            f"{folder} holds new images, and others pushed a change of the same class; move {folder} elsewhere, run "
+            f"`git pull --rebase` and `dvc pull {unsaved[0]}`, and add your images to it again"
+        )
+    return named
+
+
 def catch_up(tree: Workspace) -> tuple[bool, bool]:
-    """Take over the commits that others pushed; return whether there were any, and whether dvc.lock was overtaken.
+    """Take over the commits that were fetched; return whether there were any, and whether dvc.lock was overtaken.
 
     A dvc.lock that both sides changed is taken as the others left it: half of each would be nobody's result, and the
     next `dvc repro` makes ours again from DVC's cache.
 
     Raises:
-        TrainingError: the remote does not answer, or git cannot bring the two together.
+        TrainingError: git cannot bring the two together.
     """
     ours, lock = unpushed(tree), _committed_lock(tree)
     moved = _take_over(tree, attribute="merge=upstream")
@@ -57,6 +84,7 @@ def push(tree: Workspace) -> None:
         ended = tree.git("push", "--quiet", allowed=ANY)
         if ended.status == 0:
             return
+        tree.git("fetch", "--quiet")
         if attempt == PUSHES or not _take_over(tree, attribute="-merge"):
             raise TrainingError(f"`git push` failed: {ended.last_error}")
 
@@ -67,7 +95,6 @@ def _take_over(tree: Workspace, *, attribute: str) -> bool:
     Args:
         attribute: of git, for a dvc.lock that both changed: `-merge` makes a conflict, `merge=upstream` takes theirs.
     """
-    tree.git("fetch", "--quiet")
     if tree.contains(UPSTREAM):
         return False
     if tree.contains("HEAD", within=UPSTREAM):

@@ -11,15 +11,12 @@ from typing import Any
 
 from darkroom.errors import DarkroomError, LockedError
 from darkroom.files.writing import write_text
-from darkroom.operations import triggers
-from darkroom.operations.notifications import notify
+from darkroom.operations.notifications import FAILED, LOCKED, NOTHING, UNCHANGED, event_of, notify
 from darkroom.operations.params import Order
 from darkroom.operations.single_flight import single_flight
-from darkroom.operations.steps import NOTHING, UNCHANGED, Retraining
-from darkroom.operations.triggers import Trigger
+from darkroom.operations.steps import Retraining
 from darkroom.project.console import say
 
-FAILED, LOCKED, KEPT = "failed", "locked", "kept"
 REPORT = Path("reports/retrain.json")
 
 
@@ -67,7 +64,7 @@ def retrain(order: Order) -> dict[str, Any]:
 def _tell(order: Order, report: dict[str, Any]) -> None:
     """Send the report to those who want to know, and write it: a full disk must not keep a failure from them."""
     report["notified"] = []
-    event, told = _event(report), order.params.notify
+    event, told = event_of(report), order.params.notify
     if told.heartbeat or event not in (NOTHING, UNCHANGED, LOCKED):
         report["notified"] = notify(
             event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=order.root
@@ -79,14 +76,3 @@ def _tell(order: Order, report: dict[str, Any]) -> None:
         write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
     except OSError as error:  # raised, it would take the place of what went wrong before
         say(f"retrain: {REPORT} cannot be written: {error}")
-
-
-def _event(report: dict[str, Any]) -> str:
-    """Return the word for those who are told: an alarm that changed nothing is `kept`, not silence.
-
-    A model that was promoted is, though its commit could not be pushed; the error is in the report.
-    """
-    if report["error"] and report["decision"] in (FAILED, NOTHING, UNCHANGED):
-        return FAILED
-    calling = triggers.fired([Trigger(**trigger) for trigger in report["triggers"]])
-    return KEPT if report["decision"] == UNCHANGED and calling & triggers.ALARMS else str(report["decision"])

@@ -3,11 +3,14 @@
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from darkroom.data.raw.fingerprint import SOURCES, fingerprint
 from darkroom.errors import DarkroomError, LockedError, TrainingError
 from darkroom.files.writing import read_json, write_text
 from darkroom.operations import lineage, preflight, publishing, triggers
+from darkroom.operations.notifications import NOTHING, PROMOTED, UNCHANGED
 from darkroom.operations.params import Order, ordered
 from darkroom.operations.triggers import Trigger
 from darkroom.operations.undo import MARK, WorkInProgress, end, free_dvc_locks, lock_is_valid, processes_of
@@ -15,7 +18,6 @@ from darkroom.operations.workspace import INCOMING, LOCK, Workspace
 from darkroom.project.console import say
 from darkroom.registry import versions
 
-NOTHING, UNCHANGED, PROMOTED = "nothing", "unchanged", "promoted"  # the last two are words of `promote`
 APPLIED = ("would_promote", "awaiting_approval", PROMOTED)  # the last two: with promote.from_experiments
 EXPERIMENT = "experiment"  # of retrain.mode
 
@@ -33,7 +35,6 @@ class Retraining:
         self.incoming: dict[str, str] = {}
         self.marks: dict[str, str] = {}
         self.fired: frozenset[str] = frozenset()
-        self.overtaken = False
         self.tried: str | None = None
         self._known_file = self.work.folder / "known.json"
 
@@ -97,23 +98,31 @@ class Retraining:
     def _catch_up(self) -> None:
         """Take over what others pushed, before anything is trained, and check that the result can be pushed."""
         preflight.check_upstream(self.tree)
-        moved, self.overtaken = publishing.catch_up(self.tree)
+        known = self._known()
+        known["pull"] = sorted({*known["pull"], *publishing.new_images_of_others(self.tree)})
+        self._write_known(known)  # before the commits are taken over: they are pulled though a kill comes between
+        moved, overtaken = publishing.catch_up(self.tree)
+        if known["pull"]:
+            self.tree.dvc("pull", *known["pull"])
         if moved:
-            self.tree.dvc("pull", "--allow-missing")  # what their dvc.lock names need not be computed again
+            self.tree.dvc(
+                "pull", "--force", "--allow-missing", "dvc.yaml"
+            )  # what others trained need not be trained again
             order = self.order
             self.order = ordered(force=order.force, commit=order.commit, push=order.push)  # params.yaml may be another
             self.report |= {"registered_model": self.order.model, "mode": self.order.params.mode}
+        # Where our last result is no longer in dvc.lock, its images are new again.
+        self._write_known({**known, "pull": [], **({"incoming": {}} if overtaken else {})})
         preflight.check_push(self.tree)
 
     def _look(self, left: dict[str, Any] | None) -> list[Trigger]:
         """Return the triggers; expensive ones are checked only if no other has fired."""
         order, params, known = self.order, self.order.params, self._known()
         self.incoming = triggers.incoming_images(order.root / INCOMING, max_image_bytes=order.max_image_bytes)
-        self.marks = {path: triggers.fingerprint(order.root / path) for path in order.folders}
+        self.marks = self._marks(known["folders"])
         prepared = triggers.prepared_ids(order.root / "data" / "prepared") if self.incoming else frozenset()
         looked = [triggers.forced()] if order.force else []
         looked += [triggers.unfinished(left)] if left else []
-        looked += [triggers.overtaken()] if self.overtaken else []
         looked += [
             triggers.new_images(self.incoming, known["incoming"], prepared, minimum=params.min_new_images),
             triggers.changed_folders(self.marks, known["folders"]),
@@ -131,6 +140,14 @@ class Retraining:
             tried = params.mode == EXPERIMENT and known["tried"] == triggers.behind(status, order.root)
             looked.append(triggers.changed_stages(status, tried=tried))
         return looked
+
+    def _marks(self, known: dict[str, str]) -> dict[str, str]:
+        """Return path -> fingerprint of the sources on this machine; one that is gone is as the last run knew it."""
+        memory = self.order.root / SOURCES
+        found = {
+            path: fingerprint(self.order.root / Path(path).expanduser(), memory=memory) for path in self.order.folders
+        }
+        return {path: mark for path, now in found.items() if (mark := now or known.get(path))}
 
     def _train(self) -> None:
         if folders := self._incoming_folders():
@@ -192,10 +209,13 @@ class Retraining:
             "finished": self.owner["started"],
             "tried": self.tried,
         }
+        self._write_known(known)
+
+    def _write_known(self, known: dict[str, Any]) -> None:
         write_text(self._known_file, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
     def _known(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"incoming": {}, "folders": {}, "finished": None, "tried": None}
+        nothing: dict[str, Any] = {"incoming": {}, "folders": {}, "finished": None, "tried": None, "pull": []}
         try:
             return nothing | dict(json.loads(self._known_file.read_text(encoding="utf-8")))
         except (OSError, ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of
 
-FETCH_AGAIN = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
+FETCH_AGAIN = frozenset({"drift", "champion_age"})  # triggers that DVC cannot see the cause of
 ALARMS = frozenset({"forced", "drift", "champion_age"})  # triggers of which somebody waits to hear
 ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
 
@@ -36,14 +36,6 @@ def unfinished(state: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
     reason = f"The run started at {state['started']} by {state['who']} did not finish; this run continues it."
     return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
-
-
-def overtaken() -> Trigger:
-    """Return the trigger of a dvc.lock that others pushed while this repository had results of its own to push."""
-    reason = (
-        "Others changed dvc.lock, too; it was taken over from them, and the results of this repository are made again."
-    )
-    return Trigger("overtaken", True, reason)
 
 
 def fired(looked: Sequence[Trigger]) -> frozenset[str]:
@@ -79,12 +71,13 @@ def new_images(
 
 
 def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
-    """Return whether images outside the repository (download's sources of kind path) changed since the last run.
+    """Return whether the files of download's sources of kind path changed since the last run.
 
-    DVC does not look outside of the repository. A directory that no run has seen yet is taken as it is.
+    `dvc repro` notices it, since `check` looks at them; `dvc status` does not. One that no run has seen yet is taken as
+    it is.
 
     Args:
-        found: path -> fingerprint, as `fingerprint` returns it.
+        found: path -> its fingerprint.
         known: the same as the last run left it.
     """
     changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
@@ -152,20 +145,7 @@ def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
     digest = hashlib.sha256(json.dumps(_changed(status), sort_keys=True).encode())
     for name in sorted(paths - {"data/incoming"}):
         path = root / name
-        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else fingerprint(path)}".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(path: Path) -> str:
-    """Return a digest of the names, sizes and times of all files below a path; "absent" if there are none."""
-    if not path.exists():
-        return "absent"
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            stat = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else _times(path)}".encode())
     return digest.hexdigest()
 
 
@@ -206,6 +186,12 @@ def parse_status(text: str) -> dict[str, list[Any]]:
         return dict(json.loads(lines[-1]))
     except (IndexError, ValueError):
         raise DataError(f"`dvc status --json` answered {text[:200]!r}; run it by hand") from None
+
+
+def _times(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of all files below a path."""
+    files = [(file.relative_to(path).as_posix(), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
 
 
 def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
