@@ -16,7 +16,6 @@ def test_a_clean_branch_with_a_name_can_commit(here):
     preflight.check_merges(here.root)
     preflight.check_repository(here.tree)
     preflight.check_commit(here.tree)
-    preflight.check_upstream(here.tree)
 
 
 def test_a_folder_without_git_cannot_commit(tmp_path):
@@ -124,23 +123,23 @@ def test_a_branch_without_an_upstream_is_named(here):
     with pytest.raises(
         TrainingError, match="the branch other has no upstream .* `git push --set-upstream origin other`"
     ):
-        preflight.check_upstream(here.tree)
+        preflight.check_remotes(here.tree)
 
 
 @pytest.mark.heavy
 def test_both_remotes_are_asked_before_the_training(here, tmp_path):
     here.tree.dvc("init", "--quiet")
     with pytest.raises(TrainingError, match="DVC's remote cannot be used: .*no remote.*`dvc remote add --default`"):
-        preflight.check_push(here.tree)
+        preflight.check_remotes(here.tree)
     here.tree.dvc("remote", "add", "--default", "store", "s3://bucket/store")
     with pytest.raises(TrainingError, match="DVC's remote cannot be used: .*requires 'dvc-s3' to be installed"):
-        preflight.check_push(here.tree)
+        preflight.check_remotes(here.tree)
     (tmp_path / "store").write_text("no folder")
     here.tree.dvc("remote", "modify", "store", "url", str(tmp_path / "store"))
     with pytest.raises(TrainingError, match="DVC's remote cannot be used: .*Not a directory"):
-        preflight.check_push(here.tree)
+        preflight.check_remotes(here.tree)
     (tmp_path / "store").unlink()
-    preflight.check_push(here.tree)
+    preflight.check_remotes(here.tree)
     before = here.upstream
     here.commit(notes_txt="not to be pushed by a check\n")
     preflight.check_push(here.tree)

@@ -30,7 +30,11 @@ def without_data(here):
 
 def catch_up(clone):
     clone.git("fetch", "--quiet")
-    return publishing.catch_up(clone.tree)
+    return publishing.catch_up(clone.tree, on_images=[].append)
+
+
+def push(clone):
+    publishing.push(clone.tree, on_images=[].append)
 
 
 def test_where_nobody_pushed_nothing_moves(here):
@@ -100,7 +104,7 @@ def test_a_refused_push_is_moved_behind_and_repeated(here, there):
     here.commit(dvc_lock=LOCK.format("mine"))
     theirs = there.commit(notes_txt="theirs\n")
     there.push()
-    publishing.push(here.tree)
+    push(here)
     assert here.upstream == here.git("rev-parse", "HEAD")
     assert theirs in here.git("rev-list", "HEAD").split()
     assert publishing.unpushed(here.tree) == 0
@@ -113,7 +117,7 @@ def test_two_results_are_not_mixed_but_kept_for_the_next_night(here, there):
     theirs = there.commit(dvc_lock=f"# at the other end\n{LOCK.format('old')}")  # git alone would merge the lines
     there.push()
     with pytest.raises(TrainingError, match="cannot be moved behind those pushed by others"):
-        publishing.push(here.tree)
+        push(here)
     assert (here.upstream, here.git("rev-parse", "HEAD")) == (theirs, mine)
     assert catch_up(here) == (True, True)
 
@@ -127,7 +131,7 @@ def test_a_remote_that_refuses_for_good_is_not_asked_for_ever(here, tmp_path):
     hook.write_text("#!/bin/sh\necho no pushes at night >&2\nexit 1\n")
     hook.chmod(0o755)
     with pytest.raises(TrainingError, match="`git push` failed: .*"):
-        publishing.push(here.tree)
+        push(here)
     assert publishing.unpushed(here.tree) == 2
 
 
@@ -137,15 +141,15 @@ def test_images_of_two_hosts_never_replace_each_other(here, there):
     here.write({"data/incoming/cat/a.png": "a cat", "data/incoming/dog/a.png": "a dog"})
     here.tree.dvc("add", "--quiet", "data/incoming/cat", "data/incoming/dog")
     here.commit()
-    publishing.push(here.tree)
+    push(here)
     there.git("pull", "--quiet")
     there.tree.dvc("pull", "--quiet", "data/incoming/cat.dvc")
     there.write({"data/incoming/cat/b.png": "another cat", "data/incoming/bird/a.png": "a bird"})
     there.tree.dvc("add", "--quiet", "data/incoming/cat", "data/incoming/bird")
     there.commit()
-    publishing.push(there.tree)
+    push(there)
     here.write({"data/incoming/dog/b.png": "another dog"})
-    assert publishing.new_images_of_others(here.tree) == ["data/incoming/bird.dvc", "data/incoming/cat.dvc"]
+    publishing.refuse_mixed_images(here.tree)
     for name in ("cat", "bird"):
         path = here.root / "data" / "incoming" / name / "mine.png"
         path.parent.mkdir(exist_ok=True)
@@ -153,8 +157,11 @@ def test_images_of_two_hosts_never_replace_each_other(here, there):
         with pytest.raises(
             TrainingError, match=f"^data/incoming/{name} holds new images, and others pushed a change of"
         ):
-            publishing.new_images_of_others(here.tree)
+            publishing.refuse_mixed_images(here.tree)
         path.unlink()
+    named: list[list[str]] = []
+    publishing.catch_up(here.tree, on_images=named.append)
+    assert named == [["data/incoming/bird.dvc", "data/incoming/cat.dvc"]]
 
 
 def test_the_message_of_a_commit_leads_to_its_runs():

@@ -95,37 +95,37 @@ def check_commit(tree: Workspace) -> None:
         )
 
 
-def check_push(tree: Workspace) -> None:
-    """Check that DVC's remote answers and that git may push.
+def check_remotes(tree: Workspace) -> None:
+    """Check that git knows where the branch is pushed to, and that DVC's remote answers.
 
     Raises:
-        TrainingError: there is no remote, it does not answer, or it refuses.
-    """
-    reached = tree.run([sys.executable, "-c", REACH_REMOTE], shown="DVC", allowed=ANY)
-    if reached.status:
-        raise TrainingError(
-            f"DVC's remote cannot be used: {reached.last_error}; correct it with `dvc remote add --default` or "
-            "`dvc remote modify`, or retrain without --push"
-        )
-    pushed = tree.git("push", "--dry-run", "--quiet", allowed=ANY)
-    if pushed.status:
-        raise TrainingError(
-            f"`git push --dry-run` failed: {pushed.last_error}; correct address or rights of the remote, or retrain "
-            "without --push"
-        )
-
-
-def check_upstream(tree: Workspace) -> None:
-    """Check that git knows where the branch is pushed to.
-
-    Raises:
-        TrainingError: the branch has no upstream.
+        TrainingError: the branch has no upstream, or DVC no remote that can be used.
     """
     if tree.git("rev-parse", "--verify", "--quiet", "@{upstream}", allowed=ANY).status:
         branch = tree.git("rev-parse", "--abbrev-ref", "HEAD").printed.strip()
         raise TrainingError(
             f"the branch {branch} has no upstream to push to; set it with `git push --set-upstream origin {branch}`, "
             "or retrain without --push"
+        )
+    reached = tree.run([sys.executable, "-c", REACH_REMOTE], shown="DVC", allowed=ANY)
+    if reached.status:
+        raise TrainingError(
+            f"DVC's remote cannot be used: {reached.last_error}; correct it with `dvc remote add --default` or "
+            "`dvc remote modify`, or retrain without --push"
+        )
+
+
+def check_push(tree: Workspace) -> None:
+    """Check that git may push, once what others pushed was taken over.
+
+    Raises:
+        TrainingError: the remote does not answer, or it refuses.
+    """
+    pushed = tree.git("push", "--dry-run", "--quiet", allowed=ANY)
+    if pushed.status:
+        raise TrainingError(
+            f"`git push --dry-run` failed: {pushed.last_error}; correct address or rights of the remote, or retrain "
+            "without --push"
         )
 
 

@@ -1,7 +1,7 @@
 """Commits of retrainings and those of others: take over what was pushed meanwhile, and push."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from darkroom.errors import TrainingError
@@ -27,17 +27,16 @@ def message(report: Mapping[str, Any], runs: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", "MLflow runs:", *(f"- {candidate}: {run}" for candidate, run in runs.items())])
 
 
-def new_images_of_others(tree: Workspace) -> list[str]:
-    """Return the .dvc files of new images that others pushed since; their directories here hold nothing of their own.
+def refuse_mixed_images(tree: Workspace) -> None:
+    """Fetch what others pushed, and refuse a class of new images that they changed and that is not versioned here.
+
+    `dvc add` would drop the images of the others, and `dvc pull` those that lie here.
 
     Raises:
-        TrainingError: one of them holds images that are not versioned yet: `dvc add` would drop those of the others,
-            and `dvc pull` those that lie here.
+        TrainingError: there is such a class, or the remote does not answer.
     """
     tree.git("fetch", "--quiet")
-    named = tree.git(
-        "diff", "--name-only", f"HEAD...{UPSTREAM}", "--", f"{INCOMING.as_posix()}/*.dvc"
-    ).printed.splitlines()
+    named = _images_of_others(tree)
     known = [name for name in named if (tree.root / name).is_file()]
     status = parse_status(tree.dvc("status", "--json", *known).printed) if known else {}
     unsaved = [name for name in known if "modified" in json.dumps(status.get(name, []))]
@@ -49,20 +48,22 @@ def new_images_of_others(tree: Workspace) -> list[str]:
             f"{folder} holds new images, and others pushed a change of the same class; move {folder} elsewhere, run "
             f"`git pull --rebase` and `dvc pull {unsaved[0]}`, and add your images to it again"
         )
-    return named
 
 
-def catch_up(tree: Workspace) -> tuple[bool, bool]:
+def catch_up(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> tuple[bool, bool]:
     """Take over the commits that were fetched; return whether there were any, and whether dvc.lock was overtaken.
 
     A dvc.lock that both sides changed is taken as the others left it: half of each would be nobody's result, and the
     next `dvc repro` makes ours again from DVC's cache.
 
+    Args:
+        on_images: called with the .dvc files of new images that the others changed, before they are taken over.
+
     Raises:
         TrainingError: git cannot bring the two together.
     """
     ours, lock = unpushed(tree), _committed_lock(tree)
-    moved = _take_over(tree, attribute="merge=upstream")
+    moved = _take_over(tree, attribute="merge=upstream", on_images=on_images)
     return moved, ours > 0 and _committed_lock(tree) != lock
 
 
@@ -71,10 +72,13 @@ def unpushed(tree: Workspace) -> int:
     return int(tree.git("rev-list", "--count", f"{UPSTREAM}..HEAD").printed)
 
 
-def push(tree: Workspace) -> None:
+def push(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> None:
     """Push DVC's cache, then git: a commit that others see must not name data that they cannot have.
 
     If others pushed meanwhile, our commits are moved behind theirs and pushed again, unless both changed dvc.lock.
+
+    Args:
+        on_images: as of catch_up.
 
     Raises:
         TrainingError: a remote does not answer or refuses; the commits stay here for the next push.
@@ -85,11 +89,11 @@ def push(tree: Workspace) -> None:
         if ended.status == 0:
             return
         tree.git("fetch", "--quiet")
-        if attempt == PUSHES or not _take_over(tree, attribute="-merge"):
+        if attempt == PUSHES or not _take_over(tree, attribute="-merge", on_images=on_images):
             raise TrainingError(f"`git push` failed: {ended.last_error}")
 
 
-def _take_over(tree: Workspace, *, attribute: str) -> bool:
+def _take_over(tree: Workspace, *, attribute: str, on_images: Callable[[list[str]], None]) -> bool:
     """Bring the branch behind its upstream; return whether it moved.
 
     Args:
@@ -97,6 +101,7 @@ def _take_over(tree: Workspace, *, attribute: str) -> bool:
     """
     if tree.contains(UPSTREAM):
         return False
+    on_images(_images_of_others(tree))
     if tree.contains("HEAD", within=UPSTREAM):
         ended = tree.git("merge", "--quiet", "--ff-only", UPSTREAM, allowed=ANY)  # leaves uncommitted changes alone
         if ended.status:
@@ -116,6 +121,12 @@ def _take_over(tree: Workspace, *, attribute: str) -> bool:
             "`git pull --rebase`"
         )
     return True
+
+
+def _images_of_others(tree: Workspace) -> list[str]:
+    """Return the .dvc files of new images that the upstream changed since it parted from HEAD."""
+    paths = ("--", f"{INCOMING.as_posix()}/*.dvc")
+    return tree.git("diff", "--name-only", f"HEAD...{UPSTREAM}", *paths).printed.splitlines()
 
 
 def _committed_lock(tree: Workspace) -> str:

@@ -97,23 +97,35 @@ class Retraining:
 
     def _catch_up(self) -> None:
         """Take over what others pushed, before anything is trained, and check that the result can be pushed."""
-        preflight.check_upstream(self.tree)
-        known = self._known()
-        known["pull"] = sorted({*known["pull"], *publishing.new_images_of_others(self.tree)})
-        self._write_known(known)  # before the commits are taken over: they are pulled though a kill comes between
-        moved, overtaken = publishing.catch_up(self.tree)
-        if known["pull"]:
-            self.tree.dvc("pull", *known["pull"])
+        preflight.check_remotes(self.tree)
+        publishing.refuse_mixed_images(self.tree)
+        moved, overtaken = publishing.catch_up(self.tree, on_images=self._note_images)
+        if overtaken:  # our last result is no longer in dvc.lock: its images are new again
+            self._write_known({**self._known(), "incoming": {}})
+        self._pull_images()
         if moved:
-            self.tree.dvc(
-                "pull", "--force", "--allow-missing", "dvc.yaml"
-            )  # what others trained need not be trained again
-            order = self.order
-            self.order = ordered(force=order.force, commit=order.commit, push=order.push)  # params.yaml may be another
+            # What others trained need not be trained again, and params.yaml may be another one.
+            self.tree.dvc("pull", "--force", "--allow-missing", "dvc.yaml")
+            self.order = ordered(force=self.order.force, commit=self.order.commit, push=self.order.push)
             self.report |= {"registered_model": self.order.model, "mode": self.order.params.mode}
-        # Where our last result is no longer in dvc.lock, its images are new again.
-        self._write_known({**known, "pull": [], **({"incoming": {}} if overtaken else {})})
         preflight.check_push(self.tree)
+
+    def _note_images(self, names: list[str]) -> None:
+        """Note which new images of others are to be pulled, so that it is done though a kill comes between."""
+        known = self._known()
+        self._write_known({**known, "pull": sorted({*known["pull"], *names})})
+
+    def _pull_images(self) -> None:
+        if not (names := self._known()["pull"]):
+            return
+        try:
+            self.tree.dvc("pull", *names)
+        except TrainingError as error:
+            raise TrainingError(
+                f"new images that others pushed could not be added: {error}; if images of your own are in the way, "
+                "move them elsewhere until the next retraining (--force would delete them)"
+            ) from None
+        self._write_known({**self._known(), "pull": []})
 
     def _look(self, left: dict[str, Any] | None) -> list[Trigger]:
         """Return the triggers; expensive ones are checked only if no other has fired."""
@@ -228,8 +240,9 @@ class Retraining:
         committed = self.report["commit"] is not None
         try:
             if self.order.push and publishing.unpushed(self.tree):
-                publishing.push(self.tree)
+                publishing.push(self.tree, on_images=self._note_images)
                 self.report["pushed"] = True
+                self._pull_images()
         except DarkroomError as error:
             raise TrainingError(
                 f"committed, but not pushed: {error}; the next `darkroom retrain --push` tries again"

@@ -50,7 +50,7 @@ class Workspace:
 
     def git(self, *arguments: str, allowed: Container[int] = (0,)) -> Ended:
         """Run a command of git; see `run`."""
-        return self.run(["git", *arguments], shown="git", allowed=allowed)
+        return self.run(["git", "-c", "core.quotePath=false", *arguments], shown="git", allowed=allowed)
 
     def run(self, command: Sequence[str], *, shown: str, allowed: Container[int] = (0,)) -> Ended:
         """Return how a command ended.
@@ -76,10 +76,9 @@ class Workspace:
             return ended
         if any(words in ended.printed for words in BUSY):
             raise LockedError(f"{shown}: another DVC command is running here; try again later")
-        last = command[3:] if shown == "dvc" else command[1:]
+        called = " ".join([shown, *command[3:]])
         raise TrainingError(
-            f"`{shown} {' '.join(last)}` failed with exit code {ended.status}: {ended.last_error}; its output is in "
-            f"{self.log}"
+            f"`{called}` failed with exit code {ended.status}: {ended.last_error}; its output is in {self.log}"
         )
 
     def stage_incoming(self) -> None:
