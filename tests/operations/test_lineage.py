@@ -3,6 +3,7 @@ import pytest
 from darkroom.files.writing import sha256_of
 from darkroom.operations import lineage
 from darkroom.operations.lineage import LOCK_COMMIT
+from darkroom.operations.workspace import Workspace
 from darkroom.registry import register, versions
 from darkroom.tracking import runs
 from tests.support import shared_repository, trained_repository
@@ -48,6 +49,18 @@ def test_a_commit_that_was_moved_is_recorded_again(here):
     assert on_version() == moved
     lineage.record(here.tree, "pets", new=False)
     assert on_version() == on_run(here) == here.git("rev-parse", "HEAD") != moved
+
+
+def test_a_commit_that_a_shallow_clone_lacks_stays(here, monkeypatch, tmp_path):
+    first = here.commit(dvc_lock=LOCK.format("new"))
+    lineage.record(here.tree, "pets", new=True)
+    here.commit(notes_txt="later\n")
+    here.push()
+    shallow = tmp_path / "shallow"
+    here.git("clone", "--quiet", "--depth", "1", f"file://{tmp_path / 'remote.git'}", str(shallow))
+    (shallow / "models").symlink_to(here.root / "models")
+    lineage.record(Workspace(shallow, log=tmp_path / "log.txt"), "pets", new=True)
+    assert on_version() == on_run(here) == first
 
 
 def test_an_uncommitted_lock_is_no_commits_result(here):

@@ -158,6 +158,9 @@ def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
     assert (project.root / "data/incoming/dog/b.png").read_bytes() == b"a new dog"
     assert json.loads(project.read("told-failed.json"))["event"] == "failed"
     assert report["version_after"] is None
+    assert json.loads(project.read(".darkroom/retrain/state.json"))["restored"], (
+        "else the next run would undo later work"
+    )
     project.reads(1)
     report = project.retrain()
     assert fired(report) == ["unfinished", "new_images"]

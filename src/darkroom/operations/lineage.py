@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from darkroom.errors import RegistryError
 from darkroom.files.writing import read_json, sha256_of
-from darkroom.operations.workspace import LOCK, Workspace
+from darkroom.operations.workspace import ANY, LOCK, Workspace
 from darkroom.project.console import say
 from darkroom.registry import versions
 from darkroom.registry.versions import Version
@@ -65,4 +65,8 @@ def _record_on_runs(tree: Workspace, run_ids: Iterable[str], commit: str) -> Non
 
 
 def _holds(tree: Workspace, tags: Mapping[str, str]) -> bool:
-    return LOCK_COMMIT in tags and tree.contains(tags[LOCK_COMMIT])
+    """Return whether the tag names a commit of the history, or one that this clone, perhaps a shallow one, lacks."""
+    if LOCK_COMMIT not in tags:
+        return False
+    asked = tree.git("merge-base", "--is-ancestor", tags[LOCK_COMMIT], "HEAD", allowed=ANY)
+    return asked.status != 1  # 0: it is one; 1: it is none; 128: git does not know it

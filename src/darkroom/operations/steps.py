@@ -207,7 +207,7 @@ class Retraining:
             return
         self._note_contents()
         self._restore(self.state)
-        self.state["restored"] = True
+        self.state = self.work.note({**self.state, "restored": True})
         if (self.order.root / LOCK).is_file():
             try:  # not data/incoming: the images that somebody put there are not ours to remove
                 self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
