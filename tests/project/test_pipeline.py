@@ -102,10 +102,10 @@ def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
     assert query(promoted, "select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
 
 
-def test_a_second_repro_only_looks_at_the_registry(promoted: Project) -> None:
+def test_a_second_repro_only_checks_and_looks_at_the_registry(promoted: Project) -> None:
     versions = query(promoted, "select count(*) from model_versions")
     printed = promoted.run("dvc", "repro")
-    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["promote"]
+    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check", "promote"]
     assert load(promoted, "reports/promotion.json")["decision"] == "unchanged"
     assert query(promoted, "select count(*) from model_versions") == versions
 
