@@ -30,8 +30,8 @@ def learning_rate_test(
         cautious: a lower one; drawn where it is not the suggestion.
         greatest: the rate of the smallest loss.
     """
-    first, second, quiet = (ink(name, dark=False) for name in ("first", "second", "quiet"))
-    with style(dark=False):
+    first, second, quiet = (ink(name) for name in ("first", "second", "quiet"))
+    with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches

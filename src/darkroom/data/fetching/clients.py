@@ -18,7 +18,7 @@ SILENCE_SECONDS = 30.0
 CLIENT_SECONDS = 1800  # for npm or pip as a whole; their own limits for a silent registry are much lower
 
 
-def download(url: str, target: Path, *, checksum: str | None, retry_seconds: float) -> None:
+def download(url: str, target: Path, *, checksum: str | None, retry_seconds: float = 1.0) -> None:
     """Write the file behind the url to `target`, which never holds a part of it; proxies come from the environment.
 
     A broken connection, a silent server and a server error (5xx) start it again, ATTEMPTS times in all; a host that
