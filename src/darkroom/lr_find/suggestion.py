@@ -75,16 +75,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     from darkroom.lr_find.figure import learning_rate_test
 
     heading = f"{candidate}: learning-rate range test, {params['optimizer']['name']}, batches of {batch_size}"
-    learning_rate_test(
-        found.learning_rates,
-        found.losses,
-        found.smoothed,
-        picture,
-        suggestion=found.suggestion,
-        cautious=found.cautious,
-        greatest=found.greatest,
-        heading=heading,
-    )
+    learning_rate_test(found, picture, heading=heading)
     return {
         "candidate": candidate,
         "suggestion": found.suggestion,
