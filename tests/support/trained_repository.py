@@ -18,7 +18,8 @@ import pytest
 
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.deployable.package import Package
-from darkroom.registry.versions import Version, load
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import load
 from darkroom.tracking import experiments, runs
 from tests.support.onnx_model import write_model
 
