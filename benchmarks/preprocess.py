@@ -35,6 +35,7 @@ PARAMS: dict[str, Any] = {
     "color": "rgb",
     "val_fraction": 0.1,
     "test_fraction": 0.15,
+    "recent_fraction": 0.2,
     "seed": 7,
     "near_duplicates": "group",
     "near_duplicate_bits": 4,
@@ -119,6 +120,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation.prepared import channel_statistics, duplicates_of, index_of, split_rows
     from darkroom.data.preparation.rows import take_in
+    from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_images
 
     def one_pass() -> float:
@@ -137,7 +139,11 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
                 workers=workers,
             )
             assignment = split_rows(
-                rows, near_duplicates="group", near_duplicate_bits=4, seed=7, val_fraction=0.1, test_fraction=0.15
+                rows,
+                near_duplicates="group",
+                near_duplicate_bits=4,
+                seed=7,
+                fractions=Fractions(val=0.1, test=0.15, recent=0.2),
             )
             duplicates_of(rows, assignment)
             mean, std = channel_statistics(rows, assignment, image_shape=shape)

@@ -30,6 +30,7 @@ PARAMS = {
     "color": "rgb",
     "val_fraction": 0.2,
     "test_fraction": 0.2,
+    "recent_fraction": 0.3,
     "seed": 7,
     "near_duplicates": "keep",
     "near_duplicate_bits": 4,
@@ -176,10 +177,11 @@ def test_npz_and_idx_of_the_same_arrays_give_the_same_bytes(place):
     assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
 
 
-def test_new_images_join_train_and_val_but_no_official_test_set(place):
+def test_new_images_never_join_an_official_test_set(place, capsys):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
     before = place.run().index().set_index("source")["split"]
+    assert "recent" not in capsys.readouterr().err
     place.incoming(some("dog", "bird"))
     data = place.run()
     after = data.index().set_index("source")
@@ -187,8 +189,12 @@ def test_new_images_join_train_and_val_but_no_official_test_set(place):
     assert after["split"][before.index].equals(before)
     new = after[after["incoming"]]
     assert len(new) == 40
-    assert set(new["split"]) == {"train", "val"}
     assert "incoming/bird/0.png" in new.index
+    for name in ("bird", "dog"):
+        assert set(new["split"][new["label"] == name]) == {"train", "val", "recent"}
+    recent = new["label"][new["split"] == "recent"].value_counts().to_dict()
+    assert data.manifest["counts"]["recent"] == {"bird": 0, "cat": 0, "dog": 0} | recent
+    assert f"test 40, recent {sum(recent.values())};" in capsys.readouterr().err
 
 
 def test_exact_copies_become_one_row_and_test_keeps_its_own(place):
@@ -362,10 +368,16 @@ def test_a_class_whose_images_were_all_rejected_is_named(place):
     fails(place, "class 'eel' has 0 usable images for 3 splits")
 
 
-def test_a_split_that_lacks_a_class_is_named(place):
-    place.raw(some("cat", "dog") | some("eel", n=3))
-    place.params(val_fraction=0.01)
-    fails(place, "class 'cat' has 20 images, but the random split left none for val; add images, raise")
+def test_a_class_of_too_few_groups_is_named_with_their_list(place):
+    eels = some("eel", n=2)
+    place.raw(some("cat", "dog") | eels | {"eel/copy.bmp": saved_again(eels["eel/0.png"])})
+    place.params(near_duplicates="group")
+    fails(
+        place,
+        r"class 'eel' has 3 images in 2 groups of near-duplicates, which stay together, and none is left for \w+; "
+        r"reports/data/duplicates.csv lists them: add images that differ, lower preprocess.near_duplicate_bits",
+    )
+    assert [line[:3] for line in listed("duplicates")] == [["eel/copy.bmp", "eel/0.png", "near"]]
 
 
 def test_one_class_only_is_an_error(place):
@@ -396,7 +408,8 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"image_size": [28]}, r"preprocess.image_size is \[28\]: "),
         ({"image_size": "automatic"}, "preprocess.image_size is 'automatic': expected .* or 'auto'"),
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
-        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no training images"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction and test_fraction leave no training images"),
+        ({"val_fraction": 0.4, "recent_fraction": 0.6}, "val_fraction and recent_fraction leave no training images"),
         ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
     ],

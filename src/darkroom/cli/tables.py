@@ -87,8 +87,12 @@ def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:
         a, b: how to call the versions.
     """
     low, high = found["difference_ci95"]
+    left_out = found["n_left_out"]
     print(
-        f"{found['model']} on {found['n_images']} test images\n"
+        f"{found['model']} on {found['n_images']} test images"
+        + (f"; {left_out} left out: one of the versions was trained or tuned on them" if left_out else "")
+        + "".join(f"; version {one} may have seen some: it does not say what it saw" for one in found["unknown"])
+        + "\n"
         f"accuracy: {a} {found['accuracy_a']:.2%}, {b} {found['accuracy_b']:.2%}\n"
         f"difference {100 * found['difference']:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}\n"
         f"only {a} is correct on {found['n_only_a_correct']}, only {b} on {found['n_only_b_correct']}; "

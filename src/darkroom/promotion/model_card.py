@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from darkroom.data.arrays.dataset import SPLITS
+from darkroom.data.arrays.dataset import split_sizes
 from darkroom.project.text import percent
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
@@ -69,6 +69,7 @@ def render(
         "data": data,
         "source": source or {},
         "n_test": sum(data["counts"]["test"].values()),
+        "splits": split_sizes(data["counts"]),
         "gates": _gates(promotion.get("tests", {})),
         "uses": _uses(model, data["dataset"]),
         "limits": _limits(model, metrics, data),
@@ -118,9 +119,9 @@ def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[
     counts = data["counts"]["test"]
     if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
         limits.append(f"Fewer than 30 test images for {_listed(few)}: their figures are unreliable.")
+    measured = "All figures but the recent accuracy were" if metrics["recent"] else "All figures were"
     limits.append(
-        f"All figures were measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images "
-        "from "
+        f"{measured} measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images from "
         "other sources was not measured."
     )
     return limits
@@ -156,7 +157,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(percent=percent, number=_number, md=_markdown)
-    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS, splits=SPLITS)
+    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
     return environment
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from darkroom.data.raw.sources import content_id
 from darkroom.deployable.package import FORMATS, read_header
 from darkroom.errors import DataError
 
@@ -166,13 +167,6 @@ def read_batch(
     found = perceptual_hashes(images[:n]) if hashes else np.zeros(n, np.uint64)
     sums = _exact_sums(moments[:n], n_pixels=size[0] * size[1])
     return Batch(images[:n], ids[:n], found, sizes[:n], sums, rejected)
-
-
-def content_id(item: bytes | np.ndarray) -> bytes:
-    """Return the sha256 of a file's bytes, or of the shape and bytes of pixels: equal content has equal ids."""
-    if isinstance(item, bytes):
-        return hashlib.sha256(item).digest()
-    return hashlib.sha256(f"{item.dtype} {item.shape}\n".encode() + item.tobytes()).digest()
 
 
 def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:

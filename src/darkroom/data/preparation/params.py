@@ -16,6 +16,7 @@ class PreprocessParams(Section):
     color: Literal["grey", "rgb", "auto"]
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
+    recent_fraction: float = Field(gt=0, lt=1)
     seed: int = Field(ge=0)
     near_duplicates: Literal["keep", "drop", "group"]
     near_duplicate_bits: int = Field(ge=0, le=8)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance
+from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Form
-from darkroom.data.preparation.splits import Assignment, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, assign, check_classes
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -39,13 +39,9 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
 
 
 def split_rows(
-    rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, val_fraction: float, test_fraction: float
+    rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
 ) -> Assignment:
-    """Return the split of every row, after a check of the classes; rows with two labels are unused. See splits.assign.
-
-    Raises:
-        DataError: see splits.check_classes.
-    """
+    """Return the split of every row; rows with two labels are unused. See splits.assign."""
     usable = rows.usable
     found = assign(
         ids=rows.ids[usable],
@@ -56,15 +52,29 @@ def split_rows(
         near_duplicates=near_duplicates,
         near_duplicate_bits=near_duplicate_bits,
         seed=seed,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
+        fractions=fractions,
     )
     splits = np.full(len(rows), SPLIT_CODES[UNUSED], np.int8)
     groups = np.arange(len(rows))
     splits[usable], groups[usable] = found.splits, usable[found.groups]
     dropped = [(int(usable[row]), int(usable[of]), reason) for row, of, reason in found.dropped]
-    check_classes(splits, rows.labels, classes=rows.classes, official_test=rows.official_test, incoming=rows.incoming)
     return Assignment(splits, groups, dropped)
+
+
+def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
+    """Refuse a split that lacks a class. See splits.check_classes.
+
+    Raises:
+        DataError: names the class, and the file that lists the near-duplicates.
+    """
+    check_classes(
+        assignment,
+        rows.labels,
+        classes=rows.classes,
+        official_test=rows.official_test,
+        incoming=rows.incoming,
+        listed_in=listed_in,
+    )
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
@@ -114,7 +124,7 @@ def finish_rows(
 
 def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
     """Return one line with the number of images per split, rejected and dropped."""
-    counts = ", ".join(f"{split} {sum(of_class.values())}" for split, of_class in manifest["counts"].items())
+    counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
     return (
         f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "

@@ -3,11 +3,8 @@
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +12,7 @@ import numpy as np
 from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
-from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, same_name
+from darkroom.data.raw.layouts import Oversized, RawImage, same_name
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -172,22 +169,6 @@ class Rows:
             copies = [name for name, of in self.repeated if of == row]
             self.rejected += [(name, reason) for name in [self.names[row], *copies, *(name for name, _ in others)]]
         self.repeated = [(name, of) for name, of in self.repeated if of not in self._contradicted]
-
-
-def read_sources(
-    raw: Path, incoming: Path, *, max_archive_bytes: int, max_image_bytes: int
-) -> Iterator[tuple[RawImage, bool]]:
-    """Yield the images of data/raw, and then those of the directory of new images, each with whether it is incoming.
-
-    Raises:
-        DataError: a source is damaged, or the directory of new images holds a stray file.
-    """
-    new = read_folder(incoming, max_image_bytes=max_image_bytes) if incoming.is_dir() else iter(())
-    first = list(islice(new, 1))  # lists and checks the directory: a stray file there must not cost an hour of decoding
-    for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
-        yield image, False
-    for image in chain(first, new):
-        yield replace(image, name=f"incoming/{image.name}"), True
 
 
 def take_in(

@@ -3,7 +3,7 @@
 import json
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,13 +60,16 @@ class Placed(NamedTuple):
     split: str | None
 
 
-def read_images(directory: Path, *, max_archive_bytes: int, max_image_bytes: int) -> Iterator[RawImage]:
+def read_images(
+    directory: Path, *, max_archive_bytes: int, max_image_bytes: int, only: Container[str] | None = None
+) -> Iterator[RawImage]:
     """Return the images of data/raw as a stream; order and names depend on the files alone, train comes before test.
 
     Args:
         directory: what the download stage wrote: the files and manifest.json, which names their layout.
         max_archive_bytes: the most that one file may unpack to.
         max_image_bytes: an image with more bytes is not read; its data are Oversized.
+        only: names of the images to return; None: all.
 
     Raises:
         DataError: the directory is incomplete; a file is truncated, damaged, unsafe or not what its layout says; there
@@ -80,24 +83,31 @@ def read_images(directory: Path, *, max_archive_bytes: int, max_image_bytes: int
     blocks: Iterator[Block]
     if layout["kind"] == "folders":
         images = _archived_folders(
-            paths, root=layout.get("root"), max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes
+            paths,
+            root=layout.get("root"),
+            max_archive_bytes=max_archive_bytes,
+            max_image_bytes=max_image_bytes,
+            only=only,
         )
     elif layout["kind"] == "npz":
         blocks = (
             block for path in paths for block in npz_blocks(path, classes=classes, max_archive_bytes=max_archive_bytes)
         )
-        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes)
+        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes, only=only)
     elif layout["kind"] in ("idx", "cifar"):
         read = idx_blocks if layout["kind"] == "idx" else cifar_blocks
         blocks = read(paths, classes=classes, max_archive_bytes=max_archive_bytes)
-        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes)
+        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes, only=only)
     else:
         raise DataError(f"{directory / MANIFEST}: unknown layout {layout['kind']!r}; run `dvc repro download`")
     return images
 
 
-def read_folder(directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
+def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] | None = None) -> Iterator[RawImage]:
     """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed.
+
+    Args:
+        max_image_bytes, only: see read_images.
 
     Raises:
         DataError: the directory does not exist, an image lies in no class directory, two class names differ by case or
@@ -109,6 +119,8 @@ def read_folder(directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
     entries = list(walk(directory))
     names = [(name, is_dir) for name, _, is_dir in entries]
     for placed in place(names, where=directory, splits=False):
+        if only is not None and placed.name not in only:
+            continue
         path = entries[placed.number][1]
         try:
             n_bytes = path.stat().st_size
@@ -244,7 +256,12 @@ def check_classes(images: Sequence[Placed], *, where: Path) -> None:
 
 
 def _archived_folders(
-    paths: Sequence[Path], *, root: str | None, max_archive_bytes: int, max_image_bytes: int
+    paths: Sequence[Path],
+    *,
+    root: str | None,
+    max_archive_bytes: int,
+    max_image_bytes: int,
+    only: Container[str] | None,
 ) -> Iterator[RawImage]:
     if len(paths) != 1:
         raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar with class directories")
@@ -253,13 +270,17 @@ def _archived_folders(
         check_classes(placed, where=paths[0])
         placed.sort(key=lambda image: image.split == "test")  # stable: inside a split the order of the archive
         for image in placed:
+            if only is not None and image.name not in only:
+                continue
             entry = archive.entries[image.number]
             too_big = entry.n_bytes > max_image_bytes
             data = Oversized(entry.n_bytes) if too_big else archive.read(entry)
             yield RawImage(image.name, image.label, image.split, data)
 
 
-def _numbered(blocks: Iterable[Block], directory: Path, *, max_image_bytes: int) -> Iterator[RawImage]:
+def _numbered(
+    blocks: Iterable[Block], directory: Path, *, max_image_bytes: int, only: Container[str] | None
+) -> Iterator[RawImage]:
     counts: dict[str | None, int] = {}
     labels: set[str] = set()
     for block in blocks:
@@ -268,8 +289,10 @@ def _numbered(blocks: Iterable[Block], directory: Path, *, max_image_bytes: int)
         prefix = f"{block.split}/" if block.split else ""
         n_bytes = block.pixels[0].nbytes if len(block.pixels) else 0
         for offset, (label, pixels) in enumerate(zip(block.labels, block.pixels, strict=True)):
-            data = pixels if n_bytes <= max_image_bytes else Oversized(n_bytes)
-            yield RawImage(f"{prefix}{start + offset:05d}", label, block.split, data)
+            name = f"{prefix}{start + offset:05d}"
+            if only is None or name in only:
+                data = pixels if n_bytes <= max_image_bytes else Oversized(n_bytes)
+                yield RawImage(name, label, block.split, data)
         counts[block.split] = start + len(block.labels)
     if len(labels) < 2:
         what = f"only one class, {shown(labels.pop())}" if labels else "no images"
