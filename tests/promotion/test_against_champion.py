@@ -106,7 +106,7 @@ def test_more_planned_comparisons_never_let_more_through(lost, gained, compariso
     assert not (one.numbers["gain"] and one.numbers["loss"])
 
 
-def test_chance_promotes_in_a_year_with_probability_alpha_at_most():
+def test_chance_promotes_in_a_year_with_probability_alpha():
     rng = np.random.default_rng(1)
     p_false = []
     for n_disagreements in (15, 60, 400):
@@ -242,6 +242,6 @@ def test_the_set_that_decided_is_named():
     assert recent.sentence.endswith("The loss on the recent images decides.")
 
 
-def test_without_a_verdict_on_the_test_set_recent_images_do_not_decide():
+def test_without_a_verdict_on_the_test_set_nothing_is_promoted():
     unseen = against(*GAIN, seen=np.ones(200, bool))
     assert against_champion.jointly(unseen, against(*GAIN))[0].status == "failed"

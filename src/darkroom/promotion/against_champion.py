@@ -95,7 +95,7 @@ def jointly(test: Verdict, recent: Verdict) -> tuple[Verdict, Verdict]:
 def used_up(verdict: Verdict) -> str | None:
     """Return the warning that more comparisons were made on the test set than planned, None if they were not."""
     planned, made = (verdict.numbers.get(key, 0) for key in ("comparisons", "n_comparisons"))
-    if made <= planned:
+    if made <= planned or verdict.numbers["margin"]:
         return None
     return (
         f"The comparisons planned on this test set ({planned}) are used up; this is the {ordinal(made)}: a false "
@@ -141,6 +141,7 @@ def _within_margin(compared: Scored, numbers: dict[str, Any]) -> tuple[bool, str
         lows.append(numbers["reference_difference_ci95"][0])
         said += f", from the reference {_interval(numbers, of='reference_')}"
     passed = all(low >= -margin for low in lows)
+    numbers["beats_reference"] = lows[-1] > 0
     keeps = "keeps" if passed else "is not certain to stay within"
     return passed, f"; {said}, which {keeps} the margin of {100 * margin:g} points"
 
