@@ -276,7 +276,7 @@ def test_processes_that_start_together_share_one_new_store(tmp_path):
 
 
 @needs_mlflow
-def test_a_deleted_run_of_a_training_is_reported_with_the_way_back(root):
+def test_a_deleted_run_is_reported_with_the_way_back(root):
     with opened() as run:
         pass
     store.client().delete_run(run.id)

@@ -40,7 +40,8 @@ def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | N
             with replacing(place) as part:
                 shutil.copyfile(at_hand[champion.tags[f"{SHA256}{path}"]], part)
         return registered, (
-            f"Lost files of the champion, version {champion.version}, were put back from {onnx.parent}: {', '.join(lost)}."
+            f"Lost files of the champion, version {champion.version}, were put back from {onnx.parent}: "
+            f"{', '.join(lost)}."
         )
     version = _register_again(champion, onnx)
     return read(registered.name), (

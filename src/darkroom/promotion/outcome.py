@@ -61,7 +61,7 @@ def promote_if_better(
     if champion and known and known.model_sha256 == champion.model_sha256:
         reason = f"This model is already the champion (version {champion.version})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
-    case = Case(winner, champion, gates)
+    case = Case(winner, champion, gates, registered=registered)
     decision = case.decision()
     if decision.promote and known and "rolled_back" in known.tags:
         reason = f"But version {known.version} is the same model and was rolled back: {known.tags['rolled_back']}"
@@ -73,25 +73,28 @@ def promote_if_better(
         return Outcome("would_promote", _saying(decision, reason), known, champion)
 
     from darkroom.promotion import registration
-    from darkroom.registry import aliases
+    from darkroom.registry import aliases, comparisons
 
     hold = registered.hold
-    held = hold is not None and not _is_over(hold, hold_days)
-    manual = approval == "manual" or held
-    why = f"{hold}; `darkroom lift-hold` ends that" if held else "promote.approval is manual"
+    why = _needed_for(decision, approval, hold, hold_days)
+    manual = why is not None
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
     rival = registration.waiting(registered) if manual else None
-    is_rival = rival is not None and rival.model_sha256 != winner.model_sha256
-    if rival and is_rival and not (against := Case(winner, rival, gates).decision()).promote:
-        failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
-        reason = f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
-        return Outcome("kept", _saying(decision, reason), known, champion)
+    if rival and rival.model_sha256 != winner.model_sha256:
+        against = Case(winner, rival, gates, registered=registered).decision()
+        if not against.promote:
+            failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
+            reason = f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
+            return Outcome("kept", _saying(decision, reason), known, champion)
     version = known
     if version is None or damage(version):
         again = version is not None
         version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"), again=again)
     decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
+    if "beats_reference" in decision.tests["champion"]:
+        kept = version if decision.tests["champion"]["beats_reference"] else case.reference or champion or version
+        comparisons.hold_against(version, kept)
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (
@@ -142,12 +145,21 @@ def _refuse_lost_champion(registered: Registered) -> None:
             raise RegistryError(lost)
 
 
+def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days: float | None) -> str | None:
+    """Return why a person must approve the candidate, None if nobody must."""
+    if decision.needs_approval:
+        return "a class would be lost"
+    if hold and not _is_over(hold, hold_days):
+        return f"{hold}; `darkroom lift-hold` ends that"
+    return "promote.approval is manual" if approval == "manual" else None
+
+
 def _is_over(hold: Hold, days: float | None) -> bool:
     ends = hold.ends(days)
     return ends is not None and datetime.now(UTC) >= ends
 
 
-def _waiting(decision: Decision, version: Version, why: str) -> Decision:
+def _waiting(decision: Decision, version: Version, why: str | None) -> Decision:
     return _saying(decision, f"Waiting for `darkroom approve {version.version}`: {why}.")
 
 

@@ -9,6 +9,7 @@ what it had begun is finished first, and a version is recognised by its model's 
 from collections.abc import Sequence
 
 from darkroom.errors import RegistryError
+from darkroom.registry.comparisons import REFERENCE
 from darkroom.registry.ledger import CHALLENGER, CHAMPION, HOLD, PREVIOUS, Mark, Move, ledger
 from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, find, read
@@ -130,7 +131,7 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
 def stand_in(version: Version, *, lost: Version) -> None:
     """Move the aliases of the champion to another version of the same model, since files of the champion are lost.
 
-    A hold stays, and so does a challenger that was compared with the lost version.
+    A hold stays, and so does a challenger that was compared with the lost version, or a margin that is held against it.
 
     Raises:
         RegistryError: the champion is another one by now.
@@ -143,6 +144,8 @@ def stand_in(version: Version, *, lost: Version) -> None:
         waiting = registered.under(CHALLENGER)
         compared = waiting and waiting.tags.get(AGAINST) == lost.version
         marks = [Mark(waiting.version, AGAINST, version.version)] if waiting and compared else []
+        held = [each for each in registered.versions.values() if each.tags.get(REFERENCE) == lost.version]
+        marks += [Mark(each.version, REFERENCE, version.version) for each in held]
         book.move([Move(alias, lost.version, version.version, reasons) for alias in named], marks)
 
 
