@@ -90,6 +90,16 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert answers["frame"]["data"][0][3] is False
 
 
+@pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python-headless"), ("onnxruntime", "onnxruntime")])
+def test_a_consumer_is_told_which_package_is_missing(module, package, logged, tmp_path):
+    program = CONSUMER.replace('("darkroom", "keras", "tensorflow")', f'("darkroom", "{module}")')
+    command = [sys.executable, "-c", program, str(logged[0]), "", ""]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=clean_environment())
+    assert ended.returncode == 1
+    expected = f"ImportError: this model needs the package {package}, which cannot be imported (refused: {module}); "
+    assert ended.stderr.splitlines()[-1] == f"{expected}install it: pip install {package}"
+
+
 def test_the_folder_holds_no_pickle_and_pins_its_packages(logged):
     names = sorted(path.relative_to(logged[0]).as_posix() for path in logged[0].rglob("*") if path.is_file())
     assert {"MLmodel", "artifacts/model.onnx", "code/package.py", "mlflow_model.py"} <= set(names)

@@ -15,8 +15,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+
+
+def _missing(package: str, error: ImportError) -> ImportError:
+    wanted = f"this model needs the package {package}, which cannot be imported ({error})"
+    return ImportError(f"{wanted}; install it: pip install {package}", name=error.name)
+
+
+try:
+    import cv2
+except ImportError as error:
+    raise _missing("opencv-python-headless", error) from None
 
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
 FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF"
@@ -68,8 +78,12 @@ class Package:
 
         Raises:
             ValueError: there is no such file, it is not ONNX, or it was not made by darkroom.
+            ImportError: ONNX Runtime is not installed.
         """
-        import onnxruntime  # whoever only reads images or trains may not have it
+        try:
+            import onnxruntime  # whoever only reads images or trains may not have it
+        except ImportError as error:
+            raise _missing("onnxruntime", error) from None
 
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file; expected the model.onnx of a trained model")
