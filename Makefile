@@ -1,5 +1,6 @@
 # What people, hooks and CI call. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
 PYTHON ?= python3
+PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CODE := src pipelines tests benchmarks
@@ -26,8 +27,9 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	dvc repro
 	@darkroom report
 
-ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
+ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
+	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \
+	    --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$store"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=
