@@ -50,9 +50,13 @@ format: setup  ## apply ruff's fixes and formatting
 	ruff check --fix $(CODE)
 	ruff format $(CODE)
 
-lock: setup  ## write requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-annotate --quiet --custom-compile-command "make lock"
+
+lock: setup  ## write requirements.lock and requirements-s3.lock anew from pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
+	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
 bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done

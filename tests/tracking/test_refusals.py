@@ -166,7 +166,7 @@ def test_a_read_only_database_is_reported_without_a_log(root, capfd):
 
 
 def test_a_missing_driver_is_named_with_its_extra():
-    for name, extra in (("boto3", "s3"), ("psycopg.errors", "postgres")):
+    for name, extra in (("boto3", "s3"), ("psycopg.errors", "postgres"), ("azure.storage", "azure")):
         error = ModuleNotFoundError(f"No module named '{name}'", name=name)
         with pytest.raises(RegistryError, match=rf"needs the package .*: .venv/bin/uv pip install -e '.\[{extra}\]'$"):
             raise refusals.refusal("http://server", error, variable="MLFLOW_TRACKING_URI")

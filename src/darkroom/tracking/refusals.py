@@ -7,7 +7,10 @@ from darkroom.project.text import first_line, reason, redact
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 NO_MLFLOW = r"error code 404|body: '\s*(<|$)|not in a valid JSON|redirects"
-EXTRAS = {"psycopg": "postgres", "boto3": "s3", "botocore": "s3"}  # package that MLflow imports: extra that brings it
+LIBRARIES = {"mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure"}  # whose errors are those of a store
+KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+# Package that MLflow imports: extra that brings it.
+EXTRAS = {"psycopg": "postgres", "boto3": "s3", "botocore": "s3", "google": "gs", "azure": "azure"}
 
 # What stands in the first line of the error: what it means and what to do. {variable} is the one that names the store.
 MEANINGS = {
@@ -31,8 +34,18 @@ MEANINGS = {
     "them last, or, if the tables are older, back up the database and run `mlflow db upgrade`",
     r"readonly database": "is read-only; give this user write access to the database file and its directory",
     r"database is locked": "is locked by another process that writes to it; wait for that, or end it, and try again",
+    r"Unable to locate credentials|InvalidAccessKeyId|SignatureDoesNotMatch|\(AccessDenied\)": "keeps its artifacts in "
+    f"S3, which denies access; set or correct {KEYS}",
+    r"Could not connect to the endpoint|NoSuchBucket": "keeps its artifacts in S3, where the bucket is not found; "
+    "correct MLFLOW_S3_ENDPOINT_URL and AWS_DEFAULT_REGION, or create the bucket",
     r"disk is full|No space left|disk I/O error": "cannot be written, the disk is full or failing; free some space",
 }
+
+
+def is_refusal(error: Exception) -> bool:
+    """Return whether the error says that a store, its database or the network refused; nothing is imported for it."""
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return isinstance(error, OSError | ImportError) or bool(libraries & LIBRARIES)
 
 
 def refusal(uri: str, error: BaseException, *, variable: str, remedy: str = "") -> RegistryError:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
 from darkroom.project.repository import repository_root
-from darkroom.tracking.refusals import refusal
+from darkroom.tracking.refusals import is_refusal, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -93,16 +93,10 @@ def store_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow, a database driver or the network raise into one RegistryError that names the store."""
     try:
         yield
-    except _refusals() as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         raise refusal(uri, error, variable=variable_of(uri)) from error
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """Return what MLflow raises where a store refuses; looked up only when something was raised."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, OSError, ImportError
 
 
 def variable_of(uri: str) -> str:
