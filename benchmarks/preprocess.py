@@ -35,7 +35,9 @@ PARAMS: dict[str, Any] = {
     "color": "rgb",
     "val_fraction": 0.1,
     "test_fraction": 0.15,
+    "recent_fraction": 0.2,
     "seed": 7,
+    "group_by": None,
     "near_duplicates": "group",
     "near_duplicate_bits": 4,
     "max_rejected_fraction": 0.01,
@@ -119,7 +121,9 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation.prepared import channel_statistics, duplicates_of, index_of, split_rows
     from darkroom.data.preparation.rows import take_in
+    from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_images
+    from darkroom.deployable.images import Form
 
     def one_pass() -> float:
         start = time.perf_counter()
@@ -129,15 +133,19 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
             rows = take_in(
                 ((image, False) for image in images),
                 writer,
-                size=(size, size),
-                color="rgb",
+                form=Form((size, size), "rgb"),
                 max_pixels=10**8,
                 hashes=True,
                 backend=backend,
                 workers=workers,
             )
             assignment = split_rows(
-                rows, near_duplicates="group", near_duplicate_bits=4, seed=7, val_fraction=0.1, test_fraction=0.15
+                rows,
+                group_by=None,
+                near_duplicates="group",
+                near_duplicate_bits=4,
+                seed=7,
+                fractions=Fractions(val=0.1, test=0.15, recent=0.2),
             )
             duplicates_of(rows, assignment)
             mean, std = channel_statistics(rows, assignment, image_shape=shape)

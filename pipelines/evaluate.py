@@ -1,4 +1,4 @@
-"""Score every candidate's model.onnx on the test set, choose the winner, write metrics, plots and a report."""
+"""Score every candidate's model.onnx on the splits test and recent, choose the winner, write metrics and a report."""
 
 import hashlib
 import json
@@ -41,15 +41,15 @@ def main() -> None:
         records = {name: stack.enter_context(reopen_training(name, said)) for name, said in trained.items()}
         options: dict[str, Any] = {"calibration_bins": params.calibration_bins}
         candidates = [
-            score(folder, trained[folder.name], dataset, rows, latency_repeats=params.latency_repeats, **options)
+            score(folder, trained[folder.name], dataset, latency_repeats=params.latency_repeats, **options)
             for folder in folders
         ]
         metrics = {candidate.name: dict(candidate.metrics) for candidate in candidates}
         winner = choose_winner({name: float(said["val_accuracy"]) for name, said in trained.items()})
-        index, labels = dataset.index().iloc[rows], dataset.labels[rows]
-        ids = index["id"].tolist()
-        predictions.write_predictions(candidates, labels, ids, dataset.classes, paths.predictions)
-        worst = {one.name: worst_errors(one, dataset, index, n_errors=params.worst_images) for one in candidates}
+        index, labels = dataset.index(), dataset.labels[rows]
+        test, recent = index.iloc[rows], index.iloc[dataset.rows("recent")]
+        predictions.write_predictions(candidates, test, recent, dataset.classes, paths.predictions)
+        worst = {one.name: worst_errors(one, dataset, test, n_errors=params.worst_images) for one in candidates}
         drawn = {}
         for candidate in candidates:
             name, pictures = candidate.name, paths.figures / candidate.name
@@ -64,11 +64,10 @@ def main() -> None:
         )
         write_text(paths.report, page)
         records[winner].log_artifact(paths.report)
-    test_ids_sha256 = hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+    test_ids_sha256 = hashlib.sha256("\n".join(sorted(test["id"])).encode()).hexdigest()
     summary = {"test_ids_sha256": test_ids_sha256, "winner": winner, "candidates": metrics}
     write_text(paths.out, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    accuracy, (low, high) = metrics[winner]["test_accuracy"], metrics[winner]["test_accuracy_ci95"]
-    say(f"evaluate: {winner}: test accuracy {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, {len(rows)} images")
+    say(f"evaluate: {winner}: {report.in_words(metrics[winner], n_images=len(rows))}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Turn downloaded and new images into shards of one image size, split into train, val and test."""
+"""Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
+
+from typing import Any
 
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
@@ -10,36 +12,37 @@ def main() -> None:
     paths = stage_paths(__doc__, "raw", "incoming", "out", "report")
     params = load_section("preprocess", PreprocessParams)
     compute = load_section("compute", ComputeParams)
-    if params.val_fraction + params.test_fraction >= 1:
-        raise ParamsError("params.yaml: preprocess.val_fraction and test_fraction leave no training images")
+    for name in ("test_fraction", "recent_fraction"):
+        if params.val_fraction + getattr(params, name) >= 1:
+            raise ParamsError(f"params.yaml: preprocess.val_fraction and {name} leave no training images")
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation import prepared, rows
     from darkroom.data.preparation.auto import choose_form
     from darkroom.data.preparation.samples import PER_CLASS, samples
+    from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
+    from darkroom.data.raw.sources import read_sources
     from darkroom.files.writing import write_csv
 
-    limits = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
+    limits: dict[str, Any] = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
-        form = choose_form(
+        chosen = choose_form(
             paths.raw,
-            image_size=params.image_size,
-            color=params.color,
             max_pixels=params.max_image_pixels,
+            **params.model_dump(include={"image_size", "color", "resize", "background", "white_level"}),
             **limits,
         )
-    if form.reasons:
-        say(f"preprocess: {form.in_words()}")
+    if chosen.reasons:
+        say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
     paths.report.mkdir(parents=True, exist_ok=True)
-    with DatasetWriter(paths.out, image_shape=form.image_shape, shard_bytes=params.shard_bytes) as writer:
+    with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
-                rows.read_sources(paths.raw, paths.incoming, **limits),
+                read_sources(paths.raw, paths.incoming, **limits),
                 writer,
-                size=form.size,
-                color=form.color,
+                form=chosen.form,
                 max_pixels=params.max_image_pixels,
                 hashes=params.near_duplicates != "keep",
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
@@ -50,19 +53,20 @@ def main() -> None:
         prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
         assignment = prepared.split_rows(
             taken,
+            group_by=params.group_by,
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
             seed=params.seed,
-            val_fraction=params.val_fraction,
-            test_fraction=params.test_fraction,
+            fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
-        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
+        prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
+        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 
     images, titles = samples(Dataset.open(paths.out))
     image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    say(prepared.in_words(taken, assignment, manifest))
+    say(prepared.in_words(taken, assignment, manifest, group_by=params.group_by))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from darkroom.promotion.winner import read_winner
 
 
 def main() -> None:
-    paths = stage_paths(__doc__, "evaluation", "predictions", "raw", "prepared", "models", "out")
+    paths = stage_paths(__doc__, "evaluation", "predictions", "raw", "incoming", "prepared", "models", "out")
     params = load_section("promote", PromoteParams)
     winner = read_winner(
         paths.evaluation,
@@ -23,6 +23,7 @@ def main() -> None:
         models=paths.models,
         prepared=paths.prepared,
         raw=paths.raw,
+        incoming=paths.incoming,
         named=load_candidates(),
     )
     registered = settled(params.registered_model)

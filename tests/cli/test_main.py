@@ -125,7 +125,8 @@ def test_importing_the_command_line_is_cheap():
 
 def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monkeypatch, capfd):
     (repository / "reports").mkdir()
-    scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992]}
+    recent = {"accuracy": 0.0953, "accuracy_ci95": [0.05, 0.15], "n_images": 1200}
+    scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992], "recent": recent}
     (repository / "reports" / "evaluation.json").write_text(
         json.dumps({"winner": "cnn", "candidates": {"cnn": scores}})
     )
@@ -139,6 +140,7 @@ def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monk
     code, out, _ = run(monkeypatch, capfd, "report")
     assert code == 0
     assert "cnn: test accuracy 98.70% (95 % interval 98.00% to 99.20%)" in out
+    assert "accuracy 9.53% (95 % interval 5.00% to 15.00%) on 1,200 incoming images\n" in out
     assert "kept: It is worse." in out
     assert "models:/pets@champion is version 3" in out
     assert "make ui" in out

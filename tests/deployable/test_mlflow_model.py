@@ -27,7 +27,7 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("darkroom", "keras", "tensorflow"):
-            raise ImportError(f"refused: {name}")
+            raise ModuleNotFoundError(f"refused: {name}", name=name)
 
 sys.meta_path.insert(0, Refuse())
 import base64, json
@@ -51,8 +51,9 @@ def logged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         fresh_store(root, patch)
         onnx = write_model(root / "trained.onnx", classes=CLASSES, image_shape=SHAPE)
+        np.save(seen := root / "seen_ids.npy", np.arange(3, dtype=np.uint64))
         with runs.run(experiment="pets", name="train", params={}, tags={}) as run:
-            uri = run.log_package(onnx, input_example=np.zeros((1, *SHAPE), np.uint8))
+            uri = run.log_package(onnx, seen=seen, input_example=np.zeros((1, *SHAPE), np.uint8))
     folder = root / "mlartifacts" / "pets" / "models" / uri.removeprefix("models:/") / "artifacts"
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     cv2.imwrite(str(root / "image.png"), image)

@@ -45,7 +45,13 @@ def root(tmp_path_factory):
             champion = made.version
         onnx = root / "models" / "cnn" / "model.onnx"
         onnx.write_bytes(onnx.read_bytes() + b"\x12\x01x")  # other bytes, the same model
-        unknown = {"run_id": "0" * 32, "experiment": "pets", "onnx_path": onnx, "tags": {}}
+        unknown = {
+            "run_id": "0" * 32,
+            "experiment": "pets",
+            "onnx_path": onnx,
+            "seen": onnx.with_name("seen_ids.npy"),
+            "tags": {},
+        }
         uri, _ = runs.package("models:/m-" + "0" * 32, **unknown)
         register.register("pets", model_uri=uri, model_sha256=sha256_of(onnx), tags={})
         yield root

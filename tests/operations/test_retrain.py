@@ -1,10 +1,12 @@
 """Retraining as a scheduler sees it: processes of their own on a repository with real DVC, git and registry."""
 
+import hashlib
 import json
 import re
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks.clients.champion import ChampionClient
+from darkroom.monitoring.feedback import FeedbackLog, TrueLabel
+from darkroom.monitoring.log import PredictionLog
+from darkroom.monitoring.measures import FEATURES
 from darkroom.operations.undo import lock_is_valid
 from darkroom.registry import versions
 from tests.support.retrained_repository import Retrained, create
@@ -83,11 +88,11 @@ def test_force_runs_every_stage_and_is_always_answered(project):
     report = project.retrain("--force")
     assert report["decision"] == "unchanged"
     assert ran(project) == ["download", "train", "promote"]
-    assert json.loads(project.read("told-kept.json"))["decision"] == "unchanged"
+    assert json.loads(project.read("told-unchanged.json"))["trained"] == ["train"]
 
 
 def test_an_old_champion_is_answered_with_the_data_of_now(project):
-    params, told = project.root / "params.yaml", project.root / "told-kept.json"
+    params, told = project.root / "params.yaml", project.root / "told-unchanged.json"
     before = params.read_text()
     params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
     told.unlink()
@@ -132,6 +137,46 @@ def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
     assert fired(report) == ["unfinished", "new_images"]
     assert report["decision"] == "kept"
     assert json.loads(project.read("told-kept.json"))["decision"] == "kept"
+
+
+def test_where_nothing_was_trained_nothing_was_kept(project):
+    """Though `promote` says of the candidate of the night before that it is kept, again."""
+    params, told = project.root / "params.yaml", project.root / "told-unchanged.json"
+    before = params.read_text()
+    params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
+    told.unlink()
+    report = project.retrain()
+    assert (fired(report), report["decision"], report["trained"]) == (["champion_age"], "unchanged", [])
+    assert report["reasons"][0] == "Nothing was trained: nothing that a model depends on has changed."
+    assert json.loads(told.read_text())["event"] == "unchanged"
+    params.write_text(before)
+
+
+def test_an_alarm_retrains_until_a_person_acknowledges_it(project):
+    params = project.root / "params.yaml"
+    before = params.read_text()
+    changed = {"drift_log: null": "drift_log: log", "min_recent_accuracy: null": "min_recent_accuracy: 0.9"}
+    for old, new in changed.items():
+        params.write_text(params.read_text().replace(old, new))
+    images = [hashlib.sha256(bytes([number])).hexdigest() for number in range(12)]
+    now = datetime.now(UTC)
+    row = {"time": now, "version": "1", "label": "cat", "confidence": 0.9, "width": 4, "height": 4}
+    row |= dict.fromkeys(FEATURES, 0.5)
+    with PredictionLog(project.root / "log") as log:
+        log.append([{**row, "id": image} for image in images])
+    FeedbackLog(project.root / "log").append(TrueLabel(image, "dog", now) for image in images)
+    report = project.retrain()
+    assert fired(report) == ["recent_accuracy"]
+    assert "right on 0 of 12 labelled images" in report["triggers"][-1]["reason"]
+    assert report["decision"] == "unchanged"
+    assert project.run("darkroom", "acknowledge", "--reason", "a fair").startswith("recent_accuracy: acknowledged by ")
+    report = project.retrain()
+    assert (report["decision"], fired(report)) == ("nothing", [])
+    assert [reason for reason in report["reasons"] if reason.endswith(": a fair")]
+    params.write_text(before)
+    assert "retrain.drift_log is null, so there is no alarm to" in project.run(
+        "darkroom", "acknowledge", "--reason", "x", status=2
+    )
 
 
 def test_sigterm_ends_the_training_and_puts_everything_back(project):

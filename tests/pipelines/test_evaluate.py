@@ -39,8 +39,10 @@ OPTIONS = [part for name, path in PATHS.items() for part in (f"--{name}", path)]
 LEFT_OUT = ("MLFLOW_", "DVC_")
 
 
-def write_dataset(folder, *, n_rows=90):
+def write_dataset(folder):
     """Write a dataset whose classes are told apart by which third of the image is bright, with some noise."""
+    splits = ["train"] * 30 + ["test"] * 45 + ["recent"] * 15
+    n_rows = len(splits)
     rng = np.random.default_rng(0)
     labels = np.arange(n_rows) % 3
     images = rng.integers(0, 120, (n_rows, *SHAPE), dtype=np.uint8)
@@ -51,7 +53,7 @@ def write_dataset(folder, *, n_rows=90):
             "row": range(n_rows),
             "id": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
             "label": [CLASSES[label] for label in labels],
-            "split": np.where(np.arange(n_rows) < n_rows // 3, "train", "test"),
+            "split": splits,
             "source": [f"a/{number} <img src=x>.png" for number in range(n_rows)],
         }
     )
@@ -205,7 +207,9 @@ def evaluated(tmp_path_factory):
     done = start(folder)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        r"evaluate: transfer: test accuracy 0\.\d{4}, 95% interval [\d.]+ to [\d.]+, 60 images\n", done.stderr
+        r"evaluate: transfer: test accuracy 0\.\d{4}, 95% interval [\d.]+ to [\d.]+, 45 images; "
+        r"recent accuracy [01]\.\d{4}, 95% interval [\d.]+ to [\d.]+, 15 images\n",
+        done.stderr,
     )
     return folder, run_ids
 
@@ -222,31 +226,38 @@ def test_the_evaluation_keeps_its_contract(evaluated):
     for name, metrics in summary["candidates"].items():
         assert list(metrics) == [
             *["test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class"],
-            *["latency_ms_p50", "latency_ms_p95", "model_bytes"],
+            *["latency_ms_p50", "latency_ms_p95", "model_bytes", "recent"],
         ]
+        assert list(metrics["recent"]) == [
+            *["n_images", "accuracy", "accuracy_ci95", "loss", "macro_f1", "ece", "per_class"]
+        ]
+        assert metrics["recent"]["n_images"] == 15
         assert list(metrics["per_class"]) == CLASSES
         assert 0 < metrics["latency_ms_p50"] <= metrics["latency_ms_p95"]
         assert metrics["model_bytes"] == (folder / "models" / name / "model.onnx").stat().st_size
 
 
 @pytest.mark.heavy
-def test_predictions_are_the_packages_on_the_test_images(evaluated):
+def test_predictions_are_the_packages_on_test_and_recent_images(evaluated):
     from darkroom.data.arrays.dataset import Dataset
 
     folder, _ = evaluated
     predictions = pd.read_parquet(folder / "reports" / "predictions.parquet")
-    assert list(predictions) == ["candidate", "id", "label", "predicted", "confidence", "probabilities"]
+    assert list(predictions) == ["candidate", "split", "id", "label", "predicted", "confidence", "probabilities"]
     dataset = Dataset.open(folder / "data" / "prepared")
     index = dataset.index()
     for name, found in predictions.groupby("candidate"):
         package = Package.load(folder / "models" / name / "model.onnx")
-        expected = package.probabilities(dataset.images[dataset.rows("test")])
+        rows = np.concatenate([dataset.rows("test"), dataset.rows("recent")])
+        expected = package.probabilities(dataset.images[rows])
         np.testing.assert_allclose(np.stack(found["probabilities"].tolist()), expected, atol=1e-6)
-        assert found["id"].tolist() == index["id"][dataset.rows("test")].tolist()
-        assert found["label"].tolist() == index["label"][dataset.rows("test")].tolist()
+        for column in ("split", "id", "label"):
+            assert found[column].tolist() == index[column][rows].tolist()
         assert found["predicted"].tolist() == [CLASSES[answer] for answer in expected.argmax(axis=1)]
         summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"][name]
-        assert (found["label"] == found["predicted"]).mean() == pytest.approx(summary["test_accuracy"])
+        accuracy = (found["label"] == found["predicted"]).groupby(found["split"]).mean()
+        assert accuracy["test"] == pytest.approx(summary["test_accuracy"])
+        assert accuracy["recent"] == pytest.approx(summary["recent"]["accuracy"])
 
 
 @pytest.mark.heavy
@@ -259,9 +270,9 @@ def test_the_tables_for_dvc_plots_agree_with_the_metrics(evaluated):
     }
     hits = [line["actual"] == line["predicted"] for line in tables["confusion"]]
     assert sum(hits) / len(hits) == pytest.approx(summary["test_accuracy"])
-    assert sum(int(line["count"]) for line in tables["reliability"]) == 60
+    assert sum(int(line["count"]) for line in tables["reliability"]) == 45
     assert [line["class"] for line in tables["per_class"]] == CLASSES
-    assert [int(line["support"]) for line in tables["per_class"]] == [20, 20, 20]
+    assert [int(line["support"]) for line in tables["per_class"]] == [15, 15, 15]
 
 
 @pytest.mark.heavy
@@ -290,7 +301,9 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
     digest = json.loads((folder / "data" / "prepared" / "manifest.json").read_text())["digest"]
     for fact in (
         f"{best['test_accuracy']:.2%}",
-        "60 test images",
+        "45 test images",
+        f"{best['recent']['accuracy']:.2%}",
+        "15 recent images",
         run_ids["transfer"],
         "c0ffee",
         "d1ce",
@@ -298,7 +311,7 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
         "cnn",
     ):
         assert fact in page, fact
-    for low_or_high in best["test_accuracy_ci95"]:
+    for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
         assert f"{low_or_high:.2%}" in page
 
 
@@ -312,9 +325,13 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
         for name, run_id in run_ids.items():
             stored = dict(database.execute("select key, value from metrics where run_uuid = ?", (run_id,)).fetchall())
             low, high = summary[name]["test_accuracy_ci95"]
+            recent = summary[name]["recent"]
+            recent_low, recent_high = recent["accuracy_ci95"]
             assert stored == pytest.approx(
                 {key: value for key, value in summary[name].items() if isinstance(value, float | int)}
                 | {"test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+                | {f"recent_{key}": value for key, value in recent.items() if isinstance(value, float | int)}
+                | {"recent_accuracy_ci95_low": recent_low, "recent_accuracy_ci95_high": recent_high}
             )
             (status,) = database.execute("select status from runs where run_uuid = ?", (run_id,)).fetchone()
             assert status == "FINISHED"

@@ -10,7 +10,7 @@ import pytest
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
-from darkroom.promotion import cases
+from darkroom.promotion import scored
 from darkroom.registry import aliases, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
@@ -32,6 +32,8 @@ ARGUMENTS = ["--evaluation", "reports/evaluation.json", "--predictions", "report
 ARGUMENTS += [
     "--raw",
     "data/raw",
+    "--incoming",
+    "data/incoming",
     "--prepared",
     "data/prepared",
     "--models",
@@ -133,7 +135,7 @@ def test_a_kept_candidate_is_not_scored_again(root, monkeypatch):
     promoted()
     train(root, reads=1)
     first = promoted()
-    monkeypatch.setattr(cases, "load", None)
+    monkeypatch.setattr(scored, "loaded", None)
     assert promoted() == first
 
 
@@ -219,7 +221,7 @@ def test_a_champion_that_cannot_answer_is_named(root, monkeypatch):
     train(root, reads=0)
     monkeypatch.setattr(Package, "probabilities", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(versions, "load", lambda _: Package.load(root / "models/cnn/model.onnx"))
-    monkeypatch.setattr(cases, "load", versions.load)
+    monkeypatch.setattr(scored, "loaded", versions.load)
     with pytest.raises(RegistryError, match=r"pets version 1 cannot be scored: ZeroDivisionError"):
         promote.main()
 
@@ -251,7 +253,7 @@ def test_a_champion_that_cannot_be_loaded_is_an_error(root):
 def test_a_version_that_answers_otherwise_is_not_promoted(fresh):
     train(fresh, reads=0)
     predictions = pd.read_parquet("reports/predictions.parquet")
-    predictions["probabilities"] = [row[::-1] for row in predictions["probabilities"]]
+    predictions["probabilities"] = [0.9 * row + 0.05 for row in predictions["probabilities"]]
     predictions.to_parquet("reports/predictions.parquet")
     with pytest.raises(
         RegistryError, match=r"probabilities of models:/pets/1 differ from the evaluated model by up to 0\.\d+"
@@ -268,6 +270,7 @@ def test_a_model_from_the_cache_is_logged_again_in_a_new_store(root):
     champion = versions.find("pets", alias="champion")
     assert champion.tags["git.commit"] == "c" * 40
     assert champion.tags["candidate"] == "cnn"
+    assert champion.tags["sha256/artifacts/seen_ids.npy"] == sha256_of(root / "models/cnn/seen_ids.npy")
 
 
 def test_a_champion_with_other_classes_is_compared_by_class_name(root):
@@ -303,7 +306,7 @@ def test_predictions_of_other_images_are_refused(root):
     predictions = pd.read_parquet("reports/predictions.parquet")
     predictions.loc[0, "id"] = "f" * 64
     predictions.to_parquet("reports/predictions.parquet")
-    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the test set"):
+    with pytest.raises(DataError, match="1 of 200 evaluated images are not in the split test of"):
         promote.main()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.data.arrays.seen import read_seen_ids
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
 from darkroom.training import overrides
 from pipelines import train
@@ -43,8 +44,9 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
     out = stage.root / "models" / "cnn"
-    made = {"history.csv", "model.keras", "model.onnx", "run.json"}
+    made = {"history.csv", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
     assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
+    assert len(read_seen_ids(out / "seen_ids.npy")) == 200, "160 to train on, 40 to validate"
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]

@@ -292,7 +292,7 @@ MAY_IMPORT = {
     "data/augmentation": "project files compute data/arrays",
     "networks/backbones": "project networks/runtime files compute data/fetching",
     "evaluation": "deployable project evaluation/metrics files figures data/arrays",
-    "monitoring": "deployable files figures data/arrays",
+    "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
         "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
         "networks/backbones"

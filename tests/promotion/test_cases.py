@@ -19,7 +19,7 @@ def winner(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     (tmp_path / "prepared").mkdir()
     paths = {"onnx": "model.onnx", "predictions": "predictions.parquet"}
-    for name in (*paths.values(), "prepared/manifest.json", "prepared/index.parquet"):
+    for name in (*paths.values(), "seen_ids.npy", "prepared/manifest.json", "prepared/index.parquet"):
         (tmp_path / name).write_text(name)
     numbers = iter(range(100))
     monkeypatch.setattr(cases, "_decide", lambda *_: Decision(False, [str(next(numbers))], {}))
@@ -30,6 +30,7 @@ def winner(tmp_path, monkeypatch):
         **{field: tmp_path / name for field, name in paths.items()},
         prepared=tmp_path / "prepared",
         raw=tmp_path / "raw",
+        incoming=tmp_path / "incoming",
     )
 
 
@@ -43,7 +44,7 @@ def test_a_case_is_decided_once(winner):
 
 
 @pytest.mark.parametrize(
-    "file", ["model.onnx", "predictions.parquet", "prepared/manifest.json", "prepared/index.parquet"]
+    "file", ["model.onnx", "seen_ids.npy", "predictions.parquet", "prepared/manifest.json", "prepared/index.parquet"]
 )
 def test_another_file_is_another_case(winner, file):
     assert reason(winner) == ["0"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from darkroom.errors import DataError
+from darkroom.promotion.answers import Answers, Scored
 from darkroom.promotion.decision import decide
 from darkroom.promotion.params import Gates
 from darkroom.promotion.slices import Slice
@@ -31,10 +32,18 @@ def answers(n_wrong, *, n=200, start=0):
     return correct
 
 
+def of(correct):
+    """Answers that are certain, right or wrong."""
+    return Answers(correct, log_loss=np.where(correct, 0.0, 16.1), brier=np.where(correct, 0.0, 2.0))
+
+
 def decided(candidate, champion=None, *, rule=RULE, metrics=METRICS, **changes):
     gates = Gates.model_validate({**rule, **changes})
     labels, slices = LABELS[: len(candidate)], [Slice(name, members[: len(candidate)]) for name, members in SLICES]
-    return decide(candidate, champion, labels=labels, slices=slices, metrics=metrics, rule=gates)
+    current = None if champion is None else of(champion)
+    test = Scored(labels, of(candidate), champion=current, slices=slices)
+    known = ["cat", "dog"]
+    return decide(test, classes=known, champion_classes=current and known, metrics=metrics, rule=gates)
 
 
 def statuses(decision):
@@ -129,7 +138,7 @@ def test_scores_on_different_images_are_refused():
     with pytest.raises(DataError, match=r"scored on \(150,\) and \(160,\) images"):
         decided(answers(0, n=150), answers(0, n=160))
     with pytest.raises(DataError, match=r"labels of shape \(3,\) for 200 images"):
-        decide(answers(0), None, labels=LABELS[:3], slices=[], metrics={}, rule=Gates.model_validate(OFF))
+        decide(Scored(LABELS[:3], of(answers(0))), classes=["cat"], metrics={}, rule=Gates.model_validate(OFF))
 
 
 def test_no_images_are_refused():

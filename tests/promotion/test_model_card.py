@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from darkroom.data.arrays.dataset import SPLITS
 from darkroom.promotion import model_card
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "source"}
@@ -23,6 +24,7 @@ def card(**changes):
             "latency_ms_p50": 0.7,
             "latency_ms_p95": 1.25,
             "model_bytes": 425_602,
+            "recent": None,
             "per_class": {
                 name: {"precision": None, "recall": 1 - 0.01 * n, "f1": 0.9, "support": 50}
                 for n, name in enumerate(classes)
@@ -43,7 +45,7 @@ def card(**changes):
             "image_shape": [32, 48, 3],
             "color": "rgb",
             "n_rows": 1000,
-            "counts": {split: dict.fromkeys(classes, 200) for split in ("train", "val", "test")},
+            "counts": {split: dict.fromkeys(classes, 200) for split in SPLITS},
             "digest": "d" * 64,
         },
         "source": {"licence": "CC-BY-4.0", "homepage": "https://example.org/pets"},
@@ -106,6 +108,17 @@ def test_class_names_cannot_break_the_tables_of_the_markdown():
     assert [row.split(" | ")[0] for row in rows] == ["| \\<b\\>", "| two lines", "| a\\|b"]
 
 
+def test_the_recent_accuracy_stands_beside_that_of_the_test_set():
+    for text in card()[:2]:
+        assert "Recent" not in text
+        assert "All figures were measured on 400 test images" in text
+    metrics = {"test_accuracy": 0.9731, "test_accuracy_ci95": [0.96, 0.98]}
+    for text in card(metrics={**metrics, "recent": {"accuracy": 0.0953, "n_images": 2400}})[:2]:
+        assert "2,400 images that came later" in text
+        assert "9.53%" in text
+        assert "All figures but the recent accuracy were measured on 400 test images" in text
+
+
 def test_the_lowest_recall_and_a_threshold_are_among_the_limits():
     model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 0.6}
     text = card(model=model).markdown.replace("\\", "")
@@ -117,7 +130,7 @@ def test_the_lowest_recall_and_a_threshold_are_among_the_limits():
 def test_missing_test_images_and_manifests_are_said_so():
     found = card(source=None)
     assert "Licence and source: unknown" in found.markdown
-    counts = {split: {"cat": 200, "dog": 0} for split in ("train", "val", "test")}
+    counts = {split: {"cat": 200, "dog": 0} for split in SPLITS}
     data = {"dataset": "pets", "classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "counts": counts}
     text = card(data={**data, "n_rows": 3, "digest": "d"}).markdown
     assert "Fewer than 30 test images for dog" in text

@@ -24,6 +24,7 @@ def winner_in(folder, *, named=("cnn", "transfer")):
         models=folder / "models",
         prepared=folder / "prepared",
         raw=folder / "raw",
+        incoming=folder / "incoming",
         named=list(named),
     )
 

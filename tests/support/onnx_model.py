@@ -30,7 +30,6 @@ def write_model(
         "image_shape": list(image_shape),
         "color": "grey" if image_shape[2] == 1 else "rgb",
         "dataset": "tiny",
-        "name": "tiny",
         **(metadata or {}),
     }
     nodes = [

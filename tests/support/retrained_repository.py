@@ -26,7 +26,7 @@ stages:
     cmd: python train.py
     params: [train]
     deps: [data/incoming, data/raw, train.py]
-    outs: [models/cnn/model.onnx, models/cnn/run.json, reports/predictions.parquet]
+    outs: [models/cnn/model.onnx, models/cnn/seen_ids.npy, models/cnn/run.json, reports/predictions.parquet]
     metrics: [reports/evaluation.json]
   promote:
     cmd: {STAGES["promote"]["cmd"]}
@@ -45,7 +45,7 @@ from ruamel.yaml import YAML
 params = YAML(typ="safe").load(Path("params.yaml"))["train"]["cnn"]
 if params["reads"] > 3:
     sys.exit("error: there is no pixel " + str(params["reads"]))
-trained_repository.model_reading(params["reads"], Path("models/cnn/model.onnx"))
+trained_repository.write_candidate(Path(), reads=params["reads"])
 time.sleep(params["seconds"])  # long enough to be killed in
 lineage = {{"git_commit": "c" * 40, "git_dirty": False, "data_digest": "d" * 64, "params_digest": "p" * 64}}
 run = {{"run_id": "0" * 32, "experiment": "pets", "model_uri": "models:/m-" + "0" * 32, **lineage}}
@@ -63,6 +63,8 @@ retrain:
   max_champion_age_days: null
   drift_log: null
   drift_days: 7.0
+  min_recent_accuracy: null
+  min_labelled_images: 10
   notify: {command: 'cat > "told-$DARKROOM_EVENT.json"', webhook: null, timeout_seconds: 10}
 """
 

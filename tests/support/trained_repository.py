@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
+from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.deployable.package import Package
 from darkroom.registry.versions import Version, load
 from darkroom.tracking import experiments, runs
@@ -83,6 +85,7 @@ def prepare(root: Path) -> None:
     index = pd.DataFrame(
         {"row": range(N_TEST), "id": ids, "label": [CLASSES[label] for label in labels], "split": "test"}
     )
+    index["group"] = index["id"]
     index["source"] = [f"{name}/{row:03d}.png" for row, name in enumerate(index["label"])]
     index["height"], index["width"], index["incoming"] = 40, 40 + index["row"], index["row"] < 20
     with DatasetWriter(root / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 20) as writer:
@@ -97,12 +100,20 @@ def model_reading(pixel: int, path: Path, classes: list[str] | None = None) -> P
     return write_model(path, classes=classes or CLASSES, image_shape=SHAPE, weights=weights)
 
 
+def write_candidate(root: Path, *, reads: int) -> tuple[Path, Path]:
+    """Write the model of the candidate `cnn`, and the ids of the images that it has seen; return both paths."""
+    folder = root / "models" / "cnn"
+    onnx = model_reading(reads, folder / "model.onnx")
+    write_seen_ids(folder / SEEN_FILE, seen_ids(Dataset.open(root / "data" / "prepared")))
+    return onnx, folder / SEEN_FILE
+
+
 def train(root: Path, *, reads: int, experiment: str = "pets") -> str:
     """Train (write) the candidate `cnn`, log it, evaluate it; return the URI of its package."""
-    onnx = model_reading(reads, root / "models" / "cnn" / "model.onnx")
+    onnx, seen = write_candidate(root, reads=reads)
     tags = {"dvc.stage": "train@cnn", "git.commit": "c" * 40, "git.dirty": "false", "candidate": "cnn"}
     with runs.run(experiment=experiment, name="train-cnn", params={"reads": reads}, tags=tags) as run:
-        uri = run.log_package(onnx)
+        uri = run.log_package(onnx, seen=seen)
     trained = {"run_id": run.id, "experiment": experiment, "tracking_uri": run.tracking_uri, "model_uri": uri}
     lineage = {"git_commit": "c" * 40, "git_dirty": False, "data_digest": "d" * 64, "params_digest": "p" * 64}
     (root / "models" / "cnn" / "run.json").write_text(json.dumps({**trained, **lineage, "candidate": "cnn"}))
@@ -117,8 +128,8 @@ def evaluate(root: Path) -> None:
     images = np.load(root / "data" / "prepared" / "images-00000.npy")
     probabilities = package.probabilities(images)
     predicted = [package.classes[best] for best in probabilities.argmax(axis=1)]
-    frame = pd.DataFrame({"candidate": "cnn", "id": index["id"], "label": index["label"], "predicted": predicted})
-    frame["probabilities"] = list(probabilities)
+    frame = index[["split", "id", "label"]].assign(candidate="cnn", predicted=predicted)
+    frame["probabilities"] = list(probabilities[:, [package.classes.index(name) for name in CLASSES]])
     (root / "reports").mkdir(exist_ok=True)
     frame.to_parquet(root / "reports" / "predictions.parquet")
     accuracy = float((frame["label"] == frame["predicted"]).mean())
@@ -133,6 +144,7 @@ def evaluate(root: Path) -> None:
         "latency_ms_p50": 0.1,
         "latency_ms_p95": 0.2,
         "model_bytes": 1000,
+        "recent": None,
     }
     report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": scores}}
     (root / "reports" / "evaluation.json").write_text(json.dumps(report))

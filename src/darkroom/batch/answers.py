@@ -106,7 +106,7 @@ def log_rows(table: "pa.Table") -> "pa.Table":
     import pyarrow.compute as pc
 
     answered = table.filter(pc.is_valid(table["label"])).rename_columns({"probability": "confidence"})
-    return answered.select(list(log.COLUMNS)).cast(log.schema())
+    return log.completed(answered)
 
 
 def _table(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import operations, registry, scoring, serving
+from darkroom.cli import feedback, operations, registry, scoring, serving
 from darkroom.cli.options import Json
 from darkroom.files.writing import read_json
 from darkroom.project.console import run
@@ -18,6 +18,7 @@ app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
 app.add_typer(serving.app)
+app.add_typer(feedback.app)
 
 
 def main() -> None:
@@ -63,9 +64,17 @@ def report(as_json: Json = False) -> None:
     winner = evaluation["winner"]
     scores = evaluation["candidates"][winner]
     low, high = scores["test_accuracy_ci95"]
+    recent = ""
+    if of_recent := scores["recent"]:
+        lowest, highest = of_recent["accuracy_ci95"]
+        recent = (
+            f"recent     accuracy {of_recent['accuracy']:.2%} (95 % interval {lowest:.2%} to {highest:.2%}) on "
+            f"{of_recent['n_images']:,} incoming images\n"
+        )
     champion = promotion["champion_after"]
     print(
         f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
+        f"{recent}"
         f"decision   {promotion['decision']}: {' '.join(promotion['reasons'])}\n"
         f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
         f"report     {root / 'reports' / 'report.html'}, or the runs in MLflow (`make ui`)"

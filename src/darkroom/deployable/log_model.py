@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 
 def log_package(
-    client: "MlflowClient", run_id: str, onnx_path: Path, *, input_example: "np.ndarray | None", step: int
+    client: "MlflowClient",
+    run_id: str,
+    onnx_path: Path,
+    *,
+    seen: Path | None,
+    input_example: "np.ndarray | None",
+    step: int,
 ) -> str:
     """Return the URI `models:/m-...` of the model, logged now as an output of the run.
 
@@ -24,6 +30,7 @@ def log_package(
 
     Args:
         onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+        seen: a file that is stored beside it, for who compares versions; a consumer does not read it.
         input_example: (n, height, width, channels), uint8; the first image is stored as an example request.
         step: the epoch whose metrics MLflow copies to the model.
     """
@@ -56,8 +63,8 @@ def log_package(
                 flavor=_Pyfunc,
                 flavor_name="pyfunc",
                 python_model=str(here / "mlflow_model.py"),
-                artifacts={"model": str(model_file)},
-                code_paths=[str(here / "package.py")],
+                artifacts={"model": str(model_file), **({"seen": str(seen)} if seen else {})},
+                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py")],
                 signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
                 input_example=None if input_example is None else _example(input_example),
                 pip_requirements=_requirements(),

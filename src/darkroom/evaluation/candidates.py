@@ -1,4 +1,4 @@
-"""The candidates of an evaluation: what training left of each, its score on the test images, and which of them wins."""
+"""The candidates of an evaluation: what training left of each, its scores, and which of them wins."""
 
 import base64
 import csv
@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
+from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
 from darkroom.evaluation.metrics import classification
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlarged by the browser
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-ROWS_AT_ONCE = 1024  # test images held in memory: 150 MB at 224x224 RGB
+ROWS_AT_ONCE = 1024  # images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
 RUN_KEYS |= {"val_accuracy", "train_seconds"}
 
@@ -36,13 +37,14 @@ def choose_winner(val_accuracy: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model and what the test images showed about it.
+    """One model and what the test and recent images showed about it.
 
     Attributes:
         run: run.json of its training.
         history: the columns of its history.csv.
         metrics: its entry in evaluation.json.
         probabilities: (n, classes), float32, for the test images.
+        recent_probabilities: the same for the recent images, of which there may be none.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Candidate:
     history: Mapping[str, Sequence[float]]
     metrics: Mapping[str, Any]
     probabilities: np.ndarray
+    recent_probabilities: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -128,17 +131,16 @@ def score(
     folder: Path,
     run: Mapping[str, Any],
     dataset: Dataset,
-    rows: np.ndarray,
     *,
     calibration_bins: int,
     latency_repeats: int,
 ) -> Candidate:
-    """Return the candidate in this directory with its answers on the test images, and its metrics.
+    """Return the candidate in this directory with its answers on the test and recent images, and its metrics.
 
     Args:
         folder: with model.onnx and history.csv.
         run: its run.json.
-        rows: (n,), of the test images.
+        dataset: with at least one test image.
         calibration_bins: of the expected calibration error.
         latency_repeats: how often one image is timed.
 
@@ -147,16 +149,26 @@ def score(
     """
     path = folder / "model.onnx"
     package = _load(path, dataset)
-    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    probabilities = np.concatenate([package.probabilities(dataset.images[part]) for part in parts])
-    metrics = classification.evaluate(
-        probabilities, dataset.labels[rows], classes=dataset.classes, calibration_bins=calibration_bins
-    )
-    latencies = package.latencies_ms(dataset.images[int(rows[0])], repeats=latency_repeats)
+    test, recent = dataset.rows("test"), dataset.rows("recent")
+    of_test, of_recent = (_answers(package, dataset, rows) for rows in (test, recent))
+    options: dict[str, Any] = {"classes": dataset.classes, "calibration_bins": calibration_bins}
+    metrics = classification.evaluate(of_test, dataset.labels[test], **options)
+    latencies = package.latencies_ms(dataset.images[int(test[0])], repeats=latency_repeats)
     metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
     metrics["model_bytes"] = path.stat().st_size
-    history = read_history(folder / "history.csv")
-    return Candidate(folder.name, run=run, history=history, metrics=metrics, probabilities=probabilities)
+    metrics["recent"] = None
+    if len(recent) > 0:
+        found = classification.evaluate(of_recent, dataset.labels[recent], **options)
+        of_split = {name.removeprefix("test_"): value for name, value in found.items()}
+        metrics["recent"] = {"n_images": len(recent), **of_split}
+    return Candidate(
+        folder.name,
+        run=run,
+        history=read_history(folder / "history.csv"),
+        metrics=metrics,
+        probabilities=of_test,
+        recent_probabilities=of_recent,
+    )
 
 
 def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[WorstError]:
@@ -176,10 +188,22 @@ def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", 
 
 
 def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics as MLflow takes them: single numbers; the interval as two, and none per class."""
-    flat = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    low, high = metrics["test_accuracy_ci95"]
-    return {**flat, "test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+    """Return the metrics as MLflow takes them: single numbers; an interval as two, and none per class."""
+    recent = {f"recent_{name}": value for name, value in (metrics["recent"] or {}).items()}
+    flat = {}
+    for name, value in {**metrics, **recent}.items():
+        if isinstance(value, int | float):
+            flat[name] = value
+        elif name.endswith("_ci95"):
+            flat[f"{name}_low"], flat[f"{name}_high"] = value
+    return flat
+
+
+def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Return the probabilities of the rows, float32 (n, classes); n may be 0."""
+    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+    none = np.empty((0, len(package.classes)), np.float32)
+    return np.concatenate([none, *(package.probabilities(dataset.images[part]) for part in parts)])
 
 
 def _load(path: Path, dataset: Dataset) -> Package:
@@ -187,11 +211,10 @@ def _load(path: Path, dataset: Dataset) -> Package:
         package = Package.load(path)
     except ValueError as error:
         raise DataError(str(error)) from None
-    if package.classes != dataset.classes or package.image_shape != dataset.image_shape:
+    if package.classes != dataset.classes or package.form != (form := Form.of(dataset.manifest)):
         raise DataError(
-            f"{path} has {len(package.classes)} classes and images of shape {package.image_shape}, but the prepared "
-            f"data has {len(dataset.classes)} classes and images of shape {dataset.image_shape}, or other class names; "
-            f"run `dvc repro train@{path.parent.name}`"
+            f"{path} has {len(package.classes)} classes and {package.form}, but the prepared data has "
+            f"{len(dataset.classes)} classes and {form}, or other class names; run `dvc repro train@{path.parent.name}`"
         )
     return package
 

@@ -1,4 +1,4 @@
-"""Write and read predictions.parquet: the answers of each candidate on the test images."""
+"""Write and read predictions.parquet: the answers of each candidate on the images of the splits test and recent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,19 @@ from darkroom.errors import DataError
 from darkroom.files.writing import replacing
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from darkroom.evaluation.candidates import Candidate
 
 
 def write_predictions(
-    candidates: "Sequence[Candidate]", labels: np.ndarray, ids: Sequence[str], classes: Sequence[str], path: Path
+    candidates: "Sequence[Candidate]", test: "pd.DataFrame", recent: "pd.DataFrame", classes: Sequence[str], path: Path
 ) -> None:
-    """Write one line per candidate and test image: candidate, id, label, predicted, confidence, probabilities."""
+    """Write one line per candidate and image: candidate, split, id, label, predicted, confidence, probabilities.
+
+    Args:
+        test, recent: the lines of the index of the images that the candidates answered.
+    """
     import pandas as pd
 
     names = np.array(classes, dtype=object)
@@ -26,14 +32,16 @@ def write_predictions(
         pd.DataFrame(
             {
                 "candidate": candidate.name,
-                "id": ids,
-                "label": names[labels],
-                "predicted": names[candidate.probabilities.argmax(axis=1)],
-                "confidence": candidate.probabilities.max(axis=1),
-                "probabilities": list(candidate.probabilities),
+                "split": lines["split"].to_numpy(),
+                "id": lines["id"].to_numpy(),
+                "label": lines["label"].to_numpy(),
+                "predicted": names[probabilities.argmax(axis=1)],
+                "confidence": probabilities.max(axis=1),
+                "probabilities": list(probabilities),
             }
         )
         for candidate in candidates
+        for lines, probabilities in ((test, candidate.probabilities), (recent, candidate.recent_probabilities))
     ]
     with replacing(path) as part:
         pd.concat(tables, ignore_index=True).to_parquet(part, index=False, compression="zstd")
@@ -41,13 +49,15 @@ def write_predictions(
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers of one model: per test image its id, true and predicted class name, and the probabilities.
+    """The answers of one model on a split: per image its id, true and predicted class name, and the probabilities.
 
     Attributes:
+        split: test or recent; there may be no recent images.
         ids, labels, predicted: (n,), str.
         probabilities: (n, classes), float.
     """
 
+    split: str
     ids: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
@@ -59,8 +69,8 @@ class Predictions:
         return np.asarray(self.predicted == self.labels)
 
 
-def read_predictions(path: Path, candidate: str) -> Predictions:
-    """Return the candidate's rows of predictions.parquet.
+def read_predictions(path: Path, candidate: str, *, split: str) -> Predictions:
+    """Return the candidate's rows of predictions.parquet for a split, test or recent.
 
     Raises:
         DataError: the file is missing or not what evaluate writes, or has no row of this candidate.
@@ -68,7 +78,7 @@ def read_predictions(path: Path, candidate: str) -> Predictions:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = ["id", "label", "predicted", "probabilities"]
+    columns = ["id", "label", "predicted", "split", "probabilities"]
     try:
         table = pq.read_table(path, columns=columns, filters=[("candidate", "=", candidate)])
     except (OSError, pa.ArrowException) as error:
@@ -76,22 +86,23 @@ def read_predictions(path: Path, candidate: str) -> Predictions:
         raise DataError(f"{path} cannot be read: {first}; run `dvc repro --force evaluate`") from None
     if table.num_rows == 0:
         raise DataError(f"{path} has no predictions of the candidate {candidate!r}; run `dvc repro --force evaluate`")
-    ids, labels, predicted = (np.array(table[name].to_pylist(), dtype=str) for name in columns[:3])
-    return Predictions(ids, labels, predicted, np.array(table["probabilities"].to_pylist()))
+    ids, labels, predicted, splits = (np.array(table[name].to_pylist(), dtype=str) for name in columns[:4])
+    own = splits == split
+    return Predictions(split, ids[own], labels[own], predicted[own], np.array(table["probabilities"].to_pylist())[own])
 
 
-def test_rows(dataset: Dataset, ids: np.ndarray) -> np.ndarray:
-    """Return the row numbers of the test images with these ids, in this order.
+def answered_rows(dataset: Dataset, answers: Predictions) -> np.ndarray:
+    """Return the row numbers of the images that were answered, int64 (n,).
 
     Raises:
-        DataError: an id is not one of the test images: the data have changed since the evaluation.
+        DataError: an image is not in that split: the data have changed since the evaluation.
     """
     index = dataset.index()
-    test = index[index["split"] == "test"]
-    rows = dict(zip(test["id"], test["row"], strict=True))
-    if unknown := [image for image in ids.tolist() if image not in rows]:
+    own = index[index["split"] == answers.split]
+    rows = dict(zip(own["id"], own["row"], strict=True))
+    if unknown := [image for image in answers.ids.tolist() if image not in rows]:
         raise DataError(
-            f"{len(unknown)} of {len(ids)} evaluated images are not in the test set of {dataset.directory} (first: "
-            f"{unknown[0][:16]}...); the data has changed, run `dvc repro evaluate`"
+            f"{len(unknown)} of {len(answers.ids)} evaluated images are not in the split {answers.split} of "
+            f"{dataset.directory} (first: {unknown[0][:16]}...); the data has changed, run `dvc repro evaluate`"
         )
-    return np.array([rows[image] for image in ids.tolist()])
+    return np.array([rows[image] for image in answers.ids.tolist()], np.int64)

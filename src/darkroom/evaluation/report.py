@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from darkroom.data.arrays.dataset import SPLITS
+from darkroom.data.arrays.dataset import split_sizes
 from darkroom.evaluation import figures
 from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_uri
 from darkroom.evaluation.metrics import classification
@@ -109,7 +109,7 @@ def render(
         candidates=candidates,
         best=best,
         manifest=manifest,
-        splits=SPLITS,
+        splits=split_sizes(manifest["counts"]),
         n_images=len(labels),
         n_errors=int(len(labels) - np.trace(counts)),
         confusions=_confusions(counts, classes),
@@ -117,6 +117,17 @@ def render(
         curves=curves,
         worst=worst,
         n_bins=calibration_bins,
+    )
+
+
+def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
+    """Return the accuracy on the test images, of which there are n_images, and on the recent ones, in one line."""
+    measured = [("test", metrics["test_accuracy"], metrics["test_accuracy_ci95"], n_images)]
+    if recent := metrics["recent"]:
+        measured.append(("recent", recent["accuracy"], recent["accuracy_ci95"], recent["n_images"]))
+    return "; ".join(
+        f"{split} accuracy {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, {n} images"
+        for split, accuracy, (low, high), n in measured
     )
 
 

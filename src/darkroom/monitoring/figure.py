@@ -1,5 +1,9 @@
-"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other."""
+"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other.
 
+The accuracy of what was served, week by week, is the last panel where there are true labels.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,28 +13,44 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from darkroom.figures.style import WIDTH, ink, save, style
+from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.drift import Check, Report, Sample
 
 N_BINS = 40
 N_CLASSES = 10  # bars; of more classes the most shifted
+N_WEEKS = 6  # with their date
 N_COLUMNS = 2
 
 
 def drift(
-    report: Report, reference: Sample, window: Sample, path: Path, *, heading: str = "", dark: bool = False
+    report: Report,
+    reference: Sample,
+    window: Sample,
+    path: Path,
+    *,
+    weeks: Sequence[Accuracy] = (),
+    heading: str = "",
+    dark: bool = False,
 ) -> Path:
-    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict."""
-    n_rows = max(1, -(-len(report.checks) // N_COLUMNS))
+    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict.
+
+    Args:
+        weeks: of ServedAccuracy; none: no panel.
+    """
+    n_panels = len(report.checks) + bool(weeks)
+    n_rows = max(1, -(-n_panels // N_COLUMNS))
     with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
-        panels = figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat
+        panels = list(figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat)
         for axes, check in zip(panels, report.checks, strict=False):
             if check.name == "label":
                 _bars(axes, check, dark=dark)
             else:
                 _outlines(axes, check, reference.measures[check.name], window.measures[check.name], dark=dark)
             axes.set_title(f"{check.name}: {_verdict(check)}")
-        for axes in list(panels)[len(report.checks) :]:
+        if weeks:
+            _accuracy(panels[len(report.checks)], weeks, dark=dark)
+        for axes in panels[n_panels:]:
             axes.set_axis_off()
         if heading:
             figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet", dark=dark), parse_math=False)
@@ -70,6 +90,30 @@ def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
     more = f", the {n} of {len(check.classes)} classes with the largest shift" if len(check.classes) > n else ""
     axes.set_xlabel(f"fraction of the images{more}")
+
+
+def _accuracy(axes: Axes, weeks: Sequence[Accuracy], *, dark: bool) -> None:
+    """Draw a point per week and version with its interval; the versions of a week stand side by side."""
+    names = sorted({str(one.week) for one in weeks})
+    versions = sorted({one.version for one in weeks}, key=lambda version: (len(version), version))
+    colors = [ink(name, dark=dark) for name in ("second", "first", "quiet")]
+    for number, version in enumerate(versions):
+        found = [one for one in weeks if one.version == version]
+        aside = 0.5 * (number + 0.5) / len(versions) - 0.25
+        at = [names.index(str(one.week)) + aside for one in found]
+        accuracy = np.array([one.accuracy for one in found])
+        reach = np.abs(np.array([one.ci95 for one in found]).T - accuracy)
+        color = colors[number % len(colors)]
+        axes.errorbar(
+            at, accuracy, yerr=reach, fmt="o", markersize=4, capsize=2, color=color, label=f"version {version}"
+        )
+    shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), N_WEEKS)).astype(int))
+    axes.set_xticks(shown, [names[index][5:] for index in shown])
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("week of (month-day); bars: 95 % interval")
+    axes.set_title(f"accuracy by {sum(one.n_labelled for one in weeks)} true labels")
+    axes.legend(fontsize="small")
 
 
 def _verdict(check: Check) -> str:

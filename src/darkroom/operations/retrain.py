@@ -5,15 +5,16 @@ act, else by the next run, which then goes on with what DVC's cache and the chec
 """
 
 import json
+import re
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from darkroom.errors import DarkroomError, LockedError
 from darkroom.files.writing import read_json, write_text
-from darkroom.operations import triggers
+from darkroom.operations import alarms, triggers
 from darkroom.operations.notifications import notify
 from darkroom.operations.params import Order
 from darkroom.operations.single_flight import single_flight
@@ -28,6 +29,7 @@ UNCHANGED, KEPT, PROMOTED = "unchanged", "kept", "promoted"
 APPLIED = ("would_promote", "awaiting_approval", PROMOTED)  # the last two: with promote.from_experiments
 EXPERIMENT = "experiment"  # of retrain.mode
 REPORT = Path("reports/retrain.json")
+_TRAINED = re.compile(r"^Running stage '(train(?:@[^']+)?)'", re.MULTILINE)
 
 
 def retrain(order: Order) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def retrain(order: Order) -> dict[str, Any]:
             "seconds": 0.0,
             "who": owner["who"],
             "triggers": [],
+            "trained": [],
             "reasons": [],
             "version_before": None,
             "version_after": None,
@@ -145,7 +148,7 @@ class _Retraining:
             ),
         ]
         if not any(trigger.fired for trigger in looked):
-            looked.append(triggers.drift(self._drift()))
+            looked += alarms.look(params, root=order.root, model=order.model, now=datetime.now(UTC))
         if not any(trigger.fired for trigger in looked):
             status = self._status()
             tried = params.mode == EXPERIMENT and known["tried"] == triggers.behind(status, order.root)
@@ -165,10 +168,13 @@ class _Retraining:
         decision = promotion["decision"]
         if decision == UNCHANGED and after != self.report["version_before"]:
             decision = PROMOTED  # by the run before this one, which was killed behind it
+        if decision == KEPT and not self.report["trained"] and not self.fired & {"unfinished", "changed_stage"}:
+            decision = UNCHANGED  # what `promote` says again is of an earlier night's candidate
+            promotion["reasons"].insert(0, "Nothing was trained: nothing that a model depends on has changed.")
         self.report |= {"decision": decision, "reasons": promotion["reasons"], "version_after": after}
 
     def _repro(self, *force: str) -> dict[str, Any]:
-        self.tree.dvc("repro", *force)
+        self._run_stages("repro", *force)
         return read_json(self.order.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
 
     def _experiment(self, *force: str) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class _Retraining:
         self.tried = triggers.behind(self._status(), self.order.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         self.tree.stage_incoming()  # DVC copies what git knows
-        self.tree.dvc("exp", "run", "--temp", "--name", name, *force)
+        self._run_stages("exp", "run", "--temp", "--name", name, *force)
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
         self.tree.dvc("get", ".", "reports/promotion.json", "--rev", name, "--out", str(said))
@@ -185,6 +191,9 @@ class _Retraining:
             return promotion
         self.tree.dvc("exp", "apply", name)
         return self._repro()
+
+    def _run_stages(self, *arguments: str) -> None:
+        self.report["trained"] += _TRAINED.findall(self.tree.dvc(*arguments).printed)
 
     def _put_back(self) -> None:
         """After a failure: nothing of the run lives on, and dvc.lock, .dvc files and outputs are as before.
@@ -236,21 +245,6 @@ class _Retraining:
         moves = [entry for entry in versions.read(self.order.model).history() if entry["alias"] == "champion"]
         return datetime.fromisoformat(moves[-1]["at"]) if moves else None
 
-    def _drift(self) -> dict[str, Any] | None:
-        """Return the report of drift of the last days of predictions, None where there is no log."""
-        params, model = self.order.params, self.order.model
-        if params.drift_log is None or not (self.order.root / params.drift_log).is_dir():  # nothing was logged yet
-            return None
-        from darkroom.monitoring.samples import inspect
-
-        found = inspect(
-            self.order.root / params.drift_log,
-            root=self.order.root,
-            package_of=lambda number: versions.load(versions.find(model, version=number)),
-            since=datetime.now(UTC) - timedelta(days=params.drift_days),
-        )
-        return found.report.as_dict()
-
     def _begin(self, champion: str | None) -> None:
         """Write down what begins, and mark every process that it starts."""
         facts = {**self.owner, "model": self.order.model, "champion_before": champion, "pids": []}
@@ -275,7 +269,7 @@ def _tell(order: Order, report: dict[str, Any]) -> None:
     """Send the report to those who want to know, and write it: a full disk must not keep a failure from them."""
     report["notified"] = []
     event = _event(report)
-    if event not in (NOTHING, UNCHANGED, LOCKED):
+    if event not in (NOTHING, LOCKED) and (event != UNCHANGED or _is_alarm(report)):
         told = order.params.notify
         report["notified"] = notify(
             event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=order.root
@@ -290,8 +284,10 @@ def _tell(order: Order, report: dict[str, Any]) -> None:
 
 
 def _event(report: dict[str, Any]) -> str:
-    """Return the word for those who are told: an alarm that changed nothing is `kept`, not silence."""
-    if report["error"] and report["decision"] != LOCKED:
-        return FAILED
-    calling = triggers.fired([Trigger(**trigger) for trigger in report["triggers"]])
-    return KEPT if report["decision"] == UNCHANGED and calling & triggers.ALARMS else str(report["decision"])
+    """Return the word for those who are told."""
+    return FAILED if report["error"] and report["decision"] != LOCKED else str(report["decision"])
+
+
+def _is_alarm(report: dict[str, Any]) -> bool:
+    """Return whether somebody waits to hear of the run, even where it changed nothing."""
+    return bool(triggers.fired([Trigger(**trigger) for trigger in report["triggers"]]) & triggers.ALARMS)

@@ -12,16 +12,15 @@ from darkroom.project.params import digest
 from darkroom.project.repository import repository_root
 from darkroom.promotion.decision import Decision, decide
 from darkroom.promotion.params import Gates
-from darkroom.promotion.scoring import answer
-from darkroom.promotion.slices import test_slices
+from darkroom.promotion.scored import score
+from darkroom.promotion.scoring import NotComparable
 from darkroom.promotion.winner import Winner
 from darkroom.registry.snapshot import Version
-from darkroom.registry.versions import load
 
 # Modules: a change in one of them asks every case again.
 DECIDES = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("cases", "decision", "gates", "paired", "scoring", "slices", "winner")
+    for name in ("answers", "cases", "decision", "gates", "paired", "scored", "scoring", "slices", "winner")
 ]
 
 
@@ -45,7 +44,10 @@ class Case:
         """
         if self._kept.is_file():
             return Decision(**read_json(self._kept))
-        decision = _decide(self._winner, self._champion, self._gates)
+        try:
+            decision = _decide(self._winner, self._champion, self._gates)
+        except NotComparable as reason:  # not kept: what is missing may come back
+            return Decision(False, [str(reason)], {})
         self.keep(decision)
         return decision
 
@@ -58,7 +60,7 @@ def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
     """Return where the decision of the case is kept: the name is the digest of all that it depends on."""
     of_champion = sorted((champion.tags if champion else {}).items())
     inputs = {
-        "candidate": [winner.model_sha256, checksum(winner.predictions), winner.metrics],
+        "candidate": [winner.model_sha256, checksum(winner.predictions), checksum(winner.seen), winner.metrics],
         "champion": [champion.version if champion else None, *(tag for tag in of_champion if _is_of_content(tag[0]))],
         "test": [winner.test_ids_sha256, checksum(winner.prepared / "manifest.json")],
         "slices": checksum(winner.prepared / "index.parquet"),
@@ -73,26 +75,15 @@ def _is_of_content(tag: str) -> bool:
 
 
 def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
-    """Return the decision, after scoring the champion now on the images that the winner was scored on."""
-    candidate = winner.answers()
-    if champion is None:
-        return decide(candidate.correct, None, labels=candidate.labels, slices=[], metrics=winner.metrics, rule=gates)
-    dataset, rows = winner.test_images(candidate)
-    package = load(champion)
+    by = gates.slice_accuracy.by if gates.slice_accuracy else []
+    both = score(winner, champion, slices=by)
     decision = decide(
-        candidate.correct,
-        answer(champion, package, dataset, rows) == candidate.labels,
-        labels=candidate.labels,
-        slices=test_slices(dataset, rows, by=gates.slice_accuracy.by) if gates.slice_accuracy else [],
+        both.test,
+        recent=both.recent,
+        classes=both.classes,
+        champion_classes=both.champion_classes,
         metrics=winner.metrics,
         rule=gates,
     )
-    if champion.tags.get("test_ids_sha256") != winner.test_ids_sha256:
-        decision.reasons.append(
-            "The test set has changed since the champion's promotion; both models were scored again."
-        )
-    if missing := sorted(set(dataset.classes) - set(package.classes)):
-        decision.reasons.append(
-            f"The champion does not know the classes {', '.join(missing)}; their images count as errors."
-        )
+    decision.reasons.extend(both.remarks)
     return decision

@@ -6,30 +6,57 @@ from typing import Any
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.seen import is_seen
 from darkroom.errors import DataError
 from darkroom.promotion import paired
-from darkroom.promotion.scoring import answer
-from darkroom.registry.versions import Version, load
+from darkroom.promotion.answers import Answers
+from darkroom.promotion.scoring import loaded, probabilities, seen_by
+from darkroom.registry.versions import Version
 
 
 def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
     """Return what `paired.compare` says of two versions, each asked through its own package, and what was compared.
 
     Args:
-        data: the directory of the prepared data, whose test split is used.
+        data: the directory of the prepared data, whose test split is used; raw and incoming, the directories of the
+            originals, lie beside it.
 
     Returns:
-        the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data).
+        the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data), n_left_out (test images
+        that one of the versions was trained or tuned on), unknown (versions that do not say what they were trained on).
 
     Raises:
-        DataError: the data is incomplete or has no test images.
+        DataError: the data is incomplete or has no test images, a version has seen them all, or an original that is
+            needed is gone or has changed.
         RegistryError: a version cannot be loaded, or not answer.
     """
     dataset = Dataset.open(data)
     rows = dataset.rows("test")
     if len(rows) == 0:
         raise DataError(f"{data} has no test images; set preprocess.test_fraction above 0")
+    seen = {version.version: seen_by(version) for version in (a, b)}
+    known = [ids for ids in seen.values() if ids is not None]
+    n_test = len(rows)
+    if known:
+        rows = rows[~is_seen(dataset.index().iloc[rows], np.concatenate(known))]
+    if len(rows) == 0:
+        raise DataError(f"versions {a.version} and {b.version} were trained or tuned on all {n_test} test images")
     labels = np.array(dataset.classes, dtype=str)[dataset.labels[rows]]
-    correct = [answer(version, load(version), dataset, rows) == labels for version in (a, b)]
+    correct = [_correct(version, dataset, rows, labels=labels) for version in (a, b)]
     found = paired.compare(correct[0], correct[1], labels)
-    return {"model": a.name, "a": a.version, "b": b.version, "data": dataset.manifest["digest"], **found}
+    return {
+        "model": a.name,
+        "a": a.version,
+        "b": b.version,
+        "data": dataset.manifest["digest"],
+        "n_left_out": n_test - len(rows),
+        "unknown": [version for version, ids in seen.items() if ids is None],
+        **found,
+    }
+
+
+def _correct(version: Version, dataset: Dataset, rows: np.ndarray, *, labels: np.ndarray) -> np.ndarray:
+    package, directory = loaded(version), dataset.directory
+    places = {"raw": directory.with_name("raw"), "incoming": directory.with_name("incoming")}
+    found = probabilities(version, package, dataset, rows, **places)
+    return Answers.of(found, classes=package.classes, labels=labels).correct

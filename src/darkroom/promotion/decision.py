@@ -1,16 +1,16 @@
 """Decide whether a candidate takes the champion's place. Pure: arrays in, a decision with its reasons out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from darkroom.errors import DataError
 from darkroom.promotion import gates
+from darkroom.promotion.answers import Scored
 from darkroom.promotion.gates import Verdict, not_applicable
 from darkroom.promotion.params import Gates
-from darkroom.promotion.slices import Slice
 
 SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed
 LATENCY = "latency of one image (p95)"
@@ -22,21 +22,24 @@ class Decision:
 
     Attributes:
         tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
+        needs_approval: why a candidate that passes all gates must wait for a person all the same (full sentences).
     """
 
     promote: bool
     reasons: list[str]
     tests: dict[str, Any]
+    needs_approval: list[str] = field(default_factory=list)
 
 
 def decide(
-    candidate: np.ndarray,
-    champion: np.ndarray | None,
+    test: Scored,
     *,
-    labels: np.ndarray,
-    slices: Sequence[Slice],
+    recent: Scored | None = None,
+    classes: Sequence[str],
+    champion_classes: Sequence[str] | None = None,
     metrics: Mapping[str, float],
     rule: Gates,
+    n_comparisons: int = 1,
 ) -> Decision:
     """Return the decision about a candidate: it is promoted if no gate fails.
 
@@ -44,33 +47,28 @@ def decide(
     of the registered version, which exists only once everything else is passed.
 
     Args:
-        candidate: (n,), bool: the image was classified correctly.
-        champion: (n,), bool, the same images in the same order; None if there is no champion.
-        labels: (n,), str, the true classes.
-        slices: of the same images.
+        test: both models on the test set.
+        recent: both models on the recent images, None if there are none.
+        classes, champion_classes: that the candidate and the champion know; None: there is no champion.
         metrics: ece, latency_ms_p95 and model_bytes of the candidate; only those with a limit are looked at.
+        n_comparisons: of a candidate with a champion on this test set, this one included.
 
     Raises:
         DataError: no images, arrays differ in shape, or a metric with a limit is missing.
     """
-    if candidate.ndim != 1 or len(candidate) == 0:
-        raise DataError(f"the candidate was scored on an array of shape {candidate.shape}, expected (n,) with n >= 1")
-    if labels.shape != candidate.shape:
-        raise DataError(f"got labels of shape {labels.shape} for {len(candidate)} images")
-    verdicts = _verdicts(candidate, champion, labels=labels, slices=slices, metrics=metrics, rule=rule)
+    correct = test.candidate.correct
+    if correct.ndim != 1 or len(correct) == 0:
+        raise DataError(f"the candidate was scored on an array of shape {correct.shape}, expected (n,) with n >= 1")
+    if test.labels.shape != correct.shape:
+        raise DataError(f"got labels of shape {test.labels.shape} for {len(correct)} images")
+    verdicts = _verdicts(test, metrics=metrics, rule=rule)
     promote = all(verdict.status != "failed" for verdict in verdicts.values())
     return Decision(promote, _reasons(verdicts), {name: verdict.as_dict() for name, verdict in verdicts.items()})
 
 
-def _verdicts(
-    candidate: np.ndarray,
-    champion: np.ndarray | None,
-    *,
-    labels: np.ndarray,
-    slices: Sequence[Slice],
-    metrics: Mapping[str, float],
-    rule: Gates,
-) -> dict[str, Verdict]:
+def _verdicts(test: Scored, *, metrics: Mapping[str, float], rule: Gates) -> dict[str, Verdict]:
+    candidate, labels, slices = test.candidate.correct, test.labels, test.slices
+    champion = test.champion.correct if test.champion else None
     asked: dict[str, Callable[[Any], Verdict]] = {
         "min_test_images": lambda limit: gates.enough_images(len(candidate), limit=limit),
         "min_test_accuracy": lambda limit: gates.floor(candidate, limit=limit),

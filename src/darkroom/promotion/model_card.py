@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from darkroom.data.arrays.dataset import SPLITS
+from darkroom.data.arrays.dataset import split_sizes
 from darkroom.project.text import percent
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
@@ -21,6 +21,11 @@ LINEAGE = {
     "dvc.lock.digest": "dvc.lock digest",
     "test_ids_sha256": "Test images digest",
     "sha256/artifacts/model.onnx": "model.onnx sha256",
+}
+RESIZED = {
+    "stretch": "stretched: the aspect ratio is not kept",
+    "letterbox": "with the aspect ratio kept and bars of the background",
+    "crop": "with the aspect ratio kept: the middle is taken",
 }
 COLORS = {"grey": "grey", "rgb": "colour"}
 
@@ -69,6 +74,7 @@ def render(
         "data": data,
         "source": source or {},
         "n_test": sum(data["counts"]["test"].values()),
+        "splits": split_sizes(data["counts"]),
         "gates": _gates(promotion.get("tests", {})),
         "uses": _uses(model, data["dataset"]),
         "limits": _limits(model, metrics, data),
@@ -88,8 +94,9 @@ def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
     classes, (height, width, _) = model["classes"], model["image_shape"]
     return [
         f"It classifies a still image into one of {len(classes)} classes: {_listed(classes)}.",
-        f"It expects images like those in the dataset {dataset}. Any size is accepted: images are resized to {width} x "
-        f"{height} pixels without cropping, in {COLORS[model['color']]}.",
+        f"It expects images like those in the dataset {dataset}. Any size is accepted: images become {width} x "
+        f"{height} pixels in {COLORS[model['color']]}, {RESIZED[model.get('resize', 'stretch')]}. Transparent pixels "
+        f"show the background colour {model.get('background', [255, 255, 255])} (RGB).",
     ]
 
 
@@ -104,7 +111,9 @@ def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[
             else " too. It never abstains."
         )
     ]
-    limits.append("The aspect ratio is not preserved; details finer than the resized image are lost.")
+    limits.append("Details finer than the resized image are lost.")
+    if (white := model.get("white_level", 65535)) < 65535:
+        limits.append(f"Images of 16 bits must have values up to {white:,}; brighter ones are refused.")
     if model["color"] == "grey":
         limits.append("Colour is ignored: images are converted to grey.")
     worst = _worst_classes(metrics.get("per_class", {}))[:1]
@@ -118,9 +127,9 @@ def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[
     counts = data["counts"]["test"]
     if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
         limits.append(f"Fewer than 30 test images for {_listed(few)}: their figures are unreliable.")
+    measured = "All figures but the recent accuracy were" if metrics["recent"] else "All figures were"
     limits.append(
-        f"All figures were measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images "
-        "from "
+        f"{measured} measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images from "
         "other sources was not measured."
     )
     return limits
@@ -156,7 +165,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(percent=percent, number=_number, md=_markdown)
-    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS, splits=SPLITS)
+    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
     return environment
 
 

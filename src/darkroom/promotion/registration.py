@@ -35,6 +35,7 @@ def register_winner(name: str, winner: Winner, *, lock: Path) -> Version:
         run_id=trained["run_id"],
         experiment=trained["experiment"],
         onnx_path=winner.onnx,
+        seen=winner.seen,
         tags=lineage,
     )
     return register.register(
@@ -62,8 +63,8 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
     """
     if limit is None:
         return decision
-    answers = winner.answers()
-    dataset, rows = winner.test_images(answers)
+    answers = winner.answers("test")
+    dataset, rows = winner.images(answers)
     rows = rows[:N_VERIFIED]
     expected = answers.probabilities[:N_VERIFIED]
     difference = register.verify(version, dataset.images[rows], expected, tolerance=limit)

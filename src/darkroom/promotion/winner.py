@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import DataError
-from darkroom.evaluation.predictions import Predictions, read_predictions, test_rows
+from darkroom.evaluation.predictions import Predictions, answered_rows, read_predictions
 from darkroom.files.writing import checksum, read_json
 
 
@@ -22,7 +23,7 @@ class Winner:
         test_ids_sha256: digest of the test images that it was evaluated on.
         onnx: its model.onnx; run.json, which says what trained it, lies beside.
         predictions: predictions.parquet of all candidates.
-        prepared, raw: the directories of the data.
+        prepared, raw, incoming: the directories of the data.
     """
 
     name: str
@@ -32,24 +33,37 @@ class Winner:
     predictions: Path
     prepared: Path
     raw: Path
+    incoming: Path
+
+    @property
+    def seen(self) -> Path:
+        """The ids of the images that it was trained and tuned on."""
+        return self.onnx.with_name(SEEN_FILE)
 
     @cached_property
     def model_sha256(self) -> str:
         """The sha256 of its model.onnx."""
         return checksum(self.onnx)
 
-    def answers(self) -> Predictions:
-        """Return what it answered on the test images."""
-        return read_predictions(self.predictions, self.name)
+    def answers(self, split: str) -> Predictions:
+        """Return what it answered on the images of a split, test or recent; there may be no recent ones."""
+        return read_predictions(self.predictions, self.name, split=split)
 
-    def test_images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
+    def images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
         """Return the dataset, and the row numbers in it of the images that were answered."""
         dataset = Dataset.open(self.prepared)
-        return dataset, test_rows(dataset, answers.ids)
+        return dataset, answered_rows(dataset, answers)
 
 
 def read_winner(
-    evaluation: Path, *, predictions: Path, models: Path, prepared: Path, raw: Path, named: list[str]
+    evaluation: Path,
+    *,
+    predictions: Path,
+    models: Path,
+    prepared: Path,
+    raw: Path,
+    incoming: Path,
+    named: list[str],
 ) -> Winner:
     """Return the winner that evaluation.json names.
 
@@ -75,4 +89,5 @@ def read_winner(
         predictions=predictions,
         prepared=prepared,
         raw=raw,
+        incoming=incoming,
     )

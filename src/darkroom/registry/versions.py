@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,15 @@ from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.project.repository import repository_root
 from darkroom.project.text import did_you_mean, redact
-from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
+from darkroom.registry.snapshot import (
+    DOWNLOAD_NOTE,
+    IMPORTED_FILES,
+    MODEL_FILE,
+    PACKAGE_FILE,
+    SHA256,
+    Registered,
+    Version,
+)
 from darkroom.tracking.refusals import refusal
 from darkroom.tracking.store import (
     BUSY_SECONDS,
@@ -106,7 +115,12 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
             "version with `darkroom rollback`"
         )
     expected, found = version.tags.get(f"{SHA256}{path}"), sha256_of(file)
-    if expected and found != expected:
+    if expected is None:
+        raise RegistryError(
+            f"{version.name} version {version.version} has no tag {SHA256}{path}: it was not registered by darkroom, "
+            "or the tag was deleted; it is not loaded"
+        )
+    if found != expected:
         raise RegistryError(
             f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered with "
             f"{expected[:12]}...; it was changed after registration and is not loaded"
@@ -123,9 +137,10 @@ def load(version: Version, **settings: Any) -> Any:
     Raises:
         RegistryError: a file is gone or changed, or the model cannot be loaded.
     """
-    model, code = fetch(version), fetch(version, PACKAGE_FILE)
+    imported = [path for path in IMPORTED_FILES if f"{SHA256}{path}" in version.tags]
+    model, *code = (fetch(version, path) for path in (MODEL_FILE, *imported, PACKAGE_FILE))
     try:
-        return _import_file(code).Package.load(model, **settings)
+        return _import_files(code).Package.load(model, **settings)
     except Exception as error:  # whatever the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error
@@ -254,16 +269,26 @@ def _download_all(version: Version, folder: str) -> Path | None:
         raise
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Return a Python file as a module that versions with another content do not share.
+def _import_files(paths: Sequence[Path]) -> ModuleType:
+    """Return the last of these Python files as a package that holds the others, each importing those before it.
 
-    Its text is run and never a __pycache__ beside it, which no sum vouches for.
+    Versions with another content do not share it. Their text is run, and never a __pycache__ beside it, which no sum
+    vouches for.
     """
-    source = path.read_bytes()
-    name = f"_darkroom_package_{hashlib.sha256(source).hexdigest()[:16]}"
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(path)
-        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
-        sys.modules[name] = module
-    return sys.modules[name]
+    sources = [path.read_bytes() for path in paths]
+    name = f"_darkroom_package_{hashlib.sha256(b''.join(sources)).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    package = ModuleType(name)
+    package.__path__ = []  # a package, so that `from .images import` works
+    sys.modules[name] = package
+    try:
+        for path, source in zip(paths, sources, strict=True):
+            module = package if path == paths[-1] else ModuleType(f"{name}.{path.stem}")
+            module.__package__, module.__file__ = name, str(path)
+            sys.modules[module.__name__] = module
+            exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return package

@@ -103,11 +103,14 @@ class Run:
             self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         self.set_tags({"data.digest": digest})
 
-    def log_package(self, onnx_path: Path, *, input_example: "np.ndarray | None" = None, step: int = 0) -> str:
+    def log_package(
+        self, onnx_path: Path, *, seen: Path | None = None, input_example: "np.ndarray | None" = None, step: int = 0
+    ) -> str:
         """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
 
         Args:
             onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+            seen: the ids of the images that the model was trained and tuned on, stored beside it.
             input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
                 shows a consumer what `predict` and `mlflow models serve` accept.
             step: the epoch whose metrics MLflow shows beside the model.
@@ -115,11 +118,11 @@ class Run:
         from darkroom.deployable.log_model import log_package
 
         with store_errors(self.tracking_uri):
-            return log_package(self._client, self.id, onnx_path, input_example=input_example, step=step)
+            return log_package(self._client, self.id, onnx_path, seen=seen, input_example=input_example, step=step)
 
 
 def package(
-    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, tags: Mapping[str, str]
+    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
     """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again in a new run.
 
@@ -127,6 +130,7 @@ def package(
 
     Args:
         model_uri: what `Run.log_package` returned, in whatever store the training used.
+        onnx_path, seen: the files that it was given.
         tags: of the new run, if one is needed; the id of the unknown run becomes its tag `restored.run_id`.
     """
     opened = client()
@@ -137,7 +141,7 @@ def package(
             return model_uri, dict(trained.data.tags) if trained else {}
     restored = {**tags, "restored.run_id": run_id}
     with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
-        return current.log_package(onnx_path), restored
+        return current.log_package(onnx_path, seen=seen), restored
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Opened(NamedTuple):
     @property
     def metadata(self) -> dict[str, Any]:
         """What a model that was trained on these data says of them."""
-        return {name: self.prepared.manifest[name] for name in ("dataset", "classes", "image_shape", "color")}
+        return {name: self.prepared.manifest[name] for name in ("dataset", "classes")} | self.prepared.form
 
 
 def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> Opened:

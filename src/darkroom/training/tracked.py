@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.files.writing import write_csv, write_text
 from darkroom.project.console import native_stderr_silenced, say
 from darkroom.project.locks import store_lock
@@ -45,7 +46,7 @@ def train_tracked(
     stage: Path,
     out: Path,
 ) -> Trained:
-    """Train a candidate and write model.keras, model.onnx, history.csv and run.json into out.
+    """Train a candidate and write model.keras, model.onnx, seen_ids.npy, history.csv and run.json into out.
 
     An equal training that was killed is continued, in the same run.
 
@@ -159,12 +160,15 @@ def _write(
     shown = images[np.arange(min(PARITY_IMAGES, len(images)))]
     difference = export(model, out, metadata=opened.metadata, images=shown)
     columns = list(progress.history[0])
+    write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
     write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
         "tracking_uri": redact(tracking_uri()),
-        "model_uri": record.log_package(out / "model.onnx", input_example=shown[:1], step=progress.best_epoch),
+        "model_uri": record.log_package(
+            out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=progress.best_epoch
+        ),
         **said,
         "best_epoch": progress.best_epoch,
         "val_accuracy": trained.val_accuracy,

@@ -4,7 +4,7 @@ Reading needs numpy alone: a GPU machine trains from these files without pandas 
 
     images-00000.npy ...  uint8 (rows, H, W, C); every shard but the last has the same number of rows
     labels.npy            int64 (rows,), positions in manifest["classes"]
-    splits.npy            int8 (rows,): 0 train, 1 val, 2 test, -1 unused
+    splits.npy            int8 (rows,): 0 train, 1 val, 2 test, 3 recent, -1 unused
     index.parquet         one line per row: row, id, label, split, source, ...
     manifest.json         classes, counts, shards, digest; a directory without it is not a dataset
 """
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "recent")  # recent: test images among the incoming ones
 UNUSED = "unused"
-SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
+SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, "recent": 3, UNUSED: -1}
+
+# What of the manifest decides to which pixels an original is turned; see images.Form.
+FORM = ("image_shape", "color", "resize", "background", "white_level")
 
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 
@@ -77,7 +80,7 @@ class Dataset:
         classes: class names; a label is a position in this list.
         image_shape: (height, width, channels).
         labels: int64 (rows,).
-        splits: int8 (rows,): 0 train, 1 val, 2 test, -1 unused.
+        splits: int8 (rows,): 0 train, 1 val, 2 test, 3 recent, -1 unused.
         images: uint8 (rows, H, W, C), read from disk when indexed.
     """
 
@@ -113,8 +116,13 @@ class Dataset:
         splits = load_array(directory / "splits.npy", np.int8, (n_rows,), stage=stage)
         return cls(directory, manifest=manifest, labels=labels, splits=splits, images=Images(shards, shape))
 
+    @property
+    def form(self) -> dict[str, Any]:
+        """What was done to every original; a model that was trained on the dataset does the same to what it is sent."""
+        return {name: self.manifest[name] for name in FORM if name in self.manifest}
+
     def rows(self, split: str) -> np.ndarray:
-        """Return the row numbers of a split (train, val, test or unused): int64, ascending.
+        """Return the row numbers of a split (train, val, test, recent or unused): int64, ascending.
 
         Raises:
             DataError: the split has another name.
@@ -140,6 +148,16 @@ class Dataset:
 
 def _stage_of(directory: Path) -> str:
     return {"augmented": "augment"}.get(directory.name, "preprocess")
+
+
+def split_sizes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the number of images of every split that has any, in the order of SPLITS.
+
+    Args:
+        counts: manifest["counts"]: per split and class.
+    """
+    sizes = {split: sum(counts[split].values()) for split in SPLITS}
+    return {split: size for split, size in sizes.items() if size > 0}
 
 
 def class_balance(counts: Mapping[str, int]) -> str:

@@ -71,8 +71,8 @@ class DatasetWriter(FolderWriter):
         """Write labels, splits and index, and last the manifest; return the whole manifest.
 
         Args:
-            index: one line per row, in the order of the rows, with at least row, id, label and split (train, val, test
-                or unused).
+            index: one line per row, in the order of the rows, with at least row, id, label and split (train, val, test,
+                recent or unused).
             manifest: dataset, classes (sorted names), color, mean, std, and whatever else the stage wants to record.
                 image_shape, n_rows, counts, shards and digest are added here.
         """

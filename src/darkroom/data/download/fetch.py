@@ -26,6 +26,7 @@ from darkroom.data.fetching.packages import (
 )
 from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.data.raw.idx_npz import IDX_NAME
+from darkroom.data.raw.placement import Folders
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import sha256_of
@@ -232,7 +233,7 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
     if source.layout.kind == "folders":
         target = directory / PACKED_FOLDER
         try:
-            pack_folder(path, target, root=source.layout.root)
+            pack_folder(path, target, folders=Folders.of(source.layout.model_dump(exclude_none=True)))
         except DataError as error:
             raise SourceError(str(error)) from None
         return [checked(target, source.sha256)]

@@ -7,11 +7,12 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from darkroom.data.raw.layouts import check_classes, place, walk
+from darkroom.data.raw.layouts import walk
+from darkroom.data.raw.placement import Folders, check_classes, place
 from darkroom.errors import DataError
 
 
-def pack_folder(path: Path, target: Path, *, root: str | None) -> None:
+def pack_folder(path: Path, target: Path, *, folders: Folders) -> None:
     """Write a directory dataset as one tar that depends on names and contents alone: sorted, undated, nobody's.
 
     One file, because DVC is slow with many small ones.
@@ -19,14 +20,14 @@ def pack_folder(path: Path, target: Path, *, root: str | None) -> None:
     Args:
         path: the directory; hidden files and litter are left out, links are followed.
         target: the tar to write.
-        root: the directory inside that holds the class directories, if it is not the top.
+        folders: which directories are the classes, see placement.place.
 
     Raises:
-        DataError: what layouts.place and layouts.check_classes refuse, or a file that cannot be read.
+        DataError: what placement.place and placement.check_classes refuse, or a file that cannot be read.
     """
     try:
         names = [(name, is_dir) for name, _, is_dir in walk(path)]
-        check_classes(place(names, where=path, root=root), where=path)
+        check_classes(place(names, where=path, folders=folders), where=path)
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
             for name, file, is_dir in walk(path):
                 _add(tar, name, file, is_dir=is_dir)

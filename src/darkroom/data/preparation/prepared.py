@@ -1,22 +1,24 @@
 """From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance
+from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
-from darkroom.data.preparation.auto import Form
-from darkroom.data.preparation.splits import Assignment, assign, check_classes
+from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.rows import Duplicate, Rows
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
 from darkroom.errors import DataError
-from darkroom.project.text import shown
+from darkroom.project.text import escaped, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from darkroom.data.preparation.rows import Duplicate, Rows
+CLASSES_NAMED = 50  # with their numbers of images
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
@@ -38,33 +40,86 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
     )
 
 
-def split_rows(
-    rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, val_fraction: float, test_fraction: float
-) -> Assignment:
-    """Return the split of every row, after a check of the classes; rows with two labels are unused. See splits.assign.
+def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
+    """Return the number of the group that the path of each row says, -1 where it says none: (n,), int.
+
+    Args:
+        group_by: a regular expression with one group in parentheses, looked for in the paths; None: no groups.
 
     Raises:
-        DataError: see splits.check_classes.
+        DataError: the expression fits no path, or the dataset itself puts images of a group into two splits.
     """
-    usable = rows.usable
+    if group_by is None:
+        return np.full(len(rows), -1)
+    pattern, numbers = re.compile(group_by), dict[str, int]()
+    found = [pattern.search(name) for name in rows.names]
+    codes = np.array([numbers.setdefault(match[1] or "", len(numbers)) if match else -1 for match in found])
+    if not numbers:
+        raise DataError(
+            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}; correct the expression"
+        )
+    sides: dict[int, set[int]] = {}
+    for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
+        if number >= 0 and not incoming:
+            sides.setdefault(number, set()).add(side)
+    if across := [text for text, number in numbers.items() if len(sides.get(number, ())) > 1]:
+        raise DataError(
+            f"the dataset's own splits share {len(across)} of {len(numbers)} groups of preprocess.group_by (such as "
+            f"{', '.join(map(shown, across[:3]))}): the test would be of known ones; put each group into one split"
+        )
+    return codes
+
+
+def split_rows(
+    rows: Rows,
+    *,
+    group_by: str | None,
+    near_duplicates: str,
+    near_duplicate_bits: int,
+    seed: int,
+    fractions: Fractions,
+) -> Assignment:
+    """Return the split of every row; rows with two labels are unused. See splits.assign.
+
+    Raises:
+        DataError: see given_groups.
+    """
+    usable, given = rows.usable, given_groups(rows, group_by)
     found = assign(
-        ids=rows.ids[usable],
-        labels=rows.labels[usable],
-        official_test=rows.official_test[usable],
-        incoming=rows.incoming[usable],
-        hashes=rows.hashes[usable],
+        Images(
+            ids=rows.ids[usable],
+            labels=rows.labels[usable],
+            official=rows.official[usable],
+            incoming=rows.incoming[usable],
+            hashes=rows.hashes[usable],
+            groups=given[usable],
+        ),
         near_duplicates=near_duplicates,
         near_duplicate_bits=near_duplicate_bits,
         seed=seed,
-        val_fraction=val_fraction,
-        test_fraction=test_fraction,
+        fractions=fractions,
     )
     splits = np.full(len(rows), SPLIT_CODES[UNUSED], np.int8)
     groups = np.arange(len(rows))
     splits[usable], groups[usable] = found.splits, usable[found.groups]
     dropped = [(int(usable[row]), int(usable[of]), reason) for row, of, reason in found.dropped]
-    check_classes(splits, rows.labels, classes=rows.classes, official_test=rows.official_test, incoming=rows.incoming)
     return Assignment(splits, groups, dropped)
+
+
+def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
+    """Refuse a split that lacks a class. See splits.check_classes.
+
+    Raises:
+        DataError: names the class, and the file that lists the near-duplicates.
+    """
+    check_classes(
+        assignment,
+        rows.labels,
+        classes=rows.classes,
+        official_test=rows.official == SPLIT_CODES["test"],
+        incoming=rows.incoming,
+        listed_in=listed_in,
+    )
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
@@ -104,22 +159,40 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
 
 
 def finish_rows(
-    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, form: Form
+    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, chosen: Chosen
 ) -> dict[str, Any]:
     """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
-    about = {"dataset": dataset, "classes": sorted(rows.classes), "color": form.color, "mean": mean, "std": std}
-    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": form.reasons})
+    about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
-def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
-    """Return one line with the number of images per split, rejected and dropped."""
-    counts = ", ".join(f"{split} {sum(of_class.values())}" for split, of_class in manifest["counts"].items())
+def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *, group_by: str | None) -> str:
+    """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
+    counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
-    return (
+    of_class = np.bincount(rows.labels[assignment.splits != SPLIT_CODES[UNUSED]], minlength=len(rows.classes))
+    named = [f"{name} {n}" for name, n in sorted(zip(map(escaped, rows.classes), of_class.tolist(), strict=True))]
+    more = [f"and {len(named) - CLASSES_NAMED} more"] if len(named) > CLASSES_NAMED else []
+    words = (
         f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
-        f"classes have {class_balance(manifest['counts']['train'])}"
+        f"{len(named)} classes: {', '.join([*named[:CLASSES_NAMED], *more])}"
     )
+    if group_by is not None:
+        sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
+        alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
+        words += f"; {len(sizes) - 1} groups by path, {alone} in none"
+    if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
+        n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
+        words += f"; {n} one colour throughout (first: {shown(plain[0])})"
+    return words
+
+
+def _plain(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
+    """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
+    totals, squares = rows.sums[:, 0], rows.sums[:, 1]
+    same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)
+    return [rows.names[row] for row in np.flatnonzero(same).tolist()]
 
 
 def channel_statistics(

@@ -3,19 +3,19 @@
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from darkroom.compute.stream import stream
+from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
-from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, same_name
+from darkroom.data.raw.layouts import Oversized, RawImage
+from darkroom.data.raw.placement import same_name
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -43,7 +43,8 @@ class Rows:
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official_test, incoming, ids, hashes, sizes, sums: one entry per row; see decoding.Batch.
+        names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
+            the dataset says so, else train; see decoding.Batch.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -71,8 +72,8 @@ class Rows:
         return np.frombuffer(self._labels, np.int32)
 
     @property
-    def official_test(self) -> np.ndarray:
-        return np.frombuffer(self._official, bool)
+    def official(self) -> np.ndarray:
+        return np.frombuffer(self._official, np.int8)
 
     @property
     def incoming(self) -> np.ndarray:
@@ -137,17 +138,17 @@ class Rows:
                 self._row_of[image_id] = len(self.names)
                 self.names.append(image.name)
                 self._labels.append(code)
-                self._official.append(image.split == "test")
+                self._official.append(SPLIT_CODES[image.split or "train"])
                 self._incoming.append(incoming)
                 new.append(place)
             elif incoming and self._labels[row] != code and not (self._incoming[row] or row in self._contradicted):
                 self.rejected.append((image.name, self._against_data_set(row, image.label)))
             elif row in self._contradicted or self._labels[row] != code:
                 self._contradicted.setdefault(row, []).append((image.name, image.label))
-            elif image.split == "test" and not self._official[row]:
-                # The same pixels are in the test set, which stays whole: the row becomes the test image's.
+            elif (code_of := SPLIT_CODES[image.split or "train"]) > self._official[row]:
+                # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
                 self.repeated.append((self.names[row], row))
-                self.names[row], self._official[row], self._incoming[row] = image.name, True, incoming
+                self.names[row], self._official[row], self._incoming[row] = image.name, code_of, incoming
             else:
                 self.repeated.append((image.name, row))
         self.n_images += len(images)
@@ -174,28 +175,11 @@ class Rows:
         self.repeated = [(name, of) for name, of in self.repeated if of not in self._contradicted]
 
 
-def read_sources(
-    raw: Path, incoming: Path, *, max_archive_bytes: int, max_image_bytes: int
-) -> Iterator[tuple[RawImage, bool]]:
-    """Yield the images of data/raw, and then those of the directory of new images, each with whether it is incoming.
-
-    Raises:
-        DataError: a source is damaged, or the directory of new images holds a stray file.
-    """
-    new = read_folder(incoming, max_image_bytes=max_image_bytes) if incoming.is_dir() else iter(())
-    first = list(islice(new, 1))  # lists and checks the directory: a stray file there must not cost an hour of decoding
-    for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
-        yield image, False
-    for image in chain(first, new):
-        yield replace(image, name=f"incoming/{image.name}"), True
-
-
 def take_in(
     images: Iterable[tuple[RawImage, bool]],
     writer: DatasetWriter,
     *,
-    size: tuple[int, int],
-    color: str,
+    form: Form,
     max_pixels: int,
     hashes: bool,
     backend: str,
@@ -205,7 +189,7 @@ def take_in(
     """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
 
     Args:
-        writer: of image_shape (height, width, channels of color).
+        writer: of the form's image_shape.
         hashes: whether to compute perceptual hashes.
         backend, workers, cluster: see compute.stream().
 
@@ -221,18 +205,16 @@ def take_in(
             waiting.append(part)
             yield [image.data for image, _ in part]
 
-    read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    read = partial(_read, form=form, max_pixels=max_pixels, hashes=hashes)
     for batch in stream(read, contents(), backend=backend, workers=workers, cluster=cluster):
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
 
 
-def _read(
-    items: list[bytes | np.ndarray | Oversized], *, size: tuple[int, int], color: str, max_pixels: int, hashes: bool
-) -> Batch:
+def _read(items: list[bytes | np.ndarray | Oversized], *, form: Form, max_pixels: int, hashes: bool) -> Batch:
     contents = [b"" if isinstance(item, Oversized) else item for item in items]
-    batch = read_batch(contents, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    batch = read_batch(contents, form=form, max_pixels=max_pixels, hashes=hashes)
     reasons = dict(batch.rejected)
     for position, item in enumerate(items):
         if isinstance(item, Oversized):

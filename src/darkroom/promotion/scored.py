@@ -1,0 +1,85 @@
+"""A winner and the champion on the same images: their answers, and the images on which they may be compared."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.seen import is_seen, read_seen_ids
+from darkroom.evaluation.predictions import answered_rows
+from darkroom.promotion.answers import Answers, Scored
+from darkroom.promotion.scoring import SEEN, loaded, probabilities, seen_by
+from darkroom.promotion.slices import test_slices
+from darkroom.promotion.winner import Winner
+from darkroom.registry.snapshot import SHA256, Version
+
+
+class Both(NamedTuple):
+    """What `decision.decide` is asked about a winner and the champion.
+
+    Attributes:
+        recent: None where there are no recent images.
+        champion_classes: None where there is no champion.
+        remarks: what a reader must know of the comparison beside its result (full sentences).
+    """
+
+    test: Scored
+    recent: Scored | None
+    classes: Sequence[str]
+    champion_classes: Sequence[str] | None
+    remarks: list[str]
+
+
+def score(winner: Winner, champion: Version | None, *, slices: Sequence[str]) -> Both:
+    """Return both models' answers on the images that the winner was evaluated on; the champion is asked now.
+
+    Args:
+        slices: the attributes by which the test images are sliced.
+
+    Raises:
+        DataError: what evaluate or preprocess wrote is missing or does not belong together.
+        NotComparable: the champion must be asked originals that are gone or have changed.
+        RegistryError: the champion cannot be loaded, or fails.
+    """
+    dataset = Dataset.open(winner.prepared)
+    predicted = {split: found for split in ("test", "recent") if len((found := winner.answers(split)).ids)}
+    rows = {split: answered_rows(dataset, answers) for split, answers in predicted.items()}
+    parts = {
+        split: Scored(answers.labels, Answers.of(answers.probabilities, classes=dataset.classes, labels=answers.labels))
+        for split, answers in predicted.items()
+    }
+    if champion is None:
+        return Both(parts["test"], parts.get("recent"), dataset.classes, None, [])
+    package = loaded(champion)
+    everywhere = np.concatenate(list(rows.values()))
+    asked = probabilities(champion, package, dataset, everywhere, raw=winner.raw, incoming=winner.incoming)
+    seen = is_seen(dataset.index().iloc[everywhere], _seen(winner, champion))
+    start = 0
+    for split, scored in parts.items():
+        own = slice(start, start := start + len(scored.labels))
+        answers = Answers.of(asked[own], classes=package.classes, labels=scored.labels)
+        parts[split] = replace(scored, champion=answers, comparable=~seen[own] if seen[own].any() else None)
+    test = replace(parts["test"], slices=test_slices(dataset, rows["test"], by=slices))
+    n_seen = int(np.count_nonzero(seen))
+    return Both(test, parts.get("recent"), dataset.classes, package.classes, _remarks(winner, champion, n_seen=n_seen))
+
+
+def _seen(winner: Winner, champion: Version) -> np.ndarray:
+    own, others = read_seen_ids(winner.seen), seen_by(champion)
+    return own if others is None else np.union1d(own, others)
+
+
+def _remarks(winner: Winner, champion: Version, *, n_seen: int) -> list[str]:
+    remarks = []
+    if champion.tags.get("test_ids_sha256") != winner.test_ids_sha256:
+        remarks.append("The test set has changed since the champion's promotion; both models were scored again.")
+        if f"{SHA256}{SEEN}" not in champion.tags:
+            remarks.append(
+                f"Version {champion.version} does not say which images it was trained on; it may have seen some of "
+                "these, which is to its advantage."
+            )
+    if n_seen:
+        remarks.append(f"{n_seen} images were not compared: one of the models was trained or tuned on them.")
+    return remarks
