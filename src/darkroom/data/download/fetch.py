@@ -59,7 +59,8 @@ def fetch(
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
+            else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
         source, payloads = obtain(
@@ -119,7 +120,7 @@ def obtain(
         base: what relative paths of `path` sources start from.
         retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
         called: what the files are, for messages.
-        otherwise: what else the user can do where no source yields the files, for the error.
+        otherwise: what else the user can do where no source has the files, for the error.
 
     Returns:
         The source and its files. Each source that failed before it had one line on stderr. What the mirror holds is
@@ -127,7 +128,7 @@ def obtain(
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: no source yields its files.
+        DataError: its files cannot be had from any source.
     """
     if mirror is not None and not mirror.is_dir():
         raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is not a directory; correct or unset it")
