@@ -341,7 +341,7 @@ RUN = """
 import json, os, signal, sys, threading
 from pathlib import Path
 from darkroom.batch import run
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 source, out, version, log, seconds = sys.argv[1:]
 
 def kill_later(done, of):

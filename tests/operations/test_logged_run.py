@@ -24,6 +24,18 @@ def test_the_process_is_told_when_it_starts(tmp_path):
     assert int(ended.printed) == started[0]
 
 
+def test_what_is_not_to_be_shown_is_still_logged(tmp_path, capfd):
+    assert run(tmp_path, "echo a name", echo=False).printed == "a name\n"
+    assert capfd.readouterr().err == ""
+    assert (tmp_path / "log" / "log.txt").read_text() == "a name\n"
+
+
+def test_a_program_is_watched_to_its_end(tmp_path):
+    seen: list[bool] = []
+    run(tmp_path, "touch made", on_look=lambda: seen.append((tmp_path / "made").exists()))
+    assert seen[-1]
+
+
 def test_the_error_of_a_stage_comes_before_that_of_dvc():
     printed = "error: params.yaml: tune lacks the key 'seed'\nERROR: failed to reproduce 'check'\nsee the docs\n"
     assert Ended(255, printed).last_error == "params.yaml: tune lacks the key 'seed'"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from darkroom.errors import LockedError
 from tests.support.project import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -206,7 +207,18 @@ def test_no_two_retrainings_are_started_at_once() -> None:
     assert kubernetes("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     workflow = documents(DEPLOY / "github" / "retrain.yaml")[0]
     assert workflow["concurrency"] == {"group": "retrain", "cancel-in-progress": False}
-    assert "SuccessExitStatus=75" in (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()
+
+
+def test_a_held_lock_is_no_failure_of_a_retraining() -> None:
+    code = LockedError.exit_code
+    assert f"SuccessExitStatus={code}" in (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()
+    job = kubernetes("CronJob")["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    ignored = [rule for rule in job["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
+    codes = {"containerName": container["name"], "operator": "In", "values": [code]}
+    assert codes in [rule.get("onExitCodes") for rule in ignored]
+    assert "DisruptionTarget" in [said["type"] for rule in ignored for said in rule.get("onPodConditions", [])]
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "Kubernetes asks it of a policy for failures"
 
 
 def test_commands_and_options_exist() -> None:

@@ -95,6 +95,12 @@ def test_the_gpu_image_finds_cusolver() -> None:
     assert "LD_LIBRARY_PATH=/opt/venv/nvidia/cusolver/lib" in settings
 
 
+def test_an_image_that_writes_no_bytecode_brings_it() -> None:
+    build, run = (rest for name, rest in instructions() if name == "ENV")
+    assert "PYTHONDONTWRITEBYTECODE=1" in run
+    assert "UV_COMPILE_BYTECODE=1" in build
+
+
 def test_the_image_runs_dvc_repro_as_an_ordinary_user() -> None:
     *_, user, entry = instructions()
     assert user == ("USER", "darkroom")

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ OFF = dict.fromkeys(Gates.model_fields)
 RULE = {
     "min_test_images": 100,
     "min_test_accuracy": 0.9,
-    "champion": {"margin": 0.0, "alpha": 0.05},
-    "class_recall": {"max_drop": 0.02, "alpha": 0.05},
+    "every_class": {"min_recall": 0.5, "min_images": 40},
+    "new_class": {"min_recall": 0.8, "min_images": 50},
+    "champion": {"statistic": "accuracy", "margin": 0.0, "alpha": 0.05, "comparisons": 1},
+    "champion_recent": {"min_images": 50},
+    "class_recall": {"max_drop": 0.02, "max_unproven_drop": 0.2, "alpha": 0.05},
     "slice_accuracy": {"by": ["brightness"], "max_drop": 0.02, "alpha": 0.05, "min_images": 20},
     "max_ece": 0.1,
     "max_latency_ms_p95": 5.0,
@@ -56,10 +60,10 @@ def test_a_first_candidate_needs_what_no_champion_can_tell():
     assert decision.reasons == [
         "The candidate's test accuracy 95.00 % on 200 images reaches the minimum 90.00 %.",
         "There is no champion yet.",
-        "Also passed: min_test_images, max_ece, max_latency_ms_p95, max_model_bytes.",
+        "Also passed: min_test_images, every_class, max_ece, max_latency_ms_p95, max_model_bytes.",
     ]
     assert {name for name, status in statuses(decision).items() if status == "not_applicable"} == {
-        "champion", "class_recall", "slice_accuracy", "max_parity_difference",
+        "new_class", "champion", "champion_recent", "class_recall", "slice_accuracy", "max_parity_difference",
     }  # fmt: skip
 
 
@@ -74,7 +78,9 @@ def test_a_better_candidate_is_promoted():
     assert decision.promote
     assert set(statuses(decision).values()) == {"passed", "not_applicable"}
     assert "is better than the champion (93.00 %)" in decision.reasons[1]
-    assert decision.reasons[2].startswith("Also passed: min_test_images, class_recall, slice_accuracy, max_ece,")
+    assert decision.reasons[-1].startswith(
+        "Also passed: min_test_images, every_class, class_recall, slice_accuracy, max_"
+    )
 
 
 def test_below_the_floor_nothing_is_promoted():
@@ -144,3 +150,117 @@ def test_scores_on_different_images_are_refused():
 def test_no_images_are_refused():
     with pytest.raises(DataError, match=r"array of shape \(0,\), expected \(n,\) with n >= 1"):
         decided(np.ones(0, bool))
+
+
+def test_a_class_that_is_lost_needs_an_approval():
+    labels, right = np.array(["cat"] * 200), of(answers(0))
+    test = Scored(labels, right, champion=of(answers(20)))
+    rule = Gates.model_validate({**RULE, "slice_accuracy": None})
+    decision = decide(test, classes=["cat"], champion_classes=["cat", "dog", "eel"], metrics=METRICS, rule=rule)
+    assert decision.promote
+    assert decision.needs_approval == [
+        "The champion knows dog, eel, the candidate does not; losing a class needs an approval."
+    ]
+    assert decided(answers(2), answers(14, start=60)).needs_approval == []
+
+
+@pytest.mark.parametrize(("n_wrong", "status"), [(10, "passed"), (11, "failed")])
+def test_a_new_class_has_a_gate_of_its_own(n_wrong, status):
+    labels = np.array(["eel"] * 50 + ["cat"] * 150)
+    test = Scored(labels, of(answers(n_wrong)), champion=of(answers(50)))
+    rule = Gates.model_validate({**RULE, "slice_accuracy": None})
+    known: dict[str, Any] = {"classes": ["cat", "eel"], "champion_classes": ["cat"]}
+    decision = decide(test, **known, metrics=METRICS, rule=rule)
+    assert decision.tests["new_class"]["status"] == status
+    assert decision.promote == (status == "passed")
+    assert decision.reasons[-1] == "The champion does not know eel; their images count as its errors."
+
+
+def test_a_rare_class_that_is_never_found_keeps_a_model_out():
+    labels, correct = np.array(["rare"] * 40 + ["cat"] * 960), np.arange(1000) >= 40
+    decision = decide(
+        Scored(labels, of(correct)), classes=["cat", "rare"], metrics=METRICS, rule=Gates.model_validate(RULE)
+    )
+    assert not decision.promote
+    assert decision.tests["min_test_accuracy"]["status"] == "passed"
+    assert decision.reasons[2] == (
+        "The candidate's recall is below 50.00 %, the minimum for a class: rare (0.00 %, 40 images)."
+    )
+
+
+def test_a_class_without_test_images_keeps_a_model_out():
+    decision = decide(
+        Scored(LABELS, of(answers(0))), classes=["cat", "dog", "eel"], metrics=METRICS, rule=Gates.model_validate(RULE)
+    )
+    assert not decision.promote
+    assert decision.reasons[2] == "Too few images to test (minimum for a class: 40): eel (0)."
+
+
+def test_recent_images_count_for_the_classes():
+    recent = Scored(np.array(["eel"] * 40), of(answers(0, n=40)))
+    decision = decide(
+        Scored(LABELS, of(answers(0))),
+        recent=recent,
+        classes=["cat", "dog", "eel"],
+        metrics=METRICS,
+        rule=Gates.model_validate(RULE),
+    )
+    assert decision.promote
+
+
+def with_recent(test, recent, **changes):
+    candidate, champion = map(of, test)
+    ours, theirs = map(of, recent)
+    labels = LABELS[: len(recent[0])]
+    return decide(
+        Scored(LABELS, candidate, champion=champion),
+        recent=Scored(labels, ours, champion=theirs),
+        classes=["cat", "dog"],
+        champion_classes=["cat", "dog"],
+        metrics=METRICS,
+        rule=Gates.model_validate({**RULE, "slice_accuracy": None, **changes}),
+    )
+
+
+def test_a_gain_on_recent_images_replaces_a_stale_champion():
+    as_good = (answers(4), answers(4, start=100))
+    decision = with_recent(as_good, (answers(0, n=100), answers(60, n=100)))
+    assert decision.promote
+    assert decision.reasons[1].endswith(
+        "The gain on the recent images decides; on the test set nothing is lost significantly."
+    )
+    assert "on the same 100 recent images" in decision.reasons[2]
+    assert not with_recent(as_good, (answers(0, n=49), answers(30, n=49))).promote, "too few recent images"
+    off = with_recent(as_good, (answers(0, n=100), answers(60, n=100)), champion_recent=None)
+    assert not off.promote
+
+
+def test_recent_images_and_test_set_share_alpha():
+    as_good, gain = (answers(4), answers(4, start=100)), (answers(0), answers(5))
+    assert not with_recent(gain, as_good).promote
+    assert with_recent(gain, as_good, champion_recent=None).promote
+    assert with_recent((answers(0), answers(6)), as_good).promote
+
+
+def test_only_images_that_no_model_has_seen_are_compared():
+    seen = np.arange(200) < 90
+    test = Scored(LABELS, of(answers(14)), champion=of(answers(2, start=150)), comparable=~seen)
+    known: dict[str, Any] = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
+    rule = {**RULE, "slice_accuracy": None, "min_test_accuracy": 0.5}
+    decision = decide(test, **known, metrics=METRICS, rule=Gates.model_validate(rule))
+    assert decision.tests["champion"]["n_images"] == 110
+    assert decision.tests["class_recall"]["classes"][0]["n_images"] == 55
+    assert decision.tests["min_test_accuracy"]["test_accuracy"] == 0.93
+    few = decide(test, **known, metrics=METRICS, rule=Gates.model_validate({**rule, "min_test_images": 111}))
+    assert "Of 200 test images only 110 were not seen by either model" in few.reasons[1]
+
+
+def test_used_up_comparisons_are_warned_about_in_the_reasons():
+    test = Scored(LABELS, of(answers(2)), champion=of(answers(20, start=60)))
+    known: dict[str, Any] = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
+    rule = Gates.model_validate({**RULE, "slice_accuracy": None})
+    decision = decide(test, **known, metrics=METRICS, rule=rule, n_comparisons=2)
+    assert any(
+        "The comparisons planned on this test set (1) are used up; this is the 2nd:" in reason
+        for reason in decision.reasons
+    )

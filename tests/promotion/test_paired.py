@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from darkroom.errors import DataError
-from darkroom.promotion.paired import Table, compare, difference_interval, holm, loss_p_values, mcnemar, table
+from darkroom.promotion.paired import (
+    Table,
+    compare,
+    difference_interval,
+    gain_p_value,
+    holm,
+    loss_p_values,
+    mcnemar,
+    mean_gain_p_value,
+    table,
+)
 
 COUNTS = st.integers(0, 300)
 LIKE_EVERY_TIME = settings(deadline=None, derandomize=True, database=None, max_examples=50)
@@ -59,6 +70,28 @@ def test_the_p_value_does_not_depend_on_who_is_called_a(only_a, only_b):
     p_value, form = mcnemar(only_a, only_b)
     assert mcnemar(only_b, only_a) == (p_value, form)
     assert 0 < p_value <= 1
+
+
+@LIKE_EVERY_TIME
+@given(COUNTS, COUNTS)
+def test_one_side_is_half_of_two(gained, lost):
+    one, other = gain_p_value(gained, lost), gain_p_value(lost, gained)
+    assert mcnemar(gained, lost)[0] == pytest.approx(min(1, 2 * min(one[0], other[0])))
+    if one[1] == "mid-p":
+        assert one[0] + other[0] == pytest.approx(1)
+
+
+def test_a_mean_gain_has_the_p_value_of_a_paired_t_test():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(2, 40))
+    assert mean_gain_p_value(a, b + 0.3) == pytest.approx(ttest_rel(a, b + 0.3, alternative="less").pvalue)
+    assert mean_gain_p_value(a, b) + mean_gain_p_value(b, a) == pytest.approx(1)
+
+
+def test_equal_or_single_losses_prove_nothing():
+    assert mean_gain_p_value(np.ones(5), np.ones(5)) == 1.0
+    assert mean_gain_p_value(np.zeros(1), np.ones(1)) == 1.0
+    assert mean_gain_p_value(np.zeros(5), np.ones(5)) == 0.0
 
 
 def test_the_p_value_falls_as_the_difference_grows():

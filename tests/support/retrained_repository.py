@@ -65,7 +65,7 @@ retrain:
   drift_days: 7.0
   min_recent_accuracy: null
   min_labelled_images: 10
-  notify: {command: 'cat > "told-$DARKROOM_EVENT.json"', webhook: null, timeout_seconds: 10}
+  notify: {command: 'cat > "told-$DARKROOM_EVENT.json"', webhook: null, heartbeat: false, timeout_seconds: 10}
 """
 
 

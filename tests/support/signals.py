@@ -97,8 +97,9 @@ class Signals:
         self.params["promote"]["registered_model"] = "signals"
         gates = self.params["promote"]["gates"]
         gates |= dict.fromkeys(("class_recall", "slice_accuracy", "max_ece"))
-
-        gates |= {"min_test_images": 50, "min_test_accuracy": 0.5}
+        of_class = {"min_recall": 0.0, "min_images": 10}
+        gates |= {"min_test_images": 50, "min_test_accuracy": 0.5, "every_class": of_class, "new_class": of_class}
+        gates["champion"] |= {"statistic": "accuracy", "comparisons": 1}
 
     def add(
         self, n: int, *, classes: Sequence[str] = CLASSES, first: int = 0, official: bool = False, **options: Any
@@ -138,7 +139,13 @@ class Signals:
         data, folder = Dataset.open(self.root / "data" / "prepared"), self.root / "models" / "cnn"
         found = np.zeros((int(np.prod(data.image_shape)), len(data.classes)))
         found[:, :2] = weights(signal, data.image_shape, inverted=inverted) if signal else by_heart(data)
-        onnx = write_model(folder / "model.onnx", classes=data.classes, image_shape=data.image_shape, weights=found)
+        onnx = write_model(
+            folder / "model.onnx",
+            classes=data.classes,
+            image_shape=data.image_shape,
+            weights=found,
+            metadata=data.form,
+        )
         write_seen_ids(folder / SEEN_FILE, seen_ids(data))
         with runs.run(experiment="signals", name="train-cnn", params={}, tags={"candidate": "cnn"}) as run:
             uri = run.log_package(onnx, seen=folder / SEEN_FILE)

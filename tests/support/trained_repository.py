@@ -20,7 +20,8 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.deployable.package import Package
-from darkroom.registry.versions import Version, load
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import load
 from darkroom.tracking import experiments, runs
 from tests.support.onnx_model import write_model
 
@@ -39,8 +40,11 @@ promote:
   gates:
     min_test_images: 100
     min_test_accuracy: 0.9
-    champion: {margin: 0.0, alpha: 0.05}
-    class_recall: {max_drop: 0.02, alpha: 0.05}
+    every_class: {min_recall: 0.1, min_images: 10}
+    new_class: {min_recall: 0.5, min_images: 10}
+    champion: {margin: 0.0, alpha: 0.05, comparisons: 1, statistic: accuracy}
+    champion_recent: null
+    class_recall: {max_drop: 0.02, max_unproven_drop: 0.2, alpha: 0.05}
     slice_accuracy: {by: [brightness, size, source, incoming], max_drop: 0.02, alpha: 0.05, min_images: 20}
     max_ece: null
     max_latency_ms_p95: 1000.0

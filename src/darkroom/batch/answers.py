@@ -15,7 +15,7 @@ from darkroom.batch.inputs import MAX_IMAGE_BYTES, Chunk, Unread, too_large
 from darkroom.errors import DataError
 from darkroom.monitoring import log, measures
 from darkroom.registry import versions
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 
 if TYPE_CHECKING:
     import pyarrow as pa

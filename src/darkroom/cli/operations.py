@@ -18,20 +18,28 @@ def retrain(
         bool,
         typer.Option(
             "--commit",
-            help="Commit dvc.lock and the .dvc files of new images after a successful run. dvc.lock covers the "
-            "reports too; the reasons in reports/retrain.json go into the commit message.",
+            help="Commit dvc.lock and the .dvc files of new images after a successful run; the reasons go into the "
+            "message. Uncommitted changes of params.yaml, dvc.yaml or code are refused.",
         ),
     ] = False,
-    push: Annotated[bool, typer.Option("--push", help="Commit, then `dvc push` and `git push`.")] = False,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push",
+            help="Take over what others pushed, and after the run commit, `dvc push` and `git push`. What cannot be "
+            "pushed is pushed by the next run.",
+        ),
+    ] = False,
 ) -> None:
     """Retrain if needed: new images, a changed source or stage, drift, low accuracy, or an old champion.
 
     A stage has changed if its code, params or data differ from dvc.lock. After a changed source, drift, low
     accuracy or age, the dataset is downloaded again, and only stages affected by changes run.
 
-    For schedulers: only one run at a time (exit code 75 otherwise). The section `retrain` of params.yaml sets the
-    triggers and notifications. `promote` decides. A failure or kill leaves champion, data and dvc.lock unchanged, and
-    the next run resumes. The report is in reports/retrain.json and, as one line of JSON, the last line on stdout.
+    For schedulers: only one run at a time (exit code 75 otherwise). Git and remotes are checked before the training.
+    The section `retrain` of params.yaml sets the triggers and notifications. `promote` decides. A failure or kill
+    leaves champion, data and dvc.lock unchanged, and the next run resumes. The report is in reports/retrain.json and,
+    as one line of JSON, the last line on stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now

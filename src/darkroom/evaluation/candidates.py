@@ -211,10 +211,12 @@ def _load(path: Path, dataset: Dataset) -> Package:
         package = Package.load(path)
     except ValueError as error:
         raise DataError(str(error)) from None
-    if package.classes != dataset.classes or package.form != (form := Form.of(dataset.manifest)):
+    form = Form.of(dataset.manifest)
+    if package.classes != dataset.classes or package.form != form:
         raise DataError(
-            f"{path} has {len(package.classes)} classes and {package.form}, but the prepared data has "
-            f"{len(dataset.classes)} classes and {form}, or other class names; run `dvc repro train@{path.parent.name}`"
+            f"{path} has {len(package.classes)} classes and images of shape {package.image_shape}, but the prepared "
+            f"data has {len(dataset.classes)} classes and images of shape {dataset.image_shape}, or other class names "
+            f"or resize settings; run `dvc repro train@{path.parent.name}`"
         )
     return package
 

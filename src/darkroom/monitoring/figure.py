@@ -30,7 +30,6 @@ def drift(
     *,
     weeks: Sequence[Accuracy] = (),
     heading: str = "",
-    dark: bool = False,
 ) -> Path:
     """Draw one panel per check, and return path: where the reference and the window lie, and the verdict.
 
@@ -39,28 +38,28 @@ def drift(
     """
     n_panels = len(report.checks) + bool(weeks)
     n_rows = max(1, -(-n_panels // N_COLUMNS))
-    with style(dark=dark):
+    with style():
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
         panels = list(figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat)
         for axes, check in zip(panels, report.checks, strict=False):
             if check.name == "label":
-                _bars(axes, check, dark=dark)
+                _bars(axes, check)
             else:
-                _outlines(axes, check, reference.measures[check.name], window.measures[check.name], dark=dark)
+                _outlines(axes, check, reference.measures[check.name], window.measures[check.name])
             axes.set_title(f"{check.name}: {_verdict(check)}")
         if weeks:
-            _accuracy(panels[len(report.checks)], weeks, dark=dark)
+            _accuracy(panels[len(report.checks)], weeks)
         for axes in panels[n_panels:]:
             axes.set_axis_off()
         if heading:
-            figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet", dark=dark), parse_math=False)
-        faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+            figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet"), parse_math=False)
+        faint, first, second = (ink(name) for name in ("faint", "first", "second"))
         sides = [Patch(facecolor=faint, edgecolor=first, label="reference"), Patch(color=second, label="window")]
         figure.legend(handles=sides, loc="outside lower center", ncols=2)
         return save(figure, path)
 
 
-def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray, *, dark: bool) -> None:
+def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray) -> None:
     both = np.concatenate([reference, window])
     low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)  # a few far ones would flatten the rest
     if low == high:
@@ -69,19 +68,19 @@ def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarra
     shares = [
         np.histogram(np.clip(values, low, high), edges)[0] / max(1, len(values)) for values in (reference, window)
     ]
-    axes.stairs(shares[0], edges, fill=True, color=ink("faint", dark=dark))
-    axes.stairs(shares[0], edges, color=ink("first", dark=dark), linewidth=0.8)
-    axes.stairs(shares[1], edges, color=ink("second", dark=dark), linewidth=1.6)
+    axes.stairs(shares[0], edges, fill=True, color=ink("faint"))
+    axes.stairs(shares[0], edges, color=ink("first"), linewidth=0.8)
+    axes.stairs(shares[1], edges, color=ink("second"), linewidth=1.6)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(0)
     axes.set_xlabel(_UNITS.get(check.name, check.name))
 
 
-def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
+def _bars(axes: Axes, check: Check) -> None:
     n = min(N_CLASSES, len(check.classes))
     at = np.arange(n)
-    faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+    faint, first, second = (ink(name) for name in ("faint", "first", "second"))
     axes.barh(at - 0.2, check.reference[:n], height=0.38, color=faint, edgecolor=first, linewidth=0.8)
     axes.barh(at + 0.2, check.window[:n], height=0.38, color=second)
     axes.set_yticks(at, [name if len(name) <= 14 else f"{name[:13]}…" for name in check.classes[:n]], parse_math=False)
@@ -92,11 +91,11 @@ def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
     axes.set_xlabel(f"fraction of the images{more}")
 
 
-def _accuracy(axes: Axes, weeks: Sequence[Accuracy], *, dark: bool) -> None:
+def _accuracy(axes: Axes, weeks: Sequence[Accuracy]) -> None:
     """Draw a point per week and version with its interval; the versions of a week stand side by side."""
     names = sorted({str(one.week) for one in weeks})
     versions = sorted({one.version for one in weeks}, key=lambda version: (len(version), version))
-    colors = [ink(name, dark=dark) for name in ("second", "first", "quiet")]
+    colors = [ink(name) for name in ("second", "first", "quiet")]
     for number, version in enumerate(versions):
         found = [one for one in weeks if one.version == version]
         aside = 0.5 * (number + 0.5) / len(versions) - 0.25

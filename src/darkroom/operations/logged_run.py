@@ -1,4 +1,4 @@
-"""Run a program whose output goes to a file and, as it comes, to stderr."""
+"""Run a program whose output goes to a file and, if wanted, to stderr as it comes."""
 
 import re
 import subprocess
@@ -39,6 +39,8 @@ def run_logged(
     log: Path,
     environment: Mapping[str, str],
     on_start: Callable[[int], None] | None = None,
+    on_look: Callable[[], None] | None = None,
+    echo: bool = True,
 ) -> Ended:
     """Run a program to its end.
 
@@ -49,6 +51,8 @@ def run_logged(
         log: what it prints is added to this file.
         environment: the whole of it.
         on_start: called with the process number.
+        on_look: called every POLL_SECONDS while it runs, and once after it.
+        echo: whether what it prints is shown on stderr too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as target, log.open("rb") as source:
@@ -62,7 +66,10 @@ def run_logged(
         while status is None:
             with suppress(subprocess.TimeoutExpired):
                 status = child.wait(POLL_SECONDS)
-            _show(source.read())
+            if echo:
+                _show(source.read())
+            if on_look:
+                on_look()
         source.seek(begin)
         return Ended(status, source.read().decode(errors="replace"))
 

@@ -21,6 +21,7 @@ class NotifyParams(Section):
 
     command: Text | None
     webhook: Text | None
+    heartbeat: bool
     timeout_seconds: int = Field(ge=1, le=600)
 
     @field_validator("webhook")
@@ -57,7 +58,7 @@ class Order:
     Attributes:
         root: of the repository, and the current folder.
         model: the registered name.
-        folders: download's sources of kind path, which DVC does not look at.
+        folders: download's sources of kind path.
         max_image_bytes: of preprocess.
         force: run every stage again, whether anything calls for it or not.
         commit: dvc.lock and the .dvc files of new images, once it is through.

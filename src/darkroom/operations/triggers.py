@@ -14,8 +14,8 @@ from darkroom.files.writing import sha256_of
 from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.acknowledgement import Acknowledgement
 
-FETCH_AGAIN = frozenset({"changed_source", "drift", "recent_accuracy", "champion_age"})  # DVC cannot see their cause
-ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # somebody waits to hear of them
+FETCH_AGAIN = frozenset({"drift", "recent_accuracy", "champion_age"})  # triggers that DVC cannot see the cause of
+ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # triggers of which somebody waits to hear
 ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
 
 
@@ -73,12 +73,13 @@ def new_images(
 
 
 def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
-    """Return whether images outside the repository (download's sources of kind path) changed since the last run.
+    """Return whether the files of download's sources of kind path changed since the last run.
 
-    DVC does not look outside of the repository. A directory that no run has seen yet is taken as it is.
+    `dvc repro` notices it, since `check` looks at them; `dvc status` does not. One that no run has seen yet is taken as
+    it is.
 
     Args:
-        found: path -> fingerprint, as `fingerprint` returns it.
+        found: path -> its fingerprint.
         known: the same as the last run left it.
     """
     changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
@@ -190,20 +191,7 @@ def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
     digest = hashlib.sha256(json.dumps(_changed(status), sort_keys=True).encode())
     for name in sorted(paths - {"data/incoming"}):
         path = root / name
-        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else fingerprint(path)}".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(path: Path) -> str:
-    """Return a digest of the names, sizes and times of all files below a path; "absent" if there are none."""
-    if not path.exists():
-        return "absent"
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            stat = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else _times(path)}".encode())
     return digest.hexdigest()
 
 
@@ -244,6 +232,12 @@ def parse_status(text: str) -> dict[str, list[Any]]:
         return dict(json.loads(lines[-1]))
     except (IndexError, ValueError):
         raise DataError(f"`dvc status --json` answered {text[:200]!r}; run it by hand") from None
+
+
+def _times(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of all files below a path."""
+    files = [(file.relative_to(path).as_posix(), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
 
 
 def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:

@@ -55,3 +55,9 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
 def percent(fraction: float | None) -> str:
     """Return a fraction in percent with two decimals, and a dash where there is none."""
     return "–" if fraction is None else f"{fraction:.2%}"
+
+
+def ordinal(number: int) -> str:
+    """Return a positive number as an ordinal: 1st, 2nd, 3rd, 4th, 11th, 21st."""
+    last = number % 10 if number // 10 % 10 != 1 else 0
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"

@@ -73,3 +73,15 @@ class Scored:
     comparable: np.ndarray | None = None
     slices: Sequence[Slice] = field(default_factory=tuple)
     reference: Answers | None = None
+
+    def compared(self) -> "Scored":
+        """Return only the comparable images."""
+        if (keep := self.comparable) is None:
+            return self
+        return Scored(
+            self.labels[keep],
+            self.candidate.at(keep),
+            champion=self.champion and self.champion.at(keep),
+            slices=[Slice(part.name, part.members[keep]) for part in self.slices],
+            reference=self.reference and self.reference.at(keep),
+        )

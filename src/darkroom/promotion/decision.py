@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from darkroom.errors import DataError
-from darkroom.promotion import gates
+from darkroom.promotion import against_champion, gates
 from darkroom.promotion.answers import Scored
 from darkroom.promotion.gates import Verdict, not_applicable
-from darkroom.promotion.params import Gates
+from darkroom.promotion.params import ClassFloor, Gates
 
-SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed
+SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed or is unclear
+COMPARING = ("champion", "champion_recent", "class_recall", "slice_accuracy")
+NO_CHAMPION = "There is no champion yet."
 LATENCY = "latency of one image (p95)"
 
 
@@ -22,7 +24,7 @@ class Decision:
 
     Attributes:
         tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
-        needs_approval: why a candidate that passes all gates must wait for a person all the same (full sentences).
+        needs_approval: the reasons, if any, why a candidate that passes all gates must wait for a person all the same.
     """
 
     promote: bool
@@ -59,19 +61,58 @@ def decide(
     correct = test.candidate.correct
     if correct.ndim != 1 or len(correct) == 0:
         raise DataError(f"the candidate was scored on an array of shape {correct.shape}, expected (n,) with n >= 1")
-    if test.labels.shape != correct.shape:
-        raise DataError(f"got labels of shape {test.labels.shape} for {len(correct)} images")
-    verdicts = _verdicts(test, metrics=metrics, rule=rule)
+    for scored in (test, recent) if recent else (test,):
+        if scored.labels.shape != scored.candidate.correct.shape:
+            shape, n_images = scored.labels.shape, len(scored.candidate.correct)
+            raise DataError(f"got labels of shape {shape} for {n_images} images")
+    known = classes if champion_classes is None else champion_classes
+    new, lost = sorted(set(classes) - set(known)), sorted(set(known) - set(classes))
+    verdicts = {
+        **_alone(test, recent, classes=classes, new=new, metrics=metrics, rule=rule),
+        **_comparing(test, recent, rule=rule, n_comparisons=n_comparisons),
+    }
+    verdicts = {name: verdicts[name] for name in Gates.model_fields}
     promote = all(verdict.status != "failed" for verdict in verdicts.values())
-    return Decision(promote, _reasons(verdicts), {name: verdict.as_dict() for name, verdict in verdicts.items()})
+    needs_approval = _about_lost(lost)
+    return Decision(
+        promote,
+        [*_reasons(verdicts, new=new), *needs_approval],
+        {name: verdict.as_dict() for name, verdict in verdicts.items()},
+        needs_approval,
+    )
 
 
-def _verdicts(test: Scored, *, metrics: Mapping[str, float], rule: Gates) -> dict[str, Verdict]:
-    candidate, labels, slices = test.candidate.correct, test.labels, test.slices
-    champion = test.champion.correct if test.champion else None
+def _about_lost(lost: Sequence[str]) -> list[str]:
+    if not lost:
+        return []
+    return [f"The champion knows {gates.listed(lost)}, the candidate does not; losing a class needs an approval."]
+
+
+def _alone(
+    test: Scored,
+    recent: Scored | None,
+    *,
+    classes: Sequence[str],
+    new: Sequence[str],
+    metrics: Mapping[str, float],
+    rule: Gates,
+) -> dict[str, Verdict]:
+    """Return the verdicts of the gates that look at the candidate alone, on all images."""
+    correct, labels = test.candidate.correct, test.labels
+    if recent:
+        correct = np.concatenate([correct, recent.candidate.correct])
+        labels = np.concatenate([labels, recent.labels])
+
+    def floor_of(names: Sequence[str], gate: ClassFloor, *, of: str) -> Verdict:
+        if not names:
+            return not_applicable("There is no class that the champion does not know.")
+        return gates.recall_of(correct, labels, names, of=of, **gate.model_dump())
+
     asked: dict[str, Callable[[Any], Verdict]] = {
-        "min_test_images": lambda limit: gates.enough_images(len(candidate), limit=limit),
-        "min_test_accuracy": lambda limit: gates.floor(candidate, limit=limit),
+        "min_test_images": lambda limit: gates.enough_images(len(test.labels), limit=limit),
+        "min_test_accuracy": lambda limit: gates.floor(test.candidate.correct, limit=limit),
+        "every_class": lambda gate: floor_of(classes, gate, of="class"),
+        "new_class": lambda gate: floor_of(new, gate, of="new class"),
         "max_ece": lambda limit: _at_most("ece", metrics, limit, what="expected calibration error"),
         "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
         "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
@@ -79,25 +120,56 @@ def _verdicts(test: Scored, *, metrics: Mapping[str, float], rule: Gates) -> dic
             "Parity is checked on the registered version; nothing is registered yet."
         ),
     }
-    comparing: dict[str, Callable[[Any, np.ndarray], Verdict]] = {
-        "champion": lambda gate, current: gates.champion(candidate, current, **gate.model_dump()),
-        "class_recall": lambda gate, current: gates.class_recall(candidate, current, labels, **gate.model_dump()),
-        "slice_accuracy": lambda gate, current: gates.slice_accuracy(
-            candidate, current, slices, **gate.model_dump(exclude={"by"})
+    return {name: _asked(name, ask, rule) for name, ask in asked.items()}
+
+
+def _comparing(test: Scored, recent: Scored | None, *, rule: Gates, n_comparisons: int) -> dict[str, Verdict]:
+    """Return the verdicts of the gates that compare with the champion, on images that neither model has seen."""
+    if test.champion is None:
+        return {name: _asked(name, lambda _: not_applicable(NO_CHAMPION), rule) for name in COMPARING}
+    on_recent = _recent_verdict(recent, rule=rule, n_comparisons=n_comparisons)
+    asked: dict[str, Callable[[Any], Verdict]] = {
+        "champion": lambda gate: against_champion.champion(
+            test,
+            rule=gate,
+            n_comparisons=n_comparisons,
+            n_tests=1 + ("gain" in on_recent.numbers),
+            least=rule.min_test_images or 1,
         ),
+        "champion_recent": lambda _: on_recent,
     }
-    verdicts = {}
-    for name in Gates.model_fields:
-        gate = getattr(rule, name)
-        if gate is None:
-            verdicts[name] = gates.off(name)
-        elif name in asked:
-            verdicts[name] = asked[name](gate)
-        elif champion is None:
-            verdicts[name] = not_applicable("There is no champion yet.")
-        else:
-            verdicts[name] = comparing[name](gate, champion)
-    return verdicts
+    compared = test.compared()
+    if compared.champion is not None and len(compared.labels):
+        candidate, champion = compared.candidate.correct, compared.champion.correct
+        asked["class_recall"] = lambda gate: gates.class_recall(
+            candidate, champion, compared.labels, **gate.model_dump()
+        )
+        asked["slice_accuracy"] = lambda gate: gates.slice_accuracy(
+            candidate, champion, compared.slices, **gate.model_dump(exclude={"by"})
+        )
+    nothing = not_applicable("There are no images that neither model has seen.")
+    verdicts = {name: _asked(name, asked.get(name, lambda _: nothing), rule) for name in COMPARING}
+    jointly = against_champion.jointly(verdicts["champion"], verdicts["champion_recent"])
+    return {**verdicts, **dict(zip(("champion", "champion_recent"), jointly, strict=True))}
+
+
+def _recent_verdict(recent: Scored | None, *, rule: Gates, n_comparisons: int) -> Verdict:
+    if rule.champion is None or rule.champion_recent is None or recent is None:
+        return not_applicable("There are no recent images.")
+    least, n_images = rule.champion_recent.min_images, len(recent.compared().labels)
+    if n_images < least:
+        return not_applicable(
+            f"There are {n_images} recent images that neither model has seen, too few for a comparison "
+            f"(minimum: {least})."
+        )
+    return against_champion.champion(
+        recent, rule=rule.champion, n_comparisons=n_comparisons, n_tests=2, of="recent images"
+    )
+
+
+def _asked(name: str, ask: Callable[[Any], Verdict], rule: Gates) -> Verdict:
+    gate = getattr(rule, name)
+    return gates.off(name) if gate is None else ask(gate)
 
 
 def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str, unit: str = "") -> Verdict:
@@ -106,11 +178,22 @@ def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str
     return gates.at_most(name, metrics[name], limit=limit, what=what, unit=unit)
 
 
-def _reasons(verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Return floor and comparison in full, then whatever else failed, then the names of the rest that passed."""
-    others = [(name, verdict) for name, verdict in verdicts.items() if name not in SAID]
+def _reasons(verdicts: Mapping[str, Verdict], *, new: Sequence[str]) -> list[str]:
+    """Return floor and comparison in full, then what else failed or is unclear, then the names of the rest."""
+    others = {name: verdict for name, verdict in verdicts.items() if name not in SAID}
+    recent = others["champion_recent"]
     reasons = [verdicts[name].sentence for name in SAID]
-    reasons += [verdict.sentence for _, verdict in others if verdict.status == "failed"]
-    if passed := [name for name, verdict in others if verdict.status == "passed"]:
+    if recent.status in ("passed", "failed"):
+        reasons.append(others.pop("champion_recent").sentence)
+    reasons += [
+        verdict.sentence
+        for verdict in others.values()
+        if verdict.status == "failed" or verdict.numbers.get("cannot_tell")
+    ]
+    if warning := against_champion.used_up(verdicts["champion"]):
+        reasons.append(warning)
+    if passed := [name for name, verdict in others.items() if verdict.status == "passed"]:
         reasons.append(f"Also passed: {', '.join(passed)}.")
+    if new:
+        reasons.append(f"The champion does not know {gates.listed(new)}; their images count as its errors.")
     return reasons

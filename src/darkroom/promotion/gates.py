@@ -10,6 +10,8 @@ import numpy as np
 from darkroom.promotion import paired
 from darkroom.promotion.slices import Slice
 
+NAMED = 5  # classes in a sentence; all are among the numbers
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -34,13 +36,33 @@ def not_applicable(sentence: str) -> Verdict:
     return Verdict("not_applicable", sentence)
 
 
+def verdict(passed: bool, sentence: str, **numbers: Any) -> Verdict:
+    """Return a verdict of a gate that was asked."""
+    return Verdict("passed" if passed else "failed", sentence, numbers)
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction for a sentence."""
+    return f"{100 * fraction:.2f} %"
+
+
+def points(fraction: float) -> str:
+    """Return a difference of fractions in points, with its sign."""
+    return f"{100 * fraction:+.2f}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of some names for a sentence."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
 def enough_images(n_images: int, *, limit: int) -> Verdict:
     """Return whether there are enough test images for a verdict at all."""
     passed = n_images >= limit
     sentence = (
         f"The test set has {n_images} images, {'enough' if passed else 'too few'} for a decision (minimum: {limit})."
     )
-    return _verdict(passed, sentence, n_images=n_images, min_test_images=limit)
+    return verdict(passed, sentence, n_images=n_images, min_test_images=limit)
 
 
 def floor(correct: np.ndarray, *, limit: float) -> Verdict:
@@ -53,56 +75,63 @@ def floor(correct: np.ndarray, *, limit: float) -> Verdict:
     accuracy = float(correct.mean())
     passed = accuracy >= limit
     sentence = (
-        f"The candidate's test accuracy {_percent(accuracy)} on {len(correct)} images "
-        f"{'reaches' if passed else 'is below'} the minimum {_percent(limit)}."
+        f"The candidate's test accuracy {percent(accuracy)} on {len(correct)} images "
+        f"{'reaches' if passed else 'is below'} the minimum {percent(limit)}."
     )
-    return _verdict(passed, sentence, test_accuracy=accuracy, min_test_accuracy=limit)
+    return verdict(passed, sentence, test_accuracy=accuracy, min_test_accuracy=limit)
 
 
-def champion(candidate: np.ndarray, current: np.ndarray, *, margin: float, alpha: float) -> Verdict:
-    """Return whether the candidate may take the champion's place by its accuracy on the same images.
-
-    With margin 0 the candidate must be right more often, by more than chance: McNemar's test at level alpha. With
-    alpha = 1 every gain counts. Too few disagreements to tell keep the champion: a series of changes within chance
-    would otherwise move production for nothing, and in time downhill.
-
-    With a margin above 0, for a candidate that is wanted for another reason (smaller, faster), it must be certain that
-    it is at most so much worse: the lower end of the 95 % interval of the difference is not below -margin.
+def recall_of(
+    correct: np.ndarray, labels: np.ndarray, classes: Sequence[str], *, min_recall: float, min_images: int, of: str
+) -> Verdict:
+    """Return whether each of these classes has enough images and is recognised often enough.
 
     Args:
-        candidate, current: (n,), bool: the image was classified correctly by the candidate, by the champion.
+        correct: (n,), bool: the image was classified correctly by the candidate.
+        labels: (n,), str: the true classes.
+        classes: at least one.
+        of: what they are called in the singular: "class" or "new class".
     """
-    counts = paired.table(candidate, current)
-    p_value, form = paired.mcnemar(counts.only_a, counts.only_b)
-    low, high = paired.difference_interval(counts)
-    significant = p_value <= alpha
-    better = counts.only_a > counts.only_b and significant
-    passed = low >= -margin if margin else better
-    needed = math.ceil(math.log2(2 / alpha))  # all to one side, the exact p-value of n disagreements is 2 / 2^n
-    numbers = {
-        "n_images": counts.n_images,
-        "candidate_accuracy": float(candidate.mean()),
-        "champion_accuracy": float(current.mean()),
-        "difference": counts.difference,
-        "difference_ci95": [low, high],
-        "n_both_correct": counts.both,
-        "n_only_candidate_correct": counts.only_a,
-        "n_only_champion_correct": counts.only_b,
-        "n_both_wrong": counts.neither,
-        "test": form,
-        "p_value": p_value,
-        "alpha": alpha,
-        "significant": significant,
-        "too_few_disagreements": counts.only_a + counts.only_b < needed and not significant,
-        "margin": margin,
-    }
-    return _verdict(passed, _against_champion(numbers, needed=needed, passed=passed), **numbers)
+    lines = [
+        {
+            "name": name,
+            "n_images": int(members.sum()),
+            "recall": float(correct[members].mean()) if any(members) else None,
+        }
+        for name, members in ((name, labels == name) for name in classes)
+    ]
+    few = [line for line in lines if line["n_images"] < min_images]
+    low = [line for line in lines if line["recall"] is not None and line["recall"] < min_recall]
+    numbers = {"min_recall": min_recall, "min_images": min_images, "classes": lines}
+    if not few and not low:
+        worst = min(lines, key=lambda line: (line["recall"], line["name"]))
+        sentence = (
+            f"The lowest recall of {len(lines)}: {_recall(worst)}; the minimum for a {of} is {percent(min_recall)}."
+        )
+        return verdict(True, sentence, **numbers)
+    said = []
+    if low:
+        named = listed([_recall(line) for line in sorted(low, key=lambda line: (line["recall"], line["name"]))])
+        said.append(f"The candidate's recall is below {percent(min_recall)}, the minimum for a {of}: {named}.")
+    if few:
+        named = listed([_count(line) for line in sorted(few, key=lambda line: (line["n_images"], line["name"]))])
+        said.append(f"Too few images to test (minimum for a {of}: {min_images}): {named}.")
+    return verdict(False, " ".join(said), **numbers)
 
 
 def class_recall(
-    candidate: np.ndarray, current: np.ndarray, labels: np.ndarray, *, max_drop: float, alpha: float
+    candidate: np.ndarray,
+    current: np.ndarray,
+    labels: np.ndarray,
+    *,
+    max_drop: float,
+    max_unproven_drop: float,
+    alpha: float,
 ) -> Verdict:
     """Return whether no class's recall is down by more than max_drop, and significantly so.
+
+    In a class with few images even a large drop is not significant among many classes. So a drop of more than
+    max_unproven_drop fails too if it is significant for this class alone, without the correction.
 
     Args:
         candidate, current: (n,), bool: the image was classified correctly by the candidate, by the champion.
@@ -111,9 +140,8 @@ def class_recall(
         alpha: level of the paired exact tests of all classes together (Holm).
     """
     classes = [Slice(str(name), labels == name) for name in np.unique(labels)]
-    return _losses(
-        candidate, current, classes, max_drop=max_drop, alpha=alpha, what="recall", of="class", ofs="classes"
-    )
+    limits = {"max_drop": max_drop, "max_unproven_drop": max_unproven_drop, "alpha": alpha}
+    return _losses(candidate, current, classes, limits, what="recall", of="class", ofs="classes")
 
 
 def slice_accuracy(
@@ -135,9 +163,8 @@ def slice_accuracy(
     if not enough:
         why = "no attribute in `by` varies" if not slices else f"no slice has {min_images} images"
         return not_applicable(f"There are no slices to compare: {why}.")
-    return _losses(
-        candidate, current, enough, max_drop=max_drop, alpha=alpha, what="accuracy", of="slice", ofs="slices"
-    )
+    limits = {"max_drop": max_drop, "alpha": alpha}
+    return _losses(candidate, current, enough, limits, what="accuracy", of="slice", ofs="slices")
 
 
 def at_most(name: str, value: float, *, limit: float, what: str, unit: str = "") -> Verdict:
@@ -150,7 +177,7 @@ def at_most(name: str, value: float, *, limit: float, what: str, unit: str = "")
     passed = value <= limit
     shown, allowed = (f"{number:,}" if isinstance(number, int) else f"{number:.4g}" for number in (value, limit))
     sentence = f"The candidate's {what} {shown}{unit} is {'within' if passed else 'above'} the limit {allowed}{unit}."
-    return _verdict(passed, sentence, **{name: value, f"max_{name}": limit})
+    return verdict(passed, sentence, **{name: value, f"max_{name}": limit})
 
 
 def parity(difference: float, *, limit: float, n_images: int) -> Verdict:
@@ -164,23 +191,28 @@ def parity(difference: float, *, limit: float, n_images: int) -> Verdict:
         f"Loaded in a clean process, the registered version {'reproduces' if passed else 'does not reproduce'} the "
         f"probabilities of {n_images} test images: maximum difference {difference:.2g} (limit {limit:.2g})."
     )
-    return _verdict(passed, sentence, n_images=n_images, max_abs_difference=difference, max_parity_difference=limit)
+    return verdict(passed, sentence, n_images=n_images, max_abs_difference=difference, max_parity_difference=limit)
 
 
 def _losses(
     candidate: np.ndarray,
     current: np.ndarray,
     parts: Sequence[Slice],
+    limits: Mapping[str, float],
     *,
-    max_drop: float,
-    alpha: float,
     what: str,
     of: str,
     ofs: str,
 ) -> Verdict:
-    """Return the verdict over classes or slices; `numbers` has a line for each, the largest drop first."""
+    """Return the verdict over classes or slices; `numbers` has a line for each, the largest drop first.
+
+    A line's `smallest_provable_drop` is the smallest net loss of images that would be significant among so many tests,
+    if no image was gained; None: not even the loss of all.
+    """
+    max_drop, unproven, alpha = limits["max_drop"], limits.get("max_unproven_drop", 1.0), limits["alpha"]
     tables = [paired.table(candidate[part.members], current[part.members]) for part in parts]
     p_values = paired.loss_p_values([table.only_a for table in tables], [table.only_b for table in tables])
+    needed = math.ceil(math.log2(len(parts) / alpha))  # all to one side, the exact p-value of n images is 1 / 2^n
     lines = [
         {
             "name": part.name,
@@ -190,70 +222,53 @@ def _losses(
             "drop": -table.difference,
             "n_only_candidate_correct": table.only_a,
             "n_only_champion_correct": table.only_b,
-            "p_value_holm": p_value,
-            "failed": -table.difference > max_drop and p_value <= alpha,
+            "p_value": own,
+            "p_value_holm": adjusted,
+            "smallest_provable_drop": needed / table.n_images if needed <= table.n_images else None,
+            "failed": (-table.difference > max_drop and adjusted <= alpha)
+            or (-table.difference > unproven and own <= alpha),
         }
-        for part, table, p_value in zip(parts, tables, paired.holm(p_values).tolist(), strict=True)
+        for part, table, own, adjusted in zip(
+            parts, tables, p_values.tolist(), paired.holm(p_values).tolist(), strict=True
+        )
     ]
     lines.sort(key=lambda line: (-line["drop"], line["name"]))
-    failed, worst = [line for line in lines if line["failed"]], lines[0]
+    failed = [line for line in lines if line["failed"]]
+    unclear = [
+        line
+        for line in lines
+        if max_drop < line["drop"] < (line["smallest_provable_drop"] or math.inf) and not line["failed"]
+    ]
     limit = f"{100 * max_drop:g} points, significantly (exact paired tests, Holm-corrected, alpha {alpha:g})"
     if failed:
-        named = ", ".join(_drop(line) for line in failed)
+        if unproven < 1:
+            limit += f", or by more than {100 * unproven:g} points, significantly for the class alone"
+        named = listed([_drop(line) for line in failed])
         sentence = f"The {what} of {len(failed)} of {len(lines)} {ofs} dropped by more than {limit}: {named}."
     else:
         sentence = (
-            f"The {what} of no {of} dropped by more than {limit}; the largest drop of {len(lines)}: {_drop(worst)}."
+            f"The {what} of no {of} dropped by more than {limit}; the largest drop of {len(lines)}: {_drop(lines[0])}."
         )
-    return _verdict(not failed, sentence, max_drop=max_drop, alpha=alpha, **{ofs: lines})
+    if unclear:
+        sentence += f" Too few images to tell a loss from chance: {listed([_unclear(line) for line in unclear])}."
+    return verdict(not failed, sentence, **limits, cannot_tell=[line["name"] for line in unclear], **{ofs: lines})
 
 
 def _drop(line: Mapping[str, Any]) -> str:
-    change = f"{_percent(line['champion'])} to {_percent(line['candidate'])}"
+    change = f"{percent(line['champion'])} to {percent(line['candidate'])}"
     return f"{line['name']} ({change}, {line['n_images']} images, p = {line['p_value_holm']:.3g})"
 
 
-def _against_champion(numbers: Mapping[str, Any], *, needed: int, passed: bool) -> str:
-    gained, lost, n_images = (
-        numbers[key] for key in ("n_only_candidate_correct", "n_only_champion_correct", "n_images")
-    )
-    margin, (low, high) = numbers["margin"], numbers["difference_ci95"]
-    interval = f"{_points(numbers['difference'])} points (95 % interval {_points(low)} to {_points(high)})"
-    if gained + lost == 0:
-        said = (
-            f"Candidate and champion make the same errors on {n_images} test images "
-            f"({_percent(numbers['champion_accuracy'])})"
-        )
-    else:
-        relation = "better than" if gained > lost else "worse than" if gained < lost else "as good as"
-        said = (
-            f"The candidate ({_percent(numbers['candidate_accuracy'])}) is {relation} the champion "
-            f"({_percent(numbers['champion_accuracy'])}) on the same {n_images} test images: only the candidate is "
-            "correct on "
-            f"{gained}, only the champion on {lost}"
-        )
-    if margin:
-        keeps = "keeps" if passed else "is not certain to stay within"
-        return f"{said}; the difference is {interval}, which {keeps} the margin of {100 * margin:g} points."
-    if gained + lost == 0:
-        return f"{said}, so the champion stays."
-    if numbers["too_few_disagreements"]:
-        least = f"at least {needed} are needed at alpha {numbers['alpha']:g}"
-        return f"{said}; not significant, too few disagreements ({least}), so the champion stays."
-    chance, sign = ("more than", "<=") if numbers["significant"] else ("within", ">")
-    return (
-        f"{said}; the difference, {interval}, is {chance} chance ({numbers['test']} McNemar test, p = "
-        f"{numbers['p_value']:.3g} {sign} {numbers['alpha']:g})."
-    )
+def _unclear(line: Mapping[str, Any]) -> str:
+    smallest = line["smallest_provable_drop"]
+    least = "no drop can be" if smallest is None else f"a drop must be {100 * smallest:.3g} points or more to be"
+    change = f"{percent(line['champion'])} to {percent(line['candidate'])}"
+    return f"{line['name']} ({change}; with {line['n_images']} images {least} significant)"
 
 
-def _verdict(passed: bool, sentence: str, **numbers: Any) -> Verdict:
-    return Verdict("passed" if passed else "failed", sentence, numbers)
+def _recall(line: Mapping[str, Any]) -> str:
+    return f"{line['name']} ({percent(line['recall'])}, {line['n_images']} images)"
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:+.2f}"
+def _count(line: Mapping[str, Any]) -> str:
+    return f"{line['name']} ({line['n_images']})"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from darkroom.project.params import Section
 
@@ -12,17 +12,33 @@ Level = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class ChampionGate(Section):
-    """gates.champion."""
+class ClassFloor(Section):
+    """gates.every_class and gates.new_class: of the candidate alone, on test set and recent images together."""
 
+    min_recall: Share
+    min_images: Count
+
+
+class ChampionGate(Section):
+    """gates.champion; see against_champion.py."""
+
+    statistic: Literal["accuracy", "brier", "log_loss"]
     margin: Annotated[float, Field(ge=0, lt=1)]
     alpha: Level
+    comparisons: Count
+
+
+class ChampionRecentGate(Section):
+    """gates.champion_recent: the comparison of gates.champion, on recent images."""
+
+    min_images: Count
 
 
 class ClassRecallGate(Section):
     """gates.class_recall."""
 
     max_drop: Share
+    max_unproven_drop: Share
     alpha: Level
 
 
@@ -40,13 +56,23 @@ class Gates(Section):
 
     min_test_images: Count | None
     min_test_accuracy: Share | None
+    every_class: ClassFloor | None
+    new_class: ClassFloor | None
     champion: ChampionGate | None
+    champion_recent: ChampionRecentGate | None
     class_recall: ClassRecallGate | None
     slice_accuracy: SliceAccuracyGate | None
     max_ece: Share | None
     max_latency_ms_p95: Annotated[float, Field(gt=0)] | None
     max_model_bytes: Count | None
     max_parity_difference: Annotated[float, Field(gt=0, le=1)] | None
+
+    @field_validator("champion_recent")
+    @classmethod
+    def _with_champion(cls, gate: ChampionRecentGate | None, info: ValidationInfo) -> ChampionRecentGate | None:
+        if gate is not None and info.data.get("champion", gate) is None:
+            raise ValueError("expected null, because it is decided by the rule of gates.champion, which is null")
+        return gate
 
 
 class PromoteParams(Section):

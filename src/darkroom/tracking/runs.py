@@ -209,6 +209,14 @@ def reopen(run_id: str) -> Iterator[Run]:
     yield Run(run_id, experiment, tracking_uri(), opened)
 
 
+def tags_of(run_id: str) -> dict[str, str] | None:
+    """Return the tags of a run, None where the store has no such run."""
+    opened = client()
+    with store_errors(tracking_uri()):
+        found = existing(lambda: opened.get_run(run_id))
+    return dict(found.data.tags) if found else None
+
+
 @contextmanager
 def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
     """Open the run of a candidate's training to add to it.

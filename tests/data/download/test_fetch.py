@@ -80,9 +80,10 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_proxy_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(clients, "RETRY_SECONDS", 0)
 
 
 def dataset(*sources: dict[str, Any], layout: Any = "folders") -> Dataset:
@@ -95,7 +96,7 @@ def url(address: str, content: bytes, name: str = "pets.zip", **more: Any) -> di
 
 
 def get(dataset: Dataset, out: Path, mirror: Path | None = None, base: Path = Path()) -> dict[str, Any]:
-    return fetch(dataset, out, mirror=mirror, base=base, retry_seconds=0)
+    return fetch(dataset, out, mirror=mirror, base=base)
 
 
 def content_of(out: Path) -> dict[str, bytes]:

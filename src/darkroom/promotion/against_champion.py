@@ -1,0 +1,195 @@
+"""The gates `champion` and `champion_recent`: may the candidate take the champion's place? Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from darkroom.project.text import ordinal
+from darkroom.promotion import paired
+from darkroom.promotion.answers import Answers, Scored
+from darkroom.promotion.gates import Verdict, not_applicable, percent, points, verdict
+from darkroom.promotion.params import ChampionGate
+
+MEASURES = {"accuracy": "accuracy", "brier": "Brier score", "log_loss": "log loss"}
+
+
+def champion(
+    images: Scored, *, rule: ChampionGate, n_comparisons: int, n_tests: int = 1, least: int = 1, of: str = "test images"
+) -> Verdict:
+    """Return whether the candidate may take the champion's place by its answers on the same images.
+
+    With margin 0 the candidate must be better by more than chance. The rule's alpha is the probability that chance
+    promotes any candidate in all planned comparisons on this test set, so each one is made at level alpha / comparisons
+    (Bonferroni), one-sided. That is simple and holds however the nights depend on each other, and the level does not
+    sink with the nights (benchmarks/promotion.py measures it beside others). Where the level is 1, any gain counts.
+
+    The statistic is McNemar's test of the accuracies, or a paired t-test of Brier score or log loss, which see smaller
+    gains; with these, the candidate's accuracy must not be lower than the champion's either.
+
+    With a margin above 0, for a candidate that is wanted for another reason (smaller, faster), it must be certain that
+    it is at most so much worse: the lower end of the 95 % interval of the difference is not below -margin. That holds
+    for the difference from the reference too, where there is one: the champion may be worse than it by the margin.
+
+    Args:
+        images: candidate, champion, and the reference if there is one.
+        n_comparisons: made on this test set so far, this one included.
+        n_tests: on how many sets of images candidate and champion are compared; they share alpha.
+        least: number of images that both models have not seen; with fewer there is no verdict.
+        of: what the images are called.
+    """
+    compared = images.compared()
+    n_images, current = len(compared.labels), compared.champion
+    if current is None:
+        return not_applicable("There is no champion yet.")
+    if images.comparable is not None and n_images < least:
+        return verdict(
+            False,
+            f"Of {len(images.labels)} {of} only {n_images} were not seen by either model in training or tuning, too "
+            f"few for a comparison with the champion (minimum: {least}); keep the split (preprocess.seed), or register "
+            "under another name (promote.registered_model).",
+            n_images=n_images,
+        )
+    level = rule.alpha / rule.comparisons / n_tests
+    numbers = {
+        **_measured(compared.candidate, current, rule.statistic),
+        "statistic": rule.statistic,
+        "alpha": rule.alpha,
+        "comparisons": rule.comparisons,
+        "n_comparisons": n_comparisons,
+        "level": level,
+        "margin": rule.margin,
+    }
+    difference, p_value = numbers["difference"], numbers["p_value"]
+    lost, gained = numbers["n_only_champion_correct"], numbers["n_only_candidate_correct"]
+    better = difference > 0 if rule.statistic == "accuracy" else difference >= 0
+    numbers["gain"] = gain = better and p_value <= level
+    numbers["loss"] = lost > gained and paired.gain_p_value(lost, gained)[0] <= rule.alpha
+    needed = math.ceil(-math.log2(level))  # all to one side, the exact p-value of n disagreements is 1 / 2^n
+    numbers["too_few_disagreements"] = rule.statistic == "accuracy" and gained + lost < needed and not gain
+    said = _said(numbers, of=of)
+    if rule.margin:
+        passed, kept = _within_margin(compared, numbers)
+        return verdict(passed, f"{said}{kept}.", **numbers)
+    return verdict(gain, f"{said}{_by_chance(numbers, needed=needed)}.", **numbers)
+
+
+def jointly(test: Verdict, recent: Verdict) -> tuple[Verdict, Verdict]:
+    """Return the verdicts on test set and recent images as they decide together.
+
+    No significant loss is allowed on either of them, and a significant gain on one is enough.
+    """
+    if "gain" not in recent.numbers:
+        return test, recent
+    lost = recent.numbers["loss"]
+    recent = replace(recent, status="failed" if lost else "passed")
+    if test.status == "failed" and test.numbers.get("loss") is False and recent.numbers["gain"]:
+        decided = "The gain on the recent images decides; on the test set nothing is lost significantly."
+        return replace(test, status="passed", sentence=f"{test.sentence} {decided}"), recent
+    if lost:
+        decided = "The loss on the recent images decides."
+        return test, replace(recent, sentence=f"{recent.sentence} {decided}")
+    return test, recent
+
+
+def used_up(verdict: Verdict) -> str | None:
+    """Return the warning that more comparisons were made on the test set than planned, None if they were not."""
+    planned, made = (verdict.numbers.get(key, 0) for key in ("comparisons", "n_comparisons"))
+    if made <= planned or verdict.numbers["margin"]:
+        return None
+    return (
+        f"The comparisons planned on this test set ({planned}) are used up; this is the {ordinal(made)}: a false "
+        f"promotion is now more likely than alpha {verdict.numbers['alpha']:g}; take new test images, or plan more "
+        "comparisons (promote.gates.champion.comparisons)."
+    )
+
+
+def _measured(candidate: Answers, current: Answers, statistic: str) -> dict[str, Any]:
+    counts = paired.table(candidate.correct, current.correct)
+    if statistic == "accuracy":
+        p_value, form = paired.gain_p_value(counts.only_a, counts.only_b)
+        extra = {}
+    else:
+        ours, theirs = getattr(candidate, statistic), getattr(current, statistic)
+        p_value, form = paired.mean_gain_p_value(ours, theirs), "paired t"
+        extra = {f"candidate_{statistic}": float(ours.mean()), f"champion_{statistic}": float(theirs.mean())}
+    return {
+        "n_images": counts.n_images,
+        "candidate_accuracy": float(candidate.correct.mean()),
+        "champion_accuracy": float(current.correct.mean()),
+        "difference": counts.difference,
+        "difference_ci95": list(paired.difference_interval(counts)),
+        "n_both_correct": counts.both,
+        "n_only_candidate_correct": counts.only_a,
+        "n_only_champion_correct": counts.only_b,
+        "n_both_wrong": counts.neither,
+        **extra,
+        "test": form,
+        "p_value": p_value,
+    }
+
+
+def _within_margin(compared: Scored, numbers: dict[str, Any]) -> tuple[bool, str]:
+    """Return whether the margin is certain to be kept, and the end of the sentence; adds to the numbers."""
+    margin = numbers["margin"]
+    lows = [numbers["difference_ci95"][0]]
+    said = f"the difference is {_interval(numbers)}"
+    if compared.reference is not None:
+        counts = paired.table(compared.candidate.correct, compared.reference.correct)
+        numbers["reference_difference"] = counts.difference
+        numbers["reference_difference_ci95"] = list(paired.difference_interval(counts))
+        lows.append(numbers["reference_difference_ci95"][0])
+        said += f", from the reference {_interval(numbers, of='reference_')}"
+    passed = all(low >= -margin for low in lows)
+    numbers["beats_reference"] = lows[-1] > 0
+    keeps = "keeps" if passed else "is not certain to stay within"
+    return passed, f"; {said}, which {keeps} the margin of {100 * margin:g} points"
+
+
+def _said(numbers: Mapping[str, Any], *, of: str) -> str:
+    """Return the beginning of the sentence: who is right where, and by the other statistic if there is one."""
+    gained, lost, n_images = (
+        numbers[key] for key in ("n_only_candidate_correct", "n_only_champion_correct", "n_images")
+    )
+    if gained + lost == 0:
+        said = (
+            f"Candidate and champion make the same errors on {n_images} {of} ({percent(numbers['champion_accuracy'])})"
+        )
+    else:
+        relation = "better than" if gained > lost else "worse than" if gained < lost else "as good as"
+        said = (
+            f"The candidate ({percent(numbers['candidate_accuracy'])}) is {relation} the champion "
+            f"({percent(numbers['champion_accuracy'])}) on the same {n_images} {of}: only the candidate is correct on "
+            f"{gained}, only the champion on {lost}"
+        )
+    if (name := numbers["statistic"]) == "accuracy":
+        return said
+    ours, theirs = numbers[f"candidate_{name}"], numbers[f"champion_{name}"]
+    return f"{said}; its {MEASURES[name]} is {ours:.4f}, the champion's {theirs:.4f}"
+
+
+def _by_chance(numbers: Mapping[str, Any], *, needed: int) -> str:
+    """Return the end of the sentence: what chance explains."""
+    planned = numbers["comparisons"] > 1
+    level = f"{numbers['level']:.3g}"
+    count = f"{ordinal(numbers['n_comparisons'])} of {numbers['comparisons']} planned comparisons on this test set"
+    if numbers["statistic"] == "accuracy":
+        if numbers["n_only_candidate_correct"] + numbers["n_only_champion_correct"] == 0:
+            return ", so the champion stays"
+        if numbers["too_few_disagreements"]:
+            at = f"{level} ({count})" if planned else level
+            least = f"at least {needed} are needed at level {at}"
+            return f"; not significant, too few disagreements ({least}), so the champion stays"
+        test = f"one-sided {numbers['test']} McNemar test"
+    else:
+        test = "one-sided paired t-test"
+    significant = numbers["p_value"] <= numbers["level"]
+    chance, sign = ("more than", "<=") if significant else ("within", ">")
+    found = f"{test}, p = {numbers['p_value']:.3g} {sign} {level}{f'; {count}' if planned else ''}"
+    stays = "" if numbers["gain"] or not significant else ", but its accuracy is lower, so the champion stays"
+    return f"; the difference, {_interval(numbers)}, is {chance} chance ({found}){stays}"
+
+
+def _interval(numbers: Mapping[str, Any], *, of: str = "") -> str:
+    low, high = numbers[f"{of}difference_ci95"]
+    return f"{points(numbers[f'{of}difference'])} points (95 % interval {points(low)} to {points(high)})"
