@@ -57,7 +57,8 @@ def read(name: str) -> Registered:
         try:
             return _read_sqlite(file, name)
         except sqlite3.Error as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:  # the client would wait for as long once more
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                # The client would only wait for as long once more.
                 raise refusal(registry_uri(), error, variable=variable_of(registry_uri())) from error
             # No tables yet, tables of another MLflow, or not a database: the client knows or says which.
     return _read_client(name)
