@@ -165,6 +165,24 @@ def test_a_read_only_database_is_reported_without_a_log(root, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_full_disk_is_reported(root):
+    from sqlalchemy import create_engine
+
+    uri = f"sqlite:///{root}/full.db"
+    expected = "full.db cannot be written, the disk is full or failing; free some space"
+    with create_engine(uri).connect() as database:
+        database.exec_driver_sql("PRAGMA max_page_count = 2")
+        with pytest.raises(RegistryError, match=expected), store.store_errors(uri):
+            database.exec_driver_sql("CREATE TABLE a AS SELECT zeroblob(100000)")
+
+
+def test_a_database_that_a_server_lacks_is_reported_at_once(postgres, root, monkeypatch):
+    message = said("MLFLOW_TRACKING_URI", postgres.url("nowhere"), monkeypatch)
+    assert re.search(
+        r'/nowhere does not answer .*database "nowhere" does not exist.*or correct MLFLOW_TRACKING_URI', message
+    )
+
+
 def test_a_missing_driver_is_named_with_its_extra():
     for name, extra in (("boto3", "s3"), ("psycopg.errors", "postgres"), ("azure.storage", "azure")):
         error = ModuleNotFoundError(f"No module named '{name}'", name=name)
