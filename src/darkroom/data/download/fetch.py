@@ -59,7 +59,8 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
+            else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
         source, payloads = _obtain(dataset, partial_out, mirror=mirror, base=base)
