@@ -62,7 +62,7 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if there is none of this name."""
-        command = super().get_command(ctx, cmd_name)
+        command: Any = super().get_command(ctx, cmd_name)
         for parameter in command.params if command else ():
             if isinstance(parameter, TyperArgument):
                 parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take
