@@ -33,7 +33,7 @@ from darkroom.data.fetching.packages import (
 )
 from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.data.raw.idx_npz import IDX_NAME
-from darkroom.data.raw.placement import Folders
+from darkroom.data.raw.layouts import ARCHIVED
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import sha256_of
@@ -201,10 +201,10 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"{path} contains the output directory; give the directory that holds the classes")
-    if source.layout.kind == "folders":
+    if source.layout.kind in ARCHIVED:
         target = directory / PACKED_FOLDER
         try:
-            pack_folder(path, target, folders=Folders.of(source.layout.model_dump(exclude_none=True)))
+            pack_folder(path, target, layout=source.layout.model_dump(exclude_none=True))
         except DataError as error:
             raise SourceError(str(error)) from None
         return [checked(target, source.sha256)]
