@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -115,7 +116,8 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capfd):
 
 
 def test_help_shows_what_an_option_takes_as_other_tools_do(monkeypatch, capfd):
-    for name in get_command(main.app).commands:  # type: ignore[attr-defined]
+    commands: Any = get_command(main.app)
+    for name in commands.list_commands(None):
         _, out, err = run(monkeypatch, capfd, name, "--help")
         assert re.search(r"<[a-z]|^Usage:.*[{}]", out + err) is None, name
     _, out, _ = run(monkeypatch, capfd, "serve", "--help")

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperGroup
 
 from darkroom.errors import ParamsError
 from darkroom.project.repository import repository_root
@@ -62,12 +62,12 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if there is none of this name."""
-        command = super().get_command(ctx, cmd_name)
+        command: Any = super().get_command(ctx, cmd_name)
         for parameter in command.params if command else ():
             if isinstance(parameter, TyperArgument):
                 parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take
                 parameter.metavar = parameter.metavar or parameter.name.upper()
-            elif isinstance(parameter, TyperOption) and parameter.metavar is None and not parameter.is_flag:
+            elif parameter.metavar is None and not parameter.is_flag:
                 kind = parameter.display_type(ctx).strip("<>").partition(" ")[0]  # of <int range>
                 last = parameter.opts[-1].rpartition("-")[2].upper()
                 parameter.metavar = last if last in SPEAKING else TYPES.get(kind)

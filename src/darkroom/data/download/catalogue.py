@@ -44,7 +44,7 @@ class Layout(Section):
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
     root: str | None = None  # the directory that holds the class or split directories, where it is not the top
     level: Annotated[int, Field(ge=1)] | None = None  # of the class directories below root, where names cannot tell
-    skip: list[str] | None = None  # directories below root that are passed over
+    skip: list[str] | None = None  # names of directories below root that are passed over
 
 
 AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]

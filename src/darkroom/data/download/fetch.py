@@ -121,8 +121,11 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
                 payloads = _from_source(source, directory, mirror=mirror, base=base)
         except SourceError as error:
             _clear(directory)
+            if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
+                raise DataError(f"{called}: {error}") from None
             reasons.append(f"{describe(source)}: {error}")
-            say(f"{called}: {reasons[-1]}{'; trying the next source' if number < len(sources) else ''}")
+            if number < len(sources):
+                say(f"{called}: {reasons[-1]}; trying the next source")
         else:
             say(f"{called}: {summary(payloads)} from {describe(source)}")
             return source, payloads

@@ -49,7 +49,7 @@ class Folders(NamedTuple):
     Attributes:
         root: the directory that holds the class or split directories; what lies beside it is not looked at.
         level: how deep below root the class directories are, 1 or more; None: it is found out.
-        skip: directories below root that are not looked at either.
+        skip: names of directories below root that are not looked at either, at any depth.
     """
 
     root: str | None = None
@@ -181,9 +181,10 @@ def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: P
     ]
     if folders.root and not found:
         raise DataError(f"{where}: no such directory: {shown(folders.root)}; correct `root` in the layout")
-    if unknown := sorted(set(folders.skip) - {name.partition("/")[0] for _, name, _ in found}):
-        raise DataError(f"{where}: no such directory: {shown(unknown[0])}; correct `skip` in the layout")
-    return [entry for entry in found if entry[1].partition("/")[0] not in folders.skip]
+    above = [set(name.split("/") if is_dir else name.split("/")[:-1]) for _, name, is_dir in found]
+    if unknown := sorted(set(folders.skip).difference(*above)):
+        raise DataError(f"{where}: no directory is called {shown(unknown[0])}; correct `skip` in the layout")
+    return [entry for entry, names in zip(found, above, strict=True) if names.isdisjoint(folders.skip)]
 
 
 def _tokens(name: str) -> list[str]:
