@@ -96,7 +96,8 @@ class Signals:
         self.params["evaluate"] |= {"worst_images": 1, "latency_repeats": 5}
         self.params["promote"]["registered_model"] = "signals"
         gates = self.params["promote"]["gates"]
-        gates |= dict.fromkeys(("class_recall", "slice_accuracy", "max_ece"))
+        gates |= dict.fromkeys(("every_class", "new_class", "class_recall", "slice_accuracy", "max_ece"))
+        gates["champion"]["comparisons"] = 1
 
         gates |= {"min_test_images": 50, "min_test_accuracy": 0.5}
 
