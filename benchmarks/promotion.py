@@ -12,8 +12,8 @@ any_false: share of years without news in which a model was promoted that is not
 any_promotion: share of years without news in which any model was promoted; a lucky seed can be better in truth.
 taken_within: share of years in which a model of the better recipe was promoted within so many nights.
 stated_bias: accuracy on the test set of the promoted model less that in truth, in points, mean over the years in which
-    one was; `corrected`: with the correction for the selection (paired.overstated_accuracy); `audit`: on the half of the
-    test set that no decision reads, where there is one. The draw of the test set itself, which favours all models
+    one was; `corrected`: after the correction for the selection (paired.overstated_accuracy); `audit`: on the half of
+    the test set that no decision reads, where there is one. The draw of the test set itself, which favours all models
     alike, is taken off by what it does to other models of the old recipe.
 """
 
