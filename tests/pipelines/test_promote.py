@@ -456,3 +456,34 @@ def test_the_keys_of_the_earlier_rule_are_unknown(root):
     expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, registered_model"
     with pytest.raises(ParamsError, match=expected):
         promote.main()
+
+
+def test_comparisons_are_counted_and_kept_decisions_noted(root):
+    change(root, "alpha: 0.05, comparisons: 1,", "alpha: 0.05, comparisons: 4,")
+    train(root, reads=0)
+    promoted()
+    for number, reads in ((1, 1), (2, 2), (2, 2)):
+        uri = train(root, reads=reads)
+        report = promoted()
+        assert report["decision"] == "kept"
+        assert report["tests"]["champion"]["n_comparisons"] == number
+    shutil.rmtree(root / ".darkroom" / "decisions")
+    assert promoted()["tests"]["champion"]["n_comparisons"] == 2, "the registry knows this comparison"
+    run = client().get_run(json.loads(Path("models/cnn/run.json").read_text())["run_id"])
+    assert uri
+    assert run.data.tags["promotion.passed"] == "False"
+    assert run.data.tags["promotion.reasons"] == " ".join(report["reasons"])
+    assert run.data.tags["promotion.comparison"] == "2"
+
+
+def test_small_losses_within_a_margin_do_not_add_up(root):
+    change(root, "champion: {margin: 0.0", "champion: {margin: 0.08")
+    change(root, "class_recall: {max_drop: 0.02", "class_recall: {max_drop: 0.9")
+    for reads in (0, 2):
+        train(root, reads=reads)
+        assert promoted()["decision"] == "promoted"
+    assert versions.find("pets", version="2").tags["margin.reference"] == "1"
+    train(root, reads=1)
+    test = promoted()["tests"]["champion"]
+    assert test["champion_accuracy"] == 0.97
+    assert test["reference_difference"] == pytest.approx(test["candidate_accuracy"] - 1.0)

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from darkroom.promotion import cases
 from darkroom.promotion.cases import Case
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.params import Gates
 from darkroom.promotion.winner import Winner
-from darkroom.registry.snapshot import MODEL_FILE, SHA256, Version
+from darkroom.registry.comparisons import REFERENCE
+from darkroom.registry.snapshot import MODEL_FILE, SHA256, Registered, Version
 
 GATES = Gates.model_validate(dict.fromkeys(Gates.model_fields))
 CHAMPION = Version("pets", "1", None, "somewhere", {f"{SHA256}{MODEL_FILE}": "a" * 64, "test_ids_sha256": "b" * 64})
@@ -22,7 +22,7 @@ def winner(tmp_path, monkeypatch):
     for name in (*paths.values(), "seen_ids.npy", "prepared/manifest.json", "prepared/index.parquet"):
         (tmp_path / name).write_text(name)
     numbers = iter(range(100))
-    monkeypatch.setattr(cases, "_decide", lambda *_: Decision(False, [str(next(numbers))], {}))
+    monkeypatch.setattr(Case, "_decide", lambda _: Decision(False, [str(next(numbers))], {}))
     return Winner(
         name="cnn",
         metrics={"ece": 0.1},
@@ -34,8 +34,13 @@ def winner(tmp_path, monkeypatch):
     )
 
 
+def case(winner, *, champion=CHAMPION, gates=GATES, others=()):
+    versions = {version.version: version for version in others}
+    return Case(replace(winner), champion, gates, registered=Registered("pets", versions=versions))
+
+
 def reason(winner, *, champion=CHAMPION, gates=GATES):
-    return Case(replace(winner), champion, gates).decision().reasons
+    return case(winner, champion=champion, gates=gates).decision().reasons
 
 
 def test_a_case_is_decided_once(winner):
@@ -80,8 +85,21 @@ def test_other_gates_are_another_case(winner):
 
 
 def test_a_decision_kept_later_replaces_the_first(winner):
-    case = Case(winner, CHAMPION, GATES)
-    decided = case.decision()
-    case.keep(replace(decided, promote=True, tests={"max_parity_difference": {"status": "passed"}}))
-    again = Case(winner, CHAMPION, GATES).decision()
+    first = case(winner)
+    decided = first.decision()
+    first.keep(replace(decided, promote=True, tests={"max_parity_difference": {"status": "passed"}}))
+    again = case(winner).decision()
     assert (again.promote, again.tests["max_parity_difference"]["status"]) == (True, "passed")
+
+
+def test_a_reference_matters_where_there_is_a_margin(winner):
+    first = replace(CHAMPION, version="1")
+    champion = replace(CHAMPION, version="2", tags={**CHAMPION.tags, REFERENCE: "1"})
+    rule = {"statistic": "accuracy", "margin": 0.01, "alpha": 0.05, "comparisons": 1}
+    gates = Gates.model_validate({**GATES.model_dump(), "champion": rule})
+    with_margin = case(winner, champion=champion, gates=gates, others=[first])
+    assert with_margin.reference == first
+    assert case(winner, champion=champion, others=[first]).reference is None
+    other = replace(first, tags={f"{SHA256}{MODEL_FILE}": "e" * 64})
+    assert with_margin.decision().reasons == ["0"]
+    assert case(winner, champion=champion, gates=gates, others=[other]).decision().reasons == ["1"]

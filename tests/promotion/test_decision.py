@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_a_new_class_has_a_gate_of_its_own(n_wrong, status):
     labels = np.array(["eel"] * 50 + ["cat"] * 150)
     test = Scored(labels, of(answers(n_wrong)), champion=of(answers(50)))
     rule = Gates.model_validate({**RULE, "slice_accuracy": None})
-    known = {"classes": ["cat", "eel"], "champion_classes": ["cat"]}
+    known: dict[str, Any] = {"classes": ["cat", "eel"], "champion_classes": ["cat"]}
     decision = decide(test, **known, metrics=METRICS, rule=rule)
     assert decision.tests["new_class"]["status"] == status
     assert decision.promote == (status == "passed")
@@ -244,7 +245,7 @@ def test_recent_images_and_test_set_share_alpha():
 def test_only_images_that_no_model_has_seen_are_compared():
     seen = np.arange(200) < 90
     test = Scored(LABELS, of(answers(14)), champion=of(answers(2, start=150)), comparable=~seen)
-    known = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
+    known: dict[str, Any] = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
     rule = {**RULE, "slice_accuracy": None, "min_test_accuracy": 0.5}
     decision = decide(test, **known, metrics=METRICS, rule=Gates.model_validate(rule))
     assert decision.tests["champion"]["n_images"] == 110
@@ -254,9 +255,9 @@ def test_only_images_that_no_model_has_seen_are_compared():
     assert "Of 200 test images only 110 were not seen by either model" in few.reasons[1]
 
 
-def test_the_warning_about_used_up_comparisons_is_among_the_reasons():
+def test_used_up_comparisons_are_warned_about_in_the_reasons():
     test = Scored(LABELS, of(answers(2)), champion=of(answers(20, start=60)))
-    known = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
+    known: dict[str, Any] = {"classes": ["cat", "dog"], "champion_classes": ["cat", "dog"]}
     rule = Gates.model_validate({**RULE, "slice_accuracy": None})
     decision = decide(test, **known, metrics=METRICS, rule=rule, n_comparisons=2)
     assert any(

@@ -96,10 +96,10 @@ class Signals:
         self.params["evaluate"] |= {"worst_images": 1, "latency_repeats": 5}
         self.params["promote"]["registered_model"] = "signals"
         gates = self.params["promote"]["gates"]
-        gates |= dict.fromkeys(("every_class", "new_class", "class_recall", "slice_accuracy", "max_ece"))
-        gates["champion"]["comparisons"] = 1
-
-        gates |= {"min_test_images": 50, "min_test_accuracy": 0.5}
+        gates |= dict.fromkeys(("class_recall", "slice_accuracy", "max_ece"))
+        of_class = {"min_recall": 0.0, "min_images": 10}
+        gates |= {"min_test_images": 50, "min_test_accuracy": 0.5, "every_class": of_class, "new_class": of_class}
+        gates["champion"] |= {"statistic": "accuracy", "comparisons": 1}
 
     def add(
         self, n: int, *, classes: Sequence[str] = CLASSES, first: int = 0, official: bool = False, **options: Any

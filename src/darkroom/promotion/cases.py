@@ -5,6 +5,7 @@ promote runs in every `dvc repro`; a case that was decided before is answered wi
 
 import json
 from pathlib import Path
+from typing import Any
 
 from darkroom.evaluation import predictions
 from darkroom.files.writing import checksum, read_json, write_text
@@ -15,12 +16,24 @@ from darkroom.promotion.params import Gates
 from darkroom.promotion.scored import score
 from darkroom.promotion.scoring import NotComparable
 from darkroom.promotion.winner import Winner
-from darkroom.registry.snapshot import Version
+from darkroom.registry import comparisons
+from darkroom.registry.snapshot import Registered, Version
 
 # Modules: a change in one of them asks every case again.
 DECIDES = [
     Path(__file__).with_name(f"{name}.py")
-    for name in ("against_champion", "answers", "cases", "decision", "gates", "paired", "scored", "scoring", "slices", "winner")
+    for name in (
+        "against_champion",
+        "answers",
+        "cases",
+        "decision",
+        "gates",
+        "paired",
+        "scored",
+        "scoring",
+        "slices",
+        "winner",
+    )
 ]
 
 
@@ -29,11 +42,17 @@ class Case:
 
     Args:
         champion: None: there is none yet.
+        registered: the registered model, which counts the comparisons on the test set.
+
+    Attributes:
+        reference: the version against which the margin is held beside the champion, None if it is not.
     """
 
-    def __init__(self, winner: Winner, champion: Version | None, gates: Gates) -> None:
-        self._winner, self._champion, self._gates = winner, champion, gates
-        self._kept = _path(winner, champion, gates)
+    def __init__(self, winner: Winner, champion: Version | None, gates: Gates, *, registered: Registered) -> None:
+        self._winner, self._champion, self._gates, self._registered = winner, champion, gates, registered
+        has_margin = champion is not None and gates.champion is not None and gates.champion.margin > 0
+        self.reference = comparisons.reference(registered, champion) if champion and has_margin else None
+        self._kept = _path(winner, champion, self.reference, gates)
 
     def decision(self) -> Decision:
         """Return the decision of this very case, made now if it was not made before.
@@ -45,7 +64,7 @@ class Case:
         if self._kept.is_file():
             return Decision(**read_json(self._kept))
         try:
-            decision = _decide(self._winner, self._champion, self._gates)
+            decision = self._decide()
         except NotComparable as reason:  # not kept: what is missing may come back
             return Decision(False, [str(reason)], {})
         self.keep(decision)
@@ -55,13 +74,38 @@ class Case:
         """Let this be the decision of the case from now on."""
         write_text(self._kept, json.dumps(vars(decision), indent=2) + "\n")
 
+    def _decide(self) -> Decision:
+        """Return the decision, made now, and count and note it where it stays: in the registry and in the run."""
+        winner, champion, gates = self._winner, self._champion, self._gates
+        by = gates.slice_accuracy.by if gates.slice_accuracy else []
+        both = score(winner, champion, reference=self.reference, slices=by)
+        ids = winner.answers("test").ids.tolist()
+        models = digest([winner.model_sha256, champion.version if champion else None])
+        n_comparisons = comparisons.number(self._registered, ids, models) if champion else 1
+        decision = decide(
+            both.test,
+            recent=both.recent,
+            classes=both.classes,
+            champion_classes=both.champion_classes,
+            metrics=winner.metrics,
+            rule=gates,
+            n_comparisons=n_comparisons,
+        )
+        decision.reasons.extend(both.remarks)
+        run_id = read_json(winner.onnx.with_name("run.json"))["run_id"]
+        if champion:
+            comparisons.record(champion.name, ids, models, run_id=run_id, passed=decision.promote)
+        noted = {"passed": decision.promote, "reasons": " ".join(decision.reasons), "comparison": n_comparisons}
+        comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()})
+        return decision
 
-def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
+
+def _path(winner: Winner, champion: Version | None, reference: Version | None, gates: Gates) -> Path:
     """Return where the decision of the case is kept: the name is the digest of all that it depends on."""
-    of_champion = sorted((champion.tags if champion else {}).items())
     inputs = {
         "candidate": [winner.model_sha256, checksum(winner.predictions), checksum(winner.seen), winner.metrics],
-        "champion": [champion.version if champion else None, *(tag for tag in of_champion if _is_of_content(tag[0]))],
+        "champion": _content(champion),
+        "reference": _content(reference),
         "test": [winner.test_ids_sha256, checksum(winner.prepared / "manifest.json")],
         "slices": checksum(winner.prepared / "index.parquet"),
         "gates": gates.model_dump(),
@@ -70,20 +114,9 @@ def _path(winner: Winner, champion: Version | None, gates: Gates) -> Path:
     return repository_root() / ".darkroom" / "decisions" / f"{digest(inputs)}.json"
 
 
-def _is_of_content(tag: str) -> bool:
-    return tag == "test_ids_sha256" or tag.startswith("sha256/")
-
-
-def _decide(winner: Winner, champion: Version | None, gates: Gates) -> Decision:
-    by = gates.slice_accuracy.by if gates.slice_accuracy else []
-    both = score(winner, champion, slices=by)
-    decision = decide(
-        both.test,
-        recent=both.recent,
-        classes=both.classes,
-        champion_classes=both.champion_classes,
-        metrics=winner.metrics,
-        rule=gates,
-    )
-    decision.reasons.extend(both.remarks)
-    return decision
+def _content(version: Version | None) -> list[Any]:
+    """Return what is fixed of a version: its number, and the tags that say what is in it."""
+    if version is None:
+        return []
+    fixed = (tag for tag in version.tags.items() if tag[0] == "test_ids_sha256" or tag[0].startswith("sha256/"))
+    return [version.version, *sorted(fixed)]

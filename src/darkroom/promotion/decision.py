@@ -24,7 +24,7 @@ class Decision:
 
     Attributes:
         tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
-        needs_approval: why a candidate that passes all gates must wait for a person all the same (full sentences).
+        needs_approval: the reasons, if any, why a candidate that passes all gates must wait for a person all the same.
     """
 
     promote: bool
@@ -73,11 +73,12 @@ def decide(
     }
     verdicts = {name: verdicts[name] for name in Gates.model_fields}
     promote = all(verdict.status != "failed" for verdict in verdicts.values())
+    needs_approval = _about_lost(lost)
     return Decision(
         promote,
-        _reasons(verdicts, new=new),
+        [*_reasons(verdicts, new=new), *needs_approval],
         {name: verdict.as_dict() for name, verdict in verdicts.items()},
-        _about_lost(lost),
+        needs_approval,
     )
 
 

@@ -56,7 +56,7 @@ def promote_if_better(
     if champion and known and known.model_sha256 == champion.model_sha256:
         reason = f"This model is already the champion (version {champion.version})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
-    case = Case(winner, champion, gates)
+    case = Case(winner, champion, gates, registered=registered)
     decision = case.decision()
     if decision.promote and known and "rolled_back" in known.tags:
         reason = f"But version {known.version} is the same model and was rolled back: {known.tags['rolled_back']}"
@@ -68,16 +68,20 @@ def promote_if_better(
         return Outcome("would_promote", _saying(decision, reason), known, champion)
 
     from darkroom.promotion import registration
-    from darkroom.registry import aliases
+    from darkroom.registry import aliases, comparisons
 
-    waiting = "Waiting for `darkroom approve` (promote.approval is manual)."
-    manual = approval == "manual"
+    why = "a class would be lost" if decision.needs_approval else "promote.approval is manual"
+    waiting = f"Waiting for `darkroom approve` ({why})."
+    manual = approval == "manual" or bool(decision.needs_approval)
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
     version = known
     if version is None or damage(version):
         version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
     decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
+    if "beats_reference" in decision.tests["champion"]:
+        kept = version if decision.tests["champion"]["beats_reference"] else case.reference or champion or version
+        comparisons.hold_against(version, kept)
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (

@@ -32,10 +32,11 @@ class Both(NamedTuple):
     remarks: list[str]
 
 
-def score(winner: Winner, champion: Version | None, *, slices: Sequence[str]) -> Both:
+def score(winner: Winner, champion: Version | None, *, reference: Version | None = None, slices: Sequence[str]) -> Both:
     """Return both models' answers on the images that the winner was evaluated on; the champion is asked now.
 
     Args:
+        reference: a version that is asked the test images as the champion is, for the margin.
         slices: the attributes by which the test images are sliced.
 
     Raises:
@@ -55,20 +56,27 @@ def score(winner: Winner, champion: Version | None, *, slices: Sequence[str]) ->
     package = loaded(champion)
     everywhere = np.concatenate(list(rows.values()))
     asked = probabilities(champion, package, dataset, everywhere, raw=winner.raw, incoming=winner.incoming)
-    seen = is_seen(dataset.index().iloc[everywhere], _seen(winner, champion))
+    seen = is_seen(dataset.index().iloc[everywhere], _seen(winner, champion, reference))
     start = 0
     for split, scored in parts.items():
         own = slice(start, start := start + len(scored.labels))
         answers = Answers.of(asked[own], classes=package.classes, labels=scored.labels)
         parts[split] = replace(scored, champion=answers, comparable=~seen[own] if seen[own].any() else None)
     test = replace(parts["test"], slices=test_slices(dataset, rows["test"], by=slices))
+    if reference is not None:
+        held = loaded(reference)
+        asked = probabilities(reference, held, dataset, rows["test"], raw=winner.raw, incoming=winner.incoming)
+        test = replace(test, reference=Answers.of(asked, classes=held.classes, labels=test.labels))
     n_seen = int(np.count_nonzero(seen))
     return Both(test, parts.get("recent"), dataset.classes, package.classes, _remarks(winner, champion, n_seen=n_seen))
 
 
-def _seen(winner: Winner, champion: Version) -> np.ndarray:
-    own, others = read_seen_ids(winner.seen), seen_by(champion)
-    return own if others is None else np.union1d(own, others)
+def _seen(winner: Winner, *versions: Version | None) -> np.ndarray:
+    seen = read_seen_ids(winner.seen)
+    for version in versions:
+        if version is not None and (others := seen_by(version)) is not None:
+            seen = np.union1d(seen, others)
+    return seen
 
 
 def _remarks(winner: Winner, champion: Version, *, n_seen: int) -> list[str]:

@@ -1,0 +1,131 @@
+"""How often candidates were compared with a champion on a test set, and what a margin is held against.
+
+The more comparisons one test set has seen, the more likely one of them was won by chance; so they are counted, in one
+tag of the registered model per test set. A test set is recognised by the images that it shares with an earlier one: it
+may have grown since. Which these are is estimated from the smallest ids, which are digests of content, so that they are
+a random sample of the images (Broder 1997).
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from darkroom.errors import RegistryError
+from darkroom.registry.ledger import ledger
+from darkroom.registry.snapshot import Registered, Version
+from darkroom.tracking.store import client, existing, store_errors, tracking_uri
+
+KEY = "comparisons."  # registered-model tags comparisons.<first id of the test set when it was first used>
+REFERENCE = "margin.reference"  # version tag: the version against which the next margin is held
+SAMPLE = 64  # ids that are kept of a test set
+ID_DIGITS, COMPARISON_DIGITS = 12, 8  # of a sha256; a registered model's tag holds 5,000 characters
+REMEMBERED = 400  # comparisons that are recognised when they are made again
+SAME_TEST_SET = 0.5  # share of images that were in the earlier test set
+
+
+def number(registered: Registered, ids: Iterable[str], comparison: str) -> int:
+    """Return which comparison on this test set this one is, from 1; one that was made before keeps its number.
+
+    Args:
+        ids: of the test images, sha256 of content.
+        comparison: digest of the two models that are compared.
+
+    Raises:
+        RegistryError: a tag is damaged.
+    """
+    _, known = _known(registered, sample(ids))
+    made, short = _split(known["made"], COMPARISON_DIGITS), comparison[:COMPARISON_DIGITS]
+    n_made: int = known["n"]
+    return n_made - len(made) + made.index(short) + 1 if short in made else n_made + 1
+
+
+def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passed: bool) -> None:
+    """Count a comparison in the registry, once.
+
+    Args:
+        run_id: of the candidate's training.
+        passed: whether it passed all gates.
+
+    Raises:
+        LockedError, RegistryError: as of `ledger`.
+    """
+    now = sample(ids)
+    with ledger(name) as book:
+        key, known = _known(book.read(), now)
+        made, short = _split(known["made"], COMPARISON_DIGITS), comparison[:COMPARISON_DIGITS]
+        if short in made:
+            return
+        value = {
+            "n": known["n"] + 1,
+            "sample": "".join(now),
+            "made": "".join([*made, short][-REMEMBERED:]),
+            "last": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "run": run_id, "passed": passed},
+        }
+        with book.writing():
+            book.client.set_registered_model_tag(name, key, json.dumps(value))
+
+
+def note(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run: what was decided about its model. A run that is gone is passed over."""
+    opened = client()
+    with store_errors(tracking_uri()):
+        if existing(lambda: opened.get_run(run_id)):
+            for key, value in tags.items():
+                opened.set_tag(run_id, key, value)
+
+
+def reference(registered: Registered, champion: Version) -> Version | None:
+    """Return the version against which a margin is held beside the champion, None if that is the champion itself.
+
+    A champion that was promoted within a margin, and not because it is better, has the reference of the one before: a
+    series of small losses would otherwise add up.
+    """
+    found = registered.versions.get(champion.tags.get(REFERENCE, champion.version))
+    return None if found is None or found.version == champion.version else found
+
+
+def hold_against(version: Version, held: Version) -> None:
+    """Let `held` be the reference of the version, which may be itself."""
+    if version.tags.get(REFERENCE) != held.version:
+        with store_errors(tracking_uri()):
+            client().set_model_version_tag(version.name, version.version, REFERENCE, held.version)
+
+
+def sample(ids: Iterable[str]) -> list[str]:
+    """Return the smallest ids, shortened, in order."""
+    return sorted({image[:ID_DIGITS] for image in ids})[:SAMPLE]
+
+
+def share_known(before: Sequence[str], now: Sequence[str]) -> float:
+    """Return which share of the images of a test set was in an earlier one, estimated from their samples."""
+    # Beyond the last id of a full sample nothing is known of it.
+    bound = min((ids[-1] for ids in (before, now) if len(ids) == SAMPLE), default="g")
+    compared = [image for image in now if image <= bound]
+    return len(set(compared) & set(before)) / len(compared) if compared else 0.0
+
+
+def _known(registered: Registered, now: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Return the key and the content of the tag of this test set, empty if it is a new one."""
+    best, found = SAME_TEST_SET, (f"{KEY}{now[0]}", {"n": 0, "sample": "", "made": ""})
+    for key in sorted(registered.tags):
+        if key.startswith(KEY):
+            content = _parsed(registered, key)
+            if (share := share_known(_split(content["sample"], ID_DIGITS), now)) >= best:
+                best, found = share, (key, content)
+    return found
+
+
+def _parsed(registered: Registered, key: str) -> dict[str, Any]:
+    try:
+        content = json.loads(registered.tags[key])
+        return {"n": int(content["n"]), "sample": str(content["sample"]), "made": str(content["made"])}
+    except (ValueError, TypeError, KeyError):
+        raise RegistryError(
+            f"{registered.name}: the tag {key} of the registered model is damaged ({registered.tags[key][:40]!r}); "
+            "delete it in MLflow's UI, and the comparisons on this test set are counted from 1 again"
+        ) from None
+
+
+def _split(text: str, length: int) -> list[str]:
+    return [text[start : start + length] for start in range(0, len(text), length)]
