@@ -143,3 +143,15 @@ def test_of_a_thousand_classes_the_worst_are_shown():
     assert "Of 99 classes, the 50 with the lowest recall:" in found.markdown
     assert found.html.count('<th scope="row">class ') == 50
     assert len(found.short) < 5000
+
+
+def test_the_card_says_what_choosing_by_the_test_images_does():
+    champion = {"status": "passed", "n_comparisons": 37, "candidate_accuracy_corrected": 0.9712}
+    text = card(
+        promotion={"decision": "promoted", "reasons": [], "champion_before": "2", "tests": {"champion": champion}}
+    )
+    assert (
+        "It was chosen by its test images, in the 37th comparison on this test set; corrected for that, its "
+        "accuracy is 97.12%." in text.markdown
+    )
+    assert "It was chosen by its test images" not in card().markdown
