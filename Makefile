@@ -1,5 +1,6 @@
 # What people, hooks and CI call. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
 PYTHON ?= python3
+PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CODE := src pipelines tests benchmarks
@@ -27,8 +28,9 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	dvc repro
 	@darkroom report
 
-ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
+ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
+	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \
+	    --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$store"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
 	python -m slipcover -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
@@ -49,9 +51,13 @@ format: setup  ## apply ruff's fixes and formatting
 	ruff check --fix $(CODE)
 	ruff format $(CODE)
 
-lock: setup  ## write requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-annotate --quiet --custom-compile-command "make lock"
+
+lock: setup  ## write requirements.lock and requirements-s3.lock anew from pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
+	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
 bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done

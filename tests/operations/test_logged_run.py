@@ -40,6 +40,11 @@ def test_the_error_of_a_stage_comes_before_that_of_dvc():
     printed = "error: params.yaml: tune lacks the key 'seed'\nERROR: failed to reproduce 'check'\nsee the docs\n"
     assert Ended(255, printed).last_error == "params.yaml: tune lacks the key 'seed'"
     assert Ended(255, "ERROR: no remote\nsee the docs\n").last_error == "no remote"
+    missing = (
+        "ERROR: unexpected error - s3 is supported, but requires 'dvc-s3' to be installed: No module named 'dvc_s3'"
+    )
+    install = "s3 is supported, but requires 'dvc-s3' to be installed: .venv/bin/uv pip install -e '.[s3]'"
+    assert Ended(255, missing).last_error == install
     assert Ended(128, "fatal: no upstream\n").last_error == "no upstream"
     assert Ended(1, "something\n\n").last_error == "something"
     assert Ended(1, "").last_error == "no output"

@@ -204,13 +204,28 @@ def test_the_images_of_a_patient_share_a_split(place, capsys):
     sides = index["split"].groupby(index["source"].str.extract(r"/(p\d+)_")[0]).nunique()
     assert len(sides) == 13
     assert sides.max() == 1
-    assert "13 groups by path, 1 image in none" in capsys.readouterr().err
+    assert "13 groups by preprocess.group_by, 1 image in none" in capsys.readouterr().err
+
+
+def test_a_label_table_gives_classes_groups_and_columns(place, capsys):
+    images = some("x", n=60)
+    rows = [f"{name},{'cat' if number % 2 else 'dog'},p{number // 4},A" for number, name in enumerate(images)]
+    place.raw({**images, "labels.csv": "\n".join(["path,label,patient,source", *rows]).encode()})
+    manifest = json.loads(Path("data/raw/manifest.json").read_text())
+    manifest["layout"] = {"kind": "table", "table": "labels.csv"}
+    Path("data/raw/manifest.json").write_text(json.dumps(manifest))
+    place.params(group_by="patient", image_size="auto")
+    index = place.run().index()
+    assert index["split"].groupby(index["patient"]).nunique().max() == 1
+    assert index["label"].value_counts().to_dict() == {"cat": 30, "dog": 30}
+    assert set(index["table_source"]) == {"A"}
+    assert "15 groups by preprocess.group_by, 0 images in none" in capsys.readouterr().err
 
 
 def test_an_expression_for_groups_must_fit_some_path(place):
     place.raw(some("cat", "dog"))
     place.params(group_by=r"patient(\d+)")
-    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png'; correct the")
+    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png', and is no")
 
 
 def test_a_patient_in_two_splits_of_the_data_is_named(place):

@@ -19,7 +19,7 @@ from tests.support.project import ROOT
 PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PRESETS = presets.names(ROOT)
-# How a result is computed, not what it is: no stage reruns because of it.
+# Execution settings: changing them does not rerun any stage.
 NO_PARAMS = {"compute", *(f"tune.{key}" for key in ("workers", "cpus", "gpus", "max_worker_bytes", "storage", "study"))}
 CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
 

@@ -59,6 +59,19 @@ def test_the_workflows_are_valid_and_pin_the_same_actions() -> None:
     assert len(versions) == len({name for name, _ in versions})
 
 
+def test_the_workflow_installs_what_s3_needs_beyond_the_lock() -> None:
+    steps = documents(DEPLOY / "github" / "retrain.yaml")[0]["jobs"]["retrain"]["steps"]
+    runs = [step["run"] for step in steps if "run" in step]
+    assert runs[0] == "make setup"
+    assert re.search(r"uv pip install .* --require-hashes --no-deps -r requirements-s3.lock$", runs[1])
+    locked, beyond = (
+        set(re.findall(r"^([a-z0-9-]+)[=\[]", (ROOT / name).read_text(), re.M))
+        for name in ("requirements.lock", "requirements-s3.lock")
+    )
+    assert {"dvc-s3", "boto3"} <= beyond
+    assert not beyond & locked
+
+
 def test_ci_checks_every_change_and_runs_slow_tests_at_night() -> None:
     workflow = documents(WORKFLOWS[0])[0]
     assert {"push", "pull_request", "schedule"} <= set(workflow["on"])

@@ -65,7 +65,7 @@ def test_packages_come_from_the_hashed_lock_files_alone() -> None:
     assert "--no-build-isolation" in editable
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-s3.lock"])
 def test_a_lock_file_pins_and_hashes_every_package(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))

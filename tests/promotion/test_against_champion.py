@@ -38,7 +38,8 @@ def test_a_better_candidate_passes_with_numbers_in_the_sentence():
     assert verdict.sentence == (
         "The candidate (99.00 %) is better than the champion (93.00 %) on the same 200 test images: only the candidate "
         f"is correct on 14, only the champion on 2; the difference, +6.00 points (95 % interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}), is more than chance (one-sided exact McNemar test, p = 0.00209 <= 0.05)."
+        f"{100 * high:+.2f}), is more than chance (one-sided exact McNemar test, p = 0.00209 <= 0.05). Corrected for "
+        "its selection, its accuracy is 98.94 %."
     )
 
 
@@ -92,7 +93,10 @@ def test_alpha_is_shared_by_the_planned_comparisons():
     )
     verdict = against(answers(0), answers(13), comparisons=365, n_comparisons=37)
     assert verdict.status == "passed"
-    assert verdict.sentence.endswith("p = 0.000122 <= 0.000137; 37th of 365 planned comparisons on this test set).")
+    assert verdict.sentence.endswith(
+        "p = 0.000122 <= 0.000137; 37th of 365 planned comparisons on this test set). Corrected for its "
+        "selection, its accuracy is 100.00 %."
+    )
     assert against(answers(0), answers(13), comparisons=365, n_tests=2).status == "failed"
 
 

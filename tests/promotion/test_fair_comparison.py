@@ -180,7 +180,6 @@ def test_a_champion_that_names_no_seen_images_is_compared_on_all(signals):
 
 def test_a_class_is_only_given_up_with_approval(signals):
     signals.add(150, classes=("left", "right", "up"), right=MIXED)
-    signals.params["promote"]["gates"]["every_class"] = None
     champion(signals, "sides")
     signals.add(150, right=MIXED)
     signals.prepare()

@@ -35,7 +35,7 @@ def card(**changes):
             "reasons": ["The candidate's test accuracy 97.31 % on 400 images reaches the minimum 90.00 %."],
             "champion_before": "2",
             "tests": {
-                "min_test_accuracy": {"status": "passed", "sentence": "It reaches the floor.", "test_accuracy": 0.97},
+                "min_test_accuracy": {"status": "passed", "sentence": "It reaches the minimum.", "test_accuracy": 0.97},
                 "max_ece": {"status": "off", "sentence": "The gate max_ece is off."},
             },
         },
@@ -82,7 +82,7 @@ def test_the_card_says_purpose_quality_and_limits():
             "CC-BY-4.0",
             "c" * 40,
             "with uncommitted changes",
-            "It reaches the floor.",
+            "It reaches the minimum.",
             "version 2",
             "48 x 32 pixels",
         ):
@@ -143,3 +143,15 @@ def test_of_a_thousand_classes_the_worst_are_shown():
     assert "Of 99 classes, the 50 with the lowest recall:" in found.markdown
     assert found.html.count('<th scope="row">class ') == 50
     assert len(found.short) < 5000
+
+
+def test_the_card_says_what_choosing_by_the_test_images_does():
+    champion = {"status": "passed", "n_comparisons": 37, "candidate_accuracy_corrected": 0.9712}
+    text = card(
+        promotion={"decision": "promoted", "reasons": [], "champion_before": "2", "tests": {"champion": champion}}
+    )
+    assert (
+        "It was chosen by its test images, in the 37th comparison on this test set; corrected for that, its "
+        "accuracy is 97.12%." in text.markdown
+    )
+    assert "It was chosen by its test images" not in card().markdown

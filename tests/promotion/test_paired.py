@@ -18,6 +18,7 @@ from darkroom.promotion.paired import (
     loss_p_values,
     mcnemar,
     mean_gain_p_value,
+    overstated_accuracy,
     table,
 )
 
@@ -183,3 +184,31 @@ def test_scores_on_different_images_are_refused():
         table(np.ones(0, bool), np.ones(0, bool))
     with pytest.raises(DataError, match=r"got labels of shape \(2,\) for \(3,\) images"):
         compare(np.ones(3, bool), np.ones(3, bool), np.array(["x", "y"]))
+
+
+def test_most_of_what_a_choice_by_chance_adds_is_taken_off():
+    """Two equal models, a year of test sets: the accuracy of the one that won by chance is too high."""
+    rng = np.random.default_rng(1)
+    raw, corrected = [], []
+    for _ in range(4000):
+        a, b = rng.random((2, 500)) < 0.9
+        gains = a.astype(float) - b
+        if gain_p_value(int((a & ~b).sum()), int((b & ~a).sum()))[0] <= 0.05:
+            raw.append(a.mean() - 0.9)
+            corrected.append(raw[-1] - overstated_accuracy(a, gains, level=0.05))
+    assert np.mean(raw) > 0.015
+    assert abs(np.mean(corrected)) < np.mean(raw) / 2
+
+
+@LIKE_EVERY_TIME
+@given(st.integers(0, 2**32 - 1), st.floats(0.0001, 1.0))
+def test_the_correction_is_small_and_never_an_increase(seed, level):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, 200)) < rng.random((2, 1))
+    found = overstated_accuracy(a, a.astype(float) - b, level=level)
+    assert 0 <= found <= max(0.0, a.mean() - b.mean()) + 1e-9
+
+
+def test_without_a_significant_gain_nothing_is_corrected():
+    assert overstated_accuracy(np.ones(50, bool), np.zeros(50), level=0.05) == 0.0
+    assert overstated_accuracy(np.ones(1, bool), np.ones(1), level=0.05) == 0.0

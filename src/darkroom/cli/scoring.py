@@ -25,7 +25,7 @@ Number = Annotated[str | None, typer.Option("--version", help="Version to use.")
 
 @app.command()
 def predict(
-    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE...")],
+    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE")],
     model: Model = None,
     alias: Alias = "champion",
     version: Number = None,

@@ -92,7 +92,11 @@ def _load_module(path: Path) -> ModuleType:
             raise ImportError(f"{path} is not a Python module")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError:
+            del sys.modules[name]  # once what it needs is installed, it can be loaded
+            raise
     return sys.modules[name]
 
 

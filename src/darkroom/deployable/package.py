@@ -17,7 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from .images import Form, prepare
+
+def _missing(package: str, error: ImportError) -> ImportError:
+    wanted = f"this model needs the package {package}, which cannot be imported ({error})"
+    return ImportError(f"{wanted}; install it: pip install {package}", name=error.name)
+
+
+try:
+    from .images import Form, prepare
+except ImportError as error:
+    if error.name != "cv2":
+        raise
+    raise _missing("opencv-python-headless", error) from None
 
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
 _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
@@ -70,8 +81,12 @@ class Package:
 
         Raises:
             ValueError: there is no such file, it is not ONNX, or it was not made by darkroom.
+            ImportError: ONNX Runtime is not installed.
         """
-        import onnxruntime  # whoever only reads images or trains may not have it
+        try:
+            import onnxruntime  # whoever only reads images or trains may not have it
+        except ImportError as error:
+            raise _missing("onnxruntime", error) from None
 
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file; expected the model.onnx of a trained model")

@@ -118,7 +118,7 @@ def _accuracy(axes: Axes, weeks: Sequence[Accuracy]) -> None:
 def _verdict(check: Check) -> str:
     if check.drifted is None:
         return "too few rows"
-    return f"{'drifted' if check.drifted else 'as before'} (PSI {check.psi:.2f})"
+    return f"{'drifted' if check.drifted else 'no drift'} (PSI {check.psi:.2f})"
 
 
 _UNITS = {

@@ -80,7 +80,7 @@ def kept_versions(registered: Registered, *, keep: int) -> set[str]:
 
 
 def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
-    """Return what can go.
+    """Return what can be deleted.
 
     Args:
         root: of the repository.

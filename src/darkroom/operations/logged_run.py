@@ -1,5 +1,6 @@
 """Run a program whose output goes to a file and, if wanted, to stderr as it comes."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 POLL_SECONDS = 0.2
+MISSING = re.compile(
+    r"\S+ is supported, but requires 'dvc-(\w+)' to be installed"
+)  # DVC's words; so our extras are called
 
 
 class Ended(NamedTuple):
@@ -22,7 +26,9 @@ class Ended(NamedTuple):
         lines = [line.strip() for line in self.printed.splitlines() if line.strip()]
         for beginning in ("error:", ("ERROR:", "fatal:")):
             if found := [line for line in lines if line.startswith(beginning)]:
-                return found[-1].partition(":")[2].strip()
+                error = found[-1].partition(":")[2].strip()
+                missing = MISSING.search(error)
+                return f"{missing[0]}: .venv/bin/uv pip install -e '.[{missing[1]}]'" if missing else error
         return lines[-1] if lines else "no output"
 
 

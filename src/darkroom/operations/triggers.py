@@ -110,7 +110,7 @@ def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) 
 
 
 def champion_age(promoted: datetime | None, trained: datetime | None, *, now: datetime, limit: float | None) -> Trigger:
-    """Return whether neither a promotion nor a training happened for `limit` days; None: any age is right.
+    """Return whether neither a promotion nor a training happened for `limit` days; None: never.
 
     A retraining that kept the champion counts: the same data would give the same candidate every night.
     """

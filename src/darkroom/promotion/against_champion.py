@@ -52,7 +52,7 @@ def champion(
         )
     level = rule.alpha / rule.comparisons / n_tests
     numbers = {
-        **_measured(compared.candidate, current, rule.statistic),
+        **_measured(compared.candidate, current, rule.statistic, level=level),
         "statistic": rule.statistic,
         "alpha": rule.alpha,
         "comparisons": rule.comparisons,
@@ -104,18 +104,21 @@ def used_up(verdict: Verdict) -> str | None:
     )
 
 
-def _measured(candidate: Answers, current: Answers, statistic: str) -> dict[str, Any]:
+def _measured(candidate: Answers, current: Answers, statistic: str, *, level: float) -> dict[str, Any]:
     counts = paired.table(candidate.correct, current.correct)
     if statistic == "accuracy":
         p_value, form = paired.gain_p_value(counts.only_a, counts.only_b)
-        extra = {}
+        gains, extra = candidate.correct.astype(float) - current.correct, {}
     else:
         ours, theirs = getattr(candidate, statistic), getattr(current, statistic)
         p_value, form = paired.mean_gain_p_value(ours, theirs), "paired t"
+        gains = theirs - ours
         extra = {f"candidate_{statistic}": float(ours.mean()), f"champion_{statistic}": float(theirs.mean())}
+    accuracy = float(candidate.correct.mean())
     return {
         "n_images": counts.n_images,
-        "candidate_accuracy": float(candidate.correct.mean()),
+        "candidate_accuracy": accuracy,
+        "candidate_accuracy_corrected": accuracy - paired.overstated_accuracy(candidate.correct, gains, level=level),
         "champion_accuracy": float(current.correct.mean()),
         "difference": counts.difference,
         "difference_ci95": list(paired.difference_interval(counts)),
@@ -187,6 +190,8 @@ def _by_chance(numbers: Mapping[str, Any], *, needed: int) -> str:
     chance, sign = ("more than", "<=") if significant else ("within", ">")
     found = f"{test}, p = {numbers['p_value']:.3g} {sign} {level}{f'; {count}' if planned else ''}"
     stays = "" if numbers["gain"] or not significant else ", but its accuracy is lower, so the champion stays"
+    if numbers["gain"]:
+        stays = f". Corrected for its selection, its accuracy is {percent(numbers['candidate_accuracy_corrected'])}"
     return f"; the difference, {_interval(numbers)}, is {chance} chance ({found}){stays}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from darkroom.data.arrays.dataset import split_sizes
-from darkroom.project.text import percent
+from darkroom.project.text import ordinal, percent
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
 CLASSES_IN_TABLE = 50  # of more, those with the worst recall
@@ -77,7 +77,7 @@ def render(
         "splits": split_sizes(data["counts"]),
         "gates": _gates(promotion.get("tests", {})),
         "uses": _uses(model, data["dataset"]),
-        "limits": _limits(model, metrics, data),
+        "limits": _limits(model, metrics, data, promotion.get("tests", {}).get("champion", {})),
         "classes": _worst_classes(metrics.get("per_class", {})),
         "lineage": {label: tags[key] for key, label in LINEAGE.items() if key in tags},
         "dirty": tags.get("git.dirty") == "true",
@@ -100,8 +100,10 @@ def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
     ]
 
 
-def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Return where the model ends, as far as it is known."""
+def _limits(
+    model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any], comparison: Mapping[str, Any]
+) -> list[str]:
+    """Return where the model ends, as far as it is known; `comparison` is that with the champion, if there was one."""
     threshold = model.get("abstain_below")
     limits = [
         "It knows no other class: an image of anything else gets one of these labels"
@@ -124,6 +126,11 @@ def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[
         )
     if "ece" in metrics:
         limits.append(f"Its expected calibration error is {100 * metrics['ece']:.1f} points.")
+    if "n_comparisons" in comparison:
+        limits.append(
+            f"It was chosen by its test images, in the {ordinal(comparison['n_comparisons'])} comparison on this test "
+            f"set; corrected for that, its accuracy is {percent(comparison['candidate_accuracy_corrected'])}."
+        )
     counts = data["counts"]["test"]
     if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
         limits.append(f"Fewer than 30 test images for {_listed(few)}: their figures are unreliable.")

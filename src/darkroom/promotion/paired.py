@@ -99,6 +99,37 @@ def mean_gain_p_value(a: np.ndarray, b: np.ndarray) -> float:
     return float(stdtr(len(gains) - 1, -float(gains.mean()) / error))
 
 
+def overstated_accuracy(correct: np.ndarray, gains: np.ndarray, *, level: float) -> float:
+    """Return by how much the accuracy of a model is overstated because only a significant gain was accepted.
+
+    A gain that is looked at only if it passes a threshold is on average too large (the winner's curse). What the true
+    gain is most likely to be, given that it passed, is the conditional maximum likelihood estimate (Zhong & Prentice
+    2008), here not below 0. Of the excess the accuracy has the part by which it varies with the gain.
+
+    Args:
+        correct: (n,), bool: the model was right.
+        gains: (n,), float: per image, what it is better in; their mean was tested.
+        level: of the one-sided test that was passed, below 1/2.
+
+    Returns:
+        a difference of accuracies, at least 0; 0 for a gain that was not significant.
+    """
+    from scipy.special import ndtr, ndtri
+
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    least = float(ndtri(1 - level))
+    if error == 0 or (found := float(gains.mean()) / error) <= least:
+        return 0.0
+    low, high = 0.0, found
+    for _ in range(50):  # bisection: the expectation grows with the true gain
+        middle = (low + high) / 2
+        above = middle - least
+        expected = middle + math.exp(-(above**2) / 2) / math.sqrt(2 * math.pi) / float(ndtr(above))
+        low, high = (middle, high) if expected < found else (low, middle)
+    covariance = float(np.cov(correct, gains)[0, 1])
+    return max(0.0, covariance / float(gains.var(ddof=1)) * error * (found - low))
+
+
 def loss_p_values(only_a: Sequence[int] | np.ndarray, only_b: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return, per pair of counts, how likely b alone is right at least so often if a is as good: exact, one-sided.
 

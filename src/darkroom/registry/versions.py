@@ -29,7 +29,18 @@ from darkroom.registry.snapshot import (
     Version,
 )
 from darkroom.tracking.artifacts import here, local_folder
-from darkroom.tracking.store import client, download, existing, registry_uri, sqlite_file, store_errors, tracking_uri
+from darkroom.tracking.refusals import refusal
+from darkroom.tracking.store import (
+    BUSY_SECONDS,
+    client,
+    download,
+    existing,
+    registry_uri,
+    sqlite_file,
+    store_errors,
+    tracking_uri,
+    variable_of,
+)
 
 __all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "local_folder", "read"]
 
@@ -45,8 +56,11 @@ def read(name: str) -> Registered:
             return Registered(name)
         try:
             return _read_sqlite(file, name)
-        except sqlite3.Error:
-            pass  # no tables yet, tables of another MLflow, or not a database: the client knows or says which
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                # The client would only wait for as long once more.
+                raise refusal(registry_uri(), error, variable=variable_of(registry_uri())) from error
+            # No tables yet, tables of another MLflow, or not a database: the client knows or says which.
     return _read_client(name)
 
 
@@ -61,10 +75,9 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if found:
         return found
     if not registered.versions:
-        known = known_names()
         hint = "; run `dvc repro` to train and register one"
-        if name in known:
-            raise RegistryError(f"{name} is registered in {redact(registry_uri())}, but has no versions{hint}")
+        if name in (known := known_names()):
+            raise RegistryError(f"{name!r} has no versions in {redact(registry_uri())}{hint}")
         hint = did_you_mean(name, known) or hint
         raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}{hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
@@ -184,7 +197,7 @@ def _sums(version: Version) -> dict[str, str]:
 
 
 def _read_sqlite(file: Path, name: str) -> Registered:
-    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
+    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
         with connection:
             connection.execute("BEGIN")  # all of it as it was at one moment; Python begins none before a SELECT

@@ -40,8 +40,8 @@ class Settings:
     """Settings of a server.
 
     Attributes:
-        alias: followed; ignored where `version` is given.
-        version: served for good.
+        alias: of the version to serve, followed; ignored where `version` is given.
+        version: to serve without following the alias.
         port: 0: any free one.
         poll_seconds: between two looks at the registry.
         n_threads: that decode images and run the network.

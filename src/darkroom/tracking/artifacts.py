@@ -17,7 +17,7 @@ from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
 from darkroom.project.repository import repository_root
 from darkroom.project.text import reason, redact
-from darkroom.tracking.store import client, registry_uri, sqlite_file, tracking_uri
+from darkroom.tracking.store import client, refuse_escapes, registry_uri, sqlite_file, tracking_uri
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,6 +37,7 @@ RECORDED = (  # the columns of MLflow's tables that hold such places
 def artifact_folder(uri: str, experiment: str) -> Path:
     """Return where an experiment's artifacts belong: beside a sqlite file, in the repository for other databases."""
     base = file.parent if (file := sqlite_file(uri)) else repository_root()
+    refuse_escapes(base)
     return base / FOLDER / re.sub(r"[^\w.-]", "_", experiment)
 
 

@@ -121,7 +121,12 @@ def test_the_white_level_is_the_end_of_the_range_in_use(tmp_path: Path) -> None:
         chosen = form(raw(tmp_path / name, files), [20, 20], "grey", white_level="auto")
         assert chosen.form.white_level == level
         assert chosen.in_words() == f"white_level {level} (values up to {most})"
-    chosen = form(raw(tmp_path / "plain", {"a/1.png": encoded(colored(30, 30))}), [20, 20], "grey", white_level="auto")
+    chosen = form(
+        raw(tmp_path / "plain", dict.fromkeys(("a/1.png", "b/1.png"), encoded(colored(30, 30)))),
+        [20, 20],
+        "grey",
+        white_level="auto",
+    )
     assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
 
 

@@ -45,7 +45,7 @@ def test_only_what_root_and_skip_leave_is_looked_at() -> None:
     ]
     with pytest.raises(DataError, match="no such directory: 'photo'; correct `root` in the layout"):
         placed(*paths, folders=Folders(root="photo"))
-    with pytest.raises(DataError, match="no such directory: 'unsort'; correct `skip` in the layout"):
+    with pytest.raises(DataError, match="no directory is called 'unsort'; correct `skip` in the layout"):
         placed(*paths, folders=Folders(root="photos", skip=("unsort",)))
 
 
@@ -125,7 +125,8 @@ def test_an_odd_folder_beside_splits_is_named(odd: str) -> None:
     with pytest.raises(DataError, match="data: unexpected directory 'unlabelled' beside 'test' and 'train'; remove it"):
         placed(*paths)
     assert {label for _, label, _ in placed(*paths, folders=Folders(root="train"))} == {"cats", "dogs"}
-    assert {split for _, _, split in placed(*paths, folders=Folders(skip=("unlabelled",)))} == {"train", "test"}
+    for wrapped in (paths, [f"archive/{path}" for path in paths]):
+        assert {split for _, _, split in placed(*wrapped, folders=Folders(skip=("unlabelled",)))} == {"train", "test"}
     with pytest.raises(DataError, match="unexpected directory 'unlabelled' beside 'my_test' and 'my_train'"):
         placed(*(path.replace("train", "my_train").replace("test", "my_test") for path in paths))
 

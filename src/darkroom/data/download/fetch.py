@@ -33,7 +33,7 @@ from darkroom.data.fetching.packages import (
 )
 from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.data.raw.idx_npz import IDX_NAME
-from darkroom.data.raw.placement import Folders
+from darkroom.data.raw.layouts import ARCHIVED
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import sha256_of
@@ -59,7 +59,8 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
+            else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
         source, payloads = _obtain(dataset, partial_out, mirror=mirror, base=base)
@@ -120,8 +121,11 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
                 payloads = _from_source(source, directory, mirror=mirror, base=base)
         except SourceError as error:
             _clear(directory)
+            if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
+                raise DataError(f"{called}: {error}") from None
             reasons.append(f"{describe(source)}: {error}")
-            say(f"{called}: {reasons[-1]}{'; trying the next source' if number < len(sources) else ''}")
+            if number < len(sources):
+                say(f"{called}: {reasons[-1]}; trying the next source")
         else:
             say(f"{called}: {summary(payloads)} from {describe(source)}")
             return source, payloads
@@ -197,10 +201,10 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"{path} contains the output directory; give the directory that holds the classes")
-    if source.layout.kind == "folders":
+    if source.layout.kind in ARCHIVED:
         target = directory / PACKED_FOLDER
         try:
-            pack_folder(path, target, folders=Folders.of(source.layout.model_dump(exclude_none=True)))
+            pack_folder(path, target, layout=source.layout.model_dump(exclude_none=True))
         except DataError as error:
             raise SourceError(str(error)) from None
         return [checked(target, source.sha256)]

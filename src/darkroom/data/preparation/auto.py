@@ -9,8 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import RawImage, read_images, read_manifest
-from darkroom.data.raw.placement import Folders, place
+from darkroom.data.raw.layouts import ARCHIVED, RawImage, placed_in, read_images, read_manifest
 from darkroom.deployable import images
 from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form
@@ -246,14 +245,10 @@ def _sampled(
     directory: Path, *, n: int, max_archive_bytes: int, max_image_bytes: int
 ) -> Iterator[tuple[str, bytes | np.ndarray]]:
     manifest = read_manifest(directory)
-    if manifest["layout"]["kind"] == "folders" and len(manifest["files"]) == 1:
+    if manifest["layout"]["kind"] in ARCHIVED and len(manifest["files"]) == 1:
         path = directory / manifest["files"][0]["name"]
         with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-            placed = place(
-                ((entry.name, entry.is_dir) for entry in archive.entries),
-                where=path,
-                folders=Folders.of(manifest["layout"]),
-            )
+            placed = placed_in(archive, manifest["layout"])
             fit = (
                 (image.name, archive.entries[image.number])
                 for image in placed

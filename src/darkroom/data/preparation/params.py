@@ -16,7 +16,7 @@ def _pattern(text: str) -> str:
         n_groups = re.compile(text).groups
     except re.error as error:
         raise ValueError(f"not a regular expression: {error}") from None
-    if n_groups != 1:
+    if n_groups > 1:
         raise ValueError(f"expected a regular expression with one group in parentheses, got {n_groups}")
     return text
 

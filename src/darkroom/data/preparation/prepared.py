@@ -41,22 +41,24 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
 
 
 def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
-    """Return the number of the group that the path of each row says, -1 where it says none: (n,), int.
+    """Return the number of each row's group, -1 where it is in none: (n,), int.
 
     Args:
-        group_by: a regular expression with one group in parentheses, looked for in the paths; None: no groups.
+        group_by: a regular expression with one group in parentheses, looked for in the paths; or the name of a column
+            of the label table; None: no groups.
 
     Raises:
-        DataError: the expression fits no path, or the dataset itself puts images of a group into two splits.
+        DataError: the expression fits no path, no image has the column, or the dataset itself puts images of a group
+            into two splits.
     """
     if group_by is None:
         return np.full(len(rows), -1)
-    pattern, numbers = re.compile(group_by), dict[str, int]()
-    found = [pattern.search(name) for name in rows.names]
-    codes = np.array([numbers.setdefault(match[1] or "", len(numbers)) if match else -1 for match in found])
+    texts, numbers = _group_names(rows, group_by), dict[str, int]()
+    codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
     if not numbers:
         raise DataError(
-            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}; correct the expression"
+            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is no column of a "
+            "label table; correct it"
         )
     sides: dict[int, set[int]] = {}
     for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
@@ -68,6 +70,14 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
             f"{', '.join(map(shown, across[:3]))}): the test would be of known ones; put each group into one split"
         )
     return codes
+
+
+def _group_names(rows: Rows, group_by: str) -> list[str]:
+    """Return the name of each row's group, "" where it is in none."""
+    pattern = re.compile(group_by)
+    if pattern.groups == 0:
+        return [row.get(group_by, "") for row in rows.attributes]
+    return [match[1] or "" if (match := pattern.search(name)) else "" for name in rows.names]
 
 
 def split_rows(
@@ -138,7 +148,10 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
 
 
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
-    """Return the index of the dataset, one line per row, with the columns below."""
+    """Return the index of the dataset, one line per row: the columns below, and those of a label table.
+
+    A column of a table that has the name of another one gets "table_" before it.
+    """
     import pyarrow as pa
 
     hex_ids = pa.array([row.tobytes().hex() for row in rows.ids])
@@ -154,6 +167,9 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
         "group": hex_ids.take(pa.array(assignment.groups)),
         "incoming": pa.array(rows.incoming),
     }
+    for name in dict.fromkeys(key for row in rows.attributes for key in row):
+        values = pa.array([row.get(name, "") for row in rows.attributes])
+        columns[f"table_{name}" if name in columns else name] = values
     index: pd.DataFrame = pa.table(columns).to_pandas()
     return index
 
@@ -181,7 +197,7 @@ def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *,
     if group_by is not None:
         sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
         alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
-        words += f"; {len(sizes) - 1} groups by path, {alone} in none"
+        words += f"; {len(sizes) - 1} groups by preprocess.group_by, {alone} in none"
     if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
         n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
         words += f"; {n} one colour throughout (first: {shown(plain[0])})"

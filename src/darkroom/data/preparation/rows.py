@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,6 +45,7 @@ class Rows:
         classes: class names in the order of their first image; labels are positions in it.
         names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
             the dataset says so, else train; see decoding.Batch.
+        attributes: what a label table says of each row beside class and split.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -54,6 +55,7 @@ class Rows:
         self.n_channels = n_channels
         self.classes: list[str] = []
         self.names: list[str] = []
+        self.attributes: list[Mapping[str, str]] = []
         self.rejected: list[tuple[str, str]] = []
         self.repeated: list[tuple[str, int]] = []
         self.n_images = 0
@@ -137,6 +139,7 @@ class Rows:
             if row is None:
                 self._row_of[image_id] = len(self.names)
                 self.names.append(image.name)
+                self.attributes.append(image.attributes)
                 self._labels.append(code)
                 self._official.append(SPLIT_CODES[image.split or "train"])
                 self._incoming.append(incoming)
@@ -149,6 +152,7 @@ class Rows:
                 # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
                 self.repeated.append((self.names[row], row))
                 self.names[row], self._official[row], self._incoming[row] = image.name, code_of, incoming
+                self.attributes[row] = image.attributes
             else:
                 self.repeated.append((image.name, row))
         self.n_images += len(images)

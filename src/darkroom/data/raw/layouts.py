@@ -2,8 +2,8 @@
 
 import json
 import stat
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import numpy as np
 
 from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
-from darkroom.data.raw.placement import OFFICIAL, Folders, check_classes, is_litter, place
+from darkroom.data.raw.placement import OFFICIAL, Folders, Placed, check_classes, is_litter, place
+from darkroom.data.raw.tables import LARGEST, Columns, place_by_table, read_table
 from darkroom.errors import DataError
-from darkroom.files.archives import open_archive
+from darkroom.files.archives import Archive, open_archive
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.text import shown, utf8
+
+ARCHIVED = ("folders", "table")  # kinds of layouts whose images are the files of one archive
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,14 @@ class RawImage:
         label: the class name.
         split: "train", "val" or "test", None where the data bring no split.
         data: the encoded file, or the pixels, uint8, (H, W) or (H, W, 3) RGB, or Oversized.
+        attributes: what else a label table says of it.
     """
 
     name: str
     label: str
     split: str | None
     data: bytes | np.ndarray | Oversized
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_images(
@@ -63,9 +68,9 @@ def read_images(
     layout = manifest["layout"]
     classes: list[str] | None = layout.get("classes")
     blocks: Iterator[Block]
-    if layout["kind"] == "folders":
-        images = _archived_folders(
-            paths, Folders.of(layout), max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=only
+    if layout["kind"] in ARCHIVED:
+        images = _archived(
+            paths, layout, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=only
         )
     elif layout["kind"] == "npz":
         blocks = (
@@ -164,20 +169,39 @@ def _walk(
             raise DataError(f"{top}: {shown(name)} is not a regular file; remove it")
 
 
-def _archived_folders(
+def placed_in(archive: Archive, layout: Mapping[str, Any]) -> list[Placed]:
+    """Return the images of an archive, by its directories or its label table; a number is a position in its entries.
+
+    Raises:
+        DataError: see placement.place, placement.check_classes and tables.place_by_table.
+    """
+    entries, where = archive.entries, archive.path
+    if layout["kind"] == "folders":
+        found = place(((entry.name, entry.is_dir) for entry in entries), where=where, folders=Folders.of(layout))
+    else:
+        columns = Columns.of(layout)
+        table = next((entry for entry in entries if entry.name == columns.table and not entry.is_dir), None)
+        if table is None or table.n_bytes > LARGEST:
+            what = "no file" if table is None else f"{table.n_bytes:,} bytes in"
+            raise DataError(f"{where}: {what} {shown(columns.table)}; correct `table` in the layout")
+        rows = read_table(archive.read(table), name=columns.table, where=where)
+        found = place_by_table([entry.name for entry in entries], rows, where=where, columns=columns)
+    check_classes(found, where=where)
+    return found
+
+
+def _archived(
     paths: Sequence[Path],
-    folders: Folders,
+    layout: Mapping[str, Any],
     *,
     max_archive_bytes: int,
     max_image_bytes: int,
     only: Container[str] | None,
 ) -> Iterator[RawImage]:
     if len(paths) != 1:
-        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar with class directories")
+        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar of images")
     with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
-        names = ((entry.name, entry.is_dir) for entry in archive.entries)
-        placed = place(names, where=paths[0], folders=folders)
-        check_classes(placed, where=paths[0])
+        placed = placed_in(archive, layout)
         placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
         for image in placed:
             if only is not None and image.name not in only:
@@ -185,7 +209,7 @@ def _archived_folders(
             entry = archive.entries[image.number]
             too_big = entry.n_bytes > max_image_bytes
             data = Oversized(entry.n_bytes) if too_big else archive.read(entry)
-            yield RawImage(image.name, image.label, image.split, data)
+            yield RawImage(image.name, image.label, image.split, data, image.attributes)
 
 
 def _numbered(

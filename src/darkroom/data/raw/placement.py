@@ -35,12 +35,20 @@ _DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citatio
 
 
 class Placed(NamedTuple):
-    """A file of a directory dataset: its number in the listing, its name below the root, its class and split."""
+    """A file of a directory dataset.
+
+    Attributes:
+        number: in the listing.
+        name: below the root.
+        label, split: its class; train, val or test, None where nothing says.
+        attributes: what else a label table says of it.
+    """
 
     number: int
     name: str
     label: str
     split: str | None
+    attributes: Mapping[str, str] = {}
 
 
 class Folders(NamedTuple):
@@ -49,7 +57,7 @@ class Folders(NamedTuple):
     Attributes:
         root: the directory that holds the class or split directories; what lies beside it is not looked at.
         level: how deep below root the class directories are, 1 or more; None: it is found out.
-        skip: directories below root that are not looked at either.
+        skip: names of directories below root that are not looked at either, at any depth.
     """
 
     root: str | None = None
@@ -120,7 +128,7 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
                 placed.append(Placed(index, name, label, part.split if part.below is None else part.below[inside[0]]))
         elif not is_dir and not _is_document(last):
             raise DataError(f"{where}: {shown(name)} is not in a class directory; {_expected(parts)}")
-    _check_names(labels, where)
+    check_names(labels, where)
     empty = labels - {image.label for image in placed}
     if folders is not None and empty and placed:
         raise DataError(f"{where}: the class directory {shown(min(empty))} has no images; add some or remove it")
@@ -181,9 +189,10 @@ def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: P
     ]
     if folders.root and not found:
         raise DataError(f"{where}: no such directory: {shown(folders.root)}; correct `root` in the layout")
-    if unknown := sorted(set(folders.skip) - {name.partition("/")[0] for _, name, _ in found}):
-        raise DataError(f"{where}: no such directory: {shown(unknown[0])}; correct `skip` in the layout")
-    return [entry for entry in found if entry[1].partition("/")[0] not in folders.skip]
+    above = [set(name.split("/") if is_dir else name.split("/")[:-1]) for _, name, is_dir in found]
+    if unknown := sorted(set(folders.skip).difference(*above)):
+        raise DataError(f"{where}: no directory is called {shown(unknown[0])}; correct `skip` in the layout")
+    return [entry for entry, names in zip(found, above, strict=True) if names.isdisjoint(folders.skip)]
 
 
 def _tokens(name: str) -> list[str]:
@@ -339,7 +348,12 @@ def _expected(parts: Sequence[_Part]) -> str:
     )
 
 
-def _check_names(classes: set[str], where: Path) -> None:
+def check_names(classes: set[str], where: Path) -> None:
+    """Refuse class names that differ in case, spaces or Unicode form only.
+
+    Raises:
+        DataError: names both.
+    """
     forms: dict[str, str] = {}
     for name in sorted(classes):
         other = forms.setdefault(same_name(name), name)

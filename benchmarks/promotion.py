@@ -1,0 +1,246 @@
+"""Does a year of nights fool the gate `champion`, and does it take a better recipe? Real predictions, many years each.
+
+    DARKROOM_MIRROR=folder python -m benchmarks.promotion             # some 20 minutes on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.promotion --models 30 10 --years 5    # a trial run
+
+Hundreds of models (real_answers.py) answer all images of a dataset that none of them was trained on. A year draws its
+test set from these images; the others are the truth. In a year without news every night has a new model of the
+champion's recipe, other seed and other training images; in a year with a better recipe the champion is of the old one
+and every night has a model of the better one, until one is taken.
+
+any_false: share of years without news in which a model was promoted that is not better in truth.
+any_promotion: share of years without news in which any model was promoted; a lucky seed can be better in truth.
+taken_within: share of years in which a model of the better recipe was promoted within so many nights.
+stated_bias: accuracy on the test set of the promoted model less that in truth, in points, mean over the years in which
+    one was; `corrected`: after the correction for the selection (paired.overstated_accuracy); `audit`: on the half of
+    the test set that no decision reads, where there is one. The draw of the test set itself, which favours all models
+    alike, is taken off by what it does to other models of the old recipe.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from benchmarks.real_answers import SOURCES, Inputs, Source, answers, read_inputs
+from benchmarks.record import arguments, report
+from darkroom.promotion import paired
+from darkroom.promotion.answers import Answers
+
+ALPHA, NIGHTS = 0.05, 365
+PATIENCE = 30  # nights in which a better recipe should be taken
+TEST_SIZES = {"mnist": (10_000, 1_000), "cifar10": (10_000, 1_000), "cats-vs-dogs": (1_000,)}
+
+
+class Rule(NamedTuple):
+    """A way to decide.
+
+    Attributes:
+        statistic: accuracy | brier | log_loss; the latter two with an accuracy that is not lower.
+        spent: the level of a comparison: "planned", alpha / 365; "nightly", alpha every night; "early", alpha / k(k+1).
+        two_sided: the level is shared with losses.
+        pooled: the mean of the answers of all nights of the recipe is compared.
+        audit: half of the test set is not read.
+    """
+
+    statistic: str
+    spent: str = "planned"
+    two_sided: bool = False
+    pooled: bool = False
+    audit: bool = False
+
+    def level(self, night: int) -> float:
+        share = {"planned": 1 / NIGHTS, "nightly": 1.0, "early": 1 / (night * (night + 1))}[self.spent]
+        return ALPHA * share / (2 if self.two_sided else 1)
+
+
+RULES = {
+    "accuracy, alpha every night, two-sided": Rule("accuracy", "nightly", two_sided=True),
+    "accuracy, alpha / 365, two-sided": Rule("accuracy", two_sided=True),
+    "accuracy": Rule("accuracy"),
+    "accuracy, alpha / k(k+1)": Rule("accuracy", "early"),
+    "accuracy, half for an audit": Rule("accuracy", audit=True),
+    "accuracy, pooled": Rule("accuracy", pooled=True),
+    "brier": Rule("brier"),
+    "brier, half for an audit": Rule("brier", audit=True),
+    "brier, pooled": Rule("brier", pooled=True),
+    "log_loss": Rule("log_loss"),
+}
+
+
+class Promotion(NamedTuple):
+    """A model that took the champion's place: when, and by how much it is better in truth and otherwise than stated."""
+
+    night: int
+    truly_better: bool
+    biases: dict[str, float]
+
+
+class Year:
+    """One draw of test set and truth.
+
+    Args:
+        old: the models of the old recipe.
+        images: (n_pool,), bool: the test set.
+    """
+
+    def __init__(self, old: Sequence[Answers], champion: int, images: np.ndarray) -> None:
+        self._test, self._truth = np.flatnonzero(images), np.flatnonzero(~images)
+        others = [model.correct for number, model in enumerate(old) if number % 12 == champion % 12]
+        self._luck = {
+            part: float(np.mean([correct[rows].mean() - correct[self._truth].mean() for correct in others]))
+            for part, rows in self._parts(audit=True).items()
+        } | {"test": float(np.mean([c[self._test].mean() - c[self._truth].mean() for c in others]))}
+
+    def _parts(self, *, audit: bool) -> dict[str, np.ndarray]:
+        half = len(self._test) // 2
+        return {"read": self._test[:half], "audit": self._test[half:]} if audit else {"test": self._test}
+
+    def nights(self, rule: Rule, champion: Answers, candidates: Sequence[Answers], *, once: bool) -> list[Promotion]:
+        """Return the promotions; `once`: the year ends with the first."""
+        parts = self._parts(audit=rule.audit)
+        read, rows = next(iter(parts.items()))
+        promotions: list[Promotion] = []
+        total, n_pooled = np.zeros(len(rows)), 0
+        for night, candidate in enumerate(candidates, 1):
+            ours, theirs = candidate.at(rows), champion.at(rows)
+            total, n_pooled = total + _loss(ours, rule.statistic), n_pooled + 1
+            gains = _loss(theirs, rule.statistic) - (total / n_pooled if rule.pooled else _loss(ours, rule.statistic))
+            if not _better(ours, theirs, gains, rule) or _p_value(ours, theirs, gains, rule) > rule.level(night):
+                continue
+            biases = {
+                part: 100
+                * (float(candidate.correct[at].mean() - candidate.correct[self._truth].mean()) - self._luck[part])
+                for part, at in parts.items()
+            }
+            overstated = paired.overstated_accuracy(ours.correct, gains, level=rule.level(night))
+            biases = {"raw": biases[read], "corrected": biases[read] - 100 * overstated} | (
+                {"audit": biases["audit"]} if rule.audit else {}
+            )
+            better = candidate.correct[self._truth].mean() > champion.correct[self._truth].mean()
+            promotions.append(Promotion(night, bool(better), biases))
+            champion, total, n_pooled = candidate, np.zeros(len(rows)), 0
+            if once:
+                break
+        return promotions
+
+
+def _loss(found: Answers, statistic: str) -> np.ndarray:
+    return 1.0 - found.correct if statistic == "accuracy" else np.asarray(getattr(found, statistic), np.float64)
+
+
+def _better(ours: Answers, theirs: Answers, gains: np.ndarray, rule: Rule) -> bool:
+    counts = paired.table(ours.correct, theirs.correct)
+    if rule.statistic == "accuracy" and not rule.pooled:
+        return counts.only_a > counts.only_b
+    return counts.only_a >= counts.only_b and gains.mean() > 0
+
+
+def _p_value(ours: Answers, theirs: Answers, gains: np.ndarray, rule: Rule) -> float:
+    if rule.statistic == "accuracy" and not rule.pooled:
+        counts = paired.table(ours.correct, theirs.correct)
+        return paired.gain_p_value(counts.only_a, counts.only_b)[0]
+    return paired.mean_gain_p_value(-gains, np.zeros(len(gains)))
+
+
+def measure(name: str, source: Source, inputs: Inputs, *, n_models: Sequence[int], n_years: int) -> dict[str, Any]:
+    """Return what each rule does on one dataset."""
+    recipes = [
+        [
+            answers(inputs, source, n_features=size, seed=1000 * size + number)
+            for number in range(n_models[0] if size == source.recipes[0] else n_models[1])
+        ]
+        for size in source.recipes
+    ]
+    accuracies = [float(np.mean([model.correct.mean() for model in models])) for models in recipes]
+    disagreement = float(np.mean(recipes[0][0].correct != recipes[0][1].correct))
+    n_pool = len(recipes[0][0].correct)
+    found: dict[str, Any] = {
+        "n_features": list(source.recipes),
+        "mean_accuracy": [round(accuracy, 4) for accuracy in accuracies],
+        "two_models_disagree": round(disagreement, 4),
+        "gains_in_points": [round(100 * (accuracy - accuracies[0]), 2) for accuracy in accuracies[1:]],
+        "n_images": n_pool,
+    }
+    for n_test in TEST_SIZES[name]:
+        size = min(n_test, n_pool // 2)
+        found[f"{size} test images"] = {
+            called: _of_rule(rule, recipes, n_test=size, n_years=n_years) for called, rule in RULES.items()
+        }
+        print(name, size, *found[f"{size} test images"].items(), sep="\n  ", file=sys.stderr, flush=True)
+    return found
+
+
+def _of_rule(rule: Rule, recipes: Sequence[Sequence[Answers]], *, n_test: int, n_years: int) -> dict[str, Any]:
+    """Return the figures of one rule; every rule sees the same years."""
+    old, *better = recipes
+    quiet, taken = [], [[] for _ in better]
+    for number in range(n_years):
+        rng = np.random.default_rng(number)
+        images = np.zeros(len(old[0].correct), bool)
+        images[rng.permutation(len(images))[:n_test]] = True
+        order = rng.permutation(len(old))
+        year, champion = Year(old, int(order[0]), images), old[order[0]]
+        nights = [old[model] for model in order[1 : NIGHTS + 1]]
+        quiet.append(year.nights(rule, champion, nights, once=False))
+        for promotions, models in zip(taken, better, strict=True):
+            nights = [models[model] for model in rng.permutation(len(models))[:PATIENCE]]
+            promotions.append(year.nights(rule, champion, nights, once=True))
+    return {
+        "any_false": _share(any(not promotion.truly_better for promotion in year) for year in quiet),
+        "any_promotion": _share(map(bool, quiet)),
+        "stated_bias_without_news": _biases([year[-1] for year in quiet if year]),
+        "better": [
+            {
+                "taken_within": {
+                    str(n): _share(bool(year) and year[0].night <= n for year in years) for n in (1, 3, PATIENCE)
+                },
+                "stated_bias": _biases([year[0] for year in years if year]),
+            }
+            for years in taken
+        ],
+    }
+
+
+def _share(values: Any) -> float:
+    return round(float(np.mean(list(values))), 3)
+
+
+def _biases(promotions: Sequence[Promotion]) -> dict[str, Any]:
+    if not promotions:
+        return {"n": 0}
+    kinds = promotions[0].biases
+    return {"n": len(promotions)} | {
+        kind: round(float(np.mean([promotion.biases[kind] for promotion in promotions])), 3) for kind in kinds
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--models", type=int, nargs=2, default=[NIGHTS + 1, 60], help="of the old recipe, of a better one"
+    )
+    parser.add_argument("--years", type=int, default=200)
+    parser.add_argument("--datasets", nargs="+", choices=SOURCES, default=list(SOURCES))
+    options = parser.parse_args()
+    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
+    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    result: dict[str, Any] = {"alpha": ALPHA, "nights": NIGHTS, "years": options.years}
+    for name in options.datasets:
+        source = SOURCES[name]
+        result[name] = measure(name, source, read_inputs(source), n_models=options.models, n_years=options.years)
+    result["target"] = (
+        "any_false at most 0.05; stated bias within 0.05 points; with 10,000 test images a gain of 0.5 points taken "
+        "within 30 nights in 0.6 of the years, one of 1 point within 3 nights in 0.95"
+    )
+    packages = ["numpy", "scipy", "onnxruntime", "keras", "opencv-python-headless"]
+    report("promotion", result, packages=packages, save=options.save, parts=list(SOURCES))
+
+
+if __name__ == "__main__":
+    main()
