@@ -129,9 +129,7 @@ def test_a_name_without_versions_is_told_from_an_unknown_one(root):
         lambda: aliases.approve("pets"),
         lambda: aliases.lift_hold("pets"),
     ):
-        with pytest.raises(
-            RegistryError, match=r"'pets' has no versions in .*mlflow.db; run `dvc repr"
-        ):
+        with pytest.raises(RegistryError, match=r"'pets' has no versions in .*mlflow.db; run `dvc repr"):
             ask()
     assert check.repair("pets") == []
 
