@@ -1,3 +1,4 @@
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,8 +12,32 @@ from darkroom.evaluation.metrics.classification import accuracy_interval
 from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.acknowledgement import Acknowledgement
 from darkroom.operations import triggers
+from darkroom.registry.snapshot import Registered
+from tests.support.registered import write_version
 
 NOW = datetime(2026, 5, 20, 3, tzinfo=UTC)
+
+
+def test_a_champion_that_lacks_files_or_is_gone_calls_for_a_run(tmp_path):
+    version = write_version(tmp_path / "model")
+    registered = Registered("shades", {"3": version}, {"champion": "3"})
+    assert triggers.lost_champion(registered) == triggers.lost_champion(Registered("shades")) == []
+    (tmp_path / "model" / "artifacts" / "model.onnx").unlink()
+    [trigger] = triggers.lost_champion(registered)
+    assert trigger.fired
+    assert trigger.reason == "Files of the champion, version 3, are missing or changed: artifacts/model.onnx."
+    entry = {
+        "at": "2026-05-20T03:00:00+00:00",
+        "who": "me",
+        "alias": "champion",
+        "from": None,
+        "to": "3",
+        "reasons": [],
+    }
+    gone = Registered("shades", {"3": version}, {}, {"history.000001": json.dumps(entry)})
+    assert "shades: the champion, version 3, is no longer under the alias" in triggers.lost_champion(gone)[0].reason
+
+
 KNOWN = {"cat/a.png": "1" * 64, "dog/b.png": "2" * 64}
 
 

@@ -137,6 +137,7 @@ class Retraining:
         prepared = triggers.prepared_ids(order.root / "data" / "prepared") if self.incoming else frozenset()
         looked = [triggers.forced()] if order.force else []
         looked += [triggers.unfinished(left)] if left else []
+        looked += triggers.lost_champion(versions.read(order.model))
         looked += [
             triggers.new_images(self.incoming, known["incoming"], prepared, minimum=params.min_new_images),
             triggers.changed_folders(self.marks, known["folders"]),

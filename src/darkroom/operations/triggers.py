@@ -13,6 +13,9 @@ from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of
 from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.acknowledgement import Acknowledgement
+from darkroom.registry import aliases
+from darkroom.registry.snapshot import Registered
+from darkroom.registry.versions import lost_files
 
 FETCH_AGAIN = frozenset({"drift", "recent_accuracy", "champion_age"})  # triggers that DVC cannot see the cause of
 ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # triggers of which somebody waits to hear
@@ -38,6 +41,17 @@ def unfinished(state: Mapping[str, Any]) -> Trigger:
     """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
     reason = f"The run started at {state['started']} by {state['who']} did not finish; this run continues it."
     return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
+
+
+def lost_champion(registered: Registered) -> list[Trigger]:
+    """Return the trigger of a champion that is gone or lacks files, which promote mends or refuses; else nothing."""
+    champion = registered.under("champion")
+    if sentence := aliases.lost_champion(registered):
+        return [Trigger("lost_champion", True, sentence)]
+    if champion and (lost := lost_files(champion)):
+        reason = f"Files of the champion, version {champion.version}, are missing or changed: {', '.join(lost)}."
+        return [Trigger("lost_champion", True, reason)]
+    return []
 
 
 def fired(looked: Sequence[Trigger]) -> frozenset[str]:
