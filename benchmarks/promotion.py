@@ -179,7 +179,8 @@ def measure(name: str, source: Source, inputs: Inputs, *, n_models: Sequence[int
 def _of_rule(rule: Rule, recipes: Sequence[Sequence[Answers]], *, n_test: int, n_years: int) -> dict[str, Any]:
     """Return the figures of one rule; every rule sees the same years."""
     old, *better = recipes
-    quiet, taken = [], [[] for _ in better]
+    quiet: list[Any] = []
+    taken: list[list[Any]] = [[] for _ in better]
     for number in range(n_years):
         rng = np.random.default_rng(number)
         images = np.zeros(len(old[0].correct), bool)

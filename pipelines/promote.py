@@ -9,6 +9,7 @@ import json
 from darkroom.files.writing import write_text
 from darkroom.project.console import run, say, stage_paths
 from darkroom.project.params import load_candidates, load_section
+from darkroom.promotion.healing import healed
 from darkroom.promotion.outcome import in_words, promote_if_better, report, settled
 from darkroom.promotion.params import PromoteParams
 from darkroom.promotion.winner import read_winner
@@ -26,15 +27,17 @@ def main() -> None:
         incoming=paths.incoming,
         named=load_candidates(),
     )
-    registered = settled(params.registered_model)
+    registered, healing = healed(settled(params.registered_model), models=paths.models)
     outcome = promote_if_better(
         winner,
         registered,
         gates=params.gates,
         approval=params.approval,
         from_experiments=params.from_experiments,
+        hold_days=params.hold_days,
     )
     said = report(outcome, registered)
+    said["reasons"] = [*([healing] if healing else []), *said["reasons"]]
     write_text(paths.out, json.dumps(said, indent=2) + "\n")
     say(f"{registered.name}: {in_words(said)}. {' '.join(said['reasons'])}")
 

@@ -60,7 +60,15 @@ def test_the_history_of_an_unknown_name_suggests_the_nearest(name, monkeypatch, 
 
 def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, capfd):
     code, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--reason", "dogs are cats")
-    assert (code, out) == (0, f"{name}: rolled back from version 2 to version 1\n")
+    rolled_back, hold = out.splitlines()
+    assert (code, rolled_back) == (0, f"{name}: rolled back from version 2 to version 1")
+    assert re.fullmatch(rf"{name}: promotions are on hold since 20\S+ \(rollback: dogs are cats\): a better .*", hold)
+    for command in ("history", "registry-check"):
+        assert f"{hold}\n" in run(monkeypatch, capfd, command, "--model", name)[1]
+    _, out, _ = run(monkeypatch, capfd, "history", "--model", name, "--json")
+    assert json.loads(out)["hold"]["reason"] == "rollback: dogs are cats"
+    assert run(monkeypatch, capfd, "lift-hold", "--model", name)[:2] == (0, f"{name}: the hold is lifted\n")
+    assert run(monkeypatch, capfd, "lift-hold", "--model", name)[:2] == (0, f"{name}: promotions were not on hold\n")
     promote(versions.find(name, version="3"), replacing="1", reasons=["better"])
     _, out, _ = run(monkeypatch, capfd, "rollback", "--model", name, "--to", "2", "--reason", "was right", "--json")
     assert json.loads(out) == {"model": name, "champion": "2", "previous": "3"}
@@ -79,7 +87,8 @@ def test_approve_makes_the_challenger_champion(name, monkeypatch, capfd):
     assert f"{name} has no alias 'challenger'" in err
     challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
     code, out, _ = run(monkeypatch, capfd, "approve", "3", "--model", name, "--reason", "seen by two people")
-    assert (code, out) == (0, f"{name}: champion is version 3\n")
+    expected = f"{name}: approved version 3 (it was compared with version 2); it is champion now\n"
+    assert (code, out) == (0, expected)
     assert versions.read(name).aliases == {"champion": "3", "previous": "2", "challenger": "3"}
 
 

@@ -3,8 +3,10 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from html.parser import HTMLParser
 from typing import Any
 
@@ -317,8 +319,6 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
 
 @pytest.mark.heavy
 def test_the_training_runs_get_metrics_and_pictures(evaluated):
-    import sqlite3
-
     folder, run_ids = evaluated
     summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]
     with sqlite3.connect(folder / "mlflow.db") as database:
@@ -355,10 +355,14 @@ def test_an_unreachable_server_fails_before_scoring(workspace):
 
 
 @pytest.mark.heavy
-def test_a_run_of_another_store_names_that_store(workspace):
-    message = refusal(workspace)
-    assert "the run of cnn cannot be opened" in message
-    assert "it was made in sqlite:////elsewhere/mlflow.db: set MLFLOW_TRACKING_URI" in message
+def test_in_another_store_one_run_stands_in_for_the_training(workspace):
+    for _ in range(2):
+        ended = start(workspace)
+        assert ended.returncode == 0, ended.stderr
+    with closing(sqlite3.connect(workspace / "mlflow.db")) as database:
+        query = "select value from tags where key = 'restored.run_id' and run_uuid in "
+        query += "(select run_uuid from latest_metrics where key = 'test_accuracy')"
+        assert database.execute(query).fetchall() == [("0" * 32,)]
 
 
 @pytest.mark.heavy

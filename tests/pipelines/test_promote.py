@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError
 from darkroom.files.writing import sha256_of, write_text
 from darkroom.promotion import scored
-from darkroom.registry import aliases, ledger, register, versions
+from darkroom.registry import aliases, check, ledger, register, versions
 from darkroom.registry.versions import local_folder
 from darkroom.tracking.store import client, download
 from pipelines import promote
@@ -176,6 +177,40 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again(root):
     assert versions.read("pets").aliases["champion"] == "1"
 
 
+def rolled_back(root):
+    """A champion that reads pixel 4 was replaced and restored."""
+    train(root, reads=4)
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    promoted()
+    train(root, reads=2)
+    promoted()
+    aliases.rollback("pets", reason="dogs are called cats in the shop")
+
+
+def test_after_a_rollback_a_better_model_waits_for_approval(root):
+    rolled_back(root)
+    train(root, reads=1)  # not the model that was rolled back, and little better
+    report = promoted()
+    assert (report["decision"], report["version"], report["champion_after"]) == ("awaiting_approval", "3", "1")
+    assert re.fullmatch(
+        r"Waiting for `darkroom approve 3`: promotions are on hold since 20\S+ \(rollback: dogs are called cats in the "
+        r"shop\); `darkroom lift-hold` ends that\.",
+        report["reasons"][-1],
+    )
+    assert promoted() == report
+    aliases.lift_hold("pets")
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("promoted", "3")
+
+
+@pytest.mark.parametrize(("days", "decision"), [("0", "promoted"), ("0.5", "awaiting_approval")])
+def test_a_hold_ends_after_the_days_of_the_setting(root, days, decision):
+    change(root, "hold_days: null", f"hold_days: {days}")
+    rolled_back(root)
+    train(root, reads=1)
+    assert promoted()["decision"] == decision
+
+
 def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch):
     train(root, reads=0)
     with monkeypatch.context() as patch:
@@ -240,9 +275,50 @@ def test_a_champion_that_cannot_be_loaded_is_an_error(root):
     promoted()
     (versions.fetch(versions.find("pets", alias="champion"))).write_bytes(b"not onnx")
     train(root, reads=0)
-    with pytest.raises(RegistryError, match="was changed after registration and is not loaded"):
+    expected = (
+        r"files of the champion, version 1, are missing or changed \(/.*/artifacts/model.onnx\), and no model.onn"
+    )
+    with pytest.raises(RegistryError, match=expected):
         promote.main()
     assert versions.read("pets").aliases["champion"] == "1"
+
+
+def test_a_lost_champion_file_is_put_back_from_the_same_model(root):
+    train(root, reads=1)
+    promoted()
+    file = versions.fetch(versions.find("pets", alias="champion"))
+    file.unlink()
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("unchanged", "1")
+    assert report["reasons"][0] == (
+        "Lost files of the champion, version 1, were put back from models/cnn: artifacts/model.onnx."
+    )
+    assert versions.damage(versions.find("pets", alias="champion")) == []
+
+
+def test_a_lost_champion_is_registered_again_from_the_same_model(root):
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    for pixel in (4, 2):
+        train(root, reads=pixel)
+        promoted()
+    aliases.rollback("pets", reason="dogs are cats")
+    train(root, reads=1)
+    assert promoted()["decision"] == "awaiting_approval"
+    shutil.copytree(root / "models" / "cnn", root / "models" / "other")
+    model_reading(4, root / "models" / "other" / "model.onnx")  # another candidate is the champion's model
+    before, lost = versions.read("pets"), versions.find("pets", version="1")
+    shutil.rmtree(versions.fetch(lost).parents[1])
+    report = promoted()
+    assert report["reasons"][0] == (
+        "Files of the champion, version 1, were lost; the same model (models/other/model.onnx) is registered again as "
+        "version 4 and is champion in its place."
+    )
+    after = versions.read("pets")
+    assert after.aliases == {**before.aliases, "champion": "4", "hold": "4"}
+    assert after.versions["4"].model_sha256 == lost.model_sha256
+    assert after.versions["4"].tags["git.commit"] == lost.tags["git.commit"]
+    assert (report["decision"], report["version"]) == ("awaiting_approval", "3")
+    assert aliases.approve("pets").version == "3"
 
 
 def test_a_version_that_answers_otherwise_is_not_promoted(fresh):
@@ -383,7 +459,7 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     train(root, reads=0)
     report = promoted()
     assert report["decision"] == "awaiting_approval"
-    assert report["reasons"][-1] == "Waiting for `darkroom approve` (promote.approval is manual)."
+    assert report["reasons"][-1] == "Waiting for `darkroom approve 2`: promote.approval is manual."
     assert (report["version"], report["champion_before"], report["champion_after"]) == ("2", "1", "1")
     assert report["tests"]["max_parity_difference"]["status"] == "passed"
     waiting = versions.read("pets")
@@ -394,6 +470,104 @@ def test_with_manual_approval_a_candidate_waits_as_challenger(root, monkeypatch)
     aliases.approve("pets")
     assert promoted()["decision"] == "unchanged"
     assert versions.read("pets").aliases == {"challenger": "2", "champion": "2", "previous": "1"}
+
+
+def lose_alias():
+    client().delete_registered_model_alias("pets", "champion")
+
+
+def lose_version():
+    client().delete_model_version("pets", "2")
+
+
+def lose_all_versions():
+    for number in versions.read("pets").versions:
+        client().delete_model_version("pets", number)
+
+
+@pytest.mark.parametrize(
+    ("lose", "said", "last"),
+    [
+        (
+            lose_alias,
+            "version 2, is no longer under the alias, and Darkroom did not do that; make version 2 champ",
+            "2",
+        ),
+        (lose_version, "version 2, was deleted, .*; make version 1 champion with `darkroom rollback --to 1 --rea", "1"),
+        (lose_all_versions, "version 2, was deleted, .*; no earlier champion is left .*: restore the store from", None),
+    ],
+)
+@pytest.mark.parametrize("reads", [0, 1])
+def test_where_a_champion_was_lost_nothing_is_promoted(root, lose, said, last, reads):
+    change(root, "margin: 0.0, alpha: 0.05", "margin: 0.0, alpha: 1.0")
+    for pixel in (2, 1):
+        train(root, reads=pixel)
+        promoted()
+    lose()
+    train(root, reads=reads)
+    for _ in range(2):  # the second time the loss is in the history
+        before = versions.read("pets").aliases
+        with pytest.raises(RegistryError, match=f"pets: the champion, {said}"):
+            promote.main()
+        assert versions.read("pets").aliases == before
+        check.repair("pets")
+    assert [finding.kind for finding in check.check("pets")] == ["no champion"]
+    if last is None:
+        with pytest.raises(RegistryError, match="no earlier champion is left"):
+            aliases.rollback("pets", reason="lost")
+        client().delete_registered_model("pets")
+        assert promoted()["decision"] == "promoted", "a registered model that was deleted begins anew"
+        return
+    champion, replaced = aliases.rollback("pets", reason="deleted by mistake")
+    assert (champion.version, replaced, versions.read("pets").hold) == (last, None, None)
+    assert promoted()["decision"] == ("unchanged" if (last, reads) == ("2", 1) else "promoted")
+
+
+def test_a_champion_that_was_set_by_hand_is_the_one_to_beat(root):
+    for pixel in (2, 0):
+        train(root, reads=pixel)
+        promoted()
+    client().set_registered_model_alias("pets", "champion", "1")
+    train(root, reads=4)
+    report = promoted()
+    assert (report["decision"], report["champion_after"]) == ("kept", "1")
+    assert report["tests"]["champion"]["champion_accuracy"] == 0.97
+
+
+@pytest.fixture
+def weak(root):
+    """A repository whose champion is right on 180 of 200 images, and where better models wait for approval."""
+    change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
+    train(root, reads=4)
+    promoted()
+    change(root, "approval: automatic", "approval: manual")
+    return root
+
+
+def test_a_better_model_that_waits_keeps_its_place(weak):
+    train(weak, reads=0)
+    assert promoted()["decision"] == "awaiting_approval"
+    train(weak, reads=2)
+    report = promoted()
+    assert (report["decision"], report["version"]) == ("kept", None)
+    assert report["tests"]["champion"]["status"] == "passed", "it is better than the champion"
+    assert report["reasons"][-1].startswith(
+        "Version 2 waits for approval and is not beaten; in the champion's place: The candidate (97.00 %) is worse "
+    )
+    assert versions.read("pets").aliases["challenger"] == "2"
+    assert promoted() == report
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_model_that_waits_gives_way_to_a_better_one(weak, is_whole):
+    train(weak, reads=2 if is_whole else 0)
+    promoted()
+    if not is_whole:
+        versions.fetch(versions.find("pets", alias="challenger")).unlink()
+    train(weak, reads=0 if is_whole else 2)
+    report = promoted()
+    assert (report["decision"], report["version"]) == ("awaiting_approval", "3")
+    assert versions.read("pets").aliases["challenger"] == "3"
 
 
 def test_a_first_candidate_waits_for_approval_too(root):
@@ -448,7 +622,7 @@ def test_an_unknown_key_is_named(root):
 
 def test_the_keys_of_the_earlier_rule_are_unknown(root):
     change(root, "  gates:", "  alpha: 0.05\n  gates:")
-    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, registered_model"
+    expected = "promote has an unknown key 'alpha'; known keys: approval, from_experiments, gates, hold_days, regist"
     with pytest.raises(ParamsError, match=expected):
         promote.main()
 

@@ -4,7 +4,7 @@ import pytest
 
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
-from darkroom.registry import aliases, register, versions
+from darkroom.registry import aliases, check, register, versions
 from darkroom.registry.snapshot import PACKAGE_FILE
 from darkroom.tracking import store
 from tests.support.trained_repository import fresh_store, prepare, train
@@ -103,10 +103,12 @@ def test_rollback_exchanges_champion_and_previous(root):
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
     aliases.promote(registered(root, 1), replacing="1", reasons=["b"])
     champion, previous = aliases.rollback("pets", reason="too many dogs")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     assert previous.tags["rolled_back"] == "too many dogs"
     assert versions.read("pets").history()[-1]["reasons"] == ["rollback: too many dogs"]
     champion, previous = aliases.rollback("pets", reason="was not that")
+    assert previous
     assert (champion.version, previous.version) == ("2", "1")
     assert "rolled_back" not in champion.tags
 
@@ -117,6 +119,19 @@ def test_the_first_champion_cannot_be_rolled_back(root):
     aliases.promote(registered(root, 0), replacing=None, reasons=["a"])
     with pytest.raises(RegistryError, match="there is no earlier champion"):
         aliases.rollback("pets", reason="x")
+
+
+def test_a_name_without_versions_is_told_from_an_unknown_one(root):
+    store.client().create_registered_model("pets")
+    for ask in (
+        lambda: versions.find("pets", alias="champion"),
+        lambda: aliases.rollback("pets", reason="x"),
+        lambda: aliases.approve("pets"),
+        lambda: aliases.lift_hold("pets"),
+    ):
+        with pytest.raises(RegistryError, match=r"'pets' has no versions in .*mlflow.db; run `dvc repr"):
+            ask()
+    assert check.repair("pets") == []
 
 
 def test_what_is_missing_is_named_with_what_there_is(root):

@@ -34,12 +34,16 @@ def challenge_and_approve(name):
     aliases.approve(name, reason="seen")
 
 
+def roll_back(name, to=None):
+    aliases.rollback(name, reason="bad", to=to)
+
+
 OPERATIONS = {
     "promote the first": (0, challenge_and_promote, {"challenger": "3", "champion": "3"}),
     "promote another": (2, challenge_and_promote, {"challenger": "3", "champion": "3", "previous": "2"}),
     "approve": (2, challenge_and_approve, {"challenger": "3", "champion": "3", "previous": "2"}),
-    "roll back": (2, lambda name: aliases.rollback(name, reason="bad"), {"champion": "1", "previous": "2"}),
-    "roll back to": (3, lambda name: aliases.rollback(name, reason="bad", to="1"), {"champion": "1", "previous": "3"}),
+    "roll back": (2, roll_back, {"champion": "1", "previous": "2", "hold": "1"}),
+    "roll back to": (3, lambda name: roll_back(name, to="1"), {"champion": "1", "previous": "3", "hold": "1"}),
 }
 
 
@@ -105,6 +109,7 @@ def test_a_rollback_repeated_after_a_death_goes_back_once(shared_store, monkeypa
     with dying(monkeypatch, 4):
         aliases.rollback(name, reason="bad")
     champion, previous = aliases.rollback(name, reason="bad")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     is_consistent(name)
 
@@ -116,6 +121,7 @@ def test_a_rollback_finishes_what_a_dead_one_began(shared_store, monkeypatch):
     with dying(monkeypatch, 2):
         aliases.rollback(name, reason="bad", to="2")
     champion, previous = aliases.rollback(name, reason="worse", to="1")
+    assert previous
     assert (champion.version, previous.version) == ("1", "2")
     assert versions.read(name).versions["3"].tags["rolled_back"] == "bad"
     is_consistent(name)
@@ -227,7 +233,46 @@ def test_a_waiting_challenger_is_dropped_with_its_champion(shared_store):
     champions(name, "1", "2")
     aliases.challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
     aliases.rollback(name, reason="bad")
-    assert is_consistent(name).aliases == {"champion": "1", "previous": "2"}
+    assert is_consistent(name).aliases == {"champion": "1", "previous": "2", "hold": "1"}
+
+
+def test_after_a_rollback_nothing_is_promoted_on_hold(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2")
+    aliases.rollback(name, reason="bad")
+    hold = versions.read(name).hold
+    with pytest.raises(RegistryError, match=r"promotions are on hold since 20.*\(rollback: bad\); run `dvc repro"):
+        champions(name, "3")
+    assert aliases.lift_hold(name, reason="the counter was cleaned") == hold
+    assert aliases.lift_hold(name) is None
+    assert is_consistent(name).history()[-1]["reasons"] == ["hold lifted: the counter was cleaned"]
+    champions(name, "3")
+    assert is_consistent(name).aliases == {"champion": "3", "previous": "1"}
+
+
+def test_an_approval_ends_the_hold(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 3)
+    champions(name, "1", "2")
+    aliases.rollback(name, reason="bad")
+    challenge_and_approve(name)
+    assert is_consistent(name).hold is None
+    champions(name, "1")
+
+
+def test_a_hold_may_be_set_and_lifted_by_other_means(shared_store):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    champions(name, "1")
+    opened = store.client()
+    opened.set_registered_model_alias(name, "hold", "1")
+    expected = "promotions are on hold since a time that is not recorded (the alias hold was set without a record)"
+    assert str(versions.read(name).hold) == expected
+    opened.delete_registered_model_alias(name, "hold")
+    champions(name, "2")
+    with pytest.raises(RegistryError, match="no model is registered as 'nobody'"):
+        aliases.lift_hold("nobody")
 
 
 def test_the_reigns_of_champions_follow_each_other(shared_store):

@@ -37,6 +37,7 @@ promote:
   registered_model: pets
   approval: automatic
   from_experiments: false
+  hold_days: null
   gates:
     min_test_images: 100
     min_test_accuracy: 0.9

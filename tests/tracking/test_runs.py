@@ -276,19 +276,16 @@ def test_processes_that_start_together_share_one_new_store(tmp_path):
 
 
 @needs_mlflow
-def test_a_moved_repository_is_reported_in_time(tmp_path, monkeypatch):
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    fresh_store(old, monkeypatch)
-    with opened():
+def test_a_deleted_run_is_reported_with_the_way_back(root):
+    with opened() as run:
         pass
-    old.rename(new)
-    monkeypatch.setenv("DVC_ROOT", str(new))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    with pytest.raises(
-        RegistryError, match=r"keeps its artifacts in file://.*/old/mlartifacts/pets, which does not exist"
-    ):
-        experiments.connect("pets")
+    store.client().delete_run(run.id)
+    trained = {"run_id": run.id, "experiment": "pets"}
+    expected = (
+        f"the run of cnn, {run.id}, was deleted in the MLflow store .*`mlflow runs restore --run-id {run.id}`, or"
+    )
+    with pytest.raises(RegistryError, match=expected), runs.reopen_training("cnn", trained):
+        pass
 
 
 @needs_mlflow

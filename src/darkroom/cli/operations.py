@@ -111,6 +111,8 @@ def gc(
         print(f"{one.kind:<10} {f'{one.name} {one.key}'.strip():<60} {one.n_bytes:>15,} bytes")
     for name, numbers in planned.kept.items():
         print(f"{name}: keeping versions {', '.join(numbers) or 'none'}")
+    if planned.n_outside:
+        print(f"{planned.n_outside} items lie outside this repository ({root}) and stay")
     print(
         f"DVC's cache: {cache}" if dvc else "DVC's cache is not touched; --dvc deletes what the work tree does not use"
     )

@@ -1,4 +1,4 @@
-"""The commands about registered versions: history, rollback, approve, compare, registry-check."""
+"""The commands about registered versions: history, rollback, lift-hold, approve, compare, registry-check."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,8 @@ def history(model: Model = None, as_json: Json = False) -> None:
         find(name, alias="champion")  # says that there is none, and what there is
     if as_json:
         told = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
-        print(json.dumps({**told, "moves": registered.history()}, indent=2))
+        hold = registered.hold
+        print(json.dumps({**told, "hold": hold and hold._asdict(), "moves": registered.history()}, indent=2))
         return
     tables.print_history(registered)
 
@@ -41,16 +42,37 @@ def rollback(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Make an earlier version champion again; the next `dvc repro` does not undo it."""
-    from darkroom.registry import aliases
+    """Make an earlier version champion again and put promotions on hold; the next `dvc repro` does not undo it."""
+    from darkroom.cli import tables
+    from darkroom.registry import aliases, versions
 
     if not reason.strip():
         raise ParamsError("--reason is empty; give a short reason, it is recorded in the history")
-    champion, previous = aliases.rollback(registered_name(model), reason=reason.strip(), to=to)
+    champion, replaced = aliases.rollback(registered_name(model), reason=reason.strip(), to=to)
     if as_json:
-        print(json.dumps({"model": champion.name, "champion": champion.version, "previous": previous.version}))
+        told = {"model": champion.name, "champion": champion.version}
+        print(json.dumps({**told, "previous": replaced.version if replaced else None}))
+        return
+    moved = f"rolled back from version {replaced.version} to" if replaced else "the champion is again"
+    print(f"{champion.name}: {moved} version {champion.version}")
+    tables.print_hold(versions.read(champion.name))
+
+
+@app.command("lift-hold")
+def lift_hold(
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")] = "",
+    model: Model = None,
+    as_json: Json = False,
+) -> None:
+    """Let promotions go on by themselves after a rollback."""
+    from darkroom.registry import aliases
+
+    name = registered_name(model)
+    lifted = aliases.lift_hold(name, reason=reason.strip())
+    if as_json:
+        print(json.dumps({"model": name, "lifted": lifted and lifted._asdict()}))
     else:
-        print(f"{champion.name}: rolled back from version {previous.version} to version {champion.version}")
+        print(f"{name}: the hold is lifted" if lifted else f"{name}: promotions were not on hold")
 
 
 @app.command()
@@ -62,14 +84,19 @@ def approve(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Make the challenger champion, where promote.approval is manual."""
+    """Make the challenger champion where it waits: promote.approval is manual, or a rollback put promotions on hold.
+
+    A hold ends with it.
+    """
     from darkroom.registry import aliases
 
     champion = aliases.approve(registered_name(model), version=version, reason=reason.strip())
+    against = champion.tags[aliases.AGAINST]
     if as_json:
-        print(json.dumps({"model": champion.name, "champion": champion.version}))
+        print(json.dumps({"model": champion.name, "champion": champion.version, "compared_with": against}))
     else:
-        print(f"{champion.name}: champion is version {champion.version}")
+        compared = "there was no champion" if against == aliases.NOBODY else f"it was compared with version {against}"
+        print(f"{champion.name}: approved version {champion.version} ({compared}); it is champion now")
 
 
 @app.command()
@@ -110,7 +137,9 @@ def registry_check(
 
     The exit code is 1 if problems were found, or with --repair if problems remain.
     """
+    from darkroom.cli import tables
     from darkroom.registry import check
+    from darkroom.registry.versions import read
 
     name = registered_name(model)
     found = check.repair(name) if repair else check.check(name)
@@ -122,6 +151,7 @@ def registry_check(
     for finding in found:
         prefix = "repaired: " if finding not in left else ""
         print(f"{prefix}{finding.kind}: {finding.sentence}")
+    tables.print_hold(read(name))
     problems = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "no problems"
     print(f"{name}: {problems}" + (f", {len(left)} not repaired" if repair and found else ""))
     raise typer.Exit(1 if left else 0)

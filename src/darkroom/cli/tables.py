@@ -79,6 +79,7 @@ def print_history(registered: Registered) -> None:
                 f"version {reign['version']}  {reign['since']} to {until}  {reign['who']}  {' '.join(reign['reasons'])}"
             )
         print(f"aliases: {aliases}")
+        print_hold(registered)
         return
     table = _table(f"{registered.name}: champions", f"aliases: {aliases}")
     table.add_column("version", justify="right")
@@ -91,6 +92,16 @@ def print_history(registered: Registered) -> None:
         # Text: a reason may hold brackets, which rich would take for markup.
         table.add_row(*map(Text, cells), Text(" ".join(reign["reasons"])), style=None if reign["until"] else "bold")
     console.print(table)
+    print_hold(registered)
+
+
+def print_hold(registered: Registered) -> None:
+    """Print that promotions are on hold, and what ends that; nothing if they are not."""
+    if hold := registered.hold:
+        print(
+            f"{registered.name}: {hold}: a better model waits for `darkroom approve`, which ends the hold; so do "
+            "`darkroom lift-hold` and promote.hold_days"
+        )
 
 
 def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:

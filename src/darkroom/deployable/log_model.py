@@ -49,6 +49,9 @@ def log_package(
         with TemporaryDirectory() as folder:
             model_file = Path(folder, "model.onnx")
             copyfile(onnx_path, model_file)
+            files = {"model": str(model_file)}
+            if seen:  # copied too: MLflow decodes a path like "%20"
+                files["seen"] = str(copyfile(seen, Path(folder, seen.name)))
             found = client.get_run(run_id)
             # Created here and not by Model.log, which would put it into MLflow's active experiment.
             logged = client.create_logged_model(
@@ -63,7 +66,7 @@ def log_package(
                 flavor=_Pyfunc,
                 flavor_name="pyfunc",
                 python_model=str(here / "mlflow_model.py"),
-                artifacts={"model": str(model_file), **({"seen": str(seen)} if seen else {})},
+                artifacts=files,
                 code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py")],
                 signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
                 input_example=None if input_example is None else _example(input_example),

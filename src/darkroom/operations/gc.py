@@ -20,6 +20,7 @@ from darkroom.operations.workspace import Workspace
 from darkroom.registry.aliases import ROLLED_BACK
 from darkroom.registry.snapshot import Registered
 from darkroom.registry.versions import known_names, local_folder, read
+from darkroom.tracking.artifacts import refuse_misplaced
 from darkroom.tracking.store import client, existing, sqlite_file, store_errors, tracking_uri
 
 if TYPE_CHECKING:
@@ -50,10 +51,15 @@ class Waste:
 
 @dataclass(frozen=True)
 class Plan:
-    """The items that can be deleted, and the versions to keep per registered model."""
+    """The items that can be deleted, the versions to keep per registered model, and how many items lie elsewhere.
+
+    Attributes:
+        n_outside: items whose files are on this disk, outside the repository: another one may need them, they stay.
+    """
 
     waste: list[Waste]
     kept: Mapping[str, list[str]]
+    n_outside: int
 
     @property
     def n_bytes(self) -> int:
@@ -63,7 +69,7 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it."""
         items = [{"kind": one.kind, "name": one.name, "key": one.key, "bytes": one.n_bytes} for one in self.waste]
-        return {"bytes": self.n_bytes, "kept": dict(self.kept), "items": items}
+        return {"bytes": self.n_bytes, "kept": dict(self.kept), "outside": self.n_outside, "items": items}
 
 
 def kept_versions(registered: Registered, *, keep: int) -> set[str]:
@@ -84,8 +90,9 @@ def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
         days: runs, checkpoints, decisions and studies younger than that stay.
 
     Raises:
-        RegistryError: the store does not answer.
+        RegistryError: the store does not answer, or was copied or moved.
     """
+    refuse_misplaced()
     own = sqlite_file(tracking_uri()) is not None
     before = time.time() - days * 86400
     models = {each: read(each) for each in (known_names() if own else [name])}
@@ -106,7 +113,8 @@ def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
     waste += _in_darkroom(root / ".darkroom", before)
     waste += _downloads(root / ".darkroom" / "models", kept)
     order = {each: sorted(numbers, key=int) for each, numbers in kept.items()}
-    return Plan(waste, order)
+    inside = [one for one in waste if one.path is None or one.path.resolve().is_relative_to(root.resolve())]
+    return Plan(inside, order, len(waste) - len(inside))
 
 
 def remove(chosen: Plan, *, keep: int) -> None:

@@ -2,14 +2,16 @@
 
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from darkroom.errors import RegistryError
 from darkroom.promotion.cases import Case
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.params import Gates
 from darkroom.promotion.winner import Winner
-from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, read
 
 
@@ -40,6 +42,7 @@ def promote_if_better(
     gates: Gates,
     approval: Literal["automatic", "manual"],
     from_experiments: bool,
+    hold_days: float | None,
 ) -> Outcome:
     """Decide about the winner and do what was decided.
 
@@ -47,11 +50,13 @@ def promote_if_better(
         registered: as settled() returned it.
         approval: manual: a version that is better waits as challenger.
         from_experiments: whether `dvc exp run` may promote.
+        hold_days: how long a rollback lets promotions wait for approval; None: until a person ends that.
 
     Raises:
         DataError: what evaluate or preprocess wrote is missing or does not belong together.
-        RegistryError: MLflow's store does not answer, or a version cannot be loaded or verified.
+        RegistryError: MLflow's store does not answer, the champion is lost, or a version cannot be loaded or verified.
     """
+    _refuse_lost_champion(registered)
     champion, known = registered.under("champion"), registered.with_model(winner.model_sha256)
     if champion and known and known.model_sha256 == champion.model_sha256:
         reason = f"This model is already the champion (version {champion.version})."
@@ -70,14 +75,17 @@ def promote_if_better(
     from darkroom.promotion import registration
     from darkroom.registry import aliases, comparisons
 
-    why = "a class would be lost" if decision.needs_approval else "promote.approval is manual"
-    waiting = f"Waiting for `darkroom approve` ({why})."
-    manual = approval == "manual" or bool(decision.needs_approval)
+    hold = registered.hold
+    why = _needed_for(decision, approval, hold, hold_days)
+    manual = why is not None
     if manual and known and registration.awaits_approval(known, registered, decision):
-        return Outcome("awaiting_approval", _saying(decision, waiting), known, champion)
+        return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
+    if manual and (unbeaten := _unbeaten(winner, decision, gates, registered)):
+        return Outcome("kept", _saying(decision, unbeaten), known, champion)
     version = known
     if version is None or damage(version):
-        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"))
+        again = version is not None
+        version = registration.register_winner(registered.name, winner, lock=Path("dvc.lock"), again=again)
     decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
     if "beats_reference" in decision.tests["champion"]:
         kept = version if decision.tests["champion"]["beats_reference"] else case.reference or champion or version
@@ -85,7 +93,7 @@ def promote_if_better(
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (
-        Outcome("awaiting_approval", _saying(decision, waiting), version, champion)
+        Outcome("awaiting_approval", _waiting(decision, version, why), version, champion)
         if manual
         else Outcome("promoted", decision, version, version)
     )
@@ -93,7 +101,7 @@ def promote_if_better(
     if manual:
         case.keep(decision)  # with the proof: what waits is not loaded in every run
     else:
-        aliases.promote(version, replacing=replacing, reasons=decision.reasons)
+        aliases.promote(version, replacing=replacing, reasons=decision.reasons, despite=hold)
     return outcome
 
 
@@ -121,6 +129,47 @@ def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
         "champion_after": champion.version if champion else None,
         "tests": outcome.decision.tests,
     }
+
+
+def _refuse_lost_champion(registered: Registered) -> None:
+    """Without a champion the floor alone decides: right for the first candidate, wrong where one went missing."""
+    if registered.under("champion") is None:
+        from darkroom.registry.aliases import lost_champion
+
+        if lost := lost_champion(registered):
+            raise RegistryError(lost)
+
+
+def _unbeaten(winner: Winner, decision: Decision, gates: Gates, registered: Registered) -> str | None:
+    """Return why the version that waits for approval goes on waiting, None if the winner beats it, or none waits."""
+    from darkroom.promotion import registration
+
+    rival = registration.waiting(registered)
+    if rival is None or rival.model_sha256 == winner.model_sha256:
+        return None
+    against = Case(winner, rival, gates, registered=registered).decision()
+    if against.promote:
+        return None
+    failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
+    return f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
+
+
+def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days: float | None) -> str | None:
+    """Return why a person must approve the candidate, None if nobody must."""
+    if decision.needs_approval:
+        return "a class would be lost"
+    if hold and not _is_over(hold, hold_days):
+        return f"{hold}; `darkroom lift-hold` ends that"
+    return "promote.approval is manual" if approval == "manual" else None
+
+
+def _is_over(hold: Hold, days: float | None) -> bool:
+    ends = hold.ends(days)
+    return ends is not None and datetime.now(UTC) >= ends
+
+
+def _waiting(decision: Decision, version: Version, why: str | None) -> Decision:
+    return _saying(decision, f"Waiting for `darkroom approve {version.version}`: {why}.")
 
 
 def _saying(decision: Decision, reason: str) -> Decision:

@@ -81,4 +81,5 @@ class PromoteParams(Section):
     registered_model: str = Field(pattern=r"^\w[\w .-]*$", max_length=200)
     approval: Literal["automatic", "manual"]
     from_experiments: bool
+    hold_days: Annotated[float, Field(ge=0)] | None
     gates: Gates

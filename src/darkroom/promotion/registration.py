@@ -12,7 +12,7 @@ from darkroom.promotion.gates import parity
 from darkroom.promotion.winner import Winner
 from darkroom.registry import aliases, register
 from darkroom.registry.snapshot import Registered, Version
-from darkroom.registry.versions import load
+from darkroom.registry.versions import damage, load
 from darkroom.tracking import runs
 from darkroom.tracking.provenance import LINEAGE, lineage_tags, lock_digest
 
@@ -20,23 +20,27 @@ N_VERIFIED = 64  # test images that the registered version must answer as evalua
 PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
 
 
-def register_winner(name: str, winner: Winner, *, lock: Path) -> Version:
+def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Version:
     """Return the winner as a new version of the registered model `name`, with the lineage of its training.
 
     Args:
         lock: dvc.lock, which says of every stage what it read.
+        again: files of the version that holds this model are lost: it is logged anew.
     """
     trained = read_json(winner.onnx.with_name("run.json"))
     lineage = lineage_tags(
         data_digest=trained["data_digest"], params_digest=trained["params_digest"], candidate=winner.name
     ) | {"git.commit": trained["git_commit"], "git.dirty": str(trained["git_dirty"]).lower()}
-    model_uri, run_tags = runs.package(
-        trained["model_uri"],
-        run_id=trained["run_id"],
-        experiment=trained["experiment"],
-        onnx_path=winner.onnx,
-        seen=winner.seen,
-        tags=lineage,
+    options: dict[str, Any] = {
+        "experiment": trained["experiment"],
+        "onnx_path": winner.onnx,
+        "seen": winner.seen,
+        "tags": lineage,
+    }
+    model_uri, run_tags = (
+        runs.log_again(trained["run_id"], **options)
+        if again
+        else runs.package(trained["model_uri"], run_id=trained["run_id"], **options)
     )
     return register.register(
         name,
@@ -74,11 +78,22 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
 
 def awaits_approval(version: Version, registered: Registered, decision: Decision) -> bool:
     """Return whether the version is the challenger of today's champion already, and was verified as such."""
+    return _challenger(registered) == version and decision.tests[PARITY]["status"] in ("passed", "off")
+
+
+def waiting(registered: Registered) -> Version | None:
+    """Return the version that could be approved now, None if there is none."""
+    version = _challenger(registered)
+    return version if version and not damage(version) else None
+
+
+def _challenger(registered: Registered) -> Version | None:
+    """Return the version that challenges today's champion, None where the alias names none or an older one."""
+    version = registered.under("challenger")
     against = registered.aliases.get("champion", aliases.NOBODY)
-    challenges = (
-        registered.aliases.get("challenger") == version.version and version.tags.get(aliases.AGAINST) == against
-    )
-    return challenges and decision.tests[PARITY]["status"] in ("passed", "off")
+    if version is None or aliases.ROLLED_BACK in version.tags:
+        return None
+    return version if version.tags.get(aliases.AGAINST) == against else None
 
 
 def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ what it had begun is finished first, and a version is recognised by its model's 
 from collections.abc import Sequence
 
 from darkroom.errors import RegistryError
-from darkroom.registry.ledger import CHALLENGER, CHAMPION, PREVIOUS, Mark, Move, ledger
-from darkroom.registry.snapshot import Registered, Version
+from darkroom.registry.comparisons import REFERENCE
+from darkroom.registry.ledger import CHALLENGER, CHAMPION, HOLD, PREVIOUS, Mark, Move, ledger
+from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, find, read
 
 ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
@@ -37,14 +38,15 @@ def challenge(version: Version, *, replacing: str | None, reasons: Sequence[str]
         book.move([Move(CHALLENGER, before, version.version, reasons)], [against])
 
 
-def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) -> None:
-    """Point `champion` at the version and `previous` at the champion it replaces.
+def promote(version: Version, *, replacing: str | None, reasons: Sequence[str], despite: Hold | None = None) -> None:
+    """Point `champion` at the version and `previous` at the champion it replaces; a hold ends.
 
     Args:
         replacing: the champion's version that the decision was taken against, None if there was none.
+        despite: the hold that was seen and has expired.
 
     Raises:
-        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
+        RegistryError: the champion is another one by now, the version was rolled back, or promotions were put on hold.
     """
     with ledger(version.name) as book:
         registered = book.read()
@@ -52,11 +54,13 @@ def promote(version: Version, *, replacing: str | None, reasons: Sequence[str]) 
             return
         _refuse_another_champion(registered, replacing)
         _refuse_rolled_back(registered, version.version)
+        if registered.hold not in (None, despite):
+            raise RegistryError(f"{version.name}: {registered.hold}; run `dvc repro promote` again")
         book.move(_to_champion(registered, version.version, reasons, [f"replaced by version {version.version}"]))
 
 
 def approve(name: str, *, version: str | None = None, reason: str = "") -> Version:
-    """Make the challenger champion and return it; if it is champion already, nothing happens.
+    """Make the challenger champion, which ends a hold, and return it; if it is champion already, nothing happens.
 
     Args:
         version: the version that is meant; None: whichever is the challenger.
@@ -91,32 +95,93 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
     return find(name, alias=CHAMPION)
 
 
-def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version]:
-    """Make an earlier champion champion again and return both as they are now: (champion, previous).
+def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version | None]:
+    """Make an earlier champion champion again; return it and the version it replaced (None: the champion was lost).
 
-    The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again.
+    The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again, and promotions
+    are on hold: a model that was trained a night later is hardly another one.
 
     Args:
-        to: a version that was champion before; None: `previous`.
+        to: a version that was champion before; None: `previous`, or the last champion that is left if it was lost.
 
     Raises:
-        RegistryError: there is no champion, none before it, `to` never was champion, a file of it is gone or changed,
-            or somebody else changes the champion at the same moment.
+        RegistryError: there never was a champion, none before it, `to` never was champion, a file of it is gone or
+            changed, or somebody else changes the champion at the same moment.
     """
-    find(name, alias=CHAMPION)
     seen = read(name)
+    if not seen.reigns():
+        find(name, alias=CHAMPION)
     if not seen.unfinished:  # else it is finished below, and may have been this very rollback
         _refuse_damaged(_rollback_target(seen, to))  # before the lock, which is not to be held over a download
     with ledger(name) as book:
         registered = book.read()
         if any(_is_rollback(move, registered, to) for move in book.finished or []):
-            return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+            return find(name, alias=CHAMPION), registered.under(PREVIOUS)
         if not seen.unfinished:
-            _refuse_another_champion(registered, seen.aliases[CHAMPION], again="check `darkroom history` first")
-        target, current = _rollback_target(registered, to), registered.aliases[CHAMPION]
-        moves = _to_champion(registered, target.version, [f"rollback: {reason}"], [f"rolled back: {reason}"])
-        book.move(moves, [Mark(current, ROLLED_BACK, reason), Mark(target.version, ROLLED_BACK, None)])
-    return find(name, alias=CHAMPION), find(name, alias=PREVIOUS)
+            _refuse_another_champion(registered, seen.aliases.get(CHAMPION), again="check `darkroom history` first")
+        target, current = _rollback_target(registered, to), registered.under(CHAMPION)
+        hold = target.version if current else registered.aliases.get(HOLD)
+        reasons = [f"rollback: {reason}"]
+        moves = _to_champion(registered, target.version, reasons, [f"rolled back: {reason}"], hold=hold)
+        marks = [Mark(current.version, ROLLED_BACK, reason)] if current else []
+        book.move(moves, [*marks, Mark(target.version, ROLLED_BACK, None)])
+    return find(name, alias=CHAMPION), find(name, version=current.version) if current else None
+
+
+def stand_in(version: Version, *, lost: Version) -> None:
+    """Move the aliases of the champion to another version of the same model, since files of the champion are lost.
+
+    A hold stays, and so does a challenger that was compared with the lost version, or a margin that is held against it.
+
+    Raises:
+        RegistryError: the champion is another one by now.
+    """
+    with ledger(version.name) as book:
+        registered = book.read()
+        _refuse_another_champion(registered, lost.version)
+        reasons = [f"the same model as version {lost.version}, of which files are lost"]
+        named = [alias for alias in (CHALLENGER, HOLD, CHAMPION) if registered.aliases.get(alias) == lost.version]
+        waiting = registered.under(CHALLENGER)
+        compared = waiting and waiting.tags.get(AGAINST) == lost.version
+        marks = [Mark(waiting.version, AGAINST, version.version)] if waiting and compared else []
+        held = [each for each in registered.versions.values() if each.tags.get(REFERENCE) == lost.version]
+        marks += [Mark(each.version, REFERENCE, version.version) for each in held]
+        book.move([Move(alias, lost.version, version.version, reasons) for alias in named], marks)
+
+
+def lift_hold(name: str, *, reason: str = "") -> Hold | None:
+    """Let promotions go on after a rollback and return the hold that was lifted, None where there was none.
+
+    Args:
+        reason: kept in the history.
+
+    Raises:
+        RegistryError: no model of that name is registered, or the store refuses.
+    """
+    if not read(name).versions:
+        find(name, alias=HOLD)  # says that there is none, and what there is
+    with ledger(name) as book:
+        registered = book.read()
+        held = registered.hold
+        reasons = [f"hold lifted: {reason}" if reason else "hold lifted"]
+        book.move([Move(HOLD, registered.aliases.get(HOLD), None, reasons)])
+    return held
+
+
+def lost_champion(registered: Registered) -> str | None:
+    """Return a sentence if there was a champion and its alias or version is gone, None if nothing is lost."""
+    reigns = registered.reigns()
+    if not reigns or registered.under(CHAMPION):
+        return None
+    name, last = registered.name, reigns[-1]["version"]
+    gone = "is no longer under the alias" if last in registered.versions else "was deleted"
+    lost = f"{name}: the champion, version {last}, {gone}, and Darkroom did not do that; "
+    if left := _last_champion(registered):
+        return lost + f"make version {left.version} champion with `darkroom rollback --to {left.version} --reason ...`"
+    return lost + (
+        "no earlier champion is left to compare with: restore the store from a backup, or start anew by deleting the "
+        f"registered model {name} in MLflow's UI"
+    )
 
 
 def settle(name: str) -> list[str]:
@@ -159,10 +224,11 @@ def _refuse_damaged(version: Version) -> None:
 
 def _rollback_target(registered: Registered, to: str | None) -> Version:
     name, champion = registered.name, registered.aliases.get(CHAMPION)
-    previous = registered.under(PREVIOUS)
-    if to is None and previous is None:
-        raise RegistryError(f"{name} has no alias {PREVIOUS!r}: there is no earlier champion to roll back to")
-    target = registered.versions.get(to) if to is not None else previous
+    default = registered.under(PREVIOUS) if registered.under(CHAMPION) else _last_champion(registered)
+    if to is None and default is None:
+        lost = lost_champion(registered)
+        raise RegistryError(lost or f"{name} has no alias {PREVIOUS!r}: there is no earlier champion to roll back to")
+    target = registered.versions.get(to) if to is not None else default
     earlier = dict.fromkeys(reign["version"] for reign in registered.reigns() if reign["version"] != champion)
     known = ", ".join(version for version in earlier if version in registered.versions) or "none"
     if target is None:
@@ -174,14 +240,29 @@ def _rollback_target(registered: Registered, to: str | None) -> Version:
     return target
 
 
+def _last_champion(registered: Registered) -> Version | None:
+    """Return the last champion that still exists and was not rolled back."""
+    reigned = [registered.versions.get(reign["version"]) for reign in reversed(registered.reigns())]
+    return next((version for version in reigned if version and ROLLED_BACK not in version.tags), None)
+
+
 def _to_champion(
-    registered: Registered, version: str, reasons: Sequence[str], reasons_of_previous: Sequence[str]
+    registered: Registered,
+    version: str,
+    reasons: Sequence[str],
+    reasons_of_previous: Sequence[str],
+    hold: str | None = None,
 ) -> list[Move]:
-    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes."""
+    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes.
+
+    Args:
+        hold: the version that promotions are on hold for from then on, None: for none.
+    """
     aliases, moves = registered.aliases, []
     champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)
     if challenger not in (None, version):
         moves.append(Move(CHALLENGER, challenger, None, [f"version {version} becomes champion"]))
     if champion:
         moves.append(Move(PREVIOUS, aliases.get(PREVIOUS), champion, reasons_of_previous))
+    moves.append(Move(HOLD, aliases.get(HOLD), hold, reasons))
     return [*moves, Move(CHAMPION, champion, version, reasons)]

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK
+from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK, lost_champion
 from darkroom.registry.ledger import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Move, in_words, ledger, unrecorded
 from darkroom.registry.snapshot import Registered
-from darkroom.registry.versions import damage, read
+from darkroom.registry.versions import damage, location_of, read
+from darkroom.tracking.artifacts import is_gone, misplaced, relocate
 from darkroom.tracking.runs import process_namespace
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
@@ -28,7 +29,8 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: unfinished | unrecorded | champion is previous | stale challenger | files | dead run
+        kind: misplaced | unfinished | unrecorded | no champion | champion is previous | stale challenger | files |
+            dead run
         about: the alias, version or run.
         sentence: what is wrong, and what repairs it.
         repairable: whether `repair` repairs it.
@@ -47,7 +49,7 @@ def check(name: str) -> list[Finding]:
         RegistryError: the store does not answer, or an entry of the history is damaged.
     """
     registered = read(name)
-    return [*_of_aliases(registered), *_of_files(registered), *_of_runs()]
+    return [*_of_places(), *_of_aliases(registered), *_of_files(registered), *_of_runs()]
 
 
 def repair(name: str) -> list[Finding]:
@@ -58,7 +60,9 @@ def repair(name: str) -> list[Finding]:
         RegistryError: the store does not answer, or refuses.
     """
     found = check(name)
-    if read(name).versions:
+    relocate()
+    location_of.cache_clear()
+    if read(name) != Registered(name):
         with ledger(name) as book:  # finishes and notes by opening
             registered = book.read()
             book.move(_mending_moves(registered))
@@ -68,6 +72,12 @@ def repair(name: str) -> list[Finding]:
             with store_errors(tracking_uri()):
                 opened.set_terminated(finding.about, "KILLED")
     return found
+
+
+def _of_places() -> Iterator[Finding]:
+    for old, new in misplaced().items():
+        sentence = f"artifacts are recorded in {old}, but they belong in {new}; --repair corrects that"
+        yield Finding("misplaced", old, sentence, repairable=True)
 
 
 def _of_aliases(registered: Registered) -> Iterator[Finding]:
@@ -81,6 +91,8 @@ def _of_aliases(registered: Registered) -> Iterator[Finding]:
                 "records it in the history"
             )
             yield Finding("unrecorded", move.alias, sentence, repairable=True)
+    if lost := lost_champion(registered):
+        yield Finding("no champion", CHAMPION, lost, repairable=False)
     for move in _mending_moves(registered):
         kind = "stale challenger" if move.alias == CHALLENGER else "champion is previous"
         sentence = f"{move.alias} is version {move.before}: {move.reasons[0]}; --repair moves it to "
@@ -112,6 +124,8 @@ def _of_files(registered: Registered) -> Iterator[Finding]:
         named = f"version {number}" + (f" ({', '.join(aliases)})" if aliases else "")
         for sentence in damage(version):
             hint = "restore it from a backup, or move the alias with `darkroom rollback`" if aliases else "restore it"
+            if is_gone(version.location.rpartition("/models/")[0]):
+                hint = "mount it on this machine at the same path, or restore it from a backup"
             yield Finding("files", number, f"{named}: {sentence}; {hint}", repairable=False)
 
 

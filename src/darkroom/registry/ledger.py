@@ -22,6 +22,7 @@ from darkroom.project.locks import whoami
 from darkroom.registry.lock import registry_lock
 from darkroom.registry.snapshot import HISTORY, UNFINISHED, Registered
 from darkroom.registry.versions import read
+from darkroom.tracking.artifacts import refuse_misplaced
 from darkroom.tracking.store import client, existing, registry_uri, store_errors
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+HOLD = "hold"  # on the champion that a rollback restored: promotions wait until a person lifts it
+ALIASES = (CHAMPION, CHALLENGER, PREVIOUS, HOLD)
 TAG_CHARACTERS = 5000  # what MLflow's column for a registered model's tag holds
 
 
@@ -59,9 +61,10 @@ def ledger(name: str) -> "Iterator[Ledger]":
 
     Raises:
         LockedError: somebody else held the lock for three minutes.
-        RegistryError: the store does not answer, or refuses.
+        RegistryError: the store does not answer, refuses, or was copied or moved.
     """
     opened = client()  # imports MLflow, 5 s: before the lock
+    refuse_misplaced()
     with registry_lock(name) as check:
         book = Ledger(name, opened, check)
         book.settled = book._settle()

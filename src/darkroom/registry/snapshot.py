@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from darkroom.errors import RegistryError
 
@@ -31,6 +32,22 @@ class Version:
     def model_sha256(self) -> str | None:
         """The sha256 of model.onnx, by which a version is recognised."""
         return self.tags.get(f"{SHA256}{MODEL_FILE}")
+
+
+class Hold(NamedTuple):
+    """Why promotions wait for a person, and since when (ISO 8601; None: the alias was set by other means)."""
+
+    since: str | None
+    reason: str
+
+    def ends(self, days: float | None) -> datetime | None:
+        """Return when it ends by itself if it lasts so many days, None for never."""
+        if days is None or self.since is None:
+            return None
+        return datetime.fromisoformat(self.since) + timedelta(days=days)
+
+    def __str__(self) -> str:
+        return f"promotions are on hold since {self.since or 'a time that is not recorded'} ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,16 @@ class Registered:
             for entry, until in zip(moves, ends, strict=False)
             if entry["to"]
         ]
+
+    @property
+    def hold(self) -> Hold | None:
+        """The hold on promotions that a rollback left, None where there is none."""
+        if (version := self.aliases.get("hold")) is None:
+            return None
+        last = next((entry for entry in reversed(self.history()) if entry["alias"] == "hold"), None)
+        if last is None or last["to"] != version:
+            return Hold(None, "the alias hold was set without a record")
+        return Hold(last["at"], " ".join(last["reasons"]))
 
     @property
     def n_moves(self) -> int:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
@@ -29,6 +28,7 @@ from darkroom.registry.snapshot import (
     Registered,
     Version,
 )
+from darkroom.tracking.artifacts import here, local_folder
 from darkroom.tracking.refusals import refusal
 from darkroom.tracking.store import (
     BUSY_SECONDS,
@@ -156,8 +156,7 @@ def damage(version: Version) -> list[str]:
     Raises:
         RegistryError: the store does not answer.
     """
-    expected = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
-    expected.pop(DOWNLOAD_NOTE, None)
+    expected = _sums(version)
     local = local_folder(version.location)
     if local and not local.is_dir():
         return [f"its directory {local} is missing"]
@@ -176,6 +175,27 @@ def damage(version: Version) -> list[str]:
         ]
 
 
+def lost_files(version: Version) -> dict[str, Path]:
+    """Return the files of a version on this disk that are missing or changed, and where they belong.
+
+    Of a version in remote storage none: it would have to be downloaded.
+    """
+    if (folder := local_folder(version.location)) is None:
+        return {}
+    return {
+        path: folder / path
+        for path, sha256 in _sums(version).items()
+        if not (folder / path).is_file() or sha256_of(folder / path) != sha256
+    }
+
+
+def _sums(version: Version) -> dict[str, str]:
+    """Return the sha256 of every file that was registered."""
+    sums = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
+    sums.pop(DOWNLOAD_NOTE, None)
+    return sums
+
+
 def _read_sqlite(file: Path, name: str) -> Registered:
     connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
@@ -190,7 +210,7 @@ def _read_sqlite(file: Path, name: str) -> Registered:
                 "WHERE workspace = 'default' AND name = ? AND current_stage != 'Deleted_Internal' ORDER BY version"
             )
             versions = {
-                str(number): Version(name, str(number), run_id, location, tags.get(str(number), {}))
+                str(number): Version(name, str(number), run_id, here(location), tags.get(str(number), {}))
                 for number, run_id, location in connection.execute(query, (name,))
             }
             query = "SELECT alias, version FROM registered_model_aliases WHERE workspace = 'default' AND name = ?"
@@ -217,7 +237,7 @@ def _read_client(name: str) -> Registered:
                 name,
                 str(entry.version),
                 entry.run_id or None,
-                _location(registry_uri(), name, str(entry.version), entry.creation_timestamp),
+                location_of(registry_uri(), name, str(entry.version), entry.creation_timestamp),
                 dict(entry.tags),
             )
             for entry in found
@@ -227,22 +247,14 @@ def _read_client(name: str) -> Registered:
 
 
 @functools.lru_cache(maxsize=4096)
-def _location(uri: str, name: str, version: str, created: int) -> str:
-    """Return where the files of a version are. It never changes, and a server is asked for each version alone.
+def location_of(uri: str, name: str, version: str, created: int) -> str:
+    """Return where the files of a version are: only a repair changes that, and a server is asked for each alone.
 
     Args:
         uri, created: tell versions of the same number apart, of another store or of a name that was deleted.
     """
     del uri, created
     return str(client().get_model_version_download_uri(name, version))
-
-
-def local_folder(location: str) -> Path | None:
-    """Return the directory of a file:// URI or plain path, None where that is remote storage."""
-    parts = urlsplit(location)
-    if parts.scheme in ("", "file"):
-        return Path(unquote(parts.path)) if parts.scheme else Path(location)
-    return None
 
 
 def _download(version: Version, path: str) -> Path:

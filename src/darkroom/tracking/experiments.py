@@ -1,18 +1,10 @@
 """Experiments of the MLflow store: created on first use, with their artifacts beside the store."""
 
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
-
 from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
-from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
-from darkroom.tracking.store import client, refuse_escapes, sqlite_file, store_errors, tracking_uri
-
-if TYPE_CHECKING:
-    pass
+from darkroom.tracking.artifacts import artifact_folder, is_gone, refuse_misplaced
+from darkroom.tracking.store import client, sqlite_file, store_errors, tracking_uri
 
 
 def connect(experiment: str) -> str:
@@ -22,35 +14,30 @@ def connect(experiment: str) -> str:
     folder the process runs in); a server decides for itself.
 
     Raises:
-        RegistryError: the store does not answer, the experiment was deleted, or its artifacts' directory is gone.
+        RegistryError: the store does not answer, was copied or moved, or the experiment was deleted, or its artifacts'
+            directory is gone.
     """
     opened = client()
+    refuse_misplaced()
     uri = tracking_uri()
-    location = None if uri.startswith("http") else _artifact_folder(uri, experiment).as_uri()
+    location = None if uri.startswith("http") else artifact_folder(uri, experiment).as_uri()
     with store_errors(uri), store_lock("tracking"):
         known = opened.get_experiment_by_name(experiment)
         if known is None:
             return str(opened.create_experiment(experiment, artifact_location=location))
-    if known.lifecycle_stage != "active":
-        raise RegistryError(
-            f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
-            f"restore it with `mlflow experiments restore --experiment-id {known.experiment_id}`"
+        if known.lifecycle_stage != "active":
+            raise RegistryError(
+                f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
+                f"restore it with `mlflow experiments restore --experiment-id {known.experiment_id}`"
+            )
+        is_elsewhere = known.artifact_location != location or (
+            # Every run writes an artifact: another host has the directory.
+            sqlite_file(uri) is None and opened.search_runs([known.experiment_id], max_results=1)
         )
-    if sqlite_file(uri) and known.artifact_location != location and is_gone(known.artifact_location):
+    if is_gone(known.artifact_location) and is_elsewhere:
         raise RegistryError(
-            f"experiment {experiment!r} keeps its artifacts in {known.artifact_location}, which does not exist; was "
-            "the "
-            f"repository moved? Move it back, or start a new store by moving {sqlite_file(uri)} away"
+            f"experiment {experiment!r} of the MLflow store {redact(uri)} keeps its artifacts in "
+            f"{known.artifact_location}, which does not exist on this machine; mount it here at the same path, let an "
+            "MLflow server keep the artifacts, or, if this repository was moved, run `darkroom registry-check --repair`"
         )
     return str(known.experiment_id)
-
-
-def _artifact_folder(uri: str, experiment: str) -> Path:
-    base = file.parent if (file := sqlite_file(uri)) else repository_root()
-    refuse_escapes(base)
-    return base / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)
-
-
-def is_gone(location: str) -> bool:
-    """Return whether a file:// location lies on this machine and does not exist."""
-    return location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists()

@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -19,15 +19,18 @@ from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError, Stopped
 from darkroom.project.params import flatten
+from darkroom.project.text import redact
 from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-from darkroom.tracking.experiments import connect, is_gone
+from darkroom.tracking.artifacts import is_gone
+from darkroom.tracking.experiments import connect
 
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
+RESTORED = "restored.run_id"  # tag of a run that stands in for one of another store: the id that it has there
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,14 @@ class Run:
 def package(
     model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
 ) -> tuple[str, dict[str, str]]:
-    """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again in a new run.
+    """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again.
 
     That happens when DVC restored a trained model from its cache into a clone whose MLflow store is another one.
 
     Args:
         model_uri: what `Run.log_package` returned, in whatever store the training used.
         onnx_path, seen: the files that it was given.
-        tags: of the new run, if one is needed; the id of the unknown run becomes its tag `restored.run_id`.
+        tags: of the run that stands in for the training's, if one is needed.
     """
     opened = client()
     with store_errors(tracking_uri()):
@@ -139,9 +142,27 @@ def package(
         if logged and str(logged.status) == "READY" and not is_gone(logged.artifact_location):
             trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
             return model_uri, dict(trained.data.tags) if trained else {}
-    restored = {**tags, "restored.run_id": run_id}
-    with run(experiment=experiment, name="restored", params={}, tags=restored) as current:
-        return current.log_package(onnx_path, seen=seen), restored
+    return log_again(run_id, experiment=experiment, onnx_path=onnx_path, seen=seen, tags=tags)
+
+
+def log_again(
+    run_id: str, *, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Return (URI, run tags) of a model that is logged in the run that stands in for the one of its training."""
+    with reopen(_stand_in(run_id, experiment=experiment)) as current:
+        current.set_tags(tags)
+        return current.log_package(onnx_path, seen=seen), {**tags, RESTORED: run_id}
+
+
+def _stand_in(run_id: str, *, experiment: str) -> str:
+    """Return the id of the run that stands in for one that this store does not know; it is made on first use."""
+    experiment_id, opened = connect(experiment), client()
+    with store_errors(tracking_uri()):
+        known = opened.search_runs([experiment_id], f"tags.`{RESTORED}` = '{run_id}'", max_results=1)
+    if known:
+        return str(known[0].info.run_id)
+    with run(experiment=experiment, name="restored", params={}, tags={RESTORED: run_id}) as current:
+        return current.id
 
 
 @contextmanager
@@ -219,23 +240,24 @@ def tags_of(run_id: str) -> dict[str, str] | None:
 
 @contextmanager
 def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
-    """Open the run of a candidate's training to add to it.
+    """Open the run of a candidate's training to add to it; where this store does not know it, one that stands in.
 
     Args:
-        trained: run.json of the training: its run_id, experiment and tracking_uri.
+        trained: run.json of the training: its run_id and experiment.
 
     Raises:
-        RegistryError: the store does not answer or has no such run; says which store the run was made in.
+        RegistryError: the store does not answer, or the run was deleted.
     """
     connect(trained["experiment"])
-    with ExitStack() as stack:
-        try:
-            record = stack.enter_context(reopen(trained["run_id"]))
-        except RegistryError as error:
-            raise RegistryError(
-                f"the run of {candidate} cannot be opened: {error}; it was made in {trained['tracking_uri']}: set "
-                f"MLFLOW_TRACKING_URI to that store, or run `dvc repro --force train@{candidate}`"
-            ) from None
+    opened, run_id = client(), trained["run_id"]
+    with store_errors(tracking_uri()):
+        found = existing(lambda: opened.get_run(run_id))
+    if found and found.info.lifecycle_stage != "active":
+        raise RegistryError(
+            f"the run of {candidate}, {run_id}, was deleted in the MLflow store {redact(tracking_uri())}; restore it "
+            f"with `mlflow runs restore --run-id {run_id}`, or run `dvc repro --force train@{candidate}`"
+        )
+    with reopen(run_id if found else _stand_in(run_id, experiment=trained["experiment"])) as record:
         yield record
 
 

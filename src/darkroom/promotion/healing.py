@@ -1,0 +1,67 @@
+"""A champion whose files are lost: put back from the same model.onnx in the work tree."""
+
+import shutil
+from pathlib import Path
+
+from darkroom.data.arrays.seen import SEEN_FILE
+from darkroom.errors import RegistryError
+from darkroom.files.writing import read_json, replacing, sha256_of
+from darkroom.registry.snapshot import SHA256, Registered, Version
+from darkroom.registry.versions import load, lost_files, read
+
+
+def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | None]:
+    """Return the registered model with a champion that has all its files, and a sentence if that took something.
+
+    Files on this disk alone are looked at: those of a remote store would have to be downloaded in every run.
+
+    Args:
+        models: the directory of the candidates, `<candidate>/model.onnx`.
+
+    Raises:
+        RegistryError: files are lost, and no candidate is the same model.
+    """
+    champion = registered.under("champion")
+    if champion is None or champion.model_sha256 is None or not (lost := lost_files(champion)):
+        return registered, None
+    onnx = next(
+        (path for path in sorted(models.glob("*/model.onnx")) if sha256_of(path) == champion.model_sha256), None
+    )
+    if onnx is None:
+        places = ", ".join(map(str, lost.values()))
+        raise RegistryError(
+            f"{registered.name}: files of the champion, version {champion.version}, are missing or changed "
+            f"({places}), and no model.onnx in {models} is the same; restore a backup, check out the "
+            "dvc.lock that trained it and run `dvc checkout models`, or go back with `darkroom rollback`"
+        )
+    at_hand = {sha256_of(path): path for path in onnx.parent.iterdir() if path.is_file()}
+    if all(champion.tags[f"{SHA256}{path}"] in at_hand for path in lost):
+        for path, place in lost.items():
+            with replacing(place) as part:
+                shutil.copyfile(at_hand[champion.tags[f"{SHA256}{path}"]], part)
+        return registered, (
+            f"Lost files of the champion, version {champion.version}, were put back from {onnx.parent}: "
+            f"{', '.join(lost)}."
+        )
+    version = _register_again(champion, onnx)
+    return read(registered.name), (
+        f"Files of the champion, version {champion.version}, were lost; the same model ({onnx}) is registered again as "
+        f"version {version.version} and is champion in its place."
+    )
+
+
+def _register_again(champion: Version, onnx: Path) -> Version:
+    from darkroom.registry import aliases, register
+    from darkroom.tracking import runs
+
+    trained = read_json(onnx.with_name("run.json"))
+    decided = (aliases.ROLLED_BACK, aliases.AGAINST)
+    tags = {key: value for key, value in champion.tags.items() if not key.startswith(SHA256) and key not in decided}
+    model_uri, _ = runs.log_again(
+        trained["run_id"], experiment=trained["experiment"], onnx_path=onnx, seen=onnx.with_name(SEEN_FILE), tags=tags
+    )
+    digest = sha256_of(onnx)
+    version = register.register(champion.name, model_uri=model_uri, model_sha256=digest, tags=tags)
+    load(version)
+    aliases.stand_in(version, lost=champion)
+    return version
