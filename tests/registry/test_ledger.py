@@ -1,12 +1,12 @@
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from darkroom.errors import RegistryError
-from darkroom.registry import aliases, check, ledger, versions
+from darkroom.registry import aliases, check, ledger, snapshot, versions
 from darkroom.registry.ledger import TAG_CHARACTERS, Move
 from darkroom.tracking import store
 from tests.support.bare_versions import Died, Dying, bare_versions
@@ -173,6 +173,34 @@ def test_long_reasons_are_cut_to_what_a_tag_holds(shared_store):
     assert len(tags["history.000001"]) <= TAG_CHARACTERS
     assert len(versions.read(name).history()[0]["reasons"]) == 12
     assert "unfinished" not in tags
+
+
+def test_a_year_of_promotions_takes_few_tags_and_loses_nothing(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    monkeypatch.setattr(snapshot, "KEPT", 4)
+    monkeypatch.setattr(ledger, "KEPT", 4)
+    opened, n_deaths = store.client(), itertools.count()
+    told: list[tuple[str, str]] = []
+    for number in range(24):
+        champion, before = str(number % 2 + 1), versions.read(name).aliases.get("champion")
+        reason = f"night {number}"
+        told.append((champion, reason))
+        while versions.read(name).aliases.get("champion") != champion:  # each time it dies a little later
+            dying = Dying(opened, next(n_deaths) % 17)
+            monkeypatch.setattr(ledger, "client", lambda dying=dying: dying)
+            with suppress(Died):
+                aliases.promote(versions.find(name, version=champion), replacing=before, reasons=[reason])
+    monkeypatch.setattr(ledger, "client", lambda: opened)
+    aliases.settle(name)
+    found = is_consistent(name)
+    assert [(reign["version"], reign["reasons"]) for reign in found.reigns()] == [(to, [why]) for to, why in told]
+    assert len(found.tags) < 20
+    assert versions._read_client(name) == found
+    aliases.rollback(name, reason="bad", to="1")
+    opened.set_registered_model_tag(name, "archive.000001", "{")
+    with pytest.raises(RegistryError, match=r"the tag archive.000001 of the registered model is damaged"):
+        versions.read(name).history()
 
 
 def test_a_damaged_entry_of_the_history_is_named(shared_store):

@@ -76,8 +76,7 @@ def promote_if_better(
     from darkroom.registry import aliases, comparisons
 
     hold = registered.hold
-    why = _needed_for(decision, approval, hold, hold_days)
-    manual = why is not None
+    manual = why = _needed_for(decision, approval, hold, hold_days)
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
     if manual and (unbeaten := _unbeaten(winner, decision, gates, registered)):

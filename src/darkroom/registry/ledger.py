@@ -3,6 +3,7 @@
 MLflow sets one alias at a time and keeps no history. Here several moves that belong together are first written down as
 one tag of the registered model (`unfinished`), then made, then entered into the history (tags history.NNNNNN), and
 then the tag is removed. Whoever opens the ledger next finishes what a dead process left: every step can be repeated.
+Old entries go into a few tags that hold many each (archive.NNNNNN), since every reader gets all tags of a model.
 An alias that was moved by other means (MLflow's UI) is noted as found, and never moved back.
 
 Where the lock does not keep other writers out (over HTTP, see lock.py), two of them notice each other: each
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.errors import RegistryError
 from darkroom.project.locks import whoami
 from darkroom.registry.lock import registry_lock
-from darkroom.registry.snapshot import HISTORY, UNFINISHED, Registered
+from darkroom.registry.snapshot import ARCHIVE, HISTORY, KEPT, UNFINISHED, Registered, packed
 from darkroom.registry.versions import read
 from darkroom.tracking.artifacts import refuse_misplaced
 from darkroom.tracking.store import client, existing, registry_uri, store_errors
@@ -124,6 +125,7 @@ class Ledger:
         self._set_tag(UNFINISHED, intent)
         self._refuse_another_writer(registered, intent)
         self._finish(registered, intent)
+        self._archive()
 
     def _settle(self) -> list[str]:
         """Finish what a dead process began, note what was moved by other means; return a sentence for each."""
@@ -154,6 +156,19 @@ class Ledger:
                 self._record(number, move, at=intent["at"], who=intent["who"])
         with self.writing():
             self.client.delete_registered_model_tag(self.name, UNFINISHED)
+
+    def _archive(self) -> None:
+        """Put old entries of the history together into one tag, then remove theirs; a death between doubles nothing."""
+        old = self.read().old_moves
+        if len(old) < KEPT:
+            return
+        while len(text := packed(old)) > TAG_CHARACTERS:
+            old = dict(list(old.items())[: len(old) * 3 // 4])
+        with self.writing():
+            self.client.set_registered_model_tag(self.name, f"{ARCHIVE}{min(old):06d}", text)
+            for number in old:
+                key = f"{HISTORY}{number:06d}"
+                existing(lambda key=key: self.client.delete_registered_model_tag(self.name, key))
 
     def _set_alias(self, move: Move, intent: Mapping[str, Any]) -> None:
         with self.writing():

@@ -1,7 +1,9 @@
 """A registered model as it was read at one moment: its versions, aliases, tags, and the history that the tags hold."""
 
+import base64
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,7 +17,11 @@ IMPORTED_FILES = ("code/headers.py", "code/images.py")  # by package.py, in this
 DOWNLOAD_NOTE = "registered_model_meta"  # MLflow writes it into a directory that it downloads; no file of a version
 SHA256 = "sha256/"  # version tags sha256/<path of a file>
 HISTORY = "history."  # registered-model tags history.000001, ...
+ARCHIVE = "archive."  # registered-model tags archive.000001, ...: older entries of the history, many in one tag
 UNFINISHED = "unfinished"  # registered-model tag: moves that began and have not ended, see ledger.py
+
+
+KEPT = 50  # newest entries of the history that are never archived
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,10 @@ class Registered:
         Raises:
             RegistryError: an entry is damaged.
         """
-        return [self._parsed(key) for key in self._entries()]
+        archives = sorted(key for key in self.tags if key.startswith(ARCHIVE))
+        entries = {number: entry for key in archives for number, entry in self._archived(key).items()}
+        entries |= {int(key.removeprefix(HISTORY)): self._parsed(key) for key in self._entries()}
+        return [entries[number] for number in sorted(entries)]
 
     def reigns(self) -> list[dict[str, Any]]:
         """Return what was champion when, oldest first: {version, since, until, who, reasons}; until None: it still is.
@@ -116,6 +125,26 @@ class Registered:
         """The moves that a process began and has not ended (it runs, or it died), None where there are none."""
         return self._parsed(UNFINISHED) if UNFINISHED in self.tags else None
 
+    @property
+    def old_moves(self) -> dict[int, dict[str, Any]]:
+        """The entries that may go into the archive, by number: not the newest, and not the last one of an alias."""
+        entries = {int(key.removeprefix(HISTORY)): self._parsed(key) for key in self._entries()}
+        last = {entry["alias"]: number for number, entry in entries.items()}
+        kept = {*last.values(), *list(entries)[-KEPT:]}
+        return {number: entry for number, entry in entries.items() if number not in kept}
+
+    def _archived(self, key: str) -> dict[int, dict[str, Any]]:
+        try:
+            return unpacked(self.tags[key])
+        except (ValueError, TypeError, zlib.error):
+            raise self._damaged(key) from None
+
+    def _damaged(self, key: str) -> RegistryError:
+        return RegistryError(
+            f"{self.name}: the tag {key} of the registered model is damaged ({self.tags[key][:40]!r}); fix or "
+            "delete it in MLflow's UI"
+        )
+
     def _entries(self) -> list[str]:
         return sorted(key for key in self.tags if re.fullmatch(rf"{re.escape(HISTORY)}\d+", key))
 
@@ -123,7 +152,18 @@ class Registered:
         try:
             return dict(json.loads(self.tags[key]))
         except (ValueError, TypeError):
-            raise RegistryError(
-                f"{self.name}: the tag {key} of the registered model is damaged ({self.tags[key][:40]!r}); fix or "
-                "delete it in MLflow's UI"
-            ) from None
+            raise self._damaged(key) from None
+
+
+def packed(entries: Mapping[int, Mapping[str, Any]]) -> str:
+    """Return entries of the history, by number, as text that a tag holds."""
+    return base64.b85encode(zlib.compress(json.dumps(entries, ensure_ascii=False).encode(), 9)).decode()
+
+
+def unpacked(text: str) -> dict[int, dict[str, Any]]:
+    """Return the entries that were packed.
+
+    Raises:
+        ValueError, zlib.error: the text is damaged.
+    """
+    return {int(key): entry for key, entry in json.loads(zlib.decompress(base64.b85decode(text))).items()}
