@@ -11,7 +11,8 @@ ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
 ARG GPU=false
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_NO_CACHE=1
+# UV_COMPILE_BYTECODE: the image writes no bytecode when it runs, and each stage would compile TensorFlow again.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1
 WORKDIR /repo
 COPY requirements.lock requirements-gpu.lock ./
 # As in the Makefile: pip brings uv, checked by the hash in the lock file, and uv installs in a tenth of pip's time.

@@ -1,5 +1,6 @@
 # What people, hooks and CI call. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
 PYTHON ?= python3
+PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 CODE := src pipelines tests benchmarks
@@ -12,13 +13,14 @@ help:  ## list the targets
 
 setup: $(VENV)/.ready  ## create .venv from requirements.lock, with every package checked by its hash
 
-# uv installs in a tenth of pip's time; pip brings it, pinned and hashed by the same lock file.
+# uv installs in a tenth of pip's time; pip brings it, pinned and hashed by the same lock file. Packages are compiled at
+# once, on every core: where PYTHONDONTWRITEBYTECODE is set each process would compile TensorFlow again, 5 s of CPU time.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is %d.%d; say make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv --clear $(VENV)
 	awk '/^uv==/{on=1} on{print} on&&!/\\$$/{exit}' requirements.lock > $(VENV)/uv.lock
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --require-hashes -r requirements.lock
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -26,12 +28,13 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	dvc repro
 	@darkroom report
 
-ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri "$$(darkroom store)"
+ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
+	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \
+	    --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$store"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=
-	@echo "coverage: $$(coverage report --format=total) %"
+	python -m slipcover -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	@python -c 'import json; print("coverage:", json.load(open(".coverage.json"))["summary"]["percent_covered_display"], "%")'
 
 test-slow: setup  ## the tests that take minutes: kills at random moments
 	python -m pytest -m slow
@@ -48,13 +51,17 @@ format: setup  ## apply ruff's fixes and formatting
 	ruff check --fix $(CODE)
 	ruff format $(CODE)
 
-lock: setup  ## write requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-annotate --quiet --custom-compile-command "make lock" --output-file requirements.lock
+COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-annotate --quiet --custom-compile-command "make lock"
+
+lock: setup  ## write requirements.lock and requirements-s3.lock anew from pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
+	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
 bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

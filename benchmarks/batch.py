@@ -90,7 +90,7 @@ def work(name: str, place: Path) -> None:
 
 def _darkroom(place: Path) -> Callable[[], object]:
     from darkroom.batch import run
-    from darkroom.registry.versions import Version
+    from darkroom.registry.snapshot import Version
 
     version = Version("benchmark", "1", None, str(place), {})
     return lambda: run.run(str(place / "images"), place / "out.parquet", version=version)

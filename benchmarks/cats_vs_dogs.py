@@ -1,4 +1,4 @@
-"""How many errors does transfer learning leave of those of the articles' network? Both presets on the same photographs.
+"""How many errors does transfer learning leave of those of a tutorial CNN? Both presets on the same photographs.
 
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs --epochs 1   # a trial run

@@ -1,4 +1,4 @@
-"""How long does the recipe of `cifar10` take to the best test accuracy of the articles' network? Both, one by one.
+"""How long does the recipe of `cifar10` take to the best test accuracy of a tutorial CNN? Both, one by one.
 
     DARKROOM_MIRROR=folder python -m benchmarks.cifar10                            # an hour on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.cifar10 --epochs 2 --max-steps 4   # a trial run

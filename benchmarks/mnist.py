@@ -1,6 +1,6 @@
-"""What does the default preset gain over the articles' network? Both presets, one after the other, in a clone.
+"""What does the default preset gain over a tutorial CNN? Both presets, one after the other, in a clone.
 
-    python -m benchmarks.mnist                             # three seeds of the default preset, one of the article's
+    python -m benchmarks.mnist                             # three seeds of the default preset, one of the tutorial's
     python -m benchmarks.mnist --seeds 7 --epochs 1        # a trial run
 
 A seed decides initial weights, order and random draws; data and copies are the same. Training seconds are those of the

@@ -37,6 +37,7 @@ PARAMS: dict[str, Any] = {
     "test_fraction": 0.15,
     "recent_fraction": 0.2,
     "seed": 7,
+    "group_by": None,
     "near_duplicates": "group",
     "near_duplicate_bits": 4,
     "max_rejected_fraction": 0.01,
@@ -122,6 +123,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
     from darkroom.data.preparation.rows import take_in
     from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_images
+    from darkroom.deployable.images import Form
 
     def one_pass() -> float:
         start = time.perf_counter()
@@ -131,8 +133,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
             rows = take_in(
                 ((image, False) for image in images),
                 writer,
-                size=(size, size),
-                color="rgb",
+                form=Form((size, size), "rgb"),
                 max_pixels=10**8,
                 hashes=True,
                 backend=backend,
@@ -140,6 +141,7 @@ def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Ca
             )
             assignment = split_rows(
                 rows,
+                group_by=None,
                 near_duplicates="group",
                 near_duplicate_bits=4,
                 seed=7,

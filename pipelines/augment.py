@@ -36,7 +36,7 @@ def main() -> None:
         ):
             writer.append(block)
         index = copies_index(parents, copies=params.copies)
-        known = {key: prepared.manifest[key] for key in ("dataset", "classes", "color", "mean", "std")}
+        known = {key: prepared.manifest[key] for key in ("dataset", "classes", "mean", "std")} | prepared.form
         made = {
             "prepared_digest": prepared.manifest["digest"],
             "augment": params.model_dump(exclude={"preview_images"}),

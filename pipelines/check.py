@@ -1,15 +1,21 @@
 """Check params.yaml as a whole: each section as its own stage will read it, and what one section asks of another.
 
 It comes before all other stages, so that what `embed` and `train` would refuse is said before anything is fetched. What
-only the data, the network or the device can tell is left to them.
+only the data, the network or the device can tell is left to them. It runs in every `dvc repro` and notes what the
+user's own files contain, which DVC does not look at: `download` runs again when they have changed.
 """
 
+import json
+from pathlib import Path
+
 from darkroom.data.augmentation.params import AugmentParams
+from darkroom.data.download.catalogue import PathSource
 from darkroom.data.download.params import DownloadParams
 from darkroom.data.preparation.params import PreprocessParams
+from darkroom.data.raw.fingerprint import SOURCES, fingerprint
 from darkroom.errors import ParamsError
 from darkroom.evaluation.params import EvaluateParams
-from darkroom.files.writing import write_text
+from darkroom.files.writing import read_json, write_text
 from darkroom.networks.architectures.sizes import check_picture_size
 from darkroom.networks.backbones.params import EmbedParams, WeightsFile
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
@@ -17,6 +23,7 @@ from darkroom.networks.backbones.weights import obtain_weights
 from darkroom.operations.params import RetrainParams
 from darkroom.project.console import run, stage_paths
 from darkroom.project.params import ComputeParams, in_section, load_candidates, load_section
+from darkroom.project.repository import repository_root
 from darkroom.promotion.params import PromoteParams
 from darkroom.training.params import Architecture, TrainParams, Transfer
 from darkroom.tuning.params import TuneParams
@@ -24,18 +31,19 @@ from darkroom.tuning.params import TuneParams
 
 def main() -> None:
     paths = stage_paths(__doc__, "out")
-    check_params()
-    write_text(paths.out, '{"params": "valid"}\n')  # always the same: `download` depends on it and must not run again
+    said = {"params": "valid", **_sources(check_params(), before=paths.out)}
+    write_text(paths.out, json.dumps(said) + "\n")  # the same unless a source changed: `download` depends on it
 
 
-def check_params() -> None:
-    """Refuse a ./params.yaml that a stage would refuse, where that can be told without data and without Keras.
+def check_params() -> DownloadParams:
+    """Refuse a ./params.yaml that a stage would refuse, where that can be told without data and without Keras; return
+    its section `download`.
 
     Raises:
         ParamsError: says which setting, and what to do.
         DataError: the file that embed.weights names is missing, or has another checksum.
     """
-    load_section("download", DownloadParams)
+    download = load_section("download", DownloadParams)
     preprocess = load_section("preprocess", PreprocessParams)
     load_section("augment", AugmentParams)
     embed = load_section("embed", EmbedParams)
@@ -56,6 +64,23 @@ def check_params() -> None:
         with in_section(f"train.{name}"):
             _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
         tune.space_of(name, params.model_dump())
+    return download
+
+
+def _sources(download: DownloadParams, *, before: Path) -> dict[str, dict[str, str]]:
+    """Return the fingerprint of every source on this machine that has no checksum.
+
+    One that is not here now is as the last run noted it: a clone without the images goes on with data/raw.
+    """
+    root = repository_root()
+    known = read_json(before).get("sources", {}) if before.is_file() else {}
+    marks = {}
+    for source in download.dataset.sources:
+        if isinstance(source, PathSource) and source.sha256 is None:
+            now = fingerprint(root / Path(source.path).expanduser(), memory=root / SOURCES)
+            marks[source.path] = now or known.get(source.path)
+    found = {path: mark for path, mark in marks.items() if mark}
+    return {"sources": found} if found else {}
 
 
 def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:

@@ -1,6 +1,5 @@
 """Compute the features of the training and validation images by a frozen backbone, once for all heads on it."""
 
-import os
 import sys
 import time
 
@@ -14,7 +13,7 @@ from darkroom.errors import DataError
 from darkroom.networks.backbones.params import EmbedParams
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
 from darkroom.networks.backbones.weights import obtain_weights
-from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.console import loading_keras, run, say, stage_paths
 from darkroom.project.params import ComputeParams, in_section, load_section
 
 
@@ -36,8 +35,7 @@ def main() -> None:
 
     setting = params.model_dump()["weights"]
     weights = obtain_weights(backbone, setting)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_stderr_silenced():
+    with loading_keras():
         from darkroom.networks.backbones import embedding
         from darkroom.networks.backbones.extractor import extractor
         from darkroom.networks.runtime.device import prepare

@@ -27,24 +27,22 @@ def main() -> None:
 
     limits: dict[str, Any] = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
-        form = choose_form(
+        chosen = choose_form(
             paths.raw,
-            image_size=params.image_size,
-            color=params.color,
             max_pixels=params.max_image_pixels,
+            **params.model_dump(include={"image_size", "color", "resize", "background", "white_level"}),
             **limits,
         )
-    if form.reasons:
-        say(f"preprocess: {form.in_words()}")
+    if chosen.reasons:
+        say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
     paths.report.mkdir(parents=True, exist_ok=True)
-    with DatasetWriter(paths.out, image_shape=form.image_shape, shard_bytes=params.shard_bytes) as writer:
+    with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
                 read_sources(paths.raw, paths.incoming, **limits),
                 writer,
-                size=form.size,
-                color=form.color,
+                form=chosen.form,
                 max_pixels=params.max_image_pixels,
                 hashes=params.near_duplicates != "keep",
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
@@ -55,6 +53,7 @@ def main() -> None:
         prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
         assignment = prepared.split_rows(
             taken,
+            group_by=params.group_by,
             near_duplicates=params.near_duplicates,
             near_duplicate_bits=params.near_duplicate_bits,
             seed=params.seed,
@@ -62,12 +61,12 @@ def main() -> None:
         )
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
         prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
-        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, form=form)
+        manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
 
     images, titles = samples(Dataset.open(paths.out))
     image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    say(prepared.in_words(taken, assignment, manifest))
+    say(prepared.in_words(taken, assignment, manifest, group_by=params.group_by))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Fixtures that several packages of tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from darkroom.compute.local import thread_limits
 from tests.support import postgres as postgres_server
 from tests.support.project import ROOT, Project, clone
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # it shares the cores, and so do the processes that it starts
+    os.environ.update(thread_limits(1))
 
 # The files that take longest, longest first. The first worker to be free takes the next file: so none is left alone
 # with a long one at the end, as long as xdist does not sort the files itself (--no-loadscope-reorder).

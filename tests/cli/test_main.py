@@ -1,11 +1,14 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from darkroom.cli import presets
+from darkroom.cli import main, presets
 from tests.support.command_line import SOURCE, run
 from tests.support.trained_repository import clean_environment
 
@@ -110,6 +113,20 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "predict", "a.png", "--modle", "x")
     assert code == 2
     assert "No such option: --modle" in err
+
+
+def test_help_shows_what_an_option_takes_as_other_tools_do(monkeypatch, capfd):
+    commands: Any = get_command(main.app)
+    for name in commands.list_commands(None):
+        _, out, err = run(monkeypatch, capfd, name, "--help")
+        assert re.search(r"<[a-z]|^Usage:.*[{}]", out + err) is None, name
+    _, out, _ = run(monkeypatch, capfd, "serve", "--help")
+    for shown in ("--port PORT", "--poll-seconds SECONDS", "--max-body-mb MB", "--threads INTEGER", "--log PATH"):
+        assert f"  {shown} " in out
+    _, out, _ = run(monkeypatch, capfd, "predict", "--help")
+    assert out.startswith("Usage: darkroom predict [OPTIONS] FILE...\n")
+    _, out, _ = run(monkeypatch, capfd, "approve", "--help")
+    assert out.startswith("Usage: darkroom approve [OPTIONS] [VERSION]\n")
 
 
 def test_importing_the_command_line_is_cheap():

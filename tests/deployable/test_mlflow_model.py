@@ -27,7 +27,7 @@ import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("darkroom", "keras", "tensorflow"):
-            raise ImportError(f"refused: {name}")
+            raise ModuleNotFoundError(f"refused: {name}", name=name)
 
 sys.meta_path.insert(0, Refuse())
 import base64, json
@@ -89,6 +89,16 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert answers["frame"]["index"] == [7, 8, 9]
     assert len({json.dumps(row) for row in answers["frame"]["data"]}) == 1
     assert answers["frame"]["data"][0][3] is False
+
+
+@pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python-headless"), ("onnxruntime", "onnxruntime")])
+def test_a_consumer_is_told_which_package_is_missing(module, package, logged, tmp_path):
+    program = CONSUMER.replace('("darkroom", "keras", "tensorflow")', f'("darkroom", "{module}")')
+    command = [sys.executable, "-c", program, str(logged[0]), "", ""]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=clean_environment())
+    assert ended.returncode == 1
+    expected = f"ImportError: this model needs the package {package}, which cannot be imported (refused: {module}); "
+    assert ended.stderr.splitlines()[-1] == f"{expected}install it: pip install {package}"
 
 
 def test_the_folder_holds_no_pickle_and_pins_its_packages(logged):

@@ -56,7 +56,7 @@ def test_a_grid_holds_every_image_and_keeps_small_ones_sharp(tmp_path):
 
 def test_images_of_any_size_and_titles_of_any_text_make_a_grid(tmp_path):
     images = [np.full(shape, 90, np.uint8) for shape in ((5, 300, 3), (300, 5), (1, 1, 1), (400, 400, 3))]
-    drawn(grid.image_grid(images, AWKWARD, tmp_path / "new" / "grid.png", heading="$x$", dark=True))
+    drawn(grid.image_grid(images, AWKWARD, tmp_path / "new" / "grid.png", heading="$x$"))
 
 
 @pytest.mark.parametrize(

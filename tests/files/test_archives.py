@@ -7,6 +7,7 @@ import stat
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,54 @@ def test_dots_in_the_names_of_members_are_dropped(tmp_path: Path) -> None:
 def test_a_name_that_is_not_utf_8_is_spelled_out(tmp_path: Path) -> None:
     (name,) = read_all(write_tar(tmp_path / "a.tar", {"cats/\udcff.jpg": b"1"}))
     assert name == "cats/\\udcff.jpg"
+
+
+def unmarked_zip(path: Path, *names: bytes, system: int = 3, unicode_path: str | None = None) -> Path:
+    """Write a zip with members of these names, as given and without the mark of UTF-8."""
+    stand_ins = [letter * len(name) for letter, name in zip("ABC", names, strict=False)]
+    with zipfile.ZipFile(path, "w") as zipped:
+        for stand_in, name in zip(stand_ins, names, strict=True):
+            info = zipfile.ZipInfo(stand_in)
+            info.create_system = system
+            if unicode_path is not None:
+                field = struct.pack("<BI", 1, zlib.crc32(name)) + unicode_path.encode()
+                info.extra = struct.pack("<HH", 0x7075, len(field)) + field
+            zipped.writestr(info, name)
+    content = path.read_bytes()
+    for stand_in, name in zip(stand_ins, names, strict=True):
+        content = content.replace(stand_in.encode(), name)
+    path.write_bytes(content)
+    return path
+
+
+def test_utf_8_names_of_a_zip_need_no_mark(tmp_path: Path) -> None:
+    for name in ("café/a.jpg", "Äpfel/ß.jpg", "猫/1.jpg", "cats/a.jpg"):
+        assert list(read_all(unmarked_zip(tmp_path / "a.zip", name.encode()))) == [name]
+
+
+def test_the_unicode_path_of_a_zip_member_is_its_name(tmp_path: Path) -> None:
+    raw = "Äpfel/a.jpg".encode("cp850")
+    assert list(read_all(unmarked_zip(tmp_path / "a.zip", raw, unicode_path="Äpfel/a.jpg"))) == ["Äpfel/a.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["cp850", "cp932", "latin-1", "gbk"])
+def test_a_zip_name_in_an_unknown_encoding_is_refused(tmp_path: Path, encoding: str) -> None:
+    raw = ("日本/a.jpg" if encoding in ("cp932", "gbk") else "Äpfel/a.jpg").encode(encoding)
+    with pytest.raises(DataError, match=f"is in an unknown encoding \\(not UTF-8: {re.escape(repr(raw))}\\); pack it"):
+        read_all(unmarked_zip(tmp_path / "a.zip", raw))
+
+
+def test_a_zip_name_that_is_marked_and_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", {"ä/a.jpg": b"1"})
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xe4x"))
+    with pytest.raises(DataError, match="the name .* of a member is not UTF-8; pack it again"):
+        read_all(path)
+
+
+def test_backslashes_of_windows_zips_part_directories(tmp_path: Path) -> None:
+    assert list(read_all(unmarked_zip(tmp_path / "a.zip", b"a\\1.jpg", b"b\\c\\2.jpg"))) == ["a/1.jpg", "b/c/2.jpg"]
+    assert list(read_all(unmarked_zip(tmp_path / "b.zip", b"a\\1.jpg", b"b/2.jpg", system=0))) == ["a/1.jpg", "b/2.jpg"]
+    assert list(read_all(unmarked_zip(tmp_path / "c.zip", b"a/\\1.jpg"))) == ["a/\\1.jpg"]
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "cats/../../a.jpg", "..\\a.jpg", "C:\\a.jpg", "\\a.jpg"])

@@ -29,6 +29,8 @@ def row(number, *, at=NOON):
         "sharpness": 100.0,
         "width": 640,
         "height": 480,
+        "request_id": "ab12",
+        "position": 0,
     }
 
 
@@ -93,6 +95,14 @@ def test_files_written_before_the_window_are_not_opened(tmp_path):
     assert read(tmp_path, since=NOON).num_rows == 0
     with pytest.raises(DataError, match=r"20250101T\S+ is not a file of a prediction log \(.*\); remove it"):
         read(tmp_path)
+
+
+def test_files_of_a_release_without_request_ids_are_read(tmp_path):
+    with PredictionLog(tmp_path) as log:
+        log.append([row(0)])
+    (file,) = tmp_path.glob("*.parquet")
+    pq.write_table(pq.read_table(file).drop_columns(["request_id", "position"]), file)
+    assert read(tmp_path).to_pylist() == [{**row(0), "request_id": None, "position": None}]
 
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path):

@@ -1,6 +1,5 @@
-import json
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cv2
@@ -53,6 +52,30 @@ def repository(tmp_path_factory):
     return root, version
 
 
+def relabelled(root, target, *, splits, label=None):
+    """Copy data/prepared to another root with the splits in turn; every third image gets the label."""
+    shutil.copytree(root / "data", target / "data")
+    old = Dataset.open(target / "data" / "prepared")
+    index, classes = old.index(), [*old.classes, *([label] if label else [])]
+    index["split"] = [splits[row % len(splits)] for row in range(N)]
+    if label:
+        index.loc[::3, "label"] = label
+    images = old.images[:]
+    shutil.rmtree(target / "data" / "prepared")
+    with DatasetWriter(target / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 17) as writer:
+        writer.append(images)
+        writer.finish(index=index, manifest={"dataset": "a", "classes": classes, "color": "rgb"})
+
+
+def log_of(folder, rows, **changed):
+    with PredictionLog(folder) as log:
+        log.append([{**row, **changed} for row in rows])
+
+
+def check_of(found, name):
+    return next(check for check in found.report.checks if check.name == name)
+
+
 def inspect(repository, log, *, root=None, **options):
     """Compare a log with the training images of the repository, or of another root."""
     here, version = repository
@@ -66,7 +89,8 @@ def test_the_training_images_asked_again_show_no_drift(repository):
     assert [check.name for check in found.report.checks] == ["brightness", "contrast", "sharpness", "size", "label"]
     assert all(check.psi == pytest.approx(0, abs=1e-6) for check in found.report.checks)
     assert (found.version, found.report.n_reference, found.report.n_window) == ("3", N, N)
-    assert found.notes == [f"confidence is not compared: {root / 'reports'} has no predictions for the test images."]
+    where = root / "data" / "prepared"
+    assert found.notes == [f"confidence is not compared: {where} has no test images of the version's classes."]
 
 
 def test_a_darkened_copy_shows_drift_of_what_changed(repository, tmp_path):
@@ -120,23 +144,51 @@ def test_only_the_answers_of_one_version_are_compared(repository, tmp_path):
     assert found.notes[0] == "1 rows of versions other than 3 are ignored."
 
 
-def test_confidence_is_compared_within_the_same_version(repository, tmp_path):
+def test_confidence_is_compared_whatever_was_evaluated_last(repository, tmp_path):
     root, _ = repository
-    reports = tmp_path / "reports"
-    reports.mkdir()
-    (tmp_path / "data").symlink_to(root / "data")
-    (reports / "evaluation.json").write_text(json.dumps({"winner": "cnn"}))
-    (reports / "promotion.json").write_text(json.dumps({"version": "3"}))
-    rows = pq.read_table(root / "out.parquet")["probabilities"]
-    both = {"candidate": ["cnn"] * N + ["other"] * N, "probabilities": rows.to_pylist() + [[0.5, 0.5]] * N}
-    pq.write_table(pa.table(both), reports / "predictions.parquet")
+    relabelled(root, tmp_path, splits=["train", "test"])
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "promotion.json").write_text('{"version": "4", "decision": "kept"}')
     found = inspect(repository, root / "log", root=tmp_path)
-    check = next(check for check in found.report.checks if check.name == "confidence")
-    assert (check.n_reference, check.drifted, found.notes) == (N, False, [])
-    (reports / "promotion.json").write_text(json.dumps({"version": "2"}))
-    found = inspect(repository, root / "log", root=tmp_path)
+    check = check_of(found, "confidence")
+    assert (check.n_reference, check.n_window, check.drifted, found.notes) == (N // 2, N, False, [])
+    log_of(tmp_path / "sure", read(root / "log").to_pylist(), confidence=1.0)
+    assert check_of(inspect(repository, tmp_path / "sure", root=tmp_path), "confidence").drifted is True
+
+
+def test_confidence_needs_images_as_the_version_takes_them(repository, tmp_path):
+    root, _ = repository
+    relabelled(root, tmp_path, splits=["train", "test"])
+    smaller = write_version(tmp_path / "version", shape=(6, 6, 1))
+    found = inspect((tmp_path, smaller), root / "log")
     assert "confidence" not in [check.name for check in found.report.checks]
-    assert "holds version 2, the window version 3." in found.notes[0]
+    assert found.notes == ["confidence is not compared: the version takes images of 6x6x1, the data are 12x12x3."]
+
+
+def test_classes_that_the_version_cannot_answer_are_left_out(repository, tmp_path):
+    """After a rollback, or while a new class waits for its first promoted model."""
+    root, _ = repository
+    relabelled(root, tmp_path, splits=["train", "test"], label="grey")
+    found = inspect(repository, root / "log", root=tmp_path)
+    check = check_of(found, "label")
+    assert set(check.classes) == {"dark", "light"}
+    assert found.report.drifted is False
+    assert found.notes == ["label is compared without grey: not a class of both the version and the training images."]
+
+
+def test_a_health_check_counts_as_one_image(repository, tmp_path):
+    root, _ = repository
+    rows = read(root / "log").to_pylist()
+    for name, repeats in {"log": 2880, "reference": 0}.items():
+        with PredictionLog(tmp_path / name) as log:
+            log.append(rows)
+            log.append([{**rows[0], "time": rows[0]["time"] + timedelta(seconds=30 * k)} for k in range(repeats)])
+    for options in ({"root": root}, {"reference": tmp_path / "reference"}):
+        found = inspect(repository, tmp_path / "log", **options)
+        assert (found.report.drifted, found.report.n_window) == (False, N)
+        assert "2880 rows repeat an image of the window and are not counted again." in found.notes
+    turned = inspect(repository, tmp_path / "reference", reference=tmp_path / "log")
+    assert (turned.report.drifted, turned.report.n_reference) == (False, N)
 
 
 def test_a_log_can_be_the_reference(repository, tmp_path):

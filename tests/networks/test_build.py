@@ -65,7 +65,7 @@ def test_one_sigmoid_is_a_softmax_over_zero_and_its_logit() -> None:
 
     network = build.build("single_conv", image_shape=(16, 16, 1), n_classes=2, arguments={}, output="sigmoid")
     softmax = build.build("single_conv", image_shape=(16, 16, 1), n_classes=2, arguments={})
-    assert softmax.count_params() - network.count_params() == 101, "one unit less, as the articles count"
+    assert softmax.count_params() - network.count_params() == 101, "one unit less, as the tutorials count"
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 1), dtype=np.uint8)
     zero, logit = network.predict(images, verbose=0).T
     probabilities = inference.deployable(network).predict(images, verbose=0)

@@ -136,7 +136,7 @@ def test_stale_files_go_and_what_is_in_use_stays(tmp_path, monkeypatch):
 
 
 def test_the_cache_of_an_unfinished_retraining_is_kept(tmp_path):
-    WorkInProgress(tmp_path).begin({"started": "2026-05-20T03:00:00+00:00"})
+    WorkInProgress(tmp_path).begin({"started": "2026-05-20T03:00:00+00:00"}, writes=[])
     with pytest.raises(
         DataError, match=r"the retraining started at 2026-05-20T03.* is unfinished and needs DVC's cache; run"
     ):

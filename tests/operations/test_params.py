@@ -44,6 +44,12 @@ def test_a_data_set_of_the_catalogue_has_no_folder(params):
             "webhook: mail",
             "retrain.notify.webhook is 'mail': expected null, or a URL that begins",
         ),
+        (
+            "min_recent_accuracy: null",
+            "min_recent_accuracy: 95",
+            "min_recent_accuracy is 95: .* less than or equal to 1",
+        ),
+        ("min_recent_accuracy: null", "min_recent_accuracy: 0.95", "min_recent_accuracy needs the log of predictions"),
         ("  min_new_images: 1", "  min_images: 1", "retrain has an unknown key 'min_images'; known keys: drift_days,"),
         (
             "  max_image_bytes:",

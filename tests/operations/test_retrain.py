@@ -1,10 +1,12 @@
 """Retraining as a scheduler sees it: processes of their own on a repository with real DVC, git and registry."""
 
+import hashlib
 import json
 import re
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks.clients.champion import ChampionClient
+from darkroom.monitoring.feedback import FeedbackLog, TrueLabel
+from darkroom.monitoring.log import PredictionLog
+from darkroom.monitoring.measures import FEATURES
 from darkroom.operations.undo import lock_is_valid
 from darkroom.registry import versions
 from tests.support.retrained_repository import Retrained, create
@@ -79,15 +84,46 @@ def test_new_images_are_versioned_trained_on_and_committed(project):
     assert project.retrain()["decision"] == "nothing"
 
 
+def test_version_and_commit_lead_to_each_other(project, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    commit = versions.read("pets").versions["1"].tags["dvc.lock.commit"]
+    message = project.run("git", "show", "--no-patch", "--format=%B", commit)
+    assert message.startswith("retrain: pets promoted, champion none -> 1")
+    assert f"- cnn: {json.loads(project.read('models/cnn/run.json'))['run_id']}" in message
+
+
+def test_an_edit_that_is_not_committed_is_refused_at_once(project):
+    lock = project.read("dvc.lock")
+    before = project.read("params.yaml")
+    project.reads(3)
+    report = project.retrain("--commit", status=1)
+    assert report["error"].startswith("params.yaml differs from the last commit, and --commit commits only dvc.lock")
+    assert report["triggers"] == []
+    assert project.read("dvc.lock") == lock
+    (project.root / "params.yaml").write_text(before)
+
+
+def test_silence_means_failure_where_a_heartbeat_is_asked_for(project):
+    params = project.root / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("heartbeat: false", "heartbeat: true"))
+    assert project.retrain()["decision"] == "nothing"
+    told = project.root / "told-nothing.json"
+    assert json.loads(told.read_text())["decision"] == "nothing"
+    told.unlink()
+    params.write_text(before)
+
+
 def test_force_runs_every_stage_and_is_always_answered(project):
     report = project.retrain("--force")
     assert report["decision"] == "unchanged"
     assert ran(project) == ["download", "train", "promote"]
-    assert json.loads(project.read("told-kept.json"))["decision"] == "unchanged"
+    assert json.loads(project.read("told-unchanged.json"))["trained"] == ["train"]
 
 
 def test_an_old_champion_is_answered_with_the_data_of_now(project):
-    params, told = project.root / "params.yaml", project.root / "told-kept.json"
+    params, told = project.root / "params.yaml", project.root / "told-unchanged.json"
     before = params.read_text()
     params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
     told.unlink()
@@ -127,11 +163,54 @@ def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
     assert (project.root / "data/incoming/dog/b.png").read_bytes() == b"a new dog"
     assert json.loads(project.read("told-failed.json"))["event"] == "failed"
     assert report["version_after"] is None
+    assert json.loads(project.read(".darkroom/retrain/state.json"))["restored"], (
+        "else the next run would undo later work"
+    )
     project.reads(1)
     report = project.retrain()
     assert fired(report) == ["unfinished", "new_images"]
     assert report["decision"] == "kept"
     assert json.loads(project.read("told-kept.json"))["decision"] == "kept"
+
+
+def test_where_nothing_was_trained_nothing_was_kept(project):
+    """Though `promote` says of the candidate of the night before that it is kept, again."""
+    params, told = project.root / "params.yaml", project.root / "told-unchanged.json"
+    before = params.read_text()
+    params.write_text(before.replace("max_champion_age_days: null", "max_champion_age_days: 0.0000001"))
+    told.unlink()
+    report = project.retrain()
+    assert (fired(report), report["decision"], report["trained"]) == (["champion_age"], "unchanged", [])
+    assert report["reasons"][0] == "Nothing was trained: nothing that a model depends on has changed."
+    assert json.loads(told.read_text())["event"] == "unchanged"
+    params.write_text(before)
+
+
+def test_an_alarm_retrains_until_a_person_acknowledges_it(project):
+    params = project.root / "params.yaml"
+    before = params.read_text()
+    changed = {"drift_log: null": "drift_log: log", "min_recent_accuracy: null": "min_recent_accuracy: 0.9"}
+    for old, new in changed.items():
+        params.write_text(params.read_text().replace(old, new))
+    images = [hashlib.sha256(bytes([number])).hexdigest() for number in range(12)]
+    now = datetime.now(UTC)
+    row = {"time": now, "version": "1", "label": "cat", "confidence": 0.9, "width": 4, "height": 4}
+    row |= dict.fromkeys(FEATURES, 0.5)
+    with PredictionLog(project.root / "log") as log:
+        log.append([{**row, "id": image} for image in images])
+    FeedbackLog(project.root / "log").append(TrueLabel(image, "dog", now) for image in images)
+    report = project.retrain()
+    assert fired(report) == ["recent_accuracy"]
+    assert "right on 0 of 12 labelled images" in report["triggers"][-1]["reason"]
+    assert report["decision"] == "unchanged"
+    assert project.run("darkroom", "acknowledge", "--reason", "a fair").startswith("recent_accuracy: acknowledged by ")
+    report = project.retrain()
+    assert (report["decision"], fired(report)) == ("nothing", [])
+    assert [reason for reason in report["reasons"] if reason.endswith(": a fair")]
+    params.write_text(before)
+    assert "retrain.drift_log is null, so there is no alarm to" in project.run(
+        "darkroom", "acknowledge", "--reason", "x", status=2
+    )
 
 
 def test_sigterm_ends_the_training_and_puts_everything_back(project):
@@ -170,6 +249,37 @@ def test_after_a_kill_in_the_training_the_next_run_promotes(project, monkeypatch
     assert lock_is_valid(project.root / "dvc.lock")
     moves = [(entry["from"], entry["to"]) for entry in history(project, monkeypatch) if entry["alias"] == "champion"]
     assert moves == [(None, "1"), ("1", "2")]
+
+
+def test_a_successor_undoes_only_what_the_killed_run_did(project):
+    """Files that arrived meanwhile stay: committed ones, new ones, and an edit of params.yaml."""
+    project.drop("bird/of-another.png", b"a bird")
+    project.run("dvc", "add", "--quiet", "data/incoming/bird")
+    arrived = project.read("data/incoming/bird.dvc")
+    (project.root / "data/incoming/bird.dvc").unlink()
+    (project.root / "data/incoming/bird/of-another.png").unlink()
+    (project.root / "data/incoming/bird").rmdir()
+    project.reads(0, seconds=60.0)
+    project.drop("cat/killed.png", b"one more cat")
+    (project.root / LOG).unlink()
+    with project.start(sys.executable, "-m", "darkroom.cli.main", "retrain") as process:
+        wait_for(lambda: (project.root / LOG).exists() and "train.py" in project.read(LOG))
+        process.kill()
+    (project.root / "data/incoming/bird.dvc").write_text(arrived)
+    (project.root / "notes.txt").write_text("not committed\n")
+    project.run("git", "add", "data/incoming/bird.dvc")
+    project.run("git", "commit", "--quiet", "--message", "images of birds", "--", "data/incoming/bird.dvc")
+    project.run("dvc", "checkout", "--quiet", "data/incoming/bird.dvc")
+    project.reads(9)  # so that the successor fails and puts back, too
+    assert project.retrain(status=1)["error"].startswith("`dvc repro` failed with exit code 255: there is no pixel 9")
+    assert project.read("data/incoming/bird.dvc") == arrived
+    assert project.read("notes.txt") == "not committed\n"
+    assert "reads: 9" in project.read("params.yaml")
+    project.run("git", "checkout", "--quiet", "params.yaml")
+    project.reads(0)
+    assert fired(project.retrain())[0] == "unfinished"
+    assert (project.root / "data/incoming/bird/of-another.png").read_bytes() == b"a bird"
+    (project.root / "notes.txt").unlink()
 
 
 @pytest.mark.slow
@@ -216,6 +326,61 @@ def test_what_is_pushed_can_be_had_elsewhere(project, tmp_path):
     assert (other.root / "data/incoming/cat/pushed.png").read_bytes() == b"another cat"
 
 
+def test_a_foreign_commit_stops_no_night_and_is_kept(project, tmp_path):
+    remote = project.root / "remote" / "git"
+    other = foreign(project, tmp_path)
+    (other.root / "notes.txt").write_text("of somebody else\n")
+    push_all(other)
+    project.drop("cat/after-a-foreign-commit.png", b"a cat of the next night")
+    report = project.retrain("--push")
+    assert (report["pushed"], report["error"]) == (True, None)
+    assert project.read("notes.txt") == "of somebody else\n"
+    assert project.run("git", f"--git-dir={remote}", "rev-parse", "main").strip() == report["commit"]
+
+
+def test_a_refused_push_is_said_and_made_up_for_the_next_night(project, tmp_path, monkeypatch):
+    remote = project.root / "remote" / "git"
+    hook = remote / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    project.drop("cat/refused.png", b"a cat of the night after")
+    report = project.retrain("--push", status=1)
+    assert (report["decision"], report["pushed"]) == ("unchanged", False)
+    assert re.match(
+        r"committed, but not pushed: `git push` failed: .*; the next `darkroom retrain --push`", report["error"]
+    )
+    assert json.loads(project.read("told-failed.json"))["error"] == report["error"]
+    hook.unlink()
+    other = foreign(project, tmp_path)
+    (other.root / "notes.txt").write_text("meanwhile\n")
+    push_all(other)
+    report = project.retrain("--push")
+    assert (report["decision"], report["pushed"], report["error"]) == ("nothing", True, None)
+    listed = project.run("git", f"--git-dir={remote}", "log", "-1", "--name-only", "--format=%s", "main").splitlines()
+    assert listed[0].startswith("retrain: pets unchanged")
+    assert {"data/incoming/cat.dvc", "dvc.lock"} <= set(listed)
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    recorded = {one.tags.get("dvc.lock.commit") for one in versions.read("pets").versions.values()} - {None}
+    history = project.run("git", f"--git-dir={remote}", "rev-list", "main").split()
+    assert recorded
+    assert recorded <= set(history)
+
+
+def test_where_both_sides_trained_the_result_is_made_again(project, tmp_path):
+    lock = project.read("dvc.lock")
+    other = foreign(project, tmp_path)
+    (other.root / "dvc.lock").write_text(f"# of another host\n{lock}")
+    push_all(other)
+    project.drop("cat/of-both.png", b"a cat that both nights saw")
+    project.retrain("--commit")
+    report = project.retrain("--push")
+    assert (fired(report), report["pushed"], report["error"]) == (["new_images"], True, None)
+    assert project.run("git", "status", "--porcelain") == ""
+    assert project.run("git", "rev-list", "--count", "@{upstream}..HEAD").strip() == "0"
+    assert project.run("dvc", "status", "train").strip().endswith("Data and pipelines are up to date.")
+
+
 def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     params = project.root / "params.yaml"
     params.write_text(params.read_text().replace("mode: worktree", "mode: experiment"))
@@ -244,6 +409,18 @@ def test_an_experiment_that_waits_for_approval_is_applied_too(project):
         params.write_text(params.read_text().replace(old, new))
     assert project.retrain()["decision"] == "awaiting_approval"
     assert project.read("dvc.lock") != lock
+
+
+def foreign(project: Retrained, tmp_path: Path) -> Retrained:
+    """A clone of the remote, as somebody else has it."""
+    project.run("git", "clone", "--quiet", str(project.root / "remote" / "git"), str(tmp_path / "foreign"))
+    return Retrained(tmp_path / "foreign")
+
+
+def push_all(other: Retrained) -> None:
+    other.run("git", "add", "--all")
+    other.run("git", "commit", "--quiet", "--message", "of somebody else")
+    other.run("git", "push", "--quiet")
 
 
 def wait_for(condition, seconds: float = 120.0) -> None:

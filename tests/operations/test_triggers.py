@@ -1,11 +1,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from darkroom.errors import DataError
+from darkroom.evaluation.metrics.classification import accuracy_interval
+from darkroom.monitoring.accuracy import Accuracy
+from darkroom.monitoring.acknowledgement import Acknowledgement
 from darkroom.operations import triggers
 
 NOW = datetime(2026, 5, 20, 3, tzinfo=UTC)
@@ -65,17 +69,12 @@ def test_the_prepared_images_are_known_by_their_ids(tmp_path):
     assert triggers.prepared_ids(tmp_path) == frozenset()
 
 
-def test_a_folder_outside_is_known_by_its_fingerprint(tmp_path):
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat" / "a.png").write_bytes(b"a")
-    before = {"pictures": triggers.fingerprint(tmp_path)}
-    assert not triggers.changed_folders(before, before).fired
-    assert not triggers.changed_folders(before, {}).fired, "a first look has nothing to compare with"
-    (tmp_path / "cat" / "b.png").write_bytes(b"b")
-    trigger = triggers.changed_folders({"pictures": triggers.fingerprint(tmp_path)}, before)
+def test_a_source_is_compared_with_what_the_last_run_knew():
+    assert not triggers.changed_folders({"pictures": "1"}, {"pictures": "1"}).fired
+    assert not triggers.changed_folders({"pictures": "1"}, {}).fired, "a first look has nothing to compare with"
+    trigger = triggers.changed_folders({"pictures": "2", "others": "1"}, {"pictures": "1", "others": "1"})
     assert trigger.fired
     assert trigger.reason == "Changed since the last run: pictures."
-    assert triggers.fingerprint(tmp_path / "absent") == "absent"
 
 
 def test_a_stage_that_always_runs_is_no_reason():
@@ -166,11 +165,59 @@ def test_any_age_is_right_without_a_limit():
 
 @pytest.mark.parametrize(("drifted", "fired"), [(True, True), (False, False), (None, False)])
 def test_drift_is_a_reason_where_it_is_certain(drifted, fired):
+    checks = [{"name": "brightness", "drifted": drifted}, {"name": "size", "drifted": False}]
     report = {"drifted": drifted, "reasons": ["brightness has drifted."], "n_window": 500, "n_reference": 900}
+    report["checks"] = checks
     trigger = triggers.drift(report)
     assert trigger.fired is fired
     assert trigger.numbers["n_window"] == 500
+    assert trigger.numbers["alarms"] == (["brightness"] if drifted else [])
     assert not triggers.drift(None).fired
+
+
+@pytest.mark.parametrize(
+    ("n_correct", "n_labelled", "fired", "sentence"),
+    [
+        (85, 100, True, "85 of 100 labelled images, 85.0% (95 % interval 76.7% to 90.7%): less than"),
+        (90, 100, False, "90 of 100 labelled images, 90.0% (95 % interval 82.6% to 94.5%): at least"),
+        (9, 49, False, "49 labelled images of the champion: fewer than retrain.min_labelled_images (50)."),
+    ],
+)
+def test_low_accuracy_is_a_reason_with_enough_labels(n_correct, n_labelled, fired, sentence):
+    right = np.arange(n_labelled) < n_correct
+    found = Accuracy("2", None, n_labelled, n_correct, n_correct / n_labelled, accuracy_interval(right))
+    trigger = triggers.recent_accuracy(found, minimum=0.9, n_least=50)
+    assert trigger.fired is fired
+    assert sentence in trigger.reason
+    assert not triggers.recent_accuracy(found, minimum=None, n_least=50).fired
+    assert not triggers.recent_accuracy(None, minimum=0.9, n_least=50).fired
+
+
+ACKNOWLEDGED = Acknowledgement(
+    ["brightness", "size"], "2", "d1", "2026-05-01T00:00:00+00:00", "2026-05-31T00:00:00+00:00", "ann@desk", "new lamp"
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "champion", "data", "alarms", "why"),
+    [
+        (NOW, "2", "d1", ["brightness"], None),
+        (NOW + timedelta(days=11), "2", "d1", ["size"], "it ended at 2026-05-31T00:00:00+00:00"),
+        (NOW, "3", "d1", ["size"], "the champion was version 2 and is version 3"),
+        (NOW, None, "d1", ["size"], "the champion was version 2 and is version none"),
+        (NOW, "2", "d2", ["size"], "the training data have changed"),
+        (NOW, "2", "d1", ["size", "label"], "it is about brightness, size, not label"),
+    ],
+)
+def test_an_acknowledged_alarm_fires_again_when_it_lapses(now, champion, data, alarms, why):
+    alarm = triggers.Trigger("drift", True, "brightness has drifted.", {"alarms": alarms})
+    looked = triggers.acknowledged(alarm, ACKNOWLEDGED, champion=champion, data=data, now=now)
+    assert looked.fired is (why is not None)
+    said = "brightness has drifted. It {} acknowledged by ann@desk until 2026-05-31T00:00: new lamp"
+    assert looked.reason == (
+        said.format("is") if why is None else f"{said.format('was')}, but that no longer holds: {why}."
+    )
+    assert triggers.acknowledged(alarm, None, champion=champion, data=data, now=now) == alarm
 
 
 def test_an_unfinished_run_is_named_with_its_beginning():

@@ -17,36 +17,81 @@ def work(tmp_path):
     return WorkInProgress(tmp_path)
 
 
+WRITES = ["dvc.lock", "data/incoming/cat.dvc", "data/incoming/dog.dvc"]
+DOG = "data/incoming/dog.dvc"
+
+
+def killed(work, **files):
+    """Begin a run, let it write what the keywords say (`lock`, `cat`, `dog`) and note it; return what it wrote down."""
+    state = work.begin({"started": "now"}, writes=WRITES)
+    for name, text in files.items():
+        (work.root / {"lock": "dvc.lock"}.get(name, f"data/incoming/{name}.dvc")).write_text(text)
+    return work.note({**state, "left": work.contents(state)})
+
+
 def test_small_files_are_put_back_and_new_ones_removed(work):
-    state = work.begin({"started": "now"})
-    (work.root / "dvc.lock").write_text("cut sh")
-    (work.root / "data/incoming/cat.dvc").unlink()
-    (work.root / "data/incoming/dog.dvc").write_text("outs: []\n")
-    assert sorted(work.restore(state)) == ["data/incoming/cat.dvc", "data/incoming/dog.dvc", "dvc.lock"]
+    state = killed(work, lock="stages: {train: {}}\n", cat="outs: [new]\n", dog="outs: []\n")
+    assert work.restore(state, committed=()) == WRITES
     assert (work.root / "dvc.lock").read_text() == "stages: {}\n"
     assert (work.root / "data/incoming/cat.dvc").read_text() == "outs: []\n"
-    assert not (work.root / "data/incoming/dog.dvc").exists()
+    assert not (work.root / DOG).exists()
+
+
+def test_a_file_that_arrived_meanwhile_stays(work):
+    state = killed(work, dog="outs: []\n")
+    (work.root / "data/incoming/bird.dvc").write_text("outs: [of somebody else]\n")
+    assert work.restore(state, committed=()) == [DOG]
+    assert (work.root / "data/incoming/bird.dvc").read_text() == "outs: [of somebody else]\n"
+
+
+@pytest.mark.parametrize("text", ["stages: {by_hand: {}}\n", "<<<<<<< HEAD\nstages: {}\n=======\n>>>>>>> other\n"])
+def test_what_somebody_changed_after_the_kill_stays(work, text):
+    state = killed(work, lock="stages: {train: {}}\n", dog="outs: []\n")
+    (work.root / "dvc.lock").write_text(text)
+    (work.root / DOG).write_text("outs: [more]\n")
+    assert work.restore(state, committed=()) == []
+    assert (work.root / "dvc.lock").read_text() == text
+    assert (work.root / DOG).read_text() == "outs: [more]\n"
+
+
+def test_what_somebody_deleted_after_the_kill_stays_away(work):
+    state = killed(work, cat="outs: [new]\n")
+    (work.root / "data/incoming/cat.dvc").unlink()
+    assert work.restore(state, committed=()) == []
+    assert not (work.root / "data/incoming/cat.dvc").exists()
+
+
+def test_what_was_committed_meanwhile_stays(work):
+    state = killed(work, lock="stages: {train: {}}\n", dog="outs: []\n")
+    assert work.restore(state, committed={DOG}) == ["dvc.lock"]
+    assert (work.root / DOG).exists()
+
+
+@pytest.mark.parametrize("cut", ["", "stages: {tra"])
+def test_a_lock_that_the_kill_cut_short_is_put_back_unseen(work, cut):
+    state = killed(work)
+    (work.root / "dvc.lock").write_text(cut)
+    assert work.restore(state, committed=()) == ["dvc.lock"]
+    assert (work.root / "dvc.lock").read_text() == "stages: {}\n"
 
 
 def test_what_was_put_back_once_is_not_put_back_over_later_work(work):
-    work.restore(work.begin({}))
+    work.restore(killed(work), committed=())
     (work.root / "dvc.lock").write_text("later\n")
-    assert work.restore(work.state()) == []
+    assert work.restore(work.state(), committed=()) == []
     assert (work.root / "dvc.lock").read_text() == "later\n"
 
 
 def test_the_state_is_there_until_the_run_is_through(work):
     assert work.state() is None
-    assert work.begin({"started": "now"})["token"] == work.state()["token"]
+    assert work.begin({"started": "now"}, writes=WRITES)["token"] == work.state()["token"]
     work.finish()
     assert work.state() is None
 
 
 def test_a_first_run_that_failed_leaves_no_lock(work):
     (work.root / "dvc.lock").unlink()
-    state = work.begin({})
-    (work.root / "dvc.lock").write_text("stages: {}\n")
-    work.restore(state)
+    work.restore(killed(work, lock="stages: {train: {}}\n"), committed=())
     assert not (work.root / "dvc.lock").exists()
 
 

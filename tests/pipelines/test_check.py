@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from darkroom.errors import DarkroomError, DataError
-from pipelines.check import check_params
+from pipelines.check import check_params, main
 from tests.support.project import ROOT, Project
 
 
@@ -142,6 +142,30 @@ def test_nothing_heavy_is_loaded_and_nothing_fetched(params: Path) -> None:
     assert sorted(path.name for path in params.parent.iterdir()) == ["params.yaml", "reports"]
 
 
+def test_your_own_images_are_noted_by_content(params: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    images = tmp_path / "home" / "photos"
+    source = {"kind": "path", "path": "~/photos", "layout": "folders"}
+    change(params, {"download.dataset": {"name": "mine", "sources": [source]}})
+
+    def noted() -> dict[str, str]:
+        monkeypatch.setattr(sys, "argv", ["check", "--out", "reports/check.json"])
+        main()
+        return dict(json.loads(Path("reports/check.json").read_text()).get("sources", {}))
+
+    assert noted() == {}, "not there yet: `download` says so"
+    (images / "cat").mkdir(parents=True)
+    (images / "cat" / "a.png").write_bytes(b"a")
+    first = noted()
+    assert set(first) == {"~/photos"}
+    assert noted() == first
+    (images / "cat" / "b.png").write_bytes(b"b")
+    second = noted()
+    assert second != first
+    images.rename(tmp_path / "home" / "unmounted")
+    assert noted() == second, "a machine without the images goes on with data/raw"
+
+
 @pytest.mark.heavy
 def test_dvc_says_what_is_wrong_before_it_fetches_or_writes(project: Project) -> None:
     change(project.root / "params.yaml", {"train.cnn.optimizer.momentum": 1.5})
@@ -160,13 +184,30 @@ def test_a_changed_setting_of_no_other_stage_runs_check_alone(project: Project) 
 
     change(project.root / "params.yaml", {"train.cnn.optimizer.momentum": 0.9})
     assert stages() == ["check", "download", "preprocess"]
-    assert stages() == []
     change(project.root / "params.yaml", {"train.cnn.epochs": 3, "compute.workers": 1})
     assert stages() == ["check"]
-    assert stages() == []
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "lock")
     printed = project.run("dvc", "exp", "run", "--temp", "preprocess", "-S", "train.cnn.epochs=0", status=255)
     assert "error: params.yaml: train.cnn.epochs is 0: input should be greater than or equal to 1" in printed
     printed = project.run("dvc", "exp", "run", "--temp", "preprocess", "-S", "train.cnn.epochs=4")
     assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check"]
+
+
+@pytest.mark.heavy
+def test_new_images_of_your_own_download_them_again(project: Project, tmp_path: Path) -> None:
+    def stages() -> list[str]:
+        return re.findall(r"Running stage '([\w@]+)'", project.run("dvc", "repro", "download"))
+
+    images = tmp_path / "photos"
+    for name in ("cat/a.png", "dog/b.png"):
+        (images / name).parent.mkdir(parents=True)
+        (images / name).write_bytes(name.encode())
+    source = {"kind": "path", "path": str(images), "layout": "folders"}
+    change(project.root / "params.yaml", {"download.dataset": {"name": "mine", "sources": [source]}})
+    assert stages() == ["check", "download"]
+    assert stages() == ["check"]
+    (images / "cat" / "c.png").write_bytes(b"one more")
+    assert stages() == ["check", "download"]
+    shutil.rmtree(images)
+    assert stages() == ["check"]

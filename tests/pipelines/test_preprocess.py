@@ -20,6 +20,7 @@ from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation import prepared, rows
 from darkroom.data.preparation.decoding import read_batch
 from darkroom.data.raw.layouts import RawImage
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError, ParamsError
 from pipelines import preprocess
 from tests.support.project import ROOT
@@ -27,11 +28,15 @@ from tests.support.raw_files import pixels, write_idx, write_manifest
 
 PARAMS = {
     "image_size": [12, 10],
+    "resize": "stretch",
+    "background": [255, 255, 255],
+    "white_level": 65535,
     "color": "rgb",
     "val_fraction": 0.2,
     "test_fraction": 0.2,
     "recent_fraction": 0.3,
     "seed": 7,
+    "group_by": None,
     "near_duplicates": "keep",
     "near_duplicate_bits": 4,
     "max_rejected_fraction": 0.0,
@@ -177,6 +182,67 @@ def test_npz_and_idx_of_the_same_arrays_give_the_same_bytes(place):
     assert np.array_equal(data.images[:60][..., 0], arrays["x_train"])
 
 
+@pytest.mark.parametrize("test", [(), ("test/cat", "test/dog")])
+def test_a_validation_set_of_the_data_stays_one(place, test):
+    files = some("train/cat", "train/dog", "valid/cat", "valid/dog", *test)
+    files["train/cat/copy.png"] = files["valid/cat/3.png"]
+    place.raw(files)
+    index = place.run().index().set_index("source")
+    of_val = index.index.str.startswith("valid/")
+    assert set(index["split"][of_val]) == {"val"}
+    assert set(index["split"][~of_val]) == {"train", "test"}
+    assert "train/cat/copy.png" not in index.index
+    assert listed("duplicates") == [["train/cat/copy.png", "valid/cat/3.png", "exact", "dropped: same bytes"]]
+
+
+def test_the_images_of_a_patient_share_a_split(place, capsys):
+    images = some("cat", "dog", n=60)
+    names = {name: name.replace("/", f"/p{number % 13}_") for number, name in enumerate(images)}
+    place.raw({names[name]: data for name, data in images.items()} | {"cat/nobody.png": png(1)})
+    place.params(group_by=r"/(p\d+)_")
+    index = place.run().index()
+    sides = index["split"].groupby(index["source"].str.extract(r"/(p\d+)_")[0]).nunique()
+    assert len(sides) == 13
+    assert sides.max() == 1
+    assert "13 groups by preprocess.group_by, 1 image in none" in capsys.readouterr().err
+
+
+def test_a_label_table_gives_classes_groups_and_columns(place, capsys):
+    images = some("x", n=60)
+    rows = [f"{name},{'cat' if number % 2 else 'dog'},p{number // 4},A" for number, name in enumerate(images)]
+    place.raw({**images, "labels.csv": "\n".join(["path,label,patient,source", *rows]).encode()})
+    manifest = json.loads(Path("data/raw/manifest.json").read_text())
+    manifest["layout"] = {"kind": "table", "table": "labels.csv"}
+    Path("data/raw/manifest.json").write_text(json.dumps(manifest))
+    place.params(group_by="patient", image_size="auto")
+    index = place.run().index()
+    assert index["split"].groupby(index["patient"]).nunique().max() == 1
+    assert index["label"].value_counts().to_dict() == {"cat": 30, "dog": 30}
+    assert set(index["table_source"]) == {"A"}
+    assert "15 groups by preprocess.group_by, 0 images in none" in capsys.readouterr().err
+
+
+def test_an_expression_for_groups_must_fit_some_path(place):
+    place.raw(some("cat", "dog"))
+    place.params(group_by=r"patient(\d+)")
+    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png', and is no")
+
+
+def test_a_patient_in_two_splits_of_the_data_is_named(place):
+    files = some("train/cat", "train/dog", "test/cat", "test/dog")
+    place.raw({name.replace("cat/1", "cat/p1").replace("dog/2", "dog/p2"): data for name, data in files.items()})
+    place.params(group_by=r"/(p\d)")
+    fails(place, "splits share 2 of 2 groups of preprocess.group_by \\(such as 'p1', 'p2'\\): .* into one split")
+
+
+def test_images_of_one_colour_are_reported(place, capsys):
+    blank = cv2.imencode(".png", np.full((20, 16, 3), 7, np.uint8))[1].tobytes()
+    place.raw({**some("cat", "dog"), "dog/blank.png": blank})
+    place.run()
+    said = "2 classes: cat 20, dog 21; 1 image has one colour throughout (first: 'dog/blank.png')"
+    assert said in capsys.readouterr().err
+
+
 def test_new_images_never_join_an_official_test_set(place, capsys):
     files = some("train/cat", "train/dog", "test/cat", "test/dog")
     place.raw(files)
@@ -310,7 +376,7 @@ def test_limits_of_the_params_reject_with_their_name(place):
     place.params(max_rejected_fraction=0.1)
     place.run()
     assert listed("rejected") == [
-        ["cat/big.png", "100x104 pixels exceed preprocess.max_image_pixels (10000)"],
+        ["cat/big.png", "100x104 pixels; the limit is 10000 pixels (preprocess.max_image_pixels)"],
         ["dog/long.png", "100001 bytes exceed preprocess.max_image_bytes"],
     ]
 
@@ -374,7 +440,8 @@ def test_a_class_of_too_few_groups_is_named_with_their_list(place):
     place.params(near_duplicates="group")
     fails(
         place,
-        r"class 'eel' has 3 images in 2 groups of near-duplicates, which stay together, and none is left for \w+; "
+        r"class 'eel' has 3 images in 2 groups of near-duplicates \(or of preprocess.group_by\), which stay together, "
+        r"and none is left for \w+; "
         r"reports/data/duplicates.csv lists them: add images that differ, lower preprocess.near_duplicate_bits",
     )
     assert [line[:3] for line in listed("duplicates")] == [["eel/copy.bmp", "eel/0.png", "near"]]
@@ -410,8 +477,10 @@ def test_an_archive_that_ends_too_early_leaves_nothing(place):
         ({"color": "colour"}, "preprocess.color is 'colour': .*'auto'"),
         ({"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction and test_fraction leave no training images"),
         ({"val_fraction": 0.4, "recent_fraction": 0.6}, "val_fraction and recent_fraction leave no training images"),
-        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: color, image_size"),
+        ({"flip": True}, "preprocess has an unknown key 'flip'; known keys: background, color, group_by"),
         ({"seed": "7"}, "preprocess.seed is '7'"),
+        ({"group_by": "p(1"}, "preprocess.group_by is 'p\\(1': .*not a regular expression: missing"),
+        ({"group_by": "p(1)(2)"}, "with one group in parentheses, got 2"),
     ],
 )
 def test_wrong_params_are_named(place, changed, message):
@@ -443,8 +512,7 @@ def test_few_images_are_decoded_at_once_where_the_rows_are_big(tmp_path, monkeyp
         rows.take_in(
             images,
             writer,
-            size=image_shape[:2],
-            color="rgb",
+            form=Form(image_shape[:2], "rgb"),
             max_pixels=10_000,
             hashes=False,
             backend="threading",
@@ -474,7 +542,7 @@ def test_the_stage_prints_one_line_and_loads_no_network_library(tmp_path, monkey
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     counted = r"41 images: train \d+, val \d+, test \d+; 1 rejected, 0 duplicates dropped; "
-    assert re.fullmatch(counted + r"classes have \d+ (to \d+ )?training images( each)?\n", done.stderr)
+    assert re.fullmatch(counted + r"2 classes: cat 20, dog 20\n", done.stderr)
     assert done.stdout == "[]\n"
     assert Path("reports/data/samples.png").stat().st_size > 1000
 

@@ -13,6 +13,7 @@ import pytest
 
 from darkroom.data.arrays.seen import read_seen_ids
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
+from darkroom.networks.runtime import device
 from darkroom.training import overrides
 from pipelines import train
 from tests.support.project import ROOT
@@ -189,10 +190,11 @@ def test_a_wrong_recipe_is_refused_before_anything_heavy_loads(
     assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", done.stderr)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage) -> None:
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.params(device="gpu")
-    printed = stage.run(status=1, CUDA_VISIBLE_DEVICES="")
-    assert re.fullmatch(r"error: compute.device is gpu, but tensorflow found no GPU.*\n", printed)
+    monkeypatch.setattr(device, "gpus", lambda: [])
+    with pytest.raises(TrainingError, match=r"^compute.device is gpu, but tensorflow found no GPU[^\n]*$"):
+        stage.call(train.main)
 
 
 def test_values_of_best_yaml_replace_those_of_params_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -5,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.project import console
 from darkroom.training import progress
 
 RUN = "from darkroom.project.console import run\nfrom darkroom import errors\ndef main():\n    {body}\nrun(main)\n"
@@ -73,6 +76,13 @@ def test_native_messages_are_silenced_and_pythons_are_not(tmp_path: Path) -> Non
         "    os.write(2, b'after')"
     )
     assert end(body, cwd=tmp_path)[2] == "python\nafter"
+
+
+def test_the_garbage_collector_rests_while_keras_is_loaded() -> None:
+    with contextlib.suppress(ImportError), console.loading_keras():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
 
 
 def test_every_epoch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,10 @@ def test_mlflows_own_server_answers_base64_in_a_dataframe_split(repository, clie
         "models:/pets@champion",
         "--env-manager",
         "local",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
     ]
     environment = {**environment_of(client_bin), "MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}
     images = [[base64.b64encode(png(cat=cat)).decode()] for cat in (True, False)]

@@ -19,7 +19,7 @@ from tests.support.project import ROOT
 PACKAGE = ROOT / "src" / "darkroom"
 STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PRESETS = presets.names(ROOT)
-# How a result is computed, not what it is: no stage reruns because of it.
+# Execution settings: changing them does not rerun any stage.
 NO_PARAMS = {"compute", *(f"tune.{key}" for key in ("workers", "cpus", "gpus", "max_worker_bytes", "storage", "study"))}
 CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
 
@@ -292,7 +292,7 @@ MAY_IMPORT = {
     "data/augmentation": "project files compute data/arrays",
     "networks/backbones": "project networks/runtime files compute data/fetching",
     "evaluation": "deployable project evaluation/metrics files figures data/arrays",
-    "monitoring": "deployable files figures data/arrays",
+    "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
         "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
         "networks/backbones"

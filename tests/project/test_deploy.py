@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from darkroom.errors import LockedError
 from tests.support.project import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -56,6 +57,19 @@ def test_the_workflows_are_valid_and_pin_the_same_actions() -> None:
     assert all(re.fullmatch(r"actions/[\w/-]+@v\d+", use) for use in used)
     versions = {(name.split("/")[1], version) for name, version in (use.split("@") for use in used)}
     assert len(versions) == len({name for name, _ in versions})
+
+
+def test_the_workflow_installs_what_s3_needs_beyond_the_lock() -> None:
+    steps = documents(DEPLOY / "github" / "retrain.yaml")[0]["jobs"]["retrain"]["steps"]
+    runs = [step["run"] for step in steps if "run" in step]
+    assert runs[0] == "make setup"
+    assert re.search(r"uv pip install .* --require-hashes --no-deps -r requirements-s3.lock$", runs[1])
+    locked, beyond = (
+        set(re.findall(r"^([a-z0-9-]+)[=\[]", (ROOT / name).read_text(), re.M))
+        for name in ("requirements.lock", "requirements-s3.lock")
+    )
+    assert {"dvc-s3", "boto3"} <= beyond
+    assert not beyond & locked
 
 
 def test_ci_checks_every_change_and_runs_slow_tests_at_night() -> None:
@@ -193,7 +207,18 @@ def test_no_two_retrainings_are_started_at_once() -> None:
     assert kubernetes("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     workflow = documents(DEPLOY / "github" / "retrain.yaml")[0]
     assert workflow["concurrency"] == {"group": "retrain", "cancel-in-progress": False}
-    assert "SuccessExitStatus=75" in (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()
+
+
+def test_a_held_lock_is_no_failure_of_a_retraining() -> None:
+    code = LockedError.exit_code
+    assert f"SuccessExitStatus={code}" in (DEPLOY / "systemd" / "darkroom-retrain.service").read_text()
+    job = kubernetes("CronJob")["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    ignored = [rule for rule in job["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
+    codes = {"containerName": container["name"], "operator": "In", "values": [code]}
+    assert codes in [rule.get("onExitCodes") for rule in ignored]
+    assert "DisruptionTarget" in [said["type"] for rule in ignored for said in rule.get("onPodConditions", [])]
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "Kubernetes asks it of a policy for failures"
 
 
 def test_commands_and_options_exist() -> None:

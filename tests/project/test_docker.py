@@ -65,7 +65,7 @@ def test_packages_come_from_the_hashed_lock_files_alone() -> None:
     assert "--no-build-isolation" in editable
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-s3.lock"])
 def test_a_lock_file_pins_and_hashes_every_package(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     code = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
@@ -93,6 +93,12 @@ def test_the_gpu_lock_holds_what_tensorflow_names_for_cuda() -> None:
 def test_the_gpu_image_finds_cusolver() -> None:
     settings = " ".join(rest for name, rest in instructions() if name == "ENV")
     assert "LD_LIBRARY_PATH=/opt/venv/nvidia/cusolver/lib" in settings
+
+
+def test_an_image_that_writes_no_bytecode_brings_it() -> None:
+    build, run = (rest for name, rest in instructions() if name == "ENV")
+    assert "PYTHONDONTWRITEBYTECODE=1" in run
+    assert "UV_COMPILE_BYTECODE=1" in build
 
 
 def test_the_image_runs_dvc_repro_as_an_ordinary_user() -> None:

@@ -102,10 +102,10 @@ def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
     assert query(promoted, "select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
 
 
-def test_a_second_repro_only_looks_at_the_registry(promoted: Project) -> None:
+def test_a_second_repro_only_checks_and_looks_at_the_registry(promoted: Project) -> None:
     versions = query(promoted, "select count(*) from model_versions")
     printed = promoted.run("dvc", "repro")
-    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["promote"]
+    assert re.findall(r"Running stage '([\w@]+)'", printed) == ["check", "promote"]
     assert load(promoted, "reports/promotion.json")["decision"] == "unchanged"
     assert query(promoted, "select count(*) from model_versions") == versions
 
@@ -173,39 +173,6 @@ def test_the_list_of_candidates_decides_what_is_trained(promoted: Project) -> No
     assert "error: params.yaml: candidates names 'cmm', but train has no such section" in printed
 
 
-def test_dvc_compares_metrics_with_the_commit_before(promoted: Project) -> None:
-    with change(promoted, r"learning_rate: 0.1", "learning_rate: 0.001"):
-        promoted.run("dvc", "repro", "evaluate")
-        difference = json.loads(promoted.run("dvc", "metrics", "diff", "--json"))
-        change_of = difference["reports/evaluation.json"]["candidates.cnn.test_accuracy"]
-        assert change_of["new"] < change_of["old"]
-
-
-def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Project) -> None:
-    with change(promoted, r"epochs: 8", "epochs: 12"):
-        with promoted.start("dvc", "repro", "train") as first:
-            assert first.stdout is not None
-            for line in first.stdout:
-                if line.startswith("epoch 3/12"):
-                    os.killpg(first.pid, signal.SIGKILL)
-        killed = query(promoted, "select run_uuid from runs where status = 'RUNNING'")
-        assert len(killed) == 1
-        printed = promoted.run("dvc", "repro", "train")
-        epochs = [int(number) for number in re.findall(r"^epoch (\d+)/12", printed, re.MULTILINE)]
-        assert epochs[0] in (3, 4, 5, 6), "at most the epoch of the kill is run again"
-        assert epochs == list(range(epochs[0], 13))
-        run = load(promoted, "models/cnn/run.json")
-        assert run["run_id"] == killed[0][0]
-        assert len(promoted.read("models/cnn/history.csv").splitlines()) == 13
-        steps = query(
-            promoted,
-            "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
-            run["run_id"],
-        )
-        assert [step for (step,) in steps] == list(range(12))
-        assert query(promoted, "select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
-
-
 def test_a_queued_experiment_is_recorded_and_promotes_nothing(promoted: Project) -> None:
     promoted.run("dvc", "repro")
     promoted.run("git", "add", "--all")
@@ -221,6 +188,46 @@ def test_a_queued_experiment_is_recorded_and_promotes_nothing(promoted: Project)
     shown = promoted.run("dvc", "exp", "show", "--json")
     assert "short" in shown
     assert "test_accuracy" in shown
+
+
+@pytest.fixture(scope="module")
+def resumed(promoted: Project) -> Iterator[tuple[str, str]]:
+    """A longer and worse training, killed and begun again: the killed run, and what the second `dvc repro` said.
+
+    params.yaml keeps its changes as long as there are tests that use this.
+    """
+    with change(promoted, r"epochs: 8", "epochs: 12"), change(promoted, r"learning_rate: 0.1", "learning_rate: 0.0001"):
+        with promoted.start("dvc", "repro", "train") as first:
+            assert first.stdout is not None
+            for line in first.stdout:
+                if line.startswith("epoch 3/12"):
+                    os.killpg(first.pid, signal.SIGKILL)
+        ((killed,),) = query(promoted, "select run_uuid from runs where status = 'RUNNING'")
+        yield killed, promoted.run("dvc", "repro", "train")
+
+
+def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Project, resumed: tuple[str, str]) -> None:
+    killed, printed = resumed
+    epochs = [int(number) for number in re.findall(r"^epoch (\d+)/12", printed, re.MULTILINE)]
+    assert epochs[0] in (3, 4, 5, 6), "at most the epoch of the kill is run again"
+    assert epochs == list(range(epochs[0], 13))
+    assert load(promoted, "models/cnn/run.json")["run_id"] == killed
+    assert len(promoted.read("models/cnn/history.csv").splitlines()) == 13
+    steps = query(
+        promoted,
+        "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
+        killed,
+    )
+    assert [step for (step,) in steps] == list(range(12))
+    assert query(promoted, "select status from runs where run_uuid = ?", killed) == [("FINISHED",)]
+
+
+@pytest.mark.usefixtures("resumed")
+def test_dvc_compares_metrics_with_the_commit_before(promoted: Project) -> None:
+    promoted.run("dvc", "repro", "evaluate")
+    difference = json.loads(promoted.run("dvc", "metrics", "diff", "--json"))
+    change_of = difference["reports/evaluation.json"]["candidates.cnn.test_accuracy"]
+    assert change_of["new"] < change_of["old"]
 
 
 def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):

@@ -109,7 +109,7 @@ def test_a_champion_decodes_by_the_code_that_it_brings(signals):
     signals.promote()
     first = versions.find("signals", alias="champion")
     code = versions.fetch(first, "code/package.py")
-    text = code.read_text().replace("return resize(decode(data,", "return 255 - resize(decode(data,")
+    text = code.read_text().replace("return prepare(data,", "return 255 - prepare(data,")
     code.write_text(text)
     client().set_model_version_tag("signals", "1", "sha256/code/package.py", sha256_of(code))
     signals.train("sides")
@@ -120,7 +120,7 @@ def test_a_champion_decodes_by_the_code_that_it_brings(signals):
     )
 
 
-def test_two_versions_of_different_forms_are_compared_on_the_originals(signals):
+def test_versions_of_two_forms_are_compared_on_the_originals(signals):
     signals.add(250, right=MIXED)
     champion(signals, "sides", image_size=[8, 8], color="grey")
     signals.prepare(image_size=[16, 16], color="rgb")
@@ -164,7 +164,7 @@ def test_too_few_unseen_images_give_no_verdict(signals):
     )
 
 
-def test_a_champion_that_does_not_say_what_it_saw_is_compared_on_all(signals):
+def test_a_champion_that_names_no_seen_images_is_compared_on_all(signals):
     signals.add(250, right=MIXED)
     champion(signals, "sides")
     client().delete_model_version_tag("signals", "1", "sha256/artifacts/seen_ids.npy")
@@ -180,7 +180,6 @@ def test_a_champion_that_does_not_say_what_it_saw_is_compared_on_all(signals):
 
 def test_a_class_is_only_given_up_with_approval(signals):
     signals.add(150, classes=("left", "right", "up"), right=MIXED)
-    signals.params["promote"]["gates"]["every_class"] = None
     champion(signals, "sides")
     signals.add(150, right=MIXED)
     signals.prepare()

@@ -35,7 +35,7 @@ def card(**changes):
             "reasons": ["The candidate's test accuracy 97.31 % on 400 images reaches the minimum 90.00 %."],
             "champion_before": "2",
             "tests": {
-                "min_test_accuracy": {"status": "passed", "sentence": "It reaches the floor.", "test_accuracy": 0.97},
+                "min_test_accuracy": {"status": "passed", "sentence": "It reaches the minimum.", "test_accuracy": 0.97},
                 "max_ece": {"status": "off", "sentence": "The gate max_ece is off."},
             },
         },
@@ -82,7 +82,7 @@ def test_the_card_says_purpose_quality_and_limits():
             "CC-BY-4.0",
             "c" * 40,
             "with uncommitted changes",
-            "It reaches the floor.",
+            "It reaches the minimum.",
             "version 2",
             "48 x 32 pixels",
         ):

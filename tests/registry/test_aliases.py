@@ -140,5 +140,6 @@ def test_two_versions_loaded_in_one_process_keep_their_own_code(root):
     first, second = registered(root, 0), registered(root, 1)
     code = versions.fetch(first, PACKAGE_FILE)
     code.write_text(code.read_text().replace('"abstained":', '"old": True, "abstained":'))
-    changed = versions.Version("pets", "1", None, first.location, {})
+    tags = {**first.tags, f"sha256/{PACKAGE_FILE}": sha256_of(code)}
+    changed = versions.Version("pets", "1", None, first.location, tags)
     assert versions.load(changed).__class__ is not versions.load(second).__class__

@@ -84,10 +84,10 @@ def test_a_lone_image_runs_at_once_and_alone(package, make):
     batcher, batches = make()
     package.may_go.release()
     served = Served(VERSION, package)
-    assert labels(asyncio.run(batcher.submit(served, [bmp(WHITE)]))) == ["light"]
+    assert labels(asyncio.run(batcher.submit(served, [bmp(WHITE)], request_id="ab12"))) == ["light"]
     assert package.sizes == [1]
-    ((of, ((data, pixels, answer),)),) = eventually(lambda: batches)
-    assert (of is served, data, answer["label"]) == (True, bmp(WHITE), "light")
+    ((of, ((data, pixels, answer, request_id, position),)),) = eventually(lambda: batches)
+    assert (of is served, data, answer["label"], request_id, position) == (True, bmp(WHITE), "light", "ab12", 0)
     assert (pixels == WHITE).all()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from darkroom.errors import RegistryError
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 from darkroom.serving import logs
 from darkroom.serving.downloads import FRESH_SECONDS, remove_others
 from darkroom.serving.follower import Follower, Served

@@ -18,12 +18,19 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served_repository(tmp_path_factory.mktemp("openapi")) as root, Server(root) as server:
+    with served_repository(tmp_path_factory.mktemp("openapi")) as root, Server(root, "--log", "log") as server:
         yield server
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/v1/predict"), ("GET", "/v1/model"), ("GET", "/readyz"), ("GET", "/metrics")]
+    ("method", "path"),
+    [
+        ("POST", "/v1/predict"),
+        ("POST", "/v1/feedback"),
+        ("GET", "/v1/model"),
+        ("GET", "/readyz"),
+        ("GET", "/metrics"),
+    ],
 )
 def test_generated_requests_are_answered_as_described(server, method, path):
     described = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
@@ -39,7 +46,11 @@ def test_generated_requests_are_answered_as_described(server, method, path):
 
 def test_all_that_a_client_may_ask_is_described_with_examples(server):
     description = server.client.get("/openapi.json").json()
-    assert set(description["paths"]) == {"/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics"}
+    posted = {"/v1/predict", "/v1/feedback"}
+    assert set(description["paths"]) == {*posted, "/v1/model", "/healthz", "/readyz", "/metrics"}
+    labels = description["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in labels.values():
+        assert server.client.post("/v1/feedback", json=example["value"]).json()["n_stored"] == 1
     operation = description["paths"]["/v1/predict"]["post"]
     assert set(operation["requestBody"]["content"]) == {
         "image/*",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.monitoring.feedback import read_feedback
 from tests.support.served import Server, png, served_repository
 
 pytestmark = pytest.mark.heavy
@@ -30,7 +31,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(root):
-    with Server(root) as server:
+    with Server(root, "--log", str(root / "log")) as server:
         yield server
 
 
@@ -67,10 +68,21 @@ def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
     assert [bar.split()[0] for bar in bars] == ["cat", "dog"]
     assert all(bar.endswith("%") for bar in bars)
     assert "Done: cat, " in page.get_by_role("status").inner_text()
-    assert "Answered by pets, version 1 in " in page.locator("#facts").inner_text()
+    assert "Answered by pets, version 1, round trip " in page.locator("#facts").inner_text()
     assert page.get_by_alt_text("Your image, classified as cat").is_visible()
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, "nothing sticks out on a phone"
+
+
+def test_the_true_class_may_be_told(page, root):
+    page.get_by_label("Choose an image").set_input_files(root / "cat.png")
+    page.get_by_role("heading", name="cat", exact=True).wait_for()
+    for given, said in (("Dog", "Not stored: "), ("dog", "Stored, thank you.")):
+        page.get_by_label("What is it really?").fill(given)
+        page.get_by_role("button", name="Send").click()
+        page.locator("#thanks").filter(has_text=said).wait_for()
+    (label,) = read_feedback(root / "log")[0]
+    assert label.label == "dog"
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])

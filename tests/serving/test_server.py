@@ -164,7 +164,7 @@ def test_a_request_has_a_line_in_the_log(server):
     eventually(lambda: server.client.get("/nowhere") and server.events("request")[-1]["status"] == 404)
     predict(server, png(cat=True))
     line = eventually(lambda: server.events("request")[-1]["status"] == 200 and server.events("request")[-1])
-    assert line.keys() == {"time", "event", "method", "path", "status", "ms", "n_images", "version"}
+    assert line.keys() == {"time", "event", "request_id", "method", "path", "status", "ms", "n_images", "version"}
     assert (line["method"], line["path"], line["status"], line["n_images"]) == ("POST", "/v1/predict", 200, 1)
 
 
@@ -385,7 +385,9 @@ def test_the_process_does_not_grow_with_bad_input(server):
 
 
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}])
-@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/predict"), ("GET", "/v1/model"), ("GET", "/metrics")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/predict"), ("POST", "/v1/feedback"), ("GET", "/v1/model"), ("GET", "/metrics")]
+)
 def test_without_the_token_nothing_is_told_about_the_model(strict, method, path, header):
     with httpx.Client(base_url=f"http://127.0.0.1:{strict.port}", trust_env=False, timeout=60) as client:
         answer = client.request(method, path, headers=header)
@@ -402,7 +404,7 @@ def test_probes_page_and_description_are_open(strict, path):
 def test_the_description_says_which_paths_ask_for_the_token(server, strict):
     described = strict.client.get("/openapi.json").json()
     asking = {path for path, methods in described["paths"].items() for one in methods.values() if "security" in one}
-    assert asking == {"/v1/predict", "/v1/model", "/metrics"}
+    assert asking == {"/v1/predict", "/v1/feedback", "/v1/model", "/metrics"}
     assert described["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
     assert "securitySchemes" not in server.client.get("/openapi.json").json()["components"]
 
@@ -492,6 +494,9 @@ def test_sigterm_lets_requests_in_flight_be_answered(root, tmp_path):
     assert sorted(row["label"] for row in small) == ["cat", "cat", "dog"]
     assert (len(rows), {row["version"] for row in rows}) == (6, {"1"})
     assert all(row["confidence"] > 0.4 and len(row["id"]) == 64 for row in rows)
+    lines = [line["request_id"] for line in server.events("request") if line["n_images"] and line["status"] == 200]
+    assert {row["request_id"] for row in rows} == {*lines}
+    assert sorted(row["position"] for row in rows) == [0, 0, 0, 0, 0, 1]
 
 
 def test_a_missing_alias_ends_the_command_with_one_line(root):

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.files.writing import sha256_of
-from darkroom.registry.versions import Version, find
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import find
 from darkroom.tracking import store
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from darkroom.deployable import package
 from darkroom.files.writing import sha256_of
-from darkroom.registry.snapshot import MODEL_FILE, PACKAGE_FILE, Version
+from darkroom.registry.snapshot import IMPORTED_FILES, MODEL_FILE, PACKAGE_FILE, Version
 from tests.support.onnx_model import write_model
 
 CLASSES = ["dark", "light"]
@@ -29,6 +29,7 @@ def write_version(
         metadata={"abstain_below": abstain_below} if abstain_below else None,
     )
     (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)
-    shutil.copy(package.__file__, folder / PACKAGE_FILE)
-    tags = {f"sha256/{file}": sha256_of(folder / file) for file in (MODEL_FILE, PACKAGE_FILE)}
+    for file in (PACKAGE_FILE, *IMPORTED_FILES):
+        shutil.copy(Path(package.__file__).with_name(Path(file).name), folder / file)
+    tags = {f"sha256/{file}": sha256_of(folder / file) for file in (MODEL_FILE, PACKAGE_FILE, *IMPORTED_FILES)}
     return Version("shades", number, None, str(folder), tags)

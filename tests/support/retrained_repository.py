@@ -63,7 +63,9 @@ retrain:
   max_champion_age_days: null
   drift_log: null
   drift_days: 7.0
-  notify: {command: 'cat > "told-$DARKROOM_EVENT.json"', webhook: null, timeout_seconds: 10}
+  min_recent_accuracy: null
+  min_labelled_images: 10
+  notify: {command: 'cat > "told-$DARKROOM_EVENT.json"', webhook: null, heartbeat: false, timeout_seconds: 10}
 """
 
 

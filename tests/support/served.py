@@ -20,7 +20,7 @@ import pytest
 
 from darkroom.files.writing import sha256_of
 from darkroom.registry.register import register
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 from darkroom.tracking import store
 from tests.support.trained_repository import SHAPE, fresh_store, prepare, train
 

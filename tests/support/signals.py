@@ -139,7 +139,13 @@ class Signals:
         data, folder = Dataset.open(self.root / "data" / "prepared"), self.root / "models" / "cnn"
         found = np.zeros((int(np.prod(data.image_shape)), len(data.classes)))
         found[:, :2] = weights(signal, data.image_shape, inverted=inverted) if signal else by_heart(data)
-        onnx = write_model(folder / "model.onnx", classes=data.classes, image_shape=data.image_shape, weights=found)
+        onnx = write_model(
+            folder / "model.onnx",
+            classes=data.classes,
+            image_shape=data.image_shape,
+            weights=found,
+            metadata=data.form,
+        )
         write_seen_ids(folder / SEEN_FILE, seen_ids(data))
         with runs.run(experiment="signals", name="train-cnn", params={}, tags={"candidate": "cnn"}) as run:
             uri = run.log_package(onnx, seen=folder / SEEN_FILE)

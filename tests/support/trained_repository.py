@@ -20,7 +20,8 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.deployable.package import Package
-from darkroom.registry.versions import Version, load
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import load
 from darkroom.tracking import experiments, runs
 from tests.support.onnx_model import write_model
 

@@ -2,6 +2,7 @@ import subprocess
 
 import pytest
 
+from darkroom.errors import DataError
 from darkroom.tracking import provenance
 
 
@@ -31,6 +32,24 @@ def test_dvc_lock_and_untracked_files_do_not_make_it_dirty(repository):
     (repository / "dvc.lock").write_text("stages: {train: {}}\n")
     (repository / "notes.txt").write_text("x")
     assert not provenance.git_dirty()
+
+
+def test_the_names_of_new_images_do_not_make_it_dirty(repository):
+    names = repository / "data" / "incoming" / "cat.dvc"
+    names.parent.mkdir(parents=True)
+    names.write_text("outs: []\n")
+    for command in (["add", "."], ["commit", "-qm", "second"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.org", *command], check=True)
+    names.write_text("outs: [new]\n")
+    assert not provenance.git_dirty()
+    (repository / "code.py").write_text("a = 2\n")
+    assert provenance.git_dirty()
+
+
+def test_a_lock_in_conflict_has_no_digest(repository):
+    (repository / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n=======\nstages: {a: {}}\n>>>>>>> other\n")
+    with pytest.raises(DataError, match="dvc.lock has conflicts of an unfinished merge; take either side"):
+        provenance.lock_digest(repository / "dvc.lock")
 
 
 def test_a_subfolder_sees_edits_above_it(repository, monkeypatch):

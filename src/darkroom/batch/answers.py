@@ -15,7 +15,7 @@ from darkroom.batch.inputs import MAX_IMAGE_BYTES, Chunk, Unread, too_large
 from darkroom.errors import DataError
 from darkroom.monitoring import log, measures
 from darkroom.registry import versions
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +106,7 @@ def log_rows(table: "pa.Table") -> "pa.Table":
     import pyarrow.compute as pc
 
     answered = table.filter(pc.is_valid(table["label"])).rename_columns({"probability": "confidence"})
-    return answered.select(list(log.COLUMNS)).cast(log.schema())
+    return log.completed(answered)
 
 
 def _table(

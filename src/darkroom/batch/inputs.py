@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from darkroom.deployable.package import read_header
+from darkroom.deployable.headers import read_header
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.archives import Archive, Entry, open_archive
 from darkroom.project.text import utf8

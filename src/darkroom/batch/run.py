@@ -23,7 +23,7 @@ from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import replacing, write_errors, write_text
 from darkroom.monitoring.log import file_name, schema
 from darkroom.registry import versions
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 
 if TYPE_CHECKING:
     import pyarrow as pa

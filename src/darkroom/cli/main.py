@@ -7,17 +7,20 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import operations, registry, scoring, serving
-from darkroom.cli.options import Json
+from darkroom.cli import feedback, operations, registry, scoring, serving
+from darkroom.cli.options import Commands, Json
 from darkroom.files.writing import read_json
 from darkroom.project.console import run
 from darkroom.project.repository import repository_root
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
 app.add_typer(serving.app)
+app.add_typer(feedback.app)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""Commands for whoever keeps the service running: `retrain` and `gc`."""
+"""Commands for whoever keeps the service running: `retrain`, `acknowledge` and `gc`."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -17,25 +18,58 @@ def retrain(
         bool,
         typer.Option(
             "--commit",
-            help="Commit dvc.lock and the .dvc files of new images after a successful run. dvc.lock covers the "
-            "reports too; the reasons in reports/retrain.json go into the commit message.",
+            help="Commit dvc.lock and the .dvc files of new images after a successful run; the reasons go into the "
+            "message. Uncommitted changes of params.yaml, dvc.yaml or code are refused.",
         ),
     ] = False,
-    push: Annotated[bool, typer.Option("--push", help="Commit, then `dvc push` and `git push`.")] = False,
+    push: Annotated[
+        bool,
+        typer.Option(
+            "--push",
+            help="Take over what others pushed, and after the run commit, `dvc push` and `git push`. What cannot be "
+            "pushed is pushed by the next run.",
+        ),
+    ] = False,
 ) -> None:
-    """Retrain if needed: new images, a changed source or stage, drift, or an old champion.
+    """Retrain if needed: new images, a changed source or stage, drift, low accuracy, or an old champion.
 
-    A stage has changed if its code, params or data differ from dvc.lock. After a changed source, drift or age, the
-    dataset is downloaded again, and only stages affected by changes run.
+    A stage has changed if its code, params or data differ from dvc.lock. After a changed source, drift, low
+    accuracy or age, the dataset is downloaded again, and only stages affected by changes run.
 
-    For schedulers: only one run at a time (exit code 75 otherwise). The section `retrain` of params.yaml sets the
-    triggers and notifications. `promote` decides. A failure or kill leaves champion, data and dvc.lock unchanged, and
-    the next run resumes. The report is in reports/retrain.json and, as one line of JSON, the last line on stdout.
+    For schedulers: only one run at a time (exit code 75 otherwise). Git and remotes are checked before the training.
+    The section `retrain` of params.yaml sets the triggers and notifications. `promote` decides. A failure or kill
+    leaves champion, data and dvc.lock unchanged, and the next run resumes. The report is in reports/retrain.json and,
+    as one line of JSON, the last line on stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now
 
     print(json.dumps(retrain_now(ordered(force=force, commit=commit, push=push))))
+
+
+@app.command()
+def acknowledge(
+    reason: Annotated[str, typer.Option("--reason", help="Why the alarm calls for nothing; kept with your name.")],
+    days: Annotated[float, typer.Option("--days", min=0.01, max=3650, help="For how long at most.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Acknowledge today's alarm of `retrain` (drift or low accuracy), so that it does not retrain every night.
+
+    It holds until the days are over, the champion or the training data change, or another measure alarms. It is kept in
+    acknowledged.json in the log's directory, and replaces the one before.
+    """
+    from datetime import UTC, datetime
+
+    from darkroom.operations.alarms import acknowledge as acknowledge_now
+    from darkroom.operations.params import ordered
+
+    order = ordered(force=False, commit=False, push=False)
+    now = datetime.now(UTC)
+    written = acknowledge_now(order.params, root=order.root, model=order.model, reason=reason, days=days, now=now)
+    if as_json:
+        print(json.dumps(asdict(written), ensure_ascii=False))
+        return
+    print(f"{', '.join(written.alarms)}: {written}")
 
 
 @app.command()

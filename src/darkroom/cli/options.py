@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperArgument, TyperGroup
 
 from darkroom.errors import ParamsError
 from darkroom.project.repository import repository_root
@@ -15,6 +16,9 @@ Model = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
+
+SPEAKING = {"ALIAS", "DAYS", "MB", "PORT", "SECONDS", "VERSION"}  # last words of options that say what they take
+TYPES = {"int": "INTEGER", "float": "FLOAT", "str": "TEXT", "path": "PATH"}  # typer's words, and those of other tools
 
 OptionsT = TypeVar("OptionsT")
 
@@ -51,3 +55,31 @@ def registered_name(model: str | None) -> str:
         return str(read_params(path)["promote"]["registered_model"])
     except (KeyError, TypeError):
         raise ParamsError(f"{path}: promote.registered_model is missing; set it, or pass --model") from None
+
+
+class Commands(TyperGroup):
+    """The commands of an app, whose help reads as that of other tools: `OUT --port PORT --limit INTEGER`."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, None if there is none of this name."""
+        command: Any = super().get_command(ctx, cmd_name)
+        for parameter in command.params if command else ():
+            if isinstance(parameter, TyperArgument):
+                parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take
+                parameter.metavar = parameter.metavar or parameter.name.upper()
+            elif parameter.metavar is None and not parameter.is_flag:
+                kind = parameter.display_type(ctx).strip("<>").partition(" ")[0]  # of <int range>
+                last = parameter.opts[-1].rpartition("-")[2].upper()
+                parameter.metavar = last if last in SPEAKING else TYPES.get(kind)
+        return command
+
+
+class _Argument(TyperArgument):
+    """An argument that shows its name alone: NAME, [NAME] or NAME..., where typer adds braces and a type."""
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        name = f"{self.metavar}..." if self.nargs != 1 else str(self.metavar)
+        return [name if self.required else f"[{name}]"]
+
+    def display_type_rich(self, ctx: Any) -> str:  # noqa: ARG002
+        return ""

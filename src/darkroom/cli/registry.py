@@ -56,7 +56,7 @@ def rollback(
 @app.command()
 def approve(
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="The version to approve; it must be the challenger.")
+        str | None, typer.Argument(metavar="VERSION", help="The version to approve; it must be the challenger.")
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")] = "",
     model: Model = None,

@@ -25,7 +25,7 @@ Number = Annotated[str | None, typer.Option("--version", help="Version to use.")
 
 @app.command()
 def predict(
-    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE...")],
+    files: Annotated[list[str], typer.Argument(help="Image files; - reads one image from stdin.", metavar="FILE")],
     model: Model = None,
     alias: Alias = "champion",
     version: Number = None,
@@ -141,7 +141,9 @@ class DriftOptions:
         str | None, typer.Option(help="Version whose predictions are checked; default: the last in the log.")
     ] = None
     psi: Annotated[float, typer.Option(min=0, help="PSI threshold for drift.")] = 0.2
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Significance level (Holm-corrected).")] = 0.01
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Significance level, divided by the number of measures.")
+    ] = 0.01
     min_rows: Annotated[int, typer.Option(min=1, help="Minimum number of rows; with fewer, no verdict.")] = 200
     picture: Annotated[Path | None, typer.Option(help="Where to write the plot; default: reports/drift.png.")] = None
     as_json: Json = False
@@ -150,7 +152,10 @@ class DriftOptions:
 @app.command()
 @takes(DriftOptions)
 def drift(given: DriftOptions) -> None:
-    """Check logged predictions for drift from the training data. Exit codes: 0 no drift (or too few rows), 3 drift."""
+    """Check logged predictions for drift from the training data; exit codes: 0 no drift (or too few rows), 3 drift.
+
+    Where true labels came back (`darkroom feedback`), the accuracy of what was served is shown per version and week.
+    """
     from darkroom.monitoring import figure
     from darkroom.monitoring.drift import Limits
     from darkroom.monitoring.samples import inspect
@@ -173,7 +178,8 @@ def drift(given: DriftOptions) -> None:
     )
     path = given.picture or root / "reports" / "drift.png"
     heading = f"{found.report.n_window} predictions of version {found.version}" if found.version else "no predictions"
-    figure.drift(found.report, found.reference, found.window, path, heading=heading)
+    weeks = found.served.weeks
+    figure.drift(found.report, found.reference, found.window, path, weeks=weeks, heading=heading)
     if given.as_json:
         print(json.dumps({**found.as_dict(), "picture": str(path)}))
     else:

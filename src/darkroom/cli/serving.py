@@ -50,8 +50,15 @@ class ServeOptions:
     access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="Log one line per request.")] = True
     log: Annotated[
         Path | None,
-        typer.Option(help="Directory of the prediction log for `darkroom drift`; images are never stored."),
+        typer.Option(help="Directory of the log of predictions and feedback, for `darkroom drift`."),
     ] = None
+    keep_images: Annotated[
+        float, typer.Option(min=0, max=1, help="Fraction of the images to keep in the log's directory; 0: none.")
+    ] = 0.0
+    keep_days: Annotated[
+        float, typer.Option(min=0.0001, max=36500, help="Days after which a kept image is deleted.")
+    ] = 30.0
+    keep_mb: Annotated[int, typer.Option(min=1, help="Maximum size of all kept images in MB; the oldest go.")] = 1000
 
 
 @app.command()
@@ -70,7 +77,10 @@ def serve(given: ServeOptions) -> None:
             f"--max-waiting {given.max_waiting} is less than --max-images {given.max_images}; such requests could "
             "never be served"
         )
+    if given.keep_images and given.log is None:
+        raise ParamsError("--keep-images keeps images in the log's directory; also pass --log DIRECTORY")
     name, token = registered_name(given.model), _token(given.token_file)
+    from darkroom.monitoring.kept_images import Keeping
     from darkroom.serving.limits import Limits
     from darkroom.serving.server import Settings, serve
 
@@ -84,6 +94,7 @@ def serve(given: ServeOptions) -> None:
         head_seconds=given.head_seconds,
         body_seconds=given.body_seconds,
     )
+    keeping = Keeping(given.keep_images, given.keep_days * 86400, given.keep_mb << 20) if given.keep_images else None
     serve(
         Settings(
             name=name,
@@ -97,6 +108,7 @@ def serve(given: ServeOptions) -> None:
             network_threads=given.network_threads,
             access_log=given.access_log,
             log_folder=given.log,
+            keeping=keeping,
             limits=limits,
         )
     )

@@ -13,6 +13,7 @@ from rich.text import Text
 from darkroom.registry.snapshot import Registered
 
 if TYPE_CHECKING:
+    from darkroom.monitoring.accuracy import ServedAccuracy
     from darkroom.monitoring.samples import Comparison
 
 
@@ -47,7 +48,20 @@ def print_drift(found: "Comparison", picture: Path) -> None:
     )
     for line in [*report.reasons, *found.notes]:
         console.print(line, markup=False)
+    if found.served.weeks:
+        console.print(f"\naccuracy of what was served, by the {found.served.n_images} images with a true label:")
+        console.print(_served(found.served))
     console.print(f"plot: {picture}", markup=False)
+
+
+def _served(served: "ServedAccuracy") -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("version", "week of", "labelled", "accuracy", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in (*served.weeks, *served.versions):
+        interval = " to ".join(f"{side:.1%}" for side in one.ci95)
+        table.add_row(Text(one.version), one.week or "all", f"{one.n_labelled}", f"{one.accuracy:.1%}", interval)
+    return table
 
 
 N_CLASSES = 20  # shown of a comparison: those with the largest differences

@@ -37,7 +37,7 @@ def stream(
     At most `ITEMS_PER_WORKER * workers` items are in work or waiting: they are read only as fast as results are taken,
     in the caller's thread, so an error while reading them is raised here, like one of the function itself. To hand an
     item over costs about 0.5 ms: give items that are worth more. On a cluster every item and every result goes through
-    this process and over its network: a cluster pays off only for work that takes longer than the way there and back
+    this process and over its network: a cluster pays off only for work that takes longer than the round trip
     (1 MB of image files at 1 Gbit/s: 10 ms).
 
     Args:

@@ -1,7 +1,8 @@
 """The deployable model as MLflow sees it: model.onnx read by package.py, behind a pyfunc saved as code (no pickle).
 
-This file is copied into every logged model beside package.py and runs at the consumer, who has neither darkroom nor
-Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom imports it.
+This file is copied into every logged model with package.py, images.py and headers.py, and runs at the consumer, who has
+neither darkroom nor Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom
+imports it.
 """
 
 import hashlib
@@ -80,15 +81,22 @@ def _item(value: Any) -> Any:
 
 
 def _load_module(path: Path) -> ModuleType:
-    """Import the file under a name of its own: two versions loaded in one process must not share their code."""
+    """Import the file as a package of its own name: two versions loaded in one process must not share their code.
+
+    Its relative imports then find the files beside it.
+    """
     name = f"_darkroom_package_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
+        spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=[str(path.parent)])
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} is not a Python module")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ImportError:
+            del sys.modules[name]  # once what it needs is installed, it can be loaded
+            raise
     return sys.modules[name]
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
+from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
 from darkroom.evaluation.metrics import classification
@@ -210,11 +211,12 @@ def _load(path: Path, dataset: Dataset) -> Package:
         package = Package.load(path)
     except ValueError as error:
         raise DataError(str(error)) from None
-    if package.classes != dataset.classes or package.image_shape != dataset.image_shape:
+    form = Form.of(dataset.manifest)
+    if package.classes != dataset.classes or package.form != form:
         raise DataError(
             f"{path} has {len(package.classes)} classes and images of shape {package.image_shape}, but the prepared "
-            f"data has {len(dataset.classes)} classes and images of shape {dataset.image_shape}, or other class names; "
-            f"run `dvc repro train@{path.parent.name}`"
+            f"data has {len(dataset.classes)} classes and images of shape {dataset.image_shape}, or other class names "
+            f"or resize settings; run `dvc repro train@{path.parent.name}`"
         )
     return package
 

@@ -139,9 +139,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
         return save(figure, path)
 
 
-def class_scores(
-    values: Sequence[float | None], classes: Sequence[str], path: Path, *, label: str, dark: bool = False
-) -> Path:
+def class_scores(values: Sequence[float | None], classes: Sequence[str], path: Path, *, label: str) -> Path:
     """Draw one dot per class, lowest value first, and return path; beyond 40 classes the 40 lowest.
 
     Args:
@@ -155,12 +153,12 @@ def class_scores(
     if not ranked:
         raise DataError(f"{path}: no class has a value of {label}; nothing to plot")
     shown = ranked[:40]
-    with style(dark=dark):
+    with style():
         figure = Figure(figsize=(WIDTH, 0.9 + 0.21 * len(shown)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(shown))
         heights = [value for value, _ in shown]
-        first = ink("first", dark=dark)
+        first = ink("first")
         axes.plot(heights, places, "o", color=first, markersize=6)
         for place, value in enumerate(heights):
             axes.annotate(f"{value:.1%}", (value, place), (7, 0), textcoords="offset points", va="center", size=7.5)

@@ -18,7 +18,6 @@ def image_grid(
     *,
     n_columns: int = 8,
     heading: str = "",
-    dark: bool = False,
 ) -> Path:
     """Draw images in rows of n_columns, each below its title (one or two lines), and return path.
 
@@ -39,7 +38,7 @@ def image_grid(
     row_height = cell + lines * text_height + gap
     width = 2 * margin + n_columns * (cell + gap) - gap
     height = 2 * margin + head + n_rows * row_height - gap
-    with style(dark=dark):
+    with style():
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
@@ -49,7 +48,7 @@ def image_grid(
             left = margin + position % n_columns * (cell + gap)
             top = margin + head + position // n_columns * row_height
             shown = "\n".join(clean(line, 17) for line in title.split("\n"))
-            axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet", dark=dark), parse_math=False)
+            axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet"), parse_math=False)
             _place(axes, _rgb(image, path), left=left, top=top + lines * text_height, cell=cell)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_aspect("auto")  # imshow sets its own; one unit is one inch in both directions here anyway

@@ -47,13 +47,13 @@ def clean(text: str, longest: int) -> str:
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
-def ink(name: str, *, dark: bool) -> str:
+def ink(name: str, *, dark: bool = False) -> str:
     """Return the colour of a name, a key of LIGHT."""
     return (DARK if dark else LIGHT)[name]
 
 
 @contextmanager
-def style(*, dark: bool) -> Iterator[None]:
+def style(*, dark: bool = False) -> Iterator[None]:
     """Draw in the fonts and colours of every plot while the block runs."""
     colors = DARK if dark else LIGHT
     settings: Any = {

@@ -5,6 +5,7 @@ import gzip
 import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -20,6 +21,9 @@ CHUNK_BYTES = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
 LONGEST_NAME = 4096  # bytes, as the paths of Linux
 MOST_MEMBERS = 10_000_000  # at about 300 bytes of memory each
+_UTF8_NAME = 0x800  # flag of a zip member
+_UNICODE_PATH = 0x7075  # extra field of a zip member
+_WINDOWS = (0, 10, 14)  # the create_system of a zip member: FAT, NTFS, VFAT
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
     tarfile.LNKTYPE: "a hard link",
@@ -94,6 +98,8 @@ def broken_as_data_error(path: Path) -> Iterator[None]:
     except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         cut = "unexpected end of data" in str(error)
         raise DataError(f"{path} is {'truncated' if cut else f'damaged ({error})'}; download it again") from None
+    except UnicodeDecodeError as error:  # zipfile: marked as UTF-8
+        raise DataError(f"{path}: the name {error.object!r} of a member is not UTF-8; pack it again") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile: a compression it lacks
         raise DataError(f"{path} cannot be read: {error}; pack it again as a plain zip or tar") from None
 
@@ -173,6 +179,7 @@ class ZipArchive:
         return data
 
     def _scan(self) -> Iterator[Entry]:
+        slashes = any("/" in info.orig_filename for info in self._infos)
         for position, info in enumerate(self._infos):
             mode = info.external_attr >> 16  # Unix file type and rights; 0 from other systems
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -180,9 +187,13 @@ class ZipArchive:
                 raise DataError(f"{self.path}: member {shown(info.filename)} is {kind}; only files are read")
             if info.flag_bits & 0x1:
                 raise DataError(f"{self.path}: member {shown(info.filename)} is encrypted; pack it without a password")
-            name = _safe_name(info.filename, self.path)
+            spelled = _zip_name(info, self.path)
+            name = _safe_name(spelled, self.path)
+            if info.create_system in _WINDOWS or not slashes:
+                name, spelled = name.replace("\\", "/"), spelled.replace("\\", "/")
+            name = name.strip("/")
             if name:
-                yield Entry(name, info.file_size, info.is_dir(), position)
+                yield Entry(name, info.file_size, spelled.endswith("/"), position)
 
 
 class _Slice:
@@ -247,6 +258,38 @@ def _unpacked(path: Path, kind: str) -> IO[bytes]:
     if kind == "xz":
         return lzma.open(path, "rb")
     return bz2.open(path, "rb") if kind == "bz2" else path.open("rb")
+
+
+def _zip_name(info: zipfile.ZipInfo, path: Path) -> str:
+    """Return the name of a member as it was meant; zipfile takes all that is not marked as UTF-8 for code page 437.
+
+    Many programs write UTF-8 without the mark, some add the name as Info-ZIP's Unicode Path (extra field 0x7075 of the
+    zip specification, APPNOTE 4.6.9).
+
+    Raises:
+        DataError: the encoding of the name is unknown.
+    """
+    name = info.orig_filename
+    if not info.flag_bits & _UTF8_NAME and not name.isascii():
+        raw = name.encode("cp437")
+        try:
+            name = (_unicode_path(info.extra, raw) or raw).decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{path}: the name {shown(name)} of a member is in an unknown encoding (not UTF-8: {raw!r}); pack it "
+                "again, with UTF-8 names"
+            ) from None
+    return name.partition("\0")[0]
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> bytes | None:
+    """Return the UTF-8 name in an extra field, None where there is none or it belongs to another name than `raw`."""
+    while len(extra) >= 4:
+        kind, n_bytes = struct.unpack_from("<HH", extra)
+        content, extra = extra[4 : 4 + n_bytes], extra[4 + n_bytes :]
+        if kind == _UNICODE_PATH and content[:5] == struct.pack("<BI", 1, zlib.crc32(raw)):
+            return content[5:]
+    return None
 
 
 def _safe_name(name: str, path: Path) -> str:

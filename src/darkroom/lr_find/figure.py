@@ -1,6 +1,7 @@
-"""Pictures of what is tried before a training: plain arrays in, a PNG out."""
+"""The plot of a learning-rate range test."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,38 +9,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from darkroom.figures.style import WIDTH, ink, save, style
 
+if TYPE_CHECKING:
+    from darkroom.lr_find.range_test import Finding
 
-def learning_rate_test(
-    learning_rates: np.ndarray,
-    losses: np.ndarray,
-    smoothed: np.ndarray,
-    path: Path,
-    *,
-    suggestion: float,
-    cautious: float,
-    greatest: float,
-    heading: str = "",
-) -> Path:
-    """Draw the loss over a rising learning rate, mark the rates to choose from, and return path.
 
-    Args:
-        learning_rates: (n,) rising, above 0.
-        losses: (n,) of each batch.
-        smoothed: (n,) of the losses.
-        suggestion: the rate of the steepest fall.
-        cautious: a lower one; drawn where it is not the suggestion.
-        greatest: the rate of the smallest loss.
-    """
-    first, second, quiet = (ink(name, dark=False) for name in ("first", "second", "quiet"))
-    with style(dark=False):
+def learning_rate_test(found: "Finding", path: Path, *, heading: str = "") -> Path:
+    """Draw the loss over the learning rate of a range test, mark the rates to choose from, and return path."""
+    learning_rates, smoothed = found.learning_rates, found.smoothed
+    first, second, quiet = (ink(name) for name in ("first", "second", "quiet"))
+    with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot(learning_rates, losses, ".", color=quiet, markersize=3)  # of single batches
+        axes.plot(learning_rates, found.losses, ".", color=quiet, markersize=3)  # of single batches
         axes.plot(learning_rates, smoothed, color=first)
         # The interpolated height puts the marks on the line: rounded, no rate need be one that was tried.
-        marks = [(suggestion, "steepest fall", "o"), (greatest, "lowest loss", "v")]
-        if cautious < suggestion:
-            marks.insert(0, (cautious, "cautious", "s"))
+        marks = [(found.suggestion, "steepest fall", "o"), (found.greatest, "lowest loss", "v")]
+        if found.cautious < found.suggestion:
+            marks.insert(0, (found.cautious, "cautious", "s"))
         for rate, name, marker in marks:
             height = float(np.interp(np.log(rate), np.log(learning_rates), smoothed))
             axes.axvline(rate, color=second, linewidth=1, linestyle=":")

@@ -1,7 +1,6 @@
 """`darkroom lr-find`: the learning-rate test of a candidate, on the data that the stages have prepared."""
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from darkroom.data.arrays.features import Features
-from darkroom.project.console import native_stderr_silenced
+from darkroom.project.console import loading_keras
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
 from darkroom.training.opened import open_data
@@ -48,8 +47,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     with in_section(section):
         recipe.check(params, data, image_shape=opened.image_shape, features=features)
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_stderr_silenced():
+    with loading_keras():
         from darkroom.lr_find import range_test
         from darkroom.networks.runtime.device import policy, prepare
         from darkroom.training.candidate import first_batch_size
@@ -75,16 +73,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     from darkroom.lr_find.figure import learning_rate_test
 
     heading = f"{candidate}: learning-rate range test, {params['optimizer']['name']}, batches of {batch_size}"
-    learning_rate_test(
-        found.learning_rates,
-        found.losses,
-        found.smoothed,
-        picture,
-        suggestion=found.suggestion,
-        cautious=found.cautious,
-        greatest=found.greatest,
-        heading=heading,
-    )
+    learning_rate_test(found, picture, heading=heading)
     return {
         "candidate": candidate,
         "suggestion": found.suggestion,

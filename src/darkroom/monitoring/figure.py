@@ -1,5 +1,9 @@
-"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other."""
+"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other.
 
+The accuracy of what was served, week by week, is the last panel where there are true labels.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,38 +13,53 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from darkroom.figures.style import WIDTH, ink, save, style
+from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.drift import Check, Report, Sample
 
 N_BINS = 40
 N_CLASSES = 10  # bars; of more classes the most shifted
+N_WEEKS = 6  # with their date
 N_COLUMNS = 2
 
 
 def drift(
-    report: Report, reference: Sample, window: Sample, path: Path, *, heading: str = "", dark: bool = False
+    report: Report,
+    reference: Sample,
+    window: Sample,
+    path: Path,
+    *,
+    weeks: Sequence[Accuracy] = (),
+    heading: str = "",
 ) -> Path:
-    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict."""
-    n_rows = max(1, -(-len(report.checks) // N_COLUMNS))
-    with style(dark=dark):
+    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict.
+
+    Args:
+        weeks: of ServedAccuracy; none: no panel.
+    """
+    n_panels = len(report.checks) + bool(weeks)
+    n_rows = max(1, -(-n_panels // N_COLUMNS))
+    with style():
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
-        panels = figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat
+        panels = list(figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat)
         for axes, check in zip(panels, report.checks, strict=False):
             if check.name == "label":
-                _bars(axes, check, dark=dark)
+                _bars(axes, check)
             else:
-                _outlines(axes, check, reference.measures[check.name], window.measures[check.name], dark=dark)
+                _outlines(axes, check, reference.measures[check.name], window.measures[check.name])
             axes.set_title(f"{check.name}: {_verdict(check)}")
-        for axes in list(panels)[len(report.checks) :]:
+        if weeks:
+            _accuracy(panels[len(report.checks)], weeks)
+        for axes in panels[n_panels:]:
             axes.set_axis_off()
         if heading:
-            figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet", dark=dark), parse_math=False)
-        faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+            figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet"), parse_math=False)
+        faint, first, second = (ink(name) for name in ("faint", "first", "second"))
         sides = [Patch(facecolor=faint, edgecolor=first, label="reference"), Patch(color=second, label="window")]
         figure.legend(handles=sides, loc="outside lower center", ncols=2)
         return save(figure, path)
 
 
-def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray, *, dark: bool) -> None:
+def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray) -> None:
     both = np.concatenate([reference, window])
     low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)  # a few far ones would flatten the rest
     if low == high:
@@ -49,19 +68,19 @@ def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarra
     shares = [
         np.histogram(np.clip(values, low, high), edges)[0] / max(1, len(values)) for values in (reference, window)
     ]
-    axes.stairs(shares[0], edges, fill=True, color=ink("faint", dark=dark))
-    axes.stairs(shares[0], edges, color=ink("first", dark=dark), linewidth=0.8)
-    axes.stairs(shares[1], edges, color=ink("second", dark=dark), linewidth=1.6)
+    axes.stairs(shares[0], edges, fill=True, color=ink("faint"))
+    axes.stairs(shares[0], edges, color=ink("first"), linewidth=0.8)
+    axes.stairs(shares[1], edges, color=ink("second"), linewidth=1.6)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(0)
     axes.set_xlabel(_UNITS.get(check.name, check.name))
 
 
-def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
+def _bars(axes: Axes, check: Check) -> None:
     n = min(N_CLASSES, len(check.classes))
     at = np.arange(n)
-    faint, first, second = (ink(name, dark=dark) for name in ("faint", "first", "second"))
+    faint, first, second = (ink(name) for name in ("faint", "first", "second"))
     axes.barh(at - 0.2, check.reference[:n], height=0.38, color=faint, edgecolor=first, linewidth=0.8)
     axes.barh(at + 0.2, check.window[:n], height=0.38, color=second)
     axes.set_yticks(at, [name if len(name) <= 14 else f"{name[:13]}…" for name in check.classes[:n]], parse_math=False)
@@ -72,10 +91,34 @@ def _bars(axes: Axes, check: Check, *, dark: bool) -> None:
     axes.set_xlabel(f"fraction of the images{more}")
 
 
+def _accuracy(axes: Axes, weeks: Sequence[Accuracy]) -> None:
+    """Draw a point per week and version with its interval; the versions of a week stand side by side."""
+    names = sorted({str(one.week) for one in weeks})
+    versions = sorted({one.version for one in weeks}, key=lambda version: (len(version), version))
+    colors = [ink(name) for name in ("second", "first", "quiet")]
+    for number, version in enumerate(versions):
+        found = [one for one in weeks if one.version == version]
+        aside = 0.5 * (number + 0.5) / len(versions) - 0.25
+        at = [names.index(str(one.week)) + aside for one in found]
+        accuracy = np.array([one.accuracy for one in found])
+        reach = np.abs(np.array([one.ci95 for one in found]).T - accuracy)
+        color = colors[number % len(colors)]
+        axes.errorbar(
+            at, accuracy, yerr=reach, fmt="o", markersize=4, capsize=2, color=color, label=f"version {version}"
+        )
+    shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), N_WEEKS)).astype(int))
+    axes.set_xticks(shown, [names[index][5:] for index in shown])
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("week of (month-day); bars: 95 % interval")
+    axes.set_title(f"accuracy by {sum(one.n_labelled for one in weeks)} true labels")
+    axes.legend(fontsize="small")
+
+
 def _verdict(check: Check) -> str:
     if check.drifted is None:
         return "too few rows"
-    return f"{'drifted' if check.drifted else 'as before'} (PSI {check.psi:.2f})"
+    return f"{'drifted' if check.drifted else 'no drift'} (PSI {check.psi:.2f})"
 
 
 _UNITS = {

@@ -29,7 +29,10 @@ COLUMNS = {  # and their types
     **dict.fromkeys(FEATURES, "float32"),
     "width": "int32",  # of the image as it was sent, in pixels
     "height": "int32",
+    "request_id": "string",  # of the request that asked; null in a log of `darkroom batch`
+    "position": "int32",  # of the image in that request, from 0
 }
+SINCE_REQUESTS = ("request_id", "position")  # files of earlier releases do not have them
 
 _NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 
@@ -125,8 +128,7 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
         if since and _flushed(path) < since:  # so is every row in it; a year of files need not be opened for a day
             continue
         try:
-            table = pq.read_table(path, columns=list(COLUMNS), filters=filters, partitioning=None)
-            tables.append(table.cast(schema()))
+            tables.append(completed(pq.read_table(path, filters=filters, partitioning=None)))
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise DataError(f"{path} is not a file of a prediction log ({reason}); remove it") from None
@@ -143,6 +145,20 @@ def schema() -> "pa.Schema":
     return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
 
 
+def completed(table: "pa.Table") -> "pa.Table":
+    """Return a table with the columns and types of a log; those of requests are null where it has none.
+
+    Raises:
+        KeyError: another column is missing.
+    """
+    import pyarrow as pa
+
+    for name in SINCE_REQUESTS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, schema().field(name).type))
+    return table.select(list(COLUMNS)).cast(schema())
+
+
 def file_name(number: int) -> str:
     """Return the name of a new file of a log, for rows that all came before now.
 
@@ -152,16 +168,18 @@ def file_name(number: int) -> str:
     return f"{datetime.now(UTC).strftime(_NAME_TIME)}-{os.getpid()}-{number}.parquet"
 
 
-def keep_image(folder: Path, image_id: str, data: bytes) -> None:
-    """Write the bytes of an image to images/<first two digits>/<id> in a log's directory, unless they are there.
+def keep_image(folder: Path, image_id: str, data: bytes) -> bool:
+    """Write the bytes of an image to images/<first two digits>/<id> in a directory, and return whether they were new.
 
     Raises:
         DataError: the disk refuses.
     """
     path = folder / "images" / image_id[:2] / image_id
-    if not path.exists():
-        with write_errors(path), replacing(path) as part:
-            part.write_bytes(data)
+    if path.exists():
+        return False
+    with write_errors(path), replacing(path) as part:
+        part.write_bytes(data)
+    return True
 
 
 def _flushed(path: Path) -> datetime:

@@ -5,7 +5,7 @@ import struct
 import cv2
 import numpy as np
 
-from darkroom.deployable.package import read_header
+from darkroom.deployable.headers import read_header
 
 FEATURES = ("brightness", "contrast", "sharpness")
 
@@ -19,10 +19,10 @@ def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
         image: as the network takes it; see features.
     """
     try:
-        width, height, _ = read_header(data)
+        header = read_header(data)
     except (struct.error, IndexError):
         return {"width": None, "height": None, **features(image)}
-    return {"width": width, "height": height, **features(image)}
+    return {"width": header.width, "height": header.height, **features(image)}
 
 
 def features(image: np.ndarray) -> dict[str, float]:

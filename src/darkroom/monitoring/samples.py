@@ -2,10 +2,9 @@
 
 Images are measured on the pixels that the network takes, by both sides, so that they compare although training images
 are kept resized. What depends on the model (label, confidence, and the size of those pixels) is compared for one
-version at a time.
+version at a time. An image counts once on either side, however often it was asked: a health check is no traffic.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,9 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError
+from darkroom.monitoring.accuracy import ServedAccuracy, served_accuracy
 from darkroom.monitoring.drift import Limits, Report, Sample, compare
+from darkroom.monitoring.feedback import read_feedback
 from darkroom.monitoring.log import COLUMNS, read
 from darkroom.monitoring.measures import FEATURES, features
 
@@ -24,22 +25,36 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_TRAINING_IMAGES = 20_000  # that are measured, evenly spread; 0.2 s at 28x28 pixels, 10 s at 224x224
+MAX_TEST_IMAGES = 4_000  # that the version is asked again, evenly spread; 0.3 s at 28x28 pixels, 8 s at 224x224
+SHOWN_CLASSES = 10  # in a note
 BATCH = 256  # images in memory at a time
+NETWORK_BATCH = 16  # of them, that the network is given at once: large images are slower in large batches
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A report of drift, with the samples it is of, the version whose answers were compared, and remarks."""
+    """A report of drift.
+
+    Attributes:
+        reference, window: the samples that were compared.
+        version: whose answers were compared; None: there are none.
+        data: digest of data/prepared; None where the reference is another.
+        served: the accuracy of what was served, of every version in the window.
+        notes: remarks.
+    """
 
     report: Report
     reference: Sample
     window: Sample
     version: str | None
+    data: str | None
+    served: ServedAccuracy
     notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, without the samples."""
-        return {**self.report.as_dict(), "version": self.version, "notes": self.notes}
+        served = self.served.as_dict()
+        return {**self.report.as_dict(), "version": self.version, "served": served, "notes": self.notes}
 
 
 def inspect(
@@ -53,17 +68,18 @@ def inspect(
     reference: Path | None = None,
     limits: Limits | None = None,
 ) -> Comparison:
-    """Return how a window of a prediction log differs from the training data.
+    """Return how a window of a prediction log differs from the training data, and how often its answers were right.
 
     Args:
         log: the directory that `darkroom batch --log` or `darkroom serve --log` writes.
-        root: the repository, for data/prepared and reports.
+        root: the repository, for data/prepared.
         package_of: gives the Package of a version by its number, such as versions.load(versions.find(...)): the size
-            of its network's input is the one to measure at. It is not asked where `reference` is given.
+            of its network's input is the one to measure at, and the test images are put to it. It is not asked where
+            `reference` is given.
         version: whose answers to compare; None: the last that answered in the window.
         since, until: see read.
         reference: a parquet file or directory with columns of the log, such as the log of a good month, instead of the
-            training data.
+            training data. It is taken as it is, whichever version answered.
 
     Raises:
         DataError: the log or the reference does not exist.
@@ -76,28 +92,42 @@ def inspect(
     of_version = rows.filter(_equal(rows["version"], version)) if version else rows
     if others := rows.num_rows - of_version.num_rows:
         notes.append(f"{others} rows of versions other than {version} are ignored.")
-    window = logged_sample(of_version)
+    images = distinct(of_version)
+    if repeats := of_version.num_rows - images.num_rows:
+        notes.append(f"{repeats} rows repeat an image of the window and are not counted again.")
+    window = logged_sample(images)
     if reference:
-        before = stored_sample(reference)
+        before, data = stored_sample(reference), None
     else:
         dataset = Dataset.open(root / "data" / "prepared")
-        before = training_sample(dataset, package=package_of(version) if version else None)
-        confidence, why = test_confidence(root / "reports", version=version)
-        if confidence is not None:
-            before = Sample({**before.measures, "confidence": confidence}, before.labels)
-        else:
-            notes.append(f"confidence is not compared: {why}.")
-    return Comparison(compare(before, window, limits=limits), before, window, version, notes)
+        package, data = package_of(version) if version else None, str(dataset.manifest["digest"])
+        before = training_sample(dataset, package=package)
+        if package:
+            before, window, more = _with_answers(before, window, dataset, package)
+            notes += more
+    labels, n_damaged = read_feedback(log)
+    served = served_accuracy(rows, labels, n_damaged=n_damaged)
+    report = compare(before, window, limits=limits)
+    return Comparison(report, before, window, version, data, served, [*notes, *served.notes])
+
+
+def distinct(table: "pa.Table") -> "pa.Table":
+    """Return the first row of each id, in their order."""
+    import pyarrow as pa
+
+    numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
+    first = numbered.group_by("id").aggregate([("row", "min")])["row_min"]
+    return table.take(pa.array(np.sort(first.to_numpy())))
 
 
 def logged_sample(table: "pa.Table") -> Sample:
     """Return rows with columns of the prediction log as a sample; of the columns that are missing there is nothing."""
-    columns = {name: table[name].to_numpy() for name in table.column_names if name != "label"}
-    measures = {name: columns[name] for name in (*FEATURES, "confidence") if name in columns}
-    if {"width", "height"} <= columns.keys():
-        size = _size(columns["width"], columns["height"])
+    names = set(table.column_names)
+    measures = {name: table[name].to_numpy() for name in (*FEATURES, "confidence") if name in names}
+    if {"width", "height"} <= names:
+        size = _size(*(table[name].to_numpy() for name in ("width", "height")))
         measures["size"] = size[np.isfinite(size)]  # an image whose header was not understood has none
-    labels = table["label"].to_pylist() if "label" in table.column_names else []
+    labels = table["label"].to_pylist() if "label" in names else []
     return Sample(measures, np.array(labels, dtype=str))
 
 
@@ -115,7 +145,7 @@ def stored_sample(path: Path) -> Sample:
         table = pa.concat_tables([pq.read_table(file, partitioning=None) for file in files])
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read as a reference: {str(error).splitlines()[0]}") from None
-    sample = logged_sample(table.select([name for name in COLUMNS if name in table.column_names]))
+    sample = logged_sample(distinct(table) if "id" in table.column_names else table)
     if not sample.measures and not len(sample.labels):
         raise DataError(f"{path} has no columns to compare; expected some of {', '.join(COLUMNS)}")
     return sample
@@ -129,9 +159,7 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
             than the prepared ones, they are converted as it would. None: they are measured as they are.
         max_images: take only so many, evenly spread.
     """
-    rows = dataset.rows("train")
-    if len(rows) > max_images:
-        rows = rows[np.linspace(0, len(rows) - 1, max_images).astype(int)]
+    rows = _spread(dataset.rows("train"), max_images)
     shape = dataset.image_shape if package is None else tuple(package.image_shape)
     values = np.empty((len(rows), len(FEATURES)))
     for start in range(0, len(rows), BATCH):
@@ -145,24 +173,44 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
     return Sample(measures, np.array(dataset.classes, dtype=str)[dataset.labels[rows]])
 
 
-def test_confidence(reports: Path, *, version: str | None) -> tuple[np.ndarray | None, str]:
-    """Return the confidence of a version on the test images, float (n,); or None, and why there is nothing."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def confidence_on_test(dataset: Dataset, package: Any) -> np.ndarray:
+    """Return the confidence of a version on the test images of classes that it knows: float (n,).
 
-    try:
-        recorded = json.loads((reports / "promotion.json").read_text(encoding="utf-8"))["version"]
-        winner = json.loads((reports / "evaluation.json").read_text(encoding="utf-8"))["winner"]
-        filters = [("candidate", "=", winner)]
-        table = pq.read_table(reports / "predictions.parquet", columns=["probabilities"], filters=filters)
-    except (OSError, ValueError, KeyError, pa.ArrowException):
-        return None, f"{reports} has no predictions for the test images"
-    if version is None or str(recorded) != version:
-        return (
-            None,
-            f"{reports / 'predictions.parquet'} holds version {recorded}, the window version {version or 'none'}",
-        )
-    return np.array(table["probabilities"].to_pylist()).max(axis=1), ""
+    It is asked again: predictions.parquet holds the answers of the last candidate, which may not have been promoted.
+    """
+    known = [label for label, name in enumerate(dataset.classes) if name in package.classes]
+    rows = dataset.rows("test")
+    rows = _spread(rows[np.isin(dataset.labels[rows], known)], MAX_TEST_IMAGES)
+    batches = (dataset.images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
+    parts = [package.probabilities(images, batch_size=NETWORK_BATCH).max(axis=1) for images in batches]
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return at most n of the row numbers, evenly spread."""
+    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(int)]
+
+
+def _with_answers(before: Sample, window: Sample, dataset: Dataset, package: Any) -> tuple[Sample, Sample, list[str]]:
+    """Return both samples with what the version can be compared in, and notes on what it cannot.
+
+    Labels are those that the version can answer and the training images have: after a rollback or a change of the
+    classes the shares of the others say nothing about the images.
+    """
+    notes = []
+    known = [name for name in dataset.classes if name in package.classes]
+    if others := sorted({*dataset.classes, *package.classes} - {*known}):
+        listed = ", ".join(others[:SHOWN_CLASSES]) + (", ..." if len(others) > SHOWN_CLASSES else "")
+        notes.append(f"label is compared without {listed}: not a class of both the version and the training images.")
+    before, window = (Sample(side.measures, side.labels[np.isin(side.labels, known)]) for side in (before, window))
+    if tuple(package.image_shape) != dataset.image_shape:
+        sizes = ["x".join(map(str, shape)) for shape in (package.image_shape, dataset.image_shape)]
+        notes.append(f"confidence is not compared: the version takes images of {sizes[0]}, the data are {sizes[1]}.")
+    elif len(confidence := confidence_on_test(dataset, package)):
+        before = Sample({**before.measures, "confidence": confidence}, before.labels)
+    else:
+        notes.append(f"confidence is not compared: {dataset.directory} has no test images of the version's classes.")
+    return before, window, notes
 
 
 def _size(width: np.ndarray, height: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import DataError
+from darkroom.operations.preflight import check_merges
 from darkroom.operations.undo import WorkInProgress
 from darkroom.operations.workspace import Workspace
 from darkroom.registry.aliases import ROLLED_BACK
@@ -73,7 +74,7 @@ def kept_versions(registered: Registered, *, keep: int) -> set[str]:
 
 
 def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
-    """Return what can go.
+    """Return what can be deleted.
 
     Args:
         root: of the repository.
@@ -151,7 +152,8 @@ def drop_dvc_cache(root: Path, *, dry: bool) -> str:
     """Drop what DVC's cache holds and the work tree does not use (`dvc gc --workspace`); return DVC's words.
 
     Raises:
-        DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else.
+        DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else. Or a merge
+            left conflicts in dvc.lock.
         TrainingError: DVC refuses.
     """
     if state := WorkInProgress(root).state():
@@ -159,6 +161,7 @@ def drop_dvc_cache(root: Path, *, dry: bool) -> str:
             f"the retraining started at {state['started']} is unfinished and needs DVC's cache; run `darkroom retrain` "
             "first"
         )
+    check_merges(root)
     tree = Workspace(root, log=root / ".darkroom" / "gc.log")
     said = tree.dvc("gc", "--workspace", "--force", *(["--dry"] if dry else [])).printed.strip()
     return said.splitlines()[-1] if said else "nothing to remove"

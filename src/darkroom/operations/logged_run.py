@@ -1,5 +1,6 @@
-"""Run a program whose output goes to a file and, as it comes, to stderr."""
+"""Run a program whose output goes to a file and, if wanted, to stderr as it comes."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 POLL_SECONDS = 0.2
+MISSING = re.compile(
+    r"\S+ is supported, but requires 'dvc-(\w+)' to be installed"
+)  # DVC's words; so our extras are called
 
 
 class Ended(NamedTuple):
@@ -22,7 +26,9 @@ class Ended(NamedTuple):
         lines = [line.strip() for line in self.printed.splitlines() if line.strip()]
         for beginning in ("error:", ("ERROR:", "fatal:")):
             if found := [line for line in lines if line.startswith(beginning)]:
-                return found[-1].partition(":")[2].strip()
+                error = found[-1].partition(":")[2].strip()
+                missing = MISSING.search(error)
+                return f"{missing[0]}: .venv/bin/uv pip install -e '.[{missing[1]}]'" if missing else error
         return lines[-1] if lines else "no output"
 
 
@@ -33,6 +39,8 @@ def run_logged(
     log: Path,
     environment: Mapping[str, str],
     on_start: Callable[[int], None] | None = None,
+    on_look: Callable[[], None] | None = None,
+    echo: bool = True,
 ) -> Ended:
     """Run a program to its end.
 
@@ -43,6 +51,8 @@ def run_logged(
         log: what it prints is added to this file.
         environment: the whole of it.
         on_start: called with the process number.
+        on_look: called every POLL_SECONDS while it runs, and once after it.
+        echo: whether what it prints is shown on stderr too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as target, log.open("rb") as source:
@@ -56,7 +66,10 @@ def run_logged(
         while status is None:
             with suppress(subprocess.TimeoutExpired):
                 status = child.wait(POLL_SECONDS)
-            _show(source.read())
+            if echo:
+                _show(source.read())
+            if on_look:
+                on_look()
         source.seek(begin)
         return Ended(status, source.read().decode(errors="replace"))
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from darkroom.errors import ParamsError
 from darkroom.project.params import Section, load_section, read_params
@@ -21,6 +21,7 @@ class NotifyParams(Section):
 
     command: Text | None
     webhook: Text | None
+    heartbeat: bool
     timeout_seconds: int = Field(ge=1, le=600)
 
     @field_validator("webhook")
@@ -39,7 +40,15 @@ class RetrainParams(Section):
     max_champion_age_days: Days | None
     drift_log: Text | None
     drift_days: Days
+    min_recent_accuracy: Annotated[float, Field(gt=0, le=1)] | None
+    min_labelled_images: int = Field(ge=1)
     notify: NotifyParams
+
+    @model_validator(mode="after")
+    def _has_a_log(self) -> Self:
+        if self.min_recent_accuracy is not None and self.drift_log is None:
+            raise ValueError("min_recent_accuracy needs the log of predictions; set drift_log too")
+        return self
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Order:
     Attributes:
         root: of the repository, and the current folder.
         model: the registered name.
-        folders: download's sources of kind path, which DVC does not look at.
+        folders: download's sources of kind path.
         max_image_bytes: of preprocess.
         force: run every stage again, whether anything calls for it or not.
         commit: dvc.lock and the .dvc files of new images, once it is through.

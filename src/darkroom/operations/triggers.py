@@ -4,16 +4,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of
+from darkroom.monitoring.accuracy import Accuracy
+from darkroom.monitoring.acknowledgement import Acknowledgement
 
-FETCH_AGAIN = frozenset({"changed_source", "drift", "champion_age"})  # triggers that DVC cannot see the cause of
-ALARMS = frozenset({"forced", "drift", "champion_age"})  # triggers of which somebody waits to hear
+FETCH_AGAIN = frozenset({"drift", "recent_accuracy", "champion_age"})  # triggers that DVC cannot see the cause of
+ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # triggers of which somebody waits to hear
 ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
 
 
@@ -71,12 +73,13 @@ def new_images(
 
 
 def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
-    """Return whether images outside the repository (download's sources of kind path) changed since the last run.
+    """Return whether the files of download's sources of kind path changed since the last run.
 
-    DVC does not look outside of the repository. A directory that no run has seen yet is taken as it is.
+    `dvc repro` notices it, since `check` looks at them; `dvc status` does not. One that no run has seen yet is taken as
+    it is.
 
     Args:
-        found: path -> fingerprint, as `fingerprint` returns it.
+        found: path -> its fingerprint.
         known: the same as the last run left it.
     """
     changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
@@ -107,7 +110,7 @@ def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) 
 
 
 def champion_age(promoted: datetime | None, trained: datetime | None, *, now: datetime, limit: float | None) -> Trigger:
-    """Return whether neither a promotion nor a training happened for `limit` days; None: any age is right.
+    """Return whether neither a promotion nor a training happened for `limit` days; None: never.
 
     A retraining that kept the champion counts: the same data would give the same candidate every night.
     """
@@ -126,9 +129,53 @@ def drift(report: Mapping[str, Any] | None) -> Trigger:
     """Return whether a report of drift (drift.Report.as_dict, None: not looked at) says that there is some."""
     if report is None:
         return Trigger("drift", False, "No prediction log is set (retrain.drift_log).")
+    alarms = [check["name"] for check in report["checks"] if check["drifted"]]
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
+    numbers["alarms"] = alarms
     sentence = " ".join(report["reasons"][:3]) or f"{report['n_window']} predictions, no drift."
     return Trigger("drift", bool(report["drifted"]), sentence, numbers)
+
+
+def recent_accuracy(found: Accuracy | None, *, minimum: float | None, n_least: int) -> Trigger:
+    """Return whether what the champion answered lately was right too rarely.
+
+    Args:
+        found: of the champion in the last days; None: none of its images has a true label.
+        minimum: accuracy below which it fires; None: off.
+        n_least: labelled images from which on anything is decided.
+    """
+    if minimum is None:
+        return Trigger("recent_accuracy", False, "No least accuracy is set (retrain.min_recent_accuracy).")
+    n_labelled = found.n_labelled if found else 0
+    if found is None or n_labelled < n_least:
+        reason = f"{n_labelled} labelled images of the champion: fewer than retrain.min_labelled_images ({n_least})."
+        return Trigger("recent_accuracy", False, reason, {"n_labelled": n_labelled, "minimum": minimum})
+    fired = found.accuracy < minimum
+    low, high = found.ci95
+    reason = (
+        f"The champion was right on {found.n_correct} of {n_labelled} labelled images, {found.accuracy:.1%} "
+        f"(95 % interval {low:.1%} to {high:.1%}): {'less than' if fired else 'at least'} retrain.min_recent_accuracy "
+        f"({minimum:.1%})."
+    )
+    numbers = {**asdict(found), "minimum": minimum, "alarms": ["recent_accuracy"]}
+    return Trigger("recent_accuracy", fired, reason, numbers)
+
+
+def acknowledged(
+    trigger: Trigger, known: Acknowledgement | None, *, champion: str | None, data: str | None, now: datetime
+) -> Trigger:
+    """Return an alarm as it is, or as one that calls for nothing because somebody knows of it.
+
+    Args:
+        trigger: drift or recent_accuracy.
+        champion: version.
+        data: digest of data/prepared.
+    """
+    if not trigger.fired or known is None:
+        return trigger
+    if lapsed := known.lapsed(trigger.numbers["alarms"], version=champion, data=data, now=now):
+        return replace(trigger, reason=f"{trigger.reason} It was {known}, but that no longer holds: {lapsed}.")
+    return replace(trigger, fired=False, reason=f"{trigger.reason} It is {known}")
 
 
 def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
@@ -144,20 +191,7 @@ def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
     digest = hashlib.sha256(json.dumps(_changed(status), sort_keys=True).encode())
     for name in sorted(paths - {"data/incoming"}):
         path = root / name
-        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else fingerprint(path)}".encode())
-    return digest.hexdigest()
-
-
-def fingerprint(path: Path) -> str:
-    """Return a digest of the names, sizes and times of all files below a path; "absent" if there are none."""
-    if not path.exists():
-        return "absent"
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            stat = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        digest.update(f"\n{name} {sha256_of(path) if path.is_file() else _times(path)}".encode())
     return digest.hexdigest()
 
 
@@ -198,6 +232,12 @@ def parse_status(text: str) -> dict[str, list[Any]]:
         return dict(json.loads(lines[-1]))
     except (IndexError, ValueError):
         raise DataError(f"`dvc status --json` answered {text[:200]!r}; run it by hand") from None
+
+
+def _times(path: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of all files below a path."""
+    files = [(file.relative_to(path).as_posix(), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
 
 
 def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:

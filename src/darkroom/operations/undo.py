@@ -1,14 +1,18 @@
 """Undo the changes of a retraining: dvc.lock, .dvc files of new images, processes, DVC's locks.
 
-A run writes down what it began (.darkroom/retrain/state.json) and keeps the small files as they were
-(.darkroom/retrain/before/) until it is through. Whatever its stages finished stays in DVC's cache, from where the next
-`dvc repro` takes it: putting dvc.lock back loses no work.
+A run writes down what it began (.darkroom/retrain/state.json) and keeps the small files that it is going to write as
+they were (.darkroom/retrain/before/) until it is through. Whatever its stages finished stays in DVC's cache, from where
+the next `dvc repro` takes it: putting dvc.lock back loses no work.
+
+Only what the run did is undone. As long as it lives it notes what its files contain; a file that has another content
+after its death, or that is committed as it is, is the work of somebody else and stays.
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -18,7 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from darkroom.files.writing import replacing, write_text
-from darkroom.operations.workspace import INCOMING
+from darkroom.operations.workspace import LOCK
+from darkroom.project.merge_conflicts import has_conflicts
 
 MARK = "DARKROOM_RETRAIN"  # in the environment of every process of a run: how its orphans are found
 GRACE_SECONDS = 20  # for a stage to save its state after SIGTERM
@@ -45,35 +50,53 @@ class WorkInProgress:
         except ValueError:  # written by hand: what it says is lost, that there is something unfinished is not
             return {"token": "", "started": "an unknown time", "who": "somebody", "restored": True}
 
-    def begin(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep the files as they are now, write down the facts, and return them with the run's token."""
+    def begin(self, facts: Mapping[str, Any], *, writes: Sequence[str]) -> dict[str, Any]:
+        """Keep the files as they are now, write down the facts, and return them with the run's token.
+
+        Args:
+            writes: the small files that the run is going to write, relative to the root, whether they exist or not.
+        """
         shutil.rmtree(self._before, ignore_errors=True)
-        kept = []
-        for name in _small_files(self.root):
-            with replacing(self._before / name) as part:
-                shutil.copyfile(self.root / name, part)
-            kept.append(name)
+        for name in writes:
+            if (self.root / name).is_file():
+                with replacing(self._before / name) as part:
+                    shutil.copyfile(self.root / name, part)
         # Last: a kill before this line finds nothing begun.
-        return self.note({**facts, "token": token_hex(8), "kept": kept, "restored": False})
+        state = {**facts, "token": token_hex(8), "writes": list(writes), "restored": False}
+        return self.note({**state, "left": self.contents(state)})
 
     def note(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Write down the state and return it."""
         write_text(self._state_file, json.dumps(dict(state), indent=2) + "\n")
         return dict(state)
 
-    def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Put back dvc.lock and the .dvc files as they were when the run began; return the names that had changed."""
+    def contents(self, state: Mapping[str, Any]) -> dict[str, str | None]:
+        """Return the sha256 of each file that the run writes, as it is now; None where there is none."""
+        return {name: _sha256(_content(self.root / name)) for name in state["writes"]}
+
+    def restore(self, state: Mapping[str, Any], *, committed: Collection[str]) -> list[str]:
+        """Put back the files that the run changed and nobody since; return their names.
+
+        Args:
+            state: with the contents that the run noted last (`left`).
+            committed: files that are as the checked-out commit has them: they stay.
+        """
         if state["restored"]:
             return []
-        changed = [name for name in _small_files(self.root) if name not in state["kept"]]
-        for name in changed:
-            (self.root / name).unlink()
-        for name in state["kept"]:
-            before, now = self._before / name, self.root / name
-            if not now.is_file() or now.read_bytes() != before.read_bytes():
+        changed = []
+        for name in state["writes"]:
+            now, before = self.root / name, self._before / name
+            content = _content(now)
+            if content == _content(before) or name in committed:
+                continue
+            if _sha256(content) != state["left"].get(name) and not (name == LOCK and _is_cut_short(now)):
+                continue
+            if before.is_file():
                 with replacing(now) as part:
                     shutil.copyfile(before, part)
-                changed.append(name)
+            else:
+                now.unlink()
+            changed.append(name)
         self.note({**state, "restored": True})
         return changed
 
@@ -137,9 +160,17 @@ def free_dvc_locks(root: Path, pids: Sequence[int]) -> None:
     write_text(path, json.dumps(kept))
 
 
-def _small_files(root: Path) -> list[str]:
-    files = [Path("dvc.lock"), *(path.relative_to(root) for path in sorted((root / INCOMING).glob("*.dvc")))]
-    return [file.as_posix() for file in files if (root / file).is_file()]
+def _is_cut_short(path: Path) -> bool:
+    """Return whether a kill cut dvc.lock short; a merge leaves it invalid, too."""
+    return not lock_is_valid(path) and not has_conflicts(path)
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _sha256(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def _quietly(call: Any) -> None:

@@ -2,14 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from darkroom.errors import LockedError, TrainingError
 from darkroom.operations.logged_run import Ended, run_logged
 
 INCOMING = Path("data/incoming")
+LOCK = "dvc.lock"
 BUSY = ("Unable to acquire lock", "it is being blocked by")  # DVC's words
+ANY = range(256)  # of exit statuses
 
 
 class Workspace:
@@ -20,6 +22,7 @@ class Workspace:
         log: what the commands print is added to this file.
         variables: set for the commands, over those of this process.
         on_start: called with the number of each process.
+        on_look: called again and again while a process runs, and once after it.
     """
 
     def __init__(
@@ -29,23 +32,27 @@ class Workspace:
         log: Path,
         variables: Mapping[str, str] | None = None,
         on_start: Callable[[int], None] | None = None,
+        on_look: Callable[[], None] | None = None,
     ) -> None:
         self.root = root
         self.log = log
         # Stages are started by name: cron and systemd know nothing of an activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        self._environment = {**os.environ, "PATH": path, **(variables or {})}
+        # Nobody is there to answer git's questions, and its messages are searched for words.
+        self._environment = {**os.environ, "PATH": path, "GIT_TERMINAL_PROMPT": "0", "LANGUAGE": "en"}
+        self._environment |= variables or {}
         self._on_start = on_start
+        self._on_look = on_look
 
     def dvc(self, *arguments: str) -> Ended:
-        """Run a command of DVC; see `run`."""
+        """Run a command of DVC, whose output is shown; see `run`."""
         return self.run([sys.executable, "-m", "dvc", *arguments], shown="dvc")
 
-    def git(self, *arguments: str, allowed: Sequence[int] = (0,)) -> Ended:
+    def git(self, *arguments: str, allowed: Container[int] = (0,)) -> Ended:
         """Run a command of git; see `run`."""
-        return self.run(["git", *arguments], shown="git", allowed=allowed)
+        return self.run(["git", "-c", "core.quotePath=false", *arguments], shown="git", allowed=allowed)
 
-    def run(self, command: Sequence[str], *, shown: str, allowed: Sequence[int] = (0,)) -> Ended:
+    def run(self, command: Sequence[str], *, shown: str, allowed: Container[int] = (0,)) -> Ended:
         """Return how a command ended.
 
         Args:
@@ -56,15 +63,22 @@ class Workspace:
             LockedError: another DVC command is at work here.
             TrainingError: it ended with another status.
         """
-        ended = run_logged(command, cwd=self.root, log=self.log, environment=self._environment, on_start=self._on_start)
+        ended = run_logged(
+            command,
+            cwd=self.root,
+            log=self.log,
+            environment=self._environment,
+            on_start=self._on_start,
+            on_look=self._on_look,
+            echo=shown == "dvc",
+        )
         if ended.status in allowed:
             return ended
         if any(words in ended.printed for words in BUSY):
             raise LockedError(f"{shown}: another DVC command is running here; try again later")
-        last = command[3:] if shown == "dvc" else command[1:]
+        called = " ".join([shown, *command[3:]])
         raise TrainingError(
-            f"`{shown} {' '.join(last)}` failed with exit code {ended.status}: {ended.last_error}; its output is in "
-            f"{self.log}"
+            f"`{called}` failed with exit code {ended.status}: {ended.last_error}; its output is in {self.log}"
         )
 
     def stage_incoming(self) -> None:
@@ -72,25 +86,37 @@ class Workspace:
         if names := self._incoming():
             self.git("add", "--", *names)
 
-    def unstage_incoming(self) -> None:
-        """Take back stage_incoming; outside of a git repository there is nothing to take back."""
-        self.git("reset", "--quiet", "--", INCOMING.as_posix(), allowed=(0, 128))
+    def unstage(self, names: Sequence[str]) -> None:
+        """Take back what was staged of these files; outside of a git repository there is nothing to take back."""
+        if names:
+            self.git("reset", "--quiet", "--", *names, allowed=ANY)
+
+    def committed(self, names: Sequence[str]) -> set[str]:
+        """Return which of these files are as the checked-out commit has them; none outside of a git repository."""
+        listed = self.git("ls-tree", "--name-only", "HEAD", "--", *names, allowed=ANY)
+        changed = self.git("diff", "--name-only", "HEAD", "--", *names, allowed=ANY)
+        if listed.status or changed.status:
+            return set()
+        return {*listed.printed.splitlines()} - {*changed.printed.splitlines()}
 
     def commit(self, message: str) -> str | None:
         """Commit dvc.lock and the .dvc files of new images, nothing else; return the commit, None if they are as they
         were."""
-        paths = [name for name in ("dvc.lock", (INCOMING / ".gitignore").as_posix()) if (self.root / name).exists()]
+        paths = [name for name in (LOCK, (INCOMING / ".gitignore").as_posix()) if (self.root / name).exists()]
         paths += self._incoming()
         self.git("add", "--", *paths)
         if self.git("diff", "--cached", "--quiet", "--", *paths, allowed=(0, 1)).status == 0:
             return None
         self.git("commit", "--quiet", "--message", message, "--", *paths)
+        return self.head()
+
+    def head(self) -> str:
+        """Return the checked-out commit."""
         return self.git("rev-parse", "HEAD").printed.strip()
 
-    def push(self) -> None:
-        """Push DVC's cache, then git: a commit that others see must not name data that they cannot have."""
-        self.dvc("push")
-        self.git("push")
+    def contains(self, commit: str, *, within: str = "HEAD") -> bool:
+        """Return whether a commit is `within` or one of its ancestors; a commit that git does not know is none."""
+        return self.git("merge-base", "--is-ancestor", commit, within, allowed=ANY).status == 0
 
     def _incoming(self) -> list[str]:
         return [(INCOMING / path.name).as_posix() for path in sorted((self.root / INCOMING).glob("*.dvc"))]

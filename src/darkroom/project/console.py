@@ -1,6 +1,7 @@
 """Path arguments, log lines, one-line errors and exit codes of stages and commands."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,20 @@ def native_stderr_silenced() -> Iterator[None]:
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(silence)
+
+
+@contextmanager
+def loading_keras() -> Iterator[None]:
+    """Import Keras without the notices of TensorFlow, and without the garbage collector, a quarter of the CPU time."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with native_stderr_silenced():
+            yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -92,7 +92,7 @@ def recall_of(
         classes: at least one.
         of: what they are called in the singular: "class" or "new class".
     """
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "name": name,
             "n_images": int(members.sum()),

@@ -22,6 +22,11 @@ LINEAGE = {
     "test_ids_sha256": "Test images digest",
     "sha256/artifacts/model.onnx": "model.onnx sha256",
 }
+RESIZED = {
+    "stretch": "stretched: the aspect ratio is not kept",
+    "letterbox": "with the aspect ratio kept and bars of the background",
+    "crop": "with the aspect ratio kept: the middle is taken",
+}
 COLORS = {"grey": "grey", "rgb": "colour"}
 
 
@@ -89,8 +94,9 @@ def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
     classes, (height, width, _) = model["classes"], model["image_shape"]
     return [
         f"It classifies a still image into one of {len(classes)} classes: {_listed(classes)}.",
-        f"It expects images like those in the dataset {dataset}. Any size is accepted: images are resized to {width} x "
-        f"{height} pixels without cropping, in {COLORS[model['color']]}.",
+        f"It expects images like those in the dataset {dataset}. Any size is accepted: images become {width} x "
+        f"{height} pixels in {COLORS[model['color']]}, {RESIZED[model.get('resize', 'stretch')]}. Transparent pixels "
+        f"show the background colour {model.get('background', [255, 255, 255])} (RGB).",
     ]
 
 
@@ -107,7 +113,9 @@ def _limits(
             else " too. It never abstains."
         )
     ]
-    limits.append("The aspect ratio is not preserved; details finer than the resized image are lost.")
+    limits.append("Details finer than the resized image are lost.")
+    if (white := model.get("white_level", 65535)) < 65535:
+        limits.append(f"Images of 16 bits must have values up to {white:,}; brighter ones are refused.")
     if model["color"] == "grey":
         limits.append("Colour is ignored: images are converted to grey.")
     worst = _worst_classes(metrics.get("per_class", {}))[:1]

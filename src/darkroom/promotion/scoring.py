@@ -19,7 +19,7 @@ from darkroom.data.arrays.seen import SEEN_FILE, read_seen_ids
 from darkroom.data.raw.sources import Origin, read_originals
 from darkroom.errors import DataError, RegistryError
 from darkroom.files.writing import sha256_of
-from darkroom.registry.snapshot import PACKAGE_FILE, SHA256, Version
+from darkroom.registry.snapshot import IMPORTED_FILES, PACKAGE_FILE, SHA256, Version
 from darkroom.registry.versions import fetch, load
 
 BATCH = 256  # images held in memory at a time
@@ -76,8 +76,12 @@ def seen_by(version: Version) -> np.ndarray | None:
 
 def _prepared_as_it_does(version: Version, package: Any, dataset: Dataset) -> bool:
     form = {name: value for name, value in package.metadata.items() if name not in NOT_OF_FORM}
-    ours = Path(deployable.__file__).with_name(Path(PACKAGE_FILE).name)
-    return form == dataset.form and sha256_of(fetch(version, PACKAGE_FILE)) == sha256_of(ours)
+    ours = Path(deployable.__file__).parent
+    same_code = all(
+        version.tags.get(f"{SHA256}{path}") == sha256_of(ours / Path(path).name)
+        for path in (PACKAGE_FILE, *IMPORTED_FILES)
+    )
+    return form == dataset.form and same_code
 
 
 def _prepared(dataset: Dataset, rows: np.ndarray) -> Iterator[tuple[Sequence[int], np.ndarray]]:

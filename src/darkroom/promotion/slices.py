@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
-from darkroom.data.raw.layouts import SPLITS
 from darkroom.errors import DataError
 from darkroom.promotion.scoring import BATCH
 
@@ -48,9 +47,7 @@ def source_folder(source: str, label: str) -> str:
     "train/dog/kitchen/7.jpg" of the class dog lies in "kitchen", "dog/7.jpg" and the packed image "00007" in none.
     """
     folders = source.removeprefix("incoming/").split("/")[:-1]
-    if len(folders) > 1 and folders[0].casefold() in SPLITS and folders[0] != label:
-        folders = folders[1:]
-    return "/".join(folders[1:])
+    return "/".join(folders[folders.index(label) + 1 :]) if label in folders else ""
 
 
 def source_folders(sources: Sequence[str], labels: Sequence[str]) -> np.ndarray:

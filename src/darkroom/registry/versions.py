@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,27 @@ from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.project.repository import repository_root
 from darkroom.project.text import did_you_mean, redact
-from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, PACKAGE_FILE, SHA256, Registered, Version
-from darkroom.tracking.store import client, download, existing, registry_uri, sqlite_file, store_errors, tracking_uri
+from darkroom.registry.snapshot import (
+    DOWNLOAD_NOTE,
+    IMPORTED_FILES,
+    MODEL_FILE,
+    PACKAGE_FILE,
+    SHA256,
+    Registered,
+    Version,
+)
+from darkroom.tracking.refusals import refusal
+from darkroom.tracking.store import (
+    BUSY_SECONDS,
+    client,
+    download,
+    existing,
+    registry_uri,
+    sqlite_file,
+    store_errors,
+    tracking_uri,
+    variable_of,
+)
 
 __all__ = ["Registered", "Version", "damage", "fetch", "find", "known_names", "load", "local_folder", "read"]
 
@@ -36,8 +56,11 @@ def read(name: str) -> Registered:
             return Registered(name)
         try:
             return _read_sqlite(file, name)
-        except sqlite3.Error:
-            pass  # no tables yet, tables of another MLflow, or not a database: the client knows or says which
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                # The client would only wait for as long once more.
+                raise refusal(registry_uri(), error, variable=variable_of(registry_uri())) from error
+            # No tables yet, tables of another MLflow, or not a database: the client knows or says which.
     return _read_client(name)
 
 
@@ -52,7 +75,10 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     if found:
         return found
     if not registered.versions:
-        hint = did_you_mean(name, known_names()) or "; run `dvc repro` to train and register one"
+        hint = "; run `dvc repro` to train and register one"
+        if name in (known := known_names()):
+            raise RegistryError(f"{name!r} has no versions in {redact(registry_uri())}{hint}")
+        hint = did_you_mean(name, known) or hint
         raise RegistryError(f"no model is registered as {name!r} in {redact(registry_uri())}{hint}")
     wanted = f"version {version}" if version else f"alias {alias!r}"
     aliases = ", ".join(f"{key} -> {value}" for key, value in sorted(registered.aliases.items())) or "none"
@@ -90,7 +116,12 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
             "version with `darkroom rollback`"
         )
     expected, found = version.tags.get(f"{SHA256}{path}"), sha256_of(file)
-    if expected and found != expected:
+    if expected is None:
+        raise RegistryError(
+            f"{version.name} version {version.version} has no tag {SHA256}{path}: it was not registered by darkroom, "
+            "or the tag was deleted; it is not loaded"
+        )
+    if found != expected:
         raise RegistryError(
             f"{version.name} version {version.version}: {file} has sha256 {found[:12]}..., registered with "
             f"{expected[:12]}...; it was changed after registration and is not loaded"
@@ -107,9 +138,10 @@ def load(version: Version, **settings: Any) -> Any:
     Raises:
         RegistryError: a file is gone or changed, or the model cannot be loaded.
     """
-    model, code = fetch(version), fetch(version, PACKAGE_FILE)
+    imported = [path for path in IMPORTED_FILES if f"{SHA256}{path}" in version.tags]
+    model, *code = (fetch(version, path) for path in (MODEL_FILE, *imported, PACKAGE_FILE))
     try:
-        return _import_file(code).Package.load(model, **settings)
+        return _import_files(code).Package.load(model, **settings)
     except Exception as error:  # whatever the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error
@@ -145,7 +177,7 @@ def damage(version: Version) -> list[str]:
 
 
 def _read_sqlite(file: Path, name: str) -> Registered:
-    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=20)
+    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
         with connection:
             connection.execute("BEGIN")  # all of it as it was at one moment; Python begins none before a SELECT
@@ -238,16 +270,26 @@ def _download_all(version: Version, folder: str) -> Path | None:
         raise
 
 
-def _import_file(path: Path) -> ModuleType:
-    """Return a Python file as a module that versions with another content do not share.
+def _import_files(paths: Sequence[Path]) -> ModuleType:
+    """Return the last of these Python files as a package that holds the others, each importing those before it.
 
-    Its text is run and never a __pycache__ beside it, which no sum vouches for.
+    Versions with another content do not share it. Their text is run, and never a __pycache__ beside it, which no sum
+    vouches for.
     """
-    source = path.read_bytes()
-    name = f"_darkroom_package_{hashlib.sha256(source).hexdigest()[:16]}"
-    if name not in sys.modules:
-        module = ModuleType(name)
-        module.__file__ = str(path)
-        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
-        sys.modules[name] = module
-    return sys.modules[name]
+    sources = [path.read_bytes() for path in paths]
+    name = f"_darkroom_package_{hashlib.sha256(b''.join(sources)).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    package = ModuleType(name)
+    package.__path__ = []  # a package, so that `from .images import` works
+    sys.modules[name] = package
+    try:
+        for path, source in zip(paths, sources, strict=True):
+            module = package if path == paths[-1] else ModuleType(f"{name}.{path.stem}")
+            module.__package__, module.__file__ = name, str(path)
+            sys.modules[module.__name__] = module
+            exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102  (this is what importing does)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return package

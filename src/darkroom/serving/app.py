@@ -1,4 +1,4 @@
-"""Every path but POST /v1/predict, which front.py answers; the routes of all are here, for FastAPI to describe."""
+"""Every path but those that front.py answers (POST to /v1); the routes of all are here, for FastAPI to describe."""
 
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -11,10 +11,21 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from darkroom.serving.follower import Follower
-from darkroom.serving.front import PREDICT
+from darkroom.serving.front import FEEDBACK, PREDICT
 from darkroom.serving.limits import Limits
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
-from darkroom.serving.schemas import Answer, Images, ModelFacts, NoneRead, OneImage, Problem, Status
+from darkroom.serving.schemas import (
+    Answer,
+    Images,
+    Labels,
+    ModelFacts,
+    NoneRead,
+    OneImage,
+    OneLabel,
+    Problem,
+    Status,
+    Stored,
+)
 
 STATIC = Path(__file__).parent / "static"
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -32,7 +43,16 @@ ENCODED = Body(openapi_examples={"one": {"value": {"image": PIXEL}}, "several": 
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"image": {"type": "array", "items": BINARY}}, "required": ["image"]}
 BODIES = {"image/*": BINARY, "application/octet-stream": BINARY, "multipart/form-data": FORM}  # besides JSON
+TRUE = {"id": "5f2b" * 16, "label": "dog"}
+LABELS = Body(openapi_examples={"one": {"value": TRUE}, "several": {"value": {"feedback": [TRUE]}}})
+ID = {  # front.py answers every request with the same header
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "Taken over into the answer and the logs, if it is 1 to 128 letters, digits or . _ : = + / @ -",
+    "schema": {"type": "string", "maxLength": 128},
+}
 EXAMPLE = {
+    "request_id": "9f86d081884c7d65",
     "model": "pets",
     "version": "3",
     "predictions": [
@@ -56,6 +76,7 @@ def build(
     limits: Limits,
     alias: str | None,
     needs_token: bool,
+    takes_feedback: bool,
     n_waiting: Callable[[], int],
 ) -> FastAPI:
     """Return the application.
@@ -63,6 +84,7 @@ def build(
     Args:
         alias: that is followed; None: the version is fixed.
         needs_token: whether the front asks for a token.
+        takes_feedback: whether the front takes true labels.
         n_waiting: returns the number of images that are accepted and not answered.
     """
     summary = "Classifies images with the registered version under an alias."
@@ -72,11 +94,13 @@ def build(
         responses={401: {"model": Problem, "description": "The token is missing or wrong."}},
     )
     _add_predict(protected)
+    _add_feedback(protected)
 
     @protected.get("/v1/model", summary="The loaded version and its input format")
-    async def model() -> ModelFacts:
+    async def model(request: Request) -> ModelFacts:
         served = follower.served
         return ModelFacts(
+            request_id=request.state.request_id,
             model=served.version.name,
             version=served.version.version,
             alias=alias,
@@ -89,15 +113,8 @@ def build(
             max_body_bytes=limits.max_body_bytes,
             max_pixels=limits.max_pixels,
             max_images=limits.max_images,
+            feedback=takes_feedback,
         )
-
-    @app.get("/healthz", summary="Is the process alive?")
-    async def healthz() -> Status:
-        return Status(status="ok")
-
-    @app.get("/readyz", summary="Is a version loaded?")
-    async def readyz() -> Status:
-        return Status(status="ready")
 
     @protected.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def prometheus() -> Response:
@@ -108,8 +125,10 @@ def build(
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         sentence = f"{request.method} {request.url.path}: {error.detail}; see /openapi.json"
-        return JSONResponse({"error": sentence}, error.status_code, headers=error.headers)
+        body = {"error": sentence, "request_id": request.state.request_id}
+        return JSONResponse(body, error.status_code, headers=error.headers)
 
+    _add_probes(app)
     app.include_router(protected)
     _add_page(app)
     return app
@@ -131,13 +150,48 @@ def _add_predict(router: APIRouter) -> None:
         operation_id="predict",
         response_model=Answer,
         responses=responses,
-        openapi_extra={"requestBody": {"content": content}},
+        openapi_extra={"requestBody": {"content": content}, "parameters": [ID]},
     )
     async def predict(body: Annotated[OneImage | Images, ENCODED]) -> None:
         """One image that cannot be read is answered with 422.
 
         Of several, each has its own answer, and the status is 422 only if none could be read.
         """
+
+
+def _add_feedback(router: APIRouter) -> None:
+    described = {
+        **{status: text for status, text in REFUSALS.items() if status != 400},
+        400: "The body is not JSON of the expected form, or has too many labels.",
+        404: "The server takes no feedback, because it keeps no log of predictions.",
+        422: "A label is no name of a class, or differs from a class in case alone; the error lists the classes.",
+        503: "The labels could not be stored, or too much is waiting already.",
+    }
+
+    # For the document, as predict is.
+    @router.post(
+        FEEDBACK,
+        summary="Tell the true class of images that were classified",
+        operation_id="feedback",
+        response_model=Stored,
+        responses={status: {"description": text, "model": Problem} for status, text in described.items()},
+        openapi_extra={"parameters": [ID]},
+    )
+    async def feedback(body: Annotated[OneLabel | Labels, LABELS]) -> None:
+        """A label may be a class that the model does not know: then the model was wrong, and unknown_classes names it.
+
+        Of several labels for one image the last one counts. What is answered with 200 is on the disk.
+        """
+
+
+def _add_probes(app: FastAPI) -> None:
+    @app.get("/healthz", summary="Is the process alive?")
+    async def healthz() -> Status:
+        return Status(status="ok")
+
+    @app.get("/readyz", summary="Is a version loaded?")
+    async def readyz() -> Status:
+        return Status(status="ready")
 
 
 def _add_page(app: FastAPI) -> None:

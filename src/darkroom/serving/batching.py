@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +22,24 @@ from darkroom.serving.limits import busy
 Answer = dict[str, Any]  # of package.predict, or {"error": a sentence}
 LARGE_PIXELS = 64 * 64  # from here on the network takes nearly all of the time, and gains nothing by batches on a CPU
 _NO_PIXELS: np.ndarray = np.empty(0, np.uint8)
-OnBatch = Callable[[Served, list[tuple[bytes, np.ndarray, Answer]]], None]
+
+
+class Answered(NamedTuple):
+    """One image that was answered: its file, its pixels as the network took them, the answer, and who asked."""
+
+    data: bytes
+    pixels: np.ndarray
+    answer: Answer
+    request_id: str
+    position: int
+
+
+OnBatch = Callable[[Served, list[Answered]], None]
 
 
 @dataclass(slots=True)
 class _Request:
+    id: str
     served: Served
     answers: list[Answer]
     n_open: int
@@ -68,10 +81,11 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    async def submit(self, served: Served, images: Sequence[bytes | str]) -> list[Answer]:
+    async def submit(self, served: Served, images: Sequence[bytes | str], *, request_id: str = "") -> list[Answer]:
         """Return one answer per image, in their order, all from this version.
 
         Args:
+            request_id: for on_batch.
             images: image files; a text is the reason why there is none, and becomes the answer.
 
         Raises:
@@ -84,7 +98,7 @@ class Batcher:
         if not n_images:
             return answers
         loop = asyncio.get_running_loop()
-        request = _Request(served, answers, n_images, loop, loop.create_future())
+        request = _Request(request_id, served, answers, n_images, loop, loop.create_future())
         self.n_waiting += n_images
         try:
             for position, image in enumerate(images):
@@ -148,7 +162,10 @@ class Batcher:
             return
         self._deliver(answered)
         try:
-            self._on_batch(served, [(item.data, item.pixels, answer) for item, answer in answered])
+            self._on_batch(
+                served,
+                [Answered(item.data, item.pixels, answer, item.request.id, item.position) for item, answer in answered],
+            )
         except Exception as error:  # the clients have their answers, and this thread must go on for the next ones
             self._log("batch_not_noted", f"{type(error).__name__}: {_one_line(error)}")
 

@@ -24,10 +24,15 @@ _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
 class Intake:
-    """Receives bodies, and knows how many bytes of them are held altogether."""
+    """Receives bodies, and knows how many bytes of them are held altogether.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        fewer: what to send instead of a body that is too large.
+    """
+
+    def __init__(self, limits: Limits, *, fewer: str = "smaller or fewer images") -> None:
         self._limits = limits
+        self._fewer = fewer
         self._held = 0
 
     async def receive(self, declared: int, receive: Receive) -> bytes:
@@ -71,7 +76,7 @@ class Intake:
     def _check(self, n_bytes: int, *, held: int) -> None:
         limit = self._limits.max_body_bytes
         if n_bytes > limit:
-            raise Refused(413, f"the body is larger than {limit} bytes; send smaller or fewer images", close=True)
+            raise Refused(413, f"the body is larger than {limit} bytes; send {self._fewer}", close=True)
         if held > self._limits.max_held_bytes:
             raise busy("the server has reached its limit of bytes held for requests", close=True)
 

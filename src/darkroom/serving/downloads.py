@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from darkroom.project.repository import repository_root
-from darkroom.registry.versions import Version, local_folder
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import local_folder
 
 FRESH_SECONDS = 3600.0  # what was downloaded since may be about to be loaded by another process
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from darkroom.errors import DarkroomError
 from darkroom.registry import versions
-from darkroom.registry.versions import Version
+from darkroom.registry.snapshot import Version
 from darkroom.serving.downloads import remove_others
 
 RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again; hashing its files costs something

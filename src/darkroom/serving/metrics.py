@@ -24,6 +24,7 @@ class Metrics:
         )
         self.predictions = Counter("darkroom_predictions", "Images classified", ["version", "label"], registry=registry)
         self.images_refused = Counter("darkroom_images_refused", "Images that could not be read", registry=registry)
+        self.feedback = Counter("darkroom_feedback", "True labels stored", ["known"], registry=registry)
         self.batch_images = Histogram("darkroom_batch_images", "Images per batch", buckets=BATCHES, registry=registry)
         self.waiting = Gauge("darkroom_images_waiting", "Images in the queue", registry=registry)
         self.model = Gauge("darkroom_model_info", "The loaded version", ["model", "version"], registry=registry)

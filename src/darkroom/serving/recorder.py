@@ -1,4 +1,7 @@
-"""Appends what was answered to a log of predictions, on a thread of its own: nobody waits for a disk."""
+"""Writes answers to a log of predictions, and images where these are kept, on a thread of its own.
+
+Nobody waits for a disk.
+"""
 
 import hashlib
 import threading
@@ -7,73 +10,130 @@ from datetime import UTC, datetime
 from queue import Empty, Full, Queue
 from typing import Any
 
-import numpy as np
-
+from darkroom.monitoring.kept_images import Keeping, KeptImages
 from darkroom.monitoring.log import PredictionLog
 from darkroom.monitoring.measures import measures
+from darkroom.serving.batching import Answered
 from darkroom.serving.follower import Log
 
 FLUSH_SECONDS = 60.0  # what is held longer than this is written, also when no more images come
-MAX_BATCHES = 1000  # that wait for the disk, of some 500 bytes per image
+MAX_BATCHES = 1000  # that wait for the disk, of some 600 bytes per image
+MAX_IMAGE_BYTES = 64 << 20  # of images that wait for the disk
+
+Batch = tuple[list[dict[str, Any]], list[tuple[str, bytes]]]  # rows; id and file of images to keep
 
 
 class Recorder:
     """Turns answers into rows of a PredictionLog. Rows that come faster than the disk takes them are dropped.
 
     Args:
-        log: called with (event, message) when rows are lost; it must not raise.
+        log: called with (event, message) when rows or images are lost; it must not raise.
+        keeping: which images are kept; None: none.
         max_batches: that wait for the disk.
+        max_image_bytes: of images that wait for the disk.
     """
 
-    def __init__(self, target: PredictionLog, *, log: Log, max_batches: int = MAX_BATCHES) -> None:
+    def __init__(
+        self,
+        target: PredictionLog,
+        *,
+        log: Log,
+        keeping: Keeping | None = None,
+        max_batches: int = MAX_BATCHES,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
+    ) -> None:
         self._target = target
         self._log = log
-        self._rows: Queue[list[dict[str, Any]] | None] = Queue(max_batches)
+        self._keeping = keeping
+        self._kept = KeptImages(target.folder, keeping) if keeping else None
+        self._batches: Queue[Batch | None] = Queue(max_batches)
         self._lock = threading.Lock()
-        self._n_dropped = 0
+        self._dropped = {"rows": 0, "images": 0}
+        self._room = max_image_bytes
         self._thread = threading.Thread(target=self._run, name="recorder")
         self._thread.start()
 
-    def record(self, version: str, answered: Sequence[tuple[bytes, np.ndarray, dict[str, Any]]]) -> None:
-        """Take the image files of a batch, their pixels as the network takes them, and the answers."""
+    def record(self, version: str, answered: Sequence[Answered]) -> None:
+        """Take a batch that was answered."""
         now = datetime.now(UTC)
+        rows = [_row(version, now, one) for one in answered]
+        images = self._wanted(self._keeping, rows, answered) if self._keeping else []
         try:
-            self._rows.put_nowait([_row(version, now, *one) for one in answered])
+            self._batches.put_nowait((rows, images))
         except Full:
-            with self._lock:
-                first, self._n_dropped = not self._n_dropped, self._n_dropped + len(answered)
-            if first:
-                self._log("log_rows_dropped", "the log cannot keep up with the predictions; rows are dropped from it")
+            self._release(images)
+            self._drop("rows", len(rows))
 
     def close(self) -> None:
         """Write what is held, and end."""
-        self._rows.put(None)
+        self._batches.put(None)
         self._thread.join()
-        if self._n_dropped:
-            self._log("log_rows_dropped", f"{self._n_dropped} rows were dropped from the log")
+        for what, n in self._dropped.items():
+            if n:
+                self._log(f"log_{what}_dropped", f"{n} {what} were dropped from the log")
+
+    def _wanted(
+        self, keeping: Keeping, rows: list[dict[str, Any]], answered: Sequence[Answered]
+    ) -> list[tuple[str, bytes]]:
+        """Return the images of a batch that are to be kept and may wait for the disk."""
+        images = {row["id"]: one.data for row, one in zip(rows, answered, strict=True)}
+        wanted, n_dropped = list[tuple[str, bytes]](), 0
+        with self._lock:
+            for image, data in images.items():
+                if not keeping.wants(image):
+                    continue
+                if len(data) > self._room:
+                    n_dropped += 1
+                    continue
+                self._room -= len(data)
+                wanted.append((image, data))
+        if n_dropped:
+            self._drop("images", n_dropped)
+        return wanted
+
+    def _release(self, images: list[tuple[str, bytes]]) -> None:
+        with self._lock:
+            self._room += sum(len(data) for _, data in images)
+
+    def _drop(self, what: str, n: int) -> None:
+        with self._lock:
+            first, self._dropped[what] = not self._dropped[what], self._dropped[what] + n
+        if first:
+            message = f"the log cannot keep up with the predictions; {what} are dropped from it"
+            self._log(f"log_{what}_dropped", message)
 
     def _run(self) -> None:
-        rows: list[dict[str, Any]] | None = []
-        while rows is not None:
+        batch: Batch | None = ([], [])
+        while batch is not None:
             try:
-                rows = self._rows.get(timeout=FLUSH_SECONDS)
+                batch = self._batches.get(timeout=FLUSH_SECONDS)
             except Empty:
-                rows = []
+                batch = ([], [])
             try:
-                if rows:
-                    self._target.append(rows)
-                else:
-                    self._target.flush()
+                self._write(*(batch or ([], [])))
             except Exception as error:  # the disk is full, say: these rows are lost, the answers are not
                 self._log("log_not_written", str(error))
 
+    def _write(self, rows: list[dict[str, Any]], images: list[tuple[str, bytes]]) -> None:
+        self._release(images)
+        if rows:
+            self._target.append(rows)
+        else:
+            self._target.flush()
+        if self._kept:
+            for image, data in images:
+                self._kept.keep(image, data)
+            self._kept.clean_if_due()
 
-def _row(version: str, now: datetime, data: bytes, pixels: np.ndarray, answer: dict[str, Any]) -> dict[str, Any]:
+
+def _row(version: str, now: datetime, one: Answered) -> dict[str, Any]:
     return {
-        "id": hashlib.sha256(data).hexdigest(),
+        "id": hashlib.sha256(one.data).hexdigest(),
         "time": now,
         "version": version,
-        "label": answer["label"],
-        "confidence": answer["probability"],
-        **measures(data, pixels),
+        "label": one.answer["label"],
+        "confidence": one.answer["probability"],
+        **measures(one.data, one.pixels),
+        "request_id": one.request_id,
+        "position": one.position,
     }

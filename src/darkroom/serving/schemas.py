@@ -1,8 +1,13 @@
 """The bodies of requests and answers as models: what FastAPI writes the OpenAPI document from."""
 
 from datetime import datetime
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from darkroom.monitoring.feedback import MAX_LABEL, REQUEST_ID, SHA256
+
+REQUEST = Field(description="Of the request: its X-Request-ID, or one that the server chose.")
 
 
 class OneImage(BaseModel):
@@ -19,6 +24,53 @@ class Images(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     images: list[str] = Field(min_length=1, description="Image files in base64.")
+
+
+class OneLabel(BaseModel):
+    """The true class of one image that was classified."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str | None = Field(None, description="The sha256 of the image file in hex, or the request_id of its answer.")
+    sha256: str | None = Field(None, description="The same as id, for a sha256 alone.")
+    position: int | None = Field(
+        None, ge=0, lt=1 << 31, description="Of the image, from 0, where that request had several."
+    )
+    label: str = Field(
+        min_length=1, max_length=MAX_LABEL, description="The true class; it may be one that the model does not know."
+    )
+
+    @property
+    def image(self) -> str:
+        """The id that was given; a sha256 in lower case."""
+        given = self.id or self.sha256 or ""
+        return given.lower() if SHA256.fullmatch(given.lower()) else given
+
+    @model_validator(mode="after")
+    def _names_one_image(self) -> Self:
+        if (self.id is None) == (self.sha256 is None):
+            raise ValueError("expected either id or sha256")
+        if not SHA256.fullmatch(self.image) and (self.sha256 is not None or not REQUEST_ID.fullmatch(self.image)):
+            raise ValueError(
+                "expected the sha256 of an image file, 64 hex digits, or in id the request_id of an answer"
+            )
+        return self
+
+
+class Labels(BaseModel):
+    """The true classes of several images."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    feedback: list[OneLabel] = Field(min_length=1, max_length=1000)
+
+
+class Stored(BaseModel):
+    """The labels are stored."""
+
+    request_id: str = REQUEST
+    n_stored: int
+    unknown_classes: list[str] = Field(description="Labels that are no class of the version: stored, and never right.")
 
 
 class Prediction(BaseModel):
@@ -43,6 +95,7 @@ class Unread(BaseModel):
 class Answer(BaseModel):
     """The answers to the images of a request, in their order, all by one version. At least one could be read."""
 
+    request_id: str = REQUEST
     model: str
     version: str
     predictions: list[Prediction | Unread]
@@ -51,6 +104,7 @@ class Answer(BaseModel):
 class NoneRead(BaseModel):
     """No image of the request could be read."""
 
+    request_id: str = REQUEST
     model: str
     version: str
     error: str
@@ -61,6 +115,7 @@ class Problem(BaseModel):
     """Why a request is refused."""
 
     error: str = Field(description="One sentence: what came, what was expected.")
+    request_id: str = REQUEST
 
 
 class Status(BaseModel):
@@ -72,6 +127,7 @@ class Status(BaseModel):
 class ModelFacts(BaseModel):
     """The version that answers, and the limits of a request."""
 
+    request_id: str = REQUEST
     model: str
     version: str
     alias: str | None = Field(description="The alias that is followed; null: the version is fixed.")
@@ -84,3 +140,4 @@ class ModelFacts(BaseModel):
     max_body_bytes: int
     max_pixels: int
     max_images: int
+    feedback: bool = Field(description="Whether true labels are taken: the server keeps a log of predictions.")

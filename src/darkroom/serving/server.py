@@ -16,11 +16,13 @@ from typing import Any
 import uvicorn
 
 from darkroom.errors import ParamsError
+from darkroom.monitoring.feedback import FeedbackLog
+from darkroom.monitoring.kept_images import Keeping
 from darkroom.monitoring.log import PredictionLog
 from darkroom.project.console import native_stderr_silenced
 from darkroom.registry import versions
 from darkroom.serving.app import build
-from darkroom.serving.batching import Answer, Batcher
+from darkroom.serving.batching import Answered, Batcher
 from darkroom.serving.follower import Follower, Served, load
 from darkroom.serving.front import Front
 from darkroom.serving.limits import Limits
@@ -38,13 +40,14 @@ class Settings:
     """Settings of a server.
 
     Attributes:
-        alias: followed; ignored where `version` is given.
-        version: served for good.
+        alias: of the version to serve, followed; ignored where `version` is given.
+        version: to serve without following the alias.
         port: 0: any free one.
         poll_seconds: between two looks at the registry.
         n_threads: that decode images and run the network.
         network_threads: of one inference.
-        log_folder: of the log of predictions; None: none is kept.
+        log_folder: of the log of predictions and of feedback; None: none is kept, and no feedback is taken.
+        keeping: which images are kept in the log's directory; None: none.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Settings:
     network_threads: int
     access_log: bool
     log_folder: Path | None
+    keeping: Keeping | None
     limits: Limits
 
 
@@ -89,9 +93,11 @@ def serve(settings: Settings) -> None:
         # From here on threads run that must be ended, so a signal is no longer an exception at any place.
         ending = parts.enter_context(_remembered_sigterm())
         metrics = Metrics()
-        recorder = Recorder(PredictionLog(settings.log_folder), log=log) if settings.log_folder else None
-        if recorder:
+        recorder = feedback_log = None
+        if settings.log_folder:
+            recorder = Recorder(PredictionLog(settings.log_folder), log=log, keeping=settings.keeping)
             parts.callback(recorder.close)
+            feedback_log = FeedbackLog(settings.log_folder)
         batcher = Batcher(
             n_threads=settings.n_threads,
             max_batch=limits.max_batch,
@@ -107,6 +113,7 @@ def serve(settings: Settings) -> None:
             limits=limits,
             alias=alias,
             needs_token=settings.token is not None,
+            takes_feedback=feedback_log is not None,
             n_waiting=lambda: batcher.n_waiting,
         )
         front = Front(
@@ -116,6 +123,7 @@ def serve(settings: Settings) -> None:
             metrics=metrics,
             limits=limits,
             token=settings.token,
+            feedback_log=feedback_log,
             log=log if settings.access_log else None,
             failed=log,
         )
@@ -232,11 +240,11 @@ class _IdleConnections:
                 one.transport.close()
 
 
-def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, list[Any]], None]:
-    def note(served: Served, answered: list[tuple[bytes, Any, Answer]]) -> None:
+def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, list[Answered]], None]:
+    def note(served: Served, answered: list[Answered]) -> None:
         metrics.batch_images.observe(len(answered))
-        for _, _, answer in answered:
-            metrics.predictions.labels(served.version.version, answer["label"]).inc()
+        for one in answered:
+            metrics.predictions.labels(served.version.version, one.answer["label"]).inc()
         if recorder:
             recorder.record(served.version.version, answered)
 

@@ -9,7 +9,7 @@ from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
-from darkroom.tracking.store import client, sqlite_file, store_errors, tracking_uri
+from darkroom.tracking.store import client, refuse_escapes, sqlite_file, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     pass
@@ -47,6 +47,7 @@ def connect(experiment: str) -> str:
 
 def _artifact_folder(uri: str, experiment: str) -> Path:
     base = file.parent if (file := sqlite_file(uri)) else repository_root()
+    refuse_escapes(base)
     return base / "mlartifacts" / re.sub(r"[^\w.-]", "_", experiment)
 
 

@@ -10,25 +10,28 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from darkroom.project.merge_conflicts import refuse_conflicts
 from darkroom.project.params import digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LINEAGE = ("dvc.stage", "dvc.exp_name", "git.commit", "git.dirty", "data.digest", "params.digest", "candidate")
+CODE_AND_PARAMS = (":/", ":!/dvc.lock", ":!/data/incoming/*.dvc")  # what git looks at
 PACKAGES = ("darkroom", "keras", "tensorflow", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc")
 
 
-def git_commit(repository: Path | None = None) -> str:
+def git_commit() -> str:
     """Return the full hash of the checked-out commit, "unknown" outside a git repository or without git."""
-    return _git("rev-parse", "HEAD", repository=repository) or "unknown"
+    return _git("rev-parse", "HEAD") or "unknown"
 
 
-def git_dirty(repository: Path | None = None) -> bool:
+def git_dirty() -> bool:
     """Return whether a tracked file differs from the commit; MLflow's own git tags do not know.
 
-    dvc.lock is left out: DVC rewrites it after every stage, so within one `dvc repro` it nearly always differs.
-    Outside a git repository the answer is True: nothing says which code this is.
+    dvc.lock and the .dvc files of new images are left out: DVC rewrites them within one `dvc repro` or retraining, and
+    what they say of the data is in data.digest. Outside a git repository the answer is True: nothing says which code
+    this is.
     """
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/dvc.lock", repository=repository)
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE_AND_PARAMS)
     return changes is None or changes != ""
 
 
@@ -48,9 +51,13 @@ def lock_digest(path: Path) -> str:
 
     promote calls this before DVC writes promote's own entry: without it, the digest can be made again from the commit.
     What check says changes with every key of params.yaml, those included that change no result.
+
+    Raises:
+        DataError: a merge left conflicts in it.
     """
     if not path.is_file():
         return "none"
+    refuse_conflicts(path)
     stages = YAML(typ="safe", pure=True).load(path).get("stages") or {}
     return digest({name: said for name, said in stages.items() if name not in ("check", "promote")})
 
@@ -84,11 +91,10 @@ def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dic
     }
 
 
-def _git(*arguments: str, repository: Path | None) -> str | None:
+def _git(*arguments: str) -> str | None:
     """Return git's answer, None if it has none."""
-    command = ["git", "-C", str(repository or Path.cwd()), *arguments]
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        ended = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return ended.stdout.strip() if ended.returncode == 0 else None

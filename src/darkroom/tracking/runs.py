@@ -198,13 +198,23 @@ def reopen(run_id: str) -> Iterator[Run]:
     """Open a finished run to add to it; its status and end time are left as they are.
 
     Raises:
-        RegistryError: the store has no such run.
+        RegistryError: the store has no such run, or it was deleted in MLflow's UI.
     """
     opened = client()
     with store_errors(tracking_uri()):
         found = opened.get_run(run_id)
         experiment = opened.get_experiment(found.info.experiment_id).name
+    if found.info.lifecycle_stage != "active":
+        raise RegistryError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
     yield Run(run_id, experiment, tracking_uri(), opened)
+
+
+def tags_of(run_id: str) -> dict[str, str] | None:
+    """Return the tags of a run, None where the store has no such run."""
+    opened = client()
+    with store_errors(tracking_uri()):
+        found = existing(lambda: opened.get_run(run_id))
+    return dict(found.data.tags) if found else None
 
 
 @contextmanager

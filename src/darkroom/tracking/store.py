@@ -6,23 +6,23 @@ MLflow is imported on first use: it costs 3 s, and 2 s more for a database.
 import logging
 import os
 import socket
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
 from darkroom.project.repository import repository_root
-from darkroom.project.text import reason, redact
+from darkroom.tracking.refusals import is_refusal, refusal
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 T = TypeVar("T")
 
+BUSY_SECONDS = 20  # how long a sqlite file may be locked by another process
 PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
@@ -57,9 +57,12 @@ def registry_uri() -> str:
 
 
 def _resolved(variable: str, uri: str) -> str:
+    """Return the URI with a sqlite path made absolute; its percent escapes are decoded by MLflow."""
     if uri.startswith("sqlite:///"):
         path, _, query = uri.removeprefix("sqlite:///").partition("?")
-        return f"sqlite:///{repository_root() / path}" + (f"?{query}" if query else "")
+        as_written, decoded = Path(repository_root(), path), Path(repository_root(), unquote(path))
+        refuse_escapes(as_written if as_written.parent.exists() and not decoded.parent.exists() else decoded)
+        return f"sqlite:///{as_written}" + (f"?{query}" if query else "")
     if urlsplit(uri).scheme in ("", "file"):
         raise RegistryError(
             f"{variable}={uri}: MLflow no longer keeps runs in plain directories; unset it to use "
@@ -68,20 +71,38 @@ def _resolved(variable: str, uri: str) -> str:
     return uri
 
 
+def refuse_escapes(path: Path) -> None:
+    """Refuse a path with percent escapes, which MLflow decodes twice on the way to a file, or with a `?`.
+
+    Raises:
+        RegistryError: says what to rename.
+    """
+    if "?" in str(path) or unquote(str(path)) != str(path):
+        raise RegistryError(
+            f"{path}: MLflow finds no files under a path with ? or percent escapes such as %20; rename the directory"
+        )
+
+
 def sqlite_file(uri: str) -> Path | None:
     """Return the database file of a sqlite URI, None for every other store."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow, a database driver or the network raise into one RegistryError that names the store."""
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except (MlflowException, OSError) as error:
-        raise RegistryError(f"MLflow store {redact(uri)}: {reason(error)}") from error
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        raise refusal(uri, error, variable=variable_of(uri)) from error
+
+
+def variable_of(uri: str) -> str:
+    """Return the environment variable that names this store."""
+    own = os.environ.get("MLFLOW_REGISTRY_URI") and uri == registry_uri() != tracking_uri()
+    return "MLFLOW_REGISTRY_URI" if own else "MLFLOW_TRACKING_URI"
 
 
 def existing(call: Callable[[], T]) -> T | None:
@@ -113,48 +134,55 @@ def client() -> "MlflowClient":
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.pop("MLFLOW_RUN_ID", None)
-    _probe_database(uri)
+    for database in {uri, registry_uri()}:
+        _probe_database(database)
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
     if os.environ.get("MLFLOW_REGISTRY_URI"):
         mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other directories
     mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client
     # MLflow creates its tables without a lock: two processes that start together would clash.
     with store_errors(uri), store_lock("tracking"):
         opened = mlflow.MlflowClient(tracking_uri=uri)
-        _probe_server(opened, uri)
+        _probe_servers(opened)
     return opened
 
 
 def _probe_database(uri: str) -> None:
-    """Ask the database for a sign of life; MLflow itself retries a dead one for an hour."""
+    """Connect to the database once; MLflow itself retries for two minutes, with a traceback for each attempt."""
     parts = urlsplit(uri)
+    scheme = parts.scheme.partition("+")[0]
+    if scheme not in ("sqlite", *PORTS):
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
     try:
         if file := sqlite_file(uri):
             file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(file, timeout=20)
-            try:
-                connection.execute("PRAGMA schema_version")
-            finally:
-                connection.close()
-        elif (scheme := parts.scheme.partition("+")[0]) in PORTS and parts.hostname:
+        elif parts.hostname:
             socket.create_connection((parts.hostname, parts.port or PORTS[scheme]), timeout=PROBE_SECONDS).close()
-    except (OSError, sqlite3.Error) as error:
+        waits = {"sqlite": {"timeout": BUSY_SECONDS}, "postgresql": {"connect_timeout": PROBE_SECONDS}}
+        with create_engine(uri, poolclass=NullPool, connect_args=waits.get(scheme, {})).connect() as connection:
+            if file:
+                connection.exec_driver_sql("PRAGMA schema_version")  # reads the file, which opening it does not
+    except (OSError, ImportError, SQLAlchemyError) as error:
         raise _unreachable(uri, error) from error
 
 
-def _probe_server(opened: "MlflowClient", uri: str) -> None:
-    """Ask an MLflow server one question, without the retries (4 minutes) that are right in the middle of a training."""
-    if not uri.startswith("http"):
-        return
+def _probe_servers(opened: "MlflowClient") -> None:
+    """Ask each MLflow server one question, without the retries (4 minutes) that are right during a training."""
+    questions = {registry_uri(): opened.search_registered_models, tracking_uri(): opened.search_experiments}
     lowered = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PROBE_SECONDS)}
     before = {name: os.environ.get(name) for name in lowered}
     os.environ.update(lowered)
     try:
-        opened.search_experiments(max_results=1)
-    except Exception as error:
-        raise _unreachable(uri, error) from error
+        for uri, ask in questions.items():
+            if uri.startswith("http"):
+                _ask(uri, ask)
     finally:
         for name, value in before.items():
             if value is None:
@@ -163,8 +191,14 @@ def _probe_server(opened: "MlflowClient", uri: str) -> None:
                 os.environ[name] = value
 
 
+def _ask(uri: str, question: Callable[..., object]) -> None:
+    try:
+        question(max_results=1)
+    except Exception as error:
+        raise _unreachable(uri, error) from error
+
+
 def _unreachable(uri: str, error: Exception) -> RegistryError:
-    return RegistryError(
-        f"the MLflow store {redact(uri)} does not answer ({reason(error)}); start it, or correct "
-        "MLFLOW_TRACKING_URI, or unset it to use mlflow.db of this repository"
-    )
+    variable = variable_of(uri)
+    start = f"start it, or correct {variable}, or unset it to use mlflow.db of this repository"
+    return refusal(uri, error, variable=variable, remedy=start)

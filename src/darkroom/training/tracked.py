@@ -4,7 +4,6 @@ Beside this module nothing here knows MLflow: what numbers are computed does not
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.files.writing import write_csv, write_text
-from darkroom.project.console import native_stderr_silenced, say
+from darkroom.project.console import loading_keras, say
 from darkroom.project.locks import store_lock
 from darkroom.project.params import digest, in_section
 from darkroom.project.repository import repository_root
@@ -113,8 +112,7 @@ def train_tracked(
 
 def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str, str]:
     """Load Keras and set up the device; return the device in words, and the dtype policy to train in."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_stderr_silenced():
+    with loading_keras():
         from darkroom.networks.export import check_backend
         from darkroom.networks.runtime.device import policy, prepare
 

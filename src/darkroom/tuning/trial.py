@@ -17,7 +17,7 @@ import numpy as np
 from optuna.trial import Trial
 
 from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, TrainingError
-from darkroom.project.console import native_stderr_silenced
+from darkroom.project.console import loading_keras
 from darkroom.training import recipe
 from darkroom.training.opened import Opened, open_data
 from darkroom.tuning.plan import Plan
@@ -163,8 +163,7 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
     opened = _opened(task.prepared, task.augmented, task.features)
     data, shape, features = opened.data, opened.image_shape, opened.features
     recipe.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with native_stderr_silenced():
+    with loading_keras():
         from darkroom.networks import export
         from darkroom.networks.runtime import memory
         from darkroom.networks.runtime.device import policy

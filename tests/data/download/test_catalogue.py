@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from darkroom.data.download.catalogue import Dataset, find_dataset, read_catalogue
+from darkroom.data.download.catalogue import Dataset, Layout, find_dataset, read_catalogue
 from darkroom.errors import ParamsError
 
 FILE = {"name": "a.zip", "sha256": "0" * 64}
@@ -45,6 +45,13 @@ def test_an_unknown_name_is_answered_with_the_near_ones(name: str, hint: str) ->
 @pytest.mark.parametrize("source", [URL, NPM, PATH])
 def test_the_entries_that_the_tests_change_make_sense(source: dict[str, Any]) -> None:
     assert Dataset.model_validate(entry(source)).sources[0].kind == source["kind"]
+
+
+def test_a_layout_of_a_table_names_it() -> None:
+    for layout in ({"kind": "table"}, {"kind": "folders", "table": "labels.csv"}):
+        with pytest.raises(ValidationError, match="names its table"):
+            Layout.model_validate(layout)
+    assert Layout.model_validate({"kind": "table", "table": "labels.csv"}).path_column is None
 
 
 def test_a_layout_may_be_one_word() -> None:

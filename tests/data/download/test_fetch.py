@@ -80,9 +80,10 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_proxy_and_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(clients, "RETRY_SECONDS", 0)
 
 
 def dataset(*sources: dict[str, Any], layout: Any = "folders") -> Dataset:
@@ -95,7 +96,7 @@ def url(address: str, content: bytes, name: str = "pets.zip", **more: Any) -> di
 
 
 def get(dataset: Dataset, out: Path, mirror: Path | None = None, base: Path = Path()) -> dict[str, Any]:
-    return fetch(dataset, out, mirror=mirror, base=base, retry_seconds=0)
+    return fetch(dataset, out, mirror=mirror, base=base)
 
 
 def content_of(out: Path) -> dict[str, bytes]:
@@ -361,6 +362,20 @@ def test_a_folder_becomes_one_tar_of_its_content_alone(tmp_path: Path) -> None:
     assert images[2].data == b"content of dogs/b.jpg"
 
 
+def test_of_a_folder_with_a_table_only_what_it_names_is_packed(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", "images/1.jpg", "images/2.jpg", "images/3.jpg", "masks/1.jpg")
+    (tmp_path / "photos/labels.csv").write_text("path,label\nimages/1.jpg,cat\nimages/2.jpg,dog\n")
+    source = {"kind": "path", "path": str(tmp_path / "photos"), "layout": {"kind": "table", "table": "labels.csv"}}
+    get(dataset(source), tmp_path / "raw")
+    with tarfile.open(tmp_path / "raw/images.tar") as tar:
+        assert tar.getnames() == ["images/1.jpg", "images/2.jpg", "labels.csv"]
+    images = list(read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=100))
+    assert [(image.name, image.label) for image in images] == [("images/1.jpg", "cat"), ("images/2.jpg", "dog")]
+    (tmp_path / "photos/images/2.jpg").unlink()
+    with pytest.raises(DataError, match="labels.csv names 1 image not there .such as 'images/2.jpg'.; add"):
+        get(dataset(source), tmp_path / "raw")
+
+
 def test_the_sha256_of_a_folder_is_that_of_its_tar(tmp_path: Path) -> None:
     write_folder(tmp_path / "photos", "a/1.jpg", "b/1.jpg")
     source = {"kind": "path", "path": str(tmp_path / "photos")}
@@ -512,7 +527,7 @@ def test_a_download_stopped_between_its_files_is_begun_again(tmp_path: Path, mon
 def test_a_failure_leaves_no_manifest_of_an_earlier_result(tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(b"first")
     get(dataset({"kind": "path", "path": str(tmp_path / "data.bin")}), tmp_path / "raw")
-    with pytest.raises(DataError, match="could not get the files from any source"):
+    with pytest.raises(DataError, match="no such file or directory: nowhere"):
         get(dataset({"kind": "path", "path": "nowhere"}), tmp_path / "raw")
     with pytest.raises(DataError, match="is incomplete"):
         read_images(tmp_path / "raw", max_archive_bytes=1, max_image_bytes=1)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from darkroom.data.preparation import auto
+from darkroom.data.preparation.auto import Chosen
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from tests.support.raw_files import pixels, write_idx, write_manifest
 
-LIMITS = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
+LIMITS: dict[str, Any] = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
 
 
 def encoded(image: np.ndarray, form: str = ".png") -> bytes:
@@ -46,8 +48,11 @@ def raw(directory: Path, files: dict[str, bytes], *, mode: Literal["w", "w:gz", 
     return directory
 
 
-def form(directory: Path, image_size: list[int] | Literal["auto"] = "auto", color: str = "auto") -> auto.Form:
-    return auto.choose_form(directory, image_size=image_size, color=color, **LIMITS)
+def form(
+    directory: Path, image_size: list[int] | Literal["auto"] = "auto", color: str = "auto", **given: Any
+) -> Chosen:
+    rest: dict[str, Any] = {"resize": "stretch", "background": (255, 255, 255), "white_level": 65535, **given}
+    return auto.choose_form(directory, image_size=image_size, color=color, **rest, **LIMITS)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
@@ -55,13 +60,13 @@ def test_shades_of_grey_stored_as_rgb_are_grey(tmp_path: Path, suffix: str) -> N
     files = {f"{name}/{number}{suffix}": encoded(grey(28, 28, number), suffix) for name in "ab" for number in range(5)}
     chosen = form(raw(tmp_path / "raw", files))
     assert chosen.in_words() == "image_size 28x28 (that of all 10 images), color grey (no colour in 10 images)"
-    assert chosen[:2] == ((28, 28), "grey")
+    assert chosen.form[:2] == ((28, 28), "grey")
 
 
 def test_one_coloured_picture_among_grey_ones_is_found_and_named(tmp_path: Path) -> None:
     files = {f"{name}/{number}.png": encoded(grey(28, 28, number)[..., 0]) for name in "ab" for number in range(5)}
     chosen = form(raw(tmp_path / "raw", files | {"a/x.png": encoded(colored(28, 28))}))
-    assert chosen.color == "rgb"
+    assert chosen.form.color == "rgb"
     assert chosen.reasons["color"] == "'a/x.png' is coloured"
 
 
@@ -69,20 +74,20 @@ def test_mixed_sizes_become_a_square_by_the_median(tmp_path: Path) -> None:
     shapes = [(90, 400), (172, 300), (180, 170), (800, 600), (700, 900)]
     files = {f"{'ab'[n % 2]}/{n}.jpg": encoded(colored(*shape), ".jpg") for n, shape in enumerate(shapes)}
     chosen = form(raw(tmp_path / "raw", files))
-    assert chosen.size == (160, 160)
+    assert chosen.form.size == (160, 160)
     assert chosen.in_words().startswith("image_size 160x160 (median shorter side 172 px of 5 images), color rgb (")
 
 
 def test_what_is_given_is_not_chosen(tmp_path: Path) -> None:
     files = {"a/1.png": encoded(colored(40, 30)), "b/1.png": encoded(colored(40, 30))}
     directory = raw(tmp_path / "raw", files)
-    assert form(directory, [20, 10], "grey") == ((20, 10), "grey", {})
+    assert form(directory, [20, 10], "grey") == (Form((20, 10), "grey"), {})
     assert form(directory, [20, 10]).in_words() == "color rgb ('a/1.png' is coloured)"
-    assert form(directory, color="grey") == ((40, 30), "grey", {"image_size": "that of all 2 images"})
+    assert form(directory, color="grey") == (Form((40, 30), "grey"), {"image_size": "that of all 2 images"})
 
 
 def test_nothing_is_read_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
-    assert form(tmp_path / "nowhere", [20, 10], "rgb").size == (20, 10)
+    assert form(tmp_path / "nowhere", [20, 10], "rgb").form.size == (20, 10)
 
 
 def test_the_sample_does_not_depend_on_order_or_packing(tmp_path: Path) -> None:
@@ -98,7 +103,7 @@ def test_the_sample_does_not_depend_on_order_or_packing(tmp_path: Path) -> None:
 def test_official_test_pictures_are_not_looked_at(tmp_path: Path) -> None:
     files = {f"train/{name}/{n}.png": encoded(grey(32, 32, n)) for name in "ab" for n in range(5)}
     files |= {f"test/{name}/{n}.png": encoded(colored(64, 64, n)) for name in "ab" for n in range(50)}
-    assert form(raw(tmp_path / "raw", files))[:2] == ((32, 32), "grey")
+    assert form(raw(tmp_path / "raw", files)).form[:2] == ((32, 32), "grey")
 
 
 def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
@@ -107,6 +112,36 @@ def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
     write_manifest(tmp_path, "idx")
     expected = "image_size 28x28 (that of all 200 images), color grey (no colour in 200 images)"
     assert form(tmp_path).in_words() == expected
+
+
+def test_the_white_level_is_the_end_of_the_range_in_use(tmp_path: Path) -> None:
+    for name, most, level in (("eight", 200, 255), ("twelve", 3900, 4095), ("all", 40_000, 65535)):
+        deep = np.linspace(0, most, 900).astype(np.uint16).reshape(30, 30)
+        files = {"a/1.png": encoded(deep), "b/1.png": encoded(colored(30, 30)), "b/2.tif": encoded(deep // 2, ".tif")}
+        chosen = form(raw(tmp_path / name, files), [20, 20], "grey", white_level="auto")
+        assert chosen.form.white_level == level
+        assert chosen.in_words() == f"white_level {level} (values up to {most})"
+    chosen = form(
+        raw(tmp_path / "plain", dict.fromkeys(("a/1.png", "b/1.png"), encoded(colored(30, 30)))),
+        [20, 20],
+        "grey",
+        white_level="auto",
+    )
+    assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([(60, 40), (62, 40)], "stretch (height/width from 1.5 to 1.6)"),
+        ([(60, 40), (40, 60)], "crop (height/width from 0.67 to 1.5)"),
+        ([(90, 30), (40, 60)], "letterbox (height/width from 0.67 to 3)"),
+    ],
+)
+def test_the_resize_mode_follows_the_aspect_ratios(tmp_path: Path, shapes: list[tuple[int, int]], words: str) -> None:
+    files = {f"{'ab'[n]}/{n}.png": encoded(colored(*shape)) for n, shape in enumerate(shapes)}
+    chosen = form(raw(tmp_path / "raw", files), [20, 20], "rgb", resize="auto")
+    assert chosen.in_words() == f"resize {words}"
 
 
 def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:

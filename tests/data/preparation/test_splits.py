@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.data.preparation.splits import Assignment, Fractions, assign, check_classes, near_duplicate_components
+from darkroom.data.preparation.splits import (
+    Assignment,
+    Fractions,
+    Images,
+    assign,
+    check_classes,
+    near_duplicate_components,
+)
 from darkroom.errors import DataError
 
 TRAIN, VAL, TEST, RECENT, UNUSED = 0, 1, 2, 3, -1
@@ -22,18 +29,24 @@ def far_hashes(n: int) -> np.ndarray:
 
 def split(ids: np.ndarray, **changed):
     n = len(ids)
-    arguments: dict[str, Any] = {
-        "ids": ids,
+    facts: dict[str, Any] = {
         "labels": np.zeros(n, int),
         "official_test": np.zeros(n, bool),
+        "official_val": np.zeros(n, bool),
         "incoming": np.zeros(n, bool),
         "hashes": far_hashes(n),
+        "groups": np.full(n, -1),
+    }
+    settings: dict[str, Any] = {
         "near_duplicates": "group",
         "near_duplicate_bits": 4,
         "seed": 7,
         "fractions": Fractions(val=0.2, test=0.3, recent=0.4),
     }
-    return assign(**arguments | changed)
+    facts |= {name: value for name, value in changed.items() if name in facts}
+    official = np.where(facts.pop("official_test"), TEST, np.where(facts.pop("official_val"), VAL, TRAIN))
+    settings |= {name: value for name, value in changed.items() if name in settings}
+    return assign(Images(ids, official=official.astype(np.int8), **facts), **settings)
 
 
 def mark(n: int, *rows: int) -> np.ndarray:
@@ -57,6 +70,31 @@ def test_every_class_has_its_share_of_every_split(n, val, test, seed):
         assert np.all(counts >= 1)
         if wanted.min() >= 1:
             assert np.all(np.abs(counts - wanted) <= 1 + 1e-9)
+
+
+@pytest.mark.parametrize("tested", [False, True])
+def test_a_validation_set_of_the_data_is_used_as_such(tested):
+    n = 60
+    changed = {"official_val": mark(n, *range(10)), "official_test": mark(n, *(range(50, 60) if tested else ()))}
+    found = split(ids_of(n), **changed).splits
+    assert np.flatnonzero(found == VAL).tolist() == list(range(10))
+    assert np.count_nonzero(found == TEST) == (10 if tested else 15)  # 0.3 of the 50 others
+    labels = np.repeat([0, 1], 30)  # the second class has no validation images of its own
+    found = split(ids_of(n), labels=labels, **changed).splits
+    assert np.flatnonzero(found[:30] == VAL).tolist() == list(range(10))
+    assert np.count_nonzero(found[30:] == VAL) == (4 if tested else 6)
+
+
+@pytest.mark.parametrize("near_duplicates", ["group", "drop"])
+def test_no_validation_image_has_a_copy_in_train(near_duplicates):
+    hashes = far_hashes(40)
+    hashes[[20, 21, 22]] = hashes[[0, 0, 1]]  # copies of the validation images 0 and 1
+    hashes[30] = hashes[2]  # a test image that repeats the validation image 2
+    changed = {"official_val": mark(40, *range(10)), "official_test": mark(40, *range(30, 40))}
+    found = split(ids_of(40), hashes=hashes, near_duplicates=near_duplicates, **changed)
+    assert found.splits[[0, 1, 2, 20, 21, 22, 30]].tolist() == [VAL, VAL, UNUSED, UNUSED, UNUSED, UNUSED, TEST]
+    reasons = ["near-duplicate of a test image", *["near-duplicate of a validation image"] * 3]
+    assert [reason for _, _, reason in found.dropped] == reasons
 
 
 @pytest.mark.parametrize(("n_classes", "n_images"), [(20, 20), (100, 30)])
@@ -194,6 +232,49 @@ def test_near_duplicates_sit_on_one_side():
     assert np.array_equal(kept.groups, np.arange(900))
 
 
+@given(
+    data=st.data(),
+    n_old=st.integers(4, 40),
+    n_new=st.integers(0, 20),
+    policy=st.sampled_from(["keep", "group", "drop"]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=200, deadline=None)
+def test_given_groups_sit_on_one_side(data, n_old, n_new, policy, seed):
+    n = n_old + n_new
+    groups = np.array(data.draw(st.lists(st.integers(-1, 8), min_size=n, max_size=n)))
+    hashes = np.array(data.draw(st.lists(st.integers(0, 255), min_size=n, max_size=n)), np.uint64)
+    facts = {"groups": groups, "hashes": hashes, "incoming": np.arange(n) >= n_old}
+    both = {"near_duplicates": policy, "near_duplicate_bits": 0, "seed": seed}
+    ids = ids_of(n)
+    found = split(ids, **facts, **both)
+    alone = split(ids[:n_old], **{name: array[:n_old] for name, array in facts.items()}, **both)
+    assert np.array_equal(found.splits[:n_old], alone.splits)  # what comes later moves nothing
+    for group in range(9):
+        assert len({*found.splits[groups == group].tolist()} - {UNUSED}) <= 1
+    if policy == "group":
+        for value in np.unique(hashes):
+            assert len({*found.splits[hashes == value].tolist()} - {UNUSED}) <= 1
+    if policy == "keep":
+        assert not any(row < n_old for row, _, _ in found.dropped)
+
+
+def test_a_group_is_not_dropped_for_one_copy_of_a_test_image():
+    hashes = far_hashes(12)
+    hashes[3] = hashes[11]
+    found = split(ids_of(12), hashes=hashes, groups=np.repeat([0, 1, -1], [6, 5, 1]), official_test=mark(12, 11))
+    assert [row for row, _, _ in found.dropped] == [3]
+    assert len({*found.splits[[0, 1, 2, 4, 5]].tolist()}) == 1
+    new = split(
+        ids_of(13),
+        hashes=np.append(hashes, far_hashes(20)[19]),
+        groups=np.append(np.repeat([0, 1, 2], [6, 5, 1]), 2),
+        official_test=mark(13, 11),
+        incoming=mark(13, 12),
+    )
+    assert new.dropped[-1] == (12, 11, "in one group with a test image")
+
+
 def test_drop_keeps_the_first_of_each_label():
     hashes = far_hashes(6)
     hashes[[1, 3, 4]] = hashes[0]
@@ -298,7 +379,8 @@ def test_every_class_needs_an_image_in_every_split():
     with pytest.raises(DataError, match=r"class 'cat' has 1 usable image for 2 splits \(train, val\); add images"):
         check([0, 2, 0, 1, 2], [0, 0, 1, 1, 1], official=[1, 4])
     message = (
-        r"class 'dog' has 4 images in 2 groups of near-duplicates, which stay together, and none is left for val; "
+        r"class 'dog' has 4 images in 2 groups of near-duplicates \(or of preprocess.group_by\), which stay together, "
+        "and none is left for val; "
         r"duplicates.csv lists them: .*lower preprocess.near_duplicate_bits"
     )
     with pytest.raises(DataError, match=message):

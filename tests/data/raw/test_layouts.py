@@ -5,14 +5,13 @@ import os
 import pickle
 import re
 import subprocess
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from darkroom.data.raw.layouts import Oversized, RawImage, place, read_folder, read_images, walk
+from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images, walk
 from darkroom.errors import DataError
 from tests.support.project import ROOT
 from tests.support.raw_files import pixels, write_folder, write_idx, write_manifest, write_tar, write_zip
@@ -28,15 +27,6 @@ def raw(directory: Path, layout: str | dict[str, Any], files: dict[str, bytes], 
     directory.mkdir(exist_ok=True)
     (write_zip if name.endswith("zip") else write_tar)(directory / name, files)
     return write_manifest(directory, layout)
-
-
-def names(*paths: str) -> list[tuple[str, bool]]:
-    return [(path.rstrip("/"), path.endswith("/")) for path in paths]
-
-
-def placed(*paths: str, **options: Any) -> list[tuple[str, str, str | None]]:
-    found = place(names(*paths), where=Path("data"), **options)
-    return [(image.name, image.label, image.split) for image in found]
 
 
 # Arrays
@@ -121,12 +111,14 @@ def test_folders_keep_the_archives_order_and_nested_their_class(tmp_path: Path, 
     ]
 
 
-def test_train_comes_before_test_whatever_the_archives_order(tmp_path: Path) -> None:
-    files = {f"{split}/{label}/1.jpg": b"x" for split in ("test", "train") for label in ("cats", "dogs")}
+def test_train_val_and_test_come_in_this_order(tmp_path: Path) -> None:
+    files = {f"{split}/{label}/1.jpg": b"x" for split in ("test", "valid", "train") for label in ("cats", "dogs")}
     images = read(raw(tmp_path, "folders", files))
     assert [(image.name, image.label, image.split) for image in images] == [
         ("train/cats/1.jpg", "cats", "train"),
         ("train/dogs/1.jpg", "dogs", "train"),
+        ("valid/cats/1.jpg", "cats", "val"),
+        ("valid/dogs/1.jpg", "dogs", "val"),
         ("test/cats/1.jpg", "cats", "test"),
         ("test/dogs/1.jpg", "dogs", "test"),
     ]
@@ -157,78 +149,13 @@ def test_only_the_root_that_the_layout_names_is_looked_at(tmp_path: Path) -> Non
         read(raw(tmp_path, {"kind": "folders", "root": "Pets"}, files))
 
 
-def test_hidden_files_litter_and_documents_are_no_images() -> None:
-    litter = ["cats/.DS_Store", ".git/x/y", "__MACOSX/cats/._a.jpg", "cats/Thumbs.db", "cats/__MACOSX/x.jpg"]
-    documents = ["README", "README[1].txt", "LICENSE", "labels.csv", "notes.md", ".gitignore", "MSR-LA - 3467.docx"]
-    assert placed("cats/a.jpg", *litter, *documents, "cats/README.md") == [
-        ("cats/a.jpg", "cats", None),
-        ("cats/README.md", "cats", None),  # inside a class, whoever put it there must hear of it
-    ]
-
-
-@pytest.mark.parametrize(
-    ("paths", "splits"),
-    [
-        (["train/a/1", "test/a/1"], ["train", "test"]),
-        (["Training/a/1", "TESTING/a/1"], ["train", "test"]),
-        (["train/a/1", "valid/a/1", "test/a/1"], ["train", "train", "test"]),
-        (["train/a/1", "val/a/1"], [None, None]),
-    ],
-)
-def test_top_folders_train_and_test_are_the_official_split(paths: list[str], splits: list[str | None]) -> None:
-    assert placed(*paths) == [(path, "a", split) for path, split in zip(paths, splits, strict=True)]
-
-
-def test_other_top_folders_are_classes() -> None:
-    assert [label for _, label, _ in placed("train/1", "test/1", "bus/1")] == ["train", "test", "bus"]
-    assert [label for _, label, _ in placed("train/1", "test/1", splits=False)] == ["train", "test"]
-
-
-def test_a_class_may_be_called_train_or_test() -> None:
-    assert [label for _, label, _ in placed("train/old/1", "test/1", "bus/1")] == ["train", "test", "bus"]
-
-
-@pytest.mark.parametrize("odd", ["unlabelled/1", "unlabelled/1/2", "unlabelled/"])
-def test_an_odd_folder_beside_train_and_test_is_named(odd: str) -> None:
-    paths = ["train/cats/1", "train/dogs/1", "test/cats/1", "test/dogs/1", odd]
-    with pytest.raises(DataError, match="data: unexpected directory 'unlabelled' beside train and test; remove it, or"):
-        placed(*paths)
-    assert {label for _, label, _ in placed(*paths, root="train")} == {"cats", "dogs"}
-
-
-@pytest.mark.parametrize(
-    ("paths", "message"),
-    [
-        (["cats/1", "a.jpg"], "'a.jpg' is not in a class directory; expected <class>/<image>"),
-        (
-            ["train/a/1", "test/a/1", "test/b.jpg"],
-            "'test/b.jpg' is not in a class directory; expected train/<class>/<image>",
-        ),
-        (["cats/1", "Cats/1"], "the class names 'Cats' and 'cats' differ only in case or Unicode form"),
-        (["train/cats/1", "test/CATS/1"], "the class names 'CATS' and 'cats' differ"),
-        (["cats/1", "dogs/"], "the class directory 'dogs' has no images"),
-        (["a\nb/1", "A\nB/1"], r"the class names 'A\nB' and 'a\nb' differ"),
-    ],
-)
-def test_folders_that_cannot_be_understood_are_refused(paths: list[str], message: str) -> None:
-    with pytest.raises(DataError, match=re.escape(f"data: {message}")):
-        placed(*paths)
-
-
-def test_class_names_that_look_the_same_are_told_apart() -> None:
-    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
-    with pytest.raises(
-        DataError, match=re.escape(r"the class names 'e\u0301' and '\xe9' differ only in case or Unicode")
-    ):
-        placed(f"{composed}/1", f"{decomposed}/1")
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"README.md": b""}, "no images found; expected <class>/<image>"),
-        ({"pets/cats/1": b"", "pets/dogs/1": b""}, "only one class, 'pets'.*set `root` in the layout"),
+        ({"pets/cats/1": b"", "pets/cats/2": b""}, "only one class, 'cats'; a classifier needs two"),
         ({"train/a/1": b"", "train/b/1": b"", "test/c/1": b""}, "class 'c' has images only in test"),
+        ({"train/a/1": b"", "train/b/1": b"", "val/a/1": b"", "val/c/1": b""}, "class 'c' has images only in val"),
     ],
 )
 def test_folders_that_nothing_can_be_learnt_from_are_refused(

@@ -26,7 +26,8 @@ SPLITS = ("train", "val", "test", "recent")  # recent: test images among the inc
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, "recent": 3, UNUSED: -1}
 
-FORM = ("image_shape", "color")  # what of the manifest decides to which pixels an original is turned
+# What of the manifest decides to which pixels an original is turned; see images.Form.
+FORM = ("image_shape", "color", "resize", "background", "white_level")
 
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
 
@@ -118,7 +119,7 @@ class Dataset:
     @property
     def form(self) -> dict[str, Any]:
         """What was done to every original; a model that was trained on the dataset does the same to what it is sent."""
-        return {name: self.manifest[name] for name in FORM}
+        return {name: self.manifest[name] for name in FORM if name in self.manifest}
 
     def rows(self, split: str) -> np.ndarray:
         """Return the row numbers of a split (train, val, test, recent or unused): int64, ascending.

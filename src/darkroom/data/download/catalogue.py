@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from darkroom.data.fetching.clients import npm_pack
 from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, PypiFiles, RemoteFile, Sha256
-from darkroom.data.raw.layouts import same_name
+from darkroom.data.raw.placement import same_name
 from darkroom.errors import ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.params import Section, explain, read_params
@@ -38,11 +38,23 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Layout(Section):
-    """The layout of a source's files: `folders` in a zip or tar, or arrays as idx, npz or cifar files."""
+    """The layout of a source's files: `folders` or a label `table` in a zip or tar, or idx, npz or cifar files."""
 
-    kind: Literal["folders", "idx", "npz", "cifar"]
+    kind: Literal["folders", "table", "idx", "npz", "cifar"]
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
-    root: str | None = None  # the directory that holds the class directories, where it is not the top
+    root: str | None = None  # the directory that holds the class or split directories, where it is not the top
+    level: Annotated[int, Field(ge=1)] | None = None  # of the class directories below root, where names cannot tell
+    skip: list[str] | None = None  # names of directories below root that are passed over
+    table: str | None = None  # the label table, by its path in the dataset
+    path_column: str | None = None  # of the table, where its name is not a usual one; so are those below
+    label_column: str | None = None
+    split_column: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_table(self) -> Self:
+        if (self.kind == "table") != (self.table is not None):
+            raise ValueError("a layout of kind table, and no other, names its table: {kind: table, table: labels.csv}")
+        return self
 
 
 AnyLayout = Annotated[Layout, BeforeValidator(lambda value: {"kind": value} if isinstance(value, str) else value)]

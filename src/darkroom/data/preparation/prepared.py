@@ -1,22 +1,24 @@
 """From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, class_balance, split_sizes
+from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
-from darkroom.data.preparation.auto import Form
-from darkroom.data.preparation.splits import Assignment, Fractions, assign, check_classes
+from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.rows import Duplicate, Rows
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
 from darkroom.errors import DataError
-from darkroom.project.text import shown
+from darkroom.project.text import escaped, shown
 
 if TYPE_CHECKING:
     import pandas as pd
 
-from darkroom.data.preparation.rows import Duplicate, Rows
+CLASSES_NAMED = 50  # with their numbers of images
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
@@ -38,17 +40,70 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
     )
 
 
+def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
+    """Return the number of each row's group, -1 where it is in none: (n,), int.
+
+    Args:
+        group_by: a regular expression with one group in parentheses, looked for in the paths; or the name of a column
+            of the label table; None: no groups.
+
+    Raises:
+        DataError: the expression fits no path, no image has the column, or the dataset itself puts images of a group
+            into two splits.
+    """
+    if group_by is None:
+        return np.full(len(rows), -1)
+    texts, numbers = _group_names(rows, group_by), dict[str, int]()
+    codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
+    if not numbers:
+        raise DataError(
+            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is no column of a "
+            "label table; correct it"
+        )
+    sides: dict[int, set[int]] = {}
+    for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
+        if number >= 0 and not incoming:
+            sides.setdefault(number, set()).add(side)
+    if across := [text for text, number in numbers.items() if len(sides.get(number, ())) > 1]:
+        raise DataError(
+            f"the dataset's own splits share {len(across)} of {len(numbers)} groups of preprocess.group_by (such as "
+            f"{', '.join(map(shown, across[:3]))}): the test would be of known ones; put each group into one split"
+        )
+    return codes
+
+
+def _group_names(rows: Rows, group_by: str) -> list[str]:
+    """Return the name of each row's group, "" where it is in none."""
+    pattern = re.compile(group_by)
+    if pattern.groups == 0:
+        return [row.get(group_by, "") for row in rows.attributes]
+    return [match[1] or "" if (match := pattern.search(name)) else "" for name in rows.names]
+
+
 def split_rows(
-    rows: Rows, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
+    rows: Rows,
+    *,
+    group_by: str | None,
+    near_duplicates: str,
+    near_duplicate_bits: int,
+    seed: int,
+    fractions: Fractions,
 ) -> Assignment:
-    """Return the split of every row; rows with two labels are unused. See splits.assign."""
-    usable = rows.usable
+    """Return the split of every row; rows with two labels are unused. See splits.assign.
+
+    Raises:
+        DataError: see given_groups.
+    """
+    usable, given = rows.usable, given_groups(rows, group_by)
     found = assign(
-        ids=rows.ids[usable],
-        labels=rows.labels[usable],
-        official_test=rows.official_test[usable],
-        incoming=rows.incoming[usable],
-        hashes=rows.hashes[usable],
+        Images(
+            ids=rows.ids[usable],
+            labels=rows.labels[usable],
+            official=rows.official[usable],
+            incoming=rows.incoming[usable],
+            hashes=rows.hashes[usable],
+            groups=given[usable],
+        ),
         near_duplicates=near_duplicates,
         near_duplicate_bits=near_duplicate_bits,
         seed=seed,
@@ -71,7 +126,7 @@ def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
         assignment,
         rows.labels,
         classes=rows.classes,
-        official_test=rows.official_test,
+        official_test=rows.official == SPLIT_CODES["test"],
         incoming=rows.incoming,
         listed_in=listed_in,
     )
@@ -93,7 +148,10 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
 
 
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
-    """Return the index of the dataset, one line per row, with the columns below."""
+    """Return the index of the dataset, one line per row: the columns below, and those of a label table.
+
+    A column of a table that has the name of another one gets "table_" before it.
+    """
     import pyarrow as pa
 
     hex_ids = pa.array([row.tobytes().hex() for row in rows.ids])
@@ -109,27 +167,48 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
         "group": hex_ids.take(pa.array(assignment.groups)),
         "incoming": pa.array(rows.incoming),
     }
+    for name in dict.fromkeys(key for row in rows.attributes for key in row):
+        values = pa.array([row.get(name, "") for row in rows.attributes])
+        columns[f"table_{name}" if name in columns else name] = values
     index: pd.DataFrame = pa.table(columns).to_pandas()
     return index
 
 
 def finish_rows(
-    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, form: Form
+    rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, chosen: Chosen
 ) -> dict[str, Any]:
     """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
-    about = {"dataset": dataset, "classes": sorted(rows.classes), "color": form.color, "mean": mean, "std": std}
-    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": form.reasons})
+    about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
-def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any]) -> str:
-    """Return one line with the number of images per split, rejected and dropped."""
+def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *, group_by: str | None) -> str:
+    """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
-    return (
+    of_class = np.bincount(rows.labels[assignment.splits != SPLIT_CODES[UNUSED]], minlength=len(rows.classes))
+    named = [f"{name} {n}" for name, n in sorted(zip(map(escaped, rows.classes), of_class.tolist(), strict=True))]
+    more = [f"and {len(named) - CLASSES_NAMED} more"] if len(named) > CLASSES_NAMED else []
+    words = (
         f"{rows.n_images} images: {counts}; {len(rows.rejected)} rejected, {dropped} duplicates dropped; "
-        f"classes have {class_balance(manifest['counts']['train'])}"
+        f"{len(named)} classes: {', '.join([*named[:CLASSES_NAMED], *more])}"
     )
+    if group_by is not None:
+        sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
+        alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
+        words += f"; {len(sizes) - 1} groups by preprocess.group_by, {alone} in none"
+    if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
+        n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
+        words += f"; {n} one colour throughout (first: {shown(plain[0])})"
+    return words
+
+
+def _plain(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
+    """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
+    totals, squares = rows.sums[:, 0], rows.sums[:, 1]
+    same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)
+    return [rows.names[row] for row in np.flatnonzero(same).tolist()]
 
 
 def channel_statistics(

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from darkroom.compute.stream import stream
+from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
-from darkroom.data.raw.layouts import Oversized, RawImage, same_name
+from darkroom.data.raw.layouts import Oversized, RawImage
+from darkroom.data.raw.placement import same_name
+from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -40,7 +43,9 @@ class Rows:
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official_test, incoming, ids, hashes, sizes, sums: one entry per row; see decoding.Batch.
+        names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
+            the dataset says so, else train; see decoding.Batch.
+        attributes: what a label table says of each row beside class and split.
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
@@ -50,6 +55,7 @@ class Rows:
         self.n_channels = n_channels
         self.classes: list[str] = []
         self.names: list[str] = []
+        self.attributes: list[Mapping[str, str]] = []
         self.rejected: list[tuple[str, str]] = []
         self.repeated: list[tuple[str, int]] = []
         self.n_images = 0
@@ -68,8 +74,8 @@ class Rows:
         return np.frombuffer(self._labels, np.int32)
 
     @property
-    def official_test(self) -> np.ndarray:
-        return np.frombuffer(self._official, bool)
+    def official(self) -> np.ndarray:
+        return np.frombuffer(self._official, np.int8)
 
     @property
     def incoming(self) -> np.ndarray:
@@ -133,18 +139,20 @@ class Rows:
             if row is None:
                 self._row_of[image_id] = len(self.names)
                 self.names.append(image.name)
+                self.attributes.append(image.attributes)
                 self._labels.append(code)
-                self._official.append(image.split == "test")
+                self._official.append(SPLIT_CODES[image.split or "train"])
                 self._incoming.append(incoming)
                 new.append(place)
             elif incoming and self._labels[row] != code and not (self._incoming[row] or row in self._contradicted):
                 self.rejected.append((image.name, self._against_data_set(row, image.label)))
             elif row in self._contradicted or self._labels[row] != code:
                 self._contradicted.setdefault(row, []).append((image.name, image.label))
-            elif image.split == "test" and not self._official[row]:
-                # The same pixels are in the test set, which stays whole: the row becomes the test image's.
+            elif (code_of := SPLIT_CODES[image.split or "train"]) > self._official[row]:
+                # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
                 self.repeated.append((self.names[row], row))
-                self.names[row], self._official[row], self._incoming[row] = image.name, True, incoming
+                self.names[row], self._official[row], self._incoming[row] = image.name, code_of, incoming
+                self.attributes[row] = image.attributes
             else:
                 self.repeated.append((image.name, row))
         self.n_images += len(images)
@@ -175,8 +183,7 @@ def take_in(
     images: Iterable[tuple[RawImage, bool]],
     writer: DatasetWriter,
     *,
-    size: tuple[int, int],
-    color: str,
+    form: Form,
     max_pixels: int,
     hashes: bool,
     backend: str,
@@ -186,7 +193,7 @@ def take_in(
     """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
 
     Args:
-        writer: of image_shape (height, width, channels of color).
+        writer: of the form's image_shape.
         hashes: whether to compute perceptual hashes.
         backend, workers, cluster: see compute.stream().
 
@@ -202,18 +209,16 @@ def take_in(
             waiting.append(part)
             yield [image.data for image, _ in part]
 
-    read = partial(_read, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    read = partial(_read, form=form, max_pixels=max_pixels, hashes=hashes)
     for batch in stream(read, contents(), backend=backend, workers=workers, cluster=cluster):
         writer.append(rows.add(waiting.popleft(), batch))
     rows.close()
     return rows
 
 
-def _read(
-    items: list[bytes | np.ndarray | Oversized], *, size: tuple[int, int], color: str, max_pixels: int, hashes: bool
-) -> Batch:
+def _read(items: list[bytes | np.ndarray | Oversized], *, form: Form, max_pixels: int, hashes: bool) -> Batch:
     contents = [b"" if isinstance(item, Oversized) else item for item in items]
-    batch = read_batch(contents, size=size, color=color, max_pixels=max_pixels, hashes=hashes)
+    batch = read_batch(contents, form=form, max_pixels=max_pixels, hashes=hashes)
     reasons = dict(batch.rejected)
     for position, item in enumerate(items):
         if isinstance(item, Oversized):

@@ -3,9 +3,11 @@
 Near-duplicates form a group that stays whole; an image that resembles no other is a group of its own. Every group has
 a number in [0, 1), the hash of the seed and of the smallest id in it.
 
-- Images of the dataset: within each class the groups are ranked by number. The first go to test, unless the dataset
-  has an official test set, the next to val and the rest to train. So no split is empty, and the shares of each class
-  are those asked for within one image, as far as the sizes of the groups allow.
+- Images that the dataset itself puts in val or test stay there.
+- Other images of the dataset: within each class the groups are ranked by number. The first go to test, unless the
+  dataset has a test set, the next to val, unless it has validation images of the class, and the rest to train. So no
+  split is empty, and the shares of each class are those asked for within one image, as far as the sizes of the groups
+  allow.
 - Incoming images: the number alone says the split; beside an official test set it is recent instead of test. Only
   where this leaves a class without an image in a split, one of its incoming groups is put there.
 
@@ -22,7 +24,7 @@ What may move, with the same params:
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +35,9 @@ from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.errors import DataError
 
 _OF_TEST = "near-duplicate of a test image"
-_OF_TWO_SPLITS = "near-duplicate of images in two splits"
+_OF_VAL = "near-duplicate of a validation image"
+_REPEATED = "near-duplicate"
+_OF_TWO_SPLITS = "near-duplicate of images in two splits, or in one group with them"
 _TRAIN, _VAL, _TEST, _RECENT, _UNUSED = (SPLIT_CODES[name] for name in ("train", "val", "test", "recent", "unused"))
 
 
@@ -65,32 +69,39 @@ class Assignment(NamedTuple):
     dropped: list[tuple[int, int, str]]
 
 
+class Images(NamedTuple):
+    """What the split depends on, one entry per image.
+
+    Attributes:
+        ids: uint8 (n, 32), no two alike.
+        labels: int (n,).
+        official: int8 (n,), test or val where the dataset itself says so, else train.
+        incoming: bool (n,), images that were dropped in later.
+        hashes: uint64 (n,), perceptual hashes; not looked at where near-duplicates are kept.
+        groups: int (n,): images with the same number stay together, as those of one patient; -1: on its own.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    official: np.ndarray
+    incoming: np.ndarray
+    hashes: np.ndarray
+    groups: np.ndarray
+
+
 def assign(
-    *,
-    ids: np.ndarray,
-    labels: np.ndarray,
-    official_test: np.ndarray,
-    incoming: np.ndarray,
-    hashes: np.ndarray,
-    near_duplicates: str,
-    near_duplicate_bits: int,
-    seed: int,
-    fractions: Fractions,
+    images: Images, *, near_duplicates: str, near_duplicate_bits: int, seed: int, fractions: Fractions
 ) -> Assignment:
-    """Return the split of every row; the rules are at the top of this module.
+    """Return the split of every image; the rules are at the top of this module.
 
     - "keep" does not look for near-duplicates; "group" puts them on one side; "drop" does so and then keeps the first
       of each label. Two labels in a group are two opinions, both are kept.
-    - What resembles an official test image is dropped from train and val.
+    - What resembles an official test image is dropped from train and val, what resembles an official validation image
+      from train.
     - Groups are first made without the incoming images, so these never move an image of the dataset. Incoming images
-      join the group that they resemble; one that resembles groups on two sides belongs to neither, and is dropped.
+      join the group that they resemble or are given to; one of groups on two sides belongs to neither, and is dropped.
 
     Args:
-        ids: uint8 (n, 32), no two alike.
-        labels: int (n,).
-        official_test: bool (n,), rows that the data themselves put in the test set.
-        incoming: bool (n,), rows that were dropped in later.
-        hashes: uint64 (n,), perceptual hashes; not looked at by "keep".
         near_duplicates: "keep", "drop" or "group".
         near_duplicate_bits: largest Hamming distance of two hashes of one image, of 64. Above 8 the search compares
             too many pairs, and different images pass for one.
@@ -98,16 +109,15 @@ def assign(
         fractions: of the splits.
     """
 
-    def parts(rows: np.ndarray) -> list[np.ndarray]:
+    def near(rows: np.ndarray) -> np.ndarray:
         if near_duplicates == "keep":
-            return []
-        components = near_duplicate_components(hashes[rows], bits=near_duplicate_bits)
-        return [rows[part] for part in _several(components)]
+            return np.arange(len(rows))
+        return near_duplicate_components(images.hashes[rows], bits=near_duplicate_bits)
 
-    draft = _Draft(ids, labels, official_test, incoming, drop=near_duplicates == "drop", seed=seed)
-    draft.group_dataset(parts(np.flatnonzero(~incoming)))
+    draft = _Draft(images, near, drop=near_duplicates == "drop", seed=seed)
+    draft.group_dataset()
     draft.rank_dataset(fractions)
-    draft.group_incoming(parts(np.arange(len(ids))))
+    draft.group_incoming()
     draft.draw_incoming(fractions)
     return draft.assignment()
 
@@ -115,72 +125,85 @@ def assign(
 class _Draft:
     """A split in the making: first of the dataset by itself, then of the incoming images.
 
+    Args:
+        near: returns of these rows (m,) the component of near-duplicates that each belongs to: (m,).
+        drop: whether near-duplicates are dropped.
+
     Attributes:
         groups: int64 (n,), see Assignment.
         sides: int8 (n,), the split of every group, at the row whose id decides.
         dropped: see Assignment.
     """
 
-    def __init__(
-        self,
-        ids: np.ndarray,
-        labels: np.ndarray,
-        official_test: np.ndarray,
-        incoming: np.ndarray,
-        *,
-        drop: bool,
-        seed: int,
-    ) -> None:
-        self._ids, self._labels, self._official_test, self._incoming = ids, labels, official_test, incoming
-        self._official, self._drop = bool(official_test.any()), drop
-        self._numbers = _numbers(ids, seed=seed)
-        self.groups = np.arange(len(ids))
-        self.sides = np.full(len(ids), _TRAIN, np.int8)
+    def __init__(self, images: Images, near: Callable[[np.ndarray], np.ndarray], *, drop: bool, seed: int) -> None:
+        self._ids, self._labels, self._official, self._incoming = images[:4]
+        self._given, self._near = images.groups, near
+        self._is_tested, self._drop = bool((images.official == _TEST).any()), drop
+        self._numbers = _numbers(images.ids, seed=seed)
+        self.groups = np.arange(len(images.ids))
+        self.sides = np.full(len(images.ids), _TRAIN, np.int8)
         self.dropped: list[tuple[int, int, str]] = []
 
-    def group_dataset(self, parts: Iterable[np.ndarray]) -> None:
-        """Let each part, rows of the dataset that resemble each other, be a group."""
-        for part in parts:
-            tests = part[self._official_test[part]]
-            self.groups[part] = _smallest(self._ids, tests if len(tests) > 0 else part)
-            if len(tests) > 0:
-                self._leave(part[~self._official_test[part]], tests[0], _OF_TEST)
+    def group_dataset(self) -> None:
+        """Make groups of those rows of the dataset that resemble each other, or were given together."""
+        rows = np.flatnonzero(~self._incoming)
+        components = self._near(rows)
+        for part in (rows[part] for part in _several(components)):
+            if official := self._held_out(part):
+                held, reason = official
+                self.groups[part] = _smallest(self._ids, held)
+                self._leave(part[self._official[part] != self._official[held[0]]], held[0], reason)
             elif self._drop:
                 self.dropped += _repeats(part, labels=self._labels)
+        for part in self._together(rows, components):
+            official = self._held_out(part)
+            self.groups[part] = _smallest(self._ids, official[0] if official else part)
 
     def rank_dataset(self, fractions: Fractions) -> None:
         """Choose the sides of the dataset's groups."""
-        self.sides[self.groups[self._official_test]] = _TEST
-        shares = {_VAL: fractions.val} if self._official else {_TEST: fractions.test, _VAL: fractions.val}
-        for _, keys, sizes in self._classes(~self._incoming & ~self._official_test):
+        for side in (_VAL, _TEST):
+            self.sides[self.groups[self._kept(self._official == side)]] = side
+        with_val = set(self._labels[self._kept(self._official == _VAL)].tolist())
+        for code, keys, sizes in self._classes(~self._incoming & (self._official == _TRAIN)):
+            shares = {} if self._is_tested else {_TEST: fractions.test}
+            shares |= {} if code in with_val else {_VAL: fractions.val}
             found = _ranked(sizes, _quotas(int(sizes.sum()), shares))
             _fill(found, sizes, needed=[*shares, _TRAIN])
             self.sides[keys] = found
 
-    def group_incoming(self, parts: Iterable[np.ndarray]) -> None:
-        """Let the incoming rows of each part, which resemble each other, join its old rows, or be a group."""
-        for part in parts:
+    def group_incoming(self) -> None:
+        """Let incoming rows join the rows of the dataset that they resemble or were given to, or be a group."""
+        rows = np.arange(len(self._ids))
+        components = self._near(rows)
+        for part in _several(components):
             old, new = part[~self._incoming[part]], part[self._incoming[part]]
-            tests = old[self._official_test[old]]
-            if len(tests) > 0:
-                self._leave(new, tests[0], _OF_TEST)
+            if official := self._held_out(old):
+                self._leave(new, official[0][0], official[1])
+        for part in self._together(rows, components):
+            old, new = part[~self._incoming[part]], part[self._incoming[part]]
+            if official := self._held_out(old):
+                side = "test" if self._official[official[0][0]] == _TEST else "validation"
+                self._leave(new, official[0][0], f"in one group with a {side} image")
             elif len(np.unique(self.sides[self.groups[old]])) > 1:
                 self._leave(new, old[0], _OF_TWO_SPLITS)
             elif len(new) > 0:
                 self.groups[new] = _smallest(self._ids, old if len(old) > 0 else new)
-                if self._drop:
-                    self.dropped += _repeats(part, labels=self._labels, candidates=new)
+        if self._drop:
+            gone = {row for row, _, _ in self.dropped}
+            for part in _several(components):
+                new = part[self._incoming[part]]
+                self.dropped += _repeats(part, labels=self._labels, candidates=new[~np.isin(new, [*gone])])
 
     def draw_incoming(self, fractions: Fractions) -> None:
         """Choose the sides of the groups that are incoming images alone."""
-        held = {_RECENT: fractions.recent} if self._official else {_TEST: fractions.test}
+        held = {_RECENT: fractions.recent} if self._is_tested else {_TEST: fractions.test}
         shares = {**held, _VAL: fractions.val}
         limits, outcomes = np.cumsum([*shares.values()]), np.array([*shares, _TRAIN], np.int8)
-        ranked = {code: keys for code, keys, _ in self._classes(~self._incoming & ~self._official_test)}
+        ranked = {code: keys for code, keys, _ in self._classes(~self._incoming & (self._official != _TEST))}
         known = set(self._labels[self._kept(~self._incoming)].tolist())
         for code, keys, sizes in self._classes(self._incoming[self.groups]):
             found = outcomes[np.searchsorted(limits, self._numbers[keys], side="right")]
-            tested = self._official and code in known
+            tested = self._is_tested and code in known
             needed = [split for split in outcomes.tolist() if not (tested and split == _RECENT)]
             _fill(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
             self.sides[keys] = found
@@ -188,9 +211,32 @@ class _Draft:
     def assignment(self) -> Assignment:
         """Return what was chosen."""
         splits = self.sides[self.groups]
-        splits[self._official_test] = _TEST
+        splits[self._official != _TRAIN] = self._official[self._official != _TRAIN]
         splits[[row for row, _, _ in self.dropped]] = _UNUSED
         return Assignment(splits, self.groups, sorted(self.dropped))
+
+    def _together(self, rows: np.ndarray, components: np.ndarray) -> list[np.ndarray]:
+        """Return parts of rows that belong together, by component or as given; without those that left a held-out one.
+
+        Args:
+            components: of the near-duplicates among rows, (m,).
+        """
+        left = {row for row, _, reason in self.dropped if reason != _REPEATED}
+        kept = np.flatnonzero(~np.isin(rows, [*left]))
+        roots = np.unique(components[kept], return_index=True, return_inverse=True)
+        linked = np.asarray(roots[1][roots[2]])
+        given = self._given[rows[kept]]
+        order = np.argsort(given, kind="stable")
+        same = (given[order[1:]] == given[order[:-1]]) & (given[order[1:]] >= 0)
+        linked = _joined(linked, order[:-1][same], order[1:][same])
+        return [rows[kept[part]] for part in _several(linked)]
+
+    def _held_out(self, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
+        """Return those of rows that the dataset puts in test, else in val, and why others leave; None: neither."""
+        for side, reason in ((_TEST, _OF_TEST), (_VAL, _OF_VAL)):
+            if len(found := rows[self._official[rows] == side]) > 0:
+                return found, reason
+        return None
 
     def _leave(self, rows: np.ndarray, of: np.intp, reason: str) -> None:
         self.dropped += [(row, int(of), reason) for row in rows.tolist()]
@@ -326,8 +372,9 @@ def check_classes(
                 n_groups = len(np.unique(assignment.groups[own & ~official_test]))
                 raise DataError(
                     f"class {name!r} has {n_images} images in {n_groups} group{'s' * (n_groups != 1)} of "
-                    f"near-duplicates, which stay together, and none is left for {split}; {listed_in} lists them: add "
-                    "images that differ, lower preprocess.near_duplicate_bits, or set preprocess.near_duplicates: keep"
+                    f"near-duplicates (or of preprocess.group_by), which stay together, and none is left for {split}; "
+                    f"{listed_in} lists them: add images that differ, lower preprocess.near_duplicate_bits, or set "
+                    "preprocess.near_duplicates: keep (right for a fixed camera)"
                 )
         if official and not new and not np.any(official_test[own]):
             raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
@@ -362,7 +409,7 @@ def _repeats(
     for row in rows.tolist():
         kept = first.setdefault(int(labels[row]), row)
         if kept != row and row in asked:
-            found.append((row, kept, "near-duplicate"))
+            found.append((row, kept, _REPEATED))
     return found
 
 

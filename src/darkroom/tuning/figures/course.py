@@ -32,7 +32,7 @@ def history(rows: Sequence[TrialRow], path: Path) -> Path:
     Of a trial that was pruned or still runs it is the accuracy that it reported last. Trials that failed or were killed
     are crosses at the bottom.
     """
-    with style(dark=False):
+    with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         shown = [row for row in rows if row.state != "waiting"]
@@ -76,7 +76,7 @@ def pareto(
         limit: the largest cost allowed; it is drawn.
     """
     shown = [row for row in rows if val_accuracy(row) is not None and cost in row.metrics]
-    with style(dark=False):
+    with style():
         figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
         axes = figure.add_subplot()
         if not shown:
@@ -115,7 +115,7 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
     """Draw the validation accuracy of every trial by epoch, the best and the baseline on top, and return path."""
     drawn = [row for row in rows if row.curve]
     best = best_trial(drawn)
-    with style(dark=False):
+    with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         axes = figure.add_subplot()
         if not drawn:

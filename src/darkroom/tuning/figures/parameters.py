@@ -25,7 +25,7 @@ def importance(scores: Mapping[str, float], path: Path) -> Path:
         scores: name of a parameter -> its share in what decides the accuracy, at least 0; empty if it is not known.
     """
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:MOST_BARS]
-    with style(dark=False):
+    with style():
         figure = Figure(figsize=(WIDTH, 0.9 + 0.24 * max(len(ranked), 3)), layout="constrained")
         axes = figure.add_subplot()
         if not ranked:
@@ -63,7 +63,7 @@ def slices(
     shown = [row for row in rows if last_accuracy(row) is not None]
     # A stable sort: what has no score keeps its order, behind what has one.
     names = sorted(param_names(shown), key=lambda name: -(scores or {}).get(name, 0.0))
-    with style(dark=False):
+    with style():
         panels = names[:MOST_PANELS]
         n_columns = min(3, max(1, len(panels)))
         n_rows = -(-len(panels) // n_columns)

@@ -2,8 +2,9 @@
 
 A space says for dotted keys of `train.<candidate>` which values may stand there; syntax.py reads it.
 
-What stands inside a choice is drawn only when that choice is. A sampler knows each parameter by a name of its own: the
-dotted key, or `architecture[compact].dropout` for one inside a choice. It sees numbers, and of choices their labels.
+Domains inside an option of a choice are conditional: sampled only when that option is chosen. A sampler knows each
+parameter by a name of its own: the dotted key, or `architecture[compact].dropout` for one inside a choice. It sees
+numbers, and of choices their labels.
 """
 
 import math

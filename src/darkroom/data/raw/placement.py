@@ -1,0 +1,371 @@
+"""Tell class and split of every file of a directory dataset by the names of its directories.
+
+Class directories may stand alone, below directories named after splits (`train/cats`, `seg_train/seg_train/cats`,
+`Training Set/images/cats`), or above them (`cats/train`); each of these may lie in a directory that holds nothing else.
+Directories that can be read in two ways are refused.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from darkroom.errors import DataError
+from darkroom.project.text import shown
+
+OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
+_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "holdout"),
+    "eval": ("eval", "evaluation"),  # val beside a test directory, else test
+}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
+_FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images|img|imgs|photos|pictures|files"
+_WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
+_FILLER = re.compile(rf"(?:{_FILLERS})")
+
+_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"}
+_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
+_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
+_DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
+
+
+class Placed(NamedTuple):
+    """A file of a directory dataset.
+
+    Attributes:
+        number: in the listing.
+        name: below the root.
+        label, split: its class; train, val or test, None where nothing says.
+        attributes: what else a label table says of it.
+    """
+
+    number: int
+    name: str
+    label: str
+    split: str | None
+    attributes: Mapping[str, str] = {}
+
+
+class Folders(NamedTuple):
+    """The settings of a layout that say which directories are the classes.
+
+    Attributes:
+        root: the directory that holds the class or split directories; what lies beside it is not looked at.
+        level: how deep below root the class directories are, 1 or more; None: it is found out.
+        skip: names of directories below root that are not looked at either, at any depth.
+    """
+
+    root: str | None = None
+    level: int | None = None
+    skip: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layout: Mapping[str, Any]) -> Self:
+        """Return the settings of the layout in a manifest."""
+        return cls(layout.get("root"), layout.get("level"), tuple(layout.get("skip", ())))
+
+
+@dataclass
+class _Directory:
+    """A directory: those in it, and whether files other than documents lie in it."""
+
+    children: dict[str, "_Directory"] = field(default_factory=dict)
+    has_images: bool = False
+
+    def only_child(self) -> str | None:
+        """Return the name of the directory that is all there is in this one, if there are directories in it again."""
+        if self.has_images or len(self.children) != 1:
+            return None
+        ((name, child),) = self.children.items()
+        return name if child.children else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A directory that holds class directories: the names of the directories that lead to it, and its split.
+
+    Attributes:
+        below: the split by the name of a directory inside the class, where splits lie below classes.
+    """
+
+    path: tuple[str, ...]
+    split: str | None = None
+    below: dict[str, str] | None = None
+
+
+def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | None) -> list[Placed]:
+    """Return the image files among `names` with their class, and their split if directories are named after splits.
+
+    Args:
+        names: (path with "/" between its parts, whether it is a directory), in any order, which is kept.
+        where: what to call the dataset in an error.
+        folders: which directories are the classes; None: the top ones, whatever they are called.
+
+    Raises:
+        DataError: no such root, an image in no class directory, directories that can be read in two ways, another
+            directory beside those of a split, an empty class directory, or two class names that differ by case, spaces
+            or Unicode form only. A document (README, .txt, .csv, ...) beside the class directories is passed over.
+    """
+    found = _below_root(names, folders or Folders(), where=where)
+    parts = _parts(_tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
+    by_path = {part.path: part for part in parts}
+    depths = {len(part.path) for part in parts}
+    placed: list[Placed] = []
+    labels: set[str] = set()
+    for index, name, is_dir in found:
+        *above, last = name.split("/")
+        above += [last] if is_dir else []
+        part = next((part for n in depths if (part := by_path.get(tuple(above[:n]))) and len(above) > n), None)
+        if part:
+            label, *inside = above[len(part.path) :]
+            labels.add(label)
+            if not is_dir:
+                placed.append(Placed(index, name, label, part.split if part.below is None else part.below[inside[0]]))
+        elif not is_dir and not _is_document(last):
+            raise DataError(f"{where}: {shown(name)} is not in a class directory; {_expected(parts)}")
+    check_names(labels, where)
+    empty = labels - {image.label for image in placed}
+    if folders is not None and empty and placed:
+        raise DataError(f"{where}: the class directory {shown(min(empty))} has no images; add some or remove it")
+    return placed
+
+
+def check_classes(images: Sequence[Placed], *, where: Path) -> None:
+    """Check that there are images, in two classes or more, each of which can be learnt from.
+
+    Raises:
+        DataError: no image, one class only, or a class without images that may be trained on.
+    """
+    labels = {image.label for image in images}
+    if not labels:
+        raise DataError(f"{where}: no images found; expected <class>/<image> or train/<class>/<image>")
+    if len(labels) == 1:
+        raise DataError(
+            f"{where}: only one class, {shown(labels.pop())}; a classifier needs two: a directory with images for each"
+        )
+    untaught = labels - {image.label for image in images if image.split in (None, "train")}
+    if untaught:
+        only = min(untaught)
+        splits = sorted({image.split or "" for image in images if image.label == only})
+        raise DataError(f"{where}: class {shown(only)} has images only in {' and '.join(splits)}; add some to train")
+
+
+def split_of(name: str) -> tuple[str | None, bool]:
+    """Return the split that a directory's name says (train, val, test or eval), and whether it says nothing else.
+
+    >>> split_of("Training Set"), split_of("seg_test"), split_of("testdata2"), split_of("cats")
+    (('train', True), ('test', False), ('test', True), (None, False))
+    """
+    tokens = _tokens(name)
+    matches = [match for token in tokens if (match := _WORD.fullmatch(token))]
+    if len({_SPLIT_OF[match[1]] for match in matches}) != 1:
+        return None, False
+    others = [token for token in tokens if not _WORD.fullmatch(token) and not _FILLER.fullmatch(token)]
+    return _SPLIT_OF[matches[0][1]], not others
+
+
+def same_name(name: str) -> str:
+    """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file or directory of this name is hidden, or what an operating system leaves behind."""
+    return name.startswith(".") or name.casefold() in _LITTER
+
+
+def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Path) -> list[tuple[int, str, bool]]:
+    """Return number, name below the root, and whether it is a directory, of what is to be looked at."""
+    prefix = f"{folders.root.strip('/')}/" if folders.root else ""
+    found = [
+        (index, name.removeprefix(prefix), is_dir)
+        for index, (name, is_dir) in enumerate(names)
+        if name.startswith(prefix) and not any(is_litter(part) for part in name.split("/"))
+    ]
+    if folders.root and not found:
+        raise DataError(f"{where}: no such directory: {shown(folders.root)}; correct `root` in the layout")
+    above = [set(name.split("/") if is_dir else name.split("/")[:-1]) for _, name, is_dir in found]
+    if unknown := sorted(set(folders.skip).difference(*above)):
+        raise DataError(f"{where}: no directory is called {shown(unknown[0])}; correct `skip` in the layout")
+    return [entry for entry, names in zip(found, above, strict=True) if names.isdisjoint(folders.skip)]
+
+
+def _tokens(name: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
+    return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
+
+
+def _tree(found: Sequence[tuple[int, str, bool]]) -> _Directory:
+    top = _Directory()
+    for _, name, is_dir in found:
+        *above, last = name.split("/")
+        directory = top
+        for part in [*above, last] if is_dir else above:
+            directory = directory.children.setdefault(part, _Directory())
+        directory.has_images |= not is_dir and not _is_document(last)
+    return top
+
+
+def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
+    """Return the directories that hold the class directories."""
+    if level is not None:
+        return _at_level(top, level)
+    directory, path = _unwrapped(top, ())
+    if by_name := _split_directories(directory, where=where):
+        return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
+    if below := _splits_below_classes(directory):
+        return [_Part(path, below=below)]
+    _refuse_siblings(directory, path, where=where)
+    _refuse_split_classes(directory, where=where)
+    return [_Part(path)]
+
+
+def _unwrapped(
+    directory: _Directory, path: tuple[str, ...], *, classes: frozenset[str] = frozenset()
+) -> tuple[_Directory, tuple[str, ...]]:
+    """Return the first directory below that is more than a wrapper of another one, and the names that lead there."""
+    while (name := directory.only_child()) and name not in classes:
+        directory, path = directory.children[name], (*path, name)
+    return directory, path
+
+
+def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str, *, where: Path) -> _Part:
+    """Return the part of a split directory; `train/images/cats` is unwrapped, a class directory is not."""
+    classes = frozenset(
+        label
+        for other, child in directory.children.items()
+        if other != name
+        for label in _unwrapped(child, ())[0].children
+    )
+    inner, inside = _unwrapped(directory.children[name], (*path, name), classes=classes)
+    _refuse_siblings(inner, inside, where=where)
+    return _Part(inside, split)
+
+
+def _splits_below_classes(directory: _Directory) -> dict[str, str]:
+    """Return the split of every directory inside the directories of this one; none where they are not all splits."""
+    said = {name: split_of(name) for child in directory.children.values() for name in child.children}
+    nested = all(child.children and not child.has_images for child in directory.children.values())
+    by_name = {name: split for name, (split, sure) in said.items() if split and sure}
+    return _settled(by_name) if nested and by_name.keys() == said.keys() and _is_a_split(by_name.values()) else {}
+
+
+def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
+    """Return the split of every directory in this one; none where they are not named after splits.
+
+    Raises:
+        DataError: another directory lies beside them.
+    """
+    said = {name: split_of(name) for name in directory.children}
+    if len(set(said)) < 2:
+        return {}
+    certain = {name: split for name, (split, sure) in said.items() if split and sure}
+    nested = {name for name in certain if directory.children[name].children}
+    if len(certain) == len(said) and nested and _is_a_split(certain.values()):
+        return _settled(certain)
+    possible = {name: split for name, (split, _) in said.items() if split and directory.children[name].children}
+    if len(possible) == len(said) and _is_a_split(possible.values()) and _share_names(directory, list(possible)):
+        return _settled(possible)
+    of_split = possible if _share_names(directory, list(possible)) else {name: certain[name] for name in nested}
+    if _is_a_split(of_split.values()):
+        odd = shown(min(name for name in said if name not in of_split))
+        beside = " and ".join(sorted(map(shown, of_split)))
+        raise DataError(
+            f"{where}: unexpected directory {odd} beside {beside}; remove it, name it in `skip` of the layout, or set "
+            "`root` to the directory that holds all classes"
+        )
+    return {}
+
+
+def _is_a_split(splits: Iterable[str]) -> bool:
+    return "train" in splits and len(set(splits)) > 1
+
+
+def _settled(by_name: dict[str, str]) -> dict[str, str]:
+    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
+    evaluation = "val" if "test" in by_name.values() else "test"
+    return {name: evaluation if split == "eval" else split for name, split in by_name.items()}
+
+
+def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
+    """Return whether directories hold directories of the same names, as the splits of one dataset do."""
+    held = [set(_unwrapped(directory.children[name], ())[0].children) for name in names]
+    return len(held) > 1 and all(held[0] & other for other in held[1:])
+
+
+def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Path) -> None:
+    """Refuse directories that hold directories of the same names: either of them may be the classes."""
+    for one, other in combinations(sorted(directory.children), 2):
+        shared = sorted(directory.children[one].children.keys() & directory.children[other].children.keys())
+        if len(shared) > 1:
+            level = len(path) + 1
+            raise DataError(
+                f"{where}: {shown(one)} and {shown(other)} both hold {shown(shared[0])} and {shown(shared[1])}; if "
+                "they are parts of a split, name them train, val and test; else say which are the classes with `level` "
+                f"in the layout: {level} for {shown(one)}, {level + 1} for {shown(shared[0])}"
+            )
+
+
+def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
+    """Refuse cats_train beside cats_test, which are splits of one class and not two classes."""
+    seen: dict[str, str] = {}
+    for name in sorted(directory.children):
+        if split_of(name)[0] and not split_of(name)[1]:
+            rest = " ".join(token for token in _tokens(name) if not _WORD.fullmatch(token))
+            other = seen.setdefault(rest, name)
+            if other != name and split_of(other)[0] != split_of(name)[0]:
+                raise DataError(
+                    f"{where}: {shown(other)} and {shown(name)} look like two splits of one class; arrange them as "
+                    "train/<class>/<image> and test/<class>/<image>"
+                )
+
+
+def _at_level(top: _Directory, level: int) -> list[_Part]:
+    """Return the directories that hold class directories at this level, with the split that one above them says."""
+    found: list[tuple[_Directory, tuple[str, ...]]] = [(top, ())]
+    for _ in range(level - 1):
+        found = [(child, (*path, name)) for directory, path in found for name, child in directory.children.items()]
+    said = {path: {split for name in path if (split := split_of(name)[0])} for _, path in found}
+    by_name = {"/".join(path): splits.pop() for path, splits in said.items() if len(splits) == 1}
+    if len(by_name) < len(found) or not _is_a_split(by_name.values()):
+        return [_Part(path) for _, path in found]
+    settled = _settled(by_name)
+    return [_Part(path, settled["/".join(path)]) for _, path in found]
+
+
+def _expected(parts: Sequence[_Part]) -> str:
+    if all(part.split is None for part in parts):
+        return "expected <class>/<image>"
+    train = next(part for part in parts if part.split == "train")
+    return (
+        f"expected {'/'.join(train.path)}/<class>/<image>; where the test images have no classes, set `root` in the "
+        f"layout to {shown('/'.join(train.path))}"
+    )
+
+
+def check_names(classes: set[str], where: Path) -> None:
+    """Refuse class names that differ in case, spaces or Unicode form only.
+
+    Raises:
+        DataError: names both.
+    """
+    forms: dict[str, str] = {}
+    for name in sorted(classes):
+        other = forms.setdefault(same_name(name), name)
+        if other != name:
+            # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
+            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+            both = f"{other!a} and {name!a}" if same else f"{shown(other)} and {shown(name)}"
+            raise DataError(
+                f"{where}: the class names {both} differ only in case, spaces or Unicode form; merge the directories"
+            )
+
+
+def _is_document(name: str) -> bool:
+    stem, dot, suffix = name.casefold().rpartition(".")
+    return f"{dot}{suffix}" in _DOCUMENTS or (stem or suffix).split(".")[0] in _DOCUMENT_STEMS

@@ -1,0 +1,350 @@
+"""Headers of image files: format and size without decoding, and what must not reach OpenCV.
+
+Travels beside package.py inside every registered model and imports nothing of darkroom. OpenCV believes what a file
+says of itself: a chunk's length, a tile's size. So every number that it would allocate or work by is held against the
+size of the image and of the file first.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC"
+MOST_SCANS = 100  # of a JPEG; cameras and web sites write 1 to 12
+MOST_TILES = 4096  # of a JPEG 2000 file
+MOST_TILE_PIXELS = 1 << 20  # of a TIFF, where the image is smaller
+
+
+class TooManyPixelsError(ValueError):
+    """An encoded image is larger than the limit; it was not decoded."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image file say.
+
+    Attributes:
+        kind: JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC.
+        width, height: in pixels, as stored: EXIF may turn the image.
+        animated: whether there is more than one frame or page.
+        has_alpha: whether pixels may be transparent.
+        is_deep: whether values may have more than 8 bits.
+        orientation: as EXIF has it, 1 to 8, where OpenCV does not apply it: with transparency, and in AVIF.
+        transparent_grey: the value of a grey PNG that stands for transparent.
+    """
+
+    kind: str
+    width: int
+    height: int
+    animated: bool = False
+    has_alpha: bool = False
+    is_deep: bool = False
+    orientation: int = 1
+    transparent_grey: int | None = None
+
+
+def read_header(data: bytes) -> Header:
+    """Return the header of an image file from its first bytes: some microseconds.
+
+    A file of a few kilobytes can unpack to gigabytes, so this comes before decoding.
+
+    Raises:
+        struct.error, IndexError: data end too early, or are in none of FORMATS.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        return _jpeg(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return _png(data)
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data[:2] == b"BM":
+        return _bmp(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff(data)
+    if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or data[:4] == b"\xff\x4f\xff\x51":
+        return _jpeg_2000(data)
+    if data[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"):
+        return _pnm(data)
+    if data[4:8] == b"ftyp":
+        return _heif(data)
+    raise IndexError("unknown format")
+
+
+def checked_header(data: bytes, *, max_pixels: int) -> Header:
+    """Return the header of an image file that may be decoded.
+
+    Raises:
+        TooManyPixelsError: it has more than max_pixels.
+        ValueError: it is no image, has more than one frame, is truncated, or claims more than its size allows.
+    """
+    if not data:
+        raise ValueError("0 bytes: the file is empty")
+    try:
+        header = read_header(data)
+    except (struct.error, IndexError):
+        raise ValueError(f"{count(data)} not an image; {_foreign(data) or f'expected {FORMATS}'}") from None
+    if header.width * header.height > max_pixels:
+        raise TooManyPixelsError(f"{header.width}x{header.height} pixels; the limit is {max_pixels} pixels")
+    if header.animated:
+        raise ValueError("more than one frame (animated, or several pages); expected a still image")
+    try:
+        if check := _CHECKS.get(header.kind):
+            check(data)
+    except (struct.error, IndexError):
+        raise ValueError(undecodable(data)) from None
+    return header
+
+
+def undecodable(data: bytes) -> str:
+    """Return what is said of a file that begins as an image and cannot be decoded."""
+    return f"{count(data)} not an image that can be decoded; the file is truncated or damaged"
+
+
+def count(data: bytes) -> str:
+    """Return the number of bytes with its verb."""
+    return "1 byte is" if len(data) == 1 else f"{len(data)} bytes are"
+
+
+def _jpeg(data: bytes) -> Header:
+    at = 2
+    while True:
+        # Find the next marker exactly as libjpeg does: a file must not show one size here and another to the decoder.
+        while data[at] != 0xFF:
+            at += 1
+        while data[at] == 0xFF:
+            at += 1
+        marker, at = data[at], at + 1
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no segment follows these
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, whatever the process
+            height, width = struct.unpack_from(">HH", data, at + 3)
+            return Header("JPEG", width, height)
+        at += struct.unpack_from(">H", data, at)[0]
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse a progressive JPEG that takes minutes: every scan is a pass over the whole image."""
+    if data.count(b"\xff\xda") <= MOST_SCANS:  # also counts those inside comments and thumbnails
+        return
+    at = n_scans = 0
+    while (at := data.find(b"\xff", at)) >= 0 and at + 3 < len(data):
+        marker = data[at + 1]
+        at += 1 if marker == 0xFF else 2
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+            continue
+        n_scans += marker == 0xDA
+        if n_scans > MOST_SCANS:
+            raise ValueError(f"a JPEG of more than {MOST_SCANS} scans; save it again as an ordinary one")
+        at += struct.unpack_from(">H", data, at)[0]
+
+
+def _png(data: bytes) -> Header:
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
+    n_frames, alpha, grey, orientation = 1, color in (4, 6), None, 1
+    for name, at, n_bytes in _png_chunks(data):
+        if name == b"IDAT":
+            break
+        if name == b"acTL":
+            (n_frames,) = struct.unpack_from(">I", data, at)
+        elif name == b"tRNS":
+            alpha = True
+            if color == 0:  # OpenCV gives a grey of 1, 2 or 4 bits as 8 bits
+                (grey,) = struct.unpack_from(">H", data, at)
+                grey = grey * 255 // ((1 << depth) - 1) if depth < 8 else grey
+        elif name == b"eXIf":
+            orientation = _orientation(data[at : at + n_bytes])
+    return Header("PNG", width, height, n_frames > 1, alpha, depth == 16, orientation, grey)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, position of the content, bytes of it)."""
+    at = 8
+    while at + 8 <= len(data):
+        (n_bytes,) = struct.unpack_from(">I", data, at)
+        yield data[at + 4 : at + 8], at + 8, n_bytes
+        at += 12 + n_bytes
+
+
+def _check_png(data: bytes) -> None:
+    """Refuse a chunk that claims more than there is: OpenCV allocates what it claims."""
+    for name, at, n_bytes in _png_chunks(data):
+        if at + n_bytes + 4 > len(data):
+            raise IndexError("a chunk ends behind the file")
+        if name == b"IEND":
+            return
+    raise IndexError("no end")
+
+
+def _gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    at, n_frames, alpha = 13 + _gif_palette(data[10]), 0, False
+    while at < len(data) and data[at] in (0x21, 0x2C):
+        if data[at] == 0x2C:  # an image descriptor, its palette, and the code size before the data
+            n_frames += 1
+            at += 11 + _gif_palette(data[at + 9])
+        else:
+            alpha |= data[at + 1] == 0xF9 and bool(data[at + 3] & 1)  # a graphic control extension
+            at += 2
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+    return Header("GIF", width, height, n_frames > 1, alpha)
+
+
+def _gif_palette(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(data: bytes) -> Header:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
+        width, height = low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1
+        orientation = 1
+        if data[20] & 8:
+            at = data.rfind(b"EXIF")
+            orientation = _orientation(data[at + 8 :].removeprefix(b"Exif\0\0")) if at > 0 else 1
+        return Header("WebP", width, height, bool(data[20] & 2), bool(data[20] & 16), orientation=orientation)
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return Header("WebP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, has_alpha=bool(bits >> 28 & 1))
+    width, height = struct.unpack_from("<HH", data, 26)
+    return Header("WebP", width & 0x3FFF, height & 0x3FFF)
+
+
+def _bmp(data: bytes) -> Header:
+    (n_bytes,) = struct.unpack_from("<I", data, 14)
+    if n_bytes not in (12, 40, 52, 56, 64, 108, 124):  # OpenCV reads others too, and some of them otherwise
+        raise IndexError("unknown header")
+    width, height = struct.unpack_from("<HH" if n_bytes == 12 else "<ii", data, 18)
+    return Header("BMP", abs(width), abs(height))
+
+
+def _tiff(data: bytes) -> Header:
+    order = "<" if data[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    tags, following = _tiff_tags(data, start, order)
+    if not {256, 257} <= tags.keys():
+        raise IndexError("no size")
+    for tag in (256, 257, 278, 322, 323):
+        if tag in tags and (tags[tag][0] not in (3, 4) or tags[tag][1] != 1):
+            raise IndexError("size of another type")  # libtiff looks for the number somewhere else
+    (width, height), samples = (tags[256][2], tags[257][2]), tags.get(277, (3, 1, 1))[2]
+    tile = (tags.get(322, tags[256])[2], tags.get(323, tags.get(278, tags[257]))[2])
+    if tile[1] == 0xFFFFFFFF:  # all rows in one strip
+        tile = (width, height)
+    if samples > 4 or tile[0] * tile[1] > max(width * height, MOST_TILE_PIXELS):
+        raise IndexError("more than an image of this size needs")
+    animated = False
+    while following and not animated:  # a thumbnail may follow
+        if following <= start:
+            raise IndexError("pages in a circle")
+        start = following
+        of_page, following = _tiff_tags(data, start, order)
+        animated = not of_page.get(254, (4, 1, 0))[2] & 1
+    depth = tags.get(258, (3, 1, 1))
+    bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
+    return Header("TIFF", width, height, animated, samples == 4 and tags.get(262, (3, 1, 0))[2] == 2, bits > 8)
+
+
+def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
+    """Return (type, count, value or where the values are) by tag of a TIFF's directory, and where the next one is."""
+    (n_entries,) = struct.unpack_from(f"{order}H", data, start)
+    tags: dict[int, tuple[int, int, int]] = {}
+    for at in range(start + 2, start + 2 + 12 * n_entries, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", data, at)
+        (value,) = struct.unpack_from(f"{order}{'H' if kind == 3 and count < 3 else 'I'}", data, at + 8)
+        tags.setdefault(tag, (kind, count, value))
+    return tags, int(struct.unpack_from(f"{order}I", data, start + 2 + 12 * n_entries)[0])
+
+
+def _check_tiff(data: bytes) -> None:
+    """Refuse lists that claim more entries than the file has bytes: libtiff allocates what they claim."""
+    order = "<" if data[:2] == b"II" else ">"
+    tags, _ = _tiff_tags(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
+    if any(count > len(data) for _, count, _ in tags.values()):
+        raise IndexError("a list ends behind the file")
+
+
+def _orientation(exif: bytes) -> int:
+    """Return the orientation that EXIF data, a TIFF without an image, say: 1 to 8."""
+    try:
+        order = "<" if exif[:2] == b"II" else ">"
+        tags, _ = _tiff_tags(exif, struct.unpack_from(f"{order}I", exif, 4)[0], order)
+    except struct.error:
+        return 1
+    value = tags.get(274, (3, 1, 1))[2]
+    return value if value in range(1, 9) else 1
+
+
+def _jpeg_2000(data: bytes) -> Header:
+    at = data.index(b"\xff\x4f\xff\x51")
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, at + 8)
+    n_channels, depth = struct.unpack_from(">HB", data, at + 40)
+    width, height = right - left, bottom - top
+    if min(width, height) < 1 or n_channels > 4 or width * height > MOST_TILES * tile_width * tile_height:
+        raise IndexError("more than an image of this size needs")
+    return Header("JPEG 2000", width, height, has_alpha=n_channels == 4, is_deep=depth & 0x7F > 7)
+
+
+def _pnm(data: bytes) -> Header:
+    between = rb"(?:\s+|#[^\n]*\n)"
+    numbers = re.match(rb"P[1-6]%b+(\d{1,9})%b+(\d{1,9})%b*(\d*)" % (between, between, between), data[:4096])
+    if numbers is None:
+        raise IndexError("no size")
+    if data[1:2] not in b"14" and int(numbers[3] or 0) not in (255, 65535):
+        raise IndexError("values of another range")  # OpenCV does not scale them
+    return Header("PNM", int(numbers[1]), int(numbers[2]), is_deep=data[1:2] not in b"14" and int(numbers[3]) == 65535)
+
+
+def _heif(data: bytes) -> Header:
+    """Return the header of an AVIF or HEIC file: the largest image in it counts, the others are thumbnails or alpha."""
+    (n_bytes,) = struct.unpack_from(">I", data, 0)
+    brands = {data[at : at + 4] for at in range(8, min(n_bytes, 256), 4)}
+    kind = "AVIF" if brands & {b"avif", b"avis"} else "HEIC"
+    if kind == "HEIC" and not brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"}:
+        raise IndexError("unknown brand")
+    sizes = [struct.unpack_from(">II", data, match.end() + 4) for match in re.finditer(b"ispe", data)]
+    if not sizes:
+        raise IndexError("no size")
+    width, height = max(sizes, key=lambda size: size[0] * size[1])
+    alpha = kind == "AVIF" and b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha" in data
+    turned, mirrored = data.find(b"irot"), data.find(b"imir")
+    quarters = data[turned + 4] & 3 if turned > 0 else 0  # anticlockwise
+    orientation = (1, 8, 3, 6)[quarters]
+    if mirrored > 0:  # after the turn: 0 top and bottom, 1 left and right change places
+        orientation = ((4, 7, 2, 5), (2, 5, 4, 7))[data[mirrored + 4] & 1][quarters]
+    return Header(kind, width, height, data[8:12] in (b"avis", b"hevc"), alpha, orientation=orientation)
+
+
+_CHECKS: Mapping[str, Callable[[bytes], None]] = {"JPEG": _check_jpeg, "PNG": _check_png, "TIFF": _check_tiff}
+
+
+def _foreign(data: bytes) -> str | None:
+    """Return the format of a file that is none of FORMATS, and what to do; None where it is not known."""
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    known = {
+        b"\xff\x0a": "JPEG XL",
+        b"\0\0\0\x0cjxl ": "JPEG XL",
+        b"8bps": "Photoshop",
+        b"\0\0\x01\0": "an icon",
+        b"ii+\0": "BigTIFF",
+        b"mm\0+": "BigTIFF",
+        b"v/1\x01": "OpenEXR",
+        b"%pdf": "PDF",
+        b"simple  =": "FITS",
+    }
+    for magic, name in known.items():
+        if start.startswith(magic):
+            return f"it is {name}; convert it to JPEG or PNG"
+    if data[128:132] == b"DICM":
+        return "it is DICOM; convert it to PNG"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page; download the image again"
+    if b"<svg" in start:
+        return "it is SVG; convert it to PNG"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; run `git lfs pull`"
+    return None

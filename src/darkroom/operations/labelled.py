@@ -1,0 +1,173 @@
+"""True labels from a file into a log's feedback, and labelled images into data/incoming."""
+
+import csv
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from darkroom.errors import DataError
+from darkroom.files.writing import replacing, sha256_of, write_errors
+from darkroom.monitoring import log
+from darkroom.monitoring.accuracy import true_labels
+from darkroom.monitoring.feedback import REQUEST_ID, SHA256, TrueLabel, listed, read_feedback, refusal
+from darkroom.monitoring.kept_images import stored_images
+
+NAMES = ("id", "sha256", "path")  # of the column that names an image
+FORM = 'expected lines of CSV with a head such as "path,label" (or id, sha256), or of JSON: {"path": ..., "label": ...}'
+SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The content of a file of labels: the labels, and where the images lie that it names by their path."""
+
+    labels: Sequence[TrueLabel]
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What became of the labelled images of a log.
+
+    Attributes:
+        n_copied: to data/incoming, from there they are in the next `dvc repro`.
+        n_known: lie there already.
+        n_absent: whose files nobody has kept.
+        unknown: label -> images that stay behind, because it is no class of the model or of data/incoming.
+    """
+
+    n_copied: int
+    n_known: int
+    n_absent: int
+    unknown: Mapping[str, int]
+
+
+def read_labels(path: Path, *, classes: Collection[str]) -> Labelled:
+    """Return the true labels in a file: CSV with a head, or a JSON object per line.
+
+    Args:
+        path: each line has `label`, and names its image by `id` (sha256 of its bytes, or the request_id of its answer),
+            `sha256` or `path` (from the current folder); `position` of the image in a request with several may follow.
+        classes: that are known, see feedback.refusal.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not such a line; then no label of it is taken.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {FORM}") from None
+    labels, files, now = list[TrueLabel](), dict[str, Path](), datetime.now(UTC)
+    for number, row in _rows(text, path):
+        where = f"{path}, line {number}"
+        image = _image(row, where, files)
+        label, position = row.get("label"), row.get("position")
+        if not isinstance(label, str):
+            raise DataError(f"{where}: there is no label; {FORM}")
+        if why := refusal(label, classes):
+            raise DataError(f"{where}: label {label[:40]!a}: {why}; known classes: {listed(sorted(classes))}")
+        try:
+            place = None if position in (None, "") else int(str(position))
+        except ValueError:
+            raise DataError(f"{where}: position is {position!a}; expected a number from 0") from None
+        labels.append(TrueLabel(image, label, now, place))
+    if not labels:
+        raise DataError(f"{path} has no labels; {FORM}")
+    return Labelled(labels, files)
+
+
+def copy_to_incoming(
+    folder: Path, incoming: Path, *, files: Mapping[str, Path], classes: Collection[str], new_classes: bool
+) -> Copied:
+    """Copy every image with a true label whose file is there to <class>/<sha256>.<suffix> of the folder of new images.
+
+    Of an image that was copied under another label before, that copy is removed: one image has one class.
+
+    Args:
+        folder: of the prediction log.
+        incoming: data/incoming.
+        files: id -> file of images that are known beside those that the log keeps.
+        classes: of the model.
+        new_classes: whether a label may become a new class.
+
+    Raises:
+        DataError: the log cannot be read, or the disk refuses.
+    """
+    import pandas as pd
+
+    labels, _ = read_feedback(folder)
+    predicted = log.read(folder).select(["id", "request_id", "position"]).to_pandas()
+    true, *_ = true_labels(pd.concat([predicted, pd.DataFrame({"id": [*files]})]), labels)
+    kept = {**stored_images(folder), **files}
+    there = {path.stem: path for path in incoming.glob("*/*") if SHA256.fullmatch(path.stem)}
+    known = {*classes, *(path.name for path in incoming.glob("*") if path.is_dir())}
+    counts, unknown = {"copied": 0, "known": 0, "absent": 0}, dict[str, int]()
+    for image, label in true.items():
+        before = there.get(image)
+        if (label not in known and not new_classes) or refusal(label, known):
+            unknown[label] = unknown.get(label, 0) + 1
+        elif before and before.parent.name == label:
+            counts["known"] += 1
+        elif image in kept or before:
+            known.add(label)
+            _copy(before or kept[image], incoming / label, image)
+            if before:
+                before.unlink()
+            counts["copied"] += 1
+        else:
+            counts["absent"] += 1
+    return Copied(counts["copied"], counts["known"], counts["absent"], unknown)
+
+
+def _copy(source: Path, target: Path, image: str) -> None:
+    with source.open("rb") as file:
+        head = file.read(4)
+    suffix = next((suffix for start, suffix in SUFFIXES.items() if head.startswith(start)), ".tif")
+    path = target / f"{image}{suffix}"
+    with write_errors(path), replacing(path) as part:
+        shutil.copyfile(source, part)
+
+
+def _rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the values of each line."""
+    if text.lstrip().startswith("{"):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    yield number, dict(json.loads(line))
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise DataError(f"{path}, line {number} is not a JSON object ({error}); {FORM}") from None
+        return
+    reader = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is not CSV ({error}); {FORM}") from None
+
+
+def _image(row: Mapping[str, Any], where: str, files: dict[str, Path]) -> str:
+    """Return the id of the image that a line names; the file of one that is named by its path is added to `files`."""
+    given = [(name, row[name]) for name in NAMES if row.get(name)]
+    if len(given) != 1 or not isinstance(given[0][1], str):
+        raise DataError(f"{where}: it names {len(given)} images, expected one by id, sha256 or path; {FORM}")
+    name, value = given[0][0], str(given[0][1])
+    if name == "path":
+        try:
+            image = sha256_of(Path(value))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{where}: {value} cannot be read ({error}); correct the path") from None
+        files[image] = Path(value)
+        return image
+    if SHA256.fullmatch(value.lower()):
+        return value.lower()
+    if name == "sha256" or not REQUEST_ID.fullmatch(value):
+        raise DataError(
+            f"{where}: {name} is {value[:80]!a}; expected 64 hex digits, or in id the request_id of an answer"
+        )
+    return value

@@ -1,0 +1,72 @@
+"""The commit of a result, on its version and run: it exists only after the training, when both are written already."""
+
+from collections.abc import Iterable, Mapping
+
+from darkroom.errors import RegistryError
+from darkroom.files.writing import read_json, sha256_of
+from darkroom.operations.workspace import ANY, LOCK, Workspace
+from darkroom.project.console import say
+from darkroom.registry import versions
+from darkroom.registry.versions import Version
+
+LOCK_COMMIT = "dvc.lock.commit"  # tag: the first commit whose dvc.lock holds this training
+
+
+def trained_runs(tree: Workspace) -> dict[str, str]:
+    """Return candidate -> id of its run, of the models in the work tree."""
+    files = sorted((tree.root / "models").glob("*/run.json"))
+    return {file.parent.name: str(read_json(file)["run_id"]) for file in files}
+
+
+def record(tree: Workspace, model: str, *, new: bool) -> None:
+    """Tag the runs and versions of the models in the work tree with the commit whose dvc.lock names them.
+
+    A tag stays as long as its commit is in the history: one that was moved behind others' commits is replaced.
+    What fails is said, and repeated by the next retraining.
+
+    Args:
+        model: the registered name.
+        new: dvc.lock was committed just now; otherwise only what a version still lacks is looked at.
+    """
+    if LOCK not in tree.committed([LOCK]):
+        return
+    commit = tree.git("log", "-1", "--format=%H", "--", LOCK).printed.strip()
+    try:
+        lacking = _record_on_versions(tree, model, commit)
+        if lacking or new:
+            _record_on_runs(
+                tree, {*trained_runs(tree).values(), *filter(None, (one.run_id for one in lacking))}, commit
+            )
+    except RegistryError as error:
+        say(f"retrain: the commit {commit[:12]} could not be recorded in MLflow: {error}")
+
+
+def _record_on_versions(tree: Workspace, model: str, commit: str) -> list[Version]:
+    """Return the versions of the models in the work tree that lacked the tag."""
+    sums = {sha256_of(file) for file in (tree.root / "models").glob("*/model.onnx")}
+    found = [one for one in versions.read(model).versions.values() if one.model_sha256 in sums]
+    lacking = [one for one in found if not _holds(tree, one.tags)]
+    if lacking:
+        from darkroom.registry.ledger import Mark, ledger
+
+        with ledger(model) as book:
+            book.move([], [Mark(one.version, LOCK_COMMIT, commit) for one in lacking])
+    return lacking
+
+
+def _record_on_runs(tree: Workspace, run_ids: Iterable[str], commit: str) -> None:
+    from darkroom.tracking import runs
+
+    for run_id in run_ids:
+        tags = runs.tags_of(run_id)
+        if tags is not None and not _holds(tree, tags):
+            with runs.reopen(run_id) as run:
+                run.set_tags({LOCK_COMMIT: commit})
+
+
+def _holds(tree: Workspace, tags: Mapping[str, str]) -> bool:
+    """Return whether the tag names a commit of the history, or one that this clone, perhaps a shallow one, lacks."""
+    if LOCK_COMMIT not in tags:
+        return False
+    asked = tree.git("merge-base", "--is-ancestor", tags[LOCK_COMMIT], "HEAD", allowed=ANY)
+    return asked.status != 1  # 0: it is one; 1: it is none; 128: git does not know it

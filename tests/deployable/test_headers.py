@@ -1,0 +1,158 @@
+"""What the headers of image files say, and which files never reach OpenCV."""
+
+import struct
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from darkroom.deployable.headers import MOST_SCANS, TooManyPixelsError, checked_header, read_header
+from tests.support.image_files import (
+    STILLS,
+    animations,
+    bombs,
+    jpeg_of_scans,
+    long8_tiff,
+    png,
+    tiff_of_strip,
+    tiff_of_tile,
+)
+
+LIMIT = 50_000_000
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_the_header_gives_the_size_without_decoding(name: str) -> None:
+    header = checked_header(STILLS[name], max_pixels=64 * 48)
+    assert ({header.width, header.height}, header.animated) == ({64, 48}, False)
+
+
+def test_transparency_depth_and_orientation_are_known() -> None:
+    headers = {name: read_header(data) for name, data in STILLS.items()}
+    with_alpha = {"grey+alpha png", "rgba png", "rgba webp"}
+    assert {name for name, header in headers.items() if header.has_alpha} - {"gif"} == with_alpha
+    assert {name for name, header in headers.items() if header.is_deep} == {
+        "16-bit png",
+        "16-bit grey png",
+        "16-bit tiff",
+        "float tiff",
+    }
+    assert (headers["turned png"].orientation, headers["turned webp"].orientation) == (6, 6)
+
+
+@pytest.mark.parametrize(("name", "data"), animations().items())
+def test_more_than_one_frame_is_refused(name: str, data: bytes) -> None:
+    with pytest.raises(ValueError, match="more than one frame"):
+        checked_header(data, max_pixels=LIMIT)
+
+
+def test_a_jpeg_cannot_hide_its_size() -> None:
+    data = STILLS["jpeg"]
+    for hidden in (b"garbage", b"\xff\xd0", b"\xff\x01", b"\xff\xd0\x00\x02", b"\xff\xff\xff"):
+        assert read_header(data[:20] + hidden + data[20:])[1:3] == (64, 48)
+
+
+@pytest.mark.parametrize("change", ["64-bit", "two numbers", "none"])
+def test_a_tiff_cannot_hide_its_size_behind_another_type(change: str) -> None:
+    data = bytearray(long8_tiff(12, 10))
+    if change != "64-bit":  # plain LONG tags with the size itself
+        for at, side in ((10, 12), (22, 10)):
+            struct.pack_into("<HII", data, at + 2, 4, 2 if change == "two numbers" else 1, side)
+    if change == "none":
+        assert read_header(bytes(data))[1:3] == (12, 10)
+    else:
+        with pytest.raises(IndexError, match="size of another type"):
+            read_header(bytes(data))
+    decoded = cv2.imdecode(np.frombuffer(long8_tiff(12, 10), np.uint8), 0)
+    assert decoded is not None
+    assert decoded.shape == (10, 12)  # OpenCV follows the offsets
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"hello, this is text", b"\xff\xd8\xff", b"BM", b"RIFF0000WEBP", b"GIF89a", b"II*\0", b"P6"]
+)
+def test_what_is_no_image_is_refused_by_its_length(data: bytes) -> None:
+    expected = rf"^{len(data)} bytes? (is|are) not an image; expected JPEG, PNG, WebP, BMP, GIF"
+    with pytest.raises(ValueError, match=expected if data else "^0 bytes: the file is empty$"):
+        checked_header(data, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xff\x0a" + bytes(60), "JPEG XL; convert it to JPEG or PNG"),
+        (b"8BPS" + bytes(60), "Photoshop; convert"),
+        (b"II+\0" + bytes(60), "BigTIFF; convert"),
+        (b"\0\0\1\0" + bytes(60), "an icon; convert"),
+        (bytes(128) + b"DICM", "DICOM; convert it to PNG"),
+        (b"%PDF-1.7", "PDF; convert"),
+        (b"<!DOCTYPE html><html>403", "a web page; download the image again"),
+        (b"<?xml version='1.0'?>\n<svg/>", "SVG; convert it to PNG"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS; run `git lfs pull`"),
+    ],
+)
+def test_known_formats_that_are_not_read_are_named(data: bytes, name: str) -> None:
+    with pytest.raises(ValueError, match=f"not an image; it is {name}"):
+        checked_header(data, max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(("name", "data"), bombs().items())
+def test_what_claims_more_than_it_holds_is_refused(name: str, data: bytes) -> None:
+    assert len(data) < 200_000
+    with pytest.raises(ValueError, match=r"not an image|megapixel|pixels; the limit|scans"):
+        checked_header(data, max_pixels=LIMIT)
+
+
+def test_the_limits_leave_room_for_honest_files() -> None:
+    for data in (png(1, 1), jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)):
+        assert checked_header(data, max_pixels=LIMIT).width <= 64
+    thumbnails = STILLS["jpeg"][:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + STILLS["jpeg"][2:]  # a comment
+    assert checked_header(thumbnails, max_pixels=LIMIT).kind == "JPEG"
+
+
+def test_too_many_pixels_are_an_error_of_their_own() -> None:
+    with pytest.raises(TooManyPixelsError, match="64x48 pixels; the limit is 3071 pixels"):
+        checked_header(STILLS["png"], max_pixels=64 * 48 - 1)
+
+
+MUTATIONS = """
+import resource, sys, time
+import cv2, numpy as np
+from darkroom.deployable.headers import checked_header
+from darkroom.deployable.images import Form, decode, prepare
+from tests.support.image_files import STILLS, bombs
+
+cv2.setNumThreads(1)
+form = Form((32, 32), "rgb")
+for data in STILLS.values():
+    prepare(data, form, max_pixels=10**7)
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+slack = 64 << 20  # arenas, and buffers that do not grow with the image
+resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 3 * 10**6 + slack,) * 2)  # 3 times an image of a megapixel
+rng = np.random.default_rng(int(sys.argv[1]))
+names, accepted, slowest = [*STILLS], 0, 0.0
+for round in range(int(sys.argv[2])):
+    data = bytearray(STILLS[names[round % len(names)]])
+    for _ in range(int(rng.integers(1, 6))):
+        at = int(rng.integers(0, min(len(data), 300) if rng.random() < 0.7 else len(data)))
+        data[at] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(0, 256))]))
+    start = time.process_time()
+    try:
+        decode(bytes(data), form, max_pixels=10**6)
+        accepted += 1
+    except ValueError:
+        pass
+    slowest = max(slowest, time.process_time() - start)
+print(accepted, slowest)
+"""
+
+
+def test_no_mutation_takes_much_memory_or_time() -> None:
+    command = [sys.executable, "-c", MUTATIONS, "1", "4000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    accepted, slowest = done.stdout.split()
+    assert int(accepted) > 500
+    assert float(slowest) < 5  # seconds of the processor, for a megapixel at most; an honest one takes 0.02

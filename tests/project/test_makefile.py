@@ -1,0 +1,45 @@
+"""The targets of the Makefile that are not tests or checks themselves."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.command_line import SOURCE
+from tests.support.project import ROOT
+from tests.support.trained_repository import clean_environment, fresh_store
+
+
+@pytest.mark.heavy
+def test_the_ui_runs_in_few_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh_store(tmp_path, monkeypatch)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["make", "--assume-old", ".venv/.ready", "ui", f"PORT={port}"]
+    folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**clean_environment(), "PATH": folders, "PYTHONPATH": str(SOURCE)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    ) as started:
+        assert started.stdout is not None
+        try:
+            printed = []
+            for line in started.stdout:
+                printed.append(line)
+                if "Uvicorn running on" in line:
+                    break
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
+                assert answer.status == 200, printed
+            children = psutil.Process(started.pid).children(recursive=True)
+            assert len([child for child in children if "python" in child.name() or "mlflow" in child.name()]) <= 2
+        finally:
+            os.killpg(started.pid, signal.SIGTERM)
