@@ -172,7 +172,8 @@ def measure(name: str, source: Source, recipes: Sequence[Sequence[Answers]], *, 
 def _of_rule(rule: Rule, recipes: Sequence[Sequence[Answers]], *, n_test: int, n_years: int) -> dict[str, Any]:
     """Return the figures of one rule; every rule sees the same years."""
     old, *better = recipes
-    quiet, taken = [], [[] for _ in better]
+    quiet: list[list[Promotion]] = []
+    taken: list[list[list[Promotion]]] = [[] for _ in better]
     for number in range(n_years):
         rng = np.random.default_rng(number)
         images = np.zeros(len(old[0].correct), bool)
