@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from darkroom.errors import RegistryError
@@ -167,8 +168,7 @@ class Ledger:
         with self.writing():
             self.client.set_registered_model_tag(self.name, f"{ARCHIVE}{min(old):06d}", text)
             for number in old:
-                key = f"{HISTORY}{number:06d}"
-                existing(lambda key=key: self.client.delete_registered_model_tag(self.name, key))
+                existing(partial(self.client.delete_registered_model_tag, self.name, f"{HISTORY}{number:06d}"))
 
     def _set_alias(self, move: Move, intent: Mapping[str, Any]) -> None:
         with self.writing():
