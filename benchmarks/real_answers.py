@@ -6,6 +6,8 @@ with other seeds and other training images, err on other images. A recipe is a n
 by its pixels, the others by the pooled features of EfficientNet-Lite0 with ImageNet weights.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ class Source(NamedTuple):
     """A dataset of the benchmark.
 
     Attributes:
+        archive: what DARKROOM_MIRROR must hold of it; None: it is downloaded.
         image_size: edge in pixels that the backbone sees; None: the pixels themselves are classified.
         n_components: principal components of the input that the random features read.
         ridge: strength of the regularization.
@@ -28,6 +31,7 @@ class Source(NamedTuple):
         recipes: numbers of random features: of the recipe that repeats every night, and of better ones.
     """
 
+    archive: str | None
     preset: str
     changes: dict[str, str]
     image_size: int | None
@@ -38,9 +42,11 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "mnist": Source("mnist", {}, None, 40, 0.001, 20_000, (600, 740, 940)),
-    "cifar10": Source("cifar10", {"download.dataset": "cifar10-jpeg"}, 96, 100, 0.1, 20_000, (600, 790, 1150)),
-    "cats-vs-dogs": Source("cats-vs-dogs", {}, 96, 30, 0.1, 1_000, (100, 118, 160)),
+    "mnist": Source(None, "mnist", {}, None, 40, 0.001, 20_000, (600, 740, 940)),
+    "cifar10": Source(
+        "cifar10_jpeg.tar.xz", "cifar10", {"download.dataset": "cifar10-jpeg"}, 96, 100, 0.1, 20_000, (600, 790, 1150)
+    ),
+    "cats-vs-dogs": Source("cats_vs_dogs.tar", "cats-vs-dogs", {}, 96, 30, 0.1, 1_000, (100, 118, 160)),
 }
 
 
@@ -60,6 +66,32 @@ def read_inputs(source: Source) -> Inputs:
         order = np.random.default_rng(7).permutation(len(dataset.images))
         values = _pixels(dataset) if source.image_size is None else _features(dataset, source.image_size)
     return Inputs(_principal(values[order], source.n_components), dataset.labels[order])
+
+
+def read_recipes(source: Source, *, n_models: Sequence[int], kept: Path | None) -> list[list[Answers]]:
+    """Return the answers of new models of each recipe; log loss and Brier score in half precision.
+
+    Args:
+        n_models: of the first recipe, and of each other.
+        kept: a file of answers that is read if it is there, else written.
+    """
+    if kept and kept.is_file():
+        arrays = dict(np.load(kept))
+    else:
+        inputs, arrays = read_inputs(source), {}
+        for number, size in enumerate(source.recipes):
+            seeds = range(1000 * size, 1000 * size + n_models[min(number, 1)])
+            found = [answers(inputs, source, n_features=size, seed=seed) for seed in seeds]
+            arrays[f"{size}_correct"] = np.array([model.correct for model in found])
+            for name in ("log_loss", "brier"):
+                arrays[f"{size}_{name}"] = np.array([getattr(model, name) for model in found], np.float16)
+        if kept:
+            np.savez(kept, **arrays)
+    names = ("correct", "log_loss", "brier")
+    return [
+        [Answers(*model) for model in zip(*(arrays[f"{size}_{name}"] for name in names), strict=True)]
+        for size in source.recipes
+    ]
 
 
 def answers(inputs: Inputs, source: Source, *, n_features: int, seed: int) -> Answers:

@@ -96,7 +96,7 @@ def recall_of(
         {
             "name": name,
             "n_images": int(members.sum()),
-            "recall": float(correct[members].mean()) if any(members) else None,
+            "recall": float(correct[members].mean()) if members.any() else None,
         }
         for name, members in ((name, labels == name) for name in classes)
     ]

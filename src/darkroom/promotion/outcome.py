@@ -79,13 +79,8 @@ def promote_if_better(
     manual = why = _needed_for(decision, approval, hold, hold_days)
     if manual and known and registration.awaits_approval(known, registered, decision):
         return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
-    rival = registration.waiting(registered) if manual else None
-    if rival and rival.model_sha256 != winner.model_sha256:
-        against = Case(winner, rival, gates, registered=registered).decision()
-        if not against.promote:
-            failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
-            reason = f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
-            return Outcome("kept", _saying(decision, reason), known, champion)
+    if manual and (unbeaten := _unbeaten(winner, decision, gates, registered)):
+        return Outcome("kept", _saying(decision, unbeaten), known, champion)
     version = known
     if version is None or damage(version):
         again = version is not None
@@ -142,6 +137,20 @@ def _refuse_lost_champion(registered: Registered) -> None:
 
         if lost := lost_champion(registered):
             raise RegistryError(lost)
+
+
+def _unbeaten(winner: Winner, decision: Decision, gates: Gates, registered: Registered) -> str | None:
+    """Return why the version that waits for approval goes on waiting, None if the winner beats it, or none waits."""
+    from darkroom.promotion import registration
+
+    rival = registration.waiting(registered)
+    if rival is None or rival.model_sha256 == winner.model_sha256:
+        return None
+    against = Case(winner, rival, gates, registered=registered).decision()
+    if against.promote:
+        return None
+    failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
+    return f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
 
 
 def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days: float | None) -> str | None:

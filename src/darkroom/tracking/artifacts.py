@@ -35,7 +35,11 @@ RECORDED = (  # the columns of MLflow's tables that hold such places
 
 
 def artifact_folder(uri: str, experiment: str) -> Path:
-    """Return where an experiment's artifacts belong: beside a sqlite file, in the repository for other databases."""
+    """Return where an experiment's artifacts belong: beside a sqlite file, in the repository for other databases.
+
+    Raises:
+        RegistryError: MLflow would find no files there.
+    """
     base = file.parent if (file := sqlite_file(uri)) else repository_root()
     refuse_escapes(base)
     return base / FOLDER / re.sub(r"[^\w.-]", "_", experiment)
