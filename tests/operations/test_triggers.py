@@ -26,7 +26,7 @@ def test_a_champion_that_lacks_files_or_is_gone_calls_for_a_run(tmp_path):
     [trigger] = triggers.lost_champion(registered)
     assert trigger.fired
     assert trigger.reason == "Files of the champion, version 3, are missing or changed: artifacts/model.onnx."
-    entry = {
+    entry: dict[str, Any] = {
         "at": "2026-05-20T03:00:00+00:00",
         "who": "me",
         "alias": "champion",
