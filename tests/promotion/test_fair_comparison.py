@@ -75,7 +75,9 @@ def test_without_the_originals_another_form_is_not_compared(signals):
     report = signals.promote()
     assert (report["decision"], report["tests"]) == ("kept", {})
     (reason,) = report["reasons"]
-    assert "Version 1 takes images of another form than the prepared ones, so it is scored on the original" in reason
+    assert (
+        "Version 1 prepares images otherwise (another form, or other code), so it is scored on the original" in reason
+    )
     assert "data/incoming: 'left/000" in reason
     assert "is gone (and " in reason
     assert "restore it, for example with `dvc pull`, or run `dvc repro preprocess`." in reason
@@ -130,7 +132,9 @@ def test_versions_of_two_forms_are_compared_on_the_originals(signals):
     said = compare_versions(*found, data=signals.root / "data" / "prepared")
     assert [said["accuracy_a"], said["accuracy_b"]] == [signals.right(version) for version in found]
     (signals.root / "data" / "raw" / "images.tar").unlink()
-    with pytest.raises(DataError, match="Version 1 takes images of another form than the prepared ones, so it is"):
+    with pytest.raises(
+        DataError, match=r"Version 1 prepares images otherwise \(another form, or other code\), so it is"
+    ):
         compare_versions(*found, data=signals.root / "data" / "prepared")
 
 

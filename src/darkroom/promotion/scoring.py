@@ -113,8 +113,8 @@ def _needed_by(version: Version, originals: Iterator[tuple[int, Any]]) -> Iterat
         yield from originals
     except DataError as error:
         raise NotComparable(
-            f"Version {version.version} takes images of another form than the prepared ones, so it is scored on the "
-            f"original files, but {error}."
+            f"Version {version.version} prepares images otherwise (another form, or other code), so it is scored on "
+            f"the original files, but {error}."
         ) from None
 
 
