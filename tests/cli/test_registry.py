@@ -92,6 +92,18 @@ def test_approve_makes_the_challenger_champion(name, monkeypatch, capfd):
     assert versions.read(name).aliases == {"champion": "3", "previous": "2", "challenger": "3"}
 
 
+def test_reject_takes_the_waiting_version_away(name, monkeypatch, capfd):
+    code, _, err = run(monkeypatch, capfd, "reject", "3", "--model", name, "--reason", "dim")
+    assert (code, f"{name}: version 3 does not wait for approval; none does" in err) == (1, True)
+    challenge(versions.find(name, version="3"), replacing="2", reasons=["better"])
+    code, out, _ = run(monkeypatch, capfd, "reject", "3", "--model", name, "--reason", "dim images")
+    assert (code, out) == (0, f"{name}: version 3 is rejected\n")
+    assert "challenger" not in versions.read(name).aliases
+    assert versions.find(name, version="3").tags["rolled_back"] == "rejected: dim images"
+    code, _, err = run(monkeypatch, capfd, "approve", "--model", name)
+    assert code == 1
+
+
 def test_the_check_lists_what_is_wrong_and_mends_it(shared_store, name, monkeypatch, capfd):
     assert run(monkeypatch, capfd, "registry-check", "--model", name)[:2] == (0, f"{name}: no problems\n")
     store.client().set_registered_model_alias(name, "champion", "1")

@@ -552,7 +552,7 @@ def test_a_better_model_that_waits_keeps_its_place(weak):
     assert (report["decision"], report["version"]) == ("kept", None)
     assert report["tests"]["champion"]["status"] == "passed", "it is better than the champion"
     assert report["reasons"][-1].startswith(
-        "Version 2 waits for approval and is not beaten; in the champion's place: The candidate (97.00 %) is worse "
+        "Version 2 waits for approval (`darkroom reject 2` takes it away) and is not beaten; in the champion's place: "
     )
     assert versions.read("pets").aliases["challenger"] == "2"
     assert promoted() == report

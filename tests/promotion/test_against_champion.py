@@ -201,8 +201,8 @@ def test_too_few_unseen_images_give_no_verdict():
     assert verdict.status == "failed"
     assert verdict.sentence == (
         "Of 200 test images only 50 were not seen by either model in training or tuning, too few for a comparison with "
-        "the champion (minimum: 100); keep the split (preprocess.seed), or register under another name "
-        "(promote.registered_model)."
+        "the champion (minimum: 100): preprocess.seed was changed, or images moved between the splits when others joined "
+        "the dataset; go back to the seed, add images, or register under another name (promote.registered_model)."
     )
     assert against(answers(0), answers(1), seen=np.ones(200, bool)).status == "failed"
 
@@ -235,6 +235,19 @@ GAIN, LOSS, NEITHER = (answers(0), answers(14)), (answers(14), answers(0)), (ans
 def test_test_set_and_recent_images_decide_together(test, recent, statuses):
     verdicts = against_champion.jointly(against(*test), against(*recent))
     assert tuple(verdict.status for verdict in verdicts) == statuses
+
+
+def test_a_margin_must_be_kept_on_the_test_set():
+    test = against(answers(30), answers(20), margin=0.005)
+    recent = against(answers(0), answers(40), margin=0.005)
+    assert [verdict.status for verdict in against_champion.jointly(test, recent)] == ["failed", "passed"]
+    few = against(answers(0, n=50), answers(0, n=50), margin=0.01)
+    passed = against(answers(0, n=5000), answers(0, n=5000), margin=0.01)
+    statuses = [verdict.status for verdict in against_champion.jointly(passed, few)]
+    assert statuses == ["passed", "passed"], "few recent images prove no margin, and need not"
+    assert against_champion.jointly(passed, few)[1].sentence.endswith(
+        "On recent images only a significant loss counts."
+    )
 
 
 def test_the_set_that_decided_is_named():

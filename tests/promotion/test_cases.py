@@ -23,6 +23,8 @@ def winner(tmp_path, monkeypatch):
         (tmp_path / name).write_text(name)
     numbers = iter(range(100))
     monkeypatch.setattr(Case, "_decide", lambda _: Decision(False, [str(next(numbers))], {}))
+    monkeypatch.setattr(Case, "_count", lambda _, decision: counted.append(decision.reasons[0]))
+    counted.clear()
     return Winner(
         name="cnn",
         metrics={"ece": 0.1},
@@ -34,13 +36,16 @@ def winner(tmp_path, monkeypatch):
     )
 
 
+counted: list[str] = []  # reasons of the decisions that were counted
+
+
 def case(winner, *, champion=CHAMPION, gates=GATES, others=()):
     versions = {version.version: version for version in others}
     return Case(replace(winner), champion, gates, registered=Registered("pets", versions=versions))
 
 
 def reason(winner, *, champion=CHAMPION, gates=GATES):
-    return case(winner, champion=champion, gates=gates).decision().reasons
+    return case(winner, champion=champion, gates=gates).decision(counts=True).reasons
 
 
 def test_a_case_is_decided_once(winner):
@@ -84,11 +89,17 @@ def test_other_gates_are_another_case(winner):
     assert reason(winner, gates=GATES.model_copy(update={"max_ece": 0.5})) == ["1"]
 
 
+def test_a_decision_is_counted_once_and_not_for_a_trial(winner):
+    for counts, expected in ((False, []), (False, []), (True, ["0"]), (True, ["0"]), (False, ["0"])):
+        assert case(winner).decision(counts=counts).reasons == ["0"]
+        assert counted == expected
+
+
 def test_a_decision_kept_later_replaces_the_first(winner):
     first = case(winner)
-    decided = first.decision()
+    decided = first.decision(counts=True)
     first.keep(replace(decided, promote=True, tests={"max_parity_difference": {"status": "passed"}}))
-    again = case(winner).decision()
+    again = case(winner).decision(counts=True)
     assert (again.promote, again.tests["max_parity_difference"]["status"]) == (True, "passed")
 
 
@@ -101,5 +112,5 @@ def test_a_reference_matters_where_there_is_a_margin(winner):
     assert with_margin.reference == first
     assert case(winner, champion=champion, others=[first]).reference is None
     other = replace(first, tags={f"{SHA256}{MODEL_FILE}": "e" * 64})
-    assert with_margin.decision().reasons == ["0"]
-    assert case(winner, champion=champion, gates=gates, others=[other]).decision().reasons == ["1"]
+    assert with_margin.decision(counts=True).reasons == ["0"]
+    assert case(winner, champion=champion, gates=gates, others=[other]).decision(counts=True).reasons == ["1"]

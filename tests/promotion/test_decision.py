@@ -193,7 +193,10 @@ def test_a_class_without_test_images_keeps_a_model_out():
         Scored(LABELS, of(answers(0))), classes=["cat", "dog", "eel"], metrics=METRICS, rule=Gates.model_validate(RULE)
     )
     assert not decision.promote
-    assert decision.reasons[2] == "Too few images to test (minimum for a class: 40): eel (0)."
+    assert decision.reasons[2] == (
+        "Too few images to test (minimum for a class: 40): eel (0); add images, or lower "
+        "promote.gates.every_class.min_images."
+    )
 
 
 def test_recent_images_count_for_the_classes():
@@ -251,7 +254,7 @@ def test_only_images_that_no_model_has_seen_are_compared():
     assert decision.tests["champion"]["n_images"] == 110
     assert decision.tests["class_recall"]["classes"][0]["n_images"] == 55
     assert decision.tests["min_test_accuracy"]["test_accuracy"] == 0.93
-    few = decide(test, **known, metrics=METRICS, rule=Gates.model_validate({**rule, "min_test_images": 111}))
+    few = decide(test, **known, metrics=METRICS, rule=Gates.model_validate({**rule, "min_test_images": 222}))
     assert "Of 200 test images only 110 were not seen by either model" in few.reasons[1]
 
 

@@ -162,7 +162,7 @@ def test_recall_and_number_of_images_are_asked_of_each_class():
     assert verdict.status == "failed"
     assert verdict.sentence == (
         "The candidate's recall is below 50.00 %, the minimum for a class: cat (40.00 %, 50 images). Too few images to "
-        "test (minimum for a class: 4): fox (0), eel (3)."
+        "test (minimum for a class: 4): fox (0), eel (3); add images, or lower promote.gates.every_class.min_images."
     )
     verdict = gates.recall_of(answers(25, n=93), labels, ["cat", "dog"], min_recall=0.5, min_images=40, of="class")
     assert verdict.sentence == "The lowest recall of 2: cat (50.00 %, 50 images); the minimum for a class is 50.00 %."

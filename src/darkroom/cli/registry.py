@@ -1,4 +1,4 @@
-"""The commands about registered versions: history, rollback, lift-hold, approve, compare, registry-check."""
+"""The commands about registered versions: history, rollback, lift-hold, approve, reject, compare, registry-check."""
 
 import json
 from pathlib import Path
@@ -97,6 +97,20 @@ def approve(
     else:
         compared = "there was no champion" if against == aliases.NOBODY else f"it was compared with version {against}"
         print(f"{champion.name}: approved version {champion.version} ({compared}); it is champion now")
+
+
+@app.command()
+def reject(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version that waits for approval.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")],
+    model: Model = None,
+) -> None:
+    """Take a version that waits for approval away; later candidates need not beat it."""
+    from darkroom.registry import aliases
+
+    name = registered_name(model)
+    aliases.reject(name, version=version, reason=reason.strip())
+    print(f"{name}: version {version} is rejected")
 
 
 @app.command()

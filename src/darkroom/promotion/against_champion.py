@@ -46,8 +46,9 @@ def champion(
         return verdict(
             False,
             f"Of {len(images.labels)} {of} only {n_images} were not seen by either model in training or tuning, too "
-            f"few for a comparison with the champion (minimum: {least}); keep the split (preprocess.seed), or register "
-            "under another name (promote.registered_model).",
+            f"few for a comparison with the champion (minimum: {least}): preprocess.seed was changed, or images moved "
+            "between the splits when others joined the dataset; go back to the seed, add images, or register under "
+            "another name (promote.registered_model).",
             n_images=n_images,
         )
     level = rule.alpha / rule.comparisons / n_tests
@@ -77,12 +78,18 @@ def champion(
 def jointly(test: Verdict, recent: Verdict) -> tuple[Verdict, Verdict]:
     """Return the verdicts on test set and recent images as they decide together.
 
-    No significant loss is allowed on either of them, and a significant gain on one is enough.
+    No significant loss is allowed on either of them, and a significant gain on one is enough; but a margin must be kept
+    on the test set, whatever the recent images say.
     """
     if "gain" not in recent.numbers:
         return test, recent
     lost = recent.numbers["loss"]
     recent = replace(recent, status="failed" if lost else "passed")
+    if test.numbers.get("margin"):
+        counts = (
+            "The loss on the recent images decides." if lost else "On recent images only a significant loss counts."
+        )
+        return test, replace(recent, sentence=f"{recent.sentence} {counts}")
     if test.status == "failed" and test.numbers.get("loss") is False and recent.numbers["gain"]:
         decided = "The gain on the recent images decides; on the test set nothing is lost significantly."
         return replace(test, status="passed", sentence=f"{test.sentence} {decided}"), recent

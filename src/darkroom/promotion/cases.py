@@ -54,34 +54,41 @@ class Case:
         self.reference = comparisons.reference(registered, champion) if champion and has_margin else None
         self._kept = _path(winner, champion, self.reference, gates)
 
-    def decision(self) -> Decision:
+    def decision(self, *, counts: bool) -> Decision:
         """Return the decision of this very case, made now if it was not made before.
+
+        Args:
+            counts: whether it counts as a comparison on the test set and is noted in the run; an experiment that may
+                not promote does neither, nor does the comparison with a version that waits.
 
         Raises:
             DataError: what evaluate or preprocess wrote is missing or does not belong together.
             RegistryError: the champion cannot be loaded, or fails.
         """
         if self._kept.is_file():
-            return Decision(**read_json(self._kept))
-        try:
-            decision = self._decide()
-        except NotComparable as reason:  # not kept: what is missing may come back
-            return Decision(False, [str(reason)], {})
-        self.keep(decision)
+            said = read_json(self._kept)
+            counted = said.pop("counted")
+            decision = Decision(**said)
+            if counted or not counts:
+                return decision
+        else:
+            try:
+                decision = self._decide()
+            except NotComparable as reason:  # not kept: what is missing may come back
+                return Decision(False, [str(reason)], {})
+        if counts:
+            self._count(decision)
+        self.keep(decision, counted=counts)
         return decision
 
-    def keep(self, decision: Decision) -> None:
+    def keep(self, decision: Decision, *, counted: bool = True) -> None:
         """Let this be the decision of the case from now on."""
-        write_text(self._kept, json.dumps(vars(decision), indent=2) + "\n")
+        write_text(self._kept, json.dumps({**vars(decision), "counted": counted}, indent=2) + "\n")
 
     def _decide(self) -> Decision:
-        """Return the decision, made now, and count and note it where it stays: in the registry and in the run."""
         winner, champion, gates = self._winner, self._champion, self._gates
         by = gates.slice_accuracy.by if gates.slice_accuracy else []
         both = score(winner, champion, reference=self.reference, slices=by)
-        ids = winner.answers("test").ids.tolist()
-        models = digest([winner.model_sha256, champion.version if champion else None])
-        n_comparisons = comparisons.number(self._registered, ids, models) if champion else 1
         decision = decide(
             both.test,
             recent=both.recent,
@@ -89,15 +96,25 @@ class Case:
             champion_classes=both.champion_classes,
             metrics=winner.metrics,
             rule=gates,
-            n_comparisons=n_comparisons,
+            n_comparisons=comparisons.number(self._registered, *self._compared()) if champion else 1,
         )
         decision.reasons.extend(both.remarks)
-        run_id = read_json(winner.onnx.with_name("run.json"))["run_id"]
-        if champion:
-            comparisons.record(champion.name, ids, models, run_id=run_id, passed=decision.promote)
-        noted = {"passed": decision.promote, "reasons": " ".join(decision.reasons), "comparison": n_comparisons}
-        comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()})
         return decision
+
+    def _compared(self) -> tuple[list[str], str]:
+        """Return the ids of the test images, and a digest of the two models."""
+        champion = self._champion.model_sha256 if self._champion else None
+        return self._winner.answers("test").ids.tolist(), digest([self._winner.model_sha256, champion])
+
+    def _count(self, decision: Decision) -> None:
+        """Count the comparison in the registry, and note the decision in the run."""
+        run_id = read_json(self._winner.onnx.with_name("run.json"))["run_id"]
+        if self._champion:
+            ids, models = self._compared()
+            comparisons.record(self._champion.name, ids, models, run_id=run_id, passed=decision.promote)
+        made = decision.tests.get("champion", {}).get("n_comparisons", 1)
+        noted = {"passed": decision.promote, "reasons": " ".join(decision.reasons), "comparison": made}
+        comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()})
 
 
 def _path(winner: Winner, champion: Version | None, reference: Version | None, gates: Gates) -> Path:

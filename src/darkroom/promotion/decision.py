@@ -134,7 +134,7 @@ def _comparing(test: Scored, recent: Scored | None, *, rule: Gates, n_comparison
             rule=gate,
             n_comparisons=n_comparisons,
             n_tests=1 + ("gain" in on_recent.numbers),
-            least=rule.min_test_images or 1,
+            least=max(1, (rule.min_test_images or 1) // 2),  # a few move when images join the dataset
         ),
         "champion_recent": lambda _: on_recent,
     }

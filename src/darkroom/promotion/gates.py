@@ -115,7 +115,10 @@ def recall_of(
         said.append(f"The candidate's recall is below {percent(min_recall)}, the minimum for a {of}: {named}.")
     if few:
         named = listed([_count(line) for line in sorted(few, key=lambda line: (line["n_images"], line["name"]))])
-        said.append(f"Too few images to test (minimum for a {of}: {min_images}): {named}.")
+        said.append(
+            f"Too few images to test (minimum for a {of}: {min_images}): {named}; add images, or lower "
+            f"promote.gates.{'new' if of == 'new class' else 'every'}_class.min_images."
+        )
     return verdict(False, " ".join(said), **numbers)
 
 

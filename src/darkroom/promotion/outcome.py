@@ -62,13 +62,14 @@ def promote_if_better(
         reason = f"This model is already the champion (version {champion.version})."
         return Outcome("unchanged", Decision(False, [reason], {}), champion, champion)
     case = Case(winner, champion, gates, registered=registered)
-    decision = case.decision()
+    is_trial = bool(os.environ.get("DVC_EXP_NAME")) and not from_experiments
+    decision = case.decision(counts=not is_trial)
     if decision.promote and known and "rolled_back" in known.tags:
         reason = f"But version {known.version} is the same model and was rolled back: {known.tags['rolled_back']}"
         return Outcome("kept", _saying(decision, reason), known, champion)
     if not decision.promote:
         return Outcome("kept", decision, known, champion)
-    if os.environ.get("DVC_EXP_NAME") and not from_experiments:
+    if is_trial:
         reason = "Experiments do not promote (promote.from_experiments is false)."
         return Outcome("would_promote", _saying(decision, reason), known, champion)
 
@@ -76,10 +77,10 @@ def promote_if_better(
     from darkroom.registry import aliases, comparisons
 
     hold = registered.hold
-    manual = why = _needed_for(decision, approval, hold, hold_days)
-    if manual and known and registration.awaits_approval(known, registered, decision):
-        return Outcome("awaiting_approval", _waiting(decision, known, why), known, champion)
-    if manual and (unbeaten := _unbeaten(winner, decision, gates, registered)):
+    approval_reason = _needed_for(decision, approval, hold, hold_days)
+    if approval_reason and known and registration.awaits_approval(known, registered, decision):
+        return Outcome("awaiting_approval", _waiting(decision, known, approval_reason), known, champion)
+    if approval_reason and (unbeaten := _unbeaten(winner, decision, gates, registered)):
         return Outcome("kept", _saying(decision, unbeaten), known, champion)
     version = known
     if version is None or damage(version):
@@ -92,12 +93,12 @@ def promote_if_better(
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (
-        Outcome("awaiting_approval", _waiting(decision, version, why), version, champion)
-        if manual
+        Outcome("awaiting_approval", _waiting(decision, version, approval_reason), version, champion)
+        if approval_reason
         else Outcome("promoted", decision, version, version)
     )
     registration.store_card(version, winner, report(outcome, registered))
-    if manual:
+    if approval_reason:
         case.keep(decision)  # with the proof: what waits is not loaded in every run
     else:
         aliases.promote(version, replacing=replacing, reasons=decision.reasons, despite=hold)
@@ -146,11 +147,14 @@ def _unbeaten(winner: Winner, decision: Decision, gates: Gates, registered: Regi
     rival = registration.waiting(registered)
     if rival is None or rival.model_sha256 == winner.model_sha256:
         return None
-    against = Case(winner, rival, gates, registered=registered).decision()
+    against = Case(winner, rival, gates, registered=registered).decision(counts=False)
     if against.promote:
         return None
     failed = " ".join(reason for reason in against.reasons if reason not in decision.reasons)
-    return f"Version {rival.version} waits for approval and is not beaten; in the champion's place: {failed}"
+    return (
+        f"Version {rival.version} waits for approval (`darkroom reject {rival.version}` takes it away) and is not "
+        f"beaten; in the champion's place: {failed}"
+    )
 
 
 def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days: float | None) -> str | None:

@@ -95,6 +95,27 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
     return find(name, alias=CHAMPION)
 
 
+def reject(name: str, *, version: str, reason: str) -> None:
+    """Take a version that waits for approval away: it is not promoted again by itself, and later ones need not beat it.
+
+    Args:
+        version: the challenger's.
+        reason: kept in the history and with the version.
+
+    Raises:
+        RegistryError: another version waits, or none; or it is the champion.
+    """
+    find(name, version=version)
+    with ledger(name) as book:
+        registered = book.read()
+        if registered.aliases.get(CHALLENGER) != version or registered.aliases.get(CHAMPION) == version:
+            now = registered.aliases.get(CHALLENGER)
+            waits = f"version {now} does" if now not in (None, registered.aliases.get(CHAMPION)) else "none does"
+            raise RegistryError(f"{name}: version {version} does not wait for approval; {waits}")
+        rejected = Move(CHALLENGER, version, None, [f"rejected: {reason}"])
+        book.move([rejected], [Mark(version, ROLLED_BACK, f"rejected: {reason}")])
+
+
 def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version, Version | None]:
     """Make an earlier champion champion again; return it and the version it replaced (None: the champion was lost).
 
