@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from darkroom.deployable.headers import _png_chunks
 from darkroom.deployable.images import AboveWhiteError, Form, brightest, convert, decode, prepare, resize
 from tests.support.image_files import STILLS, animations, bombs, encoded, half_transparent, opencv, picture, turned
 
@@ -165,6 +166,31 @@ def test_floats_are_read_from_0_to_1() -> None:
             pixels_of(opencv(".tiff", wrong))
 
 
+@pytest.mark.parametrize("white", [300, 1023, 4095, 65535])
+def test_a_pnm_says_its_white_itself(white: int) -> None:
+    ramp = np.linspace(0, white, 200).astype(">u2")
+    image = pixels_of(b"P5 20 10 %d\n" % white + ramp.tobytes(), RGB._replace(white_level=255))
+    assert np.abs(image[..., 0].reshape(-1).astype(int) - np.linspace(0, 255, 200)).max() <= 1.5
+
+
+@pytest.mark.parametrize("depth", [8, 10, 12])
+def test_transparent_avif_keeps_its_brightness_at_any_depth(depth: int) -> None:
+    pixels = np.full((64, 64, 4), (1 << depth) // 2, np.uint16 if depth > 8 else np.uint8)
+    pixels[:32, :, 3], pixels[32:, :, 3] = (1 << depth) - 1, 0
+    done, data = cv2.imencode(".avif", pixels, [cv2.IMWRITE_AVIF_DEPTH, depth, cv2.IMWRITE_AVIF_QUALITY, 100])
+    assert done
+    image = pixels_of(data.tobytes())
+    assert np.abs(image[5, 5].astype(int) - 128).max() <= 3
+    assert image[60, 60].tolist() == [255, 255, 255]
+
+
+def test_exif_may_stand_behind_the_pixels_of_a_png() -> None:
+    data = encoded("PNG", half_transparent(), exif=turned(6))
+    chunks = {name: data[at - 8 : at + n_bytes + 4] for name, at, n_bytes in _png_chunks(data)}
+    behind = data.replace(chunks[b"eXIf"], b"").replace(chunks[b"IEND"], chunks[b"eXIf"] + chunks[b"IEND"])
+    assert np.array_equal(pixels_of(behind), pixels_of(data))
+
+
 # Pixels of an array
 
 
@@ -308,5 +334,5 @@ def test_forms_survive_a_model_s_metadata() -> None:
 
 def test_bombs_and_animations_are_refused() -> None:
     for data in (bombs() | animations()).values():
-        with pytest.raises(ValueError, match=r"not an image|pixels|scans|more than one frame"):
+        with pytest.raises(ValueError, match="not an image|pixels|scans|more than one frame|TIFF|BMP|AVIF"):
             prepare(data, RGB, max_pixels=LIMIT)

@@ -201,8 +201,9 @@ def test_too_few_unseen_images_give_no_verdict():
     assert verdict.status == "failed"
     assert verdict.sentence == (
         "Of 200 test images only 50 were not seen by either model in training or tuning, too few for a comparison with "
-        "the champion (minimum: 100): preprocess.seed was changed, or images moved between the splits when others joined "
-        "the dataset; go back to the seed, add images, or register under another name (promote.registered_model)."
+        "the champion (minimum: 100): preprocess.seed was changed, or images moved between the splits when others "
+        "joined the dataset; go back to the seed, add images, or register under another name "
+        "(promote.registered_model)."
     )
     assert against(answers(0), answers(1), seen=np.ones(200, bool)).status == "failed"
 

@@ -162,6 +162,28 @@ def long8_tiff(width: int, height: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 9) + entries + struct.pack("<IQQ", 0, width, height) + bytes(width * height)
 
 
+def thumbnail_chain(n_pages: int) -> bytes:
+    """Return a TIFF of one page that is followed by n empty thumbnails."""
+    first = tiff([(256, 4, 1, 8), (257, 4, 1, 8)])
+    page = struct.pack("<HHHII", 1, 254, 4, 1, 1)
+    chain = b"".join(page + struct.pack("<I", len(first) + 18 * (number + 1)) for number in range(n_pages - 1))
+    return first[:-4] + struct.pack("<I", len(first)) + chain + page + struct.pack("<I", 0)
+
+
+def jp2_with_decoy() -> bytes:
+    """Return a JPEG 2000 file of 64x48 pixels; a box before it looks like the beginning of an image of 1x1."""
+    data = encoded("JPEG2000")
+    decoy = b"\xff\x4f\xff\x51" + struct.pack(">HHIIIIIIIIH", 41, 0, *[1, 1, 0, 0] * 2, 3) + b"\7\1\1" * 3
+    at = data.index(b"jp2h") - 4
+    return data[:at] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + data[at:]
+
+
+def avif_that_says(width: int, height: int, *, size: int) -> bytes:
+    """Return an AVIF of size x size pixels that says it has others."""
+    data = opencv(".avif", np.zeros((size, size, 3), np.uint8))
+    return data.replace(struct.pack(">II", size, size), struct.pack(">II", width, height))
+
+
 def bombs() -> dict[str, bytes]:
     """Return files that would cost gigabytes or minutes, none of them larger than some kilobytes."""
     return {
@@ -174,5 +196,9 @@ def bombs() -> dict[str, bytes]:
         "tiff of one high strip": tiff_of_strip(1 << 30),
         "tiff of many samples": tiff_of_strip(8, samples=60_000),
         "tiff of an endless list": tiff([*[(256, 4, 1, 8), (257, 4, 1, 8)], (273, 4, 1 << 30, 8)]),
+        "tiff of a thousand thumbnails": thumbnail_chain(1000),
+        "tiff of 60,000 tags": tiff([(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 4, 1, 0)] * 60_000])[:200_000],
         "64-bit tiff": long8_tiff(12, 10),
+        "avif of larger frames": avif_that_says(64, 48, size=2000),
+        "pnm of spaces": b"P6" + b" " * 4000 + b"x",
     }

@@ -6,7 +6,6 @@ lies in a temporary file, so that memory does not grow with it; that of an archi
 
 import hashlib
 import os
-import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from darkroom.deployable.headers import read_header
+from darkroom.deployable.headers import UNREADABLE, read_header
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.archives import Archive, Entry, open_archive
 from darkroom.project.text import utf8
@@ -162,7 +161,7 @@ def _is_archive(path: Path) -> bool:
         return head.startswith(b"BZh")
     try:
         read_header(head)
-    except (struct.error, IndexError):
+    except UNREADABLE:
         return True
     raise ParamsError(f"{path} is a single image; classify it with `darkroom predict {path}`")
 

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC"
+UNREADABLE = (struct.error, IndexError, ValueError)  # what read_header raises
 MOST_SCANS = 100  # of a JPEG; cameras and web sites write 1 to 12
 MOST_TILES = 4096  # of a JPEG 2000 file
 MOST_TILE_PIXELS = 1 << 20  # of a TIFF, where the image is smaller
+MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
+_CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of JPEG 2000's own
 
 
 class TooManyPixelsError(ValueError):
@@ -31,6 +34,7 @@ class Header(NamedTuple):
         is_deep: whether values may have more than 8 bits.
         orientation: as EXIF has it, 1 to 8, where OpenCV does not apply it: with transparency, and in AVIF.
         transparent_grey: the value of a grey PNG that stands for transparent.
+        white: the value that stands for white, where the file itself says it.
     """
 
     kind: str
@@ -41,6 +45,7 @@ class Header(NamedTuple):
     is_deep: bool = False
     orientation: int = 1
     transparent_grey: int | None = None
+    white: int | None = None
 
 
 def read_header(data: bytes) -> Header:
@@ -50,6 +55,7 @@ def read_header(data: bytes) -> Header:
 
     Raises:
         struct.error, IndexError: data end too early, or are in none of FORMATS.
+        ValueError: they are in one, but of a kind that is not read; the message says what to do.
     """
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
@@ -63,7 +69,7 @@ def read_header(data: bytes) -> Header:
         return _bmp(data)
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _tiff(data)
-    if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or data[:4] == b"\xff\x4f\xff\x51":
+    if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or data[:4] == _CODESTREAM:
         return _jpeg_2000(data)
     if data[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"):
         return _pnm(data)
@@ -111,8 +117,8 @@ def _jpeg(data: bytes) -> Header:
     at = 2
     while True:
         # Find the next marker exactly as libjpeg does: a file must not show one size here and another to the decoder.
-        while data[at] != 0xFF:
-            at += 1
+        if (at := data.find(b"\xff", at)) < 0:
+            raise IndexError("no start of frame")
         while data[at] == 0xFF:
             at += 1
         marker, at = data[at], at + 1
@@ -144,8 +150,6 @@ def _png(data: bytes) -> Header:
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     n_frames, alpha, grey, orientation = 1, color in (4, 6), None, 1
     for name, at, n_bytes in _png_chunks(data):
-        if name == b"IDAT":
-            break
         if name == b"acTL":
             (n_frames,) = struct.unpack_from(">I", data, at)
         elif name == b"tRNS":
@@ -217,7 +221,7 @@ def _webp(data: bytes) -> Header:
 def _bmp(data: bytes) -> Header:
     (n_bytes,) = struct.unpack_from("<I", data, 14)
     if n_bytes not in (12, 40, 52, 56, 64, 108, 124):  # OpenCV reads others too, and some of them otherwise
-        raise IndexError("unknown header")
+        raise ValueError(f"a BMP with a header of {n_bytes} bytes, which is none that is known; save it as PNG")
     width, height = struct.unpack_from("<HH" if n_bytes == 12 else "<ii", data, 18)
     return Header("BMP", abs(width), abs(height))
 
@@ -235,23 +239,29 @@ def _tiff(data: bytes) -> Header:
     tile = (tags.get(322, tags[256])[2], tags.get(323, tags.get(278, tags[257]))[2])
     if tile[1] == 0xFFFFFFFF:  # all rows in one strip
         tile = (width, height)
-    if samples > 4 or tile[0] * tile[1] > max(width * height, MOST_TILE_PIXELS):
-        raise IndexError("more than an image of this size needs")
-    animated = False
-    while following and not animated:  # a thumbnail may follow
-        if following <= start:
-            raise IndexError("pages in a circle")
-        start = following
-        of_page, following = _tiff_tags(data, start, order)
+    if samples > 4:
+        raise ValueError(f"a TIFF of {samples} channels; expected 1 to 4")
+    if tile[0] * tile[1] > max(width * height, MOST_TILE_PIXELS):
+        raise ValueError(f"a TIFF of {width}x{height} pixels in tiles of {tile[0]}x{tile[1]}; save it again")
+    animated, n_pages = False, 1
+    while following and not animated:  # thumbnails may follow
+        n_pages += 1
+        if n_pages > MOST_PAGES:
+            raise ValueError(f"a TIFF of more than {MOST_PAGES} pages; expected a still image")
+        of_page, following = _tiff_tags(data, following, order)
         animated = not of_page.get(254, (4, 1, 0))[2] & 1
-    depth = tags.get(258, (3, 1, 1))
+    depth, photometric = tags.get(258, (3, 1, 1)), tags.get(262, (3, 1, 0))[2]
     bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
-    return Header("TIFF", width, height, animated, samples == 4 and tags.get(262, (3, 1, 0))[2] == 2, bits > 8)
+    if bits > 8 and photometric == 0:  # OpenCV does not invert it
+        raise ValueError("a TIFF of 16 bits in which 0 is white; save it as one in which 0 is black")
+    return Header("TIFF", width, height, animated, samples == 4 and photometric == 2, bits > 8)
 
 
 def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
     """Return (type, count, value or where the values are) by tag of a TIFF's directory, and where the next one is."""
     (n_entries,) = struct.unpack_from(f"{order}H", data, start)
+    if n_entries > MOST_TAGS:
+        raise ValueError(f"a TIFF with {n_entries} tags on a page; expected at most {MOST_TAGS}")
     tags: dict[int, tuple[int, int, int]] = {}
     for at in range(start + 2, start + 2 + 12 * n_entries, 12):
         tag, kind, count = struct.unpack_from(f"{order}HHI", data, at)
@@ -280,23 +290,51 @@ def _orientation(exif: bytes) -> int:
 
 
 def _jpeg_2000(data: bytes) -> Header:
-    at = data.index(b"\xff\x4f\xff\x51")
+    at = _codestream(data)
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, at + 8)
     n_channels, depth = struct.unpack_from(">HB", data, at + 40)
     width, height = right - left, bottom - top
     if min(width, height) < 1 or n_channels > 4 or width * height > MOST_TILES * tile_width * tile_height:
-        raise IndexError("more than an image of this size needs")
+        raise ValueError(f"a JPEG 2000 image of {width}x{height} pixels and {n_channels} channels; save it again")
     return Header("JPEG 2000", width, height, has_alpha=n_channels == 4, is_deep=depth & 0x7F > 7)
 
 
+def _codestream(data: bytes) -> int:
+    """Return where the codestream of a JPEG 2000 file begins; what looks like one in another box is none."""
+    if data[:4] == _CODESTREAM:
+        return 0
+    for name, at, _ in _boxes(data, 0, len(data)):
+        if name == b"jp2c" and data[at : at + 4] == _CODESTREAM:
+            return at
+    raise IndexError("no codestream")
+
+
+def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, start and end of the content) of the boxes of JPEG 2000, AVIF and HEIC files (ISO 14496-12)."""
+    while at + 8 <= end:
+        n_bytes, name = struct.unpack_from(">I4s", data, at)
+        start = at + 8
+        if n_bytes == 1:
+            (n_bytes,), start = struct.unpack_from(">Q", data, start), start + 8
+        following = end if n_bytes == 0 else at + n_bytes
+        if following < start:
+            raise IndexError("a box shorter than its head")
+        yield name, start, following
+        at = following
+
+
 def _pnm(data: bytes) -> Header:
-    between = rb"(?:\s+|#[^\n]*\n)"
+    between = rb"(?:\s|#[^\n]*\n)"  # one of them: nested repetitions would take for ever
     numbers = re.match(rb"P[1-6]%b+(\d{1,9})%b+(\d{1,9})%b*(\d*)" % (between, between, between), data[:4096])
     if numbers is None:
         raise IndexError("no size")
-    if data[1:2] not in b"14" and int(numbers[3] or 0) not in (255, 65535):
-        raise IndexError("values of another range")  # OpenCV does not scale them
-    return Header("PNM", int(numbers[1]), int(numbers[2]), is_deep=data[1:2] not in b"14" and int(numbers[3]) == 65535)
+    width, height = int(numbers[1]), int(numbers[2])
+    if data[1:2] in b"14":  # bits
+        return Header("PNM", width, height)
+    white = int(numbers[3] or 0)
+    if not 255 <= white <= 65535:
+        raise ValueError(f"a PNM of values up to {white}; expected 255 to 65,535, save it as PNG")
+    return Header("PNM", width, height, is_deep=white > 255, white=None if white == 255 else white)
 
 
 def _heif(data: bytes) -> Header:
@@ -310,16 +348,118 @@ def _heif(data: bytes) -> Header:
     if not sizes:
         raise IndexError("no size")
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    alpha = kind == "AVIF" and b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha" in data
-    turned, mirrored = data.find(b"irot"), data.find(b"imir")
+    animated = data[8:12] in (b"avis", b"hevc")
+    if kind == "HEIC":
+        return Header(kind, width, height, animated)
+    turned, mirrored, config = data.find(b"irot"), data.find(b"imir"), data.index(b"av1C")
     quarters = data[turned + 4] & 3 if turned > 0 else 0  # anticlockwise
     orientation = (1, 8, 3, 6)[quarters]
     if mirrored > 0:  # after the turn: 0 top and bottom, 1 left and right change places
-        orientation = ((4, 7, 2, 5), (2, 5, 4, 7))[data[mirrored + 4] & 1][quarters]
-    return Header(kind, width, height, data[8:12] in (b"avis", b"hevc"), alpha, orientation=orientation)
+        orientation = ((4, 5, 2, 7), (2, 7, 4, 5))[data[mirrored + 4] & 1][quarters]
+    bits = {0: 8, 2: 10, 3: 12}.get(data[config + 6] >> 5 & 3, 8)
+    alpha = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha" in data
+    white = (1 << bits) - 1 if alpha and bits > 8 else None
+    return Header(kind, width, height, animated, alpha, orientation=orientation, white=white)
 
 
-_CHECKS: Mapping[str, Callable[[bytes], None]] = {"JPEG": _check_jpeg, "PNG": _check_png, "TIFF": _check_tiff}
+def _check_avif(data: bytes) -> None:
+    """Refuse an AVIF whose coded frames are larger than it says: the decoder allocates by them, and then shrinks."""
+    header, n_frames = _heif(data), 0
+    meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
+    for name, start, end in _boxes(data, meta + 4, len(data)):
+        if name != b"iloc":
+            continue
+        for at, n_bytes in _extents(data, start, end):
+            if size := _av1_frame_size(data[at : at + min(n_bytes, 64)]):
+                n_frames += 1
+                if size[0] * size[1] > max(header.width * header.height, MOST_TILE_PIXELS):
+                    raise ValueError(
+                        f"an AVIF of {header.width}x{header.height} pixels with frames of {size[0]}x{size[1]}; save it "
+                        "again"
+                    )
+        break
+    if n_frames == 0:
+        raise IndexError("no frames")
+
+
+def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield (position, bytes) of the first extent of every item that lies in the file itself (box iloc)."""
+    version, lengths, more = data[at], data[at + 4], data[at + 5]
+    widths = (lengths >> 4, lengths & 15, more >> 4, more & 15 if version else 0)  # offset, length, base, index
+    wide = 4 if version == 2 else 2
+
+    def number(n_bytes: int) -> int:
+        nonlocal at
+        at += n_bytes
+        if at > end:
+            raise IndexError("the list of items ends too early")
+        return int.from_bytes(data[at - n_bytes : at], "big")
+
+    at += 6
+    for _ in range(min(number(wide), MOST_TAGS)):
+        number(wide)  # the item
+        method = number(2) & 15 if version else 0
+        number(2)  # the file
+        base, n_extents = number(widths[2]), number(2)
+        for extent in range(n_extents):
+            number(widths[3])
+            offset, length = number(widths[0]), number(widths[1])
+            if extent == 0 and method == 0:
+                yield base + offset, length or len(data)
+
+
+def _av1_frame_size(data: bytes) -> tuple[int, int] | None:
+    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None where it has none.
+
+    AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5.
+    """
+    at = 0
+    while at < len(data):
+        kind, at = data[at] >> 3 & 15, at + 2 if data[at] & 4 else at + 1
+        if data[at - 1 if not data[at - 1] & 4 else at - 2] & 2 == 0:
+            return None
+        n_bytes = shift = 0
+        while True:  # leb128
+            n_bytes |= (data[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+            if not data[at - 1] & 128:
+                break
+        if kind == 1:
+            return _sequence_size(data[at : at + n_bytes])
+        if kind != 2:  # a temporal delimiter may come first
+            return None
+        at += n_bytes
+    return None
+
+
+def _sequence_size(data: bytes) -> tuple[int, int]:
+    bits = "".join(f"{byte:08b}" for byte in data)
+    at = 4  # profile, still picture
+
+    def number(n_bits: int) -> int:
+        nonlocal at
+        at += n_bits
+        return int(bits[at - n_bits : at] or "0", 2)
+
+    if number(1):  # a reduced header, as of nearly every still picture
+        number(5)
+    else:
+        if number(2):  # timing, or delays at the display
+            raise ValueError("an AVIF with the header of a video; save it again as a still image")
+        for _ in range(number(5) + 1):
+            number(12)
+            if number(5) > 7:
+                number(1)
+    width_bits, height_bits = number(4) + 1, number(4) + 1
+    return number(width_bits) + 1, number(height_bits) + 1
+
+
+_CHECKS: Mapping[str, Callable[[bytes], None]] = {
+    "JPEG": _check_jpeg,
+    "PNG": _check_png,
+    "TIFF": _check_tiff,
+    "AVIF": _check_avif,
+}
 
 
 def _foreign(data: bytes) -> str | None:

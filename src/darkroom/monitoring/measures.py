@@ -1,11 +1,9 @@
 """Measure what an image looks like: brightness, contrast, sharpness, size."""
 
-import struct
-
 import cv2
 import numpy as np
 
-from darkroom.deployable.headers import read_header
+from darkroom.deployable.headers import UNREADABLE, read_header
 
 FEATURES = ("brightness", "contrast", "sharpness")
 
@@ -20,7 +18,7 @@ def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
     """
     try:
         header = read_header(data)
-    except (struct.error, IndexError):
+    except UNREADABLE:
         return {"width": None, "height": None, **features(image)}
     return {"width": header.width, "height": header.height, **features(image)}
 
