@@ -145,6 +145,15 @@ def test_what_the_scoring_server_parses_is_accepted(model, png):
     pd.testing.assert_frame_equal(model.predict(inputs), model.predict(pixels))
 
 
+def test_a_scoring_server_reads_no_files(model, logged, png, monkeypatch):
+    monkeypatch.setenv("__pyfunc_model_path__", "model")
+    for path in (str(logged[2]), "/etc/passwd", "../up.png"):
+        with pytest.raises(ValueError, match=r"^item 0: '.*' is not base64 of an image$") as refused:
+            model.predict(pd.DataFrame({"image": [path]}))
+        assert "exist" not in str(refused.value)
+    assert len(model.predict(pd.DataFrame({"image": [base64.b64encode(png).decode()]}))) == 1
+
+
 def test_no_images_give_no_rows(model):
     assert len(model.predict(np.zeros((0, *SHAPE), np.uint8))) == 0
     assert len(model.predict(pd.DataFrame({"image": []}))) == 0

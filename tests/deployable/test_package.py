@@ -3,6 +3,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,22 @@ def test_every_way_to_give_an_image_gives_the_same_answer(classifier, tmp_path):
     assert list(answers[0]["probabilities"]) == CLASSES
     assert answers[0]["abstained"] is False
     json.dumps(answers)
+
+
+def test_files_and_texts_beyond_the_limit_are_not_read(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(Package, "MAX_BYTES", 1000)
+    (tmp_path / "large.png").write_bytes(bytes(1001))
+    with pytest.raises(ValueError, match=r"large.png: 1,001 bytes are more than an image may have \(1,000\)"):
+        classifier.predict([tmp_path / "large.png"])
+    with pytest.raises(ValueError, match="1,501 characters are more than an image may have"):
+        classifier.predict(["A" * 1501])
+
+
+def test_a_text_of_many_data_prefixes_is_refused_at_once(classifier):
+    start = time.process_time()
+    with pytest.raises(ValueError, match="neither an existing file nor base64"):
+        classifier.predict(["data:" * 50_000])
+    assert time.process_time() - start < 2  # seconds; by a backtracking expression it was half a minute
 
 
 def test_base64_with_line_breaks_is_read(classifier):

@@ -7,6 +7,7 @@ imports it.
 
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -32,16 +33,22 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
 
         Args:
             model_input: a DataFrame with the column `image`, each value an encoded image (bytes, or base64 text), the
-                path of one, or uint8 (height, width, channels); or one uint8 array (n, height, width, channels).
+                path of one (not in MLflow's scoring server, where it would be the path of a stranger), or uint8
+                (height, width, channels); or one uint8 array (n, height, width, channels).
 
         Raises:
             ValueError: the input has another form, or one of the images cannot be decoded.
         """
         del context, params
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
-        rows = self.package.predict(_items(model_input))
+        rows = self.package.predict(_items(model_input), paths=not _answers_strangers())
         columns = ["label", "probability", "probabilities", "abstained"]
         return pd.DataFrame(rows, index=index, columns=columns)
+
+
+def _answers_strangers() -> bool:
+    """Return whether this is a process of MLflow's scoring server, which passes on what it is sent."""
+    return "__pyfunc_model_path__" in os.environ or "mlflow.pyfunc.scoring_server.app" in sys.modules
 
 
 def _items(model_input: Any) -> list[Any]:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,6 @@ except ImportError as error:
     raise _missing("opencv-python-headless", error) from None
 
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
-_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 Item = bytes | str | Path | np.ndarray
 
@@ -55,7 +53,8 @@ class Package:
     ('cat', False)
     """
 
-    MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB, from a file that may have a few kB
+    MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB, and the decoder needs up to twice as much
+    MAX_BYTES = 50_000_000  # of an image file
 
     def __init__(self, session: Any, metadata: dict[str, Any], *, source: str, max_pixels: int) -> None:
         self.metadata = metadata
@@ -113,32 +112,36 @@ class Package:
         """
         return prepare(data, self.form, max_pixels=self.max_pixels)[0]
 
-    def image(self, item: Item) -> np.ndarray:
+    def image(self, item: Item, *, paths: bool = True) -> np.ndarray:
         """Return one item of `predict` as the network takes it: uint8 (height, width, channels).
 
         An item is the bytes of an image file; a Path; pixels as a uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB of any
         size; or a str, which is the path of a file where there is one of that name, else a `data:` URI or base64 of an
-        image file. A program that passes on what strangers send must make bytes of it first: a str can name any file
-        that the process may read.
+        image file. A program that passes on what strangers send says `paths=False`: a str could name any file that the
+        process may read.
+
+        Args:
+            paths: whether a str may be a path.
 
         Raises:
-            ValueError: the item is none of these, or not an image.
+            ValueError: the item is none of these, has more than MAX_BYTES, or is not an image.
         """
         if isinstance(item, np.ndarray):
             return prepare(item, self.form, max_pixels=self.max_pixels)[0]
         if isinstance(item, bytes | bytearray | memoryview):
             return self.decode(bytes(item))
-        if isinstance(item, Path) or (isinstance(item, str) and os.path.isfile(item)):  # noqa: PTH113  (no error on a long str)
+        if isinstance(item, Path) or (isinstance(item, str) and paths and os.path.isfile(item)):  # noqa: PTH113  (no error on a long str)
             try:
-                return self.decode(Path(item).read_bytes())
+                return self.decode(_read(Path(item)))
             except (OSError, ValueError) as error:
                 raise ValueError(f"{item}: {_one_line(error)}") from None
         if isinstance(item, str):
-            data = _from_base64(item)
+            data = _from_base64(item, paths=paths)
             try:
                 return self.decode(data)
             except ValueError as error:
-                raise ValueError(f"{_shorten(item)} is not an existing file; decoded from base64: {error}") from None
+                no_file = " is not an existing file;" if paths else ""
+                raise ValueError(f"{_shorten(item)}{no_file} decoded from base64: {error}") from None
         raise ValueError(f"expected bytes, a path, base64 or a uint8 array of an image, got {type(item).__name__}")
 
     def probabilities(self, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
@@ -158,7 +161,7 @@ class Package:
             raise ValueError(f"{self._source}: the network returned a non-finite probability; retrain it")
         return result
 
-    def predict(self, items: Sequence[Item], *, batch_size: int = 256) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[Item], *, batch_size: int = 256, paths: bool = True) -> list[dict[str, Any]]:
         """Return one answer per item; what an item may be, `image` tells.
 
         An answer holds label (the most probable class), probability (of that class), probabilities (a dict from class)
@@ -173,7 +176,9 @@ class Package:
         return [
             self._answer(row)
             for start in range(0, len(items), batch_size)
-            for row in self.probabilities(self._images(items[start : start + batch_size], start), batch_size=batch_size)
+            for row in self.probabilities(
+                self._images(items[start : start + batch_size], start, paths=paths), batch_size=batch_size
+            )
         ]
 
     def latencies_ms(self, image: np.ndarray, *, repeats: int, warm_up: int = 10) -> np.ndarray:
@@ -186,11 +191,11 @@ class Package:
                 result[repeat] = (time.perf_counter() - start) * 1000
         return result
 
-    def _images(self, items: Sequence[Item], first: int) -> np.ndarray:
+    def _images(self, items: Sequence[Item], first: int, *, paths: bool) -> np.ndarray:
         images = np.empty((len(items), *self.image_shape), np.uint8)
         for position, item in enumerate(items):
             try:
-                images[position] = self.image(item)
+                images[position] = self.image(item, paths=paths)
             except ValueError as error:
                 raise ValueError(f"item {first + position}: {error}") from None
         return images
@@ -206,14 +211,24 @@ class Package:
         }
 
 
-def _from_base64(text: str) -> bytes:
-    encoded = _DATA_URI.sub("", text, count=1) if text[:5].lower() == "data:" else text
+def _read(path: Path) -> bytes:
+    if (n_bytes := path.stat().st_size) > Package.MAX_BYTES:
+        raise ValueError(f"{n_bytes:,} bytes are more than an image may have ({Package.MAX_BYTES:,})")
+    return path.read_bytes()
+
+
+def _from_base64(text: str, *, paths: bool) -> bytes:
+    if len(text) > Package.MAX_BYTES * 3 // 2:
+        raise ValueError(f"{len(text):,} characters are more than an image may have")
+    head, comma, rest = text.partition(",")
+    encoded = rest if comma and head[:5].lower() == "data:" and head[-7:].lower() == ";base64" else text
     try:
         data = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         data = b""
     if not data:
-        raise ValueError(f"{_shorten(text)} is neither an existing file nor base64 of an image")
+        what = "neither an existing file nor base64" if paths else "not base64"
+        raise ValueError(f"{_shorten(text)} is {what} of an image")
     return data
 
 
