@@ -258,7 +258,7 @@ def _usable_cores() -> int:
 
 
 def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    return repr(str(text) if len(text) <= 60 else f"{text[:57]}...")  # plain: NumPy has a str of its own
 
 
 def _one_line(error: BaseException) -> str:
