@@ -107,7 +107,24 @@ def registered(**references):
 
 
 def test_a_margin_is_held_against_the_version_before_the_slide():
-    pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4", v7="6")
+    pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4")
     found = {key: comparisons.reference(pets, version) for key, version in pets.versions.items()}
     named = {key: version and version.version for key, version in found.items()}
-    assert named == {"1": None, "2": "1", "3": "1", "4": None, "5": "4", "7": None}, "6 was deleted"
+    assert named == {"1": None, "2": "1", "3": "1", "4": None, "5": "4"}
+
+
+def test_a_deleted_reference_is_an_error_that_says_the_way_out(store):
+    for number in "12":
+        client().create_model_version("pets", source=f"file:///models/{number}")
+    comparisons.hold_against(versions.find("pets", version="2"), versions.find("pets", version="1"))
+    client().delete_model_version("pets", "1")
+    pets = versions.read("pets")
+    with pytest.raises(
+        RegistryError,
+        match=r"pets: the margin of the champion, version 2, is held against version 1 \(its tag margin.reference\), "
+        r"which was deleted; restore that version from a backup, or set the tag to 2",
+    ):
+        comparisons.reference(pets, pets.versions["2"])
+    client().set_model_version_tag("pets", "2", comparisons.REFERENCE, "2")
+    pets = versions.read("pets")
+    assert comparisons.reference(pets, pets.versions["2"]) is None

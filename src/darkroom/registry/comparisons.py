@@ -80,9 +80,20 @@ def reference(registered: Registered, champion: Version) -> Version | None:
 
     A champion that was promoted within a margin, and not because it is better, has the reference of the one before: a
     series of small losses would otherwise add up.
+
+    Raises:
+        RegistryError: the reference was deleted.
     """
-    found = registered.versions.get(champion.tags.get(REFERENCE, champion.version))
-    return None if found is None or found.version == champion.version else found
+    held = champion.tags.get(REFERENCE, champion.version)
+    if held == champion.version:
+        return None
+    if held not in registered.versions:
+        raise RegistryError(
+            f"{champion.name}: the margin of the champion, version {champion.version}, is held against version {held} "
+            f"(its tag {REFERENCE}), which was deleted; restore that version from a backup, or set the tag to "
+            f"{champion.version} in MLflow's UI, and the margin is held against the champion alone"
+        )
+    return registered.versions[held]
 
 
 def hold_against(version: Version, held: Version) -> None:
