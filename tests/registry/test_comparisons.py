@@ -56,6 +56,15 @@ def test_another_test_set_is_counted_from_one(store):
     assert compare("d", image_ids(0, 300)) == 4
 
 
+def test_test_sets_that_begin_with_the_same_image_are_counted_apart(store):
+    smallest = min(image_ids(0, 600))
+    first, *others = ([smallest, *image_ids(start, start + 200)] for start in (0, 200, 400))
+    assert [compare(models, first) for models in "abc"] == [1, 2, 3]
+    assert [[compare(models, other) for models in "de"] for other in others] == [[1, 2], [1, 2]]
+    assert compare("f", first) == 4
+    assert [compare("g", other) for other in others] == [3, 3]
+
+
 def test_a_thousand_comparisons_fit_into_the_tag():
     made = "".join(digest(str(number))[: comparisons.COMPARISON_DIGITS] for number in range(comparisons.REMEMBERED))
     sample = "".join(comparisons.sample(image_ids(0, 1000)))
@@ -96,6 +105,13 @@ def test_a_run_says_what_was_decided_about_its_model(store):
     comparisons.note(run.info.run_id, {"promotion.passed": "False"})
     assert client().get_run(run.info.run_id).data.tags["promotion.passed"] == "False"
     comparisons.note("f" * 32, {"promotion.passed": "False"})
+
+
+def test_a_deleted_run_is_passed_over(store):
+    run = client().create_run("0")
+    client().delete_run(run.info.run_id)
+    comparisons.note(run.info.run_id, {"promotion.passed": "False"})
+    assert "promotion.passed" not in client().get_run(run.info.run_id).data.tags
 
 
 def registered(**references):
