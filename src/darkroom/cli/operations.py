@@ -90,7 +90,8 @@ def gc(
     """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions and studies.
 
     The champion, the previous champion, the challenger, rolled-back versions, the newest versions, the versions that
-    their margins are held against, and what they were made from are always kept, as are metrics, params and the history.
+    their margins are held against, and what they were made from are always kept, as are metrics, params and the
+    history.
     """
     from contextlib import nullcontext
 

@@ -2,7 +2,8 @@
 
 Kept are, of every registered model, the versions under an alias, those that were rolled back (their tag keeps them from
 being promoted again) and the newest; the versions that the margins of these are held against; whatever a kept version
-was made from; the models of the work tree; runs that are going on. Metrics, settings and tags of runs and the history of the aliases stay: they are small, and the record.
+was made from; the models of the work tree; runs that are going on. Metrics, settings and tags of runs and the history
+of the aliases stay: they are small, and the record.
 """
 
 import json
