@@ -56,7 +56,7 @@ def test_another_test_set_is_counted_from_one(store):
     assert compare("d", image_ids(0, 300)) == 4
 
 
-def test_test_sets_that_begin_with_the_same_image_are_counted_apart(store):
+def test_test_sets_with_the_same_first_image_are_counted_apart(store):
     smallest = min(image_ids(0, 600))
     first, *others = ([smallest, *image_ids(start, start + 200)] for start in (0, 200, 400))
     assert [compare(models, first) for models in "abc"] == [1, 2, 3]

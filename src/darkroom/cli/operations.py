@@ -38,8 +38,9 @@ def retrain(
 
     For schedulers: only one run at a time (exit code 75 otherwise). Git and remotes are checked before the training.
     The section `retrain` of params.yaml sets the triggers and notifications. `promote` decides. A failure or kill
-    leaves champion, data and dvc.lock unchanged, and the next run resumes. The report is in reports/retrain.json and,
-    as one line of JSON, the last line on stdout.
+    leaves champion, data and dvc.lock unchanged, and the next run resumes; only a push that is refused leaves the new
+    champion and the commit, and the exit code is 1 too. The report is in reports/retrain.json and, as one line of JSON,
+    the last line on stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now
