@@ -163,6 +163,21 @@ def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monk
     assert "make ui" in out
 
 
+def test_report_reads_an_evaluation_without_recent_images(repository, monkeypatch, capfd):
+    scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992]}
+    promotion = {"decision": "kept", "reasons": [], "registered_model": "pets", "champion_after": None}
+    (repository / "reports").mkdir()
+    for name, content in {
+        "evaluation": {"winner": "cnn", "candidates": {"cnn": scores}},
+        "promotion": promotion,
+    }.items():
+        (repository / "reports" / f"{name}.json").write_text(json.dumps(content))
+    code, out, err = run(monkeypatch, capfd, "report")
+    assert (code, err) == (0, "")
+    assert out.startswith("winner     cnn: test accuracy 98.70%")
+    assert "recent" not in out
+
+
 def test_report_before_the_first_repro_says_what_to_run(repository, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "report")
     assert code == 1

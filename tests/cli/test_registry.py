@@ -75,6 +75,26 @@ def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, cap
     assert versions.find(name, version="3").tags["rolled_back"] == "was right"
 
 
+@pytest.mark.parametrize(
+    ("days", "is_over"), [("0", True), ("1.0e-9", True), ("0.5", False), (".inf", False), ("null", False), ("x", False)]
+)
+def test_a_hold_whose_days_are_over_is_said_to_have_ended(name, shared_store, monkeypatch, capfd, days, is_over):
+    rollback(name, reason="dogs are cats")
+    params = shared_store / "params.yaml"
+    before = params.read_text()
+    assert "hold_days: null" in before
+    try:
+        params.write_text(before.replace("hold_days: null", f"hold_days: {days}"))
+        for command in ("history", "registry-check"):
+            out = run(monkeypatch, capfd, command, "--model", name)[1]
+            assert ("are on hold" in out) is not is_over
+            ended = r": the hold since 20\S+ \(rollback: dogs are cats\) has ended after promote.hold_days"
+            assert bool(re.search(ended, out)) is is_over
+        assert json.loads(run(monkeypatch, capfd, "history", "--model", name, "--json")[1])["hold"]["ended"] is is_over
+    finally:
+        params.write_text(before)
+
+
 def test_a_rollback_without_a_reason_is_wrong_usage(name, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "rollback", "--model", name, "--reason", " ")
     assert code == 2

@@ -10,6 +10,7 @@ from darkroom.files.writing import sha256_of, write_text
 from darkroom.operations import gc
 from darkroom.operations.undo import WorkInProgress
 from darkroom.registry import aliases, register, versions
+from darkroom.registry.comparisons import REFERENCE
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.tracking import runs
 from tests.support.trained_repository import fresh_store, prepare, train
@@ -28,6 +29,16 @@ def test_what_has_an_alias_was_rolled_back_or_is_new_stays():
     assert gc.kept_versions(registered, keep=1) == {"1", "2", "4", "10"}
     assert gc.kept_versions(registered, keep=2) == {"1", "2", "4", "10"}
     assert gc.kept_versions(registered, keep=9) == set(known)
+
+
+@pytest.mark.parametrize("alias", ["champion", "challenger", "previous"])
+def test_what_a_margin_is_held_against_stays(alias):
+    known = {number: version(number) for number in "1234"}
+    known["3"] = Version("pets", "3", None, "", {REFERENCE: "1"})
+    assert gc.kept_versions(Registered("pets", known, {alias: "3"}), keep=1) == {"1", "3", "4"}
+    assert gc.kept_versions(Registered("pets", known, {alias: "2"}), keep=1) == {"2", "4"}
+    del known["1"]
+    assert gc.kept_versions(Registered("pets", known, {alias: "3"}), keep=1) == {"3", "4"}
 
 
 @pytest.fixture(scope="module")

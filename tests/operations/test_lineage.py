@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from darkroom.files.writing import sha256_of
@@ -6,6 +8,7 @@ from darkroom.operations.lineage import LOCK_COMMIT
 from darkroom.operations.workspace import Workspace
 from darkroom.registry import register, versions
 from darkroom.tracking import runs
+from darkroom.tracking.store import client
 from tests.support import shared_repository, trained_repository
 from tests.support.shared_repository import LOCK
 
@@ -61,6 +64,19 @@ def test_a_commit_that_a_shallow_clone_lacks_stays(here, monkeypatch, tmp_path):
     (shallow / "models").symlink_to(here.root / "models")
     lineage.record(Workspace(shallow, log=tmp_path / "log.txt"), "pets", new=True)
     assert on_version() == on_run(here) == first
+
+
+def test_a_deleted_run_keeps_no_other_from_its_commit(here, capsys):
+    first, opened = here.commit(dvc_lock=LOCK.format("new")), client()
+    trained = [opened.create_run("0").info.run_id for _ in range(4)]
+    for number, run_id in enumerate(trained):
+        here.write({f"models/net{number}/run.json": json.dumps({"run_id": run_id})})
+    for run_id in trained[:2]:
+        opened.delete_run(run_id)
+    lineage.record(here.tree, "pets", new=True)
+    assert capsys.readouterr().err == ""
+    tags = [opened.get_run(run_id).data.tags.get(LOCK_COMMIT) for run_id in trained]
+    assert tags == [None, None, first, first]
 
 
 def test_an_uncommitted_lock_is_no_commits_result(here):

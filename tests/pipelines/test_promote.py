@@ -296,6 +296,30 @@ def test_a_lost_champion_file_is_put_back_from_the_same_model(root):
     assert versions.damage(versions.find("pets", alias="champion")) == []
 
 
+def test_an_experiment_leaves_a_lost_champion_file_as_it_is(root, monkeypatch):
+    train(root, reads=1)
+    promoted()
+    before, file = versions.read("pets"), versions.fetch(versions.find("pets", alias="champion"))
+    with monkeypatch.context() as experiment:
+        experiment.setenv("DVC_EXP_NAME", "husky-gown")
+        for lost in (file, file.parents[1] / "code" / "package.py"):  # the second takes a new version
+            lost.unlink()
+            report = promoted()
+            assert (report["decision"], versions.read("pets")) == ("unchanged", before)
+            assert not lost.exists()
+    assert "is registered again as version 2" in promoted()["reasons"][0]
+
+
+def test_a_champion_whose_place_is_not_mounted_here_is_named(root):
+    train(root, reads=1)
+    promoted()
+    train(root, reads=0)
+    (root / "mlartifacts" / "pets").rename(root / "elsewhere")
+    expected = r"no model.onnx in models is the same; mount it on this machine at the same path, or restore it from a"
+    with pytest.raises(RegistryError, match=expected):
+        promote.main()
+
+
 def test_a_lost_champion_is_registered_again_from_the_same_model(root):
     change(root, "min_test_accuracy: 0.9", "min_test_accuracy: 0.5")
     for pixel in (4, 2):

@@ -65,6 +65,8 @@ def test_missing_and_changed_and_added_files_are_named(shared_store):
         f"version 2: its directory {folder / '2'} is missing",
     ]
     assert check.repair(name) == check.check(name)
+    lost = {"artifacts/model.onnx": folder / "1/artifacts/model.onnx", "code/package.py": folder / "1/code/package.py"}
+    assert versions.lost_files(first) == lost
 
 
 @pytest.mark.parametrize("path", ["artifacts/model.onnx", "code/package.py"])

@@ -56,6 +56,15 @@ def test_another_test_set_is_counted_from_one(store):
     assert compare("d", image_ids(0, 300)) == 4
 
 
+def test_test_sets_with_the_same_first_image_are_counted_apart(store):
+    smallest = min(image_ids(0, 600))
+    first, *others = ([smallest, *image_ids(start, start + 200)] for start in (0, 200, 400))
+    assert [compare(models, first) for models in "abc"] == [1, 2, 3]
+    assert [[compare(models, other) for models in "de"] for other in others] == [[1, 2], [1, 2]]
+    assert compare("f", first) == 4
+    assert [compare("g", other) for other in others] == [3, 3]
+
+
 def test_a_thousand_comparisons_fit_into_the_tag():
     made = "".join(digest(str(number))[: comparisons.COMPARISON_DIGITS] for number in range(comparisons.REMEMBERED))
     sample = "".join(comparisons.sample(image_ids(0, 1000)))
@@ -98,6 +107,13 @@ def test_a_run_says_what_was_decided_about_its_model(store):
     comparisons.note("f" * 32, {"promotion.passed": "False"})
 
 
+def test_a_deleted_run_is_passed_over(store):
+    run = client().create_run("0")
+    client().delete_run(run.info.run_id)
+    comparisons.note(run.info.run_id, {"promotion.passed": "False"})
+    assert "promotion.passed" not in client().get_run(run.info.run_id).data.tags
+
+
 def registered(**references):
     """Versions 1, 2, ... with the reference of each."""
     found = {
@@ -107,7 +123,24 @@ def registered(**references):
 
 
 def test_a_margin_is_held_against_the_version_before_the_slide():
-    pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4", v7="6")
+    pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4")
     found = {key: comparisons.reference(pets, version) for key, version in pets.versions.items()}
     named = {key: version and version.version for key, version in found.items()}
-    assert named == {"1": None, "2": "1", "3": "1", "4": None, "5": "4", "7": None}, "6 was deleted"
+    assert named == {"1": None, "2": "1", "3": "1", "4": None, "5": "4"}
+
+
+def test_a_deleted_reference_is_an_error_that_says_the_way_out(store):
+    for number in "12":
+        client().create_model_version("pets", source=f"file:///models/{number}")
+    comparisons.hold_against(versions.find("pets", version="2"), versions.find("pets", version="1"))
+    client().delete_model_version("pets", "1")
+    pets = versions.read("pets")
+    with pytest.raises(
+        RegistryError,
+        match=r"pets: the margin of the champion, version 2, is held against version 1 \(its tag margin.reference\), "
+        r"which was deleted; restore that version from a backup, or set the tag to 2",
+    ):
+        comparisons.reference(pets, pets.versions["2"])
+    client().set_model_version_tag("pets", "2", comparisons.REFERENCE, "2")
+    pets = versions.read("pets")
+    assert comparisons.reference(pets, pets.versions["2"]) is None

@@ -1,4 +1,5 @@
 import itertools
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -201,6 +202,33 @@ def test_a_year_of_promotions_takes_few_tags_and_loses_nothing(shared_store, mon
     opened.set_registered_model_tag(name, "archive.000001", "{")
     with pytest.raises(RegistryError, match=r"the tag archive.000001 of the registered model is damaged"):
         versions.read(name).history()
+
+
+def test_a_promotion_that_was_made_is_no_error_for_its_archive(shared_store, monkeypatch):
+    name = next(names)
+    bare_versions(shared_store, name, 2)
+    monkeypatch.setattr(snapshot, "KEPT", 4)
+    monkeypatch.setattr(ledger, "KEPT", 4)
+    store.client().set_registered_model_tag(name, "archive.000001", snapshot.packed({}))
+    with sqlite3.connect(shared_store / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON registered_model_tags WHEN NEW.key = 'archive.000001' "
+            f"AND NEW.name = '{name}' BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+    made: list[str] = []
+
+    def promote_by_turns():
+        for champion in "12" * 10:
+            champions(name, champion)
+            made.append(champion)
+
+    with pytest.raises(RegistryError, match="the disk is full"):
+        promote_by_turns()
+    assert [reign["version"] for reign in versions.read(name).reigns()] == made
+    with sqlite3.connect(shared_store / "mlflow.db") as database:
+        database.execute("DROP TRIGGER full")
+    champions(name, str(len(made) % 2 + 1))
+    assert len(is_consistent(name).reigns()) == len(made) + 1
 
 
 def test_a_damaged_entry_of_the_history_is_named(shared_store):

@@ -127,6 +127,25 @@ def test_what_a_copy_wrote_to_the_original_comes_back(original, tmp_path, monkey
     assert lost.is_dir()
 
 
+def test_a_copy_of_artifacts_that_was_cut_short_is_made_again(original, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(original, copy)
+    files = versions.fetch(versions.find("pets", version="2")).parents[1]
+    lost, unreadable = copy / files.relative_to(original), files / "unreadable"
+    shutil.rmtree(lost)
+    unreadable.symlink_to("nowhere")
+    work_in(copy, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(shutil.Error, match="unreadable"):
+            check.repair("pets")
+        assert not lost.exists()
+    unreadable.unlink()
+    check.repair("pets")
+    assert is_sound(copy) == 7
+    assert files_of(lost) == files_of(files)
+    assert not list(lost.parent.glob("*.part"))
+
+
 def test_a_store_seen_through_a_link_is_in_its_place(original, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(original)
     link = str(tmp_path / "link" / "mlflow.db")

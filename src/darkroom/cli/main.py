@@ -67,7 +67,7 @@ def report(as_json: Json = False) -> None:
     scores = evaluation["candidates"][winner]
     low, high = scores["test_accuracy_ci95"]
     recent = ""
-    if of_recent := scores["recent"]:
+    if of_recent := scores.get("recent"):  # an evaluation of before has none
         lowest, highest = of_recent["accuracy_ci95"]
         recent = (
             f"recent     accuracy {of_recent['accuracy']:.2%} (95 % interval {lowest:.2%} to {highest:.2%}) on "

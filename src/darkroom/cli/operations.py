@@ -38,8 +38,9 @@ def retrain(
 
     For schedulers: only one run at a time (exit code 75 otherwise). Git and remotes are checked before the training.
     The section `retrain` of params.yaml sets the triggers and notifications. `promote` decides. A failure or kill
-    leaves champion, data and dvc.lock unchanged, and the next run resumes. The report is in reports/retrain.json and,
-    as one line of JSON, the last line on stdout.
+    leaves champion, data and dvc.lock unchanged, and the next run resumes; only a push that is refused leaves the new
+    champion and the commit, and the exit code is 1 too. The report is in reports/retrain.json and, as one line of JSON,
+    the last line on stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now
@@ -89,8 +90,9 @@ def gc(
 ) -> None:
     """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions and studies.
 
-    The champion, the previous champion, the challenger, rolled-back versions, the newest versions, and what they were
-    made from are always kept, as are metrics, params and the history.
+    The champion, the previous champion, the challenger, rolled-back versions, the newest versions, the versions that
+    their margins are held against, and what they were made from are always kept, as are metrics, params and the
+    history.
     """
     from contextlib import nullcontext
 

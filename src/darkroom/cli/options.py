@@ -57,6 +57,16 @@ def registered_name(model: str | None) -> str:
         raise ParamsError(f"{path}: promote.registered_model is missing; set it, or pass --model") from None
 
 
+def hold_days() -> float | None:
+    """Return promote.hold_days of params.yaml, None where it is null or cannot be read."""
+    from darkroom.project.params import read_params
+
+    try:
+        return float(read_params(repository_root() / "params.yaml")["promote"]["hold_days"])
+    except (ParamsError, KeyError, TypeError, ValueError):
+        return None
+
+
 class Commands(TyperGroup):
     """The commands of an app, whose help reads as that of other tools: `OUT --port PORT --limit INTEGER`."""
 

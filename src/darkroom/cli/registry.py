@@ -1,12 +1,13 @@
 """The commands about registered versions: history, rollback, lift-hold, approve, reject, compare, registry-check."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from darkroom.cli.options import Json, Model, registered_name
+from darkroom.cli.options import Json, Model, hold_days, registered_name
 from darkroom.errors import ParamsError
 from darkroom.project.repository import repository_root
 
@@ -28,9 +29,10 @@ def history(model: Model = None, as_json: Json = False) -> None:
     if as_json:
         told = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
         hold = registered.hold
-        print(json.dumps({**told, "hold": hold and hold._asdict(), "moves": registered.history()}, indent=2))
+        held = hold and {**hold._asdict(), "ended": hold.is_over(hold_days(), datetime.now(UTC))}
+        print(json.dumps({**told, "hold": held, "moves": registered.history()}, indent=2))
         return
-    tables.print_history(registered)
+    tables.print_history(registered, hold_days=hold_days())
 
 
 @app.command()
@@ -55,7 +57,7 @@ def rollback(
         return
     moved = f"rolled back from version {replaced.version} to" if replaced else "the champion is again"
     print(f"{champion.name}: {moved} version {champion.version}")
-    tables.print_hold(versions.read(champion.name))
+    tables.print_hold(versions.read(champion.name), days=hold_days())
 
 
 @app.command("lift-hold")
@@ -165,7 +167,7 @@ def registry_check(
     for finding in found:
         prefix = "repaired: " if finding not in left else ""
         print(f"{prefix}{finding.kind}: {finding.sentence}")
-    tables.print_hold(read(name))
+    tables.print_hold(read(name), days=hold_days())
     problems = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "no problems"
     print(f"{name}: {problems}" + (f", {len(left)} not repaired" if repair and found else ""))
     raise typer.Exit(1 if left else 0)

@@ -1,6 +1,7 @@
 """Tables printed by `darkroom history`, `compare` and `drift`; without a terminal, one fact per line."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,12 @@ def _served(served: "ServedAccuracy") -> Table:
 N_CLASSES = 20  # shown of a comparison: those with the largest differences
 
 
-def print_history(registered: Registered) -> None:
-    """Print what was champion when and why, oldest first, and which aliases there are now."""
+def print_history(registered: Registered, *, hold_days: float | None) -> None:
+    """Print what was champion when and why, oldest first, and which aliases there are now.
+
+    Args:
+        hold_days: see print_hold.
+    """
     console = Console(highlight=False)
     reigns = registered.reigns()
     aliases = ", ".join(f"{alias} -> {version}" for alias, version in sorted(registered.aliases.items())) or "none"
@@ -79,7 +84,7 @@ def print_history(registered: Registered) -> None:
                 f"version {reign['version']}  {reign['since']} to {until}  {reign['who']}  {' '.join(reign['reasons'])}"
             )
         print(f"aliases: {aliases}")
-        print_hold(registered)
+        print_hold(registered, days=hold_days)
         return
     table = _table(f"{registered.name}: champions", f"aliases: {aliases}")
     table.add_column("version", justify="right")
@@ -92,12 +97,20 @@ def print_history(registered: Registered) -> None:
         # Text: a reason may hold brackets, which rich would take for markup.
         table.add_row(*map(Text, cells), Text(" ".join(reign["reasons"])), style=None if reign["until"] else "bold")
     console.print(table)
-    print_hold(registered)
+    print_hold(registered, days=hold_days)
 
 
-def print_hold(registered: Registered) -> None:
-    """Print that promotions are on hold, and what ends that; nothing if they are not."""
-    if hold := registered.hold:
+def print_hold(registered: Registered, *, days: float | None) -> None:
+    """Print that promotions are on hold, and what ends that, or that it ended; nothing if they are not.
+
+    Args:
+        days: that a hold lasts (promote.hold_days), None: until a person ends it.
+    """
+    hold = registered.hold
+    if hold and hold.is_over(days, datetime.now(UTC)):
+        why = f"since {hold.since} ({hold.reason})"
+        print(f"{registered.name}: the hold {why} has ended after promote.hold_days ({days:g})")
+    elif hold:
         print(
             f"{registered.name}: {hold}: a better model waits for `darkroom approve`, which ends the hold; so do "
             "`darkroom lift-hold` and promote.hold_days"

@@ -13,6 +13,7 @@ from darkroom.project.locks import whoami
 from darkroom.registry import versions
 
 if TYPE_CHECKING:
+    from darkroom.monitoring.accuracy import Accuracy
     from darkroom.monitoring.samples import Comparison
 
 
@@ -27,8 +28,8 @@ def look(params: RetrainParams, *, root: Path, model: str, now: datetime) -> lis
         DataError: the log, its feedback or its acknowledgement cannot be read.
         RegistryError: the version that answered cannot be loaded.
     """
-    if params.drift_log is None or not (root / params.drift_log).is_dir():  # nothing was logged yet
-        return [triggers.drift(None)]
+    if params.drift_log is None or not (root / params.drift_log).is_dir():
+        return [triggers.no_log(params.drift_log), _recent_accuracy(params, None)]
     found, champion = _inspected(params, root=root, model=model, now=now)
     known = read_acknowledgement(root / params.drift_log)
     return [
@@ -76,7 +77,9 @@ def _inspected(params: RetrainParams, *, root: Path, model: str, now: datetime) 
 def _alarms(params: RetrainParams, found: "Comparison", champion: str | None) -> list[Trigger]:
     return [
         triggers.drift(found.report.as_dict()),
-        triggers.recent_accuracy(
-            found.served.of(champion), minimum=params.min_recent_accuracy, n_least=params.min_labelled_images
-        ),
+        _recent_accuracy(params, found.served.of(champion)),
     ]
+
+
+def _recent_accuracy(params: RetrainParams, served: "Accuracy | None") -> Trigger:
+    return triggers.recent_accuracy(served, minimum=params.min_recent_accuracy, n_least=params.min_labelled_images)

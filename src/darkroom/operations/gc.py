@@ -1,8 +1,9 @@
 """Find and delete what is no longer needed in this repository's stores.
 
 Kept are, of every registered model, the versions under an alias, those that were rolled back (their tag keeps them from
-being promoted again) and the newest; whatever a kept version was made from; the models of the work tree; runs that are
-going on. Metrics, settings and tags of runs and the history of the aliases stay: they are small, and the record.
+being promoted again) and the newest; the versions that the margins of these are held against; whatever a kept version
+was made from; the models of the work tree; runs that are going on. Metrics, settings and tags of runs and the history
+of the aliases stay: they are small, and the record.
 """
 
 import json
@@ -18,6 +19,7 @@ from darkroom.operations.preflight import check_merges
 from darkroom.operations.undo import WorkInProgress
 from darkroom.operations.workspace import Workspace
 from darkroom.registry.aliases import ROLLED_BACK
+from darkroom.registry.comparisons import REFERENCE
 from darkroom.registry.snapshot import Registered
 from darkroom.registry.versions import known_names, local_folder, read
 from darkroom.tracking.artifacts import refuse_misplaced
@@ -73,10 +75,15 @@ class Plan:
 
 
 def kept_versions(registered: Registered, *, keep: int) -> set[str]:
-    """Return the numbers of the versions that stay: under an alias, rolled back, or among the `keep` newest."""
+    """Return the numbers of the versions that stay: under an alias, rolled back, or among the `keep` newest.
+
+    With each of them, which may be champion or become it, stays the version that its margin is held against.
+    """
     newest = sorted(registered.versions, key=int, reverse=True)[:keep]
     rolled_back = {number for number, version in registered.versions.items() if ROLLED_BACK in version.tags}
-    return ({*registered.aliases.values()} | {*newest} | rolled_back) & registered.versions.keys()
+    staying = ({*registered.aliases.values()} | {*newest} | rolled_back) & registered.versions.keys()
+    references = {registered.versions[number].tags.get(REFERENCE) for number in staying}
+    return staying | (references & registered.versions.keys())
 
 
 def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import shutil
+import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from darkroom.deployable.headers import read_header
 from darkroom.errors import DataError
 from darkroom.files.writing import replacing, sha256_of, write_errors
 from darkroom.monitoring import log
@@ -19,7 +20,18 @@ from darkroom.monitoring.kept_images import stored_images
 
 NAMES = ("id", "sha256", "path")  # of the column that names an image
 FORM = 'expected lines of CSV with a head such as "path,label" (or id, sha256), or of JSON: {"path": ..., "label": ...}'
-SUFFIXES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WebP": ".webp",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "TIFF": ".tif",
+    "JPEG 2000": ".jp2",
+    "PNM": ".pnm",
+    "AVIF": ".avif",
+    "HEIC": ".heic",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ def copy_to_incoming(
 ) -> Copied:
     """Copy every image with a true label whose file is there to <class>/<sha256>.<suffix> of the folder of new images.
 
-    Of an image that was copied under another label before, that copy is removed: one image has one class.
+    Of an image that was copied under other labels before, those copies are removed: one image has one class.
 
     Args:
         folder: of the prediction log.
@@ -104,33 +116,39 @@ def copy_to_incoming(
     predicted = log.read(folder).select(["id", "request_id", "position"]).to_pandas()
     true, *_ = true_labels(pd.concat([predicted, pd.DataFrame({"id": [*files]})]), labels)
     kept = {**stored_images(folder), **files}
-    there = {path.stem: path for path in incoming.glob("*/*") if SHA256.fullmatch(path.stem)}
+    there = dict[str, list[Path]]()
+    for path in sorted(incoming.glob("*/*")):
+        there.setdefault(path.stem, []).append(path)
     known = {*classes, *(path.name for path in incoming.glob("*") if path.is_dir())}
     counts, unknown = {"copied": 0, "known": 0, "absent": 0}, dict[str, int]()
     for image, label in true.items():
-        before = there.get(image)
+        before = there.get(image, [])
         if (label not in known and not new_classes) or refusal(label, known):
             unknown[label] = unknown.get(label, 0) + 1
-        elif before and before.parent.name == label:
+            continue
+        others = [path for path in before if path.parent.name != label]
+        if len(others) < len(before):
             counts["known"] += 1
-        elif image in kept or before:
+        elif image in kept or others:
             known.add(label)
-            _copy(before or kept[image], incoming / label, image)
-            if before:
-                before.unlink()
+            _copy(others[0] if others else kept[image], incoming / label, image)
             counts["copied"] += 1
         else:
             counts["absent"] += 1
+        for path in others:
+            path.unlink()
     return Copied(counts["copied"], counts["known"], counts["absent"], unknown)
 
 
 def _copy(source: Path, target: Path, image: str) -> None:
-    with source.open("rb") as file:
-        head = file.read(4)
-    suffix = next((suffix for start, suffix in SUFFIXES.items() if head.startswith(start)), ".tif")
+    data = source.read_bytes()
+    try:
+        suffix = SUFFIXES[read_header(data).kind]
+    except (struct.error, IndexError, ValueError):
+        suffix = ".bin"  # no image: `preprocess` says so
     path = target / f"{image}{suffix}"
     with write_errors(path), replacing(path) as part:
-        shutil.copyfile(source, part)
+        part.write_bytes(data)
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -139,10 +139,15 @@ def champion_age(promoted: datetime | None, trained: datetime | None, *, now: da
     return Trigger("champion_age", fired, reason, {"days": round(days, 2), "limit": limit})
 
 
-def drift(report: Mapping[str, Any] | None) -> Trigger:
-    """Return whether a report of drift (drift.Report.as_dict, None: not looked at) says that there is some."""
-    if report is None:
+def no_log(folder: str | None) -> Trigger:
+    """Return that there is no log of predictions to look for drift in: none is set, or nothing was logged yet."""
+    if folder is None:
         return Trigger("drift", False, "No prediction log is set (retrain.drift_log).")
+    return Trigger("drift", False, f"The prediction log {folder} (retrain.drift_log) does not exist yet.")
+
+
+def drift(report: Mapping[str, Any]) -> Trigger:
+    """Return whether a report of drift (drift.Report.as_dict) says that there is some."""
     alarms = [check["name"] for check in report["checks"] if check["drifted"]]
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
     numbers["alarms"] = alarms

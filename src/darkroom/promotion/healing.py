@@ -1,5 +1,6 @@
 """A champion whose files are lost: put back from the same model.onnx in the work tree."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,13 +8,14 @@ from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import RegistryError
 from darkroom.files.writing import read_json, replacing, sha256_of
 from darkroom.registry.snapshot import SHA256, Registered, Version
-from darkroom.registry.versions import load, lost_files, read
+from darkroom.registry.versions import load, lost_files, place_hint, read
 
 
 def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | None]:
     """Return the registered model with a champion that has all its files, and a sentence if that took something.
 
-    Files on this disk alone are looked at: those of a remote store would have to be downloaded in every run.
+    Files on this disk alone are looked at: those of a remote store would have to be downloaded in every run. An
+    experiment of DVC leaves the champion as it is.
 
     Args:
         models: the directory of the candidates, `<candidate>/model.onnx`.
@@ -22,17 +24,22 @@ def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | N
         RegistryError: files are lost, and no candidate is the same model.
     """
     champion = registered.under("champion")
-    if champion is None or champion.model_sha256 is None or not (lost := lost_files(champion)):
+    if os.environ.get("DVC_EXP_NAME") or champion is None or champion.model_sha256 is None:
+        return registered, None
+    if not (lost := lost_files(champion)):
         return registered, None
     onnx = next(
         (path for path in sorted(models.glob("*/model.onnx")) if sha256_of(path) == champion.model_sha256), None
     )
     if onnx is None:
         places = ", ".join(map(str, lost.values()))
+        hint = place_hint(champion) or (
+            "restore a backup, check out the dvc.lock that trained it and run `dvc checkout models`, or go back with "
+            "`darkroom rollback`"
+        )
         raise RegistryError(
             f"{registered.name}: files of the champion, version {champion.version}, are missing or changed "
-            f"({places}), and no model.onnx in {models} is the same; restore a backup, check out the "
-            "dvc.lock that trained it and run `dvc checkout models`, or go back with `darkroom rollback`"
+            f"({places}), and no model.onnx in {models} is the same; {hint}"
         )
     at_hand = {sha256_of(path): path for path in onnx.parent.iterdir() if path.is_file()}
     if all(champion.tags[f"{SHA256}{path}"] in at_hand for path in lost):

@@ -161,14 +161,9 @@ def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days:
     """Return why a person must approve the candidate, None if nobody must."""
     if decision.needs_approval:
         return "a class would be lost"
-    if hold and not _is_over(hold, hold_days):
+    if hold and not hold.is_over(hold_days, datetime.now(UTC)):
         return f"{hold}; `darkroom lift-hold` ends that"
     return "promote.approval is manual" if approval == "manual" else None
-
-
-def _is_over(hold: Hold, days: float | None) -> bool:
-    ends = hold.ends(days)
-    return ends is not None and datetime.now(UTC) >= ends
 
 
 def _waiting(decision: Decision, version: Version, why: str | None) -> Decision:

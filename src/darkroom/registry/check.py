@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from darkroom.registry.aliases import AGAINST, NOBODY, ROLLED_BACK, lost_champion
 from darkroom.registry.ledger import ALIASES, CHALLENGER, CHAMPION, PREVIOUS, Move, in_words, ledger, unrecorded
 from darkroom.registry.snapshot import Registered
-from darkroom.registry.versions import damage, location_of, read
-from darkroom.tracking.artifacts import is_gone, misplaced, relocate
+from darkroom.registry.versions import damage, location_of, place_hint, read
+from darkroom.tracking.artifacts import misplaced, relocate
 from darkroom.tracking.runs import process_namespace
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
@@ -124,9 +124,7 @@ def _of_files(registered: Registered) -> Iterator[Finding]:
         named = f"version {number}" + (f" ({', '.join(aliases)})" if aliases else "")
         for sentence in damage(version):
             hint = "restore it from a backup, or move the alias with `darkroom rollback`" if aliases else "restore it"
-            if is_gone(version.location.rpartition("/models/")[0]):
-                hint = "mount it on this machine at the same path, or restore it from a backup"
-            yield Finding("files", number, f"{named}: {sentence}; {hint}", repairable=False)
+            yield Finding("files", number, f"{named}: {sentence}; {place_hint(version) or hint}", repairable=False)
 
 
 def _of_runs() -> Iterator[Finding]:

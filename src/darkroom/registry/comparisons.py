@@ -6,6 +6,7 @@ may have grown since. Which these are is estimated from the smallest ids, which 
 a random sample of the images (Broder 1997).
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from darkroom.registry.ledger import ledger
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
-KEY = "comparisons."  # registered-model tags comparisons.<first id of the test set when it was first used>
+KEY = "comparisons."  # registered-model tags comparisons.<first id of the test set when it was first used>.<number>
 REFERENCE = "margin.reference"  # version tag: the version against which the next margin is held
 SAMPLE = 64  # ids that are kept of a test set
 ID_DIGITS, COMPARISON_DIGITS = 12, 8  # of a sha256; a registered model's tag holds 5,000 characters
@@ -67,10 +68,11 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
 
 
 def note(run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run: what was decided about its model. A run that is gone is passed over."""
+    """Set tags of a run: what was decided about its model. A run that is gone or deleted is passed over."""
     opened = client()
     with store_errors(tracking_uri()):
-        if existing(lambda: opened.get_run(run_id)):
+        found = existing(lambda: opened.get_run(run_id))
+        if found and found.info.lifecycle_stage == "active":
             for key, value in tags.items():
                 opened.set_tag(run_id, key, value)
 
@@ -80,9 +82,20 @@ def reference(registered: Registered, champion: Version) -> Version | None:
 
     A champion that was promoted within a margin, and not because it is better, has the reference of the one before: a
     series of small losses would otherwise add up.
+
+    Raises:
+        RegistryError: the reference was deleted.
     """
-    found = registered.versions.get(champion.tags.get(REFERENCE, champion.version))
-    return None if found is None or found.version == champion.version else found
+    held = champion.tags.get(REFERENCE, champion.version)
+    if held == champion.version:
+        return None
+    if held not in registered.versions:
+        raise RegistryError(
+            f"{champion.name}: the margin of the champion, version {champion.version}, is held against version {held} "
+            f"(its tag {REFERENCE}), which was deleted; restore that version from a backup, or set the tag to "
+            f"{champion.version} in MLflow's UI, and the margin is held against the champion alone"
+        )
+    return registered.versions[held]
 
 
 def hold_against(version: Version, held: Version) -> None:
@@ -107,7 +120,9 @@ def share_known(before: Sequence[str], now: Sequence[str]) -> float:
 
 def _known(registered: Registered, now: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Return the key and the content of the tag of this test set, empty if it is a new one."""
-    best, found = SAME_TEST_SET, (f"{KEY}{now[0]}", {"n": 0, "sample": "", "made": ""})
+    # Another test set may begin with the same id.
+    new = next(key for n in itertools.count(1) if (key := f"{KEY}{now[0]}.{n}") not in registered.tags)
+    best, found = SAME_TEST_SET, (new, {"n": 0, "sample": "", "made": ""})
     for key in sorted(registered.tags):
         if key.startswith(KEY):
             content = _parsed(registered, key)

@@ -126,10 +126,9 @@ class Ledger:
         self._set_tag(UNFINISHED, intent)
         self._refuse_another_writer(registered, intent)
         self._finish(registered, intent)
-        self._archive()
 
     def _settle(self) -> list[str]:
-        """Finish what a dead process began, note what was moved by other means; return a sentence for each."""
+        """Finish what a dead process began, note what was moved by other means, archive; return what was finished."""
         registered, done = self.read(), []
         if intent := registered.unfinished:
             done.append(f"finished: {in_words(intent)}")
@@ -142,6 +141,7 @@ class Ledger:
                 f"recorded in the history: {move.alias} moved from {move.before or 'none'} to {move.to or 'none'}"
             )
             registered = self.read()
+        self._archive(registered.old_moves)
         return done
 
     def _finish(self, registered: Registered, intent: Mapping[str, Any]) -> None:
@@ -158,9 +158,11 @@ class Ledger:
         with self.writing():
             self.client.delete_registered_model_tag(self.name, UNFINISHED)
 
-    def _archive(self) -> None:
-        """Put old entries of the history together into one tag, then remove theirs; a death between doubles nothing."""
-        old = self.read().old_moves
+    def _archive(self, old: dict[int, dict[str, Any]]) -> None:
+        """Put old entries of the history together into one tag, then remove theirs; a death between doubles nothing.
+
+        It is done before a move: after one, its failure would be told as that of the move.
+        """
         if len(old) < KEPT:
             return
         while len(text := packed(old)) > TAG_CHARACTERS:

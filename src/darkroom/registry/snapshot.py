@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from darkroom.errors import RegistryError
@@ -46,11 +46,11 @@ class Hold(NamedTuple):
     since: str | None
     reason: str
 
-    def ends(self, days: float | None) -> datetime | None:
-        """Return when it ends by itself if it lasts so many days, None for never."""
+    def is_over(self, days: float | None, now: datetime) -> bool:
+        """Return whether it has ended by itself if it lasts so many days; None: a person ends it."""
         if days is None or self.since is None:
-            return None
-        return datetime.fromisoformat(self.since) + timedelta(days=days)
+            return False
+        return (now - datetime.fromisoformat(self.since)).total_seconds() >= days * 86400
 
     def __str__(self) -> str:
         return f"promotions are on hold since {self.since or 'a time that is not recorded'} ({self.reason})"

@@ -28,7 +28,7 @@ from darkroom.registry.snapshot import (
     Registered,
     Version,
 )
-from darkroom.tracking.artifacts import here, local_folder
+from darkroom.tracking.artifacts import here, is_gone, local_folder
 from darkroom.tracking.refusals import refusal
 from darkroom.tracking.store import (
     BUSY_SECONDS,
@@ -156,7 +156,6 @@ def damage(version: Version) -> list[str]:
     Raises:
         RegistryError: the store does not answer.
     """
-    expected = _sums(version)
     local = local_folder(version.location)
     if local and not local.is_dir():
         return [f"its directory {local} is missing"]
@@ -165,13 +164,12 @@ def damage(version: Version) -> list[str]:
         if folder is None:
             return [f"its files {version.location} are missing"]
         files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
-        found = {path.relative_to(folder).as_posix(): path for path in files if path.name != DOWNLOAD_NOTE}
-        sentences = [f"{path} is missing" for path in sorted(expected.keys() - found.keys())]
-        sentences += [f"{path} was added after registration" for path in sorted(found.keys() - expected.keys())]
-        return sentences + [
-            f"{path} was changed after registration"
-            for path in sorted(found.keys() & expected.keys())
-            if sha256_of(found[path]) != expected[path]
+        found = {path.relative_to(folder).as_posix() for path in files if path.name != DOWNLOAD_NOTE}
+        missing, changed = _missing_and_changed(version, folder)
+        return [
+            *(f"{path} is missing" for path in missing),
+            *(f"{path} was added after registration" for path in sorted(found - _sums(version).keys())),
+            *(f"{path} was changed after registration" for path in changed),
         ]
 
 
@@ -182,11 +180,23 @@ def lost_files(version: Version) -> dict[str, Path]:
     """
     if (folder := local_folder(version.location)) is None:
         return {}
-    return {
-        path: folder / path
-        for path, sha256 in _sums(version).items()
-        if not (folder / path).is_file() or sha256_of(folder / path) != sha256
-    }
+    missing, changed = _missing_and_changed(version, folder)
+    return {path: folder / path for path in sorted([*missing, *changed])}
+
+
+def place_hint(version: Version) -> str | None:
+    """Return what to do where not even the directory of all models of the experiment is on this machine, else None."""
+    if is_gone(version.location.rpartition("/models/")[0]):
+        return "mount it on this machine at the same path, or restore it from a backup"
+    return None
+
+
+def _missing_and_changed(version: Version, folder: Path) -> tuple[list[str], list[str]]:
+    """Return which registered files are not in the directory, and which have another content there."""
+    sums = sorted(_sums(version).items())
+    missing = [path for path, _ in sums if not (folder / path).is_file()]
+    changed = [path for path, sha256 in sums if path not in missing and sha256_of(folder / path) != sha256]
+    return missing, changed
 
 
 def _sums(version: Version) -> dict[str, str]:

@@ -55,7 +55,9 @@ def local_folder(location: str) -> Path | None:
 
 def is_gone(location: str) -> bool:
     """Return whether a file:// location lies on this machine and does not exist."""
-    return location.startswith("file:") and not Path(unquote(urlsplit(location).path)).exists()
+    # A plain path is MLflow's default, which it makes when it first writes there.
+    folder = local_folder(location) if location.startswith("file:") else None
+    return folder is not None and not folder.exists()
 
 
 def here(location: str) -> str:
@@ -147,7 +149,11 @@ def _copy(old: str, new: str) -> None:
     """Copy what a copy of the repository wrote to the original's directory, as it did before that was refused."""
     source, target = local_folder(old), local_folder(new)
     if source and target and source.is_dir() and not target.exists():
-        shutil.copytree(source, target)
+        part = target.with_name(f"{target.name}.part")  # a copy that was cut short must not pass for a whole one
+        if part.exists():
+            shutil.rmtree(part)
+        shutil.copytree(source, part)
+        part.rename(target)
 
 
 def _experiments(connection: "Connection") -> list[tuple[str, str]]:

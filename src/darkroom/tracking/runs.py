@@ -231,11 +231,11 @@ def reopen(run_id: str) -> Iterator[Run]:
 
 
 def tags_of(run_id: str) -> dict[str, str] | None:
-    """Return the tags of a run, None where the store has no such run."""
+    """Return the tags of a run, None where the store has no such run or it was deleted in MLflow's UI."""
     opened = client()
     with store_errors(tracking_uri()):
         found = existing(lambda: opened.get_run(run_id))
-    return dict(found.data.tags) if found else None
+    return dict(found.data.tags) if found and found.info.lifecycle_stage == "active" else None
 
 
 @contextmanager
