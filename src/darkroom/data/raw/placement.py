@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from darkroom.errors import DataError
 from darkroom.project.text import shown
+
+KeyT = TypeVar("KeyT")
 
 OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
 _WORDS = {
@@ -169,6 +171,12 @@ def split_of(name: str) -> tuple[str | None, bool]:
     return _SPLIT_OF[matches[0][1]], not others
 
 
+def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
+    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
+    evaluation = "val" if "test" in said.values() else "test"
+    return {key: evaluation if split == "eval" else split for key, split in said.items()}
+
+
 def same_name(name: str) -> str:
     """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
     return unicodedata.normalize("NFC", name).casefold().strip()
@@ -252,7 +260,7 @@ def _splits_below_classes(directory: _Directory) -> dict[str, str]:
     said = {name: split_of(name) for child in directory.children.values() for name in child.children}
     nested = all(child.children and not child.has_images for child in directory.children.values())
     by_name = {name: split for name, (split, sure) in said.items() if split and sure}
-    return _settled(by_name) if nested and by_name.keys() == said.keys() and _is_a_split(by_name.values()) else {}
+    return settled(by_name) if nested and by_name.keys() == said.keys() and _is_a_split(by_name.values()) else {}
 
 
 def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
@@ -267,10 +275,10 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
     certain = {name: split for name, (split, sure) in said.items() if split and sure}
     nested = {name for name in certain if directory.children[name].children}
     if len(certain) == len(said) and nested and _is_a_split(certain.values()):
-        return _settled(certain)
+        return settled(certain)
     possible = {name: split for name, (split, _) in said.items() if split and directory.children[name].children}
     if len(possible) == len(said) and _is_a_split(possible.values()) and _share_names(directory, list(possible)):
-        return _settled(possible)
+        return settled(possible)
     of_split = possible if _share_names(directory, list(possible)) else {name: certain[name] for name in nested}
     if _is_a_split(of_split.values()):
         odd = shown(min(name for name in said if name not in of_split))
@@ -284,12 +292,6 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
 
 def _is_a_split(splits: Iterable[str]) -> bool:
     return "train" in splits and len(set(splits)) > 1
-
-
-def _settled(by_name: dict[str, str]) -> dict[str, str]:
-    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
-    evaluation = "val" if "test" in by_name.values() else "test"
-    return {name: evaluation if split == "eval" else split for name, split in by_name.items()}
 
 
 def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
@@ -334,8 +336,8 @@ def _at_level(top: _Directory, level: int) -> list[_Part]:
     by_name = {"/".join(path): splits.pop() for path, splits in said.items() if len(splits) == 1}
     if len(by_name) < len(found) or not _is_a_split(by_name.values()):
         return [_Part(path) for _, path in found]
-    settled = _settled(by_name)
-    return [_Part(path, settled["/".join(path)]) for _, path in found]
+    split_by_name = settled(by_name)
+    return [_Part(path, split_by_name["/".join(path)]) for _, path in found]
 
 
 def _expected(parts: Sequence[_Part]) -> str:
