@@ -80,8 +80,8 @@ def test_a_line_of_json_may_hold_any_character() -> None:
 
 def test_spaces_around_names_of_columns_are_no_part_of_them() -> None:
     rows = read_table(b"path, label , split\na.jpg,cat,test\n", name="labels.csv", where=Path("data"))
-    for columns in ({}, {"label": " label ", "split": "split"}):
-        assert placed(list(rows.values()), **columns) == [("a.jpg", "cat", "test", {})]
+    assert placed(list(rows.values())) == [("a.jpg", "cat", "test", {})]
+    assert placed(list(rows.values()), label=" label ", split="split") == [("a.jpg", "cat", "test", {})]
 
 
 def test_a_column_without_a_name_is_no_split() -> None:
@@ -91,8 +91,9 @@ def test_a_column_without_a_name_is_no_split() -> None:
 
 @pytest.mark.parametrize("key", ["path", "label", "split"])
 def test_a_named_column_that_is_missing_is_refused(key: str) -> None:
+    typo: dict[str, Any] = {key: "typo"}
     with pytest.raises(DataError, match=f"has no column typo, only 'path', .*; name it with `{key}_column` in the"):
-        placed(ROWS, **{key: "typo"})
+        placed(ROWS, **typo)
 
 
 @pytest.mark.parametrize(("other", "expected"), [("train", "test"), ("test", "val"), ("val", "test")])
