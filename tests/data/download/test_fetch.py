@@ -21,6 +21,7 @@ from darkroom.data.download.catalogue import Dataset, read_catalogue
 from darkroom.data.download.fetch import fetch
 from darkroom.data.fetching import clients
 from darkroom.data.raw.layouts import read_images
+from darkroom.data.raw.tables import LARGEST
 from darkroom.errors import DataError, ParamsError
 from tests.support.raw_files import sha256, write_folder, write_idx, write_tar, write_zip
 
@@ -373,6 +374,12 @@ def test_of_a_folder_with_a_table_only_what_it_names_is_packed(tmp_path: Path) -
     assert [(image.name, image.label) for image in images] == [("images/1.jpg", "cat"), ("images/2.jpg", "dog")]
     (tmp_path / "photos/images/2.jpg").unlink()
     with pytest.raises(DataError, match="labels.csv names 1 image not there .such as 'images/2.jpg'.; add"):
+        get(dataset(source), tmp_path / "raw")
+    os.truncate(tmp_path / "photos/labels.csv", LARGEST + 1)
+    with pytest.raises(DataError, match="1,073,741,825 bytes in 'labels.csv'; correct `table` in the layout"):
+        get(dataset(source), tmp_path / "raw")
+    (tmp_path / "photos/labels.csv").unlink()
+    with pytest.raises(DataError, match="photos: no file 'labels.csv'; correct `table` in the layout"):
         get(dataset(source), tmp_path / "raw")
 
 

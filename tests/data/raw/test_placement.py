@@ -31,10 +31,25 @@ def splits(*paths: str) -> list[str | None]:
 def test_hidden_files_litter_and_documents_are_no_images() -> None:
     litter = ["cats/.DS_Store", ".git/x/y", "__MACOSX/cats/._a.jpg", "cats/Thumbs.db", "@eaDir/cats/a.jpg/SYNO.jpg"]
     documents = ["README", "README[1].txt", "LICENSE", "labels.csv", "notes.md", ".gitignore", "MSR-LA - 3467.docx"]
-    assert placed("cats/a.jpg", *litter, *documents, "cats/README.md") == [
-        ("cats/a.jpg", "cats", None),
-        ("cats/README.md", "cats", None),  # inside a class, whoever put it there must hear of it
-    ]
+    sidecars = ["cats/README.md", "cats/a.txt", "cats/a.JSON", "cats/deep/a.xml", "cats/labels.csv"]
+    for folders in (Folders(), None):
+        found = placed("cats/a.jpg", "cats/license.jpg", *litter, *documents, *sidecars, folders=folders)
+        assert found == [("cats/a.jpg", "cats", None), ("cats/license.jpg", "cats", None)]
+
+
+def test_documents_beside_splits_below_classes_are_passed_over() -> None:
+    paths = [f"{label}/{split}/1.jpg" for label in ("cats", "dogs") for split in ("train", "test")]
+    assert splits(*paths, "cats/notes.txt") == ["train", "test"] * 2
+
+
+@pytest.mark.parametrize("other", ["other/", "other/deep/", ""])
+def test_a_directory_of_documents_is_neither_class_nor_split(other: str) -> None:
+    listed = [other, "other/"] if other else []
+    paths = ["data/train/cats/1", "data/train/dogs/1", *listed, f"{other or 'other/'}x.csv"]
+    assert placed(*paths) == [("data/train/cats/1", "cats", None), ("data/train/dogs/1", "dogs", None)]
+    paths = ["train/cats/1", "train/cats/1.txt", "train/dogs/1", "test/cats/1", *listed, f"{other or 'other/'}x.csv"]
+    assert splits(*paths) == ["train", "train", "test"]
+    assert classes("train/images/1", "train/labels/1.txt", "test/images/1", "test/labels/1.txt") == ["images"] * 2
 
 
 def test_only_what_root_and_skip_leave_is_looked_at() -> None:
@@ -117,6 +132,46 @@ def test_a_directory_around_all_others_is_no_class() -> None:
 
 
 # What is refused
+
+
+@pytest.mark.parametrize("around", ["", "all/"])
+@pytest.mark.parametrize("names", [("train", "test"), ("Training Set", "valid"), ("train", "test", "eval")])
+def test_splits_of_images_without_classes_are_refused(names: tuple[str, ...], around: str) -> None:
+    both = " and ".join(sorted(map(repr, names)))
+    with pytest.raises(DataError, match=f"{both} hold images, not class directories; use train/<class>/<image> or a"):
+        placed(*(f"{around}{name}/1.jpg" for name in names), f"{around}train/labels/1.txt")
+    level = 2 if around else 1
+    found = placed(*(f"{around}{name}/1.jpg" for name in names), folders=Folders(level=level))
+    assert [label for _, label, _ in found] == list(names)
+
+
+@pytest.mark.parametrize("names", [("images", "masks"), ("fold1", "fold2")])
+@pytest.mark.parametrize("second", ["test", "val"])
+def test_datasets_that_are_split_are_no_classes(names: tuple[str, str], second: str) -> None:
+    of_one = [f"{names[0]}/{split}/{label}/1" for split in ("train", "test") for label in ("cats", "dogs")]
+    of_other = [path.replace("test", second).replace(names[0], names[1]) for path in of_one]
+    message = (
+        f"'{names[0]}/test' and '{names[0]}/train' both hold 'cats' and 'dogs'; set `root` in the layout to "
+        f"'{names[0]}' if that is a dataset of its own, or say which are the classes with `level`: 1 for "
+        f"'{names[0]}', 3 for 'cats'"
+    )
+    with pytest.raises(DataError, match=message):
+        placed(*of_one, *of_other)
+    found = placed(*of_one, *of_other, folders=Folders(root=names[0]))
+    assert [(label, split) for _, label, split in found] == list(product(("cats", "dogs"), ("train",))) + list(
+        product(("cats", "dogs"), ("test",))
+    )
+    with pytest.raises(DataError, match=message.replace(f"to '{names[0]}'", f"to 'all/{names[0]}'").split(" if ")[0]):
+        placed(*(f"all/{path}" for path in (*of_one, *of_other)))
+
+
+def test_a_site_that_lacks_a_class_of_another_is_refused() -> None:
+    message = "'site_a' and 'site_b' both hold 'ok'; .* set `root` to one of them; .*: 1 for 'site_a', 2 for 'ok'"
+    for paths in (["site_a/ok/1", "site_a/bad/1", "site_b/ok/1"], ["site_a/ok/1", "site_b/ok/1", "site_b/bad/1"]):
+        with pytest.raises(DataError, match=message):
+            placed(*paths)
+    assert classes("cats/deep/1", "dogs/deep/1") == ["cats", "dogs"]
+    assert classes("cats/indoor/1", "cats/outdoor/1", "dogs/wild/1", "mice/1") == ["cats", "cats", "dogs", "mice"]
 
 
 @pytest.mark.parametrize("odd", ["unlabelled/1", "unlabelled/1/2", "unlabelled/"])

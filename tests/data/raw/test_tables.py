@@ -34,22 +34,72 @@ def written(rows: Sequence[Mapping[str, Any]], suffix: str, folder: Path) -> byt
     return path.read_bytes()
 
 
+def listed(*names: str) -> list[tuple[str, bool]]:
+    """Return names as a dataset lists them; one that ends in "/" is a directory."""
+    return [(name.rstrip("/"), name.endswith("/")) for name in names]
+
+
 def placed(rows: list[dict[str, str]], names: list[str] = NAMES, **columns: Any) -> list[Any]:
-    found = place_by_table(names, rows, where=Path("data"), columns=Columns("labels.csv", **columns))
+    by_line = dict(enumerate(rows, 2))
+    found = place_by_table(listed(*names), by_line, where=Path("data"), columns=Columns("labels.csv", **columns))
     return [(image.name, image.label, image.split, image.attributes) for image in found]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_tables_of_every_kind_have_the_same_rows(tmp_path: Path, suffix: str) -> None:
-    assert read_table(written(ROWS, suffix, tmp_path), name=f"labels{suffix}", where=Path("data")) == ROWS
+    rows = read_table(written(ROWS, suffix, tmp_path), name=f"labels{suffix}", where=Path("data"))
+    first = 1 if suffix in (".jsonl", ".parquet") else 2  # below the header
+    assert rows == dict(enumerate(ROWS, first))
     numbers: list[dict[str, Any]] = [{"path": "a.jpg", "label": 3}, {"path": "b.jpg", "label": None}]
     read = read_table(written(numbers, suffix, tmp_path), name=f"x{suffix}", where=Path("data"))
-    assert [row["label"] for row in read] == ["3" if suffix != ".csv" and suffix != ".tsv" else "3.0", ""]
+    assert [row["label"] for row in read.values()] == ["3" if suffix != ".csv" and suffix != ".tsv" else "3.0", ""]
 
 
 @pytest.mark.parametrize("text", ["path;label\na,1.jpg;cat\n", '\ufeffpath,label\r\n"a,1.jpg",cat\r\n'])
 def test_what_excel_writes_is_read(text: str) -> None:
-    assert read_table(text.encode(), name="t.csv", where=Path("data")) == [{"path": "a,1.jpg", "label": "cat"}]
+    assert read_table(text.encode(), name="t.csv", where=Path("data")) == {2: {"path": "a,1.jpg", "label": "cat"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'path,label\n\n"a.jpg",cat\n\n\nb.jpg,dog\n'),
+        ("t.csv", 'path,label\r\n\r\n"a.jpg",cat\r\n\r\n\r\nb.jpg,dog\r\n'),
+        ("t.jsonl", '\n\n{"path": "a.jpg", "label": "cat"}\n\r\n\n{"path": "b.jpg", "label": "dog"}\n'),
+    ],
+)
+def test_a_row_has_the_number_of_its_line(name: str, text: str) -> None:
+    assert list(read_table(text.encode(), name=name, where=Path("data"))) == [3, 6]
+
+
+def test_a_line_of_json_may_hold_any_character() -> None:
+    text = '{"path": "a\u2028b.jpg", "label": "x\x85y\x0bz"}'.replace("\x0b", "\\u000b")
+    rows = read_table(text.encode(), name="t.jsonl", where=Path("data"))
+    assert rows == {1: {"path": "a\u2028b.jpg", "label": "x\x85y\x0bz"}}
+
+
+def test_spaces_around_names_of_columns_are_no_part_of_them() -> None:
+    rows = read_table(b"path, label , split\na.jpg,cat,test\n", name="labels.csv", where=Path("data"))
+    assert placed(list(rows.values())) == [("a.jpg", "cat", "test", {})]
+    assert placed(list(rows.values()), label=" label ", split="split") == [("a.jpg", "cat", "test", {})]
+
+
+def test_a_column_without_a_name_is_no_split() -> None:
+    rows = read_table(b",path,label\n0,a.jpg,cat\n", name="labels.csv", where=Path("data"))
+    assert placed(list(rows.values())) == [("a.jpg", "cat", None, {"": "0"})]
+
+
+@pytest.mark.parametrize("key", ["path", "label", "split"])
+def test_a_named_column_that_is_missing_is_refused(key: str) -> None:
+    typo: dict[str, Any] = {key: "typo"}
+    with pytest.raises(DataError, match=f"has no column typo, only 'path', .*; name it with `{key}_column` in the"):
+        placed(ROWS, **typo)
+
+
+@pytest.mark.parametrize(("other", "expected"), [("train", "test"), ("test", "val"), ("val", "test")])
+def test_eval_is_val_beside_a_test_set_and_else_test(other: str, expected: str) -> None:
+    rows = [{"path": "a.jpg", "label": "cat", "split": "eval"}, {"path": "d.jpg", "label": "dog", "split": other}]
+    assert [split for _, _, split, _ in placed(rows)] == [expected, other]
 
 
 def test_an_image_has_the_class_split_and_rest_of_its_row() -> None:
@@ -64,8 +114,16 @@ def test_an_image_has_the_class_split_and_rest_of_its_row() -> None:
 
 
 def test_paths_are_relative_to_the_table() -> None:
-    found = place_by_table(["set/a.jpg"], ROWS[:1], where=Path("data"), columns=Columns("set/labels.csv"))
-    assert [image.name for image in found] == ["set/a.jpg"]
+    rows = {2: ROWS[0], 3: ROWS[1] | {"path": "../images/a.jpg"}, 4: ROWS[1] | {"path": "x/../c.jpg"}}
+    names = listed("images/", "set/c.jpg", "images/a.jpg", "set/a.jpg")
+    found = place_by_table(names, rows, where=Path("data"), columns=Columns("set/labels.csv"))
+    assert [(image.number, image.name) for image in found] == [(3, "set/a.jpg"), (2, "images/a.jpg"), (1, "set/c.jpg")]
+
+
+@pytest.mark.parametrize("path", ["../a.jpg", "x/../../a.jpg", "/a.jpg", "b", "b/.."])
+def test_a_path_that_is_no_file_of_the_dataset_is_refused(path: str) -> None:
+    with pytest.raises(DataError, match="names 1 image not there .*; add them, or correct the paths"):
+        placed([{"path": path, "label": "cat"}], ["a.jpg", "b/", "b/c.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -109,6 +167,9 @@ def test_a_table_that_cannot_be_understood_is_refused(rows: list[dict[str, str]]
         ("t.csv", b"path,label\na,b,c\n", "t.csv, row 2: more values than the header has names; quote values with ','"),
         ("t.csv", b'path,label\n"a,b\n', "t.csv cannot be read: unexpected end of data"),
         ("t.jsonl", b'{"path": "a"}\n[1]\n', "t.jsonl, line 2 is not a JSON object"),
+        ("t.jsonl", b'\n[["path", "a"], ["label", "b"]]\n', "t.jsonl, line 2 is not a JSON object"),
+        ("t.jsonl", b'{"path": "a"', "t.jsonl, line 1 is not a JSON object"),
+        ("t.csv", b"path,label\n\n\na,b,c\n", "t.csv, row 4: more values than the header has names"),
         ("t.parquet", b"PAR1", "t.parquet cannot be read: "),
     ],
 )

@@ -11,9 +11,8 @@ import numpy as np
 
 from darkroom.data.raw.layouts import walk
 from darkroom.data.raw.placement import Folders, check_classes, place
-from darkroom.data.raw.tables import Columns, place_by_table, read_table
+from darkroom.data.raw.tables import Columns, read_and_place
 from darkroom.errors import DataError
-from darkroom.project.text import shown
 
 
 def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any]) -> None:
@@ -31,30 +30,26 @@ def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any]) -> None:
     """
     try:
         entries = list(walk(path))
+        names = [(name, is_dir) for name, _, is_dir in entries]
         if layout["kind"] == "folders":
-            names = ((name, is_dir) for name, _, is_dir in entries)
-            check_classes(place(names, where=path, folders=Folders.of(layout)), where=path)
+            placed = place(names, where=path, folders=Folders.of(layout))
         else:
-            entries = _named_by_table(entries, Columns.of(layout), where=path)
+            columns = Columns.of(layout)
+            placed = read_and_place(
+                names,
+                n_bytes=lambda number: entries[number][1].stat().st_size,
+                read=lambda number: entries[number][1].read_bytes(),
+                where=path,
+                columns=columns,
+            )
+            wanted = {columns.table, *(image.name for image in placed)}
+            entries = [entry for entry in entries if entry[0] in wanted]
+        check_classes(placed, where=path)
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
             for name, file, is_dir in entries:
                 _add(tar, name, file, is_dir=is_dir)
     except PermissionError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-
-
-def _named_by_table(
-    entries: list[tuple[str, Path, bool]], columns: Columns, *, where: Path
-) -> list[tuple[str, Path, bool]]:
-    """Return the entries of the table and of the images that it names."""
-    files = {name: entry for entry in entries if not entry[2] for name in entry[:1]}
-    if columns.table not in files:
-        raise DataError(f"{where}: no file {shown(columns.table)}; correct `table` in the layout")
-    rows = read_table(files[columns.table][1].read_bytes(), name=columns.table, where=where)
-    placed = place_by_table(files, rows, where=where, columns=columns)
-    check_classes(placed, where=where)
-    wanted = {columns.table, *(image.name for image in placed)}
-    return [entry for name, entry in files.items() if name in wanted]
 
 
 def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> None:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from darkroom.data.raw.placement import same_name
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
-
-if TYPE_CHECKING:
-    pass
 
 # What goes to a worker at once: many small images, or few big ones, so that memory does not depend on their size, be
 # it that of the files or that of the rows (but for a single image above it).

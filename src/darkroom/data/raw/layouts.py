@@ -12,7 +12,7 @@ import numpy as np
 from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
 from darkroom.data.raw.placement import OFFICIAL, Folders, Placed, check_classes, is_litter, place
-from darkroom.data.raw.tables import LARGEST, Columns, place_by_table, read_table
+from darkroom.data.raw.tables import Columns, read_and_place
 from darkroom.errors import DataError
 from darkroom.files.archives import Archive, open_archive
 from darkroom.files.array_folder import MANIFEST
@@ -173,19 +173,20 @@ def placed_in(archive: Archive, layout: Mapping[str, Any]) -> list[Placed]:
     """Return the images of an archive, by its directories or its label table; a number is a position in its entries.
 
     Raises:
-        DataError: see placement.place, placement.check_classes and tables.place_by_table.
+        DataError: see placement.place, placement.check_classes and tables.read_and_place.
     """
     entries, where = archive.entries, archive.path
+    names = [(entry.name, entry.is_dir) for entry in entries]
     if layout["kind"] == "folders":
-        found = place(((entry.name, entry.is_dir) for entry in entries), where=where, folders=Folders.of(layout))
+        found = place(names, where=where, folders=Folders.of(layout))
     else:
-        columns = Columns.of(layout)
-        table = next((entry for entry in entries if entry.name == columns.table and not entry.is_dir), None)
-        if table is None or table.n_bytes > LARGEST:
-            what = "no file" if table is None else f"{table.n_bytes:,} bytes in"
-            raise DataError(f"{where}: {what} {shown(columns.table)}; correct `table` in the layout")
-        rows = read_table(archive.read(table), name=columns.table, where=where)
-        found = place_by_table([entry.name for entry in entries], rows, where=where, columns=columns)
+        found = read_and_place(
+            names,
+            n_bytes=lambda number: entries[number].n_bytes,
+            read=lambda number: archive.read(entries[number]),
+            where=where,
+            columns=Columns.of(layout),
+        )
     check_classes(found, where=where)
     return found
 

@@ -7,14 +7,16 @@ Directories that can be read in two ways are refused.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, Self, TypeVar
 
 from darkroom.errors import DataError
 from darkroom.project.text import shown
+
+KeyT = TypeVar("KeyT")
 
 OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
 _WORDS = {
@@ -31,7 +33,7 @@ _FILLER = re.compile(rf"(?:{_FILLERS})")
 _LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"}
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
 _DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
-_DOCUMENT_STEMS = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
+_DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
 
 class Placed(NamedTuple):
@@ -72,7 +74,7 @@ class Folders(NamedTuple):
 
 @dataclass
 class _Directory:
-    """A directory: those in it, and whether files other than documents lie in it."""
+    """A directory: those in it, and whether files lie in it."""
 
     children: dict[str, "_Directory"] = field(default_factory=dict)
     has_images: bool = False
@@ -109,9 +111,9 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
     Raises:
         DataError: no such root, an image in no class directory, directories that can be read in two ways, another
             directory beside those of a split, an empty class directory, or two class names that differ by case, spaces
-            or Unicode form only. A document (README, .txt, .csv, ...) beside the class directories is passed over.
+            or Unicode form only. A document (README, .txt, .csv, ...) is passed over, and a directory of nothing else.
     """
-    found = _below_root(names, folders or Folders(), where=where)
+    found = _without_documents(_below_root(names, folders or Folders(), where=where))
     parts = _parts(_tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
     by_path = {part.path: part for part in parts}
     depths = {len(part.path) for part in parts}
@@ -126,7 +128,7 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
             labels.add(label)
             if not is_dir:
                 placed.append(Placed(index, name, label, part.split if part.below is None else part.below[inside[0]]))
-        elif not is_dir and not _is_document(last):
+        elif not is_dir:
             raise DataError(f"{where}: {shown(name)} is not in a class directory; {_expected(parts)}")
     check_names(labels, where)
     empty = labels - {image.label for image in placed}
@@ -169,6 +171,12 @@ def split_of(name: str) -> tuple[str | None, bool]:
     return _SPLIT_OF[matches[0][1]], not others
 
 
+def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
+    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
+    evaluation = "val" if "test" in said.values() else "test"
+    return {key: evaluation if split == "eval" else split for key, split in said.items()}
+
+
 def same_name(name: str) -> str:
     """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
     return unicodedata.normalize("NFC", name).casefold().strip()
@@ -195,6 +203,20 @@ def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: P
     return [entry for entry, names in zip(found, above, strict=True) if names.isdisjoint(folders.skip)]
 
 
+def _without_documents(found: Sequence[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
+    """Return what is neither a document nor a directory that holds documents and nothing else."""
+    images = [entry for entry in found if not entry[2] and not _is_document(entry[1])]
+    documents = [entry for entry in found if not entry[2] and _is_document(entry[1])]
+    useless = _directories_above(documents) - _directories_above(images)
+    dropped = {name for _, name, _ in documents} | useless
+    return [entry for entry in found if entry[1] not in dropped]
+
+
+def _directories_above(found: Iterable[tuple[int, str, bool]]) -> set[str]:
+    holders = {name.rpartition("/")[0] for _, name, _ in found}
+    return holders | {str(above) for holder in holders for above in PurePosixPath(holder).parents}
+
+
 def _tokens(name: str) -> list[str]:
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
     return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
@@ -207,7 +229,7 @@ def _tree(found: Sequence[tuple[int, str, bool]]) -> _Directory:
         directory = top
         for part in [*above, last] if is_dir else above:
             directory = directory.children.setdefault(part, _Directory())
-        directory.has_images |= not is_dir and not _is_document(last)
+        directory.has_images |= not is_dir
     return top
 
 
@@ -218,7 +240,7 @@ def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
     directory, path = _unwrapped(top, ())
     if by_name := _split_directories(directory, where=where):
         return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
-    if below := _splits_below_classes(directory):
+    if below := _splits_below_classes(directory, path, where=where):
         return [_Part(path, below=below)]
     _refuse_siblings(directory, path, where=where)
     _refuse_split_classes(directory, where=where)
@@ -247,19 +269,37 @@ def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str,
     return _Part(inside, split)
 
 
-def _splits_below_classes(directory: _Directory) -> dict[str, str]:
-    """Return the split of every directory inside the directories of this one; none where they are not all splits."""
+def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where: Path) -> dict[str, str]:
+    """Return the split of every directory inside the directories of this one; none where they are not all splits.
+
+    Raises:
+        DataError: the split directories hold the class directories, as `images/train/cats` beside `masks/train/cats`.
+    """
+    below = {
+        f"{above}/{name}": inner
+        for above, child in directory.children.items()
+        for name, inner in child.children.items()
+    }
     said = {name: split_of(name) for child in directory.children.values() for name in child.children}
     nested = all(child.children and not child.has_images for child in directory.children.values())
     by_name = {name: split for name, (split, sure) in said.items() if split and sure}
-    return _settled(by_name) if nested and by_name.keys() == said.keys() and _is_a_split(by_name.values()) else {}
+    if not nested or by_name.keys() != said.keys() or not _is_a_split(by_name.values()):
+        return {}
+    for one, other, shared in _alike(below):
+        above = one.split("/")[0]
+        raise DataError(
+            f"{where}: {shown(one)} and {shown(other)} both hold {' and '.join(map(shown, shared[:2]))}; set `root` in "
+            f"the layout to {shown('/'.join((*path, above)))} if that is a dataset of its own, or say which are the "
+            f"classes with `level`: {len(path) + 1} for {shown(above)}, {len(path) + 3} for {shown(shared[0])}"
+        )
+    return settled(by_name)
 
 
 def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
     """Return the split of every directory in this one; none where they are not named after splits.
 
     Raises:
-        DataError: another directory lies beside them.
+        DataError: another directory lies beside them, or there are no directories in them.
     """
     said = {name: split_of(name) for name in directory.children}
     if len(set(said)) < 2:
@@ -267,10 +307,15 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
     certain = {name: split for name, (split, sure) in said.items() if split and sure}
     nested = {name for name in certain if directory.children[name].children}
     if len(certain) == len(said) and nested and _is_a_split(certain.values()):
-        return _settled(certain)
+        return settled(certain)
     possible = {name: split for name, (split, _) in said.items() if split and directory.children[name].children}
     if len(possible) == len(said) and _is_a_split(possible.values()) and _share_names(directory, list(possible)):
-        return _settled(possible)
+        return settled(possible)
+    if len(certain) == len(said) and _is_a_split(certain.values()):
+        raise DataError(
+            f"{where}: {' and '.join(sorted(map(shown, certain)))} hold images, not class directories; use "
+            "train/<class>/<image> or a label table"
+        )
     of_split = possible if _share_names(directory, list(possible)) else {name: certain[name] for name in nested}
     if _is_a_split(of_split.values()):
         odd = shown(min(name for name in said if name not in of_split))
@@ -286,29 +331,31 @@ def _is_a_split(splits: Iterable[str]) -> bool:
     return "train" in splits and len(set(splits)) > 1
 
 
-def _settled(by_name: dict[str, str]) -> dict[str, str]:
-    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
-    evaluation = "val" if "test" in by_name.values() else "test"
-    return {name: evaluation if split == "eval" else split for name, split in by_name.items()}
-
-
 def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
     """Return whether directories hold directories of the same names, as the splits of one dataset do."""
     held = [set(_unwrapped(directory.children[name], ())[0].children) for name in names]
     return len(held) > 1 and all(held[0] & other for other in held[1:])
 
 
+def _alike(directories: Mapping[str, _Directory]) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield pairs of directories and the names that both hold: two or more, or all that one holds and the other not."""
+    for one, other in combinations(sorted(name for name, held in directories.items() if held.children), 2):
+        names, others = directories[one].children.keys(), directories[other].children.keys()
+        shared = sorted(names & others)
+        if len(shared) > 1 or (len(shared) == min(len(names), len(others)) < max(len(names), len(others))):
+            yield one, other, shared
+
+
 def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Path) -> None:
     """Refuse directories that hold directories of the same names: either of them may be the classes."""
-    for one, other in combinations(sorted(directory.children), 2):
-        shared = sorted(directory.children[one].children.keys() & directory.children[other].children.keys())
-        if len(shared) > 1:
-            level = len(path) + 1
-            raise DataError(
-                f"{where}: {shown(one)} and {shown(other)} both hold {shown(shared[0])} and {shown(shared[1])}; if "
-                "they are parts of a split, name them train, val and test; else say which are the classes with `level` "
-                f"in the layout: {level} for {shown(one)}, {level + 1} for {shown(shared[0])}"
-            )
+    for one, other, shared in _alike(directory.children):
+        level = len(path) + 1
+        raise DataError(
+            f"{where}: {shown(one)} and {shown(other)} both hold {' and '.join(map(shown, shared[:2]))}; if they are "
+            "parts of a split, name them train, val and test; if each is a dataset, set `root` to one of them; else "
+            f"say which are the classes with `level` in the layout: {level} for {shown(one)}, {level + 1} for "
+            f"{shown(shared[0])}"
+        )
 
 
 def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
@@ -334,8 +381,8 @@ def _at_level(top: _Directory, level: int) -> list[_Part]:
     by_name = {"/".join(path): splits.pop() for path, splits in said.items() if len(splits) == 1}
     if len(by_name) < len(found) or not _is_a_split(by_name.values()):
         return [_Part(path) for _, path in found]
-    settled = _settled(by_name)
-    return [_Part(path, settled["/".join(path)]) for _, path in found]
+    split_by_name = settled(by_name)
+    return [_Part(path, split_by_name["/".join(path)]) for _, path in found]
 
 
 def _expected(parts: Sequence[_Part]) -> str:
@@ -366,6 +413,6 @@ def check_names(classes: set[str], where: Path) -> None:
             )
 
 
-def _is_document(name: str) -> bool:
-    stem, dot, suffix = name.casefold().rpartition(".")
-    return f"{dot}{suffix}" in _DOCUMENTS or (stem or suffix).split(".")[0] in _DOCUMENT_STEMS
+def _is_document(path: str) -> bool:
+    name = path.casefold().rpartition("/")[2]
+    return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES

@@ -47,9 +47,8 @@ def read_sources(
         old_names = {name for name, is_new in only if not is_new}
         new_names = {name.removeprefix(PREFIX) for name, is_new in only if is_new}
     found = read_folder(incoming, max_image_bytes=max_image_bytes, only=new_names) if incoming.is_dir() else iter(())
-    first = list(
-        islice(found, 1)
-    )  # lists and checks the directory: a stray file there must not cost an hour of decoding
+    # This lists and checks the directory: a stray file there must not cost an hour of decoding.
+    first = list(islice(found, 1))
     for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=old_names):
         yield image, False
     for image in chain(first, found):

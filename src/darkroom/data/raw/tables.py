@@ -2,12 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import posixpath
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from darkroom.data.raw.placement import OFFICIAL, Placed, check_names, split_of
+from darkroom.data.raw.placement import Placed, check_names, settled, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -39,13 +40,38 @@ class Columns(NamedTuple):
         return cls(layout["table"], *(layout.get(f"{name}_column") for name in ("path", "label", "split")))
 
 
+def read_and_place(
+    names: Sequence[tuple[str, bool]],
+    *,
+    n_bytes: Callable[[int], int],
+    read: Callable[[int], bytes],
+    where: Path,
+    columns: Columns,
+) -> list[Placed]:
+    """Return the images that the table among `names` says; see place_by_table.
+
+    Args:
+        n_bytes, read: return the size and the content of the file at a position of `names`.
+
+    Raises:
+        DataError: there is no such table, it has more bytes than LARGEST, or see read_table and place_by_table.
+    """
+    number = next((number for number, entry in enumerate(names) if entry == (columns.table, False)), None)
+    if number is None or n_bytes(number) > LARGEST:
+        what = "no file" if number is None else f"{n_bytes(number):,} bytes in"
+        raise DataError(f"{where}: {what} {shown(columns.table)}; correct `table` in the layout")
+    rows = read_table(read(number), name=columns.table, where=where)
+    return place_by_table(names, rows, where=where, columns=columns)
+
+
 def place_by_table(
-    names: Iterable[str], rows: Sequence[Mapping[str, str]], *, where: Path, columns: Columns
+    names: Iterable[tuple[str, bool]], rows: Mapping[int, Mapping[str, str]], *, where: Path, columns: Columns
 ) -> list[Placed]:
     """Return the images that a table names, in its order, with class, split and all other columns.
 
     Args:
-        names: the files of the dataset, with "/" between the parts of a path; Placed.number is the position.
+        names: (path with "/" between its parts, whether it is a directory) of the dataset; Placed.number is the
+            position.
         rows: of the table, see read_table.
         where: what to call the dataset in an error.
 
@@ -56,15 +82,19 @@ def place_by_table(
     called = f"{where}: {columns.table}"
     if not rows:
         raise DataError(f"{called} has no rows; expected one per image")
-    path = _column(rows[0], columns.path, PATHS, called=called, key="path_column")
-    label = _column(rows[0], columns.label, LABELS, called=called, key="label_column")
-    split = columns.split or next((name for name in rows[0] if name.casefold() in SPLITS), None)
-    numbers = {name: number for number, name in enumerate(names)}
-    folder = PurePosixPath(columns.table).parent
+    header = list(next(iter(rows.values())))
+    path = _column(header, columns.path, PATHS, called=called, key="path_column")
+    label = _column(header, columns.label, LABELS, called=called, key="label_column")
+    split = next((name for name in header if name.casefold() in SPLITS), None)
+    if columns.split:
+        split = _column(header, columns.split, SPLITS, called=called, key="split_column")
+    splits = _splits({line: row[split] for line, row in rows.items()} if split else {}, called=called)
+    numbers = {name: number for number, (name, is_dir) in enumerate(names) if not is_dir}
+    folder = posixpath.dirname(columns.table)
     placed: list[Placed] = []
     absent: list[str] = []
     seen: dict[str, int] = {}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows.items():
         if not row[path].strip() or not row[label].strip():
             raise DataError(f"{called}, row {line}: no {path if not row[path].strip() else label}; add it")
         name = _name(folder, row[path])
@@ -74,8 +104,7 @@ def place_by_table(
             raise DataError(f"{called}, row {line}: {shown(name)} is named in row {first} too; keep one of them")
         else:
             others = {key: value for key, value in row.items() if key not in (path, label, split)}
-            side = _split(row.get(split or "", ""), called=f"{called}, row {line}")
-            placed.append(Placed(numbers[name], name, row[label].strip(), side, others))
+            placed.append(Placed(numbers[name], name, row[label].strip(), splits.get(line), others))
     if absent:
         such = ", ".join(map(shown, absent[:3]))
         raise DataError(
@@ -86,8 +115,10 @@ def place_by_table(
     return placed
 
 
-def read_table(data: bytes, *, name: str, where: Path) -> list[dict[str, str]]:
-    """Return the rows of a table, each a dict from column to text; a row that lacks a column has "" there.
+def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, str]]:
+    """Return the rows of a table by their line in it, each a dict from column to text, "" where it lacks the column.
+
+    A row of parquet has its number in place of a line. Spaces around the name of a column are no part of it.
 
     Raises:
         DataError: the suffix is none of SUFFIXES, or the content is not what it says.
@@ -103,36 +134,40 @@ def read_table(data: bytes, *, name: str, where: Path) -> list[dict[str, str]]:
         except UnicodeDecodeError as error:
             raise DataError(f"{called} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
         rows = _json_lines(text, called=called) if suffix == ".jsonl" else _separated(text, suffix, called=called)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: _text(row.get(key)) for key in columns} for row in rows]
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    return {line: {key.strip(): _text(row.get(key)) for key in columns} for line, row in rows.items()}
 
 
-def _separated(text: str, suffix: str, *, called: str) -> list[dict[str, Any]]:
+def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, Any]]:
     """Return the rows of CSV, whose separator is found out (Excel writes semicolons in many countries), or of TSV."""
     head = text.partition("\n")[0]
     separator = "\t" if suffix == ".tsv" else max(",;\t", key=head.count)
+    rows: dict[int, dict[str, Any]] = {}
     try:
         reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
-        rows = list(reader)
+        for row in reader:
+            rows[reader.reader.line_num] = row  # the line_num of a DictReader leaves blank lines out
     except csv.Error as error:
         raise DataError(f"{called} cannot be read: {error}") from None
-    if long := next((number for number, row in enumerate(rows, 2) if None in row), None):
+    if long := next((line for line, row in rows.items() if None in row), None):
         raise DataError(f"{called}, row {long}: more values than the header has names; quote values with {separator!r}")
     return rows
 
 
-def _json_lines(text: str, *, called: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+def _json_lines(text: str, *, called: str) -> dict[int, dict[str, Any]]:
+    rows = {}
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would split at U+2028 inside a string
         if line.strip():
             try:
-                rows.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                raise DataError(f"{called}, line {number} is not a JSON object") from None
+                rows[number] = json.loads(line)
+            except ValueError:
+                rows[number] = None
+            if not isinstance(rows[number], dict):
+                raise DataError(f"{called}, line {number} is not a JSON object")
     return rows
 
 
-def _parquet(data: bytes, *, called: str) -> list[dict[str, Any]]:
+def _parquet(data: bytes, *, called: str) -> dict[int, dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -140,7 +175,7 @@ def _parquet(data: bytes, *, called: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(BytesIO(data)).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{called} cannot be read: {str(error).splitlines()[0]}") from None
-    return rows
+    return dict(enumerate(rows, 1))
 
 
 def _text(value: Any) -> str:
@@ -150,27 +185,29 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _column(row: Mapping[str, str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
-    found = next((name for name in row if name == given or (given is None and name.strip().casefold() in usual)), None)
+def _column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
+    wanted = [given.strip()] if given else usual
+    found = next((name for name in header if (name if given else name.casefold()) in wanted), None)
     if found is None:
-        wanted = given or " or ".join(usual)
         raise DataError(
-            f"{called} has no column {wanted}, only {', '.join(map(shown, row))}; name it with `{key}` in the layout"
+            f"{called} has no column {' or '.join(wanted)}, only {', '.join(map(shown, header))}; name it with `{key}` "
+            "in the layout"
         )
     return found
 
 
-def _name(folder: PurePosixPath, path: str) -> str:
-    parts = [part for part in (folder / path.strip().replace("\\", "/")).parts if part != "."]
-    return "/".join(parts)
+def _name(folder: str, path: str) -> str:
+    """Return the path of an image in the dataset, without "." and ".."."""
+    return posixpath.normpath(posixpath.join(folder, path.strip().replace("\\", "/")))
 
 
-def _split(value: str, *, called: str) -> str | None:
-    if not value.strip():
-        return None
-    split, certain = split_of(value)
-    if split == "eval":
-        split = "val"
-    if split not in OFFICIAL or not certain:
-        raise DataError(f"{called}: the split is {shown(value)}; expected train, val, test or nothing")
-    return split
+def _splits(values: Mapping[int, str], *, called: str) -> dict[int, str]:
+    """Return the split by line of the rows that have one."""
+    said: dict[int, str] = {}
+    for line, value in values.items():
+        split, certain = split_of(value)
+        if split and certain:
+            said[line] = split
+        elif value.strip():
+            raise DataError(f"{called}, row {line}: the split is {shown(value)}; expected train, val, test or nothing")
+    return settled(said)
