@@ -9,11 +9,14 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from darkroom.data.preparation import auto
 from darkroom.data.preparation.auto import Chosen
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
+from tests.support.image_files import encoded as image_file
+from tests.support.image_files import picture, turned
 from tests.support.raw_files import pixels, write_idx, write_manifest
 
 LIMITS: dict[str, Any] = {"max_archive_bytes": 10**9, "max_image_bytes": 10**6, "max_pixels": 10**7}
@@ -130,6 +133,12 @@ def test_the_white_level_is_the_end_of_the_range_in_use(tmp_path: Path) -> None:
     assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
 
 
+def test_floats_say_nothing_about_the_white_level(tmp_path: Path) -> None:
+    floats = encoded(np.linspace(0, 1, 900, dtype=np.float32).reshape(30, 30), ".tiff")
+    chosen = form(raw(tmp_path / "raw", {"a/1.tif": floats, "b/1.tif": floats}), [20, 20], "grey", white_level="auto")
+    assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
+
+
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
@@ -142,6 +151,17 @@ def test_the_resize_mode_follows_the_aspect_ratios(tmp_path: Path, shapes: list[
     files = {f"{'ab'[n]}/{n}.png": encoded(colored(*shape)) for n, shape in enumerate(shapes)}
     chosen = form(raw(tmp_path / "raw", files), [20, 20], "rgb", resize="auto")
     assert chosen.in_words() == f"resize {words}"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("color", ["auto", "rgb"])
+def test_big_pictures_are_measured_as_they_are_seen(tmp_path: Path, kind: str, color: str) -> None:
+    image = Image.fromarray(picture(300, 400))
+    files = {f"{'ab'[n % 2]}/{n}": image_file(kind, image, exif=turned(1 if n < 5 else 6)) for n in range(10)}
+    sample = auto.look(raw(tmp_path / "raw", files), **LIMITS)
+    assert sorted(sample.sizes) == [(300, 400)] * 5 + [(400, 300)] * 5
+    chosen = form(tmp_path / "raw", [20, 20], color, resize="auto")
+    assert (chosen.form.resize, chosen.reasons["resize"]) == ("crop", "height/width from 0.75 to 1.3")
 
 
 def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:

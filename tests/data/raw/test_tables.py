@@ -82,6 +82,9 @@ def test_spaces_around_names_of_columns_are_no_part_of_them() -> None:
     rows = read_table(b"path, label , split\na.jpg,cat,test\n", name="labels.csv", where=Path("data"))
     assert placed(list(rows.values())) == [("a.jpg", "cat", "test", {})]
     assert placed(list(rows.values()), label=" label ", split="split") == [("a.jpg", "cat", "test", {})]
+    lines = b'{"path": "a.jpg", "label": "cat"}\n{"path": "d.jpg", "label ": "dog"}\n'
+    rows = read_table(lines, name="labels.jsonl", where=Path("data"))
+    assert [row["label"] for row in rows.values()] == ["cat", "dog"]
 
 
 def test_a_column_without_a_name_is_no_split() -> None:

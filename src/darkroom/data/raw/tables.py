@@ -134,8 +134,9 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
         except UnicodeDecodeError as error:
             raise DataError(f"{called} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
         rows = _json_lines(text, called=called) if suffix == ".jsonl" else _separated(text, suffix, called=called)
+    rows = {line: {key.strip(): value for key, value in row.items()} for line, row in rows.items()}
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    return {line: {key.strip(): _text(row.get(key)) for key in columns} for line, row in rows.items()}
+    return {line: {key: _text(row.get(key)) for key in columns} for line, row in rows.items()}
 
 
 def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, Any]]:
