@@ -165,13 +165,11 @@ def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monk
 
 def test_report_reads_an_evaluation_without_recent_images(repository, monkeypatch, capfd):
     scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992]}
-    promotion = {"decision": "kept", "reasons": [], "registered_model": "pets", "champion_after": None}
+    evaluation = {"winner": "cnn", "candidates": {"cnn": scores}}
+    promotion = {"decision": "kept", "reasons": ["It is worse."], "registered_model": "pets", "champion_after": "3"}
     (repository / "reports").mkdir()
-    for name, content in {
-        "evaluation": {"winner": "cnn", "candidates": {"cnn": scores}},
-        "promotion": promotion,
-    }.items():
-        (repository / "reports" / f"{name}.json").write_text(json.dumps(content))
+    (repository / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
+    (repository / "reports" / "promotion.json").write_text(json.dumps(promotion))
     code, out, err = run(monkeypatch, capfd, "report")
     assert (code, err) == (0, "")
     assert out.startswith("winner     cnn: test accuracy 98.70%")

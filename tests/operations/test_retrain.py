@@ -401,6 +401,16 @@ def test_as_an_experiment_only_what_would_be_promoted_is_applied(project):
     assert project.read("dvc.lock") != lock
 
 
+def test_a_lost_champion_comes_back_where_nights_are_experiments(project, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(project.root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    champion = versions.find("no champion yet", alias="champion")
+    versions.fetch(champion).unlink()
+    report = project.retrain()
+    assert (fired(report), report["decision"], report["version_after"]) == (["lost_champion"], "unchanged", "1")
+    assert versions.damage(champion) == []
+
+
 def test_an_experiment_that_waits_for_approval_is_applied_too(project):
     params, lock = project.root / "params.yaml", project.read("dvc.lock")
     settings = {"approval: automatic": "approval: manual", "from_experiments: false": "from_experiments: true"}

@@ -82,7 +82,7 @@ def kept_versions(registered: Registered, *, keep: int) -> set[str]:
     newest = sorted(registered.versions, key=int, reverse=True)[:keep]
     rolled_back = {number for number, version in registered.versions.items() if ROLLED_BACK in version.tags}
     staying = ({*registered.aliases.values()} | {*newest} | rolled_back) & registered.versions.keys()
-    references = {registered.versions[number].tags.get(REFERENCE) for number in staying}
+    references = {registered.versions[number].tags.get(REFERENCE, number) for number in staying}
     return staying | (references & registered.versions.keys())
 
 

@@ -187,6 +187,8 @@ class Retraining:
 
     def _experiment(self, *force: str) -> dict[str, Any]:
         """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
+        if "lost_champion" in self.fired:  # an experiment leaves the champion as it is
+            self._repro("--single-item", "promote")
         self.tried = triggers.behind(self._status(), self.order.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         self.tree.stage_incoming()  # DVC copies what git knows
