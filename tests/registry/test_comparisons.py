@@ -31,7 +31,7 @@ def store(tmp_path, monkeypatch):
 
 def compare(models, ids):
     found = comparisons.number(versions.read("pets"), ids, digest(models))
-    comparisons.record("pets", ids, digest(models), run_id="r1", passed=False)
+    comparisons.record("pets", ids, digest(models), run_id="r1", passed=False, reason=f"It is {models}.")
     return found
 
 
@@ -40,7 +40,11 @@ def test_each_comparison_counts_once(store):
     assert [compare(models, ids) for models in ("a", "b", "c", "b", "a", "d")] == [1, 2, 3, 2, 1, 4]
     (tag,) = (value for key, value in versions.read("pets").tags.items() if key.startswith(comparisons.KEY))
     assert json.loads(tag)["n"] == 4
-    assert json.loads(tag)["last"]["run"] == "r1"
+    assert len(tag) < 5000
+    (found,) = comparisons.decided(versions.read("pets"))
+    assert found["n_comparisons"] == 4
+    assert [decision["reason"] for decision in found["decisions"]] == [f"It is {models}." for models in "abcd"]
+    assert (found["decisions"][0]["run"], found["decisions"][0]["passed"]) == ("r1", False)
 
 
 def test_a_test_set_that_grew_is_counted_on(store):
@@ -68,10 +72,12 @@ def test_test_sets_with_the_same_first_image_are_counted_apart(store):
 def test_a_thousand_comparisons_fit_into_the_tag():
     made = "".join(digest(str(number))[: comparisons.COMPARISON_DIGITS] for number in range(comparisons.REMEMBERED))
     sample = "".join(comparisons.sample(image_ids(0, 1000)))
-    tag = json.dumps({"n": 1000, "sample": sample, "made": made})
+    decision = {"at": "2026-01-01T00:00:00+00:00", "run": "f" * 32, "passed": False}
+    decisions = [{**decision, "reason": "x" * comparisons.REASON_CHARACTERS}] * comparisons.SHOWN
+    tag = json.dumps({"n": 1000, "sample": sample, "made": made, "decisions": decisions})
     registered = Registered("pets", tags={f"{comparisons.KEY}x": tag})
-    assert len(tag) < 4700
-    assert comparisons.number(registered, image_ids(0, 1000), digest("0")) == 601
+    assert len(tag) < 5000
+    assert comparisons.number(registered, image_ids(0, 1000), digest("0")) == 1001 - comparisons.REMEMBERED
     assert comparisons.number(registered, image_ids(0, 1000), digest("new")) == 1001
 
 

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,8 +18,12 @@ Reason = Annotated[str, typer.Option("--reason", help="Reason, recorded in the h
 
 @app.command()
 def history(model: Model = None, as_json: Json = False) -> None:
-    """Show which version was champion when, who promoted it and why; --json adds the moves of all aliases."""
+    """Show which version was champion when, who promoted it and why, and what was decided lately.
+
+    --json adds the moves of all aliases.
+    """
     from darkroom.cli import tables
+    from darkroom.registry.comparisons import decided
     from darkroom.registry.versions import find, read
 
     name = registered_name(model)
@@ -27,12 +31,14 @@ def history(model: Model = None, as_json: Json = False) -> None:
     if not registered.versions:
         find(name, alias="champion")  # says that there is none, and what there is
     if as_json:
-        told = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
+        told: dict[str, Any] = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
         hold = registered.hold
         held = hold and {**hold._asdict(), "ended": hold.is_over(hold_days(), datetime.now(UTC))}
-        print(json.dumps({**told, "hold": held, "moves": registered.history()}, indent=2))
+        told |= {"hold": held, "comparisons": decided(registered), "moves": registered.history()}
+        print(json.dumps(told, indent=2))
         return
     tables.print_history(registered, hold_days=hold_days())
+    tables.print_decisions(decided(registered))
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Tables printed by `darkroom history`, `compare` and `drift`; without a terminal, one fact per line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +115,19 @@ def print_hold(registered: Registered, *, days: float | None) -> None:
             f"{registered.name}: {hold}: a better model waits for `darkroom approve`, which ends the hold; so do "
             "`darkroom lift-hold` and promote.hold_days"
         )
+
+
+def print_decisions(test_sets: Sequence[Mapping[str, Any]]) -> None:
+    """Print what was decided about the last candidates on each test set.
+
+    Args:
+        test_sets: what comparisons.decided returned.
+    """
+    for test_set in test_sets:
+        print(f"{test_set['n_comparisons']} comparisons with the champion on one test set; the last:")
+        for decision in test_set["decisions"]:
+            word = "passed" if decision["passed"] else "kept the champion"
+            print(f"  {_time(decision['at'])}  {word}: {decision['reason']}...")
 
 
 def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:

@@ -111,7 +111,8 @@ class Case:
         run_id = read_json(self._winner.onnx.with_name("run.json"))["run_id"]
         if self._champion:
             ids, models = self._compared()
-            comparisons.record(self._champion.name, ids, models, run_id=run_id, passed=decision.promote)
+            reason = decision.tests["champion"]["sentence"] if "champion" in decision.tests else decision.reasons[0]
+            comparisons.record(self._champion.name, ids, models, run_id=run_id, passed=decision.promote, reason=reason)
         made = decision.tests.get("champion", {}).get("n_comparisons", 1)
         noted = {"passed": decision.promote, "reasons": " ".join(decision.reasons), "comparison": made}
         comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()})

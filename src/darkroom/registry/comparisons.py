@@ -21,7 +21,8 @@ KEY = "comparisons."  # registered-model tags comparisons.<first id of the test 
 REFERENCE = "margin.reference"  # version tag: the version against which the next margin is held
 SAMPLE = 64  # ids that are kept of a test set
 ID_DIGITS, COMPARISON_DIGITS = 12, 8  # of a sha256; a registered model's tag holds 5,000 characters
-REMEMBERED = 400  # comparisons that are recognised when they are made again
+REMEMBERED = 365  # comparisons that are recognised when they are made again
+SHOWN, REASON_CHARACTERS = 6, 80  # decisions that are kept in words, of each test set
 SAME_TEST_SET = 0.5  # share of images that were in the earlier test set
 
 
@@ -41,12 +42,13 @@ def number(registered: Registered, ids: Iterable[str], comparison: str) -> int:
     return n_made - len(made) + made.index(short) + 1 if short in made else n_made + 1
 
 
-def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passed: bool) -> None:
-    """Count a comparison in the registry, once.
+def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passed: bool, reason: str) -> None:
+    """Count a comparison in the registry, once, and keep the last few decisions in words, promoted or not.
 
     Args:
         run_id: of the candidate's training.
         passed: whether it passed all gates.
+        reason: a sentence; its beginning is kept.
 
     Raises:
         LockedError, RegistryError: as of `ledger`.
@@ -57,14 +59,26 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
         made, short = _split(known["made"], COMPARISON_DIGITS), comparison[:COMPARISON_DIGITS]
         if short in made:
             return
+        now_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        decision = {"at": now_utc, "run": run_id, "passed": passed, "reason": reason[:REASON_CHARACTERS]}
         value = {
             "n": known["n"] + 1,
             "sample": "".join(now),
             "made": "".join([*made, short][-REMEMBERED:]),
-            "last": {"at": datetime.now(UTC).isoformat(timespec="seconds"), "run": run_id, "passed": passed},
+            "decisions": [*known["decisions"], decision][-SHOWN:],
         }
         with book.writing():
             book.client.set_registered_model_tag(name, key, json.dumps(value))
+
+
+def decided(registered: Registered) -> list[dict[str, Any]]:
+    """Return of each test set {n_comparisons, decisions}; a decision is {at, run, passed, reason}, oldest first.
+
+    Raises:
+        RegistryError: a tag is damaged.
+    """
+    found = [_parsed(registered, key) for key in sorted(registered.tags) if key.startswith(KEY)]
+    return [{"n_comparisons": content["n"], "decisions": content["decisions"]} for content in found]
 
 
 def note(run_id: str, tags: Mapping[str, str]) -> None:
@@ -122,7 +136,7 @@ def _known(registered: Registered, now: Sequence[str]) -> tuple[str, dict[str, A
     """Return the key and the content of the tag of this test set, empty if it is a new one."""
     # Another test set may begin with the same id.
     new = next(key for n in itertools.count(1) if (key := f"{KEY}{now[0]}.{n}") not in registered.tags)
-    best, found = SAME_TEST_SET, (new, {"n": 0, "sample": "", "made": ""})
+    best, found = SAME_TEST_SET, (new, {"n": 0, "sample": "", "made": "", "decisions": []})
     for key in sorted(registered.tags):
         if key.startswith(KEY):
             content = _parsed(registered, key)
@@ -134,7 +148,12 @@ def _known(registered: Registered, now: Sequence[str]) -> tuple[str, dict[str, A
 def _parsed(registered: Registered, key: str) -> dict[str, Any]:
     try:
         content = json.loads(registered.tags[key])
-        return {"n": int(content["n"]), "sample": str(content["sample"]), "made": str(content["made"])}
+        return {
+            "n": int(content["n"]),
+            "sample": str(content["sample"]),
+            "made": str(content["made"]),
+            "decisions": list(content["decisions"]),
+        }
     except (ValueError, TypeError, KeyError):
         raise RegistryError(
             f"{registered.name}: the tag {key} of the registered model is damaged ({registered.tags[key][:40]!r}); "
