@@ -35,6 +35,7 @@ def main() -> None:
     trained = {folder.name: read_run(folder / "run.json") for folder in folders}
 
     from darkroom.evaluation import predictions, report
+    from darkroom.figures.fonts import advice
     from darkroom.tracking.runs import reopen_training
 
     with ExitStack() as stack:  # a store that does not answer must fail before anything is scored, not after
@@ -68,6 +69,8 @@ def main() -> None:
     summary = {"test_ids_sha256": test_ids_sha256, "winner": winner, "candidates": metrics}
     write_text(paths.out, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     say(f"evaluate: {winner}: {report.in_words(metrics[winner], n_images=len(rows))}")
+    if unreadable := advice(dataset.classes):
+        say(unreadable)
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ MAY_IMPORT = {
     "compute": "project",
     "tracking": "deployable project",
     "networks": "deployable networks/runtime networks/architectures",
-    "figures": "files",
+    "figures": "project files",
     "data/fetching": "project files",
     "data/raw": "project files",
     "data/arrays": "files",

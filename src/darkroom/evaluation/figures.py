@@ -60,7 +60,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [clean(name, 14) for name in classes]
     size = float(np.clip(0.42 * n_classes + 1.6, 3.6, WIDTH))
-    with style(dark=dark):
+    with style(dark=dark, texts=names):
         figure = Figure(figsize=(size + 0.6, size), layout="constrained")
         axes = figure.add_subplot()
         # The square root and a start that differs from the paper show rare confusions among many classes.
@@ -153,7 +153,8 @@ def class_scores(values: Sequence[float | None], classes: Sequence[str], path: P
     if not ranked:
         raise DataError(f"{path}: no class has a value of {label}; nothing to plot")
     shown = ranked[:40]
-    with style():
+    names = [clean(name, 24) for _, name in shown]
+    with style(texts=names):
         figure = Figure(figsize=(WIDTH, 0.9 + 0.21 * len(shown)), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(shown))
@@ -162,7 +163,7 @@ def class_scores(values: Sequence[float | None], classes: Sequence[str], path: P
         axes.plot(heights, places, "o", color=first, markersize=6)
         for place, value in enumerate(heights):
             axes.annotate(f"{value:.1%}", (value, place), (7, 0), textcoords="offset points", va="center", size=7.5)
-        axes.set_yticks(places, [clean(name, 24) for _, name in shown])
+        axes.set_yticks(places, names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         start = max(0.0, min(heights) - 0.05)

@@ -38,17 +38,18 @@ def image_grid(
     row_height = cell + lines * text_height + gap
     width = 2 * margin + n_columns * (cell + gap) - gap
     height = 2 * margin + head + n_rows * row_height - gap
-    with style():
+    titles = ["\n".join(clean(line, 17) for line in title.split("\n")) for title in titles]
+    heading = clean(heading, int(width * 11))
+    with style(texts=[*titles, heading]):
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
         if heading:
-            axes.text(margin, margin, clean(heading, int(width * 11)), va="top", weight="bold", parse_math=False)
+            axes.text(margin, margin, heading, va="top", weight="bold", parse_math=False)
         for position, (image, title) in enumerate(zip(images, titles, strict=True)):
             left = margin + position % n_columns * (cell + gap)
             top = margin + head + position // n_columns * row_height
-            shown = "\n".join(clean(line, 17) for line in title.split("\n"))
-            axes.text(left, top, shown, va="top", size=7.5, color=ink("quiet"), parse_math=False)
+            axes.text(left, top, title, va="top", size=7.5, color=ink("quiet"), parse_math=False)
             _place(axes, _rgb(image, path), left=left, top=top + lines * text_height, cell=cell)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_aspect("auto")  # imshow sets its own; one unit is one inch in both directions here anyway

@@ -1,7 +1,6 @@
 """Draw every plot: plain arrays in, a PNG out; the path is returned. No pyplot, so no global state and no window."""
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from darkroom.figures.fonts import families, legible
 from darkroom.files.writing import replacing
 
 DPI = 144
@@ -42,8 +42,8 @@ SPLITS = {"train": "training", "val": "validation"}
 
 
 def clean(text: str, longest: int) -> str:
-    """Return text in one line of at most `longest` characters; control characters become spaces."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    """Return text in one line of at most `longest` characters that can be drawn; control characters become spaces."""
+    line = legible(" ".join("".join(character if character.isprintable() else " " for character in text).split()))
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
@@ -53,11 +53,15 @@ def ink(name: str, *, dark: bool = False) -> str:
 
 
 @contextmanager
-def style(*, dark: bool = False) -> Iterator[None]:
-    """Draw in the fonts and colours of every plot while the block runs."""
+def style(*, dark: bool = False, texts: Iterable[str] = ()) -> Iterator[None]:
+    """Draw in the fonts and colours of every plot while the block runs.
+
+    Args:
+        texts: what is written in it that may be in any script, as `clean` returned it.
+    """
     colors = DARK if dark else LIGHT
     settings: Any = {
-        "font.family": ["DejaVu Sans"],
+        "font.family": families(texts),
         "font.size": 9,
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
@@ -87,9 +91,7 @@ def style(*, dark: bool = False) -> Iterator[None]:
         "legend.fontsize": 8,
         "lines.linewidth": 1.8,
     }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        # A class name in a script that DejaVu lacks is drawn as boxes: ugly, but no reason to lose the plot.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+    with mpl.rc_context(settings):
         yield
 
 

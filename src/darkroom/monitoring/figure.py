@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from darkroom.figures.style import WIDTH, ink, save, style
+from darkroom.figures.style import WIDTH, clean, ink, save, style
 from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.drift import Check, Report, Sample
 
 N_BINS = 40
 N_CLASSES = 10  # bars; of more classes the most shifted
 N_WEEKS = 6  # with their date
+LONGEST_NAME = 14  # characters
 N_COLUMNS = 2
 
 
@@ -38,7 +39,8 @@ def drift(
     """
     n_panels = len(report.checks) + bool(weeks)
     n_rows = max(1, -(-n_panels // N_COLUMNS))
-    with style():
+    names = [clean(name, LONGEST_NAME) for check in report.checks for name in check.classes[:N_CLASSES]]
+    with style(texts=names):
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
         panels = list(figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat)
         for axes, check in zip(panels, report.checks, strict=False):
@@ -83,7 +85,7 @@ def _bars(axes: Axes, check: Check) -> None:
     faint, first, second = (ink(name) for name in ("faint", "first", "second"))
     axes.barh(at - 0.2, check.reference[:n], height=0.38, color=faint, edgecolor=first, linewidth=0.8)
     axes.barh(at + 0.2, check.window[:n], height=0.38, color=second)
-    axes.set_yticks(at, [name if len(name) <= 14 else f"{name[:13]}…" for name in check.classes[:n]], parse_math=False)
+    axes.set_yticks(at, [clean(name, LONGEST_NAME) for name in check.classes[:n]], parse_math=False)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(5))
