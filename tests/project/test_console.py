@@ -78,6 +78,16 @@ def test_native_messages_are_silenced_and_pythons_are_not(tmp_path: Path) -> Non
     assert end(body, cwd=tmp_path)[2] == "python\nafter"
 
 
+def test_a_handler_made_while_silenced_still_writes_later(tmp_path: Path) -> None:
+    body = (
+        "from darkroom.project.console import native_stderr_silenced; import logging\n"
+        "    with native_stderr_silenced():\n"
+        "        handler = logging.StreamHandler()\n"
+        "    handler.emit(logging.makeLogRecord({'msg': 'later'}))"
+    )
+    assert end(body, cwd=tmp_path)[2] == "later\n"
+
+
 def test_the_garbage_collector_rests_while_keras_is_loaded() -> None:
     with contextlib.suppress(ImportError), console.loading_keras():
         assert not gc.isenabled()
