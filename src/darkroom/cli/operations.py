@@ -98,9 +98,9 @@ def gc(
 
     from darkroom.operations.gc import drop_dvc_cache, plan, remove
     from darkroom.operations.single_flight import single_flight
-    from darkroom.project.repository import repository_root
+    from darkroom.project.repository import checkout
 
-    root = repository_root()
+    root = checkout()
     with single_flight("darkroom gc") if yes else nullcontext():
         planned = plan(root, name=registered_name(model), keep=keep, days=days)
         cache = drop_dvc_cache(root, dry=not yes) if dvc else None

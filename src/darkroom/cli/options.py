@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from darkroom.errors import ParamsError
-from darkroom.project.repository import repository_root
+from darkroom.project.repository import checkout, repository_root
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Registered model name; default: promote.registered_model in params.yaml.")
@@ -44,13 +44,16 @@ def registered_name(model: str | None) -> str:
     """Return the registered name that a command works on: what --model says, else what params.yaml says.
 
     Raises:
-        ParamsError: neither says one.
+        ParamsError: neither says one, or there is no params.yaml.
     """
     if model:
         return model
     from darkroom.project.params import read_params
 
-    path = repository_root() / "params.yaml"
+    try:
+        path = checkout() / "params.yaml"
+    except ParamsError as error:
+        raise ParamsError(f"{error}, or pass --model") from None
     try:
         return str(read_params(path)["promote"]["registered_model"])
     except (KeyError, TypeError):
