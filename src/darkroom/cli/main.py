@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +15,7 @@ from darkroom.files.writing import read_json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
 
-app = typer.Typer(
-    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
@@ -30,9 +29,22 @@ def main() -> None:
     run(lambda: app(args=arguments, prog_name="darkroom"))
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"darkroom {version('darkroom')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _app() -> None:
-    """Turn labelled images into a tested, versioned, served classifier. --debug shows the traceback of an error."""
+def _app(
+    version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, before or after the command.")
+    ] = False,
+) -> None:
+    """Turn labelled images into a tested, versioned, served classifier."""
 
 
 @app.command()

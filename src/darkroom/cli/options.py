@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, TypeVar
@@ -76,6 +77,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if there is none of this name."""
         command: Any = super().get_command(ctx, cmd_name)
+        if command:
+            command.short_help = command.get_short_help_str(limit=sys.maxsize)  # the whole sentence, not 45 characters
         for parameter in command.params if command else ():
             if isinstance(parameter, TyperArgument):
                 parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take
