@@ -1,5 +1,6 @@
 """Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
 
+from functools import partial
 from typing import Any
 
 from darkroom.data.preparation.params import PreprocessParams
@@ -18,7 +19,7 @@ def main() -> None:
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation import prepared, rows
-    from darkroom.data.preparation.auto import choose_form
+    from darkroom.data.preparation.auto import choose_form, look
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
@@ -28,10 +29,8 @@ def main() -> None:
     limits: dict[str, Any] = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
         chosen = choose_form(
-            paths.raw,
-            max_pixels=params.max_image_pixels,
+            partial(look, paths.raw, max_pixels=params.max_image_pixels, **limits),
             **params.model_dump(include={"image_size", "color", "resize", "background", "white_level"}),
-            **limits,
         )
     if chosen.reasons:
         say(f"preprocess: {chosen.in_words()}")
@@ -62,11 +61,14 @@ def main() -> None:
         write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
         prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
-    from darkroom.figures.grid import image_grid  # loads matplotlib, which takes a second
+    from darkroom.figures.fonts import advice  # this and the next load matplotlib, which takes a second
+    from darkroom.figures.grid import image_grid
 
     images, titles = samples(Dataset.open(paths.out))
     image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
     say(prepared.in_words(taken, assignment, manifest, group_by=params.group_by))
+    if unreadable := advice(manifest["classes"]):
+        say(unreadable)
 
 
 if __name__ == "__main__":

@@ -290,6 +290,7 @@ MAY_IMPORT = {
     "data/download": "project files data/fetching data/raw",
     "data/preparation": "deployable project files compute data/raw data/arrays",
     "data/augmentation": "project files compute data/arrays",
+    "inspection": "deployable project files figures data/raw data/arrays data/preparation",
     "networks/backbones": "project networks/runtime files compute data/fetching",
     "evaluation": "deployable project evaluation/metrics files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
@@ -303,7 +304,10 @@ MAY_IMPORT = {
     "operations": "deployable project files tracking data/raw registry monitoring",
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",
-    "cli": "project files tracking registry monitoring promotion batch serving operations lr_find tuning",
+    "cli": (
+        "project files tracking registry data/download data/preparation inspection monitoring promotion batch serving "
+        "operations lr_find tuning"
+    ),
 }
 OWNERS = {
     "keras": {

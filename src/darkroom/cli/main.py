@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import feedback, operations, registry, scoring, serving
+from darkroom.cli import feedback, init, operations, registry, scoring, serving
 from darkroom.cli.options import Commands, Json
 from darkroom.files.writing import read_json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.add_typer(init.app)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
@@ -58,13 +59,18 @@ def use(
     """Write a preset, completed from the default, as params.yaml and print what changed."""
     from darkroom.cli import presets
 
-    changes = presets.use(name, root=checkout(), force=force)
+    root = checkout()
+    changes = presets.use(name, root=root, force=force)
     if as_json:
         print(json.dumps({"preset": name, "changed": changes}))
         return
     for key, (old, new) in changes.items():
         print(f"{key}: {'(none)' if old is None else old} -> {'(none)' if new is None else new}")
-    print(f"params.yaml now holds the preset {name} ({len(changes)} keys changed); run it with `dvc repro`")
+    path = presets.missing_source(root)
+    to_do = "run it with `dvc repro`"
+    if path is not None:
+        to_do = f"set the path in download.dataset.sources (there is no {path}), or run `darkroom init FOLDER` instead"
+    print(f"params.yaml now holds the preset {name} ({len(changes)} keys changed); {to_do}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ A comment at the end of a line replaces the default's; without one the default's
 """
 
 import subprocess
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import reduce
 from io import StringIO
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.tokens import CommentToken
 
@@ -30,9 +31,11 @@ from darkroom.files.writing import write_text
 from darkroom.project.params import EXPECTED_CANDIDATES, flatten, read_params, read_with_comments
 from darkroom.project.text import did_you_mean
 
+Settings = Iterable[tuple[str, Any, str]]
 Change = tuple[str | None, str | None]  # (old value, new value); None: the key is not there
 
 DEFAULT = "mnist"
+COLUMN = 34  # of comments
 OF_CANDIDATES = (("train",), ("tune", "space"))  # where each candidate has a section
 
 
@@ -50,21 +53,43 @@ def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
         ParamsError: the preset does not exist or is invalid, or params.yaml has edits that would be lost and `force`
             is False.
     """
-    target = root / "params.yaml"
     merged = text(name, root=root)
-    if not target.exists():
-        old: dict[str, str] = {}
-    elif not force and _would_lose_edits(root, target):
-        raise ParamsError(
-            f"{target} has uncommitted edits; commit them, or discard them with `darkroom use {name} --force`"
-        )
-    else:
-        old = _flat(target)
+    if not force:
+        check_no_edits(root, command=f"darkroom use {name}")
+    return replace(merged, root=root)
+
+
+def check_no_edits(root: Path, *, command: str) -> None:
+    """Check that params.yaml of the repository `root` may be replaced.
+
+    Args:
+        command: the one that replaces it, and does so all the same with --force.
+
+    Raises:
+        ParamsError: it has edits that would be lost.
+    """
+    target = root / "params.yaml"
+    if target.exists() and _would_lose_edits(root, target):
+        raise ParamsError(f"{target} has uncommitted edits; commit them, or discard them with `{command} --force`")
+
+
+def replace(merged: str, *, root: Path) -> dict[str, Change]:
+    """Write the text as params.yaml of the repository `root` and return the keys that changed, dotted."""
+    target = root / "params.yaml"
+    old = _flat(target)
     write_text(target, merged)
     new = flatten(read_params(target))
     return {
         key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
     }
+
+
+def missing_source(root: Path) -> str | None:
+    """Return the path of the dataset in params.yaml that is not there, None where there is no such."""
+    dataset = read_params(root / "params.yaml")["download"]["dataset"]
+    sources = dataset["sources"] if isinstance(dataset, dict) else []
+    paths = [source["path"] for source in sources if source["kind"] == "path"]
+    return next((path for path in paths if not (root / Path(path).expanduser()).exists()), None)
 
 
 def read(name: str, *, root: Path) -> dict[str, Any]:
@@ -90,18 +115,61 @@ def text(name: str, *, root: Path) -> str:
     path = _folder(root) / f"{name}.yaml"
     if name == DEFAULT:
         return path.read_text(encoding="utf-8")
-    params = read_with_comments(_folder(root) / f"{DEFAULT}.yaml")
-    preset = read_with_comments(path)
-    candidates = preset.get("candidates", params.get("candidates"))
-    if not isinstance(candidates, list):
-        raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
-    for keys in OF_CANDIDATES:
-        sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, params)
-        for left_out in sections.keys() - set(candidates):
-            del sections[left_out]
-    _merge(params, preset, candidates=candidates, path=path)
     lines = path.read_text(encoding="utf-8").splitlines()
     head = "\n".join(takewhile(lambda line: line.startswith("#"), lines))
+    return _completed([(path, read_with_comments(path))], head=head, root=root)
+
+
+def text_with(name: str, settings: Settings, *, head: str, root: Path) -> str:
+    """Return the params.yaml of a preset with other settings on top, each with a comment.
+
+    Args:
+        settings: (dotted key, value, comment).
+        head: comment lines at the beginning, in place of those of the preset.
+
+    Raises:
+        ParamsError: see `text`.
+    """
+    top = CommentedMap()
+    for key, value, comment in settings:
+        *above, last = key.split(".")
+        section = reduce(lambda section, key: section.setdefault(key, CommentedMap()), above, top)
+        section[last] = _node(value)
+        if isinstance(node := section[last], CommentedSeq) and isinstance(node[-1], CommentedMap):
+            section, last = node[-1], [*node[-1]][-1]  # the line of a list of mappings ends before its first one
+        section.yaml_add_eol_comment(comment, last, column=COLUMN)
+    path = _folder(root) / f"{name}.yaml"
+    return _completed([(path, read_with_comments(path)), (root / "params.yaml", top)], head=head, root=root)
+
+
+def _node(value: Any, *, flow: bool = False) -> Any:
+    """Return a value as ruamel writes it: a list of mappings over several lines, other lists, and mappings, on one."""
+    node: Any = value
+    if isinstance(value, dict):
+        node = CommentedMap({key: _node(inner, flow=True) for key, inner in value.items()})
+    elif isinstance(value, list):
+        node = CommentedSeq(_node(item) for item in value)
+        flow = flow or not any(isinstance(item, dict) for item in value)
+    if flow and node is not value:
+        node.fa.set_flow_style()
+    return node
+
+
+def _completed(layers: Sequence[tuple[Path, CommentedMap]], *, head: str, root: Path) -> str:
+    """Return the default with layers on top of it, the last one highest; each has the path of an error about it."""
+    params = read_with_comments(_folder(root) / f"{DEFAULT}.yaml")
+    candidates = params.get("candidates")
+    for path, layer in layers:
+        candidates = layer.get("candidates", candidates)
+        if not isinstance(candidates, list):
+            raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
+    for values in (params, *(layer for _, layer in layers[:-1])):
+        for keys in OF_CANDIDATES:
+            sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, values)
+            for left_out in sections.keys() - set(candidates):
+                del sections[left_out]
+    for path, layer in layers:
+        _merge(params, layer, candidates=candidates, path=path)
     return "\n\n".join(filter(None, [head, *(_dumped(params, section) for section in params)])) + "\n"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,7 +56,7 @@ def form(
     directory: Path, image_size: list[int] | Literal["auto"] = "auto", color: str = "auto", **given: Any
 ) -> Chosen:
     rest: dict[str, Any] = {"resize": "stretch", "background": (255, 255, 255), "white_level": 65535, **given}
-    return auto.choose_form(directory, image_size=image_size, color=color, **rest, **LIMITS)
+    return auto.choose_form(partial(auto.look, directory, **LIMITS), image_size=image_size, color=color, **rest)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])

@@ -3,13 +3,15 @@
 import hashlib
 import heapq
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from darkroom.data.raw.layouts import ARCHIVED, RawImage, placed_in, read_images, read_manifest
+from darkroom.data.raw.listing import Listing, listing_of_archive
+from darkroom.data.raw.placement import Placed
 from darkroom.deployable import images
 from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form
@@ -140,37 +142,29 @@ class Chosen(NamedTuple):
 
 
 def choose_form(
-    directory: Path,
+    look: Callable[[], Sample],
     *,
     image_size: Sequence[int] | Literal["auto"],
     color: str,
     resize: str,
     background: Sequence[int],
     white_level: int | Literal["auto"],
-    max_archive_bytes: int,
-    max_image_bytes: int,
-    max_pixels: int,
 ) -> Chosen:
-    """Return the form that params ask for; what is `auto` is chosen by a sample of data/raw.
+    """Return the form that params ask for; what is `auto` is chosen by a sample of the dataset.
 
     New images of the drop directory play no role: they must not change the shape of a network that is in use.
 
     Args:
+        look: returns the sample; called only where something is auto.
         image_size: (height, width) in pixels, or auto.
         color: grey, rgb or auto.
         resize: stretch, letterbox, crop or auto.
         background: of the form, RGB.
         white_level: of the form, or auto.
-        directory, max_archive_bytes, max_image_bytes, max_pixels: see look().
-
-    Raises:
-        DataError: see look().
     """
     reasons: dict[str, str] = {}
     if "auto" in (image_size, color, resize, white_level):
-        sample = look(
-            directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, max_pixels=max_pixels
-        )
+        sample = look()
     if image_size == "auto":
         height, width, reasons["image_size"] = choose_image_size(sample.sizes)
     else:
@@ -200,9 +194,23 @@ def look(
     Raises:
         DataError: the dataset cannot be read, or none of the images can be decoded.
     """
+    found = _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
+    return sample_of(found, where=directory, max_pixels=max_pixels)
+
+
+def sample_of(images: Iterable[tuple[str, bytes | np.ndarray]], *, where: Path, max_pixels: int) -> Sample:
+    """Return what images, each with its name, are like.
+
+    Args:
+        where: what to call the dataset in an error.
+        max_pixels: an image with more is not decoded.
+
+    Raises:
+        DataError: none of the images can be decoded.
+    """
     found = Sample([], None)
     why = "there are none"
-    for name, data in _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
+    for name, data in images:
         try:
             size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=found.colored is None)
         except ValueError as reason:
@@ -213,7 +221,7 @@ def look(
             found.sizes, found.colored or (shown(name) if colored else None), _larger(found.brightest, brightest)
         )
     if not found.sizes:
-        raise DataError(f"{directory}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
+        raise DataError(f"{where}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
     return found
 
 
@@ -253,19 +261,24 @@ def _sampled(
     if manifest["layout"]["kind"] in ARCHIVED and len(manifest["files"]) == 1:
         path = directory / manifest["files"][0]["name"]
         with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-            placed = placed_in(archive, manifest["layout"])
-            fit = (
-                (image.name, archive.entries[image.number])
-                for image in placed
-                if image.split in (None, "train") and archive.entries[image.number].n_bytes <= max_image_bytes
-            )
-            # In the order of the archive: a compressed tar can only be read forward.
-            chosen = heapq.nsmallest(n, fit, key=lambda pair: _order(pair[0]))
-            for name, entry in sorted(chosen, key=lambda pair: pair[1].position):
-                yield name, archive.read(entry)
+            listing = listing_of_archive(archive)
+            placed = placed_in(listing, manifest["layout"])
+            yield from sampled_in(listing, placed, n=n, max_image_bytes=max_image_bytes)
         return
     found = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
     yield from heapq.nsmallest(n, _training_arrays(found), key=lambda pair: _order(pair[0]))
+
+
+def sampled_in(
+    listing: Listing, placed: Iterable[Placed], *, max_image_bytes: int, n: int = SAMPLE_PICTURES
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of n of the images that may be trained on; see look()."""
+    fit = (
+        image for image in placed if image.split in (None, "train") and listing.n_bytes(image.number) <= max_image_bytes
+    )
+    chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
+    for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward
+        yield image.name, listing.read(image.number)
 
 
 def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:

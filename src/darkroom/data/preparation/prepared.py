@@ -116,7 +116,7 @@ def split_rows(
     return Assignment(splits, groups, dropped)
 
 
-def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
+def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) -> None:
     """Refuse a split that lacks a class. See splits.check_classes.
 
     Raises:
@@ -198,13 +198,13 @@ def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *,
         sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
         alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
         words += f"; {len(sizes) - 1} groups by preprocess.group_by, {alone} in none"
-    if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
+    if plain := plain_images(rows, image_shape=tuple(manifest["image_shape"])):
         n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
         words += f"; {n} one colour throughout (first: {shown(plain[0])})"
     return words
 
 
-def _plain(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
+def plain_images(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
     """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
     totals, squares = rows.sums[:, 0], rows.sums[:, 1]
     same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)

@@ -5,13 +5,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset import SPLIT_CODES
-from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import Oversized, RawImage
 from darkroom.data.raw.placement import same_name
@@ -33,6 +32,14 @@ class Duplicate(NamedTuple):
     of: str
     kind: str
     action: str
+
+
+class Sink(Protocol):
+    """What takes the pixels of rows, uint8 (n, *image_shape): a DatasetWriter, or nothing where they are not needed."""
+
+    image_shape: tuple[int, int, int]
+
+    def append(self, images: np.ndarray, /) -> object: ...
 
 
 class Rows:
@@ -178,7 +185,7 @@ class Rows:
 
 def take_in(
     images: Iterable[tuple[RawImage, bool]],
-    writer: DatasetWriter,
+    writer: Sink,
     *,
     form: Form,
     max_pixels: int,

@@ -339,7 +339,7 @@ def check_classes(
     classes: Sequence[str],
     official_test: np.ndarray,
     incoming: np.ndarray,
-    listed_in: Path,
+    listed_in: Path | str,
 ) -> None:
     """Check that there is something to learn and to measure: two classes, each with images in every split.
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
+from darkroom.data.raw.listing import Listing, listing_of_archive
 from darkroom.data.raw.placement import OFFICIAL, Folders, Placed, check_classes, is_litter, place
 from darkroom.data.raw.tables import Columns, read_and_place
 from darkroom.errors import DataError
-from darkroom.files.archives import Archive, open_archive
+from darkroom.files.archives import open_archive
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.text import shown, utf8
 
@@ -169,25 +170,19 @@ def _walk(
             raise DataError(f"{top}: {shown(name)} is not a regular file; remove it")
 
 
-def placed_in(archive: Archive, layout: Mapping[str, Any]) -> list[Placed]:
-    """Return the images of an archive, by its directories or its label table; a number is a position in its entries.
+def placed_in(listing: Listing, layout: Mapping[str, Any]) -> list[Placed]:
+    """Return the images of a listing, by its directories or its label table; a number is a position in it.
 
     Raises:
         DataError: see placement.place, placement.check_classes and tables.read_and_place.
     """
-    entries, where = archive.entries, archive.path
-    names = [(entry.name, entry.is_dir) for entry in entries]
     if layout["kind"] == "folders":
-        found = place(names, where=where, folders=Folders.of(layout))
+        found = place(listing.names, where=listing.where, folders=Folders.of(layout))
     else:
         found = read_and_place(
-            names,
-            n_bytes=lambda number: entries[number].n_bytes,
-            read=lambda number: archive.read(entries[number]),
-            where=where,
-            columns=Columns.of(layout),
+            listing.names, n_bytes=listing.n_bytes, read=listing.read, where=listing.where, columns=Columns.of(layout)
         )
-    check_classes(found, where=where)
+    check_classes(found, where=listing.where)
     return found
 
 
@@ -202,7 +197,7 @@ def _archived(
     if len(paths) != 1:
         raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar of images")
     with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
-        placed = placed_in(archive, layout)
+        placed = placed_in(listing_of_archive(archive), layout)
         placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
         for image in placed:
             if only is not None and image.name not in only:

@@ -1,0 +1,116 @@
+"""Choose settings that fit the images, each with its reason."""
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from darkroom.inspection.findings import Findings
+from darkroom.project.text import shown
+
+FEW_IMAGES = 2000  # for training: with fewer a network that learns from them alone loses, and takes most of the time
+SMALL_EDGE = 64  # pixels: images as small as digits or icons say little to a network trained on photographs
+MOST_ASKED = {"min_test_images": 1000, "min_images": 100}  # those of the preset mnist
+ENOUGH_FOR_HALF = 20  # test images of a class: of fewer a recall of one half may be missed by chance
+GREATEST_FLOOR = 0.9  # of accuracy: where one class has nearly all images, the recall of the others is what counts
+
+_SUFFIXES = "zip|tar|tgz|gz|xz|bz2|csv|tsv|jsonl?|parquet"
+
+
+class Choice(NamedTuple):
+    """A value of params.yaml, by its dotted key, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any]) -> list[Choice]:
+    """Return what differs from the preset.
+
+    Args:
+        name: of the dataset.
+        path: of the source, as params.yaml has it.
+        preset: the params of the preset.
+    """
+    layout: Any = found.source.layout
+    by_table = f"{shown(str(layout.get('table')))} says the classes"
+    kind = "the classes are directories" if layout["kind"] == "folders" else by_table
+    source = {"kind": "path", "path": path, "layout": layout if len(layout) > 1 else layout["kind"]}
+    form = found.chosen.form
+    reasons = found.chosen.reasons
+    made = [
+        *_candidates(found),
+        Choice("download.dataset.name", name, "also of the MLflow experiment"),
+        Choice("download.dataset.sources", [source], kind),
+        Choice("preprocess.image_size", list(form.size), reasons["image_size"]),
+        Choice("preprocess.color", form.color, reasons["color"]),
+        Choice("preprocess.resize", form.resize, reasons["resize"]),
+    ]
+    if any(seen.header and seen.header.is_deep for seen in found.seen):
+        made.append(Choice("preprocess.white_level", form.white_level, reasons["white_level"]))
+    made += _groups(found)
+    if found.split.near_duplicates != preset["preprocess"]["near_duplicates"]:
+        reason = "most images of a class look alike, as from a fixed camera"
+        made.append(Choice("preprocess.near_duplicates", found.split.near_duplicates, reason))
+    return [*made, Choice("promote.registered_model", name, f"models:/{name}@champion"), *_gates(found)]
+
+
+def dataset_name(source: Path) -> str:
+    """Return a valid name made from that of a file or directory.
+
+    >>> dataset_name(Path("/data/My photos (2).zip")), dataset_name(Path("花"))
+    ('My-photos-2', 'pictures')
+    """
+    stem = re.sub(rf"(\.({_SUFFIXES}))+$", "", source.absolute().name, flags=re.IGNORECASE)
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._]+", "-", plain).strip("-._") or "pictures"
+
+
+def portable(source: Path, *, root: Path) -> str:
+    """Return the path of a source as params.yaml has it: from the repository, from the home directory, or absolute."""
+    path = source.absolute()
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    home = Path.home()
+    return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) and path != home else str(path)
+
+
+def _candidates(found: Findings) -> list[Choice]:
+    n = sum(found.counts("train").values())
+    if n >= FEW_IMAGES or min(found.chosen.form.size) < SMALL_EDGE:
+        return []
+    reason = f"{n} training images are too few without pretraining"
+    return [Choice("candidates", ["transfer"], reason)]
+
+
+def _groups(found: Findings) -> list[Choice]:
+    if (proposal := found.split.proposal) is None:
+        return []
+    seems = f"{proposal.n_groups} groups, such as {shown(proposal.example)}"
+    if found.split.group_by:
+        return [Choice("preprocess.group_by", found.split.group_by, f"{seems}; each stays in one split")]
+    reason = f"if these are patients, videos or lots, set {proposal.group_by!r} ({seems})"
+    return [Choice("preprocess.group_by", None, reason)]
+
+
+def _gates(found: Findings) -> list[Choice]:
+    """Return gates for as many test images as there are: half of them, so that it is noticed when images get lost."""
+    tests, everything = found.counts("test"), found.counts()
+    n_tests, (rarest, fewest) = sum(tests.values()), min(tests.items(), key=lambda pair: pair[1])
+    common = max(everything, key=lambda label: everything[label])
+    share = everything[common] / sum(everything.values())
+    least_test = min(MOST_ASKED["min_test_images"], max(1, n_tests // 2))
+    least_class = min(MOST_ASKED["min_images"], max(1, fewest // 2))
+    recall = 0.5 if fewest >= ENOUGH_FOR_HALF else 0.2
+    return [
+        Choice("promote.gates.min_test_images", least_test, f"there are {n_tests}"),
+        Choice(
+            "promote.gates.min_test_accuracy",
+            round(min(share + (1 - share) / 4, GREATEST_FLOOR), 2),
+            f"always {shown(common)} would be right on {100 * share:.0f} %",
+        ),
+        Choice("promote.gates.every_class.min_recall", recall, f"{shown(rarest)} has {fewest} in test"),
+        Choice("promote.gates.every_class.min_images", least_class, "about half of that"),
+    ]

@@ -1,0 +1,190 @@
+"""Open a directory, an archive or a label table as `download` will read it, and find the layout that fits it."""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from darkroom.data.raw.layouts import placed_in, walk
+from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files
+from darkroom.data.raw.placement import Placed, is_litter, split_of
+from darkroom.data.raw.tables import SUFFIXES
+from darkroom.errors import DataError
+from darkroom.files.archives import open_archive
+from darkroom.project.text import escaped, shown
+
+MOST_TABLES = 20  # more tables than that describe one image each
+DEEPEST_TABLE = 2  # directories above it
+LARGEST_TABLE = 64 << 20  # bytes of one that is tried without being asked for
+FROM_NAMES = 0.8  # of the files share the beginning of their name with another one, where it is taken for a class
+
+_ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # of a contest; its labels are examples
+_UNLABELLED = re.compile(r"pred|predict|prediction|unlabell?ed|masks?|segmentations?|annotations?|depths?|gt")
+_CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
+
+
+class Source(NamedTuple):
+    """A dataset of the user's, and how it is read.
+
+    Attributes:
+        listing: its files.
+        layout: for download.dataset.
+        placed: its images, with class and split; a number is a position in the listing.
+        notes: sentences about how the layout was chosen.
+    """
+
+    listing: Listing
+    layout: dict[str, Any]
+    placed: list[Placed]
+    notes: list[str]
+
+
+@contextmanager
+def opened(path: Path, *, layout: Mapping[str, Any] | None, max_archive_bytes: int) -> Iterator[Source]:
+    """Yield the dataset at a path.
+
+    Args:
+        path: a directory, zip or tar, or a label table whose paths start from its directory.
+        layout: keys of a layout that the user gave; None: it is found out.
+        max_archive_bytes: see open_archive.
+
+    Raises:
+        DataError: there is nothing, or nothing that a layout fits.
+    """
+    if not path.exists():
+        raise DataError(f"no such file or directory: {escaped(str(path))}")
+    if path.is_file() and path.suffix.casefold() in SUFFIXES:
+        layout = {"kind": "table", "table": path.name, **(layout or {})}
+        path = path.absolute().parent
+    if path.is_dir():
+        yield _source(listing_of_files(path, list(walk(path))), layout)
+        return
+    with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
+        yield _source(listing_of_archive(archive), layout)
+
+
+def _source(listing: Listing, layout: Mapping[str, Any] | None) -> Source:
+    return _found_out(listing) if layout is None else _read(listing, layout)
+
+
+def _read(listing: Listing, layout: Mapping[str, Any]) -> Source:
+    whole = {"kind": "table" if "table" in layout else "folders", **layout}
+    return Source(listing, whole, placed_in(listing, whole), [])
+
+
+def _found_out(listing: Listing) -> Source:
+    """Return the dataset with the first layout that fits: a table, unless the directories say the same or more.
+
+    Raises:
+        DataError: no layout fits.
+    """
+    tables, why_not = _tables(listing)
+    try:
+        by_folders = _read(listing, {"kind": "folders"})
+    except DataError as error:
+        if tables:
+            return _largest(tables)
+        if rest := _without_unlabelled(listing):
+            return rest
+        how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
+        raise DataError("; ".join([f"{error}{how}", *_class_in_name(listing), *why_not])) from None
+    return _better(by_folders, _largest(tables)) if tables else by_folders
+
+
+def _better(by_folders: Source, table: Source) -> Source:
+    """Return what says more of the images, the directories or a table, with a note about the other.
+
+    A table is a description of the directories that it has all images of; one that has some of them is something else.
+    """
+    name = shown(table.layout["table"])
+    labels = {image.name: image.label for image in table.placed}
+    described = {posixpath.dirname(image) for image in labels}
+    missing = [image for image in by_folders.placed if image.name not in labels]
+    if all(labels.get(image.name, image.label) == image.label for image in by_folders.placed):
+        note = f"the directories are the classes; {name} says nothing else and is not used"
+    elif any(posixpath.dirname(image.name) in described for image in missing):
+        n = len(by_folders.placed)
+        note = f"{name} is not used, because it names only {n - len(missing)} of {n} images; pass its path to use it"
+    else:
+        return table._replace(notes=[f"{name} says the classes, not the directories"])
+    return by_folders._replace(notes=[note])
+
+
+def _tables(listing: Listing) -> tuple[list[Source], list[str]]:
+    """Return the dataset as each label table in it says, and why others do not fit."""
+    names = [
+        name
+        for number, (name, is_dir) in enumerate(listing.names)
+        if not is_dir
+        and PurePosixPath(name).suffix.casefold() in SUFFIXES
+        and not _ANSWERS.search(name)
+        and name.count("/") <= DEEPEST_TABLE
+        and listing.n_bytes(number) <= LARGEST_TABLE
+    ]
+    found, why_not = [], []
+    for name in names if len(names) <= MOST_TABLES else ():
+        try:
+            found.append(_read(listing, {"table": name}))
+        except DataError as error:
+            why_not.append(str(error).removeprefix(f"{listing.where}: "))
+    return found, why_not
+
+
+def _largest(tables: list[Source]) -> Source:
+    """Return the table that names the most images.
+
+    Raises:
+        DataError: another one names images that it lacks.
+    """
+    largest = max(tables, key=lambda table: len(table.placed))
+    names = {image.name for image in largest.placed}
+    for table in tables:
+        if any(image.name not in names for image in table.placed):
+            both = " and ".join(shown(one.layout["table"]) for one in (largest, table))
+            raise DataError(
+                f"{largest.listing.where}: {both} name different images; put the rows into one table, with a column "
+                "split, or give the path of the one to use"
+            )
+    return largest
+
+
+def _without_unlabelled(listing: Listing) -> Source | None:
+    """Return the dataset without directories whose images have no classes: those to predict, and masks."""
+    directories = {str(above) for name in _files(listing) for above in PurePosixPath(name).parents} - {"."}
+    inside = {posixpath.basename(posixpath.dirname(name)) for name in directories}
+    skip = set()
+    for name in map(posixpath.basename, directories):
+        words = re.split(r"[\W\d_]+", name.casefold())
+        if any(map(_UNLABELLED.fullmatch, words)) or (split_of(name)[0] not in (None, "train") and name not in inside):
+            skip.add(name)
+    try:
+        found = _read(listing, {"skip": sorted(skip)}) if skip else None
+    except DataError:
+        return None
+    left_out = " and ".join(map(shown, sorted(skip)))
+    return found._replace(notes=[f"{left_out} left out: no images of classes"]) if found else None
+
+
+def _class_in_name(listing: Listing) -> list[str]:
+    """Return what to do where the names of files begin with their classes: cat.1.jpg, Siamese_12.jpg."""
+    first: dict[str, str] = {}
+    names = list(_files(listing))
+    words: Counter[str] = Counter()
+    for name in names:
+        if match := _CLASS_AND_NUMBER.fullmatch(posixpath.basename(name)):
+            words[match[1]] += 1
+            first.setdefault(match[1], name)
+    if len(words) < 2 or sum(n for n in words.values() if n > 1) < FROM_NAMES * len(names):
+        return []
+    example = min(first)
+    return [
+        f"file names seem to begin with the class: write a table labels.csv beside them, with the columns path and "
+        f"label and a row for each image, such as '{posixpath.basename(first[example])},{example}'"
+    ]
+
+
+def _files(listing: Listing) -> Iterator[str]:
+    return (name for name, is_dir in listing.names if not is_dir and not any(map(is_litter, name.split("/"))))
