@@ -27,12 +27,14 @@ _BATCH_ROW_BYTES = 8 << 20
 
 
 class Duplicate(NamedTuple):
-    """An image that repeats another: `of` is the other's name, `kind` exact or near."""
+    """An image that repeats another: `of` is the other's name, `kind` exact or near; or group, where they only share one."""
 
     source: str
     of: str
     kind: str
     action: str
+    label: str
+    label_of: str
 
 
 class Rows:
