@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,18 +37,28 @@ def report(
         return
     from darkroom.promotion.outcome import in_words
 
-    print("".join(f"{line}\n" for line in _stages(root, since)))
-    print("\n".join(_scores(evaluation)))
     moved = "" if champion == promotion["champion_after"] else "; it changed since, see `darkroom history`"
-    print(
-        f"decision   {in_words(promotion)}. {' '.join(promotion['reasons'])}\n"
-        f"champion   models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}\n"
-        f"report     {root / 'reports' / 'report.html'}\n"
-        "\n"
-        "next       darkroom predict IMAGE   classify an image\n"
-        "           darkroom serve           serve the champion over HTTP, with a page to try it\n"
-        "           make ui                  compare the runs in MLflow"
+    print("\n".join(_stages(root, since)), end="\n\n")
+    _print_labelled(
+        *_scores(evaluation),
+        ("decision", f"{in_words(promotion)}. {' '.join(promotion['reasons'])}"),
+        ("champion", f"models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}"),
+        ("report", str(root / "reports" / "report.html")),
     )
+    print()
+    _print_labelled(
+        ("next", "darkroom predict IMAGE   classify an image"),
+        ("", "darkroom serve           serve it over HTTP, with a page to try it"),
+        ("", "make ui                  compare the runs in MLflow"),
+    )
+
+
+def _print_labelled(*lines: tuple[str, str]) -> None:
+    """Print texts beside their labels, wrapped to the width of the terminal."""
+    width = max(40, shutil.get_terminal_size().columns - 11)
+    for label, text in lines:
+        wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        print(f"{label:<11}" + f"\n{'':<11}".join(wrapped))
 
 
 def _champion(name: str) -> str | None:
@@ -70,7 +81,8 @@ def _stages(root: Path, since: float | None) -> Iterator[str]:
             yield f"{stage:<15}  cached"
             continue
         state = "cached" if since and ended.started < since else "run"
-        said = ended.said if len(ended.said) <= width else f"{ended.said[: width - 1]}…"
+        said = ended.said.removeprefix(f"{stage.partition('@')[0]}: ")
+        said = said if len(said) <= width else f"{said[: width - 1]}…"
         yield f"{stage:<15}  {state:<6}  {ended.seconds:7.1f}  {said}".rstrip()
 
 
@@ -83,14 +95,16 @@ def _names(root: Path) -> Iterator[str]:
         yield from (f"{name}@{candidate}" for candidate in candidates) if "matrix" in stage else (name,)
 
 
-def _scores(evaluation: dict[str, Any]) -> Iterator[str]:
+def _scores(evaluation: dict[str, Any]) -> Iterator[tuple[str, str]]:
     winner = evaluation["winner"]
     scores = evaluation["candidates"][winner]
     low, high = scores["test_accuracy_ci95"]
-    yield f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
+    accuracy = f"{winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
+    yield "winner", accuracy
     if recent := scores.get("recent"):  # an evaluation of before has none
         low, high = recent["accuracy_ci95"]
         yield (
-            f"recent     accuracy {recent['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on "
-            f"{recent['n_images']:,} incoming images"
+            "recent",
+            f"accuracy {recent['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}) on "
+            f"{recent['n_images']:,} incoming images",
         )
