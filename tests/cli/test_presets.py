@@ -98,6 +98,37 @@ def test_the_default_is_written_as_it_is(tmp_path: Path) -> None:
     assert presets.text("mnist", root=tmp_path) == DEFAULT
 
 
+def test_an_architecture_of_the_same_network_is_merged(tmp_path: Path) -> None:
+    text = merged(tmp_path, "train: {cnn: {architecture: {filters: [8]}}}\n")
+    assert text == DEFAULT.replace("# The default.\n#\n#   command    darkroom use mnist\n\n", "").replace(
+        "[32, 64]           # of", "[8]                # of"
+    )
+
+
+def test_a_preset_may_differ_from_another_than_the_default(tmp_path: Path) -> None:
+    merged(tmp_path, "# Own.\n\ncandidates: [cnn]\nembed: {weights: none}\ntrain: {cnn: {seed: 8}}\n")
+    (tmp_path / "presets" / "child.yaml").write_text("# Child.\n\nbase: own\ntrain: {cnn: {seed: 9}}\n")
+    own, child = presets.text("own", root=tmp_path), presets.text("child", root=tmp_path)
+    assert child == own.replace("# Own.", "# Child.").replace("seed: 8", "seed: 9")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("own", r"own\.yaml: base is 'own', which leads back to this preset"),
+        ("child", r"child\.yaml: base is 'own', which leads back to this preset"),
+        ("minst", "there is no preset 'minst'; presets: child, mnist, own; did you mean 'mnist'"),
+        ("3", "there is no preset 3; presets: child, mnist, own"),
+    ],
+)
+def test_a_base_is_another_preset(tmp_path: Path, base: str, message: str) -> None:
+    merged(tmp_path, "{}\n")
+    (tmp_path / "presets" / "own.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "presets" / "child.yaml").write_text("base: own\n")
+    with pytest.raises(ParamsError, match=message):
+        presets.text("own", root=tmp_path)
+
+
 def test_sections_of_train_and_tune_are_those_of_the_candidates(tmp_path: Path) -> None:
     merged(tmp_path, "candidates: [cnn, big]\ntrain: {big: {seed: 1}}\ntune: {space: {big: {seed: {int: [1, 9]}}}}\n")
     values = presets.read("own", root=tmp_path)
