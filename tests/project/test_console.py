@@ -78,6 +78,17 @@ def test_native_messages_are_silenced_and_pythons_are_not(tmp_path: Path) -> Non
     assert end(body, cwd=tmp_path)[2] == "python\nafter"
 
 
+def test_a_logger_made_while_silenced_goes_on_to_write(tmp_path: Path) -> None:
+    body = (
+        "from darkroom.project.console import native_stderr_silenced; import logging\n"
+        "    for name in 'ab':\n"
+        "        with native_stderr_silenced():\n"
+        "            logging.getLogger(name).addHandler(logging.StreamHandler())\n"
+        "        logging.getLogger('a').warning('after ' + name)"
+    )
+    assert end(body, cwd=tmp_path)[2] == "after a\nafter b\n"
+
+
 def test_the_garbage_collector_rests_while_keras_is_loaded() -> None:
     with contextlib.suppress(ImportError), console.loading_keras():
         assert not gc.isenabled()

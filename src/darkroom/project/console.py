@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from dotenv import load_dotenv
 
@@ -47,16 +48,24 @@ def native_stderr_silenced() -> Iterator[None]:
     silence = os.open(os.devnull, os.O_WRONLY)
     python.flush()
     try:
-        with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
-            with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
-                sys.stderr = kept if python.fileno() == 2 else python
-            os.dup2(silence, 2)
-            yield
+        with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
+            if python.fileno() == 2:
+                os.dup2(terminal, _kept_stderr().fileno())
+                sys.stderr = _kept_stderr()
+        os.dup2(silence, 2)
+        yield
     finally:
+        sys.stderr.flush()
         sys.stderr = python
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(silence)
+
+
+@cache
+def _kept_stderr() -> TextIO:
+    """Return a second stderr, which stays open: a library that is loaded meanwhile gives it to its logger."""
+    return os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 @contextmanager
