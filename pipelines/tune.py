@@ -30,7 +30,7 @@ def main() -> None:
 
     folders = {"prepared": paths.prepared, "augmented": paths.augmented, "features": paths.features}
     opened = open_data(**folders)
-    n_epochs = check_trials(
+    check_trials(
         space,
         candidate,
         base,
@@ -47,7 +47,7 @@ def main() -> None:
         candidate=candidate,
         base=base,
         space=space,
-        plan=params.plan(epochs=n_epochs),
+        plan=params.plan,
         settings=params.deciding(candidate),
         opened=opened,
         folders=folders,

@@ -14,6 +14,7 @@ import pytest
 from darkroom.data.arrays.seen import read_seen_ids
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
 from darkroom.networks.runtime import device
+from darkroom.project.locks import store_lock
 from darkroom.training import overrides
 from pipelines import train
 from tests.support.project import ROOT
@@ -102,7 +103,9 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
         (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
 
 
-def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
+@pytest.fixture(scope="module")
+def killed(stage: Stage) -> str:
+    """Kill a training after its first epoch; return what an equal one says that was started while it ran."""
     stage.params(epochs="10", learning_rate="0.05")
     with stage.start() as first:
         assert first.stdout is not None
@@ -112,10 +115,30 @@ def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> 
                 try:
                     printed = stage.run(status=75)
                 finally:
-                    first.terminate()
-                    first.send_signal(signal.SIGCONT)
-    assert first.returncode == 143
-    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
+                    first.kill()
+    return printed
+
+
+def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(killed: str) -> None:
+    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", killed, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("killed")
+def test_after_an_edit_a_killed_training_is_closed_and_removed(stage: Stage) -> None:
+    checkpoints = stage.root / ".darkroom" / "checkpoints"
+    (run_id,) = (path.read_text() for path in checkpoints.glob("*/run_id"))
+    status = "select status from runs where run_uuid = ?"
+    assert stage.query(status, run_id) == [("RUNNING",)]
+    of_others = [checkpoints / f"cnn-large-{'0' * 16}", checkpoints / f"cnn-{'1' * 16}"]
+    for folder in of_others:
+        folder.mkdir()
+    stage.params(epochs="1", learning_rate="0.05")
+    with store_lock(f"train-{'1' * 16}", root=stage.root):
+        stage.call(train.main)
+    assert stage.query(status, run_id) == [("KILLED",)]
+    assert sorted(checkpoints.iterdir()) == sorted(of_others)
+    for folder in of_others:
+        folder.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ Beside this module nothing here knows MLflow: what numbers are computed does not
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
+from darkroom.errors import LockedError
 from darkroom.files.writing import write_csv, write_text
 from darkroom.project.console import loading_keras, say
 from darkroom.project.locks import store_lock
@@ -47,7 +49,8 @@ def train_tracked(
 ) -> Trained:
     """Train a candidate and write model.keras, model.onnx, seen_ids.npy, history.csv and run.json into out.
 
-    An equal training that was killed is continued, in the same run.
+    An equal training that was killed is continued, in the same run. Of one that was not equal, because its params were
+    edited for example, the run is closed and the checkpoint removed.
 
     Args:
         recipe: passed recipe.check().
@@ -71,9 +74,11 @@ def train_tracked(
     code = [provenance.source_digest(TRAINED), stage.read_text()]
     features = opened.features.digest if opened.features and transfer_mode(recipe) else None
     key = digest([data_digest, features, params_digest, tracking_uri(), code, versions])[:16]
-    checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
+    checkpoints = repository_root() / ".darkroom" / "checkpoints"
+    checkpoint = Checkpoint(checkpoints / f"{candidate}-{key}")
     tags = lineage | {"tuned": json.dumps(tuned), "precision": dtype_policy, "device": described}
     tags |= {f"version.{name}": text for name, text in versions.items()}
+    _end_others(checkpoints, candidate, key=key)
     with (
         store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
         runs.run(
@@ -108,6 +113,19 @@ def train_tracked(
         record.log_artifact(out / "history.csv")
         checkpoint.delete()
     return trained
+
+
+def _end_others(checkpoints: Path, candidate: str, *, key: str) -> None:
+    """Close the runs of other trainings of a candidate that were killed, and remove their checkpoints."""
+    for folder in checkpoints.glob(f"{candidate}-{'[0-9a-f]' * len(key)}"):
+        other = folder.name[-len(key) :]
+        if other == key:
+            continue
+        with suppress(LockedError), store_lock(f"train-{other}", timeout=0):  # it runs right now, as an experiment
+            left = Checkpoint(folder)
+            if left.run_id:
+                runs.end_left(left.run_id)
+            left.delete()
 
 
 def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, 
 from darkroom.project.console import loading_keras
 from darkroom.training import recipe
 from darkroom.training.opened import Opened, open_data
+from darkroom.training.recipe import Recipe, transfer_mode
 from darkroom.tuning.plan import Plan
 from darkroom.tuning.samplers import make_pruner, quiet
 from darkroom.tuning.storage import load_study, storage_errors
@@ -35,14 +36,14 @@ class Report:
     Args:
         number: of the trial.
         study, storage, plan: as the Search that drew it.
-        n_epochs: of the trial, all phases together.
+        judged: after how many epochs, of all phases together, the pruner may stop it.
 
     Raises:
         SearchError: the storage does not answer.
     """
 
-    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, n_epochs: int) -> None:
-        self._storage, self._plan, self._n_epochs = storage, plan, n_epochs
+    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, judged: range) -> None:
+        self._storage, self._plan, self._judged = storage, plan, judged
         with storage_errors(storage), quiet():
             joined = load_study(study, storage)
             joined.pruner = make_pruner(plan)
@@ -59,21 +60,30 @@ class Report:
 
         Raises:
             Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
-                against it; and so does a trial that has no more epochs to save.
+                against it.
         """
         with storage_errors(self._storage), quiet():
             if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
-            self._trial.report(val_accuracy, epoch + 1)  # Hyperband counts what was spent
-            is_behind = self._trial.should_prune()  # of trial 0 too: Hyperband compares those asked about
-            is_free = self._trial.user_attrs.get("baseline") or epoch + 1 >= self._n_epochs
-            if is_behind and not is_free:
+            self._trial.report(val_accuracy, epoch + 1)
+            is_judged = epoch + 1 in self._judged and not self._trial.user_attrs.get("baseline")
+            if is_judged and self._trial.should_prune():
                 raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
 
 
 LATENCY_REPEATS = 50  # single images timed
+
+
+def judged(settings: Recipe) -> range:
+    """Return after how many epochs a trial may be stopped: in the last quarter of its last phase.
+
+    While the learning rate is high, the accuracies say little about where the schedule ends.
+    """
+    n_epochs = recipe.n_epochs(settings)
+    of_last = settings["architecture"]["finetune_epochs"] if transfer_mode(settings) == "finetune" else n_epochs
+    return range(n_epochs - of_last // 4, n_epochs)
 
 
 @dataclass(frozen=True)
@@ -119,13 +129,12 @@ def run(task: Task) -> Outcome:
     Raises:
         RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
     """
-    n_epochs = recipe.n_epochs(task.recipe)
-    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, n_epochs=n_epochs)
+    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, judged=judged(task.recipe))
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
     try:
         return Outcome("complete", _tracked(task, report))
-    except Stopped:
-        return Outcome("pruned", {})
+    except Stopped as stop:
+        return Outcome("pruned", {}, reason=str(stop))
     except (RegistryError, SearchError):
         raise
     except Exception as error:
@@ -151,7 +160,7 @@ def _tracked(task: Task, report: Report) -> dict[str, float]:
             report.epoch(epoch, logs["val_accuracy"])
             is_last = epoch + 1 == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
-                raise Stopped(f"time limit reached after epoch {epoch + 1}")
+                raise Stopped(f"tune.minutes were over after epoch {epoch + 1}")
 
         metrics = _train(task, on_epoch_end)
         renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}

@@ -54,8 +54,8 @@ def check_trials(
     features: Features | None,
     fraction: float,
     epochs: int | None,
-) -> int:
-    """Refuse a space with an edge that these data do not allow; return how many epochs a trial has at most.
+) -> None:
+    """Refuse a space with an edge that these data do not allow.
 
     Args:
         space, candidate, base: as in read().
@@ -65,12 +65,9 @@ def check_trials(
     Raises:
         ParamsError: says which parameter, and what to do.
     """
-    longest = 1
     for where, values in [(f"trial 0, train.{candidate}", {}), *edges(space)]:
         trial = recipe.shortened(overrides.apply(base, values), epochs=epochs)
         try:
             recipe.check(trial, data, image_shape=image_shape, features=features, fraction=fraction)
         except ParamsError as error:
             raise ParamsError(f"params.yaml: tune.space.{candidate}: {where}: {error}") from None
-        longest = max(longest, recipe.n_epochs(trial))
-    return longest
