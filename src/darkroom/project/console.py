@@ -7,9 +7,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 from dotenv import load_dotenv
 
@@ -34,6 +33,16 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+class _Stream:
+    """Python's stderr while descriptor 2 is silenced, and after it: handlers of loggers keep the object they meet."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
     """Keep what C libraries print away from the user; Python's own stderr stays. DARKROOM_DEBUG=1 shows all.
@@ -48,24 +57,21 @@ def native_stderr_silenced() -> Iterator[None]:
     silence = os.open(os.devnull, os.O_WRONLY)
     python.flush()
     try:
-        with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
-            if python.fileno() == 2:
-                os.dup2(terminal, _kept_stderr().fileno())
-                sys.stderr = _kept_stderr()
-        os.dup2(silence, 2)
-        yield
+        with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
+            stream = _Stream(python)
+            with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
+                stream.stream = kept if python.fileno() == 2 else python
+            sys.stderr = cast(TextIO, stream)
+            os.dup2(silence, 2)
+            try:
+                yield
+            finally:
+                stream.stream = python
     finally:
-        sys.stderr.flush()
         sys.stderr = python
         os.dup2(terminal, 2)
         os.close(terminal)
         os.close(silence)
-
-
-@cache
-def _kept_stderr() -> TextIO:
-    """Return a second stderr, which stays open: a library that is loaded meanwhile gives it to its logger."""
-    return os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 @contextmanager
