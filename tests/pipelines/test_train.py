@@ -46,7 +46,7 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
     out = stage.root / "models" / "cnn"
-    made = {"history.csv", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
+    made = {"history.csv", "metrics.json", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
     assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
     assert len(read_seen_ids(out / "seen_ids.npy")) == 200, "160 to train on, 40 to validate"
     run = json.loads((out / "run.json").read_text())
@@ -54,6 +54,9 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
     assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["val_loss"] == float(history[run["best_epoch"]]["val_loss"])
+    assert metrics.items() - {("val_loss", metrics["val_loss"])} <= run.items()
     logged = stage.query(
         "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
     )

@@ -47,7 +47,7 @@ def train_tracked(
     stage: Path,
     out: Path,
 ) -> Trained:
-    """Train a candidate and write model.keras, model.onnx, seen_ids.npy, history.csv and run.json into out.
+    """Train a candidate and write its model, seen_ids.npy, history.csv, metrics.json and run.json into out.
 
     An equal training that was killed is continued, in the same run. Of one that was not equal, because its params were
     edited for example, the run is closed and the checkpoint removed.
@@ -169,7 +169,7 @@ def _write(
     said: Mapping[str, Any],
     out: Path,
 ) -> float:
-    """Write the model's files and run.json, keep the model with the run; return by how much its ONNX file differs."""
+    """Write the files of the training, keep the model with the run; return by how much its ONNX file differs."""
     from darkroom.networks.export import PARITY_IMAGES, export
 
     progress, images = trained.progress, opened.data.val_images
@@ -178,6 +178,13 @@ def _write(
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
     write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
+    metrics = {
+        "val_accuracy": trained.val_accuracy,
+        "val_loss": progress.best_val_loss,
+        "best_epoch": progress.best_epoch,
+        "train_seconds": round(progress.train_seconds, 3),
+    }
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
@@ -186,9 +193,7 @@ def _write(
             out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=progress.best_epoch
         ),
         **said,
-        "best_epoch": progress.best_epoch,
-        "val_accuracy": trained.val_accuracy,
-        "train_seconds": round(progress.train_seconds, 3),
+        **{name: metrics[name] for name in ("best_epoch", "val_accuracy", "train_seconds")},
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference
