@@ -162,7 +162,8 @@ def test_an_unmixed_image_has_the_weight_of_its_class() -> None:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_each_class_of_a_mixed_image_keeps_its_weight(kind: str) -> None:
-    weights, variation = np.array([0.5, 1, 2], np.float32), Variation(**{kind: 1.0})
+    weights = np.array([0.5, 1, 2], np.float32)
+    variation = Variation(mixup=float(kind == "mixup"), cutmix=float(kind == "cutmix"))
     for step in range(6):
         _, mixed = epoch(variation=variation)[step]
         _, labels, found = epoch(variation=variation, weights=weights)[step]
