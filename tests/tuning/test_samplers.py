@@ -35,7 +35,7 @@ def test_every_sampler_draws_from_the_space(sampler: str, journal: Path) -> None
     assert all(0.01 <= rate <= 1.0 for rate in rates)
 
 
-def test_a_trial_below_the_median_is_stopped_and_trial_0_never_is(journal: Path) -> None:
+def test_a_trial_below_the_median_is_stopped_but_never_trial_0(journal: Path) -> None:
     plan = a_plan(pruner="median", sampler="random")
     study = a_search(journal, plan=plan)
     stopped = []

@@ -42,6 +42,7 @@ class Study:
         with runs.run(experiment="shades", name="tune-cnn", params={}, tags={}) as parent:
             self.task = trial.Task(
                 number=0,
+                name="trial-0",
                 study="s",
                 storage=str(root / "s.journal"),
                 plan=PLAN,

@@ -13,7 +13,19 @@ from darkroom.tuning.space import checks
 from darkroom.tuning.space.domains import Space
 
 # What decides how a search is done, and not what it finds: a change of these continues the study.
-CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
+CONTINUING = {
+    "trials",
+    "minutes",
+    "alpha",
+    "confirm",
+    "workers",
+    "cpus",
+    "gpus",
+    "max_worker_bytes",
+    "storage",
+    "study",
+    "space",
+}
 
 
 class TuneParams(Section):
@@ -28,7 +40,8 @@ class TuneParams(Section):
     objectives: list[Literal["val_accuracy", "latency_ms", "model_bytes"]]
     max_latency_ms: Positive | None
     max_model_bytes: Count | None
-    alpha: Annotated[float, Field(gt=0, lt=1)]
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    confirm: bool | Positive  # minutes
     space: dict[str, Any]
     seed: Annotated[int, Field(ge=0)]
     workers: Count | Literal["auto"]

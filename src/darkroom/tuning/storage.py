@@ -129,6 +129,7 @@ def row_of(trial: FrozenTrial) -> TrialRow:
         curve=_curve(trial),
         feasible=all(value <= 0 for value in trial.constraints.values()),
         is_baseline=bool(said.get("baseline")),
+        right=said.get("right", ""),
         retry_of=said.get("retry_of"),
         reason=said.get("reason"),
         worker=said.get("worker"),

@@ -43,11 +43,15 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial: "complete" with metrics, or "pruned" or "failed" with a reason."""
+    """The end of a trial: "complete" with metrics and answers, or "pruned" or "failed" with a reason.
+
+    right: the validation images that it got right; see answers.packed.
+    """
 
     state: str
     metrics: Mapping[str, float]
     reason: str | None = None
+    right: str = ""
 
 
 class Search:
@@ -196,6 +200,7 @@ class Search:
         with storage_errors(self._storage), quiet():
             if outcome.state == "complete":
                 trial.set_user_attr("metrics", dict(outcome.metrics))
+                trial.set_user_attr("right", outcome.right)
                 for metric, limit in self._plan.limits.items():
                     trial.set_constraint(metric, outcome.metrics[metric] - limit)
                 self._study.tell(trial, [outcome.metrics[metric] for metric in self._plan.objectives])

@@ -76,6 +76,17 @@ class Report:
 LATENCY_REPEATS = 50  # single images timed
 
 
+def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
+    """Return the params as a trial has them: what it cannot tell from its validation images is the same in all.
+
+    Every trial is judged in its best epoch, and none is calibrated.
+
+    Args:
+        epochs: of each phase, at most; None for as many as the params have.
+    """
+    return {**recipe.shortened(settings, epochs=epochs), "keep": "best", "calibration": "none"}
+
+
 def judged(settings: Recipe) -> range:
     """Return after how many epochs a trial may be stopped: in the last quarter of its last phase.
 
@@ -92,6 +103,7 @@ class Task:
 
     Attributes:
         number: of the trial.
+        name: of its run in MLflow.
         study, storage, plan: where to report; see Report.
         recipe: the section train.<candidate>, the trial's own values in it.
         fraction: of the training images, every class alike.
@@ -103,6 +115,7 @@ class Task:
     """
 
     number: int
+    name: str
     study: str
     storage: str
     plan: Plan
@@ -131,8 +144,17 @@ def run(task: Task) -> Outcome:
     """
     report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, judged=judged(task.recipe))
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
+    return _ended(task, report.epoch)
+
+
+def confirm(task: Task) -> Outcome:
+    """Return how a training ended that is no trial of the study, and has no limit of time. Raises as run() does."""
+    return _ended(task, lambda _epoch, _accuracy: None)
+
+
+def _ended(task: Task, report: Callable[[int, float], None]) -> Outcome:
     try:
-        return Outcome("complete", _tracked(task, report))
+        return _tracked(task, report)
     except Stopped as stop:
         return Outcome("pruned", {}, reason=str(stop))
     except (RegistryError, SearchError):
@@ -142,33 +164,34 @@ def run(task: Task) -> Outcome:
         return Outcome("failed", {}, reason=kind + " ".join(str(error).split())[:500])
 
 
-def _tracked(task: Task, report: Report) -> dict[str, float]:
-    """Return the metrics of the trial, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
+def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
+    """Return how the training ended, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
     os.environ["MLFLOW_TRACKING_URI"] = task.tracking_uri
     from darkroom.tracking import runs
 
     with runs.run(
         experiment=task.experiment,
-        name=f"trial-{task.number}",
+        name=task.name,
         params=task.recipe,
-        tags={**task.tags, "trial": str(task.number)},
+        tags=task.tags,
         parent=task.parent_run,
     ) as record:
 
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
-            report.epoch(epoch, logs["val_accuracy"])
+            report(epoch, logs["val_accuracy"])
             is_last = epoch + 1 == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
                 raise Stopped(f"tune.minutes were over after epoch {epoch + 1}")
 
-        metrics = _train(task, on_epoch_end)
+        ended = _train(task, on_epoch_end)
+        metrics = ended.metrics
         renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
         record.log_metrics(renamed)  # the curve's last point is not the best one
-    return metrics
+    return ended
 
 
-def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> dict[str, float]:
+def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> Outcome:
     opened = _opened(task.prepared, task.augmented, task.features)
     data, shape, features = opened.data, opened.image_shape, opened.features
     recipe.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
@@ -198,7 +221,8 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
         raise
     finally:
         memory.forget_networks()
-    return {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+    metrics = {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+    return Outcome("complete", metrics, right=trained.val_right)
 
 
 @cache
