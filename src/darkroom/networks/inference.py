@@ -63,7 +63,8 @@ def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
 
 def right(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> np.ndarray:
     """Return of which images the most probable class is the label, bool (n,); labels: (n,) int, the rest as above."""
-    return np.equal(answers(model, images, batch_size=batch_size).argmax(axis=1), labels)
+    predicted = answers(model, images, batch_size=batch_size).argmax(axis=1)
+    return np.asarray(predicted == labels)
 
 
 def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
