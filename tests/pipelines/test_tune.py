@@ -46,6 +46,7 @@ TUNE = {
     "max_latency_ms": "null",
     "max_model_bytes": "null",
     "alpha": "0.05",
+    "confirm": "false",
     "space": "{cnn: {learning_rate: {float: [0.01, 0.5], log: true}, architecture.dropout: {float: [0.0, 0.5]}}}",
     "seed": "7",
     "workers": "1",
@@ -136,6 +137,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, kept_process: KeptProcess) -
         train=train_section(learning_rate="0.00001"),
         trials="4",
         sampler="random",
+        confirm="true",
         space="{cnn: {learning_rate: {float: [0.00001, 0.3]}, architecture.dropout: {categorical: [0.0, 0.1]}}}",
     )
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as printed:
@@ -162,11 +164,16 @@ def test_a_better_trial_is_handed_to_train_with_its_reason(tuned: tuple[Stage, s
     assert re.search(r"trial \d: complete, val accuracy 0\.\d{4}.* \(learning_rate=", printed)
 
 
+def chosen_trial(stage: Stage) -> int:
+    return int(json.loads((stage.root / "report" / "chosen.json").read_text())["trial"])
+
+
 def test_the_parent_run_has_a_child_per_trial_with_its_curve(
     tuned: tuple[Stage, str],
 ) -> None:
     stage, _ = tuned
-    assert stage.runs() == {"tune-cnn": "FINISHED", **{f"trial-{number}": "FINISHED" for number in range(4)}}
+    trained = [*(f"trial-{number}" for number in range(4)), "confirm-0", f"confirm-{chosen_trial(stage)}"]
+    assert stage.runs() == {"tune-cnn": "FINISHED", **dict.fromkeys(trained, "FINISHED")}
     parent = stage.query("select run_uuid from runs where name = 'tune-cnn'")[0][0]
     values = "select value from params join runs using (run_uuid) where runs.name = ? and params.key = ?"
     curve = (
@@ -191,6 +198,19 @@ def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, st
     assert drawn | {"best.yaml"} <= {file.name for file in artifacts.iterdir()}
 
 
+def test_a_choice_is_confirmed_at_full_length_on_another_seed(tuned: tuple[Stage, str]) -> None:
+    stage, printed = tuned
+    names = (f"confirm-{chosen_trial(stage)}", "confirm-0")
+    assert f"tune: {names[0]}, {names[1]}: at full length on another seed\n" in printed
+    reason = json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
+    assert re.search(r"; confirmed with 1\.0000 against 0\.\d{4} at full length on another seed$", reason)
+    value = "select value from params join runs using (run_uuid) where runs.name = ? and params.key = ?"
+    for name, rate in zip(names, (str(stage.best["learning_rate"]), "1e-05"), strict=True):
+        assert stage.query(value, name, "seed") == [("8",)]
+        assert stage.query(value, name, "epochs") == [("4",)]
+        assert stage.query(value, name, "learning_rate") == [(rate,)]
+
+
 @pytest.mark.usefixtures("one_process")
 def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage, str]) -> None:
     stage, _ = tuned
@@ -198,11 +218,42 @@ def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage,
     stage.call(tune.main)
     assert len(stage.trials()) == 4
     assert stage.best == best
+    assert len(stage.query("select name from runs where name = 'confirm-0'")) == 1
     text = (stage.root / "params.yaml").read_text()
-    (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))
+    text = text.replace("calibration: temperature", "calibration: none").replace("keep: best", "keep: last")
+    (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))  # no trial sees the others
     stage.call(tune.main)
     assert len(stage.trials()) == 5
-    assert len([name for name in stage.runs() if name == "tune-cnn"]) == 1
+    runs = [name for (name,) in stage.query("select name from runs")]
+    assert runs.count("tune-cnn") == 1
+
+
+@pytest.mark.usefixtures("one_process")
+def test_trials_of_fewer_epochs_stay_when_train_gets_more(tuned: tuple[Stage, str], capsys: Any) -> None:
+    stage, _ = tuned
+    known = [trial["val_accuracy"] for trial in stage.trials()]
+    text = (stage.root / "params.yaml").read_text()
+    (stage.root / "params.yaml").write_text(
+        text.replace("epochs: 4", "epochs: 5").replace("confirm: true", "confirm: 1.0e-9")
+    )
+    stage.call(tune.main)
+    assert [trial["val_accuracy"] for trial in stage.trials()] == known
+    assert re.search(r"not confirmed: that takes about \d+ minutes, more than tune.confirm$", capsys.readouterr().err)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_without_trials_the_values_that_are_dropped_are_named(tuned: tuple[Stage, str], capsys: Any) -> None:
+    stage, _ = tuned
+    values = stage.best
+    text = (stage.root / "params.yaml").read_text()
+    (stage.root / "params.yaml").write_text(re.sub("trials: [45]", "trials: 0", text))
+    for _ in range(2):
+        stage.call(tune.main)
+    said = capsys.readouterr().err
+    dropped = f"learning_rate {values['learning_rate']}, architecture.dropout {values['architecture.dropout']}"
+    assert said.count("tune.trials is 0: the tuned values are dropped") == 1
+    assert f"({dropped}); to keep them, write them into train.cnn, or go back to " in said
+    assert stage.best == {}
 
 
 @pytest.mark.usefixtures("one_process")

@@ -16,6 +16,7 @@ import pytest
 from darkroom.errors import ParamsError, TrainingError
 from darkroom.evaluation.metrics.classification import expected_calibration_error
 from darkroom.evaluation.metrics.temperature import scaled
+from darkroom.training.answers import unpacked
 from darkroom.training.candidate import Reports, Trained, calibrated, first_batch_size, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.recipe import Data
@@ -118,6 +119,7 @@ def test_a_head_is_trained_on_a_backbone_that_stays_as_it_is(mode: str, features
     found = trained(transfer(mode), features)
     assert [row["phase"] for row in found.progress.history] == ["head", "head"]
     assert found.val_accuracy == accuracy(found.model) == found.progress.best_val_accuracy
+    assert unpacked(found.val_right).mean() == found.val_accuracy
     assert found.model.input_shape == (None, *SHAPE)
     for ours, theirs in zip(found.model.get_weights(), extractor_of("float32").get_weights(), strict=False):
         np.testing.assert_array_equal(ours, theirs)

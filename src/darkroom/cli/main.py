@@ -133,5 +133,27 @@ def tune_status(
     watch(read, title=f"{candidate}: study {study['study']}", wanted=study["trials"])
 
 
+@app.command()
+def tuned(
+    candidate: Annotated[str | None, typer.Option("--candidate", help="Candidate; default: all.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the values into params.yaml.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which values of params.yaml the last tuning replaces; --write puts them into it and keeps its comments."""
+    from darkroom.tuning import adoption
+
+    root = checkout()
+    found = adoption.changes(root, candidate)
+    if write:
+        adoption.write(root, found)
+    if as_json:
+        print(json.dumps({"written": write, "changed": found}))
+        return
+    lines = adoption.lines(found)
+    print("\n".join(lines) or "no values of params.yaml are replaced")
+    if write and lines:
+        print("params.yaml now has these values; from them `dvc repro` searches anew, unless tune.trials is 0")
+
+
 if __name__ == "__main__":
     main()

@@ -11,6 +11,7 @@ from darkroom.data.arrays.features import Features
 from darkroom.errors import TrainingError
 from darkroom.evaluation.metrics.classification import expected_calibration_error
 from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
+from darkroom.training.answers import packed
 from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.recipe import (
     Data,
@@ -50,13 +51,14 @@ class Trained:
     """A finished training: the model to deploy (float32, images in, probabilities out), and how it came about.
 
     val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
-    the precision of that.
+    the precision of that. val_right says which validation images that are (see answers.packed).
     """
 
     model: "keras.Model"
     progress: Progress
     batch_size: int
     val_accuracy: float
+    val_right: str
 
 
 def train_candidate(
@@ -98,12 +100,13 @@ def train_candidate(
     def attempt(batch_size: int) -> Trained:
         run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
         network, progress = run.transfer() if transfer_mode(recipe) else run.network()
-        views, accuracy = recipe["test_time_views"], progress.best_val_accuracy
+        views, accuracy, right = recipe["test_time_views"], progress.best_val_accuracy, progress.best_right
         model = inference.deployable(network, views)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
             size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
-            accuracy = inference.accuracy(model, data.val_images, data.val_labels, batch_size=size)
-        return Trained(model, progress, batch_size, accuracy)
+            found = inference.right(model, data.val_images, data.val_labels, batch_size=size)
+            accuracy, right = float(found.mean()), packed(found)
+        return Trained(model, progress, batch_size, accuracy, right)
 
     if recipe["batch_size"] != "auto":
         distribution.check_batch_size(recipe["batch_size"])

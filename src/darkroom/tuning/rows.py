@@ -28,11 +28,12 @@ class TrialRow:
         curve: validation accuracy by epoch, counted from 0, of running and pruned trials too.
         feasible: whether the costs are within their limits.
         retry_of: number of the trial that was killed and that this one repeats.
-        reason: why it failed.
+        reason: why it failed, was pruned or was killed.
         worker: host:pid.
         started: Unix time in seconds.
         seconds: until it ended; of a running one until now.
         is_baseline: whether it has the values of params.yaml: trial 0, or what repeats it.
+        right: which validation images a complete trial gets right; see answers.packed.
     """
 
     number: int
@@ -47,6 +48,7 @@ class TrialRow:
     started: float | None
     seconds: float | None
     is_baseline: bool = False
+    right: str = ""
 
 
 def val_accuracy(row: TrialRow) -> float | None:
