@@ -35,6 +35,7 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
         )
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])
+        _check_effects(space, base)
         if is_searched:
             initial(space, base)
         for where, values in edges(space):
@@ -43,6 +44,22 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
             except ValidationError as error:
                 raise ParamsError(f"{where}: {explain(f'train.{candidate}', TrainParams, error)}") from None
     return space
+
+
+def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
+    """Refuse keys that say how to train a head step by step, where it is solved at once in every trial.
+
+    Raises:
+        ParamsError: names the first.
+    """
+    if {"architecture.mode", "architecture.units"} & space.keys():
+        return
+    for key in space:
+        if any(key == idle or key.startswith(f"{idle}.") for idle in recipe.ignored(base)):
+            raise ParamsError(
+                f"{key} has no effect: a head without hidden units is solved at once; delete it here, or set "
+                "architecture.units above 0"
+            )
 
 
 def check_trials(
