@@ -6,8 +6,9 @@ writes the two of them, merged, as params.yaml. The rule:
 - Mappings merge key by key; a key that the default lacks is an error. Anything else replaces the default's value.
 - Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture and
   tune.space.NAME.
-- `candidates` decides which sections of train and tune.space there are. The default's others are left out, and one that
-  the default lacks is given whole.
+- `candidates` decides which sections of train and tune.space there are. The default's others are left out, unless the
+  preset has them too: then they wait for the user to add them to `candidates`. One that the default lacks is given
+  whole.
 
 A comment at the end of a line replaces the default's; without one the default's stays. The head is the preset's own.
 """
@@ -96,8 +97,8 @@ def text(name: str, *, root: Path) -> str:
     if not isinstance(candidates, list):
         raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
     for keys in OF_CANDIDATES:
-        sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, params)
-        for left_out in sections.keys() - set(candidates):
+        sections, own = (reduce(lambda section, key: section.get(key, {}), keys, one) for one in (params, preset))
+        for left_out in sections.keys() - set(candidates) - own.keys():
             del sections[left_out]
     _merge(params, preset, candidates=candidates, path=path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -114,7 +115,7 @@ def _merge(
 ) -> None:
     """Put what a preset says into the params, in place, by the rule above."""
     for key, value in preset.items():
-        known = candidates if at in OF_CANDIDATES else list(params)
+        known = list(dict.fromkeys([*params, *candidates]) if at in OF_CANDIDATES else params)
         if key not in known:
             kind, where = ("key", f"{'.'.join(at)} has an unknown key") if at else ("section", "unknown section")
             hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
