@@ -137,6 +137,15 @@ def test_sections_of_train_and_tune_are_those_of_the_candidates(tmp_path: Path) 
     assert values["train"]["big"] == {"seed": 1}
 
 
+def test_a_section_of_the_default_that_a_preset_has_too_waits_for_its_candidate(tmp_path: Path) -> None:
+    merged(tmp_path, "candidates: [transfer]\ntrain: {cnn: {seed: 8}}\n")
+    values = presets.read("own", root=tmp_path)
+    assert values["candidates"] == ["transfer"]
+    assert list(values["train"]) == ["cnn", "transfer"]
+    assert values["train"]["cnn"]["seed"] == 8
+    assert list(values["tune"]["space"]) == ["transfer"]
+
+
 def test_a_space_is_replaced_whole(tmp_path: Path) -> None:
     merged(tmp_path, "tune: {space: {cnn: {optimizer.momentum: {float: [0.4, 0.9]}}}}\n")
     space = presets.read("own", root=tmp_path)["tune"]["space"]
@@ -150,7 +159,7 @@ def test_a_space_is_replaced_whole(tmp_path: Path) -> None:
         ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("embed: {size: 3}\n", "embed has an unknown key 'size'; known keys: image_size, weights"),
         ("train: {cnn: {optimizer: {momentun: 0.6}}}\n", "train.cnn.optimizer has an unknown key 'momentun'; did you"),
-        ("candidates: [cnn]\ntrain: {transfer: {seed: 8}}\n", "train has an unknown key 'transfer'; known keys: cnn"),
+        ("candidates: [cnn]\ntrain: {big: {seed: 8}}\n", "train has an unknown key 'big'; known keys: cnn"),
         ("candidates: cnn\n", "candidates is 'cnn': expected a list of sections of train"),
         ("train: [\n", "not valid YAML: "),
         ("# nothing but a head\n", "expected sections"),

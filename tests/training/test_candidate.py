@@ -14,10 +14,8 @@ import numpy as np
 import pytest
 
 from darkroom.errors import ParamsError, TrainingError
-from darkroom.evaluation.metrics.classification import expected_calibration_error
-from darkroom.evaluation.metrics.temperature import scaled
 from darkroom.training.answers import unpacked
-from darkroom.training.candidate import Reports, Trained, calibrated, first_batch_size, train_candidate
+from darkroom.training.candidate import Reports, Trained, first_batch_size, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.recipe import Data
 from tests.support.project import ROOT
@@ -68,7 +66,9 @@ def extractor_of(policy: str) -> "keras.Model":
 def features_of() -> Any:
     values = extractor_of("float32").predict(IMAGES, verbose=0)
     arrays = {"train": (values[:96], DATA.labels), "val": (values[96:127], DATA.val_labels)}
-    return SimpleNamespace(backbone="tiny", counts={"train": 96}, arrays=arrays.__getitem__)
+    rows = {"train": np.column_stack([np.zeros(96, int), np.arange(96), np.arange(96)])}
+    rows["val"] = np.column_stack([np.zeros(31, int), np.arange(96, 127), np.arange(96, 127)])
+    return SimpleNamespace(backbone="tiny", counts={"train": 96}, arrays=arrays.__getitem__, rows=rows.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def features() -> Any:
     return features_of()
 
 
-def transfer(mode: str, **changes: Any) -> dict[str, Any]:
-    settings = {**TRANSFER, "mode": mode, "dropout": 0.2, "units": 4, "unfreeze": "all", "finetune_epochs": 2}
+def transfer(mode: str, *, units: int = 4, **changes: Any) -> dict[str, Any]:
+    settings = {**TRANSFER, "mode": mode, "dropout": 0.2, "units": units, "unfreeze": "all", "finetune_epochs": 2}
     asked = {"epochs": 2, "batch_size": 32, "output": "sigmoid", "precision": "float32"}
     return made(**{**asked, "architecture": settings, **varied(shift=1, flip="random"), **changes})
 
@@ -141,6 +141,41 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(features: Any) 
     moved = {path for path in before if (before[path] != after[path]).any()}
     assert moved == {path for path in before if "_conv/" in path}
     assert any("moving_mean" in path for path in before)
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_a_linear_head_is_solved_in_one_epoch(output: str, features: Any) -> None:
+    reported: list[int] = []
+    recipe = transfer("features", units=0, output=output, epochs=9, batch_size=1000)
+    found = trained(recipe, features, reports=Reports(on_epoch_end=lambda epoch, _record: reported.append(epoch)))
+    assert [(row["epoch"], row["phase"]) for row in found.progress.history] == [(0, "head")]
+    assert (reported, found.progress.best_epoch) == ([0], 0)
+    assert min(found.val_accuracy, accuracy(found.model)) > 0.9
+    assert found.held_out is not None
+    assert found.held_out.accuracy > 0.9
+    for ours, theirs in zip(found.model.get_weights(), extractor_of("float32").get_weights(), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_fine_tuning_begins_with_the_solved_head(features: Any, tmp_path: Path) -> None:
+    recipe = transfer("finetune", units=0, **{"optimizer": {**made()["optimizer"], "momentum": 0.0}})
+    still = {**recipe, "architecture": {**recipe["architecture"], "finetune_learning_rate": 1e-9}}
+    found = trained(still, features)
+    assert [row["phase"] for row in found.progress.history] == ["head", "finetuning", "finetuning"]
+    head, first = found.progress.history[:2]
+    assert first["val_loss"] == pytest.approx(head["val_loss"], abs=1e-4)
+
+    def interrupted(epoch: int, _record: dict[str, float]) -> None:
+        reported.append(epoch)
+        if reported == [0, 1]:
+            raise KeyboardInterrupt
+
+    reported: list[int] = []
+    checkpoint, reports = Checkpoint(tmp_path), Reports(on_epoch_end=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe, features, checkpoint=checkpoint, reports=reports)
+    whole = comparable(trained(recipe, features))
+    assert comparable(trained(recipe, features, checkpoint=checkpoint, reports=reports)) == whole
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3], ids=["in head", "before fine-tuning", "in fine-tuning"])
@@ -210,16 +245,6 @@ def test_one_batch_is_learnt_by_heart() -> None:
     found = train_candidate(recipe, data=noise, image_shape=SHAPE)
     assert found.val_accuracy == 1.0, "labels that mean nothing: only by heart"
     assert found.progress.history[-1]["train_loss"] < 0.1
-
-
-def test_the_deployed_model_has_the_validation_temperature() -> None:
-    found = trained(made(epochs=1, batch_size=32, label_smoothing=0.3, precision="float32"))
-    model, changes = calibrated(found, DATA, views="one")
-    before, after = (keras_model.predict(DATA.val_images, verbose=0) for keras_model in (found.model, model))
-    assert changes["temperature"] != 1.0
-    assert after == pytest.approx(scaled(before, changes["temperature"]), abs=1e-6)
-    assert changes["val_ece"] == pytest.approx(expected_calibration_error(after, DATA.val_labels), abs=1e-6)
-    assert changes["val_ece_uncalibrated"] == pytest.approx(expected_calibration_error(before, DATA.val_labels))
 
 
 def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:

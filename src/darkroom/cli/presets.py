@@ -6,8 +6,8 @@ preset that its `base` names, and `darkroom use` writes them, merged, as params.
 - Mappings merge key by key; a key that the base lacks is an error. Anything else replaces the base's value.
 - Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture, unless
   the network stays the same, and tune.space.NAME.
-- `candidates` decides which sections of train and tune.space there are. The base's others are left out, and one that
-  the base lacks is given whole.
+- `candidates` decides which sections of train and tune.space there are. The base's others are left out, unless the
+  preset has them too: then they wait for the user to add them to `candidates`. One that the base lacks is given whole.
 
 A comment at the end of a line replaces the base's; without one the base's stays. The head is the preset's own.
 """
@@ -112,8 +112,8 @@ def _merged(name: str, *, root: Path, above: tuple[str, ...] = ()) -> CommentedM
     if not isinstance(candidates, list):
         raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
     for keys in OF_CANDIDATES:
-        sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, params)
-        for left_out in sections.keys() - set(candidates):
+        sections, own = (reduce(lambda section, key: section.get(key, {}), keys, one) for one in (params, preset))
+        for left_out in sections.keys() - set(candidates) - own.keys():
             del sections[left_out]
     _merge(params, preset, candidates=candidates, path=path)
     return params
@@ -128,7 +128,7 @@ def _merge(
 ) -> None:
     """Put what a preset says into the params, in place, by the rule above."""
     for key, value in preset.items():
-        known = candidates if at in OF_CANDIDATES else list(params)
+        known = list(dict.fromkeys([*params, *candidates]) if at in OF_CANDIDATES else params)
         if key not in known:
             kind, where = ("key", f"{'.'.join(at)} has an unknown key") if at else ("section", "unknown section")
             hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
