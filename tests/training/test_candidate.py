@@ -225,7 +225,7 @@ def uninterrupted(features: Any) -> Callable[[], Trained]:
 
 def test_the_head_is_deployed_where_fine_tuning_does_not_help(features: Any) -> None:
     settings = {**transfer("finetune")["architecture"], "finetune_learning_rate": 3.0}  # ruins it
-    learned = {"epochs": 30, "learning_rate": 0.5}  # else the head guesses, and a guess may be as good
+    learned: dict[str, Any] = {"epochs": 30, "learning_rate": 0.5}  # else the head guesses, and a guess may be as good
     found = trained(transfer("finetune", architecture=settings, **learned), features)
     assert found.progress.best_phase == "head"
     assert found.val_accuracy == accuracy(found.model)

@@ -84,8 +84,10 @@ class Commands(TyperGroup):
                 parameter.metavar = parameter.metavar or parameter.name.upper()
                 name = f"{parameter.metavar}..." if parameter.nargs != 1 else parameter.metavar
                 pieces = [name if parameter.required else f"[{name}]"]
-                parameter.get_usage_pieces = lambda _, pieces=pieces: pieces
-                parameter.display_type_rich = lambda ctx: ""  # noqa: ARG005
+                vars(parameter).update(
+                    get_usage_pieces=lambda ctx, pieces=pieces: pieces,  # noqa: ARG005
+                    display_type_rich=lambda ctx: "",  # noqa: ARG005
+                )
             elif parameter.metavar is None and not parameter.is_flag:
                 kind = parameter.display_type(ctx).strip("<>").partition(" ")[0]  # of <int range>
                 last = parameter.opts[-1].rpartition("-")[2].upper()

@@ -7,6 +7,7 @@ Keras backend is installed makes no difference.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ SHARPEST, SOFTEST = 1 / 4, 4.0  # temperatures
 USUAL_PENALTY, LOSS_OF_TEN = 0.6, 8.0
 LEAST_VARIANCE = 1e-7  # of the largest: less is rounding
 BIAS_PENALTY = 1e-4  # else the bias of a class of which a fold has no image would have no end
-OPTIONS = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-8}  # of SciPy's L-BFGS
+OPTIONS: Any = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-8}  # of SciPy's L-BFGS
 
 
 @dataclass(frozen=True)
