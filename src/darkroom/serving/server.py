@@ -26,7 +26,7 @@ from darkroom.serving.batching import Answered, Batcher
 from darkroom.serving.follower import Follower, Served, load
 from darkroom.serving.front import Front
 from darkroom.serving.limits import Limits
-from darkroom.serving.logs import log
+from darkroom.serving.logs import log, never_waiting
 from darkroom.serving.metrics import Metrics
 from darkroom.serving.recorder import Recorder
 
@@ -78,7 +78,7 @@ def serve(settings: Settings) -> None:
     # It says of broken forms what the answer says, and without a handler Python writes that as it is.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # What C libraries write about broken images would stand between the lines of the log.
-    with bound, native_stderr_silenced(), ExitStack() as parts:
+    with bound, native_stderr_silenced(), never_waiting(), ExitStack() as parts:
         follower = Follower(
             find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
             load=lambda version: load(
