@@ -58,7 +58,7 @@ def test_all_that_a_client_may_ask_is_described_with_examples(server):
         "multipart/form-data",
         "application/json",
     }
-    assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "503"}
+    assert set(operation["responses"]) == {"200", "400", "401", "405", "408", "413", "415", "422", "500", "503"}
     for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
         answer = server.client.post("/v1/predict", json=example["value"])
         assert answer.status_code == 200

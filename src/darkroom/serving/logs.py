@@ -1,4 +1,4 @@
-"""The server's log on stderr: one JSON object per line, from us and from the libraries, and nobody waits for a reader."""
+"""The server's log on stderr: one JSON object per line, libraries' lines too, and nobody waits for a reader."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def never_waiting() -> Iterator[None]:
 
     A pipe that nobody reads, or a terminal that is stopped, would else hold up whoever logs: the whole server.
     """
-    global _lines  # noqa: PLW0603 - stderr is one per process, too
+    global _lines
     handler, stderr = _Handler(logging.WARNING), sys.stderr
     _lines = _Lines(stderr.fileno())
     logging.getLogger().addHandler(handler)

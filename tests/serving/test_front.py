@@ -1,0 +1,288 @@
+"""What a real server does with the heads of requests: methods, targets, lengths, tokens, traces, parameters."""
+
+import json
+import re
+import resource
+import socket
+
+import pytest
+
+from tests.support.served import Server, eventually, png, served_repository
+
+pytestmark = pytest.mark.heavy
+TOKEN = "a-long-secret"  # noqa: S105
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+CONFIG = """
+serve:
+  root-path: pets/
+  cors_origin: [https://shop.example]
+  log: log
+  keep_images: 1
+  max_images: 5
+  alias: nobody
+other: {of: another program}
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    with served_repository(tmp_path_factory.mktemp("served")) as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def server(root):
+    """Its options come from a file, from variables that go before it, and from the command line."""
+    (root / "serve.yaml").write_text(CONFIG)
+    environment = {
+        "DARKROOM_SERVE_TOKEN": TOKEN,
+        "DARKROOM_SERVE_POLL_SECONDS": "0.1",
+        "DARKROOM_SERVE_MAX_IMAGES": "3",
+        "DARKROOM_SERVE_ALIAS": "nobody else",
+    }
+    with Server(root, "--config", "serve.yaml", "--alias", "champion", environment=environment) as server:
+        server.client.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield server
+    assert [line for line in server.lines if not isinstance(json.loads(line), dict)] == []
+
+
+def predict(server, query="", content=None, **headers):
+    content = png(cat=True) if content is None else content
+    return server.client.post(f"/v1/predict{query}", content=content, headers={"Content-Type": "image/png", **headers})
+
+
+def raw(server, request):
+    """Send bytes; return the status, and all that comes until the server closes, at the latest after 10 s."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    return int(answer.split()[1]), answer
+
+
+def test_options_come_from_command_variables_and_file_in_this_order(server):
+    facts = server.client.get("/v1/model").json()
+    assert (facts["alias"], facts["max_images"], facts["feedback"]) == ("champion", 3, True)
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json", "/v1/model", "/static/page.js"])
+def test_head_is_answered_as_get_without_a_body(server, path):
+    for _ in range(2):  # on one connection: a body would be taken for the next answer
+        head, get = (server.client.request(method, path) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-length"):
+            assert head.headers[name] == get.headers[name]
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/nowhere"])
+def test_head_of_what_cannot_be_got_is_refused(server, path):
+    answers = [server.client.request(method, path) for method in ("HEAD", "GET")]
+    assert answers[0].status_code == answers[1].status_code >= 400
+    assert answers[0].content == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/healthz/", "/v1/model/", "/v1/predict/", "//healthz", "/v1//model"])
+def test_a_slash_more_is_another_path_and_no_redirect(server, method, path):
+    answer = server.client.request(method, path)
+    assert (answer.status_code, "see /openapi.json" in answer.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR "])
+def test_the_scheme_of_the_token_may_be_in_any_case(server, scheme):
+    assert server.client.get("/v1/model", headers={"Authorization": f"{scheme} {TOKEN}"}).status_code == 200
+
+
+@pytest.mark.parametrize("given", [TOKEN, f"Basic {TOKEN}", "Bearer", f"Bearer {TOKEN}x", f"Bearer{TOKEN}", "Bearer é"])
+def test_anything_but_the_token_is_refused(server, given):
+    assert server.client.get("/v1/model", headers={"Authorization": given.encode()}).status_code == 401
+
+
+AUTHORIZED = f"Host: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: image/png\r\n".encode()
+
+
+@pytest.mark.parametrize("target", [b"POST /v1/predict", b"GET /healthz", b"POST /v1/feedback"])
+def test_a_length_and_chunks_at_once_end_the_connection(server, target):
+    both = b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    hidden = b"GET /v1/model HTTP/1.1\r\n" + AUTHORIZED + b"\r\n"
+    status, answer = raw(server, target + b" HTTP/1.1\r\n" + AUTHORIZED + both + hidden)
+    assert (status, answer.count(b"HTTP/1.1 ")) == (400, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "token", "status"),
+    [
+        (b"GET http://x/healthz", False, 200),
+        (b"GET HTTP://x:8000/v1/model?a=b", True, 200),
+        (b"GET http://x/pets/v1/model", True, 200),
+        (b"GET http://x", False, 200),
+        (b"GET http://x/v1/model", False, 401),
+        (b"GET http://x/pets/v1/model", False, 401),
+        (b"GET http://x/nowhere", False, 404),
+        (b"OPTIONS *", False, 404),
+    ],
+)
+def test_a_target_may_be_absolute(server, target, token, status):
+    head = AUTHORIZED if token else b"Host: x\r\n"
+    assert raw(server, target + b" HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n")[0] == status
+
+
+def test_an_image_may_be_posted_to_an_absolute_target(server):
+    image = png(cat=True)
+    head = AUTHORIZED + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(image)
+    status, answer = raw(server, b"POST http://x/v1/predict?top=1 HTTP/1.1\r\n" + head + image)
+    assert (status, b'"probabilities":{"cat":' in answer) == (200, True)
+
+
+def test_a_proxy_may_leave_its_prefix_on_the_path_or_strip_it(server):
+    for prefix in ("", "/pets"):
+        assert server.client.post(f"{prefix}/v1/predict", content=png(cat=True)).status_code == 200
+        assert server.client.get(f"{prefix}/").status_code == 200
+        refused = server.client.get(f"{prefix}/v1/model", headers={"Authorization": ""})
+        assert refused.status_code == 401
+    assert server.client.get("/pets").status_code == 404
+    assert server.client.get("/openapi.json").json()["servers"] == [{"url": "/pets"}]
+
+
+def test_pages_of_a_named_origin_may_ask_and_others_not(server):
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    headers = {"Access-Control-Request-Headers": "authorization,content-type,x-request-id", "Authorization": ""}
+    allowed = server.client.options("/v1/predict", headers={**asked, **headers})
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert "authorization" in allowed.headers["access-control-allow-headers"].lower()
+    answer = predict(server, Origin="https://shop.example")
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "X-Request-ID" in answer.headers["access-control-expose-headers"]
+    other = predict(server, Origin="https://other.example")
+    assert (other.status_code, "access-control-allow-origin" in other.headers) == (200, False)
+
+
+# Traces
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/healthz", "/nowhere"])
+def test_a_trace_is_handed_on_in_answer_and_log(server, path):
+    trace = TRACE.replace("0af", f"{len(path):03x}")
+    answer = server.client.request("POST" if path == "/v1/predict" else "GET", path, headers={"traceparent": trace})
+    assert answer.headers["traceparent"] == trace
+    (line,) = eventually(lambda: [one for one in server.events("request") if one.get("traceparent") == trace])
+    assert (line["path"], line["request_id"]) == (path, answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("given", [TRACE.replace("00-", "01-", 1), TRACE.replace("00-", "cc-", 1) + "-more-of-it"])
+def test_a_trace_of_a_later_version_is_handed_on(server, given):
+    assert server.client.get("/healthz", headers={"traceparent": given}).headers["traceparent"] == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "x",
+        TRACE.upper(),
+        TRACE[:-1],
+        TRACE + "-more",
+        TRACE + "0",
+        TRACE.replace("00-", "ff-", 1),
+        f"00-{'0' * 32}-b7ad6b7169203331-01",
+        f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_is_dropped(server, given):
+    assert "traceparent" not in server.client.get("/healthz", headers={"traceparent": given}).headers
+
+
+# Parameters of a prediction
+
+
+def test_only_the_most_probable_classes_are_told(server):
+    (whole,), (top,) = (predict(server, query).json()["predictions"] for query in ("", "?top=1"))
+    assert top == {**whole, "probabilities": {"cat": whole["probabilities"]["cat"]}}
+    assert predict(server, "?top=9").json()["predictions"] == [whole]
+    (dog,) = predict(server, "?top=2", png(cat=False)).json()["predictions"]
+    assert list(dog["probabilities"]) == ["dog", "cat"]
+
+
+@pytest.mark.parametrize(("threshold", "abstained"), [("0", False), ("1", True), ("0.5", False), (".9999999", True)])
+def test_a_threshold_of_the_request_decides_what_is_abstained(server, threshold, abstained):
+    (answer,) = predict(server, f"?threshold={threshold}&top=1").json()["predictions"]
+    assert answer["abstained"] is abstained
+    assert len(answer["probabilities"]) == 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "top=0", "top=-1", "top=1.5", "top=", "top=%C2%B2", "top=1&top=2", "top=9999999999", "topk=1", "threshold=2",
+        "threshold=-0.1", "threshold=nan", "threshold=inf", "threshold=", "threshold=1e999", "&".join(["a=1"] * 5000),
+    ],
+)  # fmt: skip
+def test_another_parameter_or_value_is_refused(server, query):
+    answer = predict(server, f"?{query}")
+    assert answer.status_code == 400
+    assert "the query parameters of a prediction are top (" in answer.json()["error"]
+
+
+def test_an_image_that_cannot_be_read_has_its_error_with_parameters_too(server):
+    answer = predict(server, "?top=1&threshold=1", b"text")
+    assert (answer.status_code, list(answer.json()["predictions"][0])) == (422, ["error"])
+
+
+# What an operator is told
+
+
+def metric(server, name):
+    found = re.search(rf"^{re.escape(name)} (\S+)$", server.client.get("/metrics").text, re.M)
+    return float(found[1]) if found else None
+
+
+def test_seconds_are_told_by_what_they_were_spent_on(server):
+    names = [f"darkroom_{part}_seconds" for part in ("queue", "decode", "network")]
+    before = {name: metric(server, f"{name}_count") for name in names}
+    predict(server)
+    for name in names:  # noted after the answer
+        eventually(lambda name=name: metric(server, f"{name}_count") == before[name] + 1)
+        assert 0 <= metric(server, f"{name}_sum") < 60
+
+
+def test_a_stale_model_is_told_and_when_the_registry_is_readable_again(server, root):
+    assert metric(server, "darkroom_model_stale") == 0
+    before = metric(server, "darkroom_registry_read_timestamp_seconds")
+    eventually(lambda: metric(server, "darkroom_registry_read_timestamp_seconds") > before)
+    (root / "mlflow.db").rename(root / "away.db")
+    try:
+        eventually(lambda: metric(server, "darkroom_model_stale") == 1)
+        assert predict(server).status_code == 200
+    finally:
+        (root / "away.db").rename(root / "mlflow.db")
+    eventually(lambda: metric(server, "darkroom_model_stale") == 0)
+    eventually(lambda: server.events("registry_readable"))
+    assert server.client.get("/v1/model").json()["problem"] is None
+
+
+def test_a_full_disk_of_the_log_is_said_and_survived(server, root):
+    predict(server, content=png(cat=True) + b"before")
+    eventually(lambda: list((root / "log" / "kept" / "images").glob("*/[!.]*")))
+    before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        dropped = metric(server, 'darkroom_log_dropped_total{what="images"}')
+        for number in range(3):
+            assert predict(server, content=png(cat=True) + bytes([number])).status_code == 200
+        eventually(lambda: metric(server, 'darkroom_log_dropped_total{what="images"}') == dropped + 3)
+        refused = server.client.post("/v1/feedback", json={"id": "x", "label": "cat"})
+        assert (refused.status_code, "cannot be stored" in refused.json()["error"]) == (503, True)
+    finally:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, before)
+    predict(server, content=png(cat=True) + b"after")
+    eventually(lambda: server.events("log_written"))
+    (said,) = server.events("log_not_written")
+    assert "the disk (or a quota) is full" in said["message"]
+    assert server.client.post("/v1/feedback", json={"id": "x", "label": "cat"}).status_code == 200
+
+
+def test_the_description_knows_refused_methods_and_failures(server):
+    described = server.client.get("/openapi.json").json()
+    for path in described["paths"].values():
+        for operation in path.values():
+            assert {"405", "500"} <= operation["responses"].keys()
+    parameters = {one["name"] for one in described["paths"]["/v1/predict"]["post"]["parameters"]}
+    assert parameters == {"X-Request-ID", "traceparent", "top", "threshold"}
