@@ -22,7 +22,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --require-hashes -r requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
-	@touch $@
+	@echo "$(CURDIR)" > $@
+
+# The scripts of an environment name its directory: where the repository was moved or copied it is made again.
+$(shell [ "$$(cat $(VENV)/.ready 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/.ready)
 
 run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	dvc repro

@@ -69,7 +69,8 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     from pydantic import ValidationError
 
     from darkroom.cli import presets
-    from darkroom.project.params import explain, read_params
+    from darkroom.project.params import read_params
+    from darkroom.project.problems import explain
     from darkroom.training.params import TrainParams
 
     is_file = preset.endswith(".yaml")

@@ -6,8 +6,10 @@ user's own files contain, which DVC does not look at: `download` runs again when
 """
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
+from darkroom.data.augmentation import transforms
 from darkroom.data.augmentation.params import AugmentParams
 from darkroom.data.download.catalogue import PathSource
 from darkroom.data.download.params import DownloadParams
@@ -22,11 +24,13 @@ from darkroom.networks.backbones.table import NONE, check_image_size, find_backb
 from darkroom.networks.backbones.weights import obtain_weights
 from darkroom.operations.params import RetrainParams
 from darkroom.project.console import run, stage_paths
-from darkroom.project.params import ComputeParams, in_section, load_candidates, load_section
+from darkroom.project.params import ComputeParams, digest, in_section, load_candidates, load_section
 from darkroom.project.repository import repository_root
 from darkroom.promotion.params import PromoteParams
 from darkroom.training.params import Architecture, TrainParams, Transfer
 from darkroom.tuning.params import TuneParams
+
+PASSED = Path(".darkroom/transforms")  # of the repository: the digest of the transforms that passed last
 
 
 def main() -> None:
@@ -45,7 +49,7 @@ def check_params() -> DownloadParams:
     """
     download = load_section("download", DownloadParams)
     preprocess = load_section("preprocess", PreprocessParams)
-    load_section("augment", AugmentParams)
+    augment = load_section("augment", AugmentParams)
     embed = load_section("embed", EmbedParams)
     tune = load_section("tune", TuneParams)
     candidates = {name: load_section(f"train.{name}", TrainParams) for name in load_candidates()}
@@ -54,6 +58,7 @@ def check_params() -> DownloadParams:
     load_section("retrain", RetrainParams)
     load_section("compute", ComputeParams)
 
+    _check_transforms(augment)
     if embed.backbone != NONE:
         with in_section("embed"):
             backbone = find_backbone(embed.backbone)
@@ -81,6 +86,15 @@ def _sources(download: DownloadParams, *, before: Path) -> dict[str, dict[str, s
             marks[source.path] = now or known.get(source.path)
     found = {path: mark for path, mark in marks.items() if mark}
     return {"sources": found} if found else {}
+
+
+def _check_transforms(augment: AugmentParams) -> None:
+    """Check the transforms if they have not passed before: loading albumentations takes half a second."""
+    passed = repository_root() / PASSED
+    mark = digest([augment.transforms, version("albumentations")])
+    if not passed.is_file() or passed.read_text() != mark:
+        transforms.check(augment.transforms)
+        write_text(passed, mark)
 
 
 def _check_network(network: Architecture, *, backbone: str, image_size: list[int] | str) -> None:

@@ -115,6 +115,20 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capfd):
     assert "No such option: --modle" in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["use mnist", "report", "store", "lr-find", "tune-status", "retrain", "gc", "compare 1 2", "history", "serve"],
+)
+def test_outside_a_repository_a_command_says_so(tmp_path, monkeypatch, capfd, command):
+    for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(monkeypatch, capfd, *command.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path} is not in a Darkroom repository: no dvc.yaml here or above; cd into one")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_shows_what_an_option_takes_as_other_tools_do(monkeypatch, capfd):
     commands: Any = get_command(main.app)
     for name in commands.list_commands(None):

@@ -50,7 +50,7 @@ def test_a_data_set_of_the_catalogue_has_no_folder(params):
             "min_recent_accuracy is 95: .* less than or equal to 1",
         ),
         ("min_recent_accuracy: null", "min_recent_accuracy: 0.95", "min_recent_accuracy needs the log of predictions"),
-        ("  min_new_images: 1", "  min_images: 1", "retrain has an unknown key 'min_images'; known keys: drift_days,"),
+        ("  min_new_images: 1", "  min_images: 1", "retrain has an unknown key 'min_images' and lacks the key 'min_n"),
         (
             "  max_image_bytes:",
             "  max_bytes:",

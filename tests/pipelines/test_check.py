@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from darkroom.errors import DarkroomError, DataError
+from darkroom.errors import DarkroomError, DataError, ParamsError
 from pipelines.check import check_params, main
 from tests.support.project import ROOT, Project
 
@@ -94,6 +94,26 @@ def test_what_one_section_asks_of_another_is_checked(params: Path, values: dict[
 
 
 @pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ([{"Afine": None}], r"^augment\.transforms\[0\]: there is no transform 'Afine'; did you mean 'Affine'"),
+        ([{"Affine": {"rotat": 3}}], r"\[0\]: there is no argument of Affine 'rotat'; did you mean 'rotate'"),
+        (
+            [{"OneOf": {"transforms": [{"Blurr": None}]}}],
+            r"\[0\]\.OneOf\.transforms\[0\]: there is no trans.* 'Blurr'",
+        ),
+        ([{"HorizontalFlip": {"p": 2}}], r"\[0\]: HorizontalFlip cannot be built: p is 2"),
+    ],
+)
+def test_wrong_transforms_are_refused_each_time(params: Path, transforms: list[Any], message: str) -> None:
+    check_params()
+    change(params, {"augment.transforms": transforms})
+    for _ in range(2):
+        with pytest.raises(ParamsError, match=message):
+            check_params()
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"candidates": ["cnn"], "embed.backbone": "none", "embed.image_size": [1, 1]},
@@ -134,12 +154,12 @@ def test_nothing_heavy_is_loaded_and_nothing_fetched(params: Path) -> None:
         "    heavy = {'keras', 'tensorflow', 'mlflow', 'albumentations', 'sklearn', 'matplotlib', 'pandas'}\n"
         "    print(end.code, sorted(heavy & set(sys.modules)))\n"
     )
-    for epochs in (5, 6):
+    for epochs, loaded in ((5, "['albumentations']"), (6, "[]")):  # transforms that have passed are not tried again
         change(params, {"train.cnn.epochs": epochs})
         done = subprocess.run([sys.executable, "-c", code], cwd=params.parent, capture_output=True, text=True)
-        assert (done.stdout, done.stderr) == ("0 []\n", "")
+        assert (done.stdout, done.stderr) == (f"0 {loaded}\n", "")
         assert json.loads(Path("reports/check.json").read_text()) == {"params": "valid"}
-    assert sorted(path.name for path in params.parent.iterdir()) == ["params.yaml", "reports"]
+    assert sorted(path.name for path in params.parent.iterdir()) == [".darkroom", "params.yaml", "reports"]
 
 
 def test_your_own_images_are_noted_by_content(params: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

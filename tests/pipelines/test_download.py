@@ -69,7 +69,7 @@ def test_relative_paths_start_from_the_root_that_dvc_names(tmp_path: Path) -> No
         (3, r"params.yaml: download.dataset is 3: "),
         (
             inline("x", layuot="x"),
-            r"params.yaml: download.dataset.sources.0 has an unknown key 'layuot'; known keys: bytes, h",
+            r"params.yaml: download.dataset.sources.0 has an unknown key 'layuot'; known keys: kind \(path\), pa",
         ),
         ({"name": "pets"}, r"params.yaml: download.dataset lacks the key 'sources'"),
         (inline("x", sha256="abc"), r"params.yaml: download.dataset.sources.0.sha256 is 'abc': "),

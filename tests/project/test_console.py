@@ -9,6 +9,7 @@ import pytest
 
 from darkroom.project import console
 from darkroom.training import progress
+from tests.support.project import ROOT
 
 RUN = "from darkroom.project.console import run\nfrom darkroom import errors\ndef main():\n    {body}\nrun(main)\n"
 
@@ -76,6 +77,23 @@ def test_native_messages_are_silenced_and_pythons_are_not(tmp_path: Path) -> Non
         "    os.write(2, b'after')"
     )
     assert end(body, cwd=tmp_path)[2] == "python\nafter"
+
+
+def test_a_handler_made_while_silenced_still_writes_later(tmp_path: Path) -> None:
+    body = (
+        "from darkroom.project.console import native_stderr_silenced; import logging\n"
+        "    with native_stderr_silenced():\n"
+        "        handler = logging.StreamHandler()\n"
+        "    handler.emit(logging.makeLogRecord({'msg': 'later'}))"
+    )
+    assert end(body, cwd=tmp_path)[2] == "later\n"
+
+
+def test_a_stage_without_its_packages_says_so_in_one_line() -> None:
+    command = [sys.executable, "-S", "-m", "pipelines.check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "lacks the packages of this project; activate them with `. .venv/bin/activate`" in done.stderr
 
 
 def test_the_garbage_collector_rests_while_keras_is_loaded() -> None:

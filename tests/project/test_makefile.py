@@ -43,3 +43,18 @@ def test_the_ui_runs_in_few_processes(tmp_path: Path, monkeypatch: pytest.Monkey
             assert len([child for child in children if "python" in child.name() or "mlflow" in child.name()]) <= 2
         finally:
             os.killpg(started.pid, signal.SIGTERM)
+
+
+def test_a_moved_repository_makes_its_environment_again(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    ready = tmp_path / ".venv" / ".ready"
+
+    def planned() -> str:
+        return subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    ready.write_text(f"{tmp_path}\n")
+    assert "Nothing to be done" in planned()
+    ready.write_text("/elsewhere\n")
+    assert "-m venv --clear .venv" in planned()

@@ -44,6 +44,15 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "augment has an unknown key 'flip_prob'; known keys: copies, nested, rate, seed",
         ),
         (("  seed: 7\n", ""), "augment lacks the key 'seed'"),
+        (
+            ("copies: 1\n  seed: 7", "copy: 1\n  sead: 7"),
+            "augment has the unknown keys 'copy', 'sead' and lacks the keys ",
+        ),
+        (
+            ("  copies: 1\n  seed: 7\n  rate: 1e-3\n  nested: {size: 2}", "  rate: x\n  nested: {siz: 2}"),
+            "augment.nested has an unknown key 'siz' and lacks the key 'size'; known keys: size; augment lacks the "
+            "keys 'copies', 'seed'; augment.rate is 'x': input should be a valid number",
+        ),
         (("copies: 1", "copies: -1"), "augment.copies is -1: input should be greater than or equal to 0"),
         (("copies: 1", "copies: '1'"), "augment.copies is '1': input should be a valid integer"),
         (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'; known keys: size"),
@@ -144,17 +153,24 @@ TRAIN: dict[str, Any] = {
     ("change", "message"),
     [
         ({"network": {"name": "wide", "width": "x"}}, "train.network.width is 'x': expected a valid integer or 'all'"),
-        ({"network": {"name": "wide"}}, "train.network lacks the key 'width'"),
+        ({"network": {"name": "wide"}}, "train.network lacks the key 'width'; known keys: name (wide), width"),
         (
             {"network": {"name": "deep", "depth": 1, "width": 1}},
-            "train.network has an unknown key 'width'; known keys: depth, name",
+            "train.network has an unknown key 'width'; known keys: name (deep), depth (integer)",
         ),
         ({"network": {"name": "flat"}}, "train.network.name is 'flat': expected one of 'wide', 'deep'"),
+        (
+            {"network": {"name": "dep"}},
+            "train.network.name is 'dep': expected one of 'wide', 'deep'; did you mean 'deep'?",
+        ),
         ({"network": {}}, "train.network lacks the key 'name'"),
         ({"rest": [{"name": "deep", "depth": "1"}]}, "train.rest.0.depth is '1': input should be a valid integer"),
-        ({"rest": [{"name": "wide", "wide": 1}]}, "train.rest.0 has an unknown key 'wide'; known keys: name, width"),
+        (
+            {"rest": [{"name": "wide", "wide": 1}]},
+            "train.rest.0 has an unknown key 'wide' and lacks the key 'width'; known",
+        ),
         ({"either": {"size": 1, "siz": 1}}, "train.either has an unknown key 'siz'; known keys: size"),
-        ({"named": {"b": {"c": 1}}}, "train.named.b has an unknown key 'c'; known keys: size"),
+        ({"named": {"b": {"c": 1}}}, "train.named.b has an unknown key 'c' and lacks the key 'size'; known keys: size"),
         ({"network": "wide"}, "train.network is 'wide': input should be a mapping of keys to values"),
         ({"either": "x"}, "train.either is 'x': expected a mapping of keys to values or a valid integer"),
         ({"named": {"b": "x" * 1000}}, f"train.named.b is '{'x' * 199}...: input should be"),

@@ -1,7 +1,9 @@
 """The `darkroom` command: answers go to stdout, logs and errors to stderr; commands import what is heavy."""
 
 import json
+import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +13,9 @@ from darkroom.cli import feedback, operations, registry, scoring, serving
 from darkroom.cli.options import Commands, Json
 from darkroom.files.writing import read_json
 from darkroom.project.console import run
-from darkroom.project.repository import repository_root
+from darkroom.project.repository import checkout
 
-app = typer.Typer(
-    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
@@ -29,9 +29,22 @@ def main() -> None:
     run(lambda: app(args=arguments, prog_name="darkroom"))
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"darkroom {version('darkroom')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _app() -> None:
-    """Turn labelled images into a tested, versioned, served classifier. --debug shows the traceback of an error."""
+def _app(
+    version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, before or after the command.")
+    ] = False,
+) -> None:
+    """Turn labelled images into a tested, versioned, served classifier."""
 
 
 @app.command()
@@ -45,7 +58,7 @@ def use(
     """Write a preset, completed from the default, as params.yaml and print what changed."""
     from darkroom.cli import presets
 
-    changes = presets.use(name, root=repository_root(), force=force)
+    changes = presets.use(name, root=checkout(), force=force)
     if as_json:
         print(json.dumps({"preset": name, "changed": changes}))
         return
@@ -57,7 +70,7 @@ def use(
 @app.command()
 def report(as_json: Json = False) -> None:
     """Print the result of the last `dvc repro`: winner, accuracy, decision, champion, and where the report is."""
-    root = repository_root()
+    root = checkout()
     evaluation = read_json(root / "reports" / "evaluation.json", remedy="run `dvc repro` to write it")
     promotion = read_json(root / "reports" / "promotion.json", remedy="run `dvc repro` to write it")
     if as_json:
@@ -86,6 +99,8 @@ def report(as_json: Json = False) -> None:
 @app.command()
 def store() -> None:
     """Print the URI of the MLflow store in use: MLFLOW_TRACKING_URI, or the repository's own."""
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        checkout()
     from darkroom.tracking.store import tracking_uri
 
     print(tracking_uri())
@@ -107,7 +122,7 @@ def lr_find(
     """Try learning rates from 1e-6 to 10 on the prepared data and suggest one; only writes a plot."""
     from darkroom.lr_find import suggestion
 
-    root = repository_root()
+    root = checkout()
     path = out.absolute() if out else root / "reports" / "lr_find" / f"{candidate}.png"
     found = suggestion.suggest(candidate, root=root, n_steps=steps, picture=path)
     if as_json:
@@ -137,8 +152,8 @@ def tune_status(
     from darkroom.tuning import location
     from darkroom.tuning.storage import read_rows
 
+    section = read_params(checkout() / "params.yaml").get("tune") or {}
     study = location.pointed_at(candidate)
-    section = read_params(repository_root() / "params.yaml").get("tune") or {}
     storage = location.storage_of(section.get("storage"), study=study["study"])
     read = partial(read_rows, study["study"], storage)
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands for whoever keeps the service running: `retrain`, `acknowledge` and `gc`."""
+"""Commands for whoever keeps the service running: `retrain`, `acknowledge`, `doctor` and `gc`."""
 
 import json
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from darkroom.cli.options import Json, Model, registered_name
+from darkroom.project.repository import checkout
 from darkroom.project.text import json_line
 
 app = typer.Typer()
@@ -75,6 +76,24 @@ def acknowledge(
 
 
 @app.command()
+def doctor(model: Model = None, as_json: Json = False) -> None:
+    """Look at what `dvc repro` and `make ui` need: Python, git, DVC, disk, GPU, store, registry, mirror.
+
+    Exit code 1 where something is wrong, each with its remedy.
+    """
+    from darkroom.operations.doctor import examine
+
+    found = []
+    for one in examine(checkout(), model=registered_name(model)):
+        found.append(one)
+        if not as_json:
+            print(f"{one.status:<6} {one.about:<12} {one.sentence}", flush=True)
+    if as_json:
+        print(json.dumps([asdict(one) for one in found]))
+    raise typer.Exit(int(any(one.status == "wrong" for one in found)))
+
+
+@app.command()
 def gc(
     keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest versions to keep of each model.")] = 3,
     days: Annotated[
@@ -99,9 +118,8 @@ def gc(
 
     from darkroom.operations.gc import drop_dvc_cache, plan, remove
     from darkroom.operations.single_flight import single_flight
-    from darkroom.project.repository import repository_root
 
-    root = repository_root()
+    root = checkout()
     with single_flight("darkroom gc") if yes else nullcontext():
         planned = plan(root, name=registered_name(model), keep=keep, days=days)
         cache = drop_dvc_cache(root, dry=not yes) if dvc else None

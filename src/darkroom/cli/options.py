@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, TypeVar
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from darkroom.errors import ParamsError
-from darkroom.project.repository import repository_root
+from darkroom.project.repository import checkout, repository_root
 
 Model = Annotated[
     str | None, typer.Option("--model", help="Registered model name; default: promote.registered_model in params.yaml.")
@@ -44,13 +45,16 @@ def registered_name(model: str | None) -> str:
     """Return the registered name that a command works on: what --model says, else what params.yaml says.
 
     Raises:
-        ParamsError: neither says one.
+        ParamsError: neither says one, or there is no params.yaml.
     """
     if model:
         return model
     from darkroom.project.params import read_params
 
-    path = repository_root() / "params.yaml"
+    try:
+        path = checkout() / "params.yaml"
+    except ParamsError as error:
+        raise ParamsError(f"{error}, or pass --model") from None
     try:
         return str(read_params(path)["promote"]["registered_model"])
     except (KeyError, TypeError):
@@ -73,6 +77,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if there is none of this name."""
         command: Any = super().get_command(ctx, cmd_name)
+        if command:
+            command.short_help = command.get_short_help_str(limit=sys.maxsize)  # the whole sentence, not 45 characters
         for parameter in command.params if command else ():
             if isinstance(parameter, TyperArgument):
                 parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take

@@ -9,7 +9,7 @@ import typer
 
 from darkroom.cli.options import Json, Model, hold_days, registered_name
 from darkroom.errors import ParamsError
-from darkroom.project.repository import repository_root
+from darkroom.project.repository import checkout
 
 app = typer.Typer()
 
@@ -138,7 +138,7 @@ def compare(
 
     name = registered_name(model)
     first, second = (find(name, version=which) if which.isdecimal() else find(name, alias=which) for which in (a, b))
-    found = comparison.compare_versions(first, second, data=data or repository_root() / "data" / "prepared")
+    found = comparison.compare_versions(first, second, data=data or checkout() / "data" / "prepared")
     if as_json:
         print(json.dumps(found, indent=2))
         return

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from darkroom.errors import ParamsError
 from darkroom.project.params import Section, load_section, read_params
-from darkroom.project.repository import repository_root
+from darkroom.project.repository import checkout
 
 Days = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(min_length=1)]
@@ -79,9 +79,9 @@ def ordered(*, force: bool, commit: bool, push: bool) -> Order:
     """Return the order that params.yaml and these options give, and make the repository the current folder.
 
     Raises:
-        ParamsError: params.yaml is invalid.
+        ParamsError: params.yaml is invalid, or the current directory lies in no repository.
     """
-    root = repository_root()
+    root = checkout()
     os.chdir(root)
     params = load_section("retrain", RetrainParams)
     values = read_params(root / "params.yaml")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from dotenv import load_dotenv
 
@@ -34,6 +34,16 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+class _Stream:
+    """Python's stderr while descriptor 2 is silenced, and after it: handlers of loggers keep the object they meet."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
     """Keep what C libraries print away from the user; Python's own stderr stays. DARKROOM_DEBUG=1 shows all.
@@ -49,10 +59,15 @@ def native_stderr_silenced() -> Iterator[None]:
     python.flush()
     try:
         with os.fdopen(os.dup(terminal), "w", encoding=python.encoding, errors="backslashreplace") as kept:
+            stream = _Stream(python)
             with suppress(OSError, ValueError):  # a stderr that is not a file, as in some tests, needs no change
-                sys.stderr = kept if python.fileno() == 2 else python
+                stream.stream = kept if python.fileno() == 2 else python
+            sys.stderr = cast(TextIO, stream)
             os.dup2(silence, 2)
-            yield
+            try:
+                yield
+            finally:
+                stream.stream = python
     finally:
         sys.stderr = python
         os.dup2(terminal, 2)

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
@@ -15,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 
 from darkroom.errors import ParamsError
+from darkroom.project.problems import explain, shortened
 from darkroom.project.text import did_you_mean
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it
@@ -103,7 +103,7 @@ def load_candidates() -> list[str]:
 def _candidates(values: dict[str, Any]) -> list[str]:
     named, sections = values["candidates"], values.get("train")
     if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise ParamsError(f"{PARAMS_FILE}: candidates is {_shortened(named)}: {EXPECTED_CANDIDATES}")
+        raise ParamsError(f"{PARAMS_FILE}: candidates is {shortened(named)}: {EXPECTED_CANDIDATES}")
     known = [str(name) for name in sections] if isinstance(sections, dict) else []
     for name in named:
         if not re.fullmatch(r"[\w-]+", name):  # it names a directory of models/ and a stage of DVC
@@ -160,94 +160,6 @@ def _read(path: Path, yaml: YAML) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ParamsError(f"{path}: expected sections (download, preprocess, ...), found {type(values).__name__}")
     return values
-
-
-def explain(section: str, model: type[BaseModel], error: ValidationError) -> str:
-    """Return the first problem of a validation error as one sentence; unknown keys come first, they cause the rest."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    first = problems[0]
-    keys, owner = _keys(model, first["loc"])
-    *parents, key = keys or [""]
-    where = ".".join([section, *parents])
-    if first["type"] == "extra_forbidden":
-        known = f"; known keys: {', '.join(sorted(owner.model_fields))}" if owner else ""
-        return f"{where} has an unknown key {key!r}{known}"
-    if first["type"] == "missing":
-        return f"{where} lacks the key {key!r}"
-    whole = ".".join([section, *keys])
-    if first["type"] == "union_tag_not_found":
-        return f"{whole} lacks the key {first['ctx']['discriminator']}"
-    if first["type"] == "union_tag_invalid":
-        context = first["ctx"]
-        kind = context["discriminator"].strip("'")
-        return f"{whole}.{kind} is {context['tag']!r}: expected one of {context['expected_tags']}"
-    same = [problem["msg"] for problem in problems if _keys(model, problem["loc"])[0] == keys]
-    return f"{whole} is {_shortened(first['input'])}: {_joined(same)}"
-
-
-def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
-    """Return the parts of a location that are keys of the file, and the model that has the last of them, if known.
-
-    Where a value may be of several types, pydantic adds a part of its own that names the type it tried.
-    """
-    found: list[str] = []
-    kind: Any = model
-    owner: type[BaseModel] | None = None
-    for part in loc:
-        options = _options(kind)
-        if len(options) > 1:
-            tried = [option for option in options if _is_called(option, str(part))]
-            kind = tried[0] if tried else None
-            continue
-        kind = options[0]
-        owner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-        found.append(str(part))
-        if owner:
-            field = owner.model_fields.get(str(part))
-            kind = field.annotation if field else None
-        else:  # of list[X] and dict[str, X] the content
-            kind = (get_args(kind) or (None,))[-1]
-    return found, owner
-
-
-def _options(kind: Any) -> list[Any]:
-    """Return the types that an annotation allows, but None: pydantic gives a location no part for `X | None`."""
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, UnionType):
-        options = [option for option in get_args(kind) if option is not type(None)]
-        return options if len(options) > 1 else _options(options[0])
-    return [kind]
-
-
-def _is_called(option: Any, part: str) -> bool:
-    """Return whether the part names this model among several: by class, or by the tag that only it allows."""
-    kind = _options(option)[0]
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return False
-    return kind.__name__ == part or any(
-        get_origin(field.annotation) is Literal and part in get_args(field.annotation)
-        for field in kind.model_fields.values()
-    )
-
-
-def _joined(messages: list[str]) -> str:
-    """Return one message as it is, several as alternatives: "expected a valid integer or 'auto'"."""
-    messages = [_in_our_words(message.removeprefix("Value error, ")) for message in dict.fromkeys(messages)]
-    if len(messages) == 1:
-        return messages[0][0].lower() + messages[0][1:]
-    return "expected " + " or ".join(message.removeprefix("Input should be ") for message in messages)
-
-
-def _in_our_words(message: str) -> str:
-    """Return a message without pydantic's words for a mapping, which name classes of Python."""
-    kinds = r"a valid dictionary( or instance of \w+| or object to extract fields from)?"
-    return re.sub(kinds, "a mapping of keys to values", message)
-
-
-def _shortened(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def digest(values: Any) -> str:

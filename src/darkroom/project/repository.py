@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from darkroom.errors import ParamsError
+
 
 def repository_root() -> Path:
     """Return the repository whose store is used: DVC_ROOT, which names the parent repository in the temporary copies of
@@ -11,3 +13,15 @@ def repository_root() -> Path:
         return Path(root).resolve()
     here = Path.cwd().resolve()
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
+
+
+def checkout() -> Path:
+    """Return the repository, for what works on the files of one.
+
+    Raises:
+        ParamsError: the current directory lies in none.
+    """
+    root = repository_root()
+    if not (root / "dvc.yaml").is_file() and not (root / "params.yaml").is_file():
+        raise ParamsError(f"{root} is not in a Darkroom repository: no dvc.yaml here or above; cd into one")
+    return root

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.writing import write_errors, write_text
-from darkroom.project.params import explain
+from darkroom.project.problems import explain
 from darkroom.project.text import did_you_mean
 from darkroom.training.params import TrainParams
 

@@ -55,6 +55,17 @@ def build(transforms: Transforms, *, image_shape: tuple[int, int, int]) -> "Comp
     return pipeline
 
 
+def check(transforms: Transforms) -> None:
+    """Check names and arguments as build() does; what only images of the right shape can tell is left to it.
+
+    Raises:
+        ParamsError: as of build().
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _steps(transforms, where="augment.transforms", probe=None)
+
+
 def augment_image(image: np.ndarray, *, pipeline: "Compose", seed: int, image_id: str, copy: int) -> np.ndarray:
     """Return the copy with this number of an image: uint8 (H, W, C), a function of the arguments alone.
 
@@ -88,7 +99,7 @@ def _reseed(pipeline: "Compose", seed: int, image_id: str, copy: int) -> None:
     pipeline.py_random.seed(int.from_bytes(key[32:]))
 
 
-def _steps(transforms: Any, *, where: str, probe: np.ndarray) -> list[Any]:
+def _steps(transforms: Any, *, where: str, probe: np.ndarray | None) -> list[Any]:
     if not isinstance(transforms, Sequence) or isinstance(transforms, str):
         raise ParamsError(f"{where} is {transforms!r}, expected a list of {{Name: {{argument: value}}}}")
     steps = []
@@ -103,7 +114,7 @@ def _steps(transforms: Any, *, where: str, probe: np.ndarray) -> list[Any]:
     return steps
 
 
-def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray) -> Any:
+def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray | None) -> Any:
     kind = _find(name, _known(), what="transform", where=where)
     accepted = [key for key in inspect.signature(kind.__init__).parameters if key not in ("self", "strict")]
     for key in arguments:
@@ -117,11 +128,13 @@ def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray
         step = kind(**arguments, **strict)
     except Exception as error:
         raise ParamsError(f"{where}: {name} cannot be built: {_sentence(error)}") from None
-    _try(step, name, where=where, probe=probe)
+    _check_targets(step, name, where=where)
+    if probe is not None:
+        _try(step, name, where=where, probe=probe)
     return step
 
 
-def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarray) -> Any:
+def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarray | None) -> Any:
     """Return a OneOf, SomeOf, RandomOrder or Sequential; albumentations checks nothing of theirs."""
     steps = _steps(arguments.pop("transforms", None), where=f"{where}.transforms", probe=probe)
     if not steps:
@@ -138,11 +151,14 @@ def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarr
     return kind(steps, **arguments)
 
 
-def _try(step: "BasicTransform", name: str, *, where: str, probe: np.ndarray) -> None:
+def _check_targets(step: "BasicTransform", name: str, *, where: str) -> None:
     missing = sorted(set(step.targets_as_params) - {"image"})
     if missing or "image" not in step.available_keys:
         needs = ", ".join(missing) or "inputs other than the image"
         raise ParamsError(f"{where}: {name} needs {needs}; only the image is available; remove the transform")
+
+
+def _try(step: "BasicTransform", name: str, *, where: str, probe: np.ndarray) -> None:
     step.set_random_seed(0)
     for _ in range(_PROBES):
         try:

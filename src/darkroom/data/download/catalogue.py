@@ -13,7 +13,8 @@ from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, Pypi
 from darkroom.data.raw.placement import same_name
 from darkroom.errors import ParamsError
 from darkroom.files.array_folder import MANIFEST
-from darkroom.project.params import Section, explain, read_params
+from darkroom.project.params import Section, read_params
+from darkroom.project.problems import explain
 from darkroom.project.text import did_you_mean
 
 CATALOGUE = Path(__file__).with_name("datasets.yaml")

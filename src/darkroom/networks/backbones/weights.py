@@ -26,7 +26,8 @@ from darkroom.errors import DataError, ParamsError
 from darkroom.files.writing import digest_of, replacing, sha256_of
 from darkroom.networks.backbones.table import NO_WEIGHTS, Backbone, Weights
 from darkroom.project.console import say
-from darkroom.project.params import Section, explain, read_params
+from darkroom.project.params import Section, read_params
+from darkroom.project.problems import explain
 from darkroom.project.repository import repository_root
 
 SOURCES = Path(__file__).with_name("weights.yaml")

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from darkroom.data.arrays.features import Features
 from darkroom.errors import ParamsError
-from darkroom.project.params import explain, in_section
+from darkroom.project.params import in_section
+from darkroom.project.problems import explain
 from darkroom.training import overrides, recipe
 from darkroom.training.params import TrainParams
 from darkroom.tuning.space.domains import Space, edges, initial

@@ -1,0 +1,198 @@
+"""What this machine and repository need for `dvc repro` and `make ui`: found or missing, with the remedy."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from darkroom.errors import DarkroomError, RegistryError
+from darkroom.operations.preflight import check_merges, check_repository
+from darkroom.operations.workspace import ANY, Workspace
+from darkroom.project.text import redact
+
+LEAST_FREE = 5e9  # bytes; the default dataset, its models and DVC's cache take about 1 GB
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        about: python | packages | environment | git | dvc | disk | gpu | store | registry | mirror.
+        status: ok; note: something does not work until the remedy is done; wrong: `dvc repro` will fail.
+        sentence: what was found, and the remedy where there is one.
+    """
+
+    about: str
+    status: Literal["ok", "note", "wrong"]
+    sentence: str
+
+
+def examine(root: Path, *, model: str) -> Iterator[Finding]:
+    """Yield what was found, in the order in which things build on one another; nothing is written.
+
+    Args:
+        root: the repository.
+        model: the registered name.
+    """
+    with TemporaryDirectory() as folder:
+        tree = Workspace(root, log=Path(folder) / "log")
+        yield from _examine(root, tree, model)
+
+
+def _examine(root: Path, tree: Workspace, model: str) -> Iterator[Finding]:
+    checks: dict[str, Callable[[], Finding]] = {
+        "python": _python,
+        "packages": _packages,
+        "environment": lambda: _environment(root),
+        "git": lambda: _git(tree),
+        "dvc": lambda: _dvc(tree),
+        "disk": lambda: _disk(root),
+        "gpu": _gpu,
+        "store": _store,
+        "registry": lambda: _registry(model),
+        "mirror": _mirror,
+    }
+    for about, look in checks.items():
+        try:
+            yield look()
+        except DarkroomError as error:
+            yield Finding(about, "wrong", str(error))
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    needed = SpecifierSet(distribution("darkroom").metadata["Requires-Python"])
+    if found not in needed:
+        return Finding("python", "wrong", f"{found} is not {needed}; run `make setup PYTHON=python3.12`")
+    return Finding("python", "ok", f"{found} in {sys.prefix}")
+
+
+def _packages() -> Finding:
+    """Hold what is installed against what darkroom asks for."""
+    needed = [Requirement(text) for text in distribution("darkroom").requires or ()]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    differing = []
+    for one in needed:
+        try:
+            found = version(one.name)
+        except PackageNotFoundError:
+            differing.append(f"{one.name} is missing")
+        else:
+            if not one.specifier.contains(found, prereleases=True):
+                differing.append(f"{one.name} {found} is not {one.specifier}")
+    if differing:
+        return Finding("packages", "wrong", f"{', '.join(differing)}; run `make setup`")
+    return Finding("packages", "ok", f"all {len(needed)} that darkroom needs are installed")
+
+
+def _environment(root: Path) -> Finding:
+    """Look whether `dvc` starts and runs the stages with this Python."""
+    ready = root / ".venv" / ".ready"
+    if ready.is_file() and (was := ready.read_text().strip()) != str(root):
+        return Finding("environment", "wrong", f"the repository was moved from {was or 'elsewhere'}; run `make setup`")
+    python = shutil.which("python")
+    if python is None or Path(python).parent != Path(sys.executable).parent:
+        return Finding(
+            "environment",
+            "wrong",
+            f"`python`, which runs the stages, is {python or 'not found'}, not {sys.executable}; activate the "
+            f"environment: . {Path(sys.prefix) / 'bin' / 'activate'}",
+        )
+    return Finding("environment", "ok", f"stages run with {python}")
+
+
+def _git(tree: Workspace) -> Finding:
+    if shutil.which("git") is None:
+        return Finding("git", "wrong", "git is not installed; install it with the package manager of the system")
+    try:
+        check_repository(tree)
+        check_merges(tree.root)
+    except DarkroomError as error:
+        return Finding("git", "note", f"{error} (`dvc repro` works; `retrain --commit` and `dvc exp` do not)")
+    return Finding("git", "ok", f"{shutil.which('git')}; it can commit here")
+
+
+def _dvc(tree: Workspace) -> Finding:
+    if not (tree.root / ".dvc").is_dir():
+        return Finding("dvc", "wrong", f"{tree.root} has no .dvc directory; run `dvc init`")
+    remote = tree.run([sys.executable, "-m", "dvc", "remote", "default"], shown="DVC", allowed=ANY)
+    if remote.status:
+        return Finding("dvc", "ok", f"{version('dvc')}; no remote: data and models stay on this machine")
+    return Finding("dvc", "ok", f"{version('dvc')}; remote {remote.printed.strip()}")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    said = f"{free / 1e9:,.1f} GB are free in {root}"
+    if free < LEAST_FREE:
+        return Finding("disk", "note", f"{said}; list what can be deleted with `darkroom gc --dvc`")
+    return Finding("disk", "ok", said)
+
+
+def _gpu() -> Finding:
+    if shutil.which("nvidia-smi") is None:
+        return Finding("gpu", "ok", f"no NVIDIA driver; {len(os.sched_getaffinity(0))} CPU cores are used")
+    asked = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        return Finding("gpu", "note", f"nvidia-smi failed ({asked.stdout.strip()}); until it works the CPU is used")
+    cards = "; ".join(asked.stdout.strip().splitlines())
+    try:
+        version("nvidia-cudnn-cu12")
+    except PackageNotFoundError:
+        return Finding(
+            "gpu", "note", f"{cards}; TensorFlow cannot use it yet: .venv/bin/uv pip install -r requirements-gpu.lock"
+        )
+    return Finding("gpu", "ok", cards)
+
+
+def _store() -> Finding:
+    from darkroom.tracking.artifacts import refuse_misplaced
+    from darkroom.tracking.store import sqlite_file, tracking_uri
+
+    uri = tracking_uri()
+    if (file := sqlite_file(uri)) and not file.exists():
+        return Finding("store", "ok", f"{redact(uri)}: the first `dvc repro` makes it")
+    refuse_misplaced()
+    return Finding("store", "ok", redact(uri))
+
+
+def _registry(model: str) -> Finding:
+    from darkroom.registry.check import check
+    from darkroom.registry.versions import find
+    from darkroom.tracking.store import registry_uri, sqlite_file
+
+    if (file := sqlite_file(registry_uri())) and not file.exists():
+        return Finding("registry", "ok", f"nothing is registered as {model} yet")
+    try:
+        champion = find(model, alias="champion")
+    except RegistryError as error:
+        return Finding("registry", "note", str(error))
+    if found := check(model):
+        more = f" (and {len(found) - 1} more)" if found[1:] else ""
+        return Finding("registry", "note", f"{found[0].sentence}{more}; `darkroom registry-check` lists all")
+    return Finding("registry", "ok", f"models:/{model}@champion is version {champion.version}")
+
+
+def _mirror() -> Finding:
+    folder = os.environ.get("DARKROOM_MIRROR")
+    if folder is None:
+        return Finding("mirror", "ok", "none: files come over the network; set DARKROOM_MIRROR to a directory of files")
+    if not Path(folder).is_dir():
+        return Finding("mirror", "wrong", f"DARKROOM_MIRROR is {folder}, not a directory; correct or unset it")
+    return Finding("mirror", "ok", f"{folder}, {sum(1 for _ in Path(folder).iterdir())} files")
