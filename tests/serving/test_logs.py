@@ -43,16 +43,18 @@ def test_lines_of_libraries_are_json_as_ours_are(monkeypatch: pytest.MonkeyPatch
             except ValueError:
                 logging.getLogger("asyncio").exception("Task exception\nwas never retrieved")
             logging.getLogger("uvicorn.error").warning("Invalid %s", "request")
+            logs._Handler().handle(logging.makeLogRecord({"name": "broken", "msg": "only %s", "args": ("a", "b")}))
             logging.getLogger("quiet").info("nobody asked")
             print("half a line", end="", file=sys.stderr)
             print(" and its end", file=sys.stderr)
         logs.log("after")
-    ours, task, invalid, printed, after = lines_of(reader)
+    ours, task, invalid, broken, printed, after = lines_of(reader)
     assert (ours["event"], ours["message"], ours["number"]) == ("ours", "a sentence", 1)
     assert (task["event"], task["logger"], task["level"]) == ("library", "asyncio", "error")
     assert task["message"] == "Task exception was never retrieved"
     assert "ValueError: bad" in task["traceback"]
     assert (invalid["logger"], invalid["message"]) == ("uvicorn.error", "Invalid request")
+    assert broken["message"] == "only %s"
     assert (printed["event"], printed["message"]) == ("printed", "half a line and its end")
     assert after["event"] == "after"
 

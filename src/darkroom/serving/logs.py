@@ -102,8 +102,11 @@ class _Handler(logging.Handler):
     """Makes lines of what libraries log."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = " ".join(record.getMessage().split())
+        except Exception:  # a library's mistake in its own line
+            message = " ".join(str(record.msg).split())
         more = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
-        message = " ".join(record.getMessage().split())
         log("library", message, logger=record.name, level=record.levelname.lower(), **more)
 
 

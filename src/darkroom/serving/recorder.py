@@ -119,6 +119,7 @@ class Recorder:
                 batch = self._batches.get(timeout=FLUSH_SECONDS)
             except Empty:
                 batch = ([], [])
+            self._clean_if_due()  # first: on a full disk it makes room
             self._write(*(batch or ([], [])))
 
     def _write(self, rows: list[dict[str, Any]], images: list[tuple[str, bytes]]) -> None:
@@ -130,10 +131,10 @@ class Recorder:
             failed = True
             self._lose("rows", self._target.n_lost - n_lost or len(rows), error)
         try:
-            for image, data in images if self._kept else ():
-                written = self._kept.keep(image, data) or written
-                n_taken += 1
-            self._clean_if_due()
+            if self._kept:
+                for image, data in images:
+                    written = self._kept.keep(image, data) or written
+                    n_taken += 1
         except Exception as error:
             failed = True
             self._lose("images", len(images) - n_taken, error)
@@ -150,11 +151,14 @@ class Recorder:
             )
 
     def _clean_if_due(self) -> None:
-        if self._kept:
-            self._kept.clean_if_due()
-        if self._retention and time.monotonic() - self._cleaned >= CLEAN_SECONDS:
-            self._cleaned = time.monotonic()
-            self._retention.clean(self._target.folder)
+        try:
+            if self._kept:
+                self._kept.clean_if_due()
+            if self._retention and time.monotonic() - self._cleaned >= CLEAN_SECONDS:
+                self._cleaned = time.monotonic()
+                self._retention.clean(self._target.folder)
+        except OSError as error:
+            self._log("log_not_cleaned", f"old files of the log cannot be removed: {error}")
 
 
 def _row(version: str, now: datetime, one: Answered) -> dict[str, Any]:
