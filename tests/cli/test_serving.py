@@ -1,14 +1,16 @@
 """The options of `darkroom serve`: where they come from, and what is refused before anything is served."""
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from darkroom.cli import serving
+from darkroom.cli.main import app
 from darkroom.errors import ParamsError
 from tests.support.command_line import darkroom, run
-from tests.support.project import ROOT
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 
@@ -105,5 +107,11 @@ def test_what_is_kept_of_a_log_needs_a_log(option: str, monkeypatch: Any, capfd:
     assert (code, f"{option} is about what is kept in the log's directory; also pass --log" in err) == (2, True)
 
 
-def test_every_option_has_a_variable_that_the_readme_explains() -> None:
-    assert "DARKROOM_SERVE_PORT" in (ROOT / "README.md").read_text()
+def test_every_option_has_a_variable_of_its_name(monkeypatch: Any) -> None:
+    command = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    context = command.make_context("serve", [], resilient_parsing=True)
+    options = [one for one in command.params if one.name != "help"]
+    for option in options:
+        monkeypatch.setenv(f"DARKROOM_SERVE_{option.name.upper()}", "given")
+    assert {option.resolve_envvar_value(context) for option in options} == {"given"}
+    assert len(options) == len(fields(serving.ServeOptions))
