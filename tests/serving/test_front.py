@@ -1,9 +1,11 @@
 """What a real server does with the heads of requests: methods, targets, lengths, tokens, traces, parameters."""
 
+import base64
 import json
 import re
 import resource
 import socket
+import struct
 
 import pytest
 
@@ -227,6 +229,101 @@ def test_an_image_that_cannot_be_read_has_its_error_with_parameters_too(server):
     assert (answer.status_code, list(answer.json()["predictions"][0])) == (422, ["error"])
 
 
+# The Open Inference Protocol
+
+
+def inferred(server, model="pets", *, images=None, n_json=0, **more):
+    """Ask as Triton's client does: the images behind the JSON, each behind its length."""
+    images = [png(cat=True), png(cat=False)] if images is None else images
+    behind = b"".join(struct.pack("<I", len(image)) + image for image in images)
+    parameters = {"binary_data_size": len(behind)}
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images), 1], "parameters": parameters}
+    told = json.dumps({"inputs": [tensor], **more}).encode()
+    headers = {"Inference-Header-Content-Length": str(n_json or len(told))}
+    return server.client.post(f"/v2/models/{model}/infer", content=told + behind, headers=headers)
+
+
+def test_server_and_model_are_described_as_the_protocol_has_them(server):
+    ask = server.client.get
+    assert [ask(f"/v2/health/{what}").json() for what in ("live", "ready")] == [{"live": True}, {"ready": True}]
+    assert ask("/v2").json()["extensions"] == ["binary_tensor_data"]
+    model = ask("/v2/models/pets").json()
+    assert ask("/v2/models/pets/versions/1").json() == model
+    assert (model["name"], model["versions"], model["parameters"]) == ("pets", ["1"], {"classes": ["cat", "dog"]})
+    assert model["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+    answer = server.client.post(
+        "/v2/models/pets/infer",
+        json={
+            "inputs": [
+                {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(png(cat=True)).decode()]}
+            ]
+        },
+    ).json()
+    described = [(one["name"], one["datatype"], len(one["shape"])) for one in model["outputs"]]
+    assert [(one["name"], one["datatype"], len(one["shape"])) for one in answer["outputs"]] == described
+    assert ask("/v2/models/pets/versions/1/ready").json() == {"name": "pets", "ready": True}
+
+
+def test_outputs_are_those_of_a_prediction(server):
+    expected = [predict(server, content=png(cat=cat)).json()["predictions"][0] for cat in (True, False)]
+    answer = inferred(server, "pets/versions/1", id="of the client").json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("pets", "1", "of the client")
+    outputs = {one["name"]: one["data"] for one in answer["outputs"]}
+    for name in ("label", "probability", "abstained"):
+        assert outputs[name] == [one[name] for one in expected]
+    assert outputs["probabilities"] == [one["probabilities"][name] for one in expected for name in ("cat", "dog")]
+
+
+def test_outputs_come_behind_the_json_where_that_is_asked_for(server):
+    outputs = [
+        {"name": "probability", "parameters": {"binary_data": False}},
+        *({"name": one} for one in ("label", "abstained", "probabilities")),
+    ]
+    answer = inferred(server, outputs=outputs, parameters={"binary_data_output": True})
+    end = int(answer.headers["inference-header-content-length"])
+    told, behind = json.loads(answer.content[:end]), answer.content[end:]
+    probability, *packed = told["outputs"]
+    sizes = [one["parameters"]["binary_data_size"] for one in packed]
+    assert (sizes, len(behind)) == ([14, 2, 16], 32)
+    assert behind[:16] == b"\3\0\0\0cat\3\0\0\0dog\0\0"
+    cat, _, _, dog = struct.unpack("<4f", behind[16:])
+    assert (cat, dog) == tuple(probability["data"])
+    assert "data" not in packed[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "said"),
+    [
+        ({"model": "dogs"}, 404, "'dogs' is not served here; pets version 1 is"),
+        ({"model": "pets/versions/2"}, 404, "'pets' version '2' is not served here; pets version 1 is"),
+        ({"images": [b"text"]}, 422, "4 bytes are not an image"),
+        ({"images": [png(cat=True), b"text"]}, 422, "image 1: 4 bytes are not an image"),
+        ({"images": [b""] * 4}, 400, "the request has more than 3 images"),
+        ({"images": []}, 400, "inputs.0.shape.0"),
+        ({"n_json": 10**6}, 400, "Inference-Header-Content-Length is not"),
+        ({"outputs": [{"name": "score"}]}, 400, "outputs.0.name: Input should be 'label', 'probability'"),
+    ],
+)
+def test_a_request_of_the_protocol_is_refused_with_a_sentence(server, asked, status, said):
+    answer = inferred(server, **asked)
+    assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+    counter = f'darkroom_requests_total{{path="/v2/models/MODEL/infer",status="{status}"}}'
+    eventually(lambda: metric(server, counter))
+
+
+@pytest.mark.parametrize("path", ["dogs", "dogs/ready", "pets/versions/2", "pets/versions/2/ready"])
+def test_another_model_is_neither_described_nor_ready(server, path):
+    answer = server.client.get(f"/v2/models/{path}")
+    assert (answer.status_code, "is not served here; pets version 1 is" in answer.json()["error"]) == (404, True)
+
+
+@pytest.mark.parametrize("path", ["", "/models/pets", "/models/pets/ready", "/models/pets/infer", "/health/live"])
+def test_the_token_guards_all_of_the_protocol_but_its_probes(server, path):
+    method = "POST" if path.endswith("infer") else "GET"
+    answer = server.client.request(method, f"/v2{path}", headers={"Authorization": ""})
+    assert answer.status_code == (200 if path == "/health/live" else 401)
+
+
 # What an operator is told
 
 
@@ -237,11 +334,10 @@ def metric(server, name):
 
 def test_seconds_are_told_by_what_they_were_spent_on(server):
     names = [f"darkroom_{part}_seconds" for part in ("queue", "decode", "network")]
-    before = {name: metric(server, f"{name}_count") for name in names}
+    after = [metric(server, f"{name}_count") + 1 for name in names]
     predict(server)
-    for name in names:  # noted after the answer
-        eventually(lambda name=name: metric(server, f"{name}_count") == before[name] + 1)
-        assert 0 <= metric(server, f"{name}_sum") < 60
+    eventually(lambda: [metric(server, f"{name}_count") for name in names] == after)  # noted after the answer
+    assert all(0 <= metric(server, f"{name}_sum") < 60 for name in names)
 
 
 def test_a_stale_model_is_told_and_when_the_registry_is_readable_again(server, root):

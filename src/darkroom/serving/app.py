@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
+from darkroom.serving import open_inference
 from darkroom.serving.follower import Follower
 from darkroom.serving.front import FEEDBACK, PREDICT
 from darkroom.serving.limits import Limits
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
 from darkroom.serving.schemas import (
+    REFUSALS,
     Answer,
     Images,
     Labels,
@@ -84,13 +86,6 @@ SHOWN = [  # front.py reads them
         "schema": {"type": "number", "minimum": 0, "maximum": 1},
     },
 ]
-REFUSALS = {
-    400: "The body is empty, not in the form of its Content-Type, or has too many images; or a parameter is wrong.",
-    408: "The body did not arrive in time.",
-    413: "The body is larger than the limit; the rest of it was not read.",
-    415: "The Content-Type is not understood.",
-    503: "Too much is waiting already; Retry-After says when to come back.",
-}
 
 
 def build(
@@ -144,6 +139,7 @@ def build(
         return JSONResponse(body, error.status_code, headers=error.headers)
 
     _add_probes(app)
+    open_inference.add_routes(protected, follower)
     app.include_router(protected)
     _add_page(app)
     return app
@@ -231,6 +227,14 @@ def _add_probes(app: FastAPI) -> None:
     @app.get("/readyz", summary="Is a version loaded?")
     async def readyz() -> Status:
         return Status(status="ready")
+
+    @app.get(open_inference.LIVE, summary="Is the process alive?")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get(open_inference.READY, summary="Is a version loaded?")
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
 
 
 def _add_page(app: FastAPI) -> None:

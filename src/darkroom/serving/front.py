@@ -9,36 +9,41 @@ import asyncio
 import json
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from darkroom.monitoring.feedback import FeedbackLog
-from darkroom.serving import feedback, heads
-from darkroom.serving.batching import Batcher
+from darkroom.serving import feedback, heads, open_inference
+from darkroom.serving.batching import Answer, Batcher
 from darkroom.serving.bodies import LARGE, Intake, images_of
-from darkroom.serving.follower import Follower, Log
+from darkroom.serving.follower import Follower, Log, Served
 from darkroom.serving.limits import Disconnected, Limits, Refused
 from darkroom.serving.metrics import Metrics
 
 PREDICT = "/v1/predict"
 FEEDBACK = "/v1/feedback"
-PROTECTED = ("/v1/", "/metrics")  # by the token; probes and the page, which asks for the token, are open
+INFER = "/v2/models/MODEL/infer"  # as label of counters
+OPEN = {open_inference.LIVE, open_inference.READY}
+PROTECTED = ("/v1/", "/v2", "/metrics")  # by the token; probes and the page, which asks for the token, are open
 KNOWN = {
     PREDICT,
     FEEDBACK,
     "/v1/model",
     "/healthz",
     "/readyz",
+    *OPEN,
     "/metrics",
     "/openapi.json",
     "/",
 }  # as labels of counters
 LINGER_SECONDS = 2.0  # of reading on after a refusal, so that a client that still sends can read it
 CLIENT_CLOSED = 499  # in logs and counters only, as nginx has it
+AskedT = TypeVar("AskedT")
 JSON = (b"content-type", b"application/json")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # kept: json.dumps would build one per answer
 
@@ -50,6 +55,7 @@ class _Request:
     Attributes:
         traceparent: of the client's trace, handed on in answer and log.
         status, n_images: of the answer, for log and counters; status 0: none was sent.
+        form: headers that say what the answer's body is.
     """
 
     method: str
@@ -63,6 +69,7 @@ class _Request:
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
     n_images: int = 0
+    form: list[tuple[bytes, bytes]] = field(default_factory=lambda: [JSON])
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send, *, root_path: str) -> "_Request":
@@ -133,10 +140,10 @@ class Front:
         request = _Request.of(scope, receive, send, root_path=self._root_path)
         try:
             heads.check_length(request.headers)
-            if self._token and request.path.startswith(PROTECTED):
+            if self._token and request.path.startswith(PROTECTED) and request.path not in OPEN:
                 heads.check_token(request.headers, self._token)
-            if request.method == "POST" and request.path in self._posted:
-                body, request.n_images, request.status = await self._posted[request.path](request)
+            if request.method == "POST" and (answer := self._answer_of(request.path)):
+                body, request.n_images, request.status = await answer(request)
                 await _answer(request, body)
             else:
                 await self._pass_on(scope, request)
@@ -169,26 +176,25 @@ class Front:
         inner = {**scope, "method": method, "path": request.path, "state": {"request_id": request.id}}
         await self._inner(inner, request.receive, noting)
 
+    def _answer_of(self, path: str) -> Callable[[_Request], Awaitable[tuple[bytes, int, int]]] | None:
+        if answer := self._posted.get(path):
+            return answer
+        model = open_inference.model_of(path)
+        return partial(self._infer, model=model) if model else None
+
     async def _predict(self, request: _Request) -> tuple[bytes, int, int]:
         """Return (the answer's body, number of images, status)."""
         shown = heads.Shown.of(request.query) if request.query else None
-        heads.refuse_encoded(request.headers)
-        body = await self._intake.receive(heads.declared_length(request.headers), request.receive)
-        try:
-            content_type = request.headers.get(b"content-type", b"").decode("latin-1")
-            if len(body) < LARGE or content_type.startswith("image/"):
-                images = images_of(body, content_type, max_images=self._max_images)
-            else:
-                images = await asyncio.to_thread(images_of, body, content_type, max_images=self._max_images)
-            served = self._follower.served
-            answers = await self._batcher.submit(served, images, request_id=request.id)
-        finally:
-            self._intake.release(len(body))
+        content_type = request.headers.get(b"content-type", b"").decode("latin-1")
+
+        def parsed(body: bytes) -> tuple[list[bytes | str], None]:
+            return images_of(body, content_type, max_images=self._max_images), None
+
+        is_cheap = content_type.startswith("image/")
+        _, served, answers = await self._classified(request, parsed, is_cheap=is_cheap)
         version = served.version
         answer: dict[str, Any] = {"request_id": request.id, "model": version.name, "version": version.version}
         errors = [answer["error"] for answer in answers if "error" in answer]
-        if errors:
-            self._metrics.images_refused.inc(len(errors))
         status = 200
         if len(errors) == len(answers):
             status = 422
@@ -197,6 +203,46 @@ class Front:
             )
         answer["predictions"] = [shown.applied(one) for one in answers] if shown else answers
         return _ENCODER.encode(answer).encode(), len(answers), status
+
+    async def _infer(self, request: _Request, *, model: tuple[str, str | None]) -> tuple[bytes, int, int]:
+        """Return (the answer's body, number of images, status)."""
+        open_inference.check_model(self._follower.served, *model)
+
+        def parsed(body: bytes) -> tuple[list[bytes | str], open_inference.Asked]:
+            n_json = request.headers.get(open_inference.N_JSON)
+            asked = open_inference.Asked.of(body, n_json, max_images=self._max_images)
+            return asked.images, asked
+
+        asked, served, answers = await self._classified(request, parsed)
+        open_inference.check_model(served, *model)  # the alias may have moved while the body came
+        told, behind = open_inference.answer(asked, served, answers, request_id=request.id)
+        body = _ENCODER.encode(told).encode()
+        if behind:
+            n_json = str(len(body)).encode()
+            request.form = [(b"content-type", b"application/octet-stream"), (open_inference.N_JSON, n_json)]
+        return body + behind, len(answers), 200
+
+    async def _classified(
+        self, request: _Request, parsed: Callable[[bytes], tuple[list[bytes | str], AskedT]], *, is_cheap: bool = False
+    ) -> tuple[AskedT, Served, list[Answer]]:
+        """Return what was asked beside the images, the version that answered and its answers.
+
+        Args:
+            parsed: returns the images of a body, and what was asked beside them.
+            is_cheap: whether that takes no time, however large the body is.
+        """
+        heads.refuse_encoded(request.headers)
+        body = await self._intake.receive(heads.declared_length(request.headers), request.receive)
+        try:
+            at_once = is_cheap or len(body) < LARGE
+            images, asked = parsed(body) if at_once else await asyncio.to_thread(parsed, body)
+            served = self._follower.served
+            answers = await self._batcher.submit(served, images, request_id=request.id)
+        finally:
+            self._intake.release(len(body))
+        if n_errors := sum("error" in answer for answer in answers):
+            self._metrics.images_refused.inc(n_errors)
+        return asked, served, answers
 
     async def _take_feedback(self, request: _Request) -> tuple[bytes, int, int]:
         """Return (the answer's body, number of images, status)."""
@@ -219,7 +265,9 @@ class Front:
 
     def _note(self, request: _Request) -> None:
         seconds, status = time.perf_counter() - request.started, request.status
-        known = request.path if request.path in KNOWN else "other"
+        known = request.path
+        if known not in KNOWN:
+            known = INFER if open_inference.model_of(known) else "other"
         if (known, status) not in self._counters:  # labels() takes longer than the counting itself
             of_path = self._metrics.seconds.labels(known)
             self._counters[known, status] = self._metrics.requests.labels(known, status), of_path
@@ -239,7 +287,7 @@ def _problem(message: str, request: _Request) -> bytes:
 async def _answer(
     request: _Request, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *, last: bool = True
 ) -> None:
-    own = [JSON, (b"content-length", str(len(body)).encode()), *request.own_headers]
+    own = [*request.form, (b"content-length", str(len(body)).encode()), *request.own_headers]
     await request.send({"type": "http.response.start", "status": request.status, "headers": [*own, *headers]})
     shown = b"" if request.method == "HEAD" else body
     await request.send({"type": "http.response.body", "body": shown, "more_body": not last})
