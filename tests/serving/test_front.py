@@ -116,7 +116,6 @@ def test_a_length_and_chunks_at_once_end_the_connection(server, target):
         (b"GET http://x/healthz", False, 200),
         (b"GET HTTP://x:8000/v1/model?a=b", True, 200),
         (b"GET http://x/pets/v1/model", True, 200),
-        (b"GET http://x", False, 200),
         (b"GET http://x/v1/model", False, 401),
         (b"GET http://x/pets/v1/model", False, 401),
         (b"GET http://x/nowhere", False, 404),
@@ -126,6 +125,27 @@ def test_a_length_and_chunks_at_once_end_the_connection(server, target):
 def test_a_target_may_be_absolute(server, target, token, status):
     head = AUTHORIZED if token else b"Host: x\r\n"
     assert raw(server, target + b" HTTP/1.1\r\n" + head + b"Connection: close\r\n\r\n")[0] == status
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/model", "/nowhere", "/v1/predict"])
+@pytest.mark.parametrize("piped", [1, 3])
+def test_a_client_that_has_closed_its_side_gets_its_answers(server, path, piped):
+    image = png(cat=True) if path == "/v1/predict" else b""
+    method = b"POST" if image else b"GET"
+    head = method + b" " + path.encode() + b" HTTP/1.1\r\n" + AUTHORIZED + b"Content-Length: %d\r\n\r\n" % len(image)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall((head + image) * piped)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 404" if path == "/nowhere" else b"HTTP/1.1 200") == piped
+
+
+def test_a_client_that_closes_its_side_within_a_body_is_let_go(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"POST /v1/predict HTTP/1.1\r\n" + AUTHORIZED + b"Content-Length: 9\r\n\r\nhalf")
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"HTTP/1.1 200" not in answer
 
 
 def test_an_image_may_be_posted_to_an_absolute_target(server):
