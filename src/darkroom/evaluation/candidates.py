@@ -1,7 +1,6 @@
 """The candidates of an evaluation: what training left of each, its scores, and which of them wins."""
 
 import base64
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
 from darkroom.evaluation.metrics import classification
+from darkroom.files.writing import read_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,8 +129,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
         DataError: it is missing, or not what `train` writes.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
+        lines = read_csv(path)
         history = {name: [float(line[name]) for line in lines] for name in ("epoch", *CURVES)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _not_whole(path, f"cannot be read ({type(error).__name__}: {error})") from None
