@@ -641,7 +641,7 @@ def test_the_sources_of_a_union_are_one_dataset(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     write_folder(tmp_path / "one", "1.jpg")
     (tmp_path / "one/labels.csv").write_text("path,label,site\n1.jpg,dogs,A\n")  # of one class, which is enough here
-    sources = [
+    sources: list[dict[str, Any]] = [
         {"kind": "path", "path": "my photos"},
         {"kind": "path", "path": "more.zip"},
         {"kind": "path", "path": "one", "layout": {"kind": "table", "table": "labels.csv"}},
@@ -649,9 +649,8 @@ def test_the_sources_of_a_union_are_one_dataset(tmp_path: Path) -> None:
     union = dataset(*sources).model_copy(update={"union": True})
     for _ in range(2):  # the second replaces the first
         manifest = get(union, tmp_path / "raw", base=tmp_path)
-    assert [file["name"] for file in manifest["files"]] == [
-        "1-my-photos/images.tar", "2-more/more.zip", "3-one/images.tar"
-    ]  # fmt: skip
+    expected = ["1-my-photos/images.tar", "2-more/more.zip", "3-one/images.tar"]
+    assert [file["name"] for file in manifest["files"]] == expected
     images = list(read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=100))
     assert [(image.name, image.label, image.attributes) for image in images] == [
         ("1-my-photos/cats/a.jpg", "cats", {}),

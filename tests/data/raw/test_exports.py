@@ -11,7 +11,7 @@ from darkroom.data.raw.listing import listing_of_files
 from darkroom.errors import DataError
 from tests.support.raw_files import write_folder
 
-COCO = {
+COCO: dict[str, Any] = {
     "images": [
         {"id": 7, "file_name": "1.jpg", "width": 640, "license": 1},
         {"id": 3, "file_name": "2.jpg", "width": 320, "flickr": {"a": 1}},

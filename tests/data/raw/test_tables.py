@@ -105,7 +105,7 @@ def test_a_column_without_a_name_is_no_split() -> None:
 
 @pytest.mark.parametrize("key", ["path", "label", "split"])
 def test_a_named_column_that_is_missing_is_refused(key: str) -> None:
-    typo = {f"{key}_column": "typo"}
+    typo: dict[str, Any] = {f"{key}_column": "typo"}
     with pytest.raises(DataError, match=f"has no column typo, only 'path', .*; name it with `{key}_column` in the"):
         placed(ROWS, **typo)
 

@@ -27,7 +27,7 @@ _BATCH_ROW_BYTES = 8 << 20
 
 
 class Duplicate(NamedTuple):
-    """An image that repeats another: `of` is the other's name, `kind` exact or near; or group, where they only share one."""
+    """An image that repeats another, `of`: `kind` is exact or near, or group where they only share one."""
 
     source: str
     of: str
