@@ -251,7 +251,7 @@ def keep_books(task: dict[str, Any]) -> "Outcome":
     from darkroom.tuning.study import Outcome
     from darkroom.tuning.trial import Report
 
-    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], judged=range(0))
     trial.begin(f"{socket.gethostname()}:{os.getpid()}")
     accuracy = task["overrides"]["learning_rate"]
     curves = {"train_loss": 1.0, "val_loss": 1.0, "train_accuracy": accuracy, "val_accuracy": accuracy}
@@ -300,7 +300,7 @@ def sleep(task: dict[str, Any]) -> "Outcome":
     from darkroom.tuning.study import Outcome
     from darkroom.tuning.trial import Report
 
-    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], n_epochs=1)
+    trial = Report(task["number"], study=STUDY, storage=task["storage"], plan=task["plan"], judged=range(0))
     trial.begin(f"{socket.gethostname()}:{os.getpid()}")
     with Path(task["ran"]).open("a") as file:
         file.write(f"{task['number']}\n")
@@ -324,9 +324,7 @@ def search(
     from darkroom.tuning.space.syntax import parse
     from darkroom.tuning.study import Search
 
-    plan = Plan(
-        sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, epochs=1, n_startup_trials=1
-    )
+    plan = Plan(sampler="random", pruner="none", seed=7, objectives=("val_accuracy",), limits={}, n_startup_trials=1)
     space, baseline = parse({"learning_rate": {"float": [0.0, 1.0]}}), {"learning_rate": 0.5}
 
     def task_of(drawn: "Draw") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from darkroom.networks.backbones.params import EmbedParams, WeightsFile
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
 from darkroom.networks.backbones.weights import obtain_weights
 from darkroom.operations.params import RetrainParams
-from darkroom.project.console import run, stage_paths
+from darkroom.project.console import run, say, stage_paths
 from darkroom.project.params import ComputeParams, digest, in_section, load_candidates, load_section
 from darkroom.project.repository import repository_root
 from darkroom.promotion.params import PromoteParams
@@ -37,6 +37,7 @@ def main() -> None:
     paths = stage_paths(__doc__, "out")
     said = {"params": "valid", **_sources(check_params(), before=paths.out)}
     write_text(paths.out, json.dumps(said) + "\n")  # the same unless a source changed: `download` depends on it
+    say("check: params.yaml is valid")
 
 
 def check_params() -> DownloadParams:

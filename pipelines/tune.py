@@ -9,7 +9,7 @@ from darkroom.project.console import run, say, stage_paths
 from darkroom.project.params import ComputeParams, load_section
 from darkroom.training.opened import open_data
 from darkroom.training.params import TrainParams
-from darkroom.tuning import report
+from darkroom.tuning import adoption, report
 from darkroom.tuning.choice import ChosenTrial
 from darkroom.tuning.params import TuneParams
 from darkroom.tuning.space.checks import check_trials
@@ -26,11 +26,12 @@ def main() -> None:
         why = "tune.trials is 0" if params.trials == 0 else f"tune.space.{candidate} is empty"
         kept = ChosenTrial(None, f"not tuned: {why}")
         report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
+        adoption.drop(candidate, base, why=why)
         return
 
     folders = {"prepared": paths.prepared, "augmented": paths.augmented, "features": paths.features}
     opened = open_data(**folders)
-    n_epochs = check_trials(
+    check_trials(
         space,
         candidate,
         base,
@@ -47,7 +48,7 @@ def main() -> None:
         candidate=candidate,
         base=base,
         space=space,
-        plan=params.plan(epochs=n_epochs),
+        plan=params.plan,
         settings=params.deciding(candidate),
         opened=opened,
         folders=folders,
@@ -62,6 +63,7 @@ def main() -> None:
             max_worker_bytes=params.max_worker_bytes,
         ),
         alpha=params.alpha,
+        confirm=params.confirm,
         study=params.study,
         storage=params.storage,
         stage=Path(__file__),

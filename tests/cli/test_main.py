@@ -165,28 +165,50 @@ def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monk
         "decision": "kept",
         "reasons": ["It is worse."],
         "registered_model": "pets",
+        "version": None,
         "champion_after": "3",
     }
     (repository / "reports" / "promotion.json").write_text(json.dumps(promotion))
-    code, out, _ = run(monkeypatch, capfd, "report")
+    stages = {"check": {}, "tune": {"matrix": {"candidate": "${candidates}"}}, "promote": {}}
+    (repository / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (repository / ".darkroom" / "stages").mkdir(parents=True)
+    for name, started, said in (("check", 50.0, ""), ("tune@cnn", 200.0, "tune: cnn: " + "x" * 200)):
+        ended = {"started": started, "seconds": 12.34, "said": said}
+        (repository / ".darkroom" / "stages" / f"{name}.json").write_text(json.dumps(ended))
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(monkeypatch, capfd, "report", "--since", "100")
     assert code == 0
+    assert out.splitlines()[:4] == [
+        "stage                    seconds  result",
+        "check            cached     12.3",
+        f"tune@cnn         run        12.3  cnn: {'x' * 40}…",
+        "promote          cached",
+    ]
+    assert all(len(line) <= 80 for line in out.splitlines() if str(repository) not in line), out
+    out = " ".join(out.split())
     assert "cnn: test accuracy 98.70% (95 % interval 98.00% to 99.20%)" in out
-    assert "accuracy 9.53% (95 % interval 5.00% to 15.00%) on 1,200 incoming images\n" in out
-    assert "kept: It is worse." in out
-    assert "models:/pets@champion is version 3" in out
+    assert "accuracy 9.53% (95 % interval 5.00% to 15.00%) on 1,200 incoming images" in out
+    assert "decision not promoted, version 3 stays champion. It is worse." in out
+    assert "models:/pets@champion is not set; it changed since, see `darkroom history`" in out
     assert "make ui" in out
 
 
 def test_report_reads_an_evaluation_without_recent_images(repository, monkeypatch, capfd):
     scores = {"test_accuracy": 0.987, "test_accuracy_ci95": [0.98, 0.992]}
     evaluation = {"winner": "cnn", "candidates": {"cnn": scores}}
-    promotion = {"decision": "kept", "reasons": ["It is worse."], "registered_model": "pets", "champion_after": "3"}
+    promotion: dict[str, object] = {
+        "decision": "kept",
+        "reasons": [],
+        "registered_model": "pets",
+        "version": None,
+        "champion_after": "3",
+    }
     (repository / "reports").mkdir()
     (repository / "reports" / "evaluation.json").write_text(json.dumps(evaluation))
     (repository / "reports" / "promotion.json").write_text(json.dumps(promotion))
     code, out, err = run(monkeypatch, capfd, "report")
     assert (code, err) == (0, "")
-    assert out.startswith("winner     cnn: test accuracy 98.70%")
+    assert "\nwinner     cnn: test accuracy 98.70%" in out
     assert "recent" not in out
 
 

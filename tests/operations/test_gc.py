@@ -163,6 +163,7 @@ def test_the_command_removes_nothing_unless_it_is_told_to(tmp_path, monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     stale = tmp_path / ".darkroom" / "decisions" / "d.json"
     write_text(stale, "{}")
+    write_text(tmp_path / "dvc.yaml", "stages: {}\n")
     arguments = ["gc", "--model", "pets", "--days", "0", "--json"]
     said = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert (said["removed"], said["bytes"], said["items"][0]["kind"]) == (False, 2, "decision")

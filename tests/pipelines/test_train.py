@@ -14,6 +14,7 @@ import pytest
 from darkroom.data.arrays.seen import read_seen_ids
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
 from darkroom.networks.runtime import device
+from darkroom.project.locks import store_lock
 from darkroom.training import overrides
 from pipelines import train
 from tests.support.project import ROOT
@@ -45,7 +46,7 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert re.findall(r"^epoch (\d)/3: train loss", printed, re.MULTILINE) == ["1", "2", "3"]
     assert "oneDNN" not in printed, "TensorFlow's notices are kept away"
     out = stage.root / "models" / "cnn"
-    made = {"history.csv", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
+    made = {"history.csv", "metrics.json", "model.keras", "model.onnx", "run.json", "seen_ids.npy"}
     assert {path.name for path in out.iterdir()} == made | {"best.yaml"}
     assert len(read_seen_ids(out / "seen_ids.npy")) == 200, "160 to train on, 40 to validate"
     run = json.loads((out / "run.json").read_text())
@@ -53,6 +54,9 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
     assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["val_loss"] == float(history[run["best_epoch"]]["val_loss"])
+    assert metrics.items() - {("val_loss", metrics["val_loss"])} <= run.items()
     logged = stage.query(
         "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
     )
@@ -64,13 +68,20 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
 
 
 def test_a_terminated_training_goes_on_in_the_same_run(stage: Stage) -> None:
+    """And a second one, equal and at the same time, does not share its checkpoint."""
     stage.params(epochs="20")
     with stage.start() as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch 2/20"):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGSTOP)
+                try:
+                    refused = stage.run(status=75)
+                finally:
+                    process.terminate()
+                    process.send_signal(signal.SIGCONT)
     assert process.returncode == 143
+    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", refused, re.MULTILINE)
     ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
     assert status == "KILLED"
     printed = stage.run()  # the checkpoint is of the modules that are loaded: of fewer than a test process has
@@ -102,20 +113,27 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
         (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
 
 
-def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(stage: Stage) -> None:
+def test_after_an_edit_a_killed_training_is_closed_and_removed(stage: Stage) -> None:
     stage.params(epochs="10", learning_rate="0.05")
-    with stage.start() as first:
-        assert first.stdout is not None
-        for line in first.stdout:
+    with stage.start() as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
             if line.startswith("epoch 1/10"):
-                first.send_signal(signal.SIGSTOP)
-                try:
-                    printed = stage.run(status=75)
-                finally:
-                    first.terminate()
-                    first.send_signal(signal.SIGCONT)
-    assert first.returncode == 143
-    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", printed, re.MULTILINE)
+                killed.kill()
+    checkpoints = stage.root / ".darkroom" / "checkpoints"
+    (run_id,) = (path.read_text() for path in checkpoints.glob("*/run_id"))
+    status = "select status from runs where run_uuid = ?"
+    assert stage.query(status, run_id) == [("RUNNING",)]
+    of_others = [checkpoints / f"cnn-large-{'0' * 16}", checkpoints / f"cnn-{'1' * 16}"]
+    for folder in of_others:
+        folder.mkdir()
+    stage.params(epochs="1", learning_rate="0.05")
+    with store_lock(f"train-{'1' * 16}", root=stage.root):
+        stage.call(train.main)
+    assert stage.query(status, run_id) == [("KILLED",)]
+    assert sorted(checkpoints.iterdir()) == sorted(of_others)
+    for folder in of_others:
+        folder.rmdir()
 
 
 @pytest.mark.parametrize(

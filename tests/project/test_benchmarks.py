@@ -40,15 +40,14 @@ def test_trials_per_hour_are_told_with_and_without_the_start():
     assert found["trials_of_each_worker"] == [3, 2]
 
 
-def test_both_forms_of_tune_are_compared_with_every_other():
-    means = {
-        "darkroom": {"val_accuracy": 0.62, "trials_per_hour": 300.0},
-        "darkroom-all-pictures": {"val_accuracy": 0.59, "trials_per_hour": 120.0},
-        "keras-tuner": {"val_accuracy": 0.6, "trials_per_hour": 120.0},
-    }
-    assert tuning_peers.comparison(means)["comparison"] == {
-        "darkroom against keras-tuner": {"val_accuracy_gain_points": 2.0, "trials_per_hour_ratio": 2.5},
-        "darkroom-all-pictures against keras-tuner": {"val_accuracy_gain_points": -1.0, "trials_per_hour_ratio": 1.0},
+def test_tune_is_compared_with_every_other_seed_by_seed():
+    ours, others = [0.62, 0.6, 0.7], [0.6, 0.61, 0.7]
+    runs = {side: [{"test_accuracy": accuracy} for accuracy in others] for side in tuning_peers.SIDES}
+    runs["darkroom"] = [{"test_accuracy": accuracy} for accuracy in ours]
+    assert tuning_peers.comparison(runs)["darkroom against optuna"] == {
+        "test_accuracy_gain_points": 0.33,
+        "test_accuracy_gain_points_by_seed": [2.0, -1.0, 0.0],
+        "seeds_won": "1 of 3",
     }
 
 

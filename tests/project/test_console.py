@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.project import console
+from darkroom.project import console, stage_runs
 from darkroom.training import progress
 from tests.support.project import ROOT
 
@@ -111,3 +111,27 @@ def test_every_epoch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines.on_epoch_end(0, record)
     expected = "epoch 1/3: train loss 0.5000, val loss 0.2500, val accuracy 0.9000, 1234 images/s\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_stage_says_its_purpose_and_notes_its_time(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(
+        '"""Do it.\n\nMore."""\n'
+        "import sys\nfrom darkroom.project.console import run, say\n"
+        "from darkroom.errors import DataError\n"
+        "def main():\n    say('done')\n    if sys.argv[1:]: raise DataError('bad')\n"
+        "run(main)\n"
+    )
+
+    def stage(*arguments: str, **variables: str) -> str:
+        environment = {**os.environ, "DVC_ROOT": str(tmp_path), "DVC_STAGE": "embed", **variables}
+        command = [sys.executable, "stage.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stderr
+
+    assert stage("fail") == "Do it\ndone\nerror: bad\n"
+    assert stage(DVC_EXP_NAME="x") == "done\n"
+    assert stage_runs.last_run("embed", root=tmp_path) is None, "a stage that failed or was an experiment leaves none"
+    assert stage() == "Do it\ndone\n"
+    ended = stage_runs.last_run("embed", root=tmp_path)
+    assert ended is not None
+    assert ended.said == "done"
+    assert stage() == "Do it (0 s last time)\ndone\n"

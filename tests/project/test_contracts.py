@@ -240,6 +240,11 @@ def test_a_preset_names_a_backbone_only_if_a_candidate_uses_it(preset: str) -> N
     assert (values["embed"]["backbone"] != "none") == ("transfer" in networks)
 
 
+def test_experiments_are_compared_by_validation_alone() -> None:
+    measured = {name: stage["metrics"] for name, stage in STAGES.items() if "metrics" in stage}
+    assert measured == {"train": ["models/${item.candidate}/metrics.json"]}
+
+
 def test_evaluate_and_promote_depend_on_all_candidates() -> None:
     folders = {Path(path).parents[1] for stage in each({"train": STAGES["train"]}) for path in outputs(stage)}
     assert folders == {Path("models")}

@@ -21,6 +21,7 @@ from tests.support.trained_repository import clean_environment, fresh_store
 def test_the_ui_runs_in_few_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_store(tmp_path, monkeypatch)
     shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,6 +38,7 @@ def test_the_ui_runs_in_few_processes(tmp_path: Path, monkeypatch: pytest.Monkey
                 printed.append(line)
                 if "Uvicorn running on" in line:
                     break
+            assert "Uvicorn running on" in printed[-1], printed
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20) as answer:
                 assert answer.status == 200, printed
             children = psutil.Process(started.pid).children(recursive=True)

@@ -22,7 +22,6 @@ def a_plan(**changes: Any) -> Plan:
         "seed": 7,
         "objectives": ("val_accuracy",),
         "limits": {},
-        "epochs": 3,
         "n_startup_trials": 3,
     }
     return Plan(**{**settings, **changes})
@@ -42,8 +41,8 @@ def a_search(
     )
 
 
-def a_report(number: int, storage: str | Path, plan: Plan | None = None, *, n_epochs: int = 9) -> Report:
-    return Report(number, study="s", storage=str(storage), plan=plan or a_plan(), n_epochs=n_epochs)
+def a_report(number: int, storage: str | Path, plan: Plan | None = None, *, judged: range = range(9)) -> Report:
+    return Report(number, study="s", storage=str(storage), plan=plan or a_plan(), judged=judged)
 
 
 def complete(accuracy: float, **costs: float) -> Outcome:

@@ -19,14 +19,13 @@ PLAN = Plan(
     seed=7,
     objectives=("val_accuracy",),
     limits={},
-    epochs=1,
     n_startup_trials=3,
 )
 
 
 def run(task: dict[str, Any]) -> Outcome:
     """Begin and end a trial as trial.run does; `how` says what happens in between."""
-    report = Report(task["number"], study=task["study"], storage=task["storage"], plan=PLAN, n_epochs=1)
+    report = Report(task["number"], study=task["study"], storage=task["storage"], plan=PLAN, judged=range(0))
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
     how = task.get("how", {}).get(str(task["number"]), task.get("how", {}).get("all", "complete"))
     if how == "die":

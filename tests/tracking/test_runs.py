@@ -317,3 +317,6 @@ def test_runs_left_open_by_a_kill_are_closed_by_their_tags(root):
         assert runs.end_open("pets", tags={"study": "s"}) == 1
         assert runs.end_open("pets", tags={"study": "s"}) == 0
         assert stored(left[2]).info.status == "RUNNING"
+        for run_id in (left[2], "0" * 32):  # one that the store does not know
+            runs.end_left(run_id)
+        assert stored(left[2]).info.status == "KILLED"

@@ -6,7 +6,7 @@ import pytest
 
 from darkroom.data.arrays.selection import Selection
 from darkroom.errors import ParamsError, TrainingError
-from darkroom.training.batches import EpochBatches, OneBatch, PlainBatches
+from darkroom.training.batches import EpochBatches, OneBatch, PlainBatches, weighted
 from darkroom.training.class_weights import class_weights
 from darkroom.training.variation import Variation, draw, mix
 
@@ -152,12 +152,29 @@ def test_class_weights_that_cannot_be_are_refused() -> None:
         class_weights({"cat": 0.0}, labels=labels, classes=["cat", "dog"])
 
 
-def test_weights_follow_labels_and_mixed_labels_mix_them() -> None:
+def test_an_unmixed_image_has_the_weight_of_its_class() -> None:
     weights = np.array([0.5, 1, 2], np.float32)
+    _, plain = epoch()[1]
     _, labels, found = epoch(weights=weights)[1]
+    np.testing.assert_array_equal(labels, plain)
     np.testing.assert_array_equal(found, weights[labels.argmax(axis=1)])
-    _, labels, found = epoch(weights=weights, variation=Variation(mixup=1.0))[1]
-    np.testing.assert_allclose(found, labels @ weights)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_each_class_of_a_mixed_image_keeps_its_weight(kind: str) -> None:
+    weights = np.array([0.5, 1, 2], np.float32)
+    variation = Variation(mixup=float(kind == "mixup"), cutmix=float(kind == "cutmix"))
+    for step in range(6):
+        _, mixed = epoch(variation=variation)[step]
+        _, labels, found = epoch(variation=variation, weights=weights)[step]
+        np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(labels * found[:, None], mixed * weights, rtol=1e-6)
+
+
+def test_a_class_of_weight_0_leaves_no_trace_and_no_nan() -> None:
+    labels, found = weighted(np.array([[1, 0], [0.25, 0.75]], np.float32), np.array([0, 2], np.float32))
+    assert labels.tolist() == [[1, 0], [0, 1]]
+    assert found.tolist() == [0, 1.5]
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from darkroom.errors import TrainingError
+from darkroom.training.answers import unpacked
 from darkroom.training.batches import EpochBatches, PlainBatches
 from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.variation import Variation
@@ -122,6 +123,7 @@ def test_the_network_ends_with_the_weights_of_its_best_epoch() -> None:
     network, progress = train(4)
     loss, accuracy = scores(network)
     assert accuracy == pytest.approx(progress.best_val_accuracy)
+    assert unpacked(progress.best_right).mean() == progress.best_val_accuracy
     assert loss == pytest.approx(progress.best_val_loss, rel=1e-4)
 
 

@@ -1,112 +1,176 @@
 import dataclasses
+from typing import Any
 
+import numpy as np
 import pytest
 
-from darkroom.tuning.choice import choose, summary
+from darkroom.training.answers import packed
+from darkroom.tuning.choice import N_SWAPS, ChosenTrial, chance, choose, confirmed, summary
 from darkroom.tuning.rows import TrialRow
 from tests.support.trials import trial
 
 ACCURACY = ["val_accuracy"]
+N = 1000  # validation images, of which trial 0 gets the first 900 right
 
 
-def baseline(accuracy: float | None = 0.9, **changes: object) -> TrialRow:
-    return dataclasses.replace(trial(0, accuracy), is_baseline=True, **changes)  # type: ignore[arg-type]
+def right(*, won: int = 0, lost: int = 0, start: int = 0) -> np.ndarray:
+    """Answers that are right on some images where trial 0 is wrong, and wrong on some where it is right."""
+    found = np.arange(N) < 900
+    found[start : start + lost] = False
+    found[900 + start : 900 + start + won] = True
+    return found
+
+
+def answered(number: int, *, cost: float = 1.0, **changes: Any) -> TrialRow:
+    """A complete trial; changes are those of right()."""
+    found = right(**changes)
+    metrics = {"val_accuracy": float(found.mean()), "latency_ms": cost, "model_bytes": cost}
+    return trial(number, 0.0, metrics=metrics, right=packed(found))
+
+
+def baseline(**changes: Any) -> TrialRow:
+    return dataclasses.replace(answered(0), **changes)
+
+
+def chosen(*rows: TrialRow, alpha: float = 0.05, cost: str | None = None) -> ChosenTrial:
+    return choose(rows, objectives=[*ACCURACY, cost] if cost else ACCURACY, alpha=alpha)
 
 
 def test_a_clearly_better_trial_is_taken() -> None:
-    chosen = choose([baseline(), trial(1, 0.95), trial(2, 0.93)], objectives=ACCURACY, n_val=5000, alpha=0.05)
-    assert chosen.number == 1
-    assert chosen.reason.startswith(
-        "trial 1 has val accuracy 0.9500, +0.0500 against the values of params.yaml; the noise"
+    found = chosen(baseline(), answered(1, won=40, lost=10), answered(2, won=20, lost=10))
+    assert (found.number, found.against) == (1, 0)
+    assert found.reason == (
+        "trial 1 has val accuracy 0.9300, +0.0300 against the values of params.yaml: it alone is right on 40 images, "
+        "they alone on 10"
     )
 
 
 def test_a_gain_within_chance_keeps_the_values_of_params_yaml() -> None:
-    chosen = choose([baseline(), trial(1, 0.91)], objectives=ACCURACY, n_val=500, alpha=0.05)
-    assert chosen.number is None
-    assert "+0.0100" in chosen.reason
-    assert chosen.reason.endswith("the values of params.yaml are kept")
+    found = chosen(baseline(), answered(1, won=20, lost=12))
+    assert (found.number, found.against) == (None, None)
+    assert "+0.0080" in found.reason
+    assert found.reason.endswith("which is within chance: the values of params.yaml are kept")
 
 
-def test_the_same_gain_is_less_convincing_as_the_best_of_many() -> None:
-    few = [baseline(), trial(1, 0.92)]
-    many = [*few, *(trial(number, 0.9) for number in range(2, 40))]
-    pruned = [*few, *(trial(number, state="pruned") for number in range(2, 40))]
-    assert choose(few, objectives=ACCURACY, n_val=2000, alpha=0.05).number == 1
-    assert choose(many, objectives=ACCURACY, n_val=2000, alpha=0.05).number is None
-    assert choose(pruned, objectives=ACCURACY, n_val=2000, alpha=0.05).number is None
+def test_a_gain_convinces_more_where_the_answers_differ_less() -> None:
+    assert chosen(baseline(), answered(1, won=10, lost=0)).number == 1
+    assert chosen(baseline(), answered(1, won=60, lost=50)).number is None
+
+
+def test_a_smaller_but_surer_gain_is_taken() -> None:
+    assert chosen(baseline(), answered(1, won=60, lost=45), answered(2, won=14)).number == 2
+
+
+def test_rivals_count_by_how_much_they_differ() -> None:
+    one = answered(1, won=24, lost=10)
+    alike = [answered(number, won=24, lost=10) for number in range(2, 30)]
+    rng = np.random.default_rng(0)
+    unlike = [
+        trial(number, 0.0, metrics={"val_accuracy": 0.9}, right=packed(rng.permutation(right())))
+        for number in range(2, 30)
+    ]
+    pruned = [trial(number, state="pruned") for number in range(2, 30)]
+    assert chosen(baseline(), one).number == 1
+    assert chosen(baseline(), one, *alike).number == 1
+    assert chosen(baseline(), one, *unlike).number is None
+    assert chosen(baseline(), one, *pruned).number is None
+
+
+def test_alpha_1_takes_the_most_accurate() -> None:
+    rows = [baseline(), answered(1, won=30, lost=29), answered(2, won=2)]
+    assert chosen(*rows).number is None
+    assert chosen(*rows, alpha=1.0).number == 2
+    assert chosen(baseline(), answered(1, won=9, lost=10), alpha=1.0).number is None
 
 
 def test_trial_0_as_the_best_changes_nothing() -> None:
-    chosen = choose([baseline(0.95), trial(1, 0.9)], objectives=ACCURACY, n_val=5000, alpha=0.05)
-    assert chosen.number is None
-    assert chosen.reason == "no trial is more accurate than the values of params.yaml (0.9500)"
+    for rival in (answered(1, lost=10), answered(1, won=10, lost=10)):
+        found = chosen(baseline(), rival)
+        assert found.number is None
+        assert found.reason == "no trial is more accurate than the values of params.yaml (0.9000)"
 
 
-def test_two_flawless_trials_do_not_differ_by_certainty() -> None:
-    chosen = choose([baseline(0.99), trial(1, 1.0)], objectives=ACCURACY, n_val=100, alpha=0.05)
-    assert chosen.number is None
+def test_chance_of_one_trial_is_the_sign_test() -> None:
+    won, lost = 14, 4
+    difference = np.repeat([1, -1, 0], [won, lost, 500])
+    exact = sum(np.bincount(np.random.default_rng(1).binomial(won + lost, 0.5, 10**6))[won:]) / 10**6
+    assert chance(difference[None])[0] == pytest.approx(exact, abs=4 * (exact / N_SWAPS) ** 0.5)
+    assert chance(np.zeros((2, 9), int)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("first", "why"),
-    [(baseline(None), "failed"), (baseline(0.99, feasible=False), "exceeds a limit")],
+    [(trial(0, None), "failed"), (baseline(feasible=False), "exceeds a limit")],
 )
 def test_where_trial_0_is_no_choice_the_best_is_taken(first: TrialRow, why: str) -> None:
-    chosen = choose([first, trial(1, 0.5), trial(2, 0.6)], objectives=ACCURACY, n_val=100, alpha=0.05)
-    assert chosen.number == 2
-    assert chosen.reason.endswith(why)
+    found = chosen(first, answered(1, lost=100), answered(2, lost=50))
+    assert (found.number, found.against) == (2, None)
+    assert found.reason.endswith(why)
 
 
 def test_a_trial_beyond_a_limit_is_not_taken() -> None:
-    rows = [baseline(), trial(1, 0.99, feasible=False)]
-    assert choose(rows, objectives=ACCURACY, n_val=5000, alpha=0.05).number is None
-    beyond = [baseline(feasible=False), rows[1]]
-    assert "within the limits" in choose(beyond, objectives=ACCURACY, n_val=5000, alpha=0.05).reason
+    beyond = dataclasses.replace(answered(1, won=90), feasible=False)
+    assert chosen(baseline(), beyond).number is None
+    assert "within the limits" in chosen(baseline(feasible=False), beyond).reason
 
 
-@pytest.mark.parametrize("first", [[], [baseline(None, state="killed")], [baseline(None, state="pruned")]])
+@pytest.mark.parametrize("first", [[], [trial(0, None, state="killed")], [trial(0, None, state="pruned")]])
 def test_where_trial_0_did_not_come_to_its_end_nothing_is_taken(first: list[TrialRow]) -> None:
-    chosen = choose([*first, trial(1, 0.99)], objectives=ACCURACY, n_val=5000, alpha=0.05)
-    assert chosen.number is None
-    assert "trial 0, the values of params.yaml, did not finish" in chosen.reason
+    found = chosen(*first, answered(1, won=90))
+    assert found.number is None
+    assert "trial 0, the values of params.yaml, did not finish" in found.reason
 
 
 def test_of_the_most_accurate_the_cheapest_is_taken() -> None:
     rows = [
-        baseline(0.95, metrics={"val_accuracy": 0.95, "latency_ms": 4.0}),
-        trial(1, 0.96, metrics={"val_accuracy": 0.96, "latency_ms": 8.0}),
-        trial(2, 0.955, metrics={"val_accuracy": 0.955, "latency_ms": 2.0}),
-        trial(3, 0.5, metrics={"val_accuracy": 0.5, "latency_ms": 0.1}),
+        answered(0, cost=4.0),
+        answered(1, won=15, lost=5, cost=8.0),
+        answered(2, won=10, lost=5, cost=2.0),
+        answered(3, lost=500, cost=0.1),
     ]
-    chosen = choose(rows, objectives=["val_accuracy", "latency_ms"], n_val=500, alpha=0.05)
-    assert chosen.number == 2
-    assert chosen.reason == (
-        "trial 2 has val accuracy 0.9550 and latency_ms 2; the values of params.yaml have val accuracy 0.9500 and "
+    found = chosen(*rows, cost="latency_ms")
+    assert (found.number, found.against) == (2, 0)
+    assert found.reason == (
+        "trial 2 has val accuracy 0.9050 and latency_ms 2; the values of params.yaml have val accuracy 0.9000 and "
         "latency_ms 4"
     )
 
 
 def test_a_dearer_trial_must_be_more_accurate_itself() -> None:
     rows = [
-        baseline(0.90, metrics={"val_accuracy": 0.90, "model_bytes": 1.0}),
-        trial(1, 0.93, metrics={"val_accuracy": 0.93, "model_bytes": 5.0}),
-        trial(2, 0.915, metrics={"val_accuracy": 0.915, "model_bytes": 4.0}),
+        answered(0),
+        answered(1, won=40, lost=10, cost=5.0),
+        answered(2, won=22, lost=15, cost=4.0),  # as accurate as trial 1, and as trial 0, as far as can be told
     ]
-    assert choose(rows, objectives=["val_accuracy", "model_bytes"], n_val=1000, alpha=0.05).number == 1
+    assert chosen(*rows, cost="model_bytes").number == 1
 
 
-@pytest.mark.parametrize(("cost", "cheaper", "taken"), [("latency_ms", 0.95, None), ("model_bytes", 0.95, 1)])
-def test_a_latency_must_be_clearly_smaller_a_size_only_smaller(cost: str, cheaper: float, taken: int | None) -> None:
-    rows = [
-        baseline(metrics={"val_accuracy": 0.9, cost: 1.0}),
-        trial(1, 0.9, metrics={"val_accuracy": 0.9, cost: cheaper}),
-    ]
-    assert choose(rows, objectives=["val_accuracy", cost], n_val=500, alpha=0.05).number == taken
+@pytest.mark.parametrize(("cost", "taken"), [("latency_ms", None), ("model_bytes", 1)])
+def test_a_latency_must_be_clearly_smaller_a_size_only_smaller(cost: str, taken: int | None) -> None:
+    assert chosen(answered(0), answered(1, won=5, lost=5, cost=0.95), cost=cost).number == taken
+
+
+def test_what_a_full_training_does_not_bear_out_is_not_taken() -> None:
+    found = chosen(baseline(), answered(1, won=40, lost=10))
+    against = packed(right())
+
+    def again(objectives: list[str], **changes: int) -> ChosenTrial:
+        return confirmed(found, right=packed(right(**changes)), against=against, objectives=objectives, alpha=0.05)
+
+    kept = again(ACCURACY, won=8, lost=3)
+    assert (kept.number, kept.against) == (1, 0)
+    assert kept.reason.endswith("confirmed with 0.9050 against 0.9000 at full length on another seed")
+    for changes in ({"won": 3, "lost": 8}, {"won": 8, "lost": 8}):
+        refused = again(ACCURACY, **changes)
+        assert refused.number is None
+        assert refused.reason.endswith("at full length on another seed: the values of params.yaml are kept")
+    cheaper = [*ACCURACY, "model_bytes"]
+    assert again(cheaper, won=3, lost=8).number == 1
+    assert again(cheaper, won=3, lost=30).number is None
 
 
 def test_the_summary_counts_states_and_names_both_accuracies() -> None:
-    found = summary([baseline(), trial(1, 0.95), trial(2), trial(3, state="killed")])
+    found = summary([baseline(), answered(1, won=50), trial(2), trial(3, state="killed")])
     assert found["n_complete"] == 2
     assert (found["n_failed"], found["n_killed"], found["n_pruned"]) == (1, 1, 0)
     assert (found["best_val_accuracy"], found["baseline_val_accuracy"]) == (0.95, 0.9)

@@ -21,9 +21,18 @@ def test_params_come_before_environment_and_file(tmp_path: Path, monkeypatch: py
 
 def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
     location.point_at("cnn", study="s", n_trials=3)
-    assert location.pointed_at("cnn") == {"study": "s", "trials": 3}
+    assert location.pointed_at("cnn") == {"study": "s", "trials": 3, "values": {}}
     with pytest.raises(DataError, match="'transfer' has not been tuned here yet; set tune.trials above 0"):
         location.pointed_at("transfer")
+
+
+def test_chosen_values_are_remembered_until_they_are_dropped() -> None:
+    assert location.drop_values("cnn") == {}
+    location.point_at("cnn", study="s", n_trials=3, values={"learning_rate": 0.1})
+    location.point_at("cnn", study="t", n_trials=4)
+    assert location.drop_values("cnn") == {"study": "t", "trials": 4, "values": {"learning_rate": 0.1}}
+    assert location.drop_values("cnn") == {}
+    assert location.pointed_at("cnn")["study"] == "t"
 
 
 @pytest.mark.parametrize(

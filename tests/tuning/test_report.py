@@ -15,7 +15,6 @@ PLAN = Plan(
     seed=7,
     objectives=("val_accuracy", "latency_ms"),
     limits={"latency_ms": 3.0},
-    epochs=1,
     n_startup_trials=3,
 )
 

@@ -80,7 +80,7 @@ def test_a_silent_storage_is_given_up_within_seconds() -> None:
 
 @pytest.mark.heavy
 def test_a_study_in_postgres_is_told_and_continued(postgres: Server) -> None:
-    storage, plan = postgres.database("search"), a_plan(pruner="hyperband")
+    storage, plan = postgres.database("search"), a_plan(pruner="median")
     with a_search(storage, plan=plan) as study:
         study.ask()
         a_report(0, storage).begin("host:1")

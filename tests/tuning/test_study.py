@@ -23,7 +23,7 @@ def test_trial_0_has_the_values_of_the_recipe(journal: Path) -> None:
 
 def test_what_was_told_is_read_back_by_another_process(journal: Path) -> None:
     study = a_search(journal)
-    for outcome in (complete(0.5), Outcome("pruned", {}), Outcome("failed", {}, reason="no memory")):
+    for outcome in (complete(0.5), Outcome("pruned", {}, reason="slow"), Outcome("failed", {}, reason="no memory")):
         drawn = study.ask()
         assert drawn is not None
         study.tell(drawn.number, outcome)
@@ -31,7 +31,7 @@ def test_what_was_told_is_read_back_by_another_process(journal: Path) -> None:
     for rows in (study.rows(), a_search(journal).rows(), read_rows("s", str(journal))):
         assert [row.state for row in rows] == ["complete", "pruned", "failed", "running"]
         assert rows[0].metrics == {"val_accuracy": 0.5}
-        assert rows[2].reason == "no memory"
+        assert [row.reason for row in rows] == [None, "slow", "no memory", None]
         assert [row.is_baseline for row in rows] == [True, False, False, False]
         assert all(set(row.params) == set(SPACE) for row in rows)
 
@@ -63,6 +63,7 @@ def test_a_trial_of_a_dead_worker_is_tried_again_once(journal: Path) -> None:
         ("killed", "out of memory"),
     ]
     assert [row.retry_of for row in study.rows()] == [None, None, second.number]
+    assert [trial.values for trial in study._study.trials] == [None, None, [0.0]], "the sampler is to stay away"
 
 
 def test_a_kill_of_the_search_does_not_use_up_the_second_try(journal: Path) -> None:
@@ -226,16 +227,6 @@ def test_the_worker_of_a_trial_is_known(journal: Path) -> None:
     a_search(journal).ask()
     a_report(0, journal).begin("host:1")
     assert a_search(journal).rows()[0].worker == "host:1"
-
-
-def test_with_nothing_left_to_save_no_trial_is_stopped(journal: Path) -> None:
-    plan = a_plan(pruner="median", sampler="random")
-    study = a_search(journal, plan=plan)
-    for accuracy in (0.9, 0.9, 0.9, 0.9, 0.1):
-        asked = study.ask()
-        assert asked is not None
-        a_report(asked.number, journal, plan, n_epochs=1).epoch(0, accuracy)
-        study.tell(asked.number, complete(accuracy))
 
 
 def test_a_study_about_something_else_is_refused_with_a_new_name(journal: Path) -> None:

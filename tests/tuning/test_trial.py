@@ -42,6 +42,7 @@ class Study:
         with runs.run(experiment="shades", name="tune-cnn", params={}, tags={}) as parent:
             self.task = trial.Task(
                 number=0,
+                name="trial-0",
                 study="s",
                 storage=str(root / "s.journal"),
                 plan=PLAN,
@@ -73,10 +74,20 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def test_a_trial_beyond_the_deadline_ends_with_its_epoch(study: Study) -> None:
     past = time.time() - 1
-    assert trial.run(study.next(deadline=past)).state == "pruned"
+    ended = trial.run(study.next(deadline=past))
+    assert (ended.state, ended.reason) == ("pruned", "tune.minutes were over after epoch 1")
     assert len(study.search.rows()[0].curve) == 1
     one_epoch = {**study.task.recipe, "epochs": 1}
     assert trial.run(study.next(deadline=past, recipe=one_epoch)).state == "complete"
+
+
+def test_no_trial_is_judged_before_most_of_its_last_schedule() -> None:
+    def epochs(n: int) -> list[int]:
+        return list(trial.judged({**RECIPE, "epochs": n}))
+
+    assert [epochs(n) for n in (1, 2, 3, 4, 8)] == [[], [], [], [3], [6, 7]]
+    head = {"name": "transfer", "mode": "finetune", "finetune_epochs": 4}
+    assert list(trial.judged({**RECIPE, "epochs": 30, "architecture": head})) == [33]
 
 
 def test_out_of_memory_fails_the_trial_with_that_reason(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

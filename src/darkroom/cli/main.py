@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import feedback, init, operations, registry, scoring, serving
+from darkroom.cli import feedback, init, operations, registry, report, scoring, serving
 from darkroom.cli.options import Commands, Json
-from darkroom.files.writing import read_json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(init.app)
+app.add_typer(report.app)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)
@@ -71,35 +71,6 @@ def use(
     if path is not None:
         to_do = f"set the path in download.dataset.sources (there is no {path}), or run `darkroom init FOLDER` instead"
     print(f"params.yaml now holds the preset {name} ({len(changes)} keys changed); {to_do}")
-
-
-@app.command()
-def report(as_json: Json = False) -> None:
-    """Print the result of the last `dvc repro`: winner, accuracy, decision, champion, and where the report is."""
-    root = checkout()
-    evaluation = read_json(root / "reports" / "evaluation.json", remedy="run `dvc repro` to write it")
-    promotion = read_json(root / "reports" / "promotion.json", remedy="run `dvc repro` to write it")
-    if as_json:
-        print(json.dumps({"evaluation": evaluation, "promotion": promotion}))
-        return
-    winner = evaluation["winner"]
-    scores = evaluation["candidates"][winner]
-    low, high = scores["test_accuracy_ci95"]
-    recent = ""
-    if of_recent := scores.get("recent"):  # an evaluation of before has none
-        lowest, highest = of_recent["accuracy_ci95"]
-        recent = (
-            f"recent     accuracy {of_recent['accuracy']:.2%} (95 % interval {lowest:.2%} to {highest:.2%}) on "
-            f"{of_recent['n_images']:,} incoming images\n"
-        )
-    champion = promotion["champion_after"]
-    print(
-        f"winner     {winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})\n"
-        f"{recent}"
-        f"decision   {promotion['decision']}: {' '.join(promotion['reasons'])}\n"
-        f"champion   models:/{promotion['registered_model']}@champion is version {champion or 'none'}\n"
-        f"report     {root / 'reports' / 'report.html'}, or the runs in MLflow (`make ui`)"
-    )
 
 
 @app.command()
@@ -166,6 +137,28 @@ def tune_status(
         print(json.dumps(summary(read(), study["trials"], time.time())))
         return
     watch(read, title=f"{candidate}: study {study['study']}", wanted=study["trials"])
+
+
+@app.command()
+def tuned(
+    candidate: Annotated[str | None, typer.Option("--candidate", help="Candidate; default: all.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the values into params.yaml.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which values of params.yaml the last tuning replaces; --write puts them into it and keeps its comments."""
+    from darkroom.tuning import adoption
+
+    root = checkout()
+    found = adoption.changes(root, candidate)
+    if write:
+        adoption.write(root, found)
+    if as_json:
+        print(json.dumps({"written": write, "changed": found}))
+        return
+    lines = adoption.lines(found)
+    print("\n".join(lines) or "no values of params.yaml are replaced")
+    if write and lines:
+        print("params.yaml now has these values; from them `dvc repro` searches anew, unless tune.trials is 0")
 
 
 if __name__ == "__main__":

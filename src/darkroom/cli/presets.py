@@ -1,19 +1,19 @@
 """Presets: one complete params.yaml, and files that hold what differs from it.
 
-presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds what differs, and `darkroom use`
-writes the two of them, merged, as params.yaml. The rule:
+presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds what differs from it, or from the
+preset that its `base` names, and `darkroom use` writes them, merged, as params.yaml. The rule:
 
-- Mappings merge key by key; a key that the default lacks is an error. Anything else replaces the default's value.
-- Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture and
-  tune.space.NAME.
-- `candidates` decides which sections of train and tune.space there are. The default's others are left out, and one that
-  the default lacks is given whole.
+- Mappings merge key by key; a key that the base lacks is an error. Anything else replaces the base's value.
+- Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture, unless
+  the network stays the same, and tune.space.NAME.
+- `candidates` decides which sections of train and tune.space there are. The base's others are left out, unless the
+  preset has them too: then they wait for the user to add them to `candidates`. One that the base lacks is given whole.
 
-A comment at the end of a line replaces the default's; without one the default's stays. The head is the preset's own.
+A comment at the end of a line replaces the base's; without one the base's stays. The head is the preset's own.
 """
 
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import reduce
 from io import StringIO
@@ -107,17 +107,12 @@ def text(name: str, *, root: Path) -> str:
     Raises:
         ParamsError: the preset or the default is missing or not YAML, or the preset has a key that the default lacks.
     """
-    known = names(root)
-    for needed in (name, DEFAULT):
-        if needed not in known:
-            listed = ", ".join(known) or f"none in {_folder(root)}"
-            raise ParamsError(f"there is no preset {needed!r}; presets: {listed}{did_you_mean(needed, known)}")
-    path = _folder(root) / f"{name}.yaml"
+    content = _path(name, root).read_text(encoding="utf-8")
     if name == DEFAULT:
-        return path.read_text(encoding="utf-8")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = "\n".join(takewhile(lambda line: line.startswith("#"), lines))
-    return _completed([(path, read_with_comments(path))], head=head, root=root)
+        return content
+    params = _merged(name, root=root)
+    head = "\n".join(takewhile(lambda line: line.startswith("#"), content.splitlines()))
+    return _completed(params, head)
 
 
 def text_with(name: str, settings: Settings, *, head: str, root: Path) -> str:
@@ -138,8 +133,9 @@ def text_with(name: str, settings: Settings, *, head: str, root: Path) -> str:
         if isinstance(node := section[last], CommentedSeq) and isinstance(node[-1], CommentedMap):
             section, last = node[-1], [*node[-1]][-1]  # the line of a list of mappings ends before its first one
         section.yaml_add_eol_comment(comment, last, column=COLUMN)
-    path = _folder(root) / f"{name}.yaml"
-    return _completed([(path, read_with_comments(path)), (root / "params.yaml", top)], head=head, root=root)
+    params = _merged(name, root=root)
+    _put(params, top, path=root / "params.yaml")
+    return _completed(params, head)
 
 
 def _node(value: Any, *, flow: bool = False) -> Any:
@@ -155,22 +151,42 @@ def _node(value: Any, *, flow: bool = False) -> Any:
     return node
 
 
-def _completed(layers: Sequence[tuple[Path, CommentedMap]], *, head: str, root: Path) -> str:
-    """Return the default with layers on top of it, the last one highest; each has the path of an error about it."""
-    params = read_with_comments(_folder(root) / f"{DEFAULT}.yaml")
-    candidates = params.get("candidates")
-    for path, layer in layers:
-        candidates = layer.get("candidates", candidates)
-        if not isinstance(candidates, list):
-            raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
-    for values in (params, *(layer for _, layer in layers[:-1])):
-        for keys in OF_CANDIDATES:
-            sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, values)
-            for left_out in sections.keys() - set(candidates):
-                del sections[left_out]
-    for path, layer in layers:
-        _merge(params, layer, candidates=candidates, path=path)
+def _completed(params: CommentedMap, head: str) -> str:
     return "\n\n".join(filter(None, [head, *(_dumped(params, section) for section in params)])) + "\n"
+
+
+def _path(name: str, root: Path) -> Path:
+    known = names(root)
+    if name not in known:
+        listed = ", ".join(known) or f"none in {_folder(root)}"
+        raise ParamsError(f"there is no preset {name!r}; presets: {listed}{did_you_mean(str(name), known)}")
+    return _folder(root) / f"{name}.yaml"
+
+
+def _merged(name: str, *, root: Path, above: tuple[str, ...] = ()) -> CommentedMap:
+    """Return the params of a preset; `above` are the presets whose base it is."""
+    path = _path(name, root)
+    preset = read_with_comments(path)
+    if name == DEFAULT:
+        return preset
+    base = preset.pop("base", DEFAULT)
+    if base in (*above, name):
+        raise ParamsError(f"{path}: base is {base!r}, which leads back to this preset; name another one")
+    params = _merged(base, root=root, above=(*above, name))
+    _put(params, preset, path=path)
+    return params
+
+
+def _put(params: CommentedMap, preset: CommentedMap, *, path: Path) -> None:
+    """Merge what a preset says into the params, in place, without the candidates that it leaves out."""
+    candidates = preset.get("candidates", params.get("candidates"))
+    if not isinstance(candidates, list):
+        raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
+    for keys in OF_CANDIDATES:
+        sections, own = (reduce(lambda section, key: section.get(key, {}), keys, one) for one in (params, preset))
+        for left_out in sections.keys() - set(candidates) - own.keys():
+            del sections[left_out]
+    _merge(params, preset, candidates=candidates, path=path)
 
 
 def _folder(root: Path) -> Path:
@@ -182,13 +198,13 @@ def _merge(
 ) -> None:
     """Put what a preset says into the params, in place, by the rule above."""
     for key, value in preset.items():
-        known = candidates if at in OF_CANDIDATES else list(params)
+        known = list(dict.fromkeys([*params, *candidates]) if at in OF_CANDIDATES else params)
         if key not in known:
             kind, where = ("key", f"{'.'.join(at)} has an unknown key") if at else ("section", "unknown section")
             hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
             raise ParamsError(f"{path}: {where} {key!r}{hint}")
         here, old = (*at, key), params.get(key)
-        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here):
+        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here, old, value):
             _merge(old, value, candidates=candidates, path=path, at=here)
         else:
             params[key] = value
@@ -198,9 +214,11 @@ def _merge(
             params.ca.items[key] = [None, None, replaced, None]
 
 
-def _is_whole(keys: tuple[str, ...]) -> bool:
+def _is_whole(keys: tuple[str, ...], old: CommentedMap, new: CommentedMap) -> bool:
     match keys:
-        case ("train", _, "architecture") | ("tune", "space", _):
+        case ("train", _, "architecture"):
+            return "name" in new and new["name"] != old.get("name")
+        case ("tune", "space", _):
             return True
     return False
 

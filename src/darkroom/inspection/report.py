@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.data.arrays.dataset import SPLITS
+from darkroom.data.preparation.prepared import duplicates_of
 from darkroom.data.preparation.rows import Duplicate
 from darkroom.files.writing import write_csv
 from darkroom.inspection.findings import SHEET_IMAGES, Findings, thumbnails
@@ -94,8 +95,8 @@ def write(found: Findings, folder: Path, *, max_pixels: int) -> dict[str, Any]:
     from darkroom.figures.grid import image_grid
 
     write_csv(folder / "rejected.csv", ("source", "reason"), found.rows.rejected)
-    exact = [Duplicate(name, found.rows.names[of], "exact", "") for name, of in found.rows.repeated]
-    write_csv(folder / "duplicates.csv", Duplicate._fields[:3], [one[:3] for one in [*exact, *found.split.near]])
+    exact = [one for one in duplicates_of(found.rows, found.split.assignment) if one.kind == "exact"]
+    write_csv(folder / "duplicates.csv", Duplicate._fields, [*exact, *found.split.near])
     images, labels = thumbnails(found, max_pixels=max_pixels)
     image_grid(images, labels, folder / SHEET, n_columns=2 * SHEET_IMAGES)
     return {"sheet": str(folder / SHEET), "illegible": advice(labels)}

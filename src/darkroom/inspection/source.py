@@ -3,14 +3,15 @@
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from darkroom.data.raw.layouts import placed_in, walk
-from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files
-from darkroom.data.raw.placement import Placed, is_litter, split_of
+from darkroom.data.raw.labels import placed_in
+from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, walk
+from darkroom.data.raw.placement import Placed, check_classes, is_litter, split_of
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
@@ -60,34 +61,37 @@ def opened(path: Path, *, layout: Mapping[str, Any] | None, max_archive_bytes: i
         layout = {"kind": "table", "table": path.name, **(layout or {})}
         path = path.absolute().parent
     if path.is_dir():
-        yield _source(listing_of_files(path, list(walk(path))), layout)
+        yield _source(listing_of_files(path, list(walk(path))), layout, max_archive_bytes)
         return
     with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-        yield _source(listing_of_archive(archive), layout)
+        yield _source(listing_of_archive(archive), layout, max_archive_bytes)
 
 
-def _source(listing: Listing, layout: Mapping[str, Any] | None) -> Source:
-    return _found_out(listing) if layout is None else _read(listing, layout)
+def _source(listing: Listing, layout: Mapping[str, Any] | None, max_archive_bytes: int) -> Source:
+    read = partial(_read, listing, max_archive_bytes)
+    return _found_out(listing, read) if layout is None else read(layout)
 
 
-def _read(listing: Listing, layout: Mapping[str, Any]) -> Source:
+def _read(listing: Listing, max_archive_bytes: int, layout: Mapping[str, Any]) -> Source:
     whole = {"kind": "table" if "table" in layout else "folders", **layout}
-    return Source(listing, whole, placed_in(listing, whole), [])
+    placed = placed_in(listing, whole, max_archive_bytes=max_archive_bytes)
+    check_classes(placed, where=listing.where)
+    return Source(listing, whole, placed, [])
 
 
-def _found_out(listing: Listing) -> Source:
+def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source:
     """Return the dataset with the first layout that fits: a table, unless the directories say the same or more.
 
     Raises:
         DataError: no layout fits.
     """
-    tables, why_not = _tables(listing)
+    tables, why_not = _tables(listing, read)
     try:
-        by_folders = _read(listing, {"kind": "folders"})
+        by_folders = read({"kind": "folders"})
     except DataError as error:
         if tables:
             return _largest(tables)
-        if rest := _without_unlabelled(listing):
+        if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
         raise DataError("; ".join([f"{error}{how}", *_class_in_name(listing), *why_not])) from None
@@ -113,7 +117,7 @@ def _better(by_folders: Source, table: Source) -> Source:
     return by_folders._replace(notes=[note])
 
 
-def _tables(listing: Listing) -> tuple[list[Source], list[str]]:
+def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tuple[list[Source], list[str]]:
     """Return the dataset as each label table in it says, and why others do not fit."""
     names = [
         name
@@ -127,7 +131,7 @@ def _tables(listing: Listing) -> tuple[list[Source], list[str]]:
     found, why_not = [], []
     for name in names if len(names) <= MOST_TABLES else ():
         try:
-            found.append(_read(listing, {"table": name}))
+            found.append(read({"table": name}))
         except DataError as error:
             why_not.append(str(error).removeprefix(f"{listing.where}: "))
     return found, why_not
@@ -151,7 +155,7 @@ def _largest(tables: list[Source]) -> Source:
     return largest
 
 
-def _without_unlabelled(listing: Listing) -> Source | None:
+def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source | None:
     """Return the dataset without directories whose images have no classes: those to predict, and masks."""
     directories = {str(above) for name in _files(listing) for above in PurePosixPath(name).parents} - {"."}
     inside = {posixpath.basename(posixpath.dirname(name)) for name in directories}
@@ -161,7 +165,7 @@ def _without_unlabelled(listing: Listing) -> Source | None:
         if any(map(_UNLABELLED.fullmatch, words)) or (split_of(name)[0] not in (None, "train") and name not in inside):
             skip.add(name)
     try:
-        found = _read(listing, {"skip": sorted(skip)}) if skip else None
+        found = read({"skip": sorted(skip)}) if skip else None
     except DataError:
         return None
     left_out = " and ".join(map(shown, sorted(skip)))

@@ -61,6 +61,12 @@ def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
     return np.concatenate([model.predict_on_batch(images[part]) for part in parts])
 
 
+def right(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> np.ndarray:
+    """Return of which images the most probable class is the label, bool (n,); labels: (n,) int, the rest as above."""
+    predicted = answers(model, images, batch_size=batch_size).argmax(axis=1)
+    return np.asarray(predicted == labels)
+
+
 def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
-    """Return the share of images whose most probable class is their label: (n,) int; the rest as for `answers`."""
-    return float((answers(model, images, batch_size=batch_size).argmax(axis=1) == labels).mean())
+    """Return the share of images whose most probable class is their label; arguments as for `right`."""
+    return float(right(model, images, labels, batch_size=batch_size).mean())

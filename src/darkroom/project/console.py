@@ -14,6 +14,8 @@ from dotenv import load_dotenv
 
 from darkroom.errors import DarkroomError
 from darkroom.project.repository import repository_root
+from darkroom.project.stage_runs import current_stage, last_run, timed
+from darkroom.project.text import escaped
 
 
 def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
@@ -28,8 +30,13 @@ def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+_last_line = ""
+
+
 def say(message: str) -> None:
     """Write one line for a person to stderr; stdout is for machine-readable output."""
+    global _last_line
+    _last_line = message
     print(message, file=sys.stderr, flush=True)
 
 
@@ -98,11 +105,11 @@ def run(main: Callable[[], None]) -> NoReturn:
     load_dotenv(repository_root() / ".env")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        main()
+        _run_stage(main) if current_stage() else main()
     except DarkroomError as error:
         if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
             raise
-        say(f"error: {' '.join(str(error).split())}")
+        say(f"error: {escaped(' '.join(str(error).split()))}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has what it wanted: `darkroom predict ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -110,11 +117,21 @@ def run(main: Callable[[], None]) -> NoReturn:
     except OSError as error:  # a full or read-only disk, a missing right
         if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
             raise
-        say(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        say(f"error: {escaped(str(error.filename or 'a file'))}: {error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
+
+
+def _run_stage(main: Callable[[], None]) -> None:
+    """Say what the stage is going to do and how long that took last time, and run it."""
+    stage, root = str(current_stage()), repository_root()
+    purpose = (sys.modules["__main__"].__doc__ or stage).partition("\n")[0].rstrip(".")
+    before = last_run(stage, root=root)
+    say(f"{purpose}{f' ({before.seconds:.0f} s last time)' if before else ''}")
+    opening = _last_line
+    timed(stage, main, root=root, said=lambda: _last_line if _last_line != opening else "")
 
 
 def _terminate(signum: int, _frame: object) -> NoReturn:

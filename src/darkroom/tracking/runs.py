@@ -214,6 +214,15 @@ def end_open(experiment: str, *, tags: Mapping[str, str]) -> int:
     return len(found)
 
 
+def end_left(run_id: str) -> None:
+    """Close a run that a killed process left RUNNING as KILLED; one that ended, or that is not known here, stays."""
+    opened = client()
+    with store_errors(tracking_uri()):
+        left = existing(lambda: opened.get_run(run_id))
+        if left and left.info.status == "RUNNING":
+            opened.set_terminated(run_id, "KILLED")
+
+
 @contextmanager
 def reopen(run_id: str) -> Iterator[Run]:
     """Open a finished run to add to it; its status and end time are left as they are.

@@ -14,7 +14,7 @@ from darkroom.training.variation import Variation, draw, mix
 
 
 class EpochBatches:
-    """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), and weights float32 (b,) by class if asked.
+    """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), with weights by class as weighted() says.
 
     The inputs are images uint8 (b, H, W, C), or where something is drawn (images, draws int32 (b, columns)); they
     may be feature vectors float32 (b, D) as well, which nothing varies. The last, smaller batch is left out, since it
@@ -74,7 +74,25 @@ class EpochBatches:
             mixup, cutmix = self.variation.mixup, self.variation.cutmix
             images, labels = mix(images, labels, mixup=mixup, cutmix=cutmix, rng=rng)
         inputs = images if self.draws is None else (images, self.draws[chosen])
-        return (inputs, labels) if self.weights is None else (inputs, labels, labels @ self.weights)
+        return (inputs, labels) if self.weights is None else (inputs, *weighted(labels, self.weights))
+
+
+def weighted(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and the weights of their images, such that every class has its own weight in the loss.
+
+    The loss of an image is the sum of its labels, each times the weight of its class: of a mixed image, too. So the
+    labels are weighted and then divided by their sum, which is the weight of the image.
+
+    Args:
+        labels: float32 (b, classes), each row with a sum of 1.
+        weights: float32 (classes,), at least 0.
+
+    Returns:
+        float32 (b, classes), each row with a sum of 1, and float32 (b,).
+    """
+    parts = labels * weights
+    sums = parts.sum(axis=1)
+    return np.divide(parts, sums[:, None], out=labels.copy(), where=sums[:, None] > 0), sums
 
 
 class OneBatch:

@@ -19,7 +19,8 @@ class Progress:
     """The progress of a training over all its phases.
 
     `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
-    schedule; times are in seconds. A row of the history has epoch, phase and the metrics of fit.fit.
+    schedule; `best_right` says which validation images the best epoch gets right (see answers.packed); times are in
+    seconds. A row of the history has epoch, phase and the metrics of fit.fit.
     """
 
     epoch: int = 0
@@ -27,6 +28,7 @@ class Progress:
     best_epoch: int = -1
     best_val_accuracy: float = -1.0
     best_val_loss: float = float("inf")
+    best_right: str = ""
     train_seconds: float = 0.0
     plateau: dict[str, Any] | None = None
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)

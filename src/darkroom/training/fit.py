@@ -12,6 +12,7 @@ from keras import ops
 
 from darkroom.errors import TrainingError
 from darkroom.networks.runtime.distribution import whole_batches
+from darkroom.training.answers import packed
 from darkroom.training.batches import PlainBatches
 from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.optimizers import averaged_weights
@@ -108,12 +109,13 @@ def fit(
     is_behind = progress.phase != phase.name and phase.name in progress.phases
     while not is_behind and not _is_over(progress, phase):
         epoch, started = progress.epoch, time.perf_counter()
-        record, weights = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
+        record, weights, right = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
         _check_finite(record, epoch=epoch)
         ranks = (record["val_accuracy"], -record["val_loss"])
         if better := phase.keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
             best = weights
             progress.best_epoch, progress.best_val_accuracy, progress.best_val_loss = epoch, ranks[0], -ranks[1]
+            progress.best_right = packed(right)
         if plateau and phase.schedule and plateau.update(record[plateau.metric]):
             plateau.lower(phase.schedule)
         progress.plateau = plateau.state() if plateau else None
@@ -138,8 +140,8 @@ def _run_epoch(
     validation: PlainBatches,
     *,
     on_step: Callable[[int, int], None] | None,
-) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Train and validate once; return the record, and the weights that were validated."""
+) -> tuple[dict[str, float], list[np.ndarray], np.ndarray]:
+    """Train and validate once; return the record, the weights that were validated, and which images they get right."""
     learning_rate = float(ops.convert_to_numpy(trained.optimizer.learning_rate))
     started = time.perf_counter()
     # shuffle=False: Keras would shuffle the batches once more, from a state that a resume does not have.
@@ -149,21 +151,21 @@ def _run_epoch(
     own, weights = network.get_weights(), averaged_weights(trained.optimizer, network.weights)
     # On every device: several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed.
     network.set_weights(weights)
-    val_loss, val_accuracy = _validate(network, validation)
+    val_loss, right = _validate(network, validation)
     network.set_weights(own)
     record = {
         "train_loss": logs["loss"][0],
         "val_loss": val_loss,
         "train_accuracy": logs["accuracy"][0],
-        "val_accuracy": val_accuracy,
+        "val_accuracy": float(right.mean()),
         "learning_rate": learning_rate,
         "images_per_second": len(batches) * batches.batch_size / seconds,
     }
-    return record, weights
+    return record, weights, right
 
 
-def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, float]:
-    """Return the mean cross-entropy and the accuracy.
+def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, np.ndarray]:
+    """Return the mean cross-entropy, and which images are right: bool (n,).
 
     By predict(), since evaluate() fails on several devices of TensorFlow where the first batch cannot be shared out
     evenly, which a small validation split is.
@@ -171,7 +173,7 @@ def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, fl
     with whole_batches():
         logits = network.predict(_Feed(validation), verbose=0)
     losses = ops.sparse_categorical_crossentropy(validation.labels, logits, from_logits=True)
-    return float(ops.convert_to_numpy(losses).mean()), float((logits.argmax(axis=1) == validation.labels).mean())
+    return float(ops.convert_to_numpy(losses).mean()), logits.argmax(axis=1) == validation.labels
 
 
 def _is_over(progress: Progress, phase: Phase) -> bool:

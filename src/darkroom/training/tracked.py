@@ -5,12 +5,14 @@ Beside this module nothing here knows MLflow: what numbers are computed does not
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
+from darkroom.errors import LockedError
 from darkroom.files.writing import write_csv, write_text
 from darkroom.project.console import loading_keras, say
 from darkroom.project.locks import store_lock
@@ -19,7 +21,8 @@ from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
 from darkroom.tracking.store import tracking_uri
-from darkroom.training.candidate import Reports, Trained, calibrated, train_candidate
+from darkroom.training.calibration import calibrated, validated
+from darkroom.training.candidate import Reports, Trained, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
@@ -45,9 +48,10 @@ def train_tracked(
     stage: Path,
     out: Path,
 ) -> Trained:
-    """Train a candidate and write model.keras, model.onnx, seen_ids.npy, history.csv and run.json into out.
+    """Train a candidate and write its model, seen_ids.npy, history.csv, metrics.json and run.json into out.
 
-    An equal training that was killed is continued, in the same run.
+    An equal training that was killed is continued, in the same run. Of one that was not equal, because its params were
+    edited for example, the run is closed and the checkpoint removed.
 
     Args:
         recipe: passed recipe.check().
@@ -71,9 +75,11 @@ def train_tracked(
     code = [provenance.source_digest(TRAINED), stage.read_text()]
     features = opened.features.digest if opened.features and transfer_mode(recipe) else None
     key = digest([data_digest, features, params_digest, tracking_uri(), code, versions])[:16]
-    checkpoint = Checkpoint(repository_root() / ".darkroom" / "checkpoints" / key)
+    checkpoints = repository_root() / ".darkroom" / "checkpoints"
+    checkpoint = Checkpoint(checkpoints / f"{candidate}-{key}")
     tags = lineage | {"tuned": json.dumps(tuned), "precision": dtype_policy, "device": described}
     tags |= {f"version.{name}": text for name, text in versions.items()}
+    _end_others(checkpoints, candidate, key=key)
     with (
         store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
         runs.run(
@@ -86,15 +92,21 @@ def train_tracked(
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
         model, changes = trained.model, dict[str, float]()
+        answers = trained.held_out
+        if answers is None:
+            answers = validated(model, opened.data, views=recipe["test_time_views"], batch_size=trained.batch_size)
         if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
-            model, changes = calibrated(trained, opened.data, views=recipe["test_time_views"])
-            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, fitted on the validation images")
+            model, changes = calibrated(model, answers)
+            fitted = f"fitted on {len(answers.labels)} images that were held out"
+            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, {fitted}")
         said: dict[str, Any] = {
             "candidate": candidate,
             "git_commit": lineage["git.commit"],
             "git_dirty": lineage["git.dirty"] == "true",
             "data_digest": data_digest,
             "params_digest": params_digest,
+            "held_out_accuracy": answers.accuracy,
+            "held_out_images": len(answers.labels),
         }
         changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, said=said, out=out)
         record.log_metrics(
@@ -102,12 +114,26 @@ def train_tracked(
                 "best_epoch": trained.progress.best_epoch,
                 "train_seconds": trained.progress.train_seconds,
                 "batch_size": trained.batch_size,
+                "held_out_accuracy": answers.accuracy,
                 **changes,
             }
         )
         record.log_artifact(out / "history.csv")
         checkpoint.delete()
     return trained
+
+
+def _end_others(checkpoints: Path, candidate: str, *, key: str) -> None:
+    """Close the runs of other trainings of a candidate that were killed, and remove their checkpoints."""
+    for folder in checkpoints.glob(f"{candidate}-{'[0-9a-f]' * len(key)}"):
+        other = folder.name[-len(key) :]
+        if other == key:
+            continue
+        with suppress(LockedError), store_lock(f"train-{other}", timeout=0):  # it runs right now, as an experiment
+            left = Checkpoint(folder)
+            if left.run_id:
+                runs.end_left(left.run_id)
+            left.delete()
 
 
 def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str, str]:
@@ -151,7 +177,7 @@ def _write(
     said: Mapping[str, Any],
     out: Path,
 ) -> float:
-    """Write the model's files and run.json, keep the model with the run; return by how much its ONNX file differs."""
+    """Write the files of the training, keep the model with the run; return by how much its ONNX file differs."""
     from darkroom.networks.export import PARITY_IMAGES, export
 
     progress, images = trained.progress, opened.data.val_images
@@ -160,6 +186,13 @@ def _write(
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
     write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
+    metrics = {
+        "val_accuracy": trained.val_accuracy,
+        "val_loss": progress.best_val_loss,
+        "best_epoch": progress.best_epoch,
+        "train_seconds": round(progress.train_seconds, 3),
+    }
+    write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
@@ -168,9 +201,7 @@ def _write(
             out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=progress.best_epoch
         ),
         **said,
-        "best_epoch": progress.best_epoch,
-        "val_accuracy": trained.val_accuracy,
-        "train_seconds": round(progress.train_seconds, 3),
+        **{name: metrics[name] for name in ("best_epoch", "val_accuracy", "train_seconds")},
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference

@@ -18,8 +18,8 @@ from darkroom.tracking.runs import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training import overrides
 from darkroom.training.opened import Opened
-from darkroom.training.recipe import Recipe, shortened, transfer_mode
-from darkroom.tuning import coordinator, location, report, trial
+from darkroom.training.recipe import Recipe, transfer_mode
+from darkroom.tuning import confirmation, coordinator, location, report, trial
 from darkroom.tuning.choice import ChosenTrial, choose, summary
 from darkroom.tuning.plan import Plan
 from darkroom.tuning.progress import SearchProgress
@@ -64,7 +64,17 @@ class Resources:
     gpus: float
     max_worker_bytes: int | None
 
-    def n_workers(self, *, n_trials: int) -> int | Literal["auto"]:
+    def places(self, n_trials: int) -> Workers:
+        """Return the places for so many trainings."""
+        return Workers(
+            self._n_workers(n_trials),
+            backend="ray" if self.backend == "ray" else "loky",
+            cpus=None if self.cpus == "auto" else self.cpus,
+            gpus=self.gpus,
+            address=self.cluster,
+        )
+
+    def _n_workers(self, n_trials: int) -> int | Literal["auto"]:
         """Return how many workers there are; auto: as many as a cluster has room for, here one per GPU or per core."""
         if self.workers != "auto" or self.backend == "ray":
             return self.workers
@@ -85,6 +95,7 @@ class Tuning:
         folders: prepared, augmented and features, which every worker opens again.
         budget, resources: what it may spend, and what it runs on.
         alpha: see choose().
+        confirm: whether a choice is confirmed at full length, or for how many minutes at most.
         study: the first part of the study's name; None: a name of its own for every space, data, code and settings.
         storage: where the study is kept; None: see location.storage_of.
         stage: the source file of the stage that calls: it decides what is found, as SEARCHED does.
@@ -100,6 +111,7 @@ class Tuning:
     budget: Budget
     resources: Resources
     alpha: float
+    confirm: bool | float
     study: str | None
     storage: str | None
     stage: Path
@@ -141,15 +153,18 @@ class Tuning:
                 record.log_dataset(
                     experiment, self._data_digest, source=str(data.directory), counts=data.manifest["counts"]
                 )
-                self._search(search, record, tags=tags)
-                rows = search.rows()
-                chosen = self._report(search, rows, best=best, folder=folder)
+                with children_closed(record, experiment=self._experiment):
+                    self._search(search, record, tags=tags)
+                    rows = search.rows()
+                    chosen = self._choice(search, rows, record, tags=tags)
+                values = {} if chosen.number is None else search.overrides(chosen.number)
+                self._report(search, rows, chosen, values, best=best, folder=folder)
                 record.log_metrics(summary(rows))
                 shown = "none" if chosen.number is None else str(chosen.number)
                 record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
                 record.log_artifact(folder)
                 record.log_artifact(best)
-            location.point_at(self.candidate, study=name, n_trials=n_finished(rows))
+            location.point_at(self.candidate, study=name, n_trials=n_finished(rows), values=values)
         return chosen
 
     @property
@@ -160,16 +175,19 @@ class Tuning:
     def _data_digest(self) -> str:
         return digest(list(self.opened.digests.values()))
 
+    def _as_trial(self, recipe: Recipe) -> Recipe:
+        return trial.as_trial(recipe, epochs=self.budget.epochs)
+
     def _about(self) -> str:
         """Return a digest of all that makes trials comparable."""
         features = self.opened.features if transfer_mode(self.base) else None
-        inputs = [self._data_digest, features.digest if features else None, digest(self.base)]
+        inputs = [self._data_digest, features.digest if features else None, digest(self._as_trial(self.base))]
         code = [provenance.source_digest(SEARCHED), self.stage.read_text()]
         return digest([self.settings, inputs, code, provenance.versions((*provenance.PACKAGES, "optuna"))])
 
     def _search(self, search: Search, record: Run, *, tags: Mapping[str, str]) -> None:
         """Run the trials."""
-        budget, resources, candidate = self.budget, self.resources, self.candidate
+        budget, candidate = self.budget, self.candidate
         deadline = None if budget.minutes is None else time.time() + 60 * budget.minutes
         first = self._first_task(search, record, tags=tags)
 
@@ -177,7 +195,9 @@ class Tuning:
             return replace(
                 first,
                 number=drawn.number,
-                recipe=shortened(overrides.apply(self.base, drawn.overrides), epochs=budget.epochs),
+                name=f"trial-{drawn.number}",
+                recipe=self._as_trial(overrides.apply(self.base, drawn.overrides)),
+                tags={**tags, "trial": str(drawn.number)},
                 deadline=None if drawn.is_baseline else deadline,  # without trial 0 no other can be judged
             )
 
@@ -185,17 +205,7 @@ class Tuning:
             close_trial(number, study=search.name, experiment=self._experiment)
             say(f"tune: {candidate}: trial {number} was killed")
 
-        with (
-            children_closed(record, experiment=self._experiment),
-            Workers(
-                resources.n_workers(n_trials=budget.trials),
-                backend="ray" if resources.backend == "ray" else "loky",
-                cpus=None if resources.cpus == "auto" else resources.cpus,
-                gpus=resources.gpus,
-                address=resources.cluster,
-            ) as workers,
-            SearchProgress(budget.trials) as progress,
-        ):
+        with self.resources.places(budget.trials) as workers, SearchProgress(budget.trials) as progress:
             say(f"tune: {candidate}: {budget.trials} trials on {workers.n} workers; study {search.name}")
             coordinator.run(
                 search,
@@ -204,7 +214,7 @@ class Tuning:
                 task_of=task_of,
                 n_trials=budget.trials,
                 deadline=deadline,
-                max_worker_bytes=resources.max_worker_bytes,
+                max_worker_bytes=self.resources.max_worker_bytes,
                 on_lost=on_lost,
                 on_change=progress.on_change,
             )
@@ -212,10 +222,11 @@ class Tuning:
     def _first_task(self, search: Search, record: Run, *, tags: Mapping[str, str]) -> trial.Task:
         return trial.Task(
             number=0,
+            name="trial-0",
             study=search.name,
             storage=location.storage_of(self.storage, study=search.name),
             plan=self.plan,
-            recipe=shortened(self.base, epochs=self.budget.epochs),
+            recipe=self._as_trial(self.base),
             fraction=self.budget.fraction,
             **{name: folder.resolve() for name, folder in self.folders.items()},
             device=self.resources.device,
@@ -227,12 +238,52 @@ class Tuning:
             deadline=None,
         )
 
-    def _report(self, search: Search, rows: list[TrialRow], *, best: Path, folder: Path) -> ChosenTrial:
-        """Write what the search found; return the choice."""
-        n_val = len(self.opened.data.val_labels)
-        chosen = choose(rows, objectives=self.plan.objectives, n_val=n_val, alpha=self.alpha)
-        values = {} if chosen.number is None else search.overrides(chosen.number)
+    def _choice(self, search: Search, rows: list[TrialRow], record: Run, *, tags: Mapping[str, str]) -> ChosenTrial:
+        """Return which trial's values train takes, after a confirmation where params.yaml allows its time."""
+        objectives, alpha = self.plan.objectives, self.alpha
+        chosen = choose(rows, objectives=objectives, alpha=alpha)
+        if chosen.number is None or chosen.against is None or self.confirm is False:
+            return chosen
+        compared = [rows[chosen.number], rows[chosen.against]]
+        minutes = confirmation.expected_minutes(
+            compared, self.base, self._as_trial(self.base), fraction=self.budget.fraction
+        )
+        if self.confirm is not True and minutes > self.confirm:
+            reason = f"{chosen.reason}; not confirmed: that takes about {minutes:.0f} minutes, more than tune.confirm"
+            return replace(chosen, reason=reason)
+        first = self._first_task(search, record, tags=tags)
+
+        def task_of(row: TrialRow) -> trial.Task:
+            recipe = overrides.apply(self.base, search.overrides(row.number))
+            return replace(
+                first,
+                number=row.number,
+                name=f"confirm-{row.number}",
+                recipe={**recipe, "seed": recipe["seed"] + 1, "calibration": "none"},
+                fraction=1.0,
+                measured=(),
+            )
+
+        return confirmation.confirm(
+            chosen,
+            search=search,
+            tasks=[task_of(row) for row in compared],
+            workers=lambda: self.resources.places(len(compared)),
+            objectives=objectives,
+            alpha=alpha,
+        )
+
+    def _report(
+        self,
+        search: Search,
+        rows: list[TrialRow],
+        chosen: ChosenTrial,
+        values: dict[str, Any],
+        *,
+        best: Path,
+        folder: Path,
+    ) -> None:
+        """Write what the search found."""
         scores = search.importance()
         report.draw(folder, rows=rows, scores=scores, space=self.space, plan=self.plan, chosen=chosen.number)
         report.write(best, folder, rows=rows, chosen=chosen, values=values)
-        return chosen

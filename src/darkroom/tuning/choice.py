@@ -1,30 +1,40 @@
-"""Choose the trial that beats the values of params.yaml. Pure; standard library only."""
+"""Choose the trial that beats the values of params.yaml, by the validation images that each gets right. Pure."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
+import numpy as np
+
+from darkroom.training.answers import unpacked
 from darkroom.tuning.rows import FINISHED, STATES, TrialRow, best_trial
 
 FASTER = 0.9  # of a latency: another must stay below this share of it to count as smaller; timing is that noisy
+N_SWAPS = 9999  # random draws of chance(); with the observed one they give levels down to 1/10,000
+SWAP_BYTES = 64_000_000  # at a time
 
 
 @dataclass(frozen=True)
 class ChosenTrial:
-    """The trial whose values train takes, None for those of params.yaml; and why, in a sentence."""
+    """The choice of a search.
+
+    Attributes:
+        number: of the trial whose values train takes, None for those of params.yaml.
+        reason: why, in a sentence.
+        against: number of the trial with the values of params.yaml that it was found better than, None where there was
+            nothing to compare with.
+    """
 
     number: int | None
     reason: str
+    against: int | None = None
 
 
-def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, alpha: float) -> ChosenTrial:
+def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float) -> ChosenTrial:
     """Return which trial's values are worth taking over those of params.yaml, which trial 0 has.
 
-    With one objective: the most accurate trial, if it is more accurate than trial 0 by more than chance explains: a
-    one-sided test of two proportions at alpha, divided by the number of trials that competed (Bonferroni), since the
-    best of many is better than one by chance alone. The test takes the two as independent, which they are not on the
-    same images: it is on the safe side. It knows the chance in drawing validation images, not that in training.
+    With one objective: the most accurate of the trials that are more accurate than trial 0 by more than chance
+    explains: see chance(), at level alpha. It knows the chance in drawing validation images, not that in training.
     With two: the cheapest of the trials that are more accurate than trial 0 in this sense, or as accurate and cheaper,
     and as accurate as the most accurate one.
 
@@ -33,8 +43,7 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
 
     Args:
         objectives: val_accuracy first, then one of rows.COSTS if there are two.
-        n_val: number of validation images.
-        alpha: in (0, 1).
+        alpha: in (0, 1]; with 1 the most accurate trial is taken.
     """
     complete = [row for row in rows if row.state == "complete" and row.feasible]
     tried = [row for row in rows if row.is_baseline and row.state in FINISHED]
@@ -45,32 +54,79 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], n_val: int, a
         )
     if not complete:
         return ChosenTrial(None, "no trial finished within the limits; the values of params.yaml are kept")
-    n_rivals = sum(row.state in ("complete", "pruned") and not row.is_baseline for row in rows)
-    noise_of = _Noise(NormalDist().inv_cdf(1 - alpha / max(1, n_rivals)), n_val)
+    n_pruned = sum(row.state == "pruned" for row in rows)
     best = max(complete, key=lambda row: (_accuracy(row), -row.number))
     cost = objectives[1] if len(objectives) > 1 else None
     if cost is not None:
-        complete = [row for row in complete if _accuracy(best) - _accuracy(row) <= noise_of(best, row)]
+        worse = _better(best, complete, alpha=alpha, n_pruned=n_pruned, reverse=True)
+        complete = [row for row in complete if row.number not in worse]
         best = min(complete, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
-    found = f"trial {best.number} has val accuracy {_accuracy(best):.4f}"
-    if cost is not None:
-        found += f" and {cost} {best.metrics[cost]:.4g}"
     if baseline.state == "failed" or not baseline.feasible:
         why = "failed" if baseline.state == "failed" else "exceeds a limit"
-        return ChosenTrial(best.number, f"{found}; trial 0, the values of params.yaml, {why}")
+        return ChosenTrial(best.number, f"{_found(best, cost)}; trial 0, the values of params.yaml, {why}")
+    rivals = [row for row in complete if not row.is_baseline]
+    better = _better(baseline, rivals, alpha=alpha, n_pruned=n_pruned)
     if cost is not None:
-        return _best_of_two(complete, baseline, cost=cost, noise_of=noise_of)
-    if best is baseline:
+        worse = _better(baseline, rivals, alpha=alpha, n_pruned=n_pruned, reverse=True)
+        return _best_of_two(rivals, baseline, cost=cost, better=better, worse=worse)
+    if _accuracy(best) <= _accuracy(baseline):
         return ChosenTrial(
             None, f"no trial is more accurate than the values of params.yaml ({_accuracy(baseline):.4f})"
         )
-    gain, noise = _accuracy(best) - _accuracy(baseline), noise_of(best, baseline)
-    against = f"{found}, {gain:+.4f} against the values of params.yaml; the noise is {noise:.4f}"
-    return (
-        ChosenTrial(best.number, against)
-        if gain > noise
-        else ChosenTrial(None, f"{against}: the values of params.yaml are kept")
-    )
+    taken = max((row for row in rivals if row.number in better), key=_accuracy, default=None)
+    against = _against(taken or best, baseline)
+    if taken is None:
+        return ChosenTrial(None, f"{against}, which is within chance: the values of params.yaml are kept")
+    return ChosenTrial(taken.number, against, baseline.number)
+
+
+def confirmed(chosen: ChosenTrial, *, right: str, against: str, objectives: Sequence[str], alpha: float) -> ChosenTrial:
+    """Return the choice, or that of params.yaml where a training at full length does not bear it out.
+
+    With one objective the chosen values must be more accurate again; with two, where they may be cheaper instead, not
+    less accurate by more than chance explains.
+
+    Args:
+        chosen: of choose().
+        right, against: which validation images the trainings with the chosen values and with those of params.yaml get
+            right (see answers.packed).
+        objectives, alpha: as for choose().
+    """
+    ours, theirs = unpacked(right), unpacked(against)
+    said = f"{ours.mean():.4f} against {theirs.mean():.4f} at full length on another seed"
+    difference = theirs.astype(np.int8) - ours
+    is_worse = difference.sum() > 0 and chance(difference[None])[0] <= alpha
+    if is_worse if len(objectives) > 1 else difference.sum() >= 0:
+        return ChosenTrial(None, f"{chosen.reason}; but {said}: the values of params.yaml are kept")
+    return replace(chosen, reason=f"{chosen.reason}; confirmed with {said}")
+
+
+def chance(differences: np.ndarray, *, n_more: int = 0) -> np.ndarray:
+    """Return for each of some trials the probability that chance alone makes one of them so much better.
+
+    A max-t permutation test (Westfall & Young 1993). Were a trial and the one it is compared with equally good, an
+    image that only one of them gets right might as well be the other's. So on a random half of the images the answers
+    of all trials are swapped with those of the one, again and again, and the greatest of McNemar's statistics is noted.
+    Trials that are right on the same images correct less for each other than ones that are not.
+
+    Args:
+        differences: int (trials, images): 1 where only the trial is right, -1 where only the other one is, else 0.
+        n_more: trials that competed too, of which no answers are known: each counts as one unlike all others.
+
+    Returns:
+        (trials,), in (0, 1].
+    """
+    told = differences[:, (differences != 0).any(axis=0)].astype(np.float32)
+    told /= np.sqrt((told**2).sum(axis=1, keepdims=True)).clip(1)
+    observed = told.sum(axis=1)
+    rng, n_above = np.random.default_rng(0), np.ones(len(told))
+    step = max(1, SWAP_BYTES // max(1, 4 * told.shape[1]))
+    for start in range(0, N_SWAPS, step):
+        swaps = rng.integers(0, 2, (min(step, N_SWAPS - start), told.shape[1]), dtype=np.int8)
+        greatest = ((2 * swaps - 1).astype(np.float32) @ told.T).max(axis=1)
+        n_above += (greatest[:, None] >= observed - 1e-4).sum(axis=0)
+    alone = np.array([NormalDist().cdf(-value) for value in observed.tolist()])
+    return np.asarray(1 - (1 - n_above / (N_SWAPS + 1)) * (1 - alone) ** n_more)
 
 
 def summary(rows: Sequence[TrialRow]) -> dict[str, float]:
@@ -83,41 +139,46 @@ def summary(rows: Sequence[TrialRow]) -> dict[str, float]:
     return found | {name: _accuracy(row) for name, row in accuracies.items() if row is not None}
 
 
-def _best_of_two(accurate: Sequence[TrialRow], baseline: TrialRow, *, cost: str, noise_of: "_Noise") -> ChosenTrial:
+def _best_of_two(
+    accurate: Sequence[TrialRow], baseline: TrialRow, *, cost: str, better: set[int], worse: set[int]
+) -> ChosenTrial:
     """Return the cheapest of the accurate trials that is better than the baseline, in accuracy or in cost."""
     limit = baseline.metrics[cost] * (FASTER if cost == "latency_ms" else 1.0)
-    better = []
-    for row in accurate:
-        gain, noise = _accuracy(row) - _accuracy(baseline), noise_of(row, baseline)
-        if gain > noise or (gain >= -noise and row.metrics[cost] < limit):
-            better.append(row)
+    taken = [row for row in accurate if row.number in better or (row.number not in worse and row.metrics[cost] < limit)]
     had = (
         f"the values of params.yaml have val accuracy {_accuracy(baseline):.4f} and {cost} {baseline.metrics[cost]:.4g}"
     )
-    if not better:
+    if not taken:
         return ChosenTrial(None, f"no trial is significantly better: {had}")
-    best = min(better, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
-    found = f"trial {best.number} has val accuracy {_accuracy(best):.4f} and {cost} {best.metrics[cost]:.4g}"
-    return ChosenTrial(best.number, f"{found}; {had}")
+    best = min(taken, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
+    return ChosenTrial(best.number, f"{_found(best, cost)}; {had}", baseline.number)
+
+
+def _better(one: TrialRow, rows: Sequence[TrialRow], *, alpha: float, n_pruned: int, reverse: bool = False) -> set[int]:
+    """Return the numbers of the trials that are more accurate than one, by more than chance explains.
+
+    Args:
+        reverse: instead those that are less accurate.
+    """
+    if not rows:
+        return set()
+    differences = np.array([unpacked(row.right) for row in rows], np.int8) - unpacked(one.right)
+    differences = -differences if reverse else differences
+    found = (chance(differences, n_more=n_pruned) <= alpha) & (differences.sum(axis=1) > 0)
+    return {row.number for row, is_better in zip(rows, found, strict=True) if is_better}
+
+
+def _against(row: TrialRow, baseline: TrialRow) -> str:
+    ours, theirs = unpacked(row.right), unpacked(baseline.right)
+    gain = f"{_found(row)}, {_accuracy(row) - _accuracy(baseline):+.4f} against the values of params.yaml"
+    return f"{gain}: it alone is right on {(ours & ~theirs).sum()} images, they alone on {(theirs & ~ours).sum()}"
+
+
+def _found(row: TrialRow, cost: str | None = None) -> str:
+    return f"trial {row.number} has val accuracy {_accuracy(row):.4f}" + (
+        f" and {cost} {row.metrics[cost]:.4g}" if cost else ""
+    )
 
 
 def _accuracy(row: TrialRow) -> float:
     return row.metrics["val_accuracy"]
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """The noise in the difference of two accuracies.
-
-    An image right or wrong is added to each, so that two of 1.0 are not taken for certain (Agresti & Caffo 2000).
-    """
-
-    quantile: float
-    n_images: int
-
-    def __call__(self, one: TrialRow, other: TrialRow) -> float:
-        variance = 0.0
-        for row in (one, other):
-            smoothed = (_accuracy(row) * self.n_images + 1) / (self.n_images + 2)
-            variance += smoothed * (1 - smoothed) / (self.n_images + 2)
-        return self.quantile * math.sqrt(variance)

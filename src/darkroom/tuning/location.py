@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,24 +44,45 @@ def check_storage(storage: str) -> None:
         )
 
 
-def point_at(candidate: str, *, study: str, n_trials: int) -> None:
-    """Remember the study of a candidate's tuning that begins, and how many trials it is to have."""
-    write_text(_folder() / f"{candidate}.json", json.dumps({"study": study, "trials": n_trials}) + "\n")
+def point_at(candidate: str, *, study: str, n_trials: int, values: Mapping[str, Any] | None = None) -> None:
+    """Remember the study of a candidate's tuning, and how many trials it is to have.
+
+    Args:
+        values: that it chose, by dotted key of train; None: those of the tuning before are remembered on.
+    """
+    known = _read(candidate).get("values", {}) if values is None else dict(values)
+    _write(candidate, {"study": study, "trials": n_trials, "values": known})
 
 
 def pointed_at(candidate: str) -> dict[str, Any]:
-    """Return {study, trials} of a candidate's last tuning.
+    """Return {study, trials, values} of a candidate's last tuning.
 
     Raises:
         DataError: it was never tuned here.
     """
-    path = _folder() / f"{candidate}.json"
+    if found := _read(candidate):
+        return found
+    raise DataError(f"{candidate!r} has not been tuned here yet; set tune.trials above 0 and run `dvc repro`")
+
+
+def drop_values(candidate: str) -> dict[str, Any]:
+    """Return what pointed_at() does, and forget the values; {} if there is none to forget."""
+    found = _read(candidate)
+    if not found.get("values"):
+        return {}
+    _write(candidate, {**found, "values": {}})
+    return found
+
+
+def _read(candidate: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads((_folder() / f"{candidate}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        raise DataError(
-            f"{candidate!r} has not been tuned here yet; set tune.trials above 0 and run `dvc repro`"
-        ) from None
+        return {}
+
+
+def _write(candidate: str, said: Mapping[str, Any]) -> None:
+    write_text(_folder() / f"{candidate}.json", json.dumps(said) + "\n")
 
 
 def _folder() -> Path:

@@ -13,7 +13,19 @@ from darkroom.tuning.space import checks
 from darkroom.tuning.space.domains import Space
 
 # What decides how a search is done, and not what it finds: a change of these continues the study.
-CONTINUING = {"trials", "minutes", "alpha", "workers", "cpus", "gpus", "max_worker_bytes", "storage", "study", "space"}
+CONTINUING = {
+    "trials",
+    "minutes",
+    "alpha",
+    "confirm",
+    "workers",
+    "cpus",
+    "gpus",
+    "max_worker_bytes",
+    "storage",
+    "study",
+    "space",
+}
 
 
 class TuneParams(Section):
@@ -24,11 +36,12 @@ class TuneParams(Section):
     epochs: Count | None  # at most, of each phase of a trial
     fraction: Annotated[float, Field(gt=0, le=1)]  # of the training images
     sampler: Literal["tpe", "random", "grid", "cma-es", "gp", "qmc"]
-    pruner: Literal["hyperband", "median", "wilcoxon", "none"]
+    pruner: Literal["median", "none"]
     objectives: list[Literal["val_accuracy", "latency_ms", "model_bytes"]]
     max_latency_ms: Positive | None
     max_model_bytes: Count | None
-    alpha: Annotated[float, Field(gt=0, lt=1)]
+    alpha: Annotated[float, Field(gt=0, le=1)]
+    confirm: bool | Positive  # minutes
     space: dict[str, Any]
     seed: Annotated[int, Field(ge=0)]
     workers: Count | Literal["auto"]
@@ -51,15 +64,15 @@ class TuneParams(Section):
         both = {"latency_ms": self.max_latency_ms, "model_bytes": self.max_model_bytes}
         return {metric: float(limit) for metric, limit in both.items() if limit is not None}
 
-    def plan(self, *, epochs: int) -> Plan:
-        """Return how the space is searched by trials of so many epochs at most."""
+    @property
+    def plan(self) -> Plan:
+        """How the space is searched."""
         return Plan(
             sampler=self.sampler,
             pruner=self.pruner,
             seed=self.seed,
             objectives=tuple(str(metric) for metric in self.objectives),
             limits=self.limits,
-            epochs=epochs,
             n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would leave nothing of a short search
         )
 
@@ -71,7 +84,7 @@ class TuneParams(Section):
         """
         space = checks.read(self.space, candidate, base, is_searched=self.trials > 0)
         with in_section("tune"):
-            check(self.plan(epochs=1), space)
+            check(self.plan, space)
             if self.storage is not None:
                 check_storage(self.storage)
         return space

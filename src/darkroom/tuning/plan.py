@@ -21,11 +21,10 @@ class Plan:
         sampler: tpe (Bergstra et al. 2011; multivariate, a group per branch of a conditional space, and a constant liar
             who speaks for the trials that still run), random, grid, cma-es (Hansen & Ostermeier 2001), gp (a Gaussian
             process) or qmc (Sobol's sequence).
-        pruner: hyperband (Li et al. 2018, over the epochs), median, wilcoxon or none.
+        pruner: median (of the trials before, after as many epochs) or none; it is asked after the epochs trial.judged.
         seed: of the sampler.
         objectives: val_accuracy, and for two one of rows.COSTS.
         limits: {metric: largest value}; a trial beyond one is not feasible.
-        epochs: the most that a trial has, for Hyperband.
         n_startup_trials: drawn at random before TPE begins.
     """
 
@@ -34,7 +33,6 @@ class Plan:
     seed: int
     objectives: tuple[str, ...]
     limits: Mapping[str, float]
-    epochs: int
     n_startup_trials: int
 
 

@@ -33,12 +33,8 @@ def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.Base
 def make_pruner(plan: Plan) -> optuna.pruners.BasePruner:
     """Return the pruner of a plan."""
     with quiet():
-        if plan.pruner == "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=max(2, plan.epochs), reduction_factor=3)
         if plan.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=3)
-        if plan.pruner == "wilcoxon":
-            return optuna.pruners.WilcoxonPruner()
         return optuna.pruners.NopPruner()
 
 

@@ -117,7 +117,8 @@ def load_study(study: str, storage: str) -> optuna.Study:
 def row_of(trial: FrozenTrial) -> TrialRow:
     """Return what is known of a trial, from what the search and its worker said of it."""
     said = trial.user_attrs
-    state = {"FAIL": "killed" if said.get("killed") else "failed"}.get(trial.state.name, trial.state.name.lower())
+    marks = [mark for mark in ("killed", "failed") if said.get(mark)]  # see Search.tell and lose
+    state = marks[0] if marks and trial.state.is_finished() else trial.state.name.lower()
     started = trial.datetime_start.timestamp() if trial.datetime_start else None
     ended = trial.datetime_complete.timestamp() if trial.datetime_complete else time.time()
     return TrialRow(
@@ -128,6 +129,7 @@ def row_of(trial: FrozenTrial) -> TrialRow:
         curve=_curve(trial),
         feasible=all(value <= 0 for value in trial.constraints.values()),
         is_baseline=bool(said.get("baseline")),
+        right=said.get("right", ""),
         retry_of=said.get("retry_of"),
         reason=said.get("reason"),
         worker=said.get("worker"),

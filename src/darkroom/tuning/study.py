@@ -5,6 +5,7 @@ goes, and learns whether to go on. Both speak to one storage, so that nothing is
 and storage.py this is the only module that knows Optuna.
 """
 
+import math
 import os
 import socket
 import time
@@ -42,11 +43,15 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial: "complete" with metrics, "pruned", or "failed" with a reason."""
+    """The end of a trial: "complete" with metrics and answers, or "pruned" or "failed" with a reason.
+
+    right: the validation images that it got right; see answers.packed.
+    """
 
     state: str
     metrics: Mapping[str, float]
     reason: str | None = None
+    right: str = ""
 
 
 class Search:
@@ -186,19 +191,26 @@ class Search:
         return Draw(trial.number, overrides, bool(trial.user_attrs.get("baseline")))
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Keep how a trial ended."""
+        """Keep how a trial ended.
+
+        Samplers forget trials that Optuna calls failed, and would go on to draw such values. So a trial that failed is
+        told as complete, with the worst of all results.
+        """
         trial = self._open[number]
         with storage_errors(self._storage), quiet():
             if outcome.state == "complete":
                 trial.set_user_attr("metrics", dict(outcome.metrics))
+                trial.set_user_attr("right", outcome.right)
                 for metric, limit in self._plan.limits.items():
                     trial.set_constraint(metric, outcome.metrics[metric] - limit)
                 self._study.tell(trial, [outcome.metrics[metric] for metric in self._plan.objectives])
-            elif outcome.state == "pruned":
-                self._study.tell(trial, state=TrialState.PRUNED)
             else:
                 trial.set_user_attr("reason", outcome.reason or "unknown")
-                self._study.tell(trial, state=TrialState.FAIL)
+                if outcome.state == "pruned":
+                    self._study.tell(trial, state=TrialState.PRUNED)
+                else:
+                    trial.set_user_attr("failed", True)
+                    self._study.tell(trial, self._worst)
         del self._open[number]
 
     def lose(self, number: int, reason: str, *, is_own_doing: bool) -> None:
@@ -207,7 +219,8 @@ class Search:
         Args:
             reason: why.
             is_own_doing: whether the trial itself may have killed its worker, by taking all memory for example: such a
-                trial is tried once more only, unless it is trial 0, without which no other can be judged.
+                trial is tried once more only, and then told as the worst, unless it is trial 0, without which no other
+                can be judged.
         """
         self._open.pop(number, None)
         with storage_errors(self._storage):
@@ -217,14 +230,20 @@ class Search:
             n_deaths = said.get("n_deaths", 0) + is_own_doing
             again = {"retry_of": number, "n_deaths": n_deaths, "baseline": bool(said.get("baseline"))}
             is_queued = any(other.user_attrs.get("retry_of") == number for other in trials)
+            is_hopeless = n_deaths >= 2 and not again["baseline"]
             # First the new one: a kill in between leaves the old one running, and it is lost once more.
-            if not is_queued and (n_deaths < 2 or again["baseline"]):
+            if not is_queued and not is_hopeless:
                 self._study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
             if trial.state == TrialState.RUNNING:
                 for key, value in (("killed", True), ("reason", reason)):
                     # Study has no public way to mark a trial that this process did not draw itself.
                     self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
-                self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+                values, state = (self._worst, None) if is_hopeless else (None, TrialState.FAIL)
+                self._study.tell(number, values, state, skip_if_finished=True)
+
+    @property
+    def _worst(self) -> list[float]:
+        return [math.inf if metric in COSTS else 0.0 for metric in self._plan.objectives]
 
     def lose_open(self, reason: str) -> None:
         """Lose every trial that was drawn here and not told yet."""
@@ -255,7 +274,8 @@ class Search:
     def importance(self) -> dict[str, float]:
         """Return the share of each parameter in the variance of the validation accuracy (fANOVA, Hutter et al. 2014).
 
-        Empty where too few trials are complete, or all are equally accurate, to tell.
+        That of a trial that failed counts as 0. Empty where too few trials are complete, or all are equally accurate,
+        to tell.
         """
         with storage_errors(self._storage), quiet():
             complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]

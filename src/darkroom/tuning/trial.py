@@ -20,6 +20,7 @@ from darkroom.errors import DarkroomError, RegistryError, SearchError, Stopped, 
 from darkroom.project.console import loading_keras
 from darkroom.training import recipe
 from darkroom.training.opened import Opened, open_data
+from darkroom.training.recipe import Recipe, transfer_mode
 from darkroom.tuning.plan import Plan
 from darkroom.tuning.samplers import make_pruner, quiet
 from darkroom.tuning.storage import load_study, storage_errors
@@ -35,14 +36,14 @@ class Report:
     Args:
         number: of the trial.
         study, storage, plan: as the Search that drew it.
-        n_epochs: of the trial, all phases together.
+        judged: after how many epochs, of all phases together, the pruner may stop it.
 
     Raises:
         SearchError: the storage does not answer.
     """
 
-    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, n_epochs: int) -> None:
-        self._storage, self._plan, self._n_epochs = storage, plan, n_epochs
+    def __init__(self, number: int, *, study: str, storage: str, plan: Plan, judged: range) -> None:
+        self._storage, self._plan, self._judged = storage, plan, judged
         with storage_errors(storage), quiet():
             joined = load_study(study, storage)
             joined.pruner = make_pruner(plan)
@@ -59,21 +60,41 @@ class Report:
 
         Raises:
             Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
-                against it; and so does a trial that has no more epochs to save.
+                against it.
         """
         with storage_errors(self._storage), quiet():
             if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
-            self._trial.report(val_accuracy, epoch + 1)  # Hyperband counts what was spent
-            is_behind = self._trial.should_prune()  # of trial 0 too: Hyperband compares those asked about
-            is_free = self._trial.user_attrs.get("baseline") or epoch + 1 >= self._n_epochs
-            if is_behind and not is_free:
+            self._trial.report(val_accuracy, epoch + 1)
+            is_judged = epoch + 1 in self._judged and not self._trial.user_attrs.get("baseline")
+            if is_judged and self._trial.should_prune():
                 raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
 
 
 LATENCY_REPEATS = 50  # single images timed
+
+
+def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
+    """Return the params as a trial has them: what it cannot tell from its validation images is the same in all.
+
+    Every trial is judged in its best epoch, and none is calibrated.
+
+    Args:
+        epochs: of each phase, at most; None for as many as the params have.
+    """
+    return {**recipe.shortened(settings, epochs=epochs), "keep": "best", "calibration": "none"}
+
+
+def judged(settings: Recipe) -> range:
+    """Return after how many epochs a trial may be stopped: in the last quarter of its last phase.
+
+    While the learning rate is high, the accuracies say little about where the schedule ends.
+    """
+    n_epochs = recipe.n_epochs(settings)
+    of_last = settings["architecture"]["finetune_epochs"] if transfer_mode(settings) == "finetune" else n_epochs
+    return range(n_epochs - of_last // 4, n_epochs)
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,7 @@ class Task:
 
     Attributes:
         number: of the trial.
+        name: of its run in MLflow.
         study, storage, plan: where to report; see Report.
         recipe: the section train.<candidate>, the trial's own values in it.
         fraction: of the training images, every class alike.
@@ -93,6 +115,7 @@ class Task:
     """
 
     number: int
+    name: str
     study: str
     storage: str
     plan: Plan
@@ -119,13 +142,21 @@ def run(task: Task) -> Outcome:
     Raises:
         RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
     """
-    n_epochs = recipe.n_epochs(task.recipe)
-    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, n_epochs=n_epochs)
+    report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, judged=judged(task.recipe))
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
+    return _ended(task, report.epoch)
+
+
+def confirm(task: Task) -> Outcome:
+    """Return how a training ended that is no trial of the study, and has no limit of time. Raises as run() does."""
+    return _ended(task, lambda _epoch, _accuracy: None)
+
+
+def _ended(task: Task, report: Callable[[int, float], None]) -> Outcome:
     try:
-        return Outcome("complete", _tracked(task, report))
-    except Stopped:
-        return Outcome("pruned", {})
+        return _tracked(task, report)
+    except Stopped as stop:
+        return Outcome("pruned", {}, reason=str(stop))
     except (RegistryError, SearchError):
         raise
     except Exception as error:
@@ -133,33 +164,34 @@ def run(task: Task) -> Outcome:
         return Outcome("failed", {}, reason=kind + " ".join(str(error).split())[:500])
 
 
-def _tracked(task: Task, report: Report) -> dict[str, float]:
-    """Return the metrics of the trial, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
+def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
+    """Return how the training ended, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
     os.environ["MLFLOW_TRACKING_URI"] = task.tracking_uri
     from darkroom.tracking import runs
 
     with runs.run(
         experiment=task.experiment,
-        name=f"trial-{task.number}",
+        name=task.name,
         params=task.recipe,
-        tags={**task.tags, "trial": str(task.number)},
+        tags=task.tags,
         parent=task.parent_run,
     ) as record:
 
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
-            report.epoch(epoch, logs["val_accuracy"])
+            report(epoch, logs["val_accuracy"])
             is_last = epoch + 1 == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
-                raise Stopped(f"time limit reached after epoch {epoch + 1}")
+                raise Stopped(f"tune.minutes were over after epoch {epoch + 1}")
 
-        metrics = _train(task, on_epoch_end)
+        ended = _train(task, on_epoch_end)
+        metrics = ended.metrics
         renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
         record.log_metrics(renamed)  # the curve's last point is not the best one
-    return metrics
+    return ended
 
 
-def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> dict[str, float]:
+def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> Outcome:
     opened = _opened(task.prepared, task.augmented, task.features)
     data, shape, features = opened.data, opened.image_shape, opened.features
     recipe.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
@@ -189,7 +221,8 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
         raise
     finally:
         memory.forget_networks()
-    return {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+    metrics = {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+    return Outcome("complete", metrics, right=trained.val_right)
 
 
 @cache

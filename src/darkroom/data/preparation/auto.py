@@ -9,14 +9,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import ARCHIVED, RawImage, placed_in, read_images, read_manifest
-from darkroom.data.raw.listing import Listing, listing_of_archive
+from darkroom.data.raw.layouts import Unread, open_images
+from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.placement import Placed
 from darkroom.deployable import images
 from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
-from darkroom.files.archives import open_archive
 from darkroom.project.text import shown
 
 EDGE_STEP = 32  # pixels: networks halve an image up to five times
@@ -198,7 +197,7 @@ def look(
     return sample_of(found, where=directory, max_pixels=max_pixels)
 
 
-def sample_of(images: Iterable[tuple[str, bytes | np.ndarray]], *, where: Path, max_pixels: int) -> Sample:
+def sample_of(images: Iterable[tuple[str, bytes | np.ndarray | Unread]], *, where: Path, max_pixels: int) -> Sample:
     """Return what images, each with its name, are like.
 
     Args:
@@ -211,6 +210,9 @@ def sample_of(images: Iterable[tuple[str, bytes | np.ndarray]], *, where: Path, 
     found = Sample([], None)
     why = "there are none"
     for name, data in images:
+        if isinstance(data, Unread):
+            why = f"{shown(name)}: {data.reason}"
+            continue
         try:
             size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=found.colored is None)
         except ValueError as reason:
@@ -256,17 +258,12 @@ def _measured(
 
 def _sampled(
     directory: Path, *, n: int, max_archive_bytes: int, max_image_bytes: int
-) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    manifest = read_manifest(directory)
-    if manifest["layout"]["kind"] in ARCHIVED and len(manifest["files"]) == 1:
-        path = directory / manifest["files"][0]["name"]
-        with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-            listing = listing_of_archive(archive)
-            placed = placed_in(listing, manifest["layout"])
-            yield from sampled_in(listing, placed, n=n, max_image_bytes=max_image_bytes)
-        return
-    found = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
-    yield from heapq.nsmallest(n, _training_arrays(found), key=lambda pair: _order(pair[0]))
+) -> Iterator[tuple[str, bytes | np.ndarray | Unread]]:
+    with open_images(directory, max_archive_bytes=max_archive_bytes) as images:
+        names = (name for name, split in images.names() if split in (None, "train"))
+        chosen = frozenset(heapq.nsmallest(n, names, key=_order))
+        for image in images.read(max_image_bytes=max_image_bytes, only=chosen):
+            yield image.name, image.data
 
 
 def sampled_in(
@@ -279,14 +276,6 @@ def sampled_in(
     chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
     for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward
         yield image.name, listing.read(image.number)
-
-
-def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:
-    for image in images:
-        if image.split not in (None, "train"):  # they come last
-            return
-        if isinstance(image.data, np.ndarray):
-            yield image.name, image.data.copy()  # a view would keep its whole block in memory
 
 
 def _order(name: str) -> bytes:

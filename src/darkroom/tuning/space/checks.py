@@ -1,5 +1,6 @@
 """The search space of one candidate, held against its section of train and against the data before a trial is drawn."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,17 @@ from darkroom.project.params import in_section
 from darkroom.project.problems import explain
 from darkroom.training import overrides, recipe
 from darkroom.training.params import TrainParams
-from darkroom.tuning.space.domains import Space, edges, initial
-from darkroom.tuning.space.syntax import parse
+from darkroom.tuning.space.domains import Space, domains, edges, initial
+from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
+
+CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
+    "epochs": "a trial has tune.epochs",
+    "architecture.finetune_epochs": "a trial has tune.epochs",
+    "keep": "a trial is judged in its best epoch",
+    "calibration": "it does not change which class is the most probable",
+    "seed": "one seed is only luckier than another",
+    "debug": "it is for finding mistakes",
+}
 
 
 def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, is_searched: bool) -> Space:
@@ -35,6 +45,8 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
         )
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])
+        _check_told(space)
+        _check_effects(space, base)
         if is_searched:
             initial(space, base)
         for where, values in edges(space):
@@ -43,6 +55,30 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
             except ValidationError as error:
                 raise ParamsError(f"{where}: {explain(f'train.{candidate}', TrainParams, error)}") from None
     return space
+
+
+def _check_told(space: Space) -> None:
+    for name in domains(space):
+        key = re.sub(r"\[[^]]*\]", "", name)  # of one inside a choice
+        for untold, why in CANNOT_TELL.items():
+            if f"{key}.".startswith(f"{untold}."):
+                raise ParamsError(f"{name} cannot be searched, because {why}; {NOT_SEARCHED}")
+
+
+def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
+    """Refuse keys that say how to train a head step by step, where it is solved at once in every trial.
+
+    Raises:
+        ParamsError: names the first.
+    """
+    if {"architecture.mode", "architecture.units"} & space.keys():
+        return
+    for key in space:
+        if any(key == idle or key.startswith(f"{idle}.") for idle in recipe.ignored(base)):
+            raise ParamsError(
+                f"{key} has no effect: a head without hidden units is solved at once; delete it here, or set "
+                "architecture.units above 0"
+            )
 
 
 def check_trials(
@@ -55,8 +91,8 @@ def check_trials(
     features: Features | None,
     fraction: float,
     epochs: int | None,
-) -> int:
-    """Refuse a space with an edge that these data do not allow; return how many epochs a trial has at most.
+) -> None:
+    """Refuse a space with an edge that these data do not allow.
 
     Args:
         space, candidate, base: as in read().
@@ -66,12 +102,9 @@ def check_trials(
     Raises:
         ParamsError: says which parameter, and what to do.
     """
-    longest = 1
     for where, values in [(f"trial 0, train.{candidate}", {}), *edges(space)]:
         trial = recipe.shortened(overrides.apply(base, values), epochs=epochs)
         try:
             recipe.check(trial, data, image_shape=image_shape, features=features, fraction=fraction)
         except ParamsError as error:
             raise ParamsError(f"params.yaml: tune.space.{candidate}: {where}: {error}") from None
-        longest = max(longest, recipe.n_epochs(trial))
-    return longest
