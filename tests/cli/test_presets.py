@@ -137,7 +137,7 @@ def test_sections_of_train_and_tune_are_those_of_the_candidates(tmp_path: Path) 
     assert values["train"]["big"] == {"seed": 1}
 
 
-def test_a_section_of_the_default_that_a_preset_has_too_waits_for_its_candidate(tmp_path: Path) -> None:
+def test_a_section_may_wait_for_its_candidate(tmp_path: Path) -> None:
     merged(tmp_path, "candidates: [transfer]\ntrain: {cnn: {seed: 8}}\n")
     values = presets.read("own", root=tmp_path)
     assert values["candidates"] == ["transfer"]

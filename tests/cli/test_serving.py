@@ -40,9 +40,7 @@ def test_a_file_of_options_that_is_wrong_is_refused(
 
 
 @pytest.mark.parametrize("source", ["command", "variable", "file"])
-def test_a_value_of_the_wrong_kind_is_refused_wherever_it_comes_from(
-    tmp_path: Any, monkeypatch: Any, capfd: Any, source: str
-) -> None:
+def test_a_value_of_the_wrong_kind_is_refused(tmp_path: Any, monkeypatch: Any, capfd: Any, source: str) -> None:
     (tmp_path / "serve.yaml").write_text("serve: {max-images: many}" if source == "file" else "serve: {max_images: 5}")
     if source == "variable":
         monkeypatch.setenv("DARKROOM_SERVE_MAX_IMAGES", "many")

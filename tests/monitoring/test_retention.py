@@ -40,7 +40,7 @@ def test_files_of_a_log_and_labels_go_after_their_days(folder: Path) -> None:
     }
 
 
-def test_the_oldest_files_of_a_log_go_beyond_its_bytes_and_no_labels(folder: Path) -> None:
+def test_the_oldest_files_of_a_log_go_and_no_labels(folder: Path) -> None:
     before = names_in(folder)
     Retention(UNBOUNDED, 2500).clean(folder)
     gone = {"20260101T000000.000000Z-7-0.parquet", "20260102T000000.000000Z-7-0.parquet"}

@@ -61,7 +61,7 @@ def raw(server, request):
     return int(answer.split()[1]), answer
 
 
-def test_options_come_from_command_variables_and_file_in_this_order(server):
+def test_options_come_from_command_variables_and_file(server):
     facts = server.client.get("/v1/model").json()
     assert (facts["alias"], facts["max_images"], facts["feedback"]) == ("champion", 3, True)
 
@@ -244,7 +244,7 @@ def test_another_parameter_or_value_is_refused(server, query):
     assert "the query parameters of a prediction are top (" in answer.json()["error"]
 
 
-def test_an_image_that_cannot_be_read_has_its_error_with_parameters_too(server):
+def test_an_unreadable_image_has_its_error_with_parameters(server):
     answer = predict(server, "?top=1&threshold=1", b"text")
     assert (answer.status_code, list(answer.json()["predictions"][0])) == (422, ["error"])
 
@@ -360,7 +360,7 @@ def test_seconds_are_told_by_what_they_were_spent_on(server):
     assert all(0 <= metric(server, f"{name}_sum") < 60 for name in names)
 
 
-def test_a_stale_model_is_told_and_when_the_registry_is_readable_again(server, root):
+def test_a_stale_model_is_told_and_a_registry_that_is_back(server, root):
     assert metric(server, "darkroom_model_stale") == 0
     before = metric(server, "darkroom_registry_read_timestamp_seconds")
     eventually(lambda: metric(server, "darkroom_registry_read_timestamp_seconds") > before)

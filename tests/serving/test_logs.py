@@ -91,7 +91,7 @@ class Unread(Server):
 
 
 @pytest.mark.heavy
-def test_a_stderr_that_nobody_reads_holds_up_neither_answers_nor_the_end(tmp_path: Any) -> None:
+def test_a_stderr_that_nobody_reads_holds_up_nothing(tmp_path: Any) -> None:
     with served_repository(tmp_path) as root, Unread(root) as server:
         for _ in range(300):
             assert server.client.get("/healthz", timeout=20).status_code == 200

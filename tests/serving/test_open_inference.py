@@ -37,7 +37,7 @@ def test_files_come_in_the_json_flat_or_nested(shape: list[int], data: Any) -> N
     assert taken(request(shape, data=data)) == Asked(FILES, None, dict.fromkeys(DATATYPES, False))
 
 
-def test_text_that_is_no_base64_is_the_problem_of_its_image_alone() -> None:
+def test_text_that_is_no_base64_fails_its_image_alone() -> None:
     (first, second) = taken(request([2], data=["#", f"data:image/png;base64,{ENCODED[0]}"])).images
     assert (str(first).startswith("not base64 ("), second) == (True, b"one")
 

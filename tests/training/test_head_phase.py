@@ -40,7 +40,7 @@ def right(head: Any, data: Vectors) -> float:
     return float((head.predict(data.val_images, verbose=0).argmax(axis=1) == data.val_labels).mean())
 
 
-def test_few_validation_images_are_fitted_too_and_folds_answer_for_them() -> None:
+def test_few_validation_images_are_fitted_and_folds_answer() -> None:
     data = vectors(60, wrong=True)
     head, progress, answers = solved(data)
     assert right(head, data) > right(solved(data, mode="finetune")[0], data), "that one is not fitted to them"
@@ -65,7 +65,7 @@ def test_validation_images_that_judge_fine_tuning_are_not_fitted() -> None:
 
 
 @pytest.mark.parametrize(("n_val", "views"), [(FEW_VALIDATION, "one"), (60, "flip")])
-def test_enough_validation_images_or_views_of_them_are_answered_by_the_model(n_val: int, views: str) -> None:
+def test_the_model_answers_for_enough_validation_images(n_val: int, views: str) -> None:
     data = vectors(n_val)
     head, progress, answers = solved(data, test_time_views=views)
     assert answers is None

@@ -38,7 +38,7 @@ def test_the_head_is_that_of_scikit_learn_at_its_penalty(n_features: int) -> Non
     assert ours == pytest.approx(reference.predict_proba(scaled), abs=0.01)
 
 
-def test_held_out_answers_are_about_as_good_as_those_for_new_images() -> None:
+def test_held_out_answers_are_as_good_as_those_for_new_images() -> None:
     features, labels = clouds(240, 300, distance=3.0)
     head = solved(features / np.geomspace(1, 100, 300).astype(np.float32), labels)
     new, new_labels = clouds(3000, 300, distance=3.0, seed=1)
@@ -74,7 +74,7 @@ def test_images_of_no_weight_change_nothing() -> None:
     assert right == pytest.approx(expected, abs=0.05)
 
 
-def test_a_single_image_of_a_class_and_constant_features_are_no_trouble() -> None:
+def test_single_images_and_constant_features_are_no_trouble() -> None:
     features, labels = clouds(40, 6)
     labels = np.where(np.arange(40) == 7, 2, labels % 2)
     features[:, 3:] = 0.5

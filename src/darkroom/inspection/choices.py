@@ -79,10 +79,10 @@ def portable(source: Path, *, root: Path) -> str:
 
 def _candidates(found: Findings) -> list[Choice]:
     n = sum(found.counts("train").values())
-    if n >= FEW_IMAGES or min(found.chosen.form.size) < SMALL_EDGE:
-        return []
-    reason = f"{n} training images are too few without pretraining"
-    return [Choice("candidates", ["transfer"], reason)]
+    if n < FEW_IMAGES and min(found.chosen.form.size) >= SMALL_EDGE:
+        return [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
+    why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
+    return [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
 
 
 def _groups(found: Findings) -> list[Choice]:

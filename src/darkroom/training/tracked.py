@@ -21,7 +21,7 @@ from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
 from darkroom.tracking.store import tracking_uri
-from darkroom.training.calibration import calibrated, validated
+from darkroom.training.calibration import HeldOut, calibrated, validated
 from darkroom.training.candidate import Reports, Trained, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.opened import Opened
@@ -91,14 +91,10 @@ def train_tracked(
         record.log_dataset(experiment, data_digest, source=str(data.directory), counts=data.manifest["counts"])
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
-        model, changes = trained.model, dict[str, float]()
-        answers = trained.held_out
-        if answers is None:
-            answers = validated(model, opened.data, views=recipe["test_time_views"], batch_size=trained.batch_size)
-        if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
-            model, changes = calibrated(model, answers)
-            fitted = f"fitted on {len(answers.labels)} images that were held out"
-            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, {fitted}")
+        answers = trained.held_out or validated(
+            trained.model, opened.data, views=recipe["test_time_views"], batch_size=trained.batch_size
+        )
+        model, changes = _at_temperature(recipe, trained.model, answers, candidate=candidate)
         said: dict[str, Any] = {
             "candidate": candidate,
             "git_commit": lineage["git.commit"],
@@ -166,6 +162,18 @@ def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Che
         checkpoint=checkpoint,
         reports=Reports(on_step=lines.on_step, on_epoch_end=on_epoch_end, say=say),
     )
+
+
+def _at_temperature(
+    recipe: Recipe, model: "keras.Model", answers: HeldOut, *, candidate: str
+) -> "tuple[keras.Model, dict[str, float]]":
+    """Return the model to deploy, calibrated on answers where the recipe says so, and what that changes for them."""
+    if recipe["calibration"] != "temperature" or recipe["debug"]["overfit_one_batch"]:
+        return model, {}
+    calibrated_model, changes = calibrated(model, answers)
+    fitted = f"fitted on {len(answers.labels)} images that were held out"
+    say(f"train: {candidate}: temperature {changes['temperature']:.3f}, {fitted}")
+    return calibrated_model, changes
 
 
 def _write(

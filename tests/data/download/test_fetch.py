@@ -689,9 +689,7 @@ def test_class_names_of_a_union_that_look_the_same_are_refused(tmp_path: Path) -
 # What cannot be read
 
 
-def test_files_that_cannot_be_read_are_all_named_and_do_not_stop_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_files_are_all_named_and_stop_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_folder(tmp_path / "photos", "cats/a.jpg", "cats/b.jpg", "dogs/a.jpg")
     (tmp_path / "photos/cats/c.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "photos/dogs/b.jpg").symlink_to("/gone/b.jpg")

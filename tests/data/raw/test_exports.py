@@ -90,7 +90,7 @@ def test_label_studio_names_images_in_many_ways(tmp_path: Path, first: str, seco
     assert [attributes["site"] for *_, attributes in images] == ["A", ""]
 
 
-def test_label_studio_counts_the_ground_truth_and_no_cancelled_work(tmp_path: Path) -> None:
+def test_label_studio_counts_truth_and_no_cancelled_work(tmp_path: Path) -> None:
     tasks = [task("1.jpg", "cat"), task("2.jpg", "dog")]
     tasks[0]["annotations"] += [{**task("", "dog")["annotations"][0], "was_cancelled": True}]
     tasks[1]["annotations"] += [{**task("", "cat")["annotations"][0], "ground_truth": True}]

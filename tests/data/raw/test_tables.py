@@ -150,13 +150,13 @@ def test_images_are_found_wherever_paths_start(table: str, path: str, names: lis
     assert name == expected
 
 
-def test_images_scattered_over_directories_are_found_by_names_of_their_own() -> None:
+def test_scattered_images_are_found_by_their_own_names() -> None:
     rows = [{"image_id": "1", "label": "cat"}, {"image_id": "2", "label": "dog"}]
     found = placed_by({"labels.csv": csv_of(rows)}, "part1/1.jpg", "part2/2.jpg", "masks/1.png")
     assert [name for name, *_ in found] == ["part1/1.jpg", "part2/2.jpg"]
 
 
-def test_a_path_in_two_directories_is_refused_and_root_says_which() -> None:
+def test_a_path_in_two_directories_needs_a_root() -> None:
     table = {"labels.csv": csv_of([{"path": "1.jpg", "label": "cat"}])}
     with pytest.raises(DataError, match="names images that are in 'left' and in 'right'; set `root` in the layout"):
         placed_by(table, "left/1.jpg", "right/1.jpg")
@@ -165,7 +165,7 @@ def test_a_path_in_two_directories_is_refused_and_root_says_which() -> None:
         placed_by(table, "left/1.jpg", root="up")
 
 
-def test_two_files_that_differ_in_their_suffix_are_not_guessed_between() -> None:
+def test_files_that_differ_in_suffix_are_not_guessed() -> None:
     with pytest.raises(DataError, match="names 1 image not there"):
         placed_by({"labels.csv": csv_of([{"path": "1", "label": "cat"}])}, "1.jpg", "1.png")
 
