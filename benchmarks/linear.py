@@ -290,7 +290,7 @@ def features_seconds() -> Callable[[Path], float]:
                 "train",
                 embedder(images),
                 n_features=embedder.n_features,
-                rows=np.zeros((n_images, 2), np.int64),
+                rows=np.zeros((n_images, 3), np.int64),
                 labels=np.zeros(n_images, np.int64),
             )
             writer.finish(weights="none")

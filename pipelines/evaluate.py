@@ -45,7 +45,7 @@ def main() -> None:
             for folder in folders
         ]
         metrics = {candidate.name: dict(candidate.metrics) for candidate in candidates}
-        winner = choose_winner({name: float(said["val_accuracy"]) for name, said in trained.items()})
+        winner = choose_winner(trained, model_bytes={name: metrics[name]["model_bytes"] for name in metrics})
         index, labels = dataset.index(), dataset.labels[rows]
         test, recent = index.iloc[rows], index.iloc[dataset.rows("recent")]
         predictions.write_predictions(candidates, test, recent, dataset.classes, paths.predictions)

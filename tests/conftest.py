@@ -58,21 +58,6 @@ def postgres() -> Iterator[postgres_server.Server]:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes with one CPU each, on this machine."""
-    from ray.cluster_utils import Cluster
-
-    # Loky hands its processes where modules are found here; Ray expects them to be installed there.
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    monkeypatch.undo()
-    yield cluster.address
-    cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A repository with prepared data and one store for all tests of a module; each takes a name of its own."""
     from tests.support.trained_repository import fresh_store, prepare  # ONNX Runtime, which most tests do without

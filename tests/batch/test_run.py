@@ -265,10 +265,43 @@ def test_another_run_is_not_continued_and_says_what_differs(images, version, tmp
         run.run(str(folder), out, version=other)
     with pytest.raises(DataError, match=r"with log None, not \S*log; finish it with its arguments"):
         run.run(str(folder), out, version=version, options=run.Options(log=tmp_path / "log"))
+    with pytest.raises(DataError, match=r"with limit None, not 3; finish it with its arguments"):
+        run.run(str(folder), out, version=version, options=run.Options(limit=3))
     (folder / "0007.png").write_bytes(b"changed")
     with pytest.raises(DataError, match=r"on other images; .* or start over with --restart"):
         run.run(str(folder), out, version=version)
     assert run.run(str(folder), out, version=other, options=run.Options(restart=True)).resumed == 0
+
+
+def test_a_source_that_lost_images_is_not_continued(images, version, tmp_path):
+    listed, out = tmp_path / "list.txt", tmp_path / "out.parquet"
+    names = [f"{images / name}\n" for name in names_in(images)]
+    listed.write_text("".join(names))
+    stopped_after(2, listed, out, version)
+    listed.write_text("".join(names[: run.SMALLEST_CHUNK]))
+    with pytest.raises(DataError, match=r"on other images; .* or start over with --restart"):
+        run.run(str(listed), out, version=version)
+
+
+def test_images_are_answered_before_all_are_listed(images, version, tmp_path, monkeypatch):
+    """The list comes from a program that waits for the first answers before it names more images."""
+    reader, writer = os.pipe()
+    names = [f"{images / name}\n".encode() for name in names_in(images)]
+    monkeypatch.setattr(run, "CHUNK_IMAGES", 1)
+    told = list[tuple[int, int | None]]()
+
+    def go_on(done, of):
+        if done and not told:
+            told.append((done, of))
+            os.write(writer, b"".join(names[40:]))
+            os.close(writer)
+
+    os.write(writer, b"".join(names[:40]))
+    with os.fdopen(reader, "rb") as source:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(source))
+        options = run.Options(workers=1)
+        summary = run.run("-", tmp_path / "out.parquet", version=version, options=options, on_progress=go_on)
+    assert (told, summary.images) == ([(run.SMALLEST_CHUNK, None)], N_IMAGES)
 
 
 def test_two_runs_do_not_write_one_file_at_once(images, version, tmp_path):
@@ -303,7 +336,7 @@ def test_chunks_of_an_archive_are_bounded_in_bytes(images, tmp_path, monkeypatch
         chunks: list[Any] = list(opened.chunks(16))
         assert all(sum(map(len, chunk.contents)) <= 500 for chunk in chunks)
         assert [name for chunk in chunks for name in chunk.names] == names_in(images)
-        later = opened.chunks(16, done=frozenset({0, 2}))
+        later = opened.chunks(16, is_done=lambda number, _fingerprint: number in (0, 2))
         assert [astuple(chunk) for chunk in later] == [astuple(chunk) for chunk in (chunks[1], *chunks[3:])]
 
 

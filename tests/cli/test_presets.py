@@ -98,12 +98,52 @@ def test_the_default_is_written_as_it_is(tmp_path: Path) -> None:
     assert presets.text("mnist", root=tmp_path) == DEFAULT
 
 
+def test_an_architecture_of_the_same_network_is_merged(tmp_path: Path) -> None:
+    text = merged(tmp_path, "train: {cnn: {architecture: {filters: [8]}}}\n")
+    assert text == DEFAULT.replace("# The default.\n#\n#   command    darkroom use mnist\n\n", "").replace(
+        "[32, 64]           # of", "[8]                # of"
+    )
+
+
+def test_a_preset_may_differ_from_another_than_the_default(tmp_path: Path) -> None:
+    merged(tmp_path, "# Own.\n\ncandidates: [cnn]\nembed: {weights: none}\ntrain: {cnn: {seed: 8}}\n")
+    (tmp_path / "presets" / "child.yaml").write_text("# Child.\n\nbase: own\ntrain: {cnn: {seed: 9}}\n")
+    own, child = presets.text("own", root=tmp_path), presets.text("child", root=tmp_path)
+    assert child == own.replace("# Own.", "# Child.").replace("seed: 8", "seed: 9")
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("own", r"own\.yaml: base is 'own', which leads back to this preset"),
+        ("child", r"child\.yaml: base is 'own', which leads back to this preset"),
+        ("minst", "there is no preset 'minst'; presets: child, mnist, own; did you mean 'mnist'"),
+        ("3", "there is no preset 3; presets: child, mnist, own"),
+    ],
+)
+def test_a_base_is_another_preset(tmp_path: Path, base: str, message: str) -> None:
+    merged(tmp_path, "{}\n")
+    (tmp_path / "presets" / "own.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "presets" / "child.yaml").write_text("base: own\n")
+    with pytest.raises(ParamsError, match=message):
+        presets.text("own", root=tmp_path)
+
+
 def test_sections_of_train_and_tune_are_those_of_the_candidates(tmp_path: Path) -> None:
     merged(tmp_path, "candidates: [cnn, big]\ntrain: {big: {seed: 1}}\ntune: {space: {big: {seed: {int: [1, 9]}}}}\n")
     values = presets.read("own", root=tmp_path)
     assert list(values["train"]) == ["cnn", "big"]
     assert list(values["tune"]["space"]) == ["cnn", "big"]
     assert values["train"]["big"] == {"seed": 1}
+
+
+def test_a_section_of_the_default_that_a_preset_has_too_waits_for_its_candidate(tmp_path: Path) -> None:
+    merged(tmp_path, "candidates: [transfer]\ntrain: {cnn: {seed: 8}}\n")
+    values = presets.read("own", root=tmp_path)
+    assert values["candidates"] == ["transfer"]
+    assert list(values["train"]) == ["cnn", "transfer"]
+    assert values["train"]["cnn"]["seed"] == 8
+    assert list(values["tune"]["space"]) == ["transfer"]
 
 
 def test_a_space_is_replaced_whole(tmp_path: Path) -> None:
@@ -119,7 +159,7 @@ def test_a_space_is_replaced_whole(tmp_path: Path) -> None:
         ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("embed: {size: 3}\n", "embed has an unknown key 'size'; known keys: image_size, weights"),
         ("train: {cnn: {optimizer: {momentun: 0.6}}}\n", "train.cnn.optimizer has an unknown key 'momentun'; did you"),
-        ("candidates: [cnn]\ntrain: {transfer: {seed: 8}}\n", "train has an unknown key 'transfer'; known keys: cnn"),
+        ("candidates: [cnn]\ntrain: {big: {seed: 8}}\n", "train has an unknown key 'big'; known keys: cnn"),
         ("candidates: cnn\n", "candidates is 'cnn': expected a list of sections of train"),
         ("train: [\n", "not valid YAML: "),
         ("# nothing but a head\n", "expected sections"),

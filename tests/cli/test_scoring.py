@@ -114,6 +114,29 @@ def test_batch_answers_a_folder_and_says_what_it_came_to(shop, monkeypatch, capf
     assert run(monkeypatch, capfd, "batch", "in", "out.parquet", "--limit", "1")[0] == 1  # not one was answered
 
 
+def test_a_file_name_does_nothing_to_the_terminal(shop, monkeypatch, capfd):
+    name = "a\x1b[2J\x9b\u202eb.png"
+    Path("in").mkdir()
+    for folder in (".", "in"):
+        Path(folder, name).write_bytes(b"x")
+    outs = [
+        run(monkeypatch, capfd, *arguments)
+        for arguments in (
+            ["predict", name],
+            ["batch", "in", "out.parquet"],
+            ["batch", "in", "out.parquet", "--json"],
+            ["batch", f"in/{name}", "out.parquet"],
+            ["batch", "nowhere\x1b[2J", "out.parquet"],
+        )
+    ]
+    for code, out, err in outs:
+        assert code in (0, 1, 2)
+        assert (out + err).replace("\n", "").isprintable()
+    assert json.loads(outs[0][1])["file"] == name
+    assert json.loads(outs[2][1])["errors"][0].startswith(name)
+    assert r"e.g. a\x1b[2J\x9b\u202eb.png: 1 byte is not an image" in outs[1][1]
+
+
 def test_batch_reads_paths_from_stdin_and_logs(shop):
     ended = darkroom("batch", "-", "out.parquet", "--log", "log", "--log-images", stdin="cat.png\ndög 1.png\n".encode())
     assert (ended.returncode, ended.stderr) == (0, b"")

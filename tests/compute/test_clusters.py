@@ -1,5 +1,6 @@
 """On a Ray cluster of two nodes on this machine."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,10 @@ from darkroom.batch import run
 from darkroom.compute.stream import stream
 from darkroom.compute.workers import WorkerDiedError, Workers
 from darkroom.errors import DarkroomError, DataError
+from tests.pipelines.test_tune import Stage
+from tests.support.project import ROOT
 from tests.support.registered import write_version
+from tests.support.training_stage import train_section
 
 pytestmark = pytest.mark.heavy
 KEPT: list[int] = []
@@ -35,6 +39,21 @@ if __name__ == "__main__":
         workers.submit(0, work, sys.argv[1])
         time.sleep(60)
 """
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes with one CPU each, on this machine."""
+    from ray.cluster_utils import Cluster
+
+    # Loky hands its processes where modules are found here; Ray expects them to be installed there.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    monkeypatch.undo()
+    yield cluster.address
+    cluster.shutdown()
 
 
 def remember(number: int) -> tuple[int, list[int]]:
@@ -140,6 +159,24 @@ def test_batch_answers_on_a_ray_cluster_as_in_threads(ray_cluster, tmp_path):
     )
     assert (summary.images, summary.failed) == (41, 1)
     assert pq.read_table(there).equals(pq.read_table(here))
+
+
+def test_trials_of_the_tune_stage_run_on_both_nodes(ray_cluster, tmp_path):
+    stage = Stage(tmp_path)
+    stage.params(train=train_section(backend="ray", cluster=ray_cluster), trials="2", workers="2", cpus="1")
+    nodes: dict[str, int] = {}  # of each worker: the process that started it, which is Ray's own on a node
+    with stage.start() as process:
+        while process.poll() is None:
+            for row in stage.study():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if row.worker is not None and row.worker not in nodes:
+                        nodes[row.worker] = psutil.Process(int(row.worker.rpartition(":")[2])).ppid()
+            time.sleep(0.1)
+        assert process.returncode == 0, process.communicate()[0]
+    assert {row.worker for row in stage.study()} == set(nodes)
+    assert len(set(nodes.values())) == 2
+    assert [trial["state"] for trial in stage.trials()] == ["complete"] * 2
+    assert set(stage.runs().values()) == {"FINISHED"}
 
 
 def leave_a_running_task(workers: Workers, folder: Path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import errno
 import hashlib
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.errors import DataError
-from darkroom.files.writing import digest_of, replacing, sha256_of, write_errors, write_text
+from darkroom.files.writing import digest_of, read_csv, replacing, sha256_of, write_csv, write_errors, write_text
 
 
 def test_a_file_is_replaced_as_a_whole_and_its_folder_made(tmp_path: Path) -> None:
@@ -63,3 +64,24 @@ def test_digests_are_those_of_hashlib(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"content").hexdigest()
     assert digest_of(tmp_path / "a", "md5") == hashlib.md5(b"content", usedforsecurity=False).hexdigest()
+
+
+RUN = ["=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1", "-1-1", "=cmd|' /C calc'!A0", "'=1", "''-x"]
+
+
+@pytest.mark.parametrize("text", RUN)
+def test_a_text_that_a_spreadsheet_would_run_is_written_as_text(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.csv"
+    write_csv(path, [text, "n"], [[text, -1]])
+    with path.open(newline="") as file:
+        assert list(csv.reader(file)) == [["'" + text, "n"], ["'" + text, "-1"]]
+    assert read_csv(path) == [{text: text, "n": "-1"}]
+
+
+@pytest.mark.parametrize("value", ["cat", "a\rb", "", "'", "it's", "a=b", " -", "-1", "+1.5e-3", "-.5", -0.5, -1, None])
+def test_other_cells_are_written_and_read_as_they_are(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "a.csv"
+    write_csv(path, ["a", "b"], [["x", value]])
+    with path.open(newline="") as file:
+        assert file.read().replace('"', "") == f"a,b\nx,{'' if value is None else value}\n"
+    assert read_csv(path) == [{"a": "x", "b": "" if value is None else str(value)}]

@@ -24,7 +24,7 @@ def write_features(directory: Path, *, prepared_digest: str, augmented_digest: s
     values = (np.random.default_rng(0).normal(size=(304, 5)) + labels[:, None]).astype(np.float32)
     with FeaturesWriter(directory) as writer:
         for split, n_rows in zip(SPLITS, (304, 8), strict=True):
-            rows = np.column_stack([np.zeros(n_rows, int), np.arange(n_rows)])
+            rows = np.column_stack([np.zeros(n_rows, int), np.arange(n_rows), np.arange(n_rows)])
             writer.write(split, iter([values[:n_rows]]), n_features=5, rows=rows, labels=labels[:n_rows])
         writer.finish(
             backbone="tiny",
@@ -64,6 +64,15 @@ def test_an_unknown_candidate_is_answered_with_the_known_ones(
     code, out, err = lr_find(monkeypatch, capfd, "--candidate", "cmm")
     assert (code, out) == (2, "")
     assert err == "error: params.yaml: section 'train.cmm' is missing; sections found: cnn\n"
+
+
+def test_a_head_that_is_solved_has_no_learning_rate(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "params.yaml").write_text(presets.text("folder", root=ROOT))
+    code, _, err = lr_find(monkeypatch, capfd, "--candidate", "transfer")
+    assert code == 2
+    assert "train.transfer: a head without hidden units is solved at once and has no learning_rate; set arch" in err
 
 
 def test_unprepared_data_are_named_with_what_prepares_them(

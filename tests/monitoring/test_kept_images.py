@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from darkroom.monitoring.kept_images import CLEAN_SECONDS, Keeping, KeptImages, stored_images
+from darkroom.monitoring.kept_images import Keeping, KeptImages, stored_images
 from darkroom.monitoring.log import keep_image
+from darkroom.monitoring.retention import CLEAN_SECONDS
 
 DAY = 86400.0
 

@@ -95,7 +95,7 @@ def test_the_deployed_graph_averages_the_logits_of_its_views(views: str, tmp_pat
 
     from darkroom.networks import build, export, inference
 
-    head = build.build_head(4, n_classes=3, units=5, dropout=0.2, seed=2)
+    head = build.build_head(4, n_classes=3, units=5, dropout=0.2, of_roots=True, seed=2)
     network = build.with_head(extractor(), head)
     model = inference.deployable(network, views)
     rng = np.random.default_rng(0)

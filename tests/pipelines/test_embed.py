@@ -30,12 +30,16 @@ EMBED: dict[str, Any] = {
 }
 
 
-def write(directory: Path, splits: Sequence[str], *, seed: int) -> None:
+def write(directory: Path, splits: Sequence[str], *, seed: int, parents: Sequence[str] = ()) -> list[str]:
+    """Write noise, the first two images of one group; return the ids."""
     pixels = np.random.default_rng(seed).integers(0, 256, (len(splits), *SHAPE), dtype=np.uint8)
+    ids = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
     index = pd.DataFrame(
         {
             "row": range(len(splits)),
-            "id": [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
+            "id": ids,
+            "group": [*ids[:1] * 2, *ids[2:]],
+            "parent_id": parents or ids,
             "label": [CLASSES[row % 2] for row in range(len(splits))],
             "split": splits,
         }
@@ -44,13 +48,16 @@ def write(directory: Path, splits: Sequence[str], *, seed: int) -> None:
         if splits:
             writer.append(pixels)
         writer.finish(index=index, manifest={"dataset": "noise", "classes": CLASSES, "color": "grey"})
+    return ids
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """40 prepared images (20 to train, 10 val, 10 test) and 20 copies."""
-    write(tmp_path / "prepared", ["train", "train", "val", "test"] * 10, seed=1)
-    write(tmp_path / "augmented", ["train"] * 20, seed=2)
+    splits = ["train", "train", "val", "test"] * 10
+    ids = write(tmp_path / "prepared", splits, seed=1)
+    parents = [name for name, split in zip(ids, splits, strict=True) if split == "train"]
+    write(tmp_path / "augmented", ["train"] * 20, seed=2, parents=parents)
     return tmp_path
 
 
@@ -123,6 +130,7 @@ def test_a_wrong_setting_is_answered_before_keras_is_loaded(
 
 def test_data_without_validation_images_are_refused(workspace: Path) -> None:
     write(workspace / "prepared", ["train", "test"] * 5, seed=1)
+    write(workspace / "augmented", [], seed=2)
     with pytest.raises(DataError, match="prepared: no training or validation images; run `dvc repro prep"):
         stage(workspace)
 
@@ -139,6 +147,13 @@ def test_a_cap_takes_originals_first_and_as_many_of_each_class(workspace: Path) 
     assert rows[:20, 1].tolist() == Dataset.open(workspace / "prepared").rows("train").tolist()
     assert np.bincount(rows[20:, 1] % 2).tolist() == [2, 2]
     assert len(chosen(workspace, max_images=40)) == len(chosen(workspace)) == 40
+
+
+def test_near_duplicates_and_copies_share_a_group(workspace: Path) -> None:
+    groups = chosen(workspace)[:, 2]
+    assert groups[0] == groups[1]
+    assert len(np.unique(groups)) == 19
+    np.testing.assert_array_equal(groups[:20], groups[20:])
 
 
 def test_data_without_copies_have_rows_too(workspace: Path) -> None:

@@ -113,6 +113,11 @@ def listed(name: str) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
+def repeats() -> list[list[str]]:
+    """Return duplicates.csv without the labels."""
+    return [line[:4] for line in listed("duplicates")]
+
+
 def test_images_become_rows_with_their_class_split_and_source(place):
     place.raw(some("cat", "dog"))
     data = place.run()
@@ -192,7 +197,7 @@ def test_a_validation_set_of_the_data_stays_one(place, test):
     assert set(index["split"][of_val]) == {"val"}
     assert set(index["split"][~of_val]) == {"train", "test"}
     assert "train/cat/copy.png" not in index.index
-    assert listed("duplicates") == [["train/cat/copy.png", "valid/cat/3.png", "exact", "dropped: same bytes"]]
+    assert repeats() == [["train/cat/copy.png", "valid/cat/3.png", "exact", "dropped: same bytes"]]
 
 
 def test_the_images_of_a_patient_share_a_split(place, capsys):
@@ -269,7 +274,7 @@ def test_exact_copies_become_one_row_and_test_keeps_its_own(place):
     index = place.run().index().set_index("source")
     assert len(index) == 80
     assert index.loc["test/dog/0.png", "split"] == "test"
-    assert listed("duplicates") == [
+    assert repeats() == [
         ["train/cat/copy.png", "train/cat/3.png", "exact", "dropped: same bytes"],
         ["train/dog/leak.png", "test/dog/0.png", "exact", "dropped: same bytes"],
     ]
@@ -306,7 +311,7 @@ def test_a_new_image_that_contradicts_the_data_is_rejected(place, official):
     data = place.run()
     reason = contradicting("cat", old, "dog")
     assert listed("rejected") == [["incoming/dog/wrong.png", reason], ["incoming/dog/wrong_too.png", reason]]
-    assert listed("duplicates") == [["incoming/cat/right.png", old, "exact", "dropped: same bytes"]]
+    assert repeats() == [["incoming/cat/right.png", old, "exact", "dropped: same bytes"]]
     assert data.index().equals(before)
     if official:
         assert before.set_index("source").loc[old, "split"] == "test"
@@ -355,12 +360,41 @@ def test_near_copies_are_kept_or_share_a_side_or_go(place, policy):
         assert sides_agree
         assert (originals["group"].to_numpy() == copies["group"].to_numpy()).all()
         together = zip(copies.index, originals.index, copies["split"], strict=True)
-        assert listed("duplicates") == [[copy, of, "near", f"kept: together in {side}"] for copy, of, side in together]
+        assert repeats() == [[copy, of, "near", f"kept: together in {side}"] for copy, of, side in together]
     else:
         assert set(copies["split"]) == {"unused"}
         assert set(originals["split"]) == {"train", "val", "test"}
         dropped = zip(copies.index, originals.index, strict=True)
-        assert listed("duplicates") == [[copy, of, "near", "dropped: near-duplicate"] for copy, of in dropped]
+        assert repeats() == [[copy, of, "near", "dropped: near-duplicate"] for copy, of in dropped]
+
+
+@pytest.mark.parametrize("policy", ["group", "drop"])
+def test_near_copies_of_two_classes_are_listed_with_both(place, capsys, policy):
+    files = some("cat", "dog")
+    place.raw(
+        files | {"dog/copy.png": saved_again(files["cat/0.png"]), "cat/copy.png": saved_again(files["cat/1.png"])}
+    )
+    place.params(near_duplicates=policy)
+    place.run()
+    wrong, right = sorted(listed("duplicates"), reverse=True)
+    assert wrong[:3] + wrong[4:] == ["dog/copy.png", "cat/0.png", "near", "dog", "cat"]
+    assert wrong[3].endswith("; the labels differ, so look at both")
+    assert right[:3] + right[4:] == ["cat/copy.png", "cat/1.png", "near", "cat", "cat"]
+    assert not right[3].endswith("look at both")
+    said = (
+        "1 image resembles an image of another class (first: 'dog/copy.png' is 'dog', 'cat/0.png' is 'cat'), duplicat"
+    )
+    assert said in capsys.readouterr().err
+
+
+def test_images_of_one_group_are_no_near_copies(place):
+    files = some("cat", "dog", n=12)
+    place.raw({**files, "cat/p1 a.png": png(501), "dog/p1 b.png": png(502)})
+    place.params(near_duplicates="group", group_by="(p1)")
+    place.run()
+    ((source, of, kind, action, label, label_of),) = listed("duplicates")
+    assert (source, of, kind, label, label_of) == ("dog/p1 b.png", "cat/p1 a.png", "group", "dog", "cat")
+    assert action in ("kept: together in train", "kept: together in val", "kept: together in test")
 
 
 def test_odd_names_survive_in_the_lists(place):

@@ -68,13 +68,20 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
 
 
 def test_a_terminated_training_goes_on_in_the_same_run(stage: Stage) -> None:
+    """And a second one, equal and at the same time, does not share its checkpoint."""
     stage.params(epochs="20")
     with stage.start() as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch 2/20"):
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGSTOP)
+                try:
+                    refused = stage.run(status=75)
+                finally:
+                    process.terminate()
+                    process.send_signal(signal.SIGCONT)
     assert process.returncode == 143
+    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", refused, re.MULTILINE)
     ((run_id, status),) = stage.query("select run_uuid, status from runs order by start_time desc limit 1")
     assert status == "KILLED"
     printed = stage.run()  # the checkpoint is of the modules that are loaded: of fewer than a test process has
@@ -106,28 +113,13 @@ def test_data_that_are_not_whole_are_refused(stage: Stage, tmp_path: Path) -> No
         (tmp_path / "manifest.json").rename(stage.root / "prepared" / "manifest.json")
 
 
-@pytest.fixture(scope="module")
-def killed(stage: Stage) -> str:
-    """Kill a training after its first epoch; return what an equal one says that was started while it ran."""
-    stage.params(epochs="10", learning_rate="0.05")
-    with stage.start() as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if line.startswith("epoch 1/10"):
-                first.send_signal(signal.SIGSTOP)
-                try:
-                    printed = stage.run(status=75)
-                finally:
-                    first.kill()
-    return printed
-
-
-def test_two_equal_trainings_at_once_do_not_share_a_checkpoint(killed: str) -> None:
-    assert re.search(r"^error: .*train-[0-9a-f]{16}\.lock was held by another process", killed, re.MULTILINE)
-
-
-@pytest.mark.usefixtures("killed")
 def test_after_an_edit_a_killed_training_is_closed_and_removed(stage: Stage) -> None:
+    stage.params(epochs="10", learning_rate="0.05")
+    with stage.start() as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if line.startswith("epoch 1/10"):
+                killed.kill()
     checkpoints = stage.root / ".darkroom" / "checkpoints"
     (run_id,) = (path.read_text() for path in checkpoints.glob("*/run_id"))
     status = "select status from runs where run_uuid = ?"

@@ -33,9 +33,13 @@ def documents(path: Path) -> list[dict[str, Any]]:
     return list(YAML(typ="safe").load_all(path))
 
 
-def kubernetes(kind: str) -> dict[str, Any]:
+def manifests(kind: str) -> list[dict[str, Any]]:
     files = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-    (found,) = [document for file in files for document in documents(file) if document["kind"] == kind]
+    return [document for file in files for document in documents(file) if document["kind"] == kind]
+
+
+def kubernetes(kind: str) -> dict[str, Any]:
+    (found,) = manifests(kind)
     return found
 
 
@@ -91,7 +95,8 @@ def test_the_script_without_docker_gives_the_dockerfiles_base() -> None:
 def test_the_manifests_are_valid() -> None:
     files = sorted(map(str, (DEPLOY / "kubernetes").glob("*.yaml")))
     said = checked("kubernetes-validate", "--strict", *files)
-    for kind in ("cronjob", "job", "deployment", "service", "persistentvolumeclaim"):
+    kinds = ("cronjob", "job", "deployment", "service", "persistentvolumeclaim")
+    for kind in (*kinds, "horizontalpodautoscaler", "networkpolicy"):
         assert re.search(rf"passed for resource {kind}/darkroom", said)
 
 
@@ -201,6 +206,32 @@ def test_the_service_is_asked_whether_it_lives_and_is_ready() -> None:
     assert "/readyz" in compose["serve"]["healthcheck"]["test"][-1]
     unit = (DEPLOY / "systemd" / "darkroom-serve.service").read_text()
     assert f"ExecStart=/srv/darkroom/.venv/bin/{' '.join(SERVE)}\n" in unit
+
+
+def test_the_service_scales_and_one_apply_does_not_undo_it() -> None:
+    scaler, deployment = kubernetes("HorizontalPodAutoscaler")["spec"], kubernetes("Deployment")
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    assert scaler["minReplicas"] > kubernetes("PodDisruptionBudget")["spec"]["minAvailable"]
+    (container,) = pods()["serve"]["containers"]
+    millicores = int(scaler["metrics"][0]["resource"]["target"]["averageValue"].removesuffix("m"))
+    assert millicores < 1000 * int(container["resources"]["limits"]["cpu"])
+
+
+def test_pods_are_reached_where_they_serve_and_nowhere_else() -> None:
+    serve, jobs = (one["spec"] for one in manifests("NetworkPolicy"))
+    labels = kubernetes("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert serve["podSelector"]["matchLabels"].items() <= labels.items()
+    (container,) = pods()["serve"]["containers"]
+    (ingress,) = serve["ingress"]
+    assert [one["port"] for one in ingress["ports"]] == [port["name"] for port in container["ports"]]
+    assert (jobs["policyTypes"], "ingress" in jobs) == (["Ingress"], False)
+    named = {one["key"].rpartition("/")[2]: one["values"] for one in jobs["podSelector"]["matchExpressions"]}
+    assert named == {"name": ["darkroom"], "component": ["clone", "retrain"]}
+
+
+def test_no_name_of_a_kubernetes_service_becomes_an_option() -> None:
+    assert pods()["serve"]["enableServiceLinks"] is False
 
 
 def test_no_two_retrainings_are_started_at_once() -> None:

@@ -24,17 +24,17 @@ def ignored(path: str) -> bool:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     parts = path.split("/")
     parents = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
-    for pattern in lines:
+    is_out = False
+    for line in lines:
+        pattern = line.removeprefix("!")
         if not pattern or pattern.startswith("#"):
             continue
         anywhere = pattern.removeprefix("**/")
         for parent in parents:
-            if anywhere == pattern:
-                if parent.count("/") == pattern.count("/") and fnmatch(parent, pattern):
-                    return True
-            elif fnmatch(parent.rsplit("/", 1)[-1], anywhere):
-                return True
-    return False
+            here = parent.count("/") == pattern.count("/") and fnmatch(parent, pattern)
+            if fnmatch(parent.rsplit("/", 1)[-1], anywhere) if anywhere != pattern else here:
+                is_out = not line.startswith("!")  # of several lines the last decides
+    return is_out
 
 
 def tracked() -> list[str]:
@@ -120,6 +120,7 @@ def test_every_copied_file_exists_and_reaches_the_build() -> None:
 
 def test_no_tracked_file_is_kept_out_of_the_image() -> None:
     assert [name for name in tracked() if ignored(name)] == []
+    assert not ignored("data/incoming/cat.dvc")  # what `dvc add` writes for git
     assert not ignored(".git/HEAD")  # the image knows its commit, and DVC needs a repository
 
 
@@ -131,6 +132,9 @@ def test_secrets_data_and_caches_stay_out_of_the_image() -> None:
         ".dvc/config.local",
         "mlflow.db",
         "data/raw/a.npz",
+        "data/incoming/cat/a.png",
+        "data/incoming/cat/deeper/b.png",
+        "data/incoming/c.png",
     ]
     names += ["src/darkroom/__pycache__/a.pyc", "models/cnn/model.keras", "reports/report.html", "mlflow.db-wal"]
     for name in names:

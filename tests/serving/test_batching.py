@@ -86,9 +86,10 @@ def test_a_lone_image_runs_at_once_and_alone(package, make):
     served = Served(VERSION, package)
     assert labels(asyncio.run(batcher.submit(served, [bmp(WHITE)], request_id="ab12"))) == ["light"]
     assert package.sizes == [1]
-    ((of, ((data, pixels, answer, request_id, position),)),) = eventually(lambda: batches)
+    ((of, ((data, pixels, answer, request_id, position, *seconds),)),) = eventually(lambda: batches)
     assert (of is served, data, answer["label"], request_id, position) == (True, bmp(WHITE), "light", "ab12", 0)
     assert (pixels == WHITE).all()
+    assert [0 <= one < 60 for one in seconds] == [True] * 3
 
 
 def test_images_that_come_meanwhile_form_the_next_batches(package, make):

@@ -47,8 +47,33 @@ def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
     finally:
         follower.close()
         follower._thread.join()
-    assert [event for event, _ in said] == ["registry_unreadable", "look_failed", "version_taken"]
+    assert [event for event, _ in said] == ["registry_unreadable", "look_failed", "registry_readable", "version_taken"]
     assert said[1][1] == "KeyError: 'table'; still serving version 1"
+
+
+def test_a_number_that_is_used_again_is_noticed():
+    """Of a registered model that was deleted and registered anew; another tag makes no other version."""
+
+    def version(run, sha256, **tags):
+        return Version("pets", "1", run, f"file:///{run}", {"sha256/artifacts/model.onnx": sha256, **tags})
+
+    said, found = [], [version("a", "aa")]
+    follower = Follower(
+        find=lambda: found[-1],
+        load=lambda one: Served(one, None),
+        log=lambda event, message, **_: said.append((event, message)),
+        seconds=60,
+    )
+    before = follower.served
+    found.append(version("a", "aa", note="checked"))
+    follower.look()
+    assert follower.served is before
+    for again in (version("b", "aa"), version("b", "bb")):
+        found.append(again)
+        follower.look()
+        assert follower.served.version == again
+    message = "now serving version 1 as it was registered anew under this number"
+    assert said == [("version_taken", message)] * 2
 
 
 def test_a_log_line_that_cannot_be_written_is_lost_alone(monkeypatch):

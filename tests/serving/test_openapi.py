@@ -30,6 +30,9 @@ def server(tmp_path_factory):
         ("GET", "/v1/model"),
         ("GET", "/readyz"),
         ("GET", "/metrics"),
+        ("GET", "/v2"),
+        ("GET", "/v2/models/{name}"),
+        ("POST", "/v2/models/{name}/infer"),
     ],
 )
 def test_generated_requests_are_answered_as_described(server, method, path):
@@ -47,7 +50,8 @@ def test_generated_requests_are_answered_as_described(server, method, path):
 def test_all_that_a_client_may_ask_is_described_with_examples(server):
     description = server.client.get("/openapi.json").json()
     posted = {"/v1/predict", "/v1/feedback"}
-    assert set(description["paths"]) == {*posted, "/v1/model", "/healthz", "/readyz", "/metrics"}
+    of_protocol = {path for path in description["paths"] if path.startswith("/v2")}
+    assert set(description["paths"]) == {*posted, "/v1/model", "/healthz", "/readyz", "/metrics", *of_protocol}
     labels = description["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["examples"]
     for example in labels.values():
         assert server.client.post("/v1/feedback", json=example["value"]).json()["n_stored"] == 1
@@ -58,7 +62,7 @@ def test_all_that_a_client_may_ask_is_described_with_examples(server):
         "multipart/form-data",
         "application/json",
     }
-    assert set(operation["responses"]) == {"200", "400", "401", "408", "413", "415", "422", "503"}
+    assert set(operation["responses"]) == {"200", "400", "401", "405", "408", "413", "415", "422", "500", "503"}
     for example in operation["requestBody"]["content"]["application/json"]["examples"].values():
         answer = server.client.post("/v1/predict", json=example["value"])
         assert answer.status_code == 200

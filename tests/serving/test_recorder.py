@@ -1,4 +1,6 @@
+import os
 import threading
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from darkroom.monitoring import log
 from darkroom.monitoring.kept_images import Keeping, stored_images
+from darkroom.monitoring.retention import Retention
 from darkroom.serving.batching import Answered
 from darkroom.serving.recorder import Recorder
 from tests.support.served import eventually
@@ -21,8 +24,13 @@ def said():
 
 
 @pytest.fixture
-def say(said):
-    return lambda *line: said.append(line)
+def dropped():
+    return Counter()
+
+
+@pytest.fixture
+def hooks(said, dropped):
+    return {"log": lambda *line: said.append(line), "dropped": lambda what, n: dropped.update({what: n})}
 
 
 class Stuck(log.PredictionLog):
@@ -46,8 +54,8 @@ class Broken(log.PredictionLog):
         super().append(rows)
 
 
-def test_an_odd_picture_is_recorded_without_its_size(tmp_path, say, said):
-    recorder = Recorder(log.PredictionLog(tmp_path / "log"), log=say)
+def test_an_odd_picture_is_recorded_without_its_size(tmp_path, hooks, said, dropped):
+    recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks)
     recorder.record("1", [ANSWERED._replace(data=b"a format of its own", position=1), ANSWERED])
     recorder.close()
     rows = log.read(tmp_path / "log").to_pylist()
@@ -57,19 +65,21 @@ def test_an_odd_picture_is_recorded_without_its_size(tmp_path, say, said):
     assert said == []
 
 
-def test_a_log_that_fails_loses_these_rows_and_takes_the_next(tmp_path, say, said):
-    recorder = Recorder(Broken(tmp_path / "log"), log=say)
+def test_a_log_that_fails_loses_these_rows_and_takes_the_next(tmp_path, hooks, said, dropped):
+    recorder = Recorder(Broken(tmp_path / "log"), **hooks)
     recorder.record("1", [ANSWERED])
     eventually(lambda: said)
     recorder.record("2", [ANSWERED])
     recorder.close()
     assert [row["version"] for row in log.read(tmp_path / "log").to_pylist()] == ["2"]
-    assert said == [("log_not_written", "out of handles")]
+    more = "until that is over, rows and images are lost, and counted in /metrics"
+    assert said == [("log_not_written", f"out of handles; {more}"), ("log_written", "the log is written again")]
+    assert dropped == {"rows": 1}
 
 
-def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, say, said):
+def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, hooks, said, dropped):
     target = Stuck(tmp_path / "log")
-    recorder = Recorder(target, log=say, max_batches=2)
+    recorder = Recorder(target, **hooks, max_batches=2)
     recorder.record("1", [ANSWERED])
     assert target.begun.wait(60)
     for _ in range(5):
@@ -82,10 +92,11 @@ def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, say, said)
         ("log_rows_dropped", "the log cannot keep up with the predictions; rows are dropped from it"),
         ("log_rows_dropped", "6 rows were dropped from the log"),
     ]
+    assert dropped == {"rows": 6}
 
 
-def test_images_are_kept_by_content_where_that_is_asked_for(tmp_path, say, said):
-    recorder = Recorder(log.PredictionLog(tmp_path / "log"), log=say, keeping=Keeping(1.0, 3600, 1 << 20))
+def test_images_are_kept_by_content_where_that_is_asked_for(tmp_path, hooks, said, dropped):
+    recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, keeping=Keeping(1.0, 3600, 1 << 20))
     recorder.record("1", [ANSWERED, ANSWERED, ANSWERED._replace(data=b"another format")])
     recorder.close()
     kept = stored_images(tmp_path / "log")
@@ -94,11 +105,11 @@ def test_images_are_kept_by_content_where_that_is_asked_for(tmp_path, say, said)
     assert said == []
 
 
-def test_images_that_wait_for_the_disk_are_bounded_and_rows_stay(tmp_path, say, said):
+def test_images_that_wait_for_the_disk_are_bounded_and_rows_stay(tmp_path, hooks, said, dropped):
     target = Stuck(tmp_path / "log")
     target.begun.clear()
     target.may_go.clear()
-    recorder = Recorder(target, log=say, keeping=Keeping(1.0, 3600, 1 << 20), max_image_bytes=100)
+    recorder = Recorder(target, **hooks, keeping=Keeping(1.0, 3600, 1 << 20), max_image_bytes=100)
     recorder.record("1", [ANSWERED])
     assert target.begun.wait(60)
     for number in range(5):
@@ -111,3 +122,32 @@ def test_images_that_wait_for_the_disk_are_bounded_and_rows_stay(tmp_path, say, 
         ("log_images_dropped", "the log cannot keep up with the predictions; images are dropped from it"),
         ("log_images_dropped", "3 images were dropped from the log"),
     ]
+    assert dropped == {"images": 3}
+
+
+def test_a_disk_that_fails_again_and_again_is_said_once(tmp_path, hooks, said, dropped):
+    folder = tmp_path / "log"
+    folder.write_bytes(b"a file where a directory was")
+    keeping = Keeping(1.0, 3600, 1 << 20)
+    recorder = Recorder(log.PredictionLog(folder, max_seconds=0), **hooks, keeping=keeping)
+    for _ in range(3):
+        recorder.record("1", [ANSWERED] * 2)
+    eventually(lambda: dropped["images"] == 3)
+    folder.unlink()
+    recorder.record("1", [ANSWERED])
+    recorder.close()
+    assert dropped == {"rows": 6, "images": 3}
+    assert [event for event, _ in said] == ["log_not_written", "log_written"]
+    assert log.read(folder).num_rows == 1
+
+
+def test_the_log_is_cleaned_while_it_is_written(tmp_path, hooks):
+    old = tmp_path / "log" / "20200101T000000.000000Z-1-0.parquet"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, retention=Retention(3600, float("inf")))
+    recorder.record("1", [ANSWERED])
+    recorder.close()
+    assert not old.exists()
+    assert log.read(tmp_path / "log").num_rows == 1

@@ -1,7 +1,7 @@
 """A small repository that `darkroom retrain` works on: real DVC, git, promote and registry, and a training of a second.
 
-The one model reads the pixel that params.yaml names (see trained_repository); what lies in data/incoming is counted
-into the lock, so that new images run the training again.
+The one model reads the pixel that params.yaml names (see trained_repository), and its training copies what was made for
+that pixel; what lies in data/incoming is counted into the lock, so that new images run the training again.
 """
 
 import json
@@ -35,22 +35,18 @@ stages:
     deps: [reports/evaluation.json, reports/predictions.parquet, models/cnn/model.onnx]
     outs: [reports/promotion.json]
 """
-TRAIN = f"""\
-import json, sys, time
+TRAIN = """\
+import shutil, sys, time
 from pathlib import Path
-sys.path.insert(0, {str(ROOT)!r})
-from tests.support import trained_repository
 from ruamel.yaml import YAML
 
 params = YAML(typ="safe").load(Path("params.yaml"))["train"]["cnn"]
 if params["reads"] > 3:
     sys.exit("error: there is no pixel " + str(params["reads"]))
-trained_repository.write_candidate(Path(), reads=params["reads"])
+trained = Path({trained!r}, str(params["reads"]))
+shutil.copytree(trained / "models", "models", dirs_exist_ok=True)
 time.sleep(params["seconds"])  # long enough to be killed in
-lineage = {{"git_commit": "c" * 40, "git_dirty": False, "data_digest": "d" * 64, "params_digest": "p" * 64}}
-run = {{"run_id": "0" * 32, "experiment": "pets", "model_uri": "models:/m-" + "0" * 32, **lineage}}
-Path("models/cnn/run.json").write_text(json.dumps(run))
-trained_repository.evaluate(Path())
+shutil.copytree(trained / "reports", "reports", dirs_exist_ok=True)
 """
 SETTINGS = """\
 download:
@@ -110,12 +106,14 @@ def create(root: Path) -> Retrained:
     (root / "params.yaml").write_text(params + SETTINGS)
     (root / "mlflow.db").write_bytes(trained_repository.empty_database())
     (root / "dvc.yaml").write_text(PIPELINE)
-    (root / "train.py").write_text(TRAIN)
+    (root / "train.py").write_text(TRAIN.format(trained=str(root / "trained")))
+    for pixel in range(4):
+        _train(root, reads=pixel)
     (root / "served").mkdir()
     (root / "served" / "set.txt").write_text("the dataset\n")
     (root / "download.py").write_text(f"import shutil\n\nshutil.copytree({str(root / 'served')!r}, 'data/raw')\n")
     ignored = ["mlflow.db*", "mlartifacts/", ".darkroom/", "models/", "reports/", "data/incoming/?*/", "data/raw"]
-    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "served/"]) + "\n")
+    (root / ".gitignore").write_text("\n".join([*ignored, "told-*", "remote/", "served/", "trained/"]) + "\n")
     (root / "data" / "incoming").mkdir()
     (root / "data" / "incoming" / "README.md").write_text("new images\n")
     (root / "pipelines").symlink_to(ROOT / "pipelines")
@@ -125,3 +123,15 @@ def create(root: Path) -> Retrained:
     project.run("git", "add", "--all")
     project.run("git", "commit", "--quiet", "--message", "start")
     return project
+
+
+def _train(root: Path, *, reads: int) -> None:
+    """Make what the training of a pixel will write, in trained/PIXEL."""
+    trained_repository.write_candidate(root, reads=reads)
+    lineage = {"git_commit": "c" * 40, "git_dirty": False, "data_digest": "d" * 64, "params_digest": "p" * 64}
+    run = {"run_id": "0" * 32, "experiment": "pets", "model_uri": "models:/m-" + "0" * 32, **lineage}
+    (root / "models" / "cnn" / "run.json").write_text(json.dumps(run))
+    trained_repository.evaluate(root)
+    for name in ("models", "reports"):
+        (root / "trained" / str(reads)).mkdir(parents=True, exist_ok=True)
+        (root / name).rename(root / "trained" / str(reads) / name)

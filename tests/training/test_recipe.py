@@ -67,10 +67,19 @@ def test_a_recipe_that_does_not_fit_the_data_is_refused(changes: dict[str, Any],
 
 
 def test_a_batch_must_fit_into_the_images_with_features() -> None:
-    asked = made(architecture={**TRANSFER, "mode": "features"})
+    asked = made(architecture={**TRANSFER, "mode": "features", "units": 4})
     recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features())
     with pytest.raises(ParamsError, match="batch_size is 16, more than the 12 training images"):
         recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features(n_train=12))
+    solved = made(architecture={**TRANSFER, "mode": "features"})
+    recipe.check(solved, DATA, image_shape=(8, 8, 1), features=features(n_train=12))
+
+
+@pytest.mark.parametrize("mode", ["features", "finetune"])
+def test_a_head_that_is_solved_has_no_batch_to_learn_by_heart(mode: str) -> None:
+    asked = made(architecture={**TRANSFER, "mode": mode}, debug={"overfit_one_batch": True, "max_steps": None})
+    with pytest.raises(ParamsError, match="a head without hidden units is solved at once; set architecture.mode: froz"):
+        recipe.check(asked, DATA, image_shape=(8, 8, 1), features=features())
 
 
 def test_data_without_validation_images_are_refused() -> None:
@@ -110,8 +119,10 @@ def test_steps_per_epoch_can_be_limited() -> None:
 
 def test_epochs_of_fine_tuning_count_too() -> None:
     assert recipe.n_epochs(made(epochs=5)) == 5
-    assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "features"})) == 5
-    assert recipe.n_epochs(made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})) == 8
+    for units, of_features in ((4, 5), (0, 1)):  # a head that is solved counts as one
+        network = {**TRANSFER, "units": units}
+        assert recipe.n_epochs(made(epochs=5, architecture={**network, "mode": "features"})) == of_features
+        assert recipe.n_epochs(made(epochs=5, architecture={**network, "mode": "finetune"})) == of_features + 3
 
 
 def test_a_part_has_its_share_of_every_class_and_all_of_val() -> None:
@@ -144,7 +155,7 @@ def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
 
 
 def test_a_shortened_recipe_has_fewer_epochs_in_every_phase() -> None:
-    asked = made(epochs=5, architecture={**TRANSFER, "mode": "finetune"})
+    asked = made(epochs=5, architecture={**TRANSFER, "mode": "finetune", "units": 4})
     assert recipe.n_epochs(recipe.shortened(asked, epochs=2)) == 4
     assert recipe.n_epochs(recipe.shortened(asked, epochs=4)) == 7
     assert recipe.shortened(asked, epochs=None) == asked

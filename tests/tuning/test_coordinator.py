@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,13 @@ def tasks(folder: Path, storage: Path | str, **more: Any) -> Callable[[Draw], di
 
 
 def search(
-    folder: Path, *, n_trials: int, n_workers: int = 2, storage: str | None = None, **settings: Any
+    folder: Path, *, n_trials: int, pool: Workers | int = 2, storage: str | None = None, **settings: Any
 ) -> tuple[list[TrialRow], list[int]]:
-    """Run trials; return what the study then holds, and which trials were lost."""
+    """Run trials in a pool, or in a new one of this size; return what the study then holds, and what was lost."""
     place, lost = storage or str(folder / "s.journal"), list[int]()
     task = {key: settings.pop(key) for key in ("how", "seconds") if key in settings}
-    with a_search(place) as study, Workers(n_workers, backend="loky") as workers:
+    own = Workers(pool, backend="loky") if isinstance(pool, int) else contextlib.nullcontext(pool)
+    with a_search(place) as study, own as workers:
         coordinator.run(
             study,
             workers,
@@ -68,29 +69,36 @@ def search(
     return read_rows("s", place), lost
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Workers]:
+    """Two workers for all searches that can share them: each takes a second of CPU time to load."""
+    with Workers(2, backend="loky") as workers:
+        yield workers
+
+
 def ran(folder: Path) -> list[dict[str, int]]:
     return [json.loads(line) for line in (folder / "ran").read_text().splitlines()]
 
 
-def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path) -> None:
-    rows, lost = search(tmp_path, n_trials=9)
+def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path, pool: Workers) -> None:
+    rows, lost = search(tmp_path, pool=pool, n_trials=9)
     assert [row.state for row in rows] == ["complete"] * 9
     assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(9))
     assert lost == []
     assert len({entry["process"] for entry in ran(tmp_path)}) == 2, "both workers had some, and stayed alive"
 
 
-def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path) -> None:
-    search(tmp_path, n_trials=3)
-    rows, _ = search(tmp_path, n_trials=5)
+def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path, pool: Workers) -> None:
+    search(tmp_path, pool=pool, n_trials=3)
+    rows, _ = search(tmp_path, pool=pool, n_trials=5)
     assert len(rows) == 5
     assert len(ran(tmp_path)) == 5
-    search(tmp_path, n_trials=5)
+    search(tmp_path, pool=pool, n_trials=5)
     assert len(ran(tmp_path)) == 5
 
 
-def test_a_trial_whose_worker_dies_is_tried_again(tmp_path: Path) -> None:
-    rows, lost = search(tmp_path, n_trials=6, how={"2": "die"})
+def test_a_trial_whose_worker_dies_is_tried_again(tmp_path: Path, pool: Workers) -> None:
+    rows, lost = search(tmp_path, pool=pool, n_trials=6, how={"2": "die"})
     assert lost == [2]
     states = [row.state for row in rows]
     assert states.count("complete") == 6
@@ -105,45 +113,47 @@ def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
         SearchError,
         match=r"3 workers died in a row, the last in trial \d+: .* ended.*; if memory ran out, lower tune",
     ):
-        search(tmp_path, n_trials=50, n_workers=1, how={"all": "die"})
+        search(tmp_path, n_trials=50, pool=1, how={"all": "die"})
 
 
-def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path) -> None:
-    rows, _ = search(tmp_path, n_trials=4, how={"1": "fail"})
+def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path, pool: Workers) -> None:
+    rows, _ = search(tmp_path, pool=pool, n_trials=4, how={"1": "fail"})
     assert [row.state for row in rows].count("failed") == 1
     assert len(rows) == 4
 
 
-def test_a_study_of_failures_says_the_first_reason(tmp_path: Path) -> None:
+def test_a_study_of_failures_says_the_first_reason(tmp_path: Path, pool: Workers) -> None:
     with pytest.raises(TrainingError, match="all 3 trials failed; the first, trial 0: trial 0 has no memory"):
-        search(tmp_path, n_trials=3, how={"all": "fail"})
-    rows, _ = search(tmp_path, n_trials=3)
+        search(tmp_path, pool=pool, n_trials=3, how={"all": "fail"})
+    rows, _ = search(tmp_path, n_trials=3)  # in new workers: those keep the study that this one replaces
     assert [row.state for row in rows] == ["complete"] * 3
 
 
-def test_a_silent_server_costs_a_trial_then_the_search(tmp_path: Path) -> None:
-    rows, lost = search(tmp_path, n_trials=4, how={"1": "no server"})
+def test_a_silent_server_costs_a_trial_then_the_search(tmp_path: Path, pool: Workers) -> None:
+    rows, lost = search(tmp_path, pool=pool, n_trials=4, how={"1": "no server"})
     assert lost == [1]
     assert [row.state for row in rows].count("complete") == 4
     with pytest.raises(RegistryError, match="MLflow store http://127.0.0.1:1: no answer"):
-        search(tmp_path, n_trials=9, how={"all": "no server"})
+        search(tmp_path, pool=pool, n_trials=9, how={"all": "no server"})
 
 
-def test_after_the_deadline_no_trial_begins(tmp_path: Path) -> None:
-    rows, _ = search(tmp_path, n_trials=1000, deadline=time.time() + 4, seconds=0.2)
+def test_after_the_deadline_no_trial_begins(tmp_path: Path, pool: Workers) -> None:
+    rows, _ = search(tmp_path, pool=pool, n_trials=1000, deadline=time.time() + 1, seconds=0.1)
     assert 0 < len(rows) < 1000
     assert {row.state for row in rows} == {"complete"}
 
 
 def test_a_worker_that_holds_too_much_memory_is_replaced(tmp_path: Path) -> None:
-    search(tmp_path, n_trials=4, n_workers=1, how={"1": "grow"}, max_worker_bytes=260_000_000)
+    search(tmp_path, n_trials=4, pool=1, how={"1": "grow"}, max_worker_bytes=260_000_000)
     processes = [entry["process"] for entry in ran(tmp_path)]
     assert processes[0] == processes[1] != processes[2] == processes[3]
 
 
-def test_what_happens_is_told_while_it_does(tmp_path: Path) -> None:
+def test_what_happens_is_told_while_it_does(tmp_path: Path, pool: Workers) -> None:
     seen = []
-    search(tmp_path, n_trials=4, on_change=lambda rows: seen.append([row.state for row in rows]), seconds=0.1)
+    search(
+        tmp_path, pool=pool, n_trials=4, on_change=lambda rows: seen.append([row.state for row in rows]), seconds=0.1
+    )
     assert seen[0] == ["running", "running"]
     assert seen[-1] == ["complete"] * 4
 
@@ -211,7 +221,7 @@ def test_ten_random_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sixteen_workers_in_postgres_lose_and_double_nothing(postgres: Server, tmp_path: Path) -> None:
     storage = postgres.database("tuning")
-    rows, lost = search(tmp_path, n_trials=200, n_workers=16, storage=storage, seconds=0.01)
+    rows, lost = search(tmp_path, n_trials=200, pool=16, storage=storage, seconds=0.01)
     assert lost == []
     assert [row.number for row in rows if row.state == "complete"] == list(range(200))
     assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(200))

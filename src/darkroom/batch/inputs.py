@@ -1,17 +1,16 @@
 """The images that a command is given, whatever holds them: a directory, a tar, a zip, or a text with one path per line.
 
-They are listed once, at the start, and read later: what is added meanwhile is not seen. The list of a directory or text
-lies in a temporary file, so that memory does not grow with it; that of an archive takes about 300 bytes per image.
+A directory or a text is listed while its images are answered, one directory at a time, so that neither the first
+answer nor the memory depends on their number. An archive is listed first, at about 300 bytes per image.
 """
 
 import hashlib
 import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,25 +39,32 @@ class Chunk:
         number: of the chunk, from 0.
         names: as the directory, archive or text says them, in UTF-8.
         contents: of each, the bytes, or the path where to read them, or why there is nothing to read.
+        fingerprint: sha256 over names, sizes and times of change.
     """
 
     number: int
     names: list[str]
     contents: list[bytes | str | Unread]
+    fingerprint: str
+
+
+IsDone = Callable[[int, str], bool]  # of a chunk, by its number and fingerprint
 
 
 class Inputs:
-    """The result of `open_inputs`. The number of images and their fingerprint are known before any is read.
+    """The result of `open_inputs`.
 
     Attributes:
-        n: images.
-        fingerprint: sha256 over names, sizes and times of change.
+        n: images; None until all are listed.
     """
 
-    def __init__(self, n: int, fingerprint: str) -> None:
-        self.n, self.fingerprint = n, fingerprint
+    n: int | None = None
 
-    def chunks(self, size: int, *, done: frozenset[int] = frozenset()) -> Iterator[Chunk]:
+    def count(self, most: int) -> int:
+        """Return the number of images, or `most` if there are more. Lists no more than that."""
+        raise NotImplementedError
+
+    def chunks(self, size: int, *, is_done: IsDone = lambda _number, _fingerprint: False) -> Iterator[Chunk]:
         """Yield all images in their order, `size` at a time (fewer where they are large), but the chunks that are done.
 
         A chunk has the same images whenever it is asked for with the same size.
@@ -67,34 +73,46 @@ class Inputs:
 
 
 class _Files(Inputs):
-    """Files by their paths, kept in a temporary file. Whoever takes a chunk reads them."""
+    """Files by their paths, listed as they are asked for, and so once. Whoever takes a chunk reads them."""
 
-    def __init__(self, n: int, fingerprint: str, names: BinaryIO, folder: str) -> None:
-        super().__init__(n, fingerprint)
+    def __init__(self, names: Iterator[str], folder: str) -> None:
         self._names, self._folder = names, folder
 
-    def chunks(self, size: int, *, done: frozenset[int] = frozenset()) -> Iterator[Chunk]:
-        self._names.seek(0)
-        names = (os.fsdecode(name) for name in _split(iter(lambda: self._names.read(1 << 16), b""), b"\0"))
-        number = 0
-        while taken := list(islice(names, size)):
-            if number not in done:
-                paths = [_path(self._folder, name) for name in taken]
-                yield Chunk(number, [utf8(name) for name in taken], list(paths))
-            number += 1
+    def count(self, most: int) -> int:
+        first = list(islice(self._names, most))
+        self._names = chain(first, self._names)
+        self.n = len(first) if len(first) < most else None
+        return len(first)
+
+    def chunks(self, size: int, *, is_done: IsDone = lambda _number, _fingerprint: False) -> Iterator[Chunk]:
+        number = n = 0
+        while names := list(islice(self._names, size)):
+            paths = [_path(self._folder, name) for name in names]
+            digest = hashlib.sha256()
+            for name, path in zip(names, paths, strict=True):
+                digest.update(os.fsencode(name) + b"\0" + _state(path))
+            if not is_done(number, digest.hexdigest()):
+                yield Chunk(number, [utf8(name) for name in names], list(paths), digest.hexdigest())
+            number, n = number + 1, n + len(names)
+        self.n = n
 
 
 class _Members(Inputs):
     """Files of an archive, which is read here: from one place, in its own order."""
 
-    def __init__(self, n: int, fingerprint: str, archive: Archive, entries: list[Entry]) -> None:
-        super().__init__(n, fingerprint)
-        self._archive, self._entries = archive, entries
+    def __init__(self, archive: Archive, entries: list[Entry], *, state: bytes) -> None:
+        self.n = len(entries)
+        self._archive, self._entries, self._state = archive, entries, state
 
-    def chunks(self, size: int, *, done: frozenset[int] = frozenset()) -> Iterator[Chunk]:
+    def count(self, most: int) -> int:
+        return min(most, len(self._entries))
+
+    def chunks(self, size: int, *, is_done: IsDone = lambda _number, _fingerprint: False) -> Iterator[Chunk]:
         for number, entries in enumerate(_portions(self._entries, size)):
-            if number not in done:
-                yield Chunk(number, [entry.name for entry in entries], [self._content(entry) for entry in entries])
+            names = [entry.name for entry in entries]
+            fingerprint = hashlib.sha256(b"\0".join([self._state, *map(os.fsencode, names)])).hexdigest()
+            if not is_done(number, fingerprint):
+                yield Chunk(number, names, [self._content(entry) for entry in entries], fingerprint)
 
     def _content(self, entry: Entry) -> bytes | Unread:
         if entry.n_bytes > MAX_IMAGE_BYTES:
@@ -125,10 +143,7 @@ def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
         if source != "-" and path.is_file() and _is_archive(path):
             archive = stack.enter_context(open_archive(path, max_archive_bytes=sys.maxsize))
             shown = (entry for entry in archive.entries if not entry.is_dir and not _is_hidden(entry.name))
-            entries = list(islice(shown, limit))
-            changed = path.stat()
-            digest = hashlib.sha256(f"{changed.st_size} {changed.st_mtime_ns} {len(entries)}".encode())
-            yield _Members(len(entries), digest.hexdigest(), archive, entries)
+            yield _Members(archive, list(islice(shown, limit)), state=_state(source))
             return
         folder = f"{Path.cwd()}/"
         if path.is_dir() and source != "-":
@@ -140,13 +155,7 @@ def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
             names = _lines(stack.enter_context(path.open("rb")))
         else:
             raise ParamsError(f"{source}: no such file or directory; expected images, or a list of their paths")
-        spool = stack.enter_context(tempfile.TemporaryFile())
-        n, digest = 0, hashlib.sha256()
-        for n, name in enumerate(islice(names, limit), 1):  # noqa: B007 - the last one counts
-            record = os.fsencode(name) + b"\0"
-            spool.write(record)
-            digest.update(record + _state(_path(folder, name)))
-        yield _Files(n, digest.hexdigest(), spool, folder)
+        yield _Files(islice(names, limit), folder)
 
 
 def too_large(n_bytes: int) -> str:
@@ -202,14 +211,6 @@ def _state(path: str) -> bytes:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or "/." in name
-
-
-def _split(blocks: Iterable[bytes], separator: bytes) -> Iterator[bytes]:
-    """Yield what the separators end."""
-    rest = b""
-    for block in blocks:
-        *whole, rest = (rest + block).split(separator)
-        yield from whole
 
 
 def _portions(entries: list[Entry], size: int) -> Iterator[list[Entry]]:

@@ -91,7 +91,7 @@ def run(
     *,
     version: Version,
     options: Options = Options(),
-    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+    on_progress: Callable[[int, int | None], None] = lambda _done, _of: None,
 ) -> Summary:
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
 
@@ -103,7 +103,7 @@ def run(
         source: see inputs.open_inputs.
         out: the parquet file; out + ".parts" holds what is done until all is.
         version: answers all images, whatever its alias does meanwhile.
-        on_progress: is told how many images of how many are done.
+        on_progress: is told how many images of how many are done; None: not all are listed yet.
 
     Raises:
         ParamsError: the source does not exist, or out cannot be a file.
@@ -124,24 +124,24 @@ def run(
         stack.enter_context(_alone(parts, out))
         described = {
             "input": source,
-            "content": inputs.fingerprint,
-            "images": inputs.n,
+            "limit": options.limit,
             "model": version.name,
             "version": version.version,
             "log": str(log) if log else None,
             "keep_images": options.keep_images,
         }
-        size = max(SMALLEST_CHUNK, min(CHUNK_IMAGES, inputs.n // (4 * n_workers_of(options.workers))))
+        n_chunks = 4 * n_workers_of(options.workers)  # at least, where there are enough images
+        size = max(SMALLEST_CHUNK, inputs.count(CHUNK_IMAGES * n_chunks) // n_chunks)
         size = _begin(parts, described, size=size, restart=options.restart)
-        done = {int(path.stem): rows for path in parts.glob(PARTS) if (rows := _n_rows(path)) is not None}
-        resumed = finished = sum(done.values())
+        done = _Done(parts)
+        resumed = finished = done.n_images
         on_progress(finished, inputs.n)
         work = answers.Work(
             version, measured=log is not None, keep_images=log.absolute() if log and options.keep_images else None
         )
         answered = stream(
             partial(answers.answer, work=work),
-            inputs.chunks(size, done=frozenset(done)),
+            inputs.chunks(size, is_done=done.take),
             backend=options.backend,
             workers=options.workers,
             cluster=options.cluster,
@@ -150,10 +150,11 @@ def run(
             _write(parts / f"{number:08d}.arrow", data)
             finished += n_rows
             on_progress(finished, inputs.n)
+        done.check_all_taken()
         counts = _assemble(parts, out, columns=_schema(package, version), log=log)
         shutil.rmtree(parts)
     seconds = round(time.monotonic() - began, 3)
-    return Summary(str(out), version.name, version.version, inputs.n, resumed=resumed, seconds=seconds, **counts)
+    return Summary(str(out), version.name, version.version, resumed=resumed, seconds=seconds, **counts)
 
 
 @contextmanager
@@ -200,9 +201,12 @@ def _check_same(parts: Path, earlier: dict[str, Any], described: dict[str, Any])
         then = earlier.get(key)
         if then == now:
             continue
-        what = "on other images" if key == "content" else f"with {key} {then}, not {now}"
         finish = f"--version {then}" if key == "version" else "its arguments"
-        raise DataError(f"{parts} belongs to a run {what}; finish it with {finish}, or start over with --restart")
+        raise _of_another_run(parts, f"with {key} {then}, not {now}; finish it with {finish}")
+
+
+def _of_another_run(parts: Path, what: str) -> DataError:
+    return DataError(f"{parts} belongs to a run {what}, or start over with --restart")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -210,15 +214,46 @@ def _write(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
-def _n_rows(path: Path) -> int | None:
-    """Return the rows of a part; None for one that a failing machine has left without its end."""
-    import pyarrow as pa
+class _Done:
+    """The chunks that an earlier, killed run has answered, each with the fingerprint of its images.
 
-    try:
-        with pa.memory_map(str(path)) as file:
-            return int(pa.ipc.open_file(file).read_all().num_rows)
-    except (OSError, pa.ArrowInvalid):
-        return None
+    Attributes:
+        n_images: of all of them.
+    """
+
+    def __init__(self, parts: Path) -> None:
+        import pyarrow as pa
+
+        self._parts = parts
+        self._left = dict[int, str]()
+        self.n_images = 0
+        for path in parts.glob(PARTS):
+            try:
+                with pa.memory_map(str(path)) as file:
+                    table = pa.ipc.open_file(file).read_all()
+            except (OSError, pa.ArrowInvalid):  # a failing machine has left it without its end
+                continue
+            self._left[int(path.stem)] = (table.schema.metadata or {}).get(answers.FINGERPRINT, b"").decode()
+            self.n_images += table.num_rows
+
+    def take(self, number: int, fingerprint: str) -> bool:
+        """Return whether a chunk is done.
+
+        Raises:
+            DataError: it is, but with other images.
+        """
+        known = self._left.pop(number, None)
+        if known not in (None, fingerprint):
+            raise self._other_images()
+        return known is not None
+
+    def check_all_taken(self) -> None:
+        """Raise DataError if there are chunks of more images than there are now."""
+        if self._left:
+            raise self._other_images()
+
+    def _other_images(self) -> DataError:
+        return _of_another_run(self._parts, "on other images; finish it with its arguments")
 
 
 def _schema(package: Any, version: Version) -> "pa.Schema":
@@ -232,7 +267,7 @@ def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None)
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    counts: dict[str, Any] = {"failed": 0, "abstained": 0, "errors": []}
+    counts: dict[str, Any] = {"images": 0, "failed": 0, "abstained": 0, "errors": []}
     written = parts / "rows.parquet"  # beside the parts: what a kill leaves of it goes with them
     with write_errors(out), ExitStack() as stack:
         # Dictionaries where values repeat; hashes and probabilities have nothing to share.
@@ -244,6 +279,7 @@ def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None)
         for table in _row_groups(parts):
             writer.write_table(table.select(columns.names).cast(columns))
             errors = table.filter(pc.is_valid(table["error"])).select(["path", "error"])
+            counts["images"] += table.num_rows
             counts["failed"] += errors.num_rows
             counts["abstained"] += pc.sum(table["abstained"]).as_py() or 0
             first = errors.slice(0, SHOWN_ERRORS - len(counts["errors"])).to_pylist()

@@ -1,6 +1,5 @@
 """The command that takes true labels: `feedback`."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 from darkroom.cli.options import Json, Model, registered_name, takes
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.repository import repository_root
+from darkroom.project.text import json_line
 
 app = typer.Typer()
 
@@ -72,7 +72,7 @@ def feedback(given: FeedbackOptions) -> None:
         )
     if given.as_json:
         said = {"n_stored": len(labelled.labels), "unknown_classes": unknown}
-        print(json.dumps({**said, "to_incoming": asdict(copied) if copied else None}, ensure_ascii=False))
+        print(json_line({**said, "to_incoming": asdict(copied) if copied else None}))
         return
     if given.file:
         print(

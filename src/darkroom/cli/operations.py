@@ -8,6 +8,7 @@ import typer
 
 from darkroom.cli.options import Json, Model, registered_name
 from darkroom.project.repository import checkout
+from darkroom.project.text import json_line
 
 app = typer.Typer()
 
@@ -69,7 +70,7 @@ def acknowledge(
     now = datetime.now(UTC)
     written = acknowledge_now(order.params, root=order.root, model=order.model, reason=reason, days=days, now=now)
     if as_json:
-        print(json.dumps(asdict(written), ensure_ascii=False))
+        print(json_line(asdict(written)))
         return
     print(f"{', '.join(written.alarms)}: {written}")
 

@@ -80,22 +80,16 @@ class Commands(TyperGroup):
         if command:
             command.short_help = command.get_short_help_str(limit=sys.maxsize)  # the whole sentence, not 45 characters
         for parameter in command.params if command else ():
-            if isinstance(parameter, TyperArgument):
-                parameter.__class__ = _Argument  # typer takes a class for commands and none for what they take
+            if isinstance(parameter, TyperArgument):  # NAME, [NAME] or NAME..., where typer adds braces and a type
                 parameter.metavar = parameter.metavar or parameter.name.upper()
+                name = f"{parameter.metavar}..." if parameter.nargs != 1 else parameter.metavar
+                pieces = [name if parameter.required else f"[{name}]"]
+                vars(parameter).update(
+                    get_usage_pieces=lambda ctx, pieces=pieces: pieces,  # noqa: ARG005
+                    display_type_rich=lambda ctx: "",  # noqa: ARG005
+                )
             elif parameter.metavar is None and not parameter.is_flag:
                 kind = parameter.display_type(ctx).strip("<>").partition(" ")[0]  # of <int range>
                 last = parameter.opts[-1].rpartition("-")[2].upper()
                 parameter.metavar = last if last in SPEAKING else TYPES.get(kind)
         return command
-
-
-class _Argument(TyperArgument):
-    """An argument that shows its name alone: NAME, [NAME] or NAME..., where typer adds braces and a type."""
-
-    def get_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        name = f"{self.metavar}..." if self.nargs != 1 else str(self.metavar)
-        return [name if self.required else f"[{name}]"]
-
-    def display_type_rich(self, ctx: Any) -> str:  # noqa: ARG002
-        return ""

@@ -1,15 +1,15 @@
 """Presets: one complete params.yaml, and files that hold what differs from it.
 
-presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds what differs, and `darkroom use`
-writes the two of them, merged, as params.yaml. The rule:
+presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds what differs from it, or from the
+preset that its `base` names, and `darkroom use` writes them, merged, as params.yaml. The rule:
 
-- Mappings merge key by key; a key that the default lacks is an error. Anything else replaces the default's value.
-- Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture and
-  tune.space.NAME.
-- `candidates` decides which sections of train and tune.space there are. The default's others are left out, and one that
-  the default lacks is given whole.
+- Mappings merge key by key; a key that the base lacks is an error. Anything else replaces the base's value.
+- Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture, unless
+  the network stays the same, and tune.space.NAME.
+- `candidates` decides which sections of train and tune.space there are. The base's others are left out, unless the
+  preset has them too: then they wait for the user to add them to `candidates`. One that the base lacks is given whole.
 
-A comment at the end of a line replaces the default's; without one the default's stays. The head is the preset's own.
+A comment at the end of a line replaces the base's; without one the base's stays. The head is the preset's own.
 """
 
 import subprocess
@@ -82,27 +82,41 @@ def text(name: str, *, root: Path) -> str:
     Raises:
         ParamsError: the preset or the default is missing or not YAML, or the preset has a key that the default lacks.
     """
-    known = names(root)
-    for needed in (name, DEFAULT):
-        if needed not in known:
-            listed = ", ".join(known) or f"none in {_folder(root)}"
-            raise ParamsError(f"there is no preset {needed!r}; presets: {listed}{did_you_mean(needed, known)}")
-    path = _folder(root) / f"{name}.yaml"
+    content = _path(name, root).read_text(encoding="utf-8")
     if name == DEFAULT:
-        return path.read_text(encoding="utf-8")
-    params = read_with_comments(_folder(root) / f"{DEFAULT}.yaml")
+        return content
+    params = _merged(name, root=root)
+    head = "\n".join(takewhile(lambda line: line.startswith("#"), content.splitlines()))
+    return "\n\n".join(filter(None, [head, *(_dumped(params, section) for section in params)])) + "\n"
+
+
+def _path(name: str, root: Path) -> Path:
+    known = names(root)
+    if name not in known:
+        listed = ", ".join(known) or f"none in {_folder(root)}"
+        raise ParamsError(f"there is no preset {name!r}; presets: {listed}{did_you_mean(str(name), known)}")
+    return _folder(root) / f"{name}.yaml"
+
+
+def _merged(name: str, *, root: Path, above: tuple[str, ...] = ()) -> CommentedMap:
+    """Return the params of a preset; `above` are the presets whose base it is."""
+    path = _path(name, root)
     preset = read_with_comments(path)
+    if name == DEFAULT:
+        return preset
+    base = preset.pop("base", DEFAULT)
+    if base in (*above, name):
+        raise ParamsError(f"{path}: base is {base!r}, which leads back to this preset; name another one")
+    params = _merged(base, root=root, above=(*above, name))
     candidates = preset.get("candidates", params.get("candidates"))
     if not isinstance(candidates, list):
         raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
     for keys in OF_CANDIDATES:
-        sections: dict[str, Any] = reduce(lambda section, key: section.get(key, {}), keys, params)
-        for left_out in sections.keys() - set(candidates):
+        sections, own = (reduce(lambda section, key: section.get(key, {}), keys, one) for one in (params, preset))
+        for left_out in sections.keys() - set(candidates) - own.keys():
             del sections[left_out]
     _merge(params, preset, candidates=candidates, path=path)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = "\n".join(takewhile(lambda line: line.startswith("#"), lines))
-    return "\n\n".join(filter(None, [head, *(_dumped(params, section) for section in params)])) + "\n"
+    return params
 
 
 def _folder(root: Path) -> Path:
@@ -114,13 +128,13 @@ def _merge(
 ) -> None:
     """Put what a preset says into the params, in place, by the rule above."""
     for key, value in preset.items():
-        known = candidates if at in OF_CANDIDATES else list(params)
+        known = list(dict.fromkeys([*params, *candidates]) if at in OF_CANDIDATES else params)
         if key not in known:
             kind, where = ("key", f"{'.'.join(at)} has an unknown key") if at else ("section", "unknown section")
             hint = did_you_mean(str(key), known) or f"; known {kind}s: {', '.join(known)}"
             raise ParamsError(f"{path}: {where} {key!r}{hint}")
         here, old = (*at, key), params.get(key)
-        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here):
+        if isinstance(old, CommentedMap) and isinstance(value, CommentedMap) and not _is_whole(here, old, value):
             _merge(old, value, candidates=candidates, path=path, at=here)
         else:
             params[key] = value
@@ -130,9 +144,11 @@ def _merge(
             params.ca.items[key] = [None, None, replaced, None]
 
 
-def _is_whole(keys: tuple[str, ...]) -> bool:
+def _is_whole(keys: tuple[str, ...], old: CommentedMap, new: CommentedMap) -> bool:
     match keys:
-        case ("train", _, "architecture") | ("tune", "space", _):
+        case ("train", _, "architecture"):
+            return "name" in new and new["name"] != old.get("name")
+        case ("tune", "space", _):
             return True
     return False
 

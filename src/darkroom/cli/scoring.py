@@ -15,6 +15,7 @@ from darkroom.cli.options import Json, Model, registered_name, takes
 from darkroom.cli.tables import print_drift
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.repository import repository_root
+from darkroom.project.text import escaped, json_line
 
 app = typer.Typer()
 
@@ -42,7 +43,7 @@ def predict(
         failed = failed or "error" in line
         if "error" not in line:
             line |= {"model": chosen.name, "version": chosen.version}
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+        print(json_line(line), flush=True)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -103,20 +104,21 @@ def batch(given: BatchOptions) -> None:
     )
     with native_stderr_silenced(), tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
 
-        def show(done: int, of: int) -> None:
+        def show(done: int, of: int | None) -> None:
             bar.total = of
             bar.update(done - bar.n)
 
         summary = run(given.source, given.out, version=chosen, options=options, on_progress=show)
     if given.as_json:
-        print(json.dumps(asdict(summary), ensure_ascii=False))
+        print(json_line(asdict(summary)))
     else:
-        print(
+        said = (
             f"{summary.out}: {summary.images} images by {summary.model} version {summary.version} in "
             f"{summary.seconds:.1f} s"
             + (f", {summary.resumed} of them by an earlier run that was killed" if summary.resumed else "")
             + (f"; {summary.failed} could not be read, e.g. {summary.errors[0]}" if summary.failed else "")
         )
+        print(escaped(said))
     raise typer.Exit(1 if summary.failed and summary.failed == summary.images else 0)
 
 

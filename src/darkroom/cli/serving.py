@@ -1,8 +1,12 @@
 """The command that serves a registered model over HTTP."""
 
+import math
 import os
+import re
 import signal
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +16,47 @@ from darkroom.cli.options import Model, registered_name, takes
 from darkroom.errors import ParamsError
 
 app = typer.Typer()
+PREFIX = "DARKROOM_SERVE"  # of variables: DARKROOM_SERVE_PORT is --port
 TOKEN = "DARKROOM_SERVE_TOKEN"  # noqa: S105 - the name of the variable
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of a file the defaults of the other options."""
+    if path is None:
+        return None
+    from darkroom.project.params import read_params
+    from darkroom.project.text import did_you_mean
+
+    if not path.is_file():
+        raise ParamsError(f"--config {path}: no such file; expected YAML with a section serve")
+    given = read_params(path).get("serve")
+    if not isinstance(given, dict):
+        raise ParamsError(f"--config {path}: expected a section serve with options, such as `serve: {{port: 8000}}`")
+    known = [field.name for field in fields(ServeOptions) if field.name != "config"]
+    defaults = {str(key).replace("-", "_"): value for key, value in given.items()}
+    for key, value in defaults.items():
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+            raise ParamsError(f"--config {path}: serve has an unknown key {key!r}{hint}")
+        if isinstance(value, dict) or (isinstance(value, list) and key != "cors_origin"):
+            raise ParamsError(f"--config {path}: serve.{key} is {value!r}; expected one value")
+    context.default_map = {key: value for key, value in defaults.items() if value is not None}
+    return path
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """The options of `darkroom serve`."""
 
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_read_config,
+            is_eager=True,
+            help="YAML file whose section serve holds options, e.g. max_images: 8; the command line goes before "
+            "variables, and these before the file.",
+        ),
+    ] = None
     model: Model = None
     alias: Annotated[str, typer.Option(help="Alias of the version to serve; the server follows it.")] = "champion"
     version: Annotated[str | None, typer.Option(help="Serve this version and do not follow the alias.")] = None
@@ -26,6 +64,16 @@ class ServeOptions:
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port, printed in the log.")
     ] = 8000
+    root_path: Annotated[
+        str,
+        typer.Option(help="Path prefix at a proxy in front, e.g. /darkroom; it may strip it or not."),
+    ] = ""
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN", help="Origin whose pages may ask, e.g. https://shop.example; * for all. Repeatable."
+        ),
+    ] = None
     token_file: Annotated[
         Path | None,
         typer.Option(help=f"File with the bearer token that clients must send; or set {TOKEN}."),
@@ -52,6 +100,12 @@ class ServeOptions:
         Path | None,
         typer.Option(help="Directory of the log of predictions and feedback, for `darkroom drift`."),
     ] = None
+    log_days: Annotated[
+        float | None, typer.Option(min=0.0001, help="Days after which files of the log are deleted; default: never.")
+    ] = None
+    log_mb: Annotated[
+        int | None, typer.Option(min=1, help="Maximum size of the log in MB, without images; the oldest files go.")
+    ] = None
     keep_images: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the images to keep in the log's directory; 0: none.")
     ] = 0.0
@@ -61,10 +115,12 @@ class ServeOptions:
     keep_mb: Annotated[int, typer.Option(min=1, help="Maximum size of all kept images in MB; the oldest go.")] = 1000
 
 
-@app.command()
+@app.command(context_settings={"auto_envvar_prefix": PREFIX})
 @takes(ServeOptions)
 def serve(given: ServeOptions) -> None:
     """Serve a registered model over HTTP, with a page at /; follows promotions and rollbacks without a restart.
+
+    Every option can be set by a variable, DARKROOM_SERVE_PORT for --port, or in the section serve of --config.
 
     The port opens once a version is loaded. Log lines are JSON on stderr. On SIGTERM the server answers in-flight
     requests, then stops.
@@ -77,13 +133,20 @@ def serve(given: ServeOptions) -> None:
             f"--max-waiting {given.max_waiting} is less than --max-images {given.max_images}; such requests could "
             "never be served"
         )
-    if given.keep_images and given.log is None:
-        raise ParamsError("--keep-images keeps images in the log's directory; also pass --log DIRECTORY")
+    for option, value in (("keep-images", given.keep_images), ("log-days", given.log_days), ("log-mb", given.log_mb)):
+        if value and given.log is None:
+            raise ParamsError(f"--{option} is about what is kept in the log's directory; also pass --log DIRECTORY")
     name, token = registered_name(given.model), _token(given.token_file)
+    root_path, origins = _root_path(given.root_path), _origins(given.cors_origin or [])
     from darkroom.monitoring.kept_images import Keeping
+    from darkroom.monitoring.retention import Retention
     from darkroom.serving.limits import Limits
+    from darkroom.serving.logs import log
     from darkroom.serving.server import Settings, serve
 
+    if token is None and not _is_loopback(given.host):
+        open_to_all = "anyone who reaches this address can ask the model; set a token with --token-file"
+        log("no_token", f"--host {given.host} without a token: {open_to_all} or {TOKEN}")
     limits = Limits(
         max_body_bytes=given.max_body_mb << 20,
         max_held_bytes=max(16 * given.max_body_mb, 256) << 20,
@@ -95,6 +158,8 @@ def serve(given: ServeOptions) -> None:
         body_seconds=given.body_seconds,
     )
     keeping = Keeping(given.keep_images, given.keep_days * 86400, given.keep_mb << 20) if given.keep_images else None
+    bounded = given.log_days is not None or given.log_mb is not None
+    retention = Retention((given.log_days or math.inf) * 86400, (given.log_mb or math.inf) * (1 << 20))
     serve(
         Settings(
             name=name,
@@ -102,6 +167,8 @@ def serve(given: ServeOptions) -> None:
             version=given.version,
             host=given.host,
             port=given.port,
+            root_path=root_path,
+            cors_origins=origins,
             token=token,
             poll_seconds=given.poll_seconds,
             n_threads=given.threads or max(2, len(os.sched_getaffinity(0))),
@@ -109,6 +176,7 @@ def serve(given: ServeOptions) -> None:
             access_log=given.access_log,
             log_folder=given.log,
             keeping=keeping,
+            retention=retention if bounded else None,
             limits=limits,
         )
     )
@@ -125,6 +193,33 @@ def _token(file: Path | None) -> str | None:
             token = file.read_text().strip()
         except (OSError, ValueError) as error:
             raise ParamsError(f"{source} cannot be read: {error}") from None
-    if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise ParamsError(f"{source}: expected one word of ASCII characters")
+    from darkroom.serving.tokens import weakness
+
+    if why := weakness(token):
+        raise ParamsError(f"{source}: {why}; set a token that `openssl rand -hex 32` wrote, or one like it")
     return token
+
+
+def _root_path(text: str) -> str:
+    path = text.strip("/")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path) or "//" in path:
+        raise ParamsError(f"--root-path {text}: expected a path such as /darkroom")
+    return f"/{path}" if path else ""
+
+
+def _origins(given: list[str]) -> tuple[str, ...]:
+    from darkroom.serving.origins import is_origin
+
+    for origin in given:
+        if not is_origin(origin):
+            raise ParamsError(f"--cors-origin {origin}: expected scheme and host, such as https://shop.example, or *")
+    return tuple(given)
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address; true where there is none: to bind it says what is wrong."""
+    try:
+        found = socket.getaddrinfo(host or "0.0.0.0", None)  # noqa: S104 - what an empty one stands for
+    except OSError:
+        return True
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)

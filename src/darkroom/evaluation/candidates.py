@@ -1,7 +1,6 @@
 """The candidates of an evaluation: what training left of each, its scores, and which of them wins."""
 
 import base64
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
 from darkroom.evaluation.metrics import classification
+from darkroom.files.writing import read_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,15 +24,27 @@ GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlar
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 ROWS_AT_ONCE = 1024  # images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
-RUN_KEYS |= {"val_accuracy", "train_seconds"}
+RUN_KEYS |= {"val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
 
 
-def choose_winner(val_accuracy: Mapping[str, float]) -> str:
-    """Return the name of the candidate with the best validation accuracy; ties: the first name.
+def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapping[str, int]) -> str:
+    """Return the name of the candidate that is most accurate on images held out from training; of equals, the smallest.
 
-    Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them.
+    Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them. Where
+    few validation images are all that there is for one, and another was judged by the training images too (in folds),
+    the accuracies are not equally sure: it is the lower ends of their 95 % intervals that are compared.
+
+    Args:
+        trained: run.json of each.
+        model_bytes: of each model.onnx.
     """
-    return min(val_accuracy, key=lambda name: (-val_accuracy[name], name))
+
+    def rank(name: str) -> tuple[float, int, str]:
+        n_images = trained[name]["held_out_images"]
+        n_right = round(trained[name]["held_out_accuracy"] * n_images)
+        return -classification.accuracy_interval(np.arange(n_images) < n_right)[0], model_bytes[name], name
+
+    return min(trained, key=rank)
 
 
 @dataclass(frozen=True)
@@ -117,8 +129,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
         DataError: it is missing, or not what `train` writes.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
+        lines = read_csv(path)
         history = {name: [float(line[name]) for line in lines] for name in ("epoch", *CURVES)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _not_whole(path, f"cannot be read ({type(error).__name__}: {error})") from None

@@ -2,7 +2,9 @@
 
 import bz2
 import gzip
+import io
 import lzma
+import os
 import re
 import stat
 import struct
@@ -12,10 +14,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from darkroom.errors import DataError
 from darkroom.project.text import escaped, shown, utf8
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
@@ -43,7 +48,7 @@ class Entry(NamedTuple):
 
 
 class Readable(Protocol):
-    """The file that `Archive.open` returns: `read(n)` gives n bytes, fewer only at the end."""
+    """A file in which `read(n)` gives n bytes, fewer only at the end."""
 
     def read(self, n: int, /) -> bytes: ...
 
@@ -54,7 +59,7 @@ class Archive(Protocol):
     path: Path
     entries: list[Entry]
 
-    def open(self, entry: Entry) -> Readable: ...
+    def open(self, entry: Entry) -> IO[bytes]: ...
 
     def read(self, entry: Entry) -> bytes: ...
 
@@ -112,8 +117,8 @@ class TarArchive:
         self._stream = stream
         self.entries = list(_unique(path, self._scan(max_archive_bytes)))
 
-    def open(self, entry: Entry) -> Readable:
-        return _Slice(self._stream, entry, self.path)
+    def open(self, entry: Entry) -> IO[bytes]:
+        return cast(IO[bytes], _Slice(self._stream, entry, self.path))
 
     def read(self, entry: Entry) -> bytes:
         with broken_as_data_error(self.path):
@@ -164,7 +169,7 @@ class ZipArchive:
             raise DataError(_too_big(path, n_bytes, max_archive_bytes))
         self.entries = list(_unique(path, self._scan()))
 
-    def open(self, entry: Entry) -> Readable:
+    def open(self, entry: Entry) -> IO[bytes]:
         with broken_as_data_error(self.path):
             return self._zipped.open(self._infos[entry.position])
 
@@ -196,23 +201,38 @@ class ZipArchive:
                 yield Entry(name, info.file_size, spelled.endswith("/"), position)
 
 
-class _Slice:
+class _Slice(io.RawIOBase):
     """The bytes of one tar member as a stream."""
 
     def __init__(self, stream: IO[bytes], entry: Entry, path: Path) -> None:
+        super().__init__()
         self._stream, self._path = stream, path
-        self._next, self._left = entry.position, entry.n_bytes
+        self._start, self._size, self._place = entry.position, entry.n_bytes, 0
 
-    def read(self, n: int, /) -> bytes:
-        n = min(n, self._left)
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        n = max(0, min(len(view), self._size - self._place))
         with broken_as_data_error(self._path):
-            self._stream.seek(self._next)
+            self._stream.seek(self._start + self._place)
             data = self._stream.read(n)
         if len(data) < n:
             raise DataError(f"{self._path} is truncated; download it again")
-        self._next += n
-        self._left -= n
-        return data
+        view[:n] = data
+        self._place += n
+        return n
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
 
 class _ShortReads:

@@ -4,15 +4,21 @@ import csv
 import errno
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from types import SimpleNamespace
 from typing import Any
 
 from darkroom.errors import DataError
 
 FROM_THE_START = "run `dvc repro` from the start"
+# What a spreadsheet runs, after any apostrophes of ours; a number with a sign is a number.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+CRLF = "\r\n"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -44,11 +50,36 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file in UTF-8 with a line of column names: whole, or not at all."""
+    """Write a CSV file in UTF-8 with a line of column names: whole, or not at all.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe in front, which spreadsheets take for "this is
+    text"; `read_csv` takes it away again.
+    """
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(lines)
+        # csv quotes a carriage return only where lines end with one; a bare one would begin a line of its own.
+        ending = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(CRLF)}\n"))
+        writer = csv.writer(ending, lineterminator=CRLF)
+        writer.writerows([_as_text(cell) for cell in line] for line in (columns, *lines))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a file that `write_csv` wrote, each as column -> text.
+
+    Raises:
+        OSError, ValueError: the file is missing, or not UTF-8.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        columns, *lines = [[_as_written(cell) for cell in line] for line in csv.reader(file)] or [[]]
+    return [dict(zip(columns, line, strict=False)) for line in lines]
+
+
+def _as_text(cell: Any) -> Any:
+    is_run = isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell)
+    return f"'{cell}" if is_run else cell
+
+
+def _as_written(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from darkroom.data.arrays.features import Features
+from darkroom.errors import ParamsError
 from darkroom.project.console import loading_keras
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
@@ -22,7 +23,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the plot.
 
     A candidate for transfer is tested with its head alone, on the features of `embed`: that is what its learning_rate
-    is for in every mode.
+    is for. One whose head is solved at once has no use for it.
 
     Args:
         candidate: a section of `train`.
@@ -31,7 +32,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         picture: the file to write.
 
     Raises:
-        ParamsError: the candidate is unknown, or its settings do not fit the data.
+        ParamsError: the candidate is unknown or has no learning rate, or its settings do not fit the data.
         DataError: the data are not prepared.
         TrainingError: the loss falls at no rate, or the device is not there.
     """
@@ -39,6 +40,11 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     with contextlib.chdir(root):
         params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
+    if recipe.is_solved(params):
+        raise ParamsError(
+            f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; set "
+            "architecture.units above 0, or test another candidate"
+        )
     folder = root / "data"
     opened = open_data(
         folder / "prepared", folder / "augmented", folder / "features" if recipe.transfer_mode(params) else None

@@ -5,14 +5,13 @@ bounds, and is never removed.
 """
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from darkroom.monitoring.log import keep_image
+from darkroom.monitoring.retention import CLEAN_SECONDS, remove_oldest
 
 FOLDER = "kept"  # in the log's directory
-CLEAN_SECONDS = 600.0  # between two looks at what is too old
 CLEAN_SHARE = 20  # after 1/20 of max_bytes was written, the directory is measured again: other servers may share it
 
 
@@ -48,18 +47,20 @@ class KeptImages:
         self._room = 0  # bytes that may be written until the directory is measured again
         self._cleaned = -CLEAN_SECONDS
 
-    def keep(self, image_id: str, data: bytes) -> None:
-        """Write an image, unless it is there or larger than all may be.
+    def keep(self, image_id: str, data: bytes) -> bool:
+        """Write an image, unless it is there or larger than all may be; return whether it was written.
 
         Raises:
             DataError: the disk refuses.
         """
         if len(data) > self._keeping.max_bytes:
-            return
+            return False
         if len(data) > self._room:
             self._clean(reserve=len(data))
-        if keep_image(self._folder, image_id, data):
+        written = keep_image(self._folder, image_id, data)
+        if written:
             self._room -= len(data)
+        return written
 
     def clean_if_due(self) -> None:
         """Remove what is too old, from time to time."""
@@ -70,22 +71,10 @@ class KeptImages:
         """Remove what is too old, and the oldest, until `reserve` bytes and a share of all fit in."""
         self._cleaned = time.monotonic()
         share = max(reserve, self._keeping.max_bytes // CLEAN_SHARE)
-        oldest, n_bytes = time.time() - self._keeping.max_seconds, 0
-        for changed, size, path in sorted(self._files(), reverse=True):
-            n_bytes += size
-            if changed < oldest or n_bytes > self._keeping.max_bytes - share:
-                with suppress(OSError):  # another server was faster
-                    path.unlink()
+        images = self._folder.glob("images/*/*")  # those included that a kill left half written
+        max_bytes = self._keeping.max_bytes - share
+        remove_oldest(images, max_seconds=self._keeping.max_seconds, max_bytes=max_bytes)
         self._room = share
-
-    def _files(self) -> list[tuple[float, int, Path]]:
-        """Return (time of change, bytes, path) of every file, those included that a kill left half written."""
-        found = []
-        for path in self._folder.glob("images/*/*"):
-            with suppress(OSError):
-                state = path.stat()
-                found.append((state.st_mtime, state.st_size, path))
-        return found
 
 
 def stored_images(log: Path) -> dict[str, Path]:

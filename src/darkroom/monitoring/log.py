@@ -47,6 +47,9 @@ class PredictionLog:
         folder: made with the first file.
         max_rows: held in memory, at about 500 bytes each; with one more the file is written.
         max_seconds: after so many since the first row was held, the next append writes the file.
+
+    Attributes:
+        n_lost: rows that could not be written and were given up.
     """
 
     def __init__(self, folder: Path, *, max_rows: int = 10_000, max_seconds: float = 60.0) -> None:
@@ -57,6 +60,7 @@ class PredictionLog:
         self._rows: list[Mapping[str, Any]] = []
         self._since = 0.0
         self._n_files = 0
+        self.n_lost = 0
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +70,8 @@ class PredictionLog:
     ) -> None:
         self.close()
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take rows with the keys of COLUMNS; `time` is an aware datetime.
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Take rows with the keys of COLUMNS (`time` is an aware datetime), and return whether a file was written.
 
         Raises:
             DataError: see flush; this call may be one that writes.
@@ -77,11 +81,10 @@ class PredictionLog:
                 self._since = time.monotonic()
             self._rows.extend(rows)
             due = len(self._rows) >= self._max_rows or time.monotonic() - self._since >= self._max_seconds
-        if due:
-            self.flush()
+        return due and self.flush()
 
-    def flush(self) -> None:
-        """Write what is held to a file of its own; nothing where nothing is held.
+    def flush(self) -> bool:
+        """Write what is held to a file of its own, and return whether anything was.
 
         Raises:
             DataError: the disk refuses. These rows are given up: a full disk must not fill the memory as well.
@@ -93,11 +96,14 @@ class PredictionLog:
             rows, self._rows = self._rows, []
             number, self._n_files = self._n_files, self._n_files + (1 if rows else 0)
         if not rows:
-            return
+            return False
+        self.n_lost += len(rows)  # until they are written
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema())
         path = self.folder / file_name(number)
         with write_errors(path), replacing(path) as part:
             pq.write_table(table, part, compression="zstd")
+        self.n_lost -= len(rows)
+        return True
 
     def close(self) -> None:
         """Write what is held."""

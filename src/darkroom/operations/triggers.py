@@ -220,12 +220,12 @@ def incoming_images(folder: Path, *, max_image_bytes: int) -> dict[str, str]:
     Raises:
         DataError: what `preprocess` would refuse: a stray file, classes that differ by case alone.
     """
-    from darkroom.data.raw.layouts import Oversized, read_folder
+    from darkroom.data.raw.layouts import Unread, read_folder
 
     found = {}
     for image in read_folder(folder, max_image_bytes=max_image_bytes) if folder.is_dir() else ():
-        # One that is too large to be read is told by its size: `preprocess` rejects it anyway.
-        content = f"{image.data.n_bytes} bytes".encode() if isinstance(image.data, Oversized) else image.data
+        # One that was not read is told by the reason, its size for example: `preprocess` rejects it anyway.
+        content = image.data.reason.encode() if isinstance(image.data, Unread) else image.data
         found[image.name] = hashlib.sha256(bytes(content)).hexdigest()
     return found
 

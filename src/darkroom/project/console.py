@@ -15,6 +15,7 @@ from dotenv import load_dotenv
 from darkroom.errors import DarkroomError
 from darkroom.project.repository import repository_root
 from darkroom.project.stage_runs import current_stage, last_run, timed
+from darkroom.project.text import escaped
 
 
 def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
@@ -108,7 +109,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except DarkroomError as error:
         if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
             raise
-        say(f"error: {' '.join(str(error).split())}")
+        say(f"error: {escaped(' '.join(str(error).split()))}")
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output has what it wanted: `darkroom predict ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -116,7 +117,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except OSError as error:  # a full or read-only disk, a missing right
         if "--debug" in sys.argv or os.environ.get("DARKROOM_DEBUG"):
             raise
-        say(f"error: {error.filename or 'a file'}: {error.strerror or error}")
+        say(f"error: {escaped(str(error.filename or 'a file'))}: {error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,8 +1,10 @@
 """Texts for people: names on one line, URIs without passwords, the nearest known word."""
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 def first_line(error: BaseException) -> str:
@@ -18,6 +20,12 @@ def shown(name: str) -> str:
 def escaped(name: str) -> str:
     """Return the name with newlines and what else cannot be printed spelled out: one line, whatever the name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def json_line(value: Any) -> str:
+    """Return a value as JSON that may be shown on a terminal: letters as they are, what cannot be printed escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def utf8(name: str) -> str:

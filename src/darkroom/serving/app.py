@@ -10,11 +10,13 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
+from darkroom.serving import open_inference
 from darkroom.serving.follower import Follower
 from darkroom.serving.front import FEEDBACK, PREDICT
 from darkroom.serving.limits import Limits
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
 from darkroom.serving.schemas import (
+    REFUSALS,
     Answer,
     Images,
     Labels,
@@ -51,6 +53,12 @@ ID = {  # front.py answers every request with the same header
     "description": "Taken over into the answer and the logs, if it is 1 to 128 letters, digits or . _ : = + / @ -",
     "schema": {"type": "string", "maxLength": 128},
 }
+TRACE = {
+    "name": "traceparent",
+    "in": "header",
+    "description": "Of a trace (W3C Trace Context): handed on in the answer and the logs.",
+    "schema": {"type": "string", "maxLength": 200},
+}
 EXAMPLE = {
     "request_id": "9f86d081884c7d65",
     "model": "pets",
@@ -60,13 +68,24 @@ EXAMPLE = {
         {"error": "12 bytes are not an image; expected JPEG, PNG, WebP, BMP, GIF or TIFF"},
     ],
 }
-REFUSALS = {
-    400: "The body is empty, or not in the form that its Content-Type announces, or has too many images.",
-    408: "The body did not arrive in time.",
-    413: "The body is larger than the limit; the rest of it was not read.",
-    415: "The Content-Type is not understood.",
-    503: "Too much is waiting already; Retry-After says when to come back.",
+EVERYWHERE: dict[int | str, dict[str, Any]] = {
+    405: {"model": Problem, "description": "The path is not asked with this method; Allow says with which."},
+    500: {"model": Problem, "description": "The server failed; its log says why."},
 }
+SHOWN = [  # front.py reads them
+    {
+        "name": "top",
+        "in": "query",
+        "description": "Only so many probabilities of each image, the greatest first; default: all.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999999999},
+    },
+    {
+        "name": "threshold",
+        "in": "query",
+        "description": "Mark answers with a smaller probability as abstained; default: abstain_below of the model.",
+        "schema": {"type": "number", "minimum": 0, "maximum": 1},
+    },
+]
 
 
 def build(
@@ -75,6 +94,7 @@ def build(
     metrics: Metrics,
     limits: Limits,
     alias: str | None,
+    root_path: str,
     needs_token: bool,
     takes_feedback: bool,
     n_waiting: Callable[[], int],
@@ -83,44 +103,34 @@ def build(
 
     Args:
         alias: that is followed; None: the version is fixed.
+        root_path: of a proxy in front, where the description says that the paths are; empty: none.
         needs_token: whether the front asks for a token.
         takes_feedback: whether the front takes true labels.
         n_waiting: returns the number of images that are accepted and not answered.
     """
     summary = "Classifies images with the registered version under an alias."
-    app = FastAPI(title="Darkroom", summary=summary, version=_version(), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Darkroom",
+        summary=summary,
+        version=_version(),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        servers=[{"url": root_path}] if root_path else None,
+        responses=EVERYWHERE,
+    )
     protected = APIRouter(
         dependencies=[Depends(HTTPBearer(auto_error=False))] if needs_token else [],
         responses={401: {"model": Problem, "description": "The token is missing or wrong."}},
     )
     _add_predict(protected)
     _add_feedback(protected)
-
-    @protected.get("/v1/model", summary="The loaded version and its input format")
-    async def model(request: Request) -> ModelFacts:
-        served = follower.served
-        return ModelFacts(
-            request_id=request.state.request_id,
-            model=served.version.name,
-            version=served.version.version,
-            alias=alias,
-            since=served.since,
-            run_id=served.version.run_id,
-            classes=served.package.classes,
-            image_shape=list(served.package.image_shape),
-            abstain_below=served.package.abstain_below,
-            problem=follower.problem,
-            max_body_bytes=limits.max_body_bytes,
-            max_pixels=limits.max_pixels,
-            max_images=limits.max_images,
-            feedback=takes_feedback,
-        )
+    _add_facts(protected, follower=follower, limits=limits, alias=alias, takes_feedback=takes_feedback)
 
     @protected.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def prometheus() -> Response:
         metrics.waiting.set(n_waiting())
-        served = follower.served.version
-        return Response(metrics.text(model=served.name, version=served.version), media_type=CONTENT_TYPE)
+        return Response(metrics.text(follower), media_type=CONTENT_TYPE)
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
@@ -129,6 +139,7 @@ def build(
         return JSONResponse(body, error.status_code, headers=error.headers)
 
     _add_probes(app)
+    open_inference.add_routes(protected, follower)
     app.include_router(protected)
     _add_page(app)
     return app
@@ -150,7 +161,7 @@ def _add_predict(router: APIRouter) -> None:
         operation_id="predict",
         response_model=Answer,
         responses=responses,
-        openapi_extra={"requestBody": {"content": content}, "parameters": [ID]},
+        openapi_extra={"requestBody": {"content": content}, "parameters": [ID, TRACE, *SHOWN]},
     )
     async def predict(body: Annotated[OneImage | Images, ENCODED]) -> None:
         """One image that cannot be read is answered with 422.
@@ -175,13 +186,37 @@ def _add_feedback(router: APIRouter) -> None:
         operation_id="feedback",
         response_model=Stored,
         responses={status: {"description": text, "model": Problem} for status, text in described.items()},
-        openapi_extra={"parameters": [ID]},
+        openapi_extra={"parameters": [ID, TRACE]},
     )
     async def feedback(body: Annotated[OneLabel | Labels, LABELS]) -> None:
         """A label may be a class that the model does not know: then the model was wrong, and unknown_classes names it.
 
         Of several labels for one image the last one counts. What is answered with 200 is on the disk.
         """
+
+
+def _add_facts(
+    router: APIRouter, *, follower: Follower, limits: Limits, alias: str | None, takes_feedback: bool
+) -> None:
+    @router.get("/v1/model", summary="The loaded version and its input format")
+    async def model(request: Request) -> ModelFacts:
+        served = follower.served
+        return ModelFacts(
+            request_id=request.state.request_id,
+            model=served.version.name,
+            version=served.version.version,
+            alias=alias,
+            since=served.since,
+            run_id=served.version.run_id,
+            classes=served.package.classes,
+            image_shape=list(served.package.image_shape),
+            abstain_below=served.package.abstain_below,
+            problem=follower.problem,
+            max_body_bytes=limits.max_body_bytes,
+            max_pixels=limits.max_pixels,
+            max_images=limits.max_images,
+            feedback=takes_feedback,
+        )
 
 
 def _add_probes(app: FastAPI) -> None:
@@ -192,6 +227,14 @@ def _add_probes(app: FastAPI) -> None:
     @app.get("/readyz", summary="Is a version loaded?")
     async def readyz() -> Status:
         return Status(status="ready")
+
+    @app.get(open_inference.LIVE, summary="Is the process alive?")
+    async def live() -> dict[str, bool]:
+        return {"live": True}
+
+    @app.get(open_inference.READY, summary="Is a version loaded?")
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
 
 
 def _add_page(app: FastAPI) -> None:

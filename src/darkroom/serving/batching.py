@@ -7,6 +7,7 @@ two threads only, the event loop's and one of these, and a busy server makes bat
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,13 +26,20 @@ _NO_PIXELS: np.ndarray = np.empty(0, np.uint8)
 
 
 class Answered(NamedTuple):
-    """One image that was answered: its file, its pixels as the network took them, the answer, and who asked."""
+    """One image that was answered: its file, its pixels as the network took them, the answer, and who asked.
+
+    Attributes:
+        queue_seconds, decode_seconds: of this image; network_seconds: of its whole batch.
+    """
 
     data: bytes
     pixels: np.ndarray
     answer: Answer
     request_id: str
     position: int
+    queue_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    network_seconds: float = 0.0
 
 
 OnBatch = Callable[[Served, list[Answered]], None]
@@ -53,6 +61,8 @@ class _Item:
     position: int
     data: bytes
     pixels: np.ndarray = field(default_factory=lambda: _NO_PIXELS)  # until it is decoded
+    since: float = field(default_factory=time.perf_counter)
+    decode_seconds: float = 0.0
 
 
 class Batcher:
@@ -117,6 +127,7 @@ class Batcher:
 
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
+            began = time.perf_counter()
             try:
                 item.pixels = item.request.served.package.decode(item.data)
             except ValueError as error:
@@ -125,6 +136,7 @@ class Batcher:
             except Exception as error:  # the version's own code; without an answer the request would wait for ever
                 self._fail([item], error)
                 continue
+            item.decode_seconds = time.perf_counter() - began
             with self._lock:
                 self._decoded.append(item)
                 if self._n_predicting >= self._n_at_once(item.request.served):
@@ -150,7 +162,7 @@ class Batcher:
         return len(self._threads) if height * width >= LARGE_PIXELS else max(1, len(self._threads) // 2)
 
     def _predict(self, batch: list[_Item]) -> None:
-        served = batch[0].request.served
+        served, began = batch[0].request.served, time.perf_counter()
         try:
             answers = served.package.predict([item.pixels for item in batch], batch_size=self._max_batch)
             answered = list(zip(batch, answers, strict=True))
@@ -160,12 +172,10 @@ class Batcher:
             if len(batch) == 1:
                 self._fail(batch, error)
             return
+        network_seconds = time.perf_counter() - began
         self._deliver(answered)
         try:
-            self._on_batch(
-                served,
-                [Answered(item.data, item.pixels, answer, item.request.id, item.position) for item, answer in answered],
-            )
+            self._on_batch(served, [_noted(*one, began=began, network_seconds=network_seconds) for one in answered])
         except Exception as error:  # the clients have their answers, and this thread must go on for the next ones
             self._log("batch_not_noted", f"{type(error).__name__}: {_one_line(error)}")
 
@@ -184,6 +194,12 @@ class Batcher:
     def _fail(self, items: list[_Item], error: Exception) -> None:
         for item in items:
             _call(item.request.loop, _break, item.request, error)
+
+
+def _noted(item: _Item, answer: Answer, *, began: float, network_seconds: float) -> Answered:
+    waited = began - item.since - item.decode_seconds
+    who = item.request.id, item.position
+    return Answered(item.data, item.pixels, answer, *who, waited, item.decode_seconds, network_seconds)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:

@@ -105,7 +105,7 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
 
     def take_file(file: File) -> None:
         if len(images) == max_images:
-            raise _too_many(max_images)
+            raise too_many(max_images)
         file.file_object.seek(0)
         images.append(file.file_object.read())
 
@@ -153,11 +153,12 @@ def _images_of_json(body: bytes, *, max_images: int) -> list[bytes | str]:
     if not isinstance(encoded, list) or not encoded or not all(isinstance(text, str) for text in encoded):
         raise Refused(400, f"the JSON does not have the expected form; {WELCOME}")
     if len(encoded) > max_images:
-        raise _too_many(max_images)
-    return [_from_base64(text) for text in encoded]
+        raise too_many(max_images)
+    return [from_base64(text) for text in encoded]
 
 
-def _from_base64(text: str) -> bytes | str:
+def from_base64(text: str) -> bytes | str:
+    """Return the file that a text holds, with or without data: before it; where it holds none, a text that says why."""
     start = _DATA_URI.match(text)
     try:
         return base64.b64decode("".join(text[start.end() if start else 0 :].split()), validate=True)
@@ -165,5 +166,6 @@ def _from_base64(text: str) -> bytes | str:
         return f"not base64 ({error}); expected an image file in base64, with or without the prefix data:...;base64,"
 
 
-def _too_many(max_images: int) -> Refused:
+def too_many(max_images: int) -> Refused:
+    """Return the refusal of a request with more images than that."""
     return Refused(400, f"the request has more than {max_images} images; send them in several requests")

@@ -11,7 +11,7 @@ import numpy as np
 
 from darkroom.errors import DarkroomError
 from darkroom.registry import versions
-from darkroom.registry.snapshot import Version
+from darkroom.registry.snapshot import SHA256, Version
 from darkroom.serving.downloads import remove_others
 
 RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again; hashing its files costs something
@@ -59,6 +59,7 @@ class Follower:
     Attributes:
         served: what answers now.
         problem: why it is not the version under the alias, or why that is not known; None: it is.
+        read: when the registry was last read, in seconds since 1970.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Follower:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._refused: tuple[Version, float] | None = None  # and when
+        self._unreadable = False
         self.problem: str | None = None
         self.served = load(find())
+        self.read = time.time()
 
     def start(self) -> None:
         """Begin to look at the registry, on a thread."""
@@ -87,9 +90,14 @@ class Follower:
         try:
             version = self._find()
         except DarkroomError as error:
+            self._unreadable = True
             self._say_problem("registry_unreadable", str(error))
             return
-        if version.version == self.served.version.version:
+        self.read = time.time()
+        if self._unreadable:
+            self._unreadable = False
+            self._log("registry_readable", "the registry can be read again")
+        if _content(version) == _content(self.served.version):
             self._refused, self.problem = None, None
             return
         if self._refused and self._refused[0] == version and time.monotonic() - self._refused[1] < RETRY_SECONDS:
@@ -103,6 +111,8 @@ class Follower:
         before, self.served = self.served, loaded  # one assignment: a request reads it once and keeps what it read
         self._refused, self.problem = None, None
         message = f"now serving version {version.version}, previously {before.version.version}"
+        if version.version == before.version.version:
+            message = f"now serving version {version.version} as it was registered anew under this number"
         self._log("version_taken", message, version=version.version, before=before.version.version)
         remove_others(version, before.version)
 
@@ -117,4 +127,11 @@ class Follower:
             try:
                 self.look()
             except Exception as error:  # nobody would start this thread again
+                self._unreadable = True
                 self._say_problem("look_failed", f"{type(error).__name__}: {error}")
+
+
+def _content(version: Version) -> tuple[object, ...]:
+    """Return what makes a version the one it is: the number of one that was deleted may be used again."""
+    sums = {key: value for key, value in version.tags.items() if key.startswith(SHA256)}
+    return version.version, version.run_id, version.location, sums

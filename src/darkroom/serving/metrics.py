@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from darkroom.serving.follower import Follower
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -14,6 +16,10 @@ class Metrics:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+
+        def seconds(name: str, of: str) -> Histogram:
+            return Histogram(f"darkroom_{name}_seconds", f"Seconds {of}", buckets=SECONDS, registry=registry)
+
         self.requests = Counter("darkroom_requests", "Requests answered", ["path", "status"], registry=registry)
         self.seconds = Histogram(
             "darkroom_request_seconds",
@@ -23,14 +29,39 @@ class Metrics:
             registry=registry,
         )
         self.predictions = Counter("darkroom_predictions", "Images classified", ["version", "label"], registry=registry)
+        self.abstained = Counter(
+            "darkroom_abstained", "Images answered below the model's own threshold", ["version"], registry=registry
+        )
         self.images_refused = Counter("darkroom_images_refused", "Images that could not be read", registry=registry)
         self.feedback = Counter("darkroom_feedback", "True labels stored", ["known"], registry=registry)
         self.batch_images = Histogram("darkroom_batch_images", "Images per batch", buckets=BATCHES, registry=registry)
+        self.queue_seconds = seconds("queue", "that an image waited for a decoder and for the network")
+        self.decode_seconds = seconds("decode", "of decoding an image")
+        self.network_seconds = seconds("network", "of the network on a batch of images")
+        self.log_dropped = Counter(
+            "darkroom_log_dropped", "Rows and images that the log of predictions lost", ["what"], registry=registry
+        )
+        for what in ("rows", "images"):
+            self.log_dropped.labels(what)  # 0 is said, too: an alert needs a series
+        self.worker_restarts = Counter(
+            "darkroom_worker_restarts", "Worker processes that died and were replaced", registry=registry
+        )
+        self.stale = Gauge(
+            "darkroom_model_stale",
+            "1 if the loaded version is not the one under the alias, or if that is not known",
+            registry=registry,
+        )
+        self.registry_read = Gauge(
+            "darkroom_registry_read_timestamp_seconds", "When the registry was last read", registry=registry
+        )
         self.waiting = Gauge("darkroom_images_waiting", "Images in the queue", registry=registry)
         self.model = Gauge("darkroom_model_info", "The loaded version", ["model", "version"], registry=registry)
 
-    def text(self, *, model: str, version: str) -> bytes:
+    def text(self, follower: Follower) -> bytes:
         """Return everything in Prometheus' text format."""
+        version = follower.served.version
         self.model.clear()
-        self.model.labels(model, version).set(1)
+        self.model.labels(version.name, version.version).set(1)
+        self.stale.set(follower.problem is not None)
+        self.registry_read.set(follower.read)
         return generate_latest(self._registry)

@@ -5,7 +5,8 @@ Nobody waits for a disk.
 
 import hashlib
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from queue import Empty, Full, Queue
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from darkroom.monitoring.kept_images import Keeping, KeptImages
 from darkroom.monitoring.log import PredictionLog
 from darkroom.monitoring.measures import measures
+from darkroom.monitoring.retention import CLEAN_SECONDS, Retention
 from darkroom.serving.batching import Answered
 from darkroom.serving.follower import Log
 
@@ -27,8 +29,10 @@ class Recorder:
     """Turns answers into rows of a PredictionLog. Rows that come faster than the disk takes them are dropped.
 
     Args:
-        log: called with (event, message) when rows or images are lost; it must not raise.
+        log: called with (event, message) when rows or images are lost, and when that is over; it must not raise.
+        dropped: called with ("rows" or "images", how many) for all that are lost.
         keeping: which images are kept; None: none.
+        retention: bounds of the log; None: none.
         max_batches: that wait for the disk.
         max_image_bytes: of images that wait for the disk.
     """
@@ -38,13 +42,18 @@ class Recorder:
         target: PredictionLog,
         *,
         log: Log,
+        dropped: Callable[[str, int], None],
         keeping: Keeping | None = None,
+        retention: Retention | None = None,
         max_batches: int = MAX_BATCHES,
         max_image_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self._target = target
         self._log = log
+        self._count = dropped
         self._keeping = keeping
+        self._retention, self._cleaned = retention, -CLEAN_SECONDS
+        self._fails = False  # whether the last write did
         self._kept = KeptImages(target.folder, keeping) if keeping else None
         self._batches: Queue[Batch | None] = Queue(max_batches)
         self._lock = threading.Lock()
@@ -96,6 +105,7 @@ class Recorder:
             self._room += sum(len(data) for _, data in images)
 
     def _drop(self, what: str, n: int) -> None:
+        self._count(what, n)
         with self._lock:
             first, self._dropped[what] = not self._dropped[what], self._dropped[what] + n
         if first:
@@ -109,21 +119,46 @@ class Recorder:
                 batch = self._batches.get(timeout=FLUSH_SECONDS)
             except Empty:
                 batch = ([], [])
-            try:
-                self._write(*(batch or ([], [])))
-            except Exception as error:  # the disk is full, say: these rows are lost, the answers are not
-                self._log("log_not_written", str(error))
+            self._clean_if_due()  # first: on a full disk it makes room
+            self._write(*(batch or ([], [])))
 
     def _write(self, rows: list[dict[str, Any]], images: list[tuple[str, bytes]]) -> None:
         self._release(images)
-        if rows:
-            self._target.append(rows)
-        else:
-            self._target.flush()
-        if self._kept:
-            for image, data in images:
-                self._kept.keep(image, data)
-            self._kept.clean_if_due()
+        n_lost, n_taken, written, failed = self._target.n_lost, 0, False, False
+        try:
+            written = self._target.append(rows) if rows else self._target.flush()
+        except Exception as error:  # the disk is full, say: these rows are lost, the answers are not
+            failed = True
+            self._lose("rows", self._target.n_lost - n_lost or len(rows), error)
+        try:
+            if self._kept:
+                for image, data in images:
+                    written = self._kept.keep(image, data) or written
+                    n_taken += 1
+        except Exception as error:
+            failed = True
+            self._lose("images", len(images) - n_taken, error)
+        if written and self._fails and not failed:
+            self._fails = False
+            self._log("log_written", "the log is written again")
+
+    def _lose(self, what: str, n: int, error: Exception) -> None:
+        self._count(what, n)
+        if not self._fails:
+            self._fails = True
+            self._log(
+                "log_not_written", f"{error}; until that is over, rows and images are lost, and counted in /metrics"
+            )
+
+    def _clean_if_due(self) -> None:
+        try:
+            if self._kept:
+                self._kept.clean_if_due()
+            if self._retention and time.monotonic() - self._cleaned >= CLEAN_SECONDS:
+                self._cleaned = time.monotonic()
+                self._retention.clean(self._target.folder)
+        except OSError as error:
+            self._log("log_not_cleaned", f"old files of the log cannot be removed: {error}")
 
 
 def _row(version: str, now: datetime, one: Answered) -> dict[str, Any]:

@@ -9,6 +9,14 @@ from darkroom.monitoring.feedback import MAX_LABEL, REQUEST_ID, SHA256
 
 REQUEST = Field(description="Of the request: its X-Request-ID, or one that the server chose.")
 
+REFUSALS = {
+    400: "The body is empty, not in the form of its Content-Type, or has too many images; or a parameter is wrong.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than the limit; the rest of it was not read.",
+    415: "The Content-Type is not understood.",
+    503: "Too much is waiting already; Retry-After says when to come back.",
+}
+
 
 class OneImage(BaseModel):
     """One image."""

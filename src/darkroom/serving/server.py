@@ -14,20 +14,24 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from darkroom.errors import ParamsError
 from darkroom.monitoring.feedback import FeedbackLog
 from darkroom.monitoring.kept_images import Keeping
 from darkroom.monitoring.log import PredictionLog
+from darkroom.monitoring.retention import Retention
 from darkroom.project.console import native_stderr_silenced
 from darkroom.registry import versions
+from darkroom.registry.snapshot import Version
 from darkroom.serving.app import build
 from darkroom.serving.batching import Answered, Batcher
 from darkroom.serving.follower import Follower, Served, load
 from darkroom.serving.front import Front
 from darkroom.serving.limits import Limits
-from darkroom.serving.logs import log
+from darkroom.serving.logs import log, never_waiting
 from darkroom.serving.metrics import Metrics
+from darkroom.serving.origins import opened_to
 from darkroom.serving.recorder import Recorder
 
 GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
@@ -43,11 +47,14 @@ class Settings:
         alias: of the version to serve, followed; ignored where `version` is given.
         version: to serve without following the alias.
         port: 0: any free one.
+        root_path: see Front.
+        cors_origins: of pages that may ask the server.
         poll_seconds: between two looks at the registry.
         n_threads: that decode images and run the network.
         network_threads: of one inference.
         log_folder: of the log of predictions and of feedback; None: none is kept, and no feedback is taken.
         keeping: which images are kept in the log's directory; None: none.
+        retention: how long, and how much of, the log is kept; None: all.
     """
 
     name: str
@@ -55,6 +62,8 @@ class Settings:
     version: str | None
     host: str
     port: int
+    root_path: str
+    cors_origins: tuple[str, ...]
     token: str | None
     poll_seconds: float
     n_threads: int
@@ -62,6 +71,7 @@ class Settings:
     access_log: bool
     log_folder: Path | None
     keeping: Keeping | None
+    retention: Retention | None
     limits: Limits
 
 
@@ -75,29 +85,16 @@ def serve(settings: Settings) -> None:
     limits = settings.limits
     bound = _bind(settings.host, settings.port)  # first: a port that is taken is told at once
     _allow_open_files()
-    # It says of broken forms what the answer says, and without a handler Python writes that as it is.
+    # It says of broken forms what the answer says.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # What C libraries write about broken images would stand between the lines of the log.
-    with bound, native_stderr_silenced(), ExitStack() as parts:
-        follower = Follower(
-            find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
-            load=lambda version: load(
-                version,
-                network_threads=settings.network_threads,
-                max_pixels=limits.max_pixels,
-                max_batch=limits.max_batch,
-            ),
-            log=log,
-            seconds=settings.poll_seconds,
-        )
+    with bound, native_stderr_silenced(), never_waiting(), ExitStack() as parts:
+        follower = _follower(settings)
         # From here on threads run that must be ended, so a signal is no longer an exception at any place.
         ending = parts.enter_context(_remembered_sigterm())
         metrics = Metrics()
-        recorder = feedback_log = None
-        if settings.log_folder:
-            recorder = Recorder(PredictionLog(settings.log_folder), log=log, keeping=settings.keeping)
-            parts.callback(recorder.close)
-            feedback_log = FeedbackLog(settings.log_folder)
+        recorder = parts.enter_context(_recording(settings, metrics))
+        feedback_log = FeedbackLog(settings.log_folder) if settings.log_folder else None
         batcher = Batcher(
             n_threads=settings.n_threads,
             max_batch=limits.max_batch,
@@ -112,12 +109,14 @@ def serve(settings: Settings) -> None:
             metrics=metrics,
             limits=limits,
             alias=alias,
+            root_path=settings.root_path,
             needs_token=settings.token is not None,
             takes_feedback=feedback_log is not None,
             n_waiting=lambda: batcher.n_waiting,
         )
         front = Front(
             inner,
+            root_path=settings.root_path,
             follower=follower,
             batcher=batcher,
             metrics=metrics,
@@ -130,7 +129,13 @@ def serve(settings: Settings) -> None:
         if alias:
             parts.callback(follower.close)
             follower.start()
-        _run(front, bound, served=follower.served, ending=ending, head_seconds=limits.head_seconds)
+        _run(
+            opened_to(front, settings.cors_origins),
+            bound,
+            served=follower.served,
+            ending=ending,
+            head_seconds=limits.head_seconds,
+        )
 
 
 class _Ending:
@@ -167,10 +172,10 @@ def _remembered_sigterm() -> Iterator[_Ending]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(front: Front, bound: socket.socket, *, served: Served, ending: _Ending, head_seconds: float) -> None:
+def _run(app: ASGIApp, bound: socket.socket, *, served: Served, ending: _Ending, head_seconds: float) -> None:
     idle = _IdleConnections(head_seconds)
     config = uvicorn.Config(
-        front,
+        app,
         # httptools takes less time, but bounds no head, and loses the body of a request that offers an upgrade, as
         # Java's client does.
         http="h11",
@@ -240,11 +245,47 @@ class _IdleConnections:
                 one.transport.close()
 
 
+def _follower(settings: Settings) -> Follower:
+    def loaded(version: Version) -> Served:
+        limits = settings.limits
+        threads = settings.network_threads
+        return load(version, network_threads=threads, max_pixels=limits.max_pixels, max_batch=limits.max_batch)
+
+    return Follower(
+        find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
+        load=loaded,
+        log=log,
+        seconds=settings.poll_seconds,
+    )
+
+
+@contextmanager
+def _recording(settings: Settings, metrics: Metrics) -> Iterator[Recorder | None]:
+    if settings.log_folder is None:
+        yield None
+        return
+    recorder = Recorder(
+        PredictionLog(settings.log_folder),
+        log=log,
+        dropped=lambda what, n: metrics.log_dropped.labels(what).inc(n),
+        keeping=settings.keeping,
+        retention=settings.retention,
+    )
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+
+
 def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, list[Answered]], None]:
     def note(served: Served, answered: list[Answered]) -> None:
         metrics.batch_images.observe(len(answered))
+        metrics.network_seconds.observe(answered[0].network_seconds)
         for one in answered:
             metrics.predictions.labels(served.version.version, one.answer["label"]).inc()
+            metrics.abstained.labels(served.version.version).inc(one.answer["abstained"])
+            metrics.queue_seconds.observe(one.queue_seconds)
+            metrics.decode_seconds.observe(one.decode_seconds)
         if recorder:
             recorder.record(served.version.version, answered)
 

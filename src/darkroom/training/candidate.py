@@ -9,19 +9,21 @@ import numpy as np
 
 from darkroom.data.arrays.features import Features
 from darkroom.errors import TrainingError
-from darkroom.evaluation.metrics.classification import expected_calibration_error
-from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
 from darkroom.training.answers import packed
+from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Checkpoint, Progress
+from darkroom.training.head_phase import solve_head
 from darkroom.training.recipe import (
     Data,
     Recipe,
+    Vectors,
     build_head,
     build_network,
     build_optimizer,
     build_plateau,
     build_schedule,
     epoch_batches,
+    is_solved,
     n_training,
     part,
     transfer_mode,
@@ -51,7 +53,9 @@ class Trained:
     """A finished training: the model to deploy (float32, images in, probabilities out), and how it came about.
 
     val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
-    the precision of that. val_right says which validation images that are (see answers.packed).
+    the precision of that. val_right says which validation images that are (see answers.packed). held_out are answers
+    about more images than those for validation, where these are few, a head was solved, and it is the best of all
+    phases; else None.
     """
 
     model: "keras.Model"
@@ -59,6 +63,7 @@ class Trained:
     batch_size: int
     val_accuracy: float
     val_right: str
+    held_out: HeldOut | None = None
 
 
 def train_candidate(
@@ -99,42 +104,19 @@ def train_candidate(
 
     def attempt(batch_size: int) -> Trained:
         run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
-        network, progress = run.transfer() if transfer_mode(recipe) else run.network()
+        network, progress, held_out = run.transfer() if transfer_mode(recipe) else (*run.network(), None)
         views, accuracy, right = recipe["test_time_views"], progress.best_val_accuracy, progress.best_right
         model = inference.deployable(network, views)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
             size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
             found = inference.right(model, data.val_images, data.val_labels, batch_size=size)
             accuracy, right = float(found.mean()), packed(found)
-        return Trained(model, progress, batch_size, accuracy, right)
+        return Trained(model, progress, batch_size, accuracy, right, held_out)
 
     if recipe["batch_size"] != "auto":
         distribution.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
     return _halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
-
-
-def calibrated(trained: Trained, data: Data, *, views: str) -> "tuple[keras.Model, dict[str, float]]":
-    """Return the model at the temperature that suits the validation images best, and what that changes there.
-
-    Args:
-        data: as it was trained on.
-        views: that the model averages: each image is as many.
-
-    Returns:
-        The model to deploy; temperature, val_ece and val_ece_uncalibrated, the expected calibration errors.
-    """
-    from darkroom.networks import inference
-
-    size = max(1, trained.batch_size // inference.VIEWS[views])
-    probabilities = inference.answers(trained.model, data.val_images, batch_size=size)
-    temperature = fit_temperature(probabilities, data.val_labels)
-    changes = {
-        "temperature": temperature,
-        "val_ece": expected_calibration_error(scaled(probabilities, temperature), data.val_labels),
-        "val_ece_uncalibrated": expected_calibration_error(probabilities, data.val_labels),
-    }
-    return inference.at_temperature(trained.model, temperature), changes
 
 
 def first_batch_size(n_train: int) -> int:
@@ -199,8 +181,11 @@ class _Run:
         final.set_weights(network.get_weights())
         return final, progress
 
-    def transfer(self) -> "tuple[keras.Model, Progress]":
-        """Train a head, and where the params say so the backbone too; return both as one float32 network."""
+    def transfer(self) -> "tuple[keras.Model, Progress, HeldOut | None]":
+        """Train a head, and where the params say so the backbone too; return both as one float32 network.
+
+        With it, what solve_head held out: None where no head was solved, or where it was not the best.
+        """
         from darkroom.networks.build import with_head
         from darkroom.networks.runtime import distribution
 
@@ -208,11 +193,13 @@ class _Run:
         extractor = self.extractor_of("float32")
         final = with_head(extractor, self._build_head(extractor.output_shape[-1], "float32"))
         with distribution.distribution():
-            weights, progress = self._transferred(extractor.get_weights(), extractor.output_shape[-1])
+            weights, progress, held_out = self._transferred(extractor.get_weights(), extractor.output_shape[-1])
         final.set_weights(weights)
-        return final, progress
+        return final, progress, held_out if progress.best_phase == "head" else None
 
-    def _transferred(self, backbone: list[np.ndarray], n_features: int) -> tuple[list[np.ndarray], Progress]:
+    def _transferred(
+        self, backbone: list[np.ndarray], n_features: int
+    ) -> tuple[list[np.ndarray], Progress, HeldOut | None]:
         """Return the weights of backbone and head in the best epoch, given those of the backbone as it came."""
         from darkroom.networks.backbones.extractor import unfreeze
         from darkroom.networks.build import with_head
@@ -223,11 +210,15 @@ class _Run:
         if mode == "frozen":
             network = with_head(self.extractor_of(self.policy), head)
             progress = self._phase(network, self.data, name="head")
-            return network.get_weights(), progress
+            return network.get_weights(), progress, None
         if mode == "finetune":  # built first: a wrong number of blocks is refused before anything is trained
             extractor = self.extractor_of(self.policy)
             unfreeze(extractor, settings["unfreeze"])
-        progress = self._phase(head, self._vectors(), name="head")
+        held_out = None
+        if is_solved(self.recipe):
+            progress, held_out = self._solved(head)
+        else:
+            progress = self._phase(head, self._vectors(), name="head")
         best = [*backbone, *head.get_weights()]
         if mode == "finetune":
             network = with_head(extractor, head)
@@ -236,7 +227,14 @@ class _Run:
                 network, self.data, name="finetuning", epochs=epochs, learning_rate=rate, progress=progress
             )
             best = network.get_weights() if progress.best_phase == "finetuning" else best
-        return best, progress
+        return best, progress, held_out
+
+    def _solved(self, head: "keras.Model") -> tuple[Progress, HeldOut | None]:
+        """Solve the head, and report that as the first epoch, unless a training that is resumed did."""
+        progress, held_out = solve_head(head, self.recipe, self._vectors())
+        if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
+            self.reports.on_epoch_end(0, progress.history[0])
+        return progress, held_out
 
     def _phase(
         self,
@@ -277,7 +275,7 @@ class _Run:
             on_epoch_end=self.reports.on_epoch_end,
         )
 
-    def _vectors(self) -> Data:
+    def _vectors(self) -> Vectors:
         assert self.features is not None  # noqa: S101 - a promise to mypy
         return part(vectors(self.features, self.data.classes), self.fraction, seed=self.recipe["seed"])
 

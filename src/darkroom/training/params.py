@@ -135,6 +135,7 @@ class Transfer(Section):
 
     features: the head is trained on the features that `embed` computed; frozen: on the images, with their random
     draws, through the backbone as it is; finetune: on the features first, then the last blocks of the backbone too.
+    On features, a head without hidden units is solved at once (linear_head): what describes steps is not for it.
     """
 
     name: Literal["transfer"]

@@ -7,7 +7,7 @@ wrong recipe before those seconds are spent.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from darkroom.training.schedules import Plateau, Schedule
 
 Recipe = Mapping[str, Any]
+OF_STEPS = (  # the first two are of the head alone; fine-tuning has its own
+    *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "keep"),
+    *("variation", "precision", "architecture.dropout"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,24 @@ class Data:
     val_images: Any
     val_labels: np.ndarray
     classes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors(Data):
+    """Features in place of images.
+
+    Attributes:
+        groups: int64 (n,), of the training images: near-duplicates and the copies of an image have the same.
+        is_copy: bool (n,), of the training images.
+        val_groups: int64, of the validation images.
+    """
+
+    groups: np.ndarray
+    is_copy: np.ndarray
+    val_groups: np.ndarray
+
+
+DataOrVectors = TypeVar("DataOrVectors", bound=Data)
 
 
 def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
@@ -53,13 +75,14 @@ def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
     )
 
 
-def vectors(features: Features, classes: list[str]) -> Data:
+def vectors(features: Features, classes: list[str]) -> Vectors:
     """Return the features that `embed` computed."""
     (images, labels), (val_images, val_labels) = features.arrays("train"), features.arrays("val")
-    return Data(images, labels, val_images, val_labels, classes)
+    is_copy, _, groups = features.rows("train").T
+    return Vectors(images, labels, val_images, val_labels, classes, groups, is_copy == 1, features.rows("val")[:, 2])
 
 
-def part(data: Data, fraction: float, *, seed: int) -> Data:
+def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:
     """Return the data with a part of the training images, every class alike; validation stays whole.
 
     Args:
@@ -72,7 +95,10 @@ def part(data: Data, fraction: float, *, seed: int) -> Data:
     members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
     chosen = [rng.permutation(rows)[: max(1, round(fraction * len(rows)))] for rows in members]
     rows = np.sort(np.concatenate(chosen))
-    return dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
+    smaller = dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
+    if isinstance(smaller, Vectors):
+        return dataclasses.replace(smaller, groups=smaller.groups[rows], is_copy=smaller.is_copy[rows])
+    return smaller
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
@@ -85,10 +111,22 @@ def transfer_mode(recipe: Recipe) -> str | None:
     return str(recipe["architecture"]["mode"]) if recipe["architecture"]["name"] == "transfer" else None
 
 
+def is_solved(recipe: Recipe) -> bool:
+    """Return whether the head is linear, on features that are computed already: linear_head.solve() finds it."""
+    return transfer_mode(recipe) in ("features", "finetune") and recipe["architecture"]["units"] == 0
+
+
+def ignored(recipe: Recipe) -> tuple[str, ...]:
+    """Return the dotted keys of params that say how to train a head step by step, where it is solved instead."""
+    if not is_solved(recipe):
+        return ()
+    return OF_STEPS if transfer_mode(recipe) == "features" else OF_STEPS[:2]
+
+
 def n_epochs(recipe: Recipe) -> int:
-    """Return how many epochs all phases have together."""
+    """Return how many epochs all phases have together; a head that is solved at once counts as one."""
     more = recipe["architecture"]["finetune_epochs"] if transfer_mode(recipe) == "finetune" else 0
-    return int(recipe["epochs"] + more)
+    return int((1 if is_solved(recipe) else recipe["epochs"]) + more)
 
 
 def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
@@ -134,8 +172,14 @@ def check(
     if recipe["output"] == "sigmoid" and len(data.classes) != 2:
         raise ParamsError(f"output sigmoid needs exactly 2 classes, the dataset has {len(data.classes)}; use softmax")
     class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
+    has_steps = "batch_size" not in ignored(recipe)
+    if is_solved(recipe) and recipe["debug"]["overfit_one_batch"]:
+        raise ParamsError(
+            "debug.overfit_one_batch is for training in steps, but a head without hidden units is solved at once; set "
+            "architecture.mode: frozen, or debug.overfit_one_batch: false"
+        )
     n_train = n_training(recipe, data, features, fraction=fraction)
-    if recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
+    if has_steps and recipe["batch_size"] != "auto" and recipe["batch_size"] > n_train:
         rest = "; lower it" if fraction == 1 else " of a trial; lower it, or raise tune.fraction"
         raise ParamsError(f"batch_size is {recipe['batch_size']}, more than the {n_train} training images{rest}")
     if not len(data.val_labels):
@@ -178,6 +222,7 @@ def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) 
         n_classes=n_classes,
         units=recipe["architecture"]["units"],
         dropout=recipe["architecture"]["dropout"],
+        of_roots=is_solved(recipe),
         output=recipe["output"],
         seed=recipe["seed"],
         policy=policy,

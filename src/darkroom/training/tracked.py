@@ -21,7 +21,8 @@ from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
 from darkroom.tracking.store import tracking_uri
-from darkroom.training.candidate import Reports, Trained, calibrated, train_candidate
+from darkroom.training.calibration import calibrated, validated
+from darkroom.training.candidate import Reports, Trained, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
@@ -91,15 +92,21 @@ def train_tracked(
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
         model, changes = trained.model, dict[str, float]()
+        answers = trained.held_out
+        if answers is None:
+            answers = validated(model, opened.data, views=recipe["test_time_views"], batch_size=trained.batch_size)
         if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
-            model, changes = calibrated(trained, opened.data, views=recipe["test_time_views"])
-            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, fitted on the validation images")
+            model, changes = calibrated(model, answers)
+            fitted = f"fitted on {len(answers.labels)} images that were held out"
+            say(f"train: {candidate}: temperature {changes['temperature']:.3f}, {fitted}")
         said: dict[str, Any] = {
             "candidate": candidate,
             "git_commit": lineage["git.commit"],
             "git_dirty": lineage["git.dirty"] == "true",
             "data_digest": data_digest,
             "params_digest": params_digest,
+            "held_out_accuracy": answers.accuracy,
+            "held_out_images": len(answers.labels),
         }
         changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, said=said, out=out)
         record.log_metrics(
@@ -107,6 +114,7 @@ def train_tracked(
                 "best_epoch": trained.progress.best_epoch,
                 "train_seconds": trained.progress.train_seconds,
                 "batch_size": trained.batch_size,
+                "held_out_accuracy": answers.accuracy,
                 **changes,
             }
         )

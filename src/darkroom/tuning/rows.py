@@ -1,6 +1,5 @@
 """The trials of a search as plain rows, what follows from them, and trials.csv. The standard library only."""
 
-import csv
 import dataclasses
 import math
 from collections import Counter
@@ -8,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from darkroom.files.writing import replacing
+from darkroom.files import writing
 
 STATES = ("running", "complete", "pruned", "failed", "killed", "waiting")
 FINISHED = frozenset({"complete", "pruned", "failed"})
@@ -134,23 +133,23 @@ def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:
 
     The columns are those of `columns`; what a trial lacks is an empty cell.
     """
-    best = best_so_far(rows)
-    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
-        writer.writeheader()
-        for row in sorted(rows, key=lambda row: row.number):
-            line = {
-                "trial": row.number,
-                "state": row.state,
-                "val_accuracy": val_accuracy(row),
-                "best_val_accuracy": best.get(row.number),
-                **{cost: row.metrics[cost] for cost in COSTS if cost in row.metrics},
-                "trained_epochs": len(row.curve),
-                "seconds": None if row.seconds is None else round(row.seconds, 3),
-                "retry_of": row.retry_of,
-                "reason": row.reason,
-            }
-            writer.writerow(line | {name: _cell(value) for name, value in row.params.items()})
+    best, names = best_so_far(rows), columns(rows)
+    lines = list[list[Any]]()
+    for row in sorted(rows, key=lambda row: row.number):
+        line = {
+            **row.metrics,
+            "trial": row.number,
+            "state": row.state,
+            "val_accuracy": val_accuracy(row),
+            "best_val_accuracy": best.get(row.number),
+            "trained_epochs": len(row.curve),
+            "seconds": None if row.seconds is None else round(row.seconds, 3),
+            "retry_of": row.retry_of,
+            "reason": row.reason,
+            **{name: _cell(value) for name, value in row.params.items()},
+        }
+        lines.append([line.get(name) for name in names])
+    writing.write_csv(path, names, lines)
     return path
 
 

@@ -27,7 +27,7 @@ VALUES = {"train": np.arange(35, dtype=np.float32).reshape(7, 5), "val": -np.one
 def write(folder: Path, values: dict[str, np.ndarray] = VALUES, **changes: object) -> Features:
     with FeaturesWriter(folder) as writer:
         for split, array in values.items():
-            rows = np.column_stack([np.zeros(len(array), int), np.arange(len(array))])
+            rows = np.column_stack([np.zeros(len(array), int), np.arange(len(array)), np.arange(len(array))])
             blocks = (array[start : start + 2] for start in range(0, len(array), 2))
             writer.write(split, blocks, n_features=5, rows=rows, labels=np.arange(len(array)) % 2)
         writer.finish(**{**ABOUT, **changes})

@@ -47,11 +47,35 @@ def test_the_entries_that_the_tests_change_make_sense(source: dict[str, Any]) ->
     assert Dataset.model_validate(entry(source)).sources[0].kind == source["kind"]
 
 
-def test_a_layout_of_a_table_names_it() -> None:
-    for layout in ({"kind": "table"}, {"kind": "folders", "table": "labels.csv"}):
-        with pytest.raises(ValidationError, match="names its table"):
-            Layout.model_validate(layout)
-    assert Layout.model_validate({"kind": "table", "table": "labels.csv"}).path_column is None
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"kind": "table"}, r"names its table: {kind: table, table: labels.csv}"),
+        ({"kind": "coco"}, r"names its table: {kind: coco, table: labels.json}"),
+        ({"kind": "folders", "table": "labels.csv"}, "kind folders has no table; it has root, level, skip"),
+        ({"kind": "table", "table": "a.csv", "level": 2}, "kind table has no level; it has table, root, path_column, "),
+        ({"kind": "npz", "root": "x"}, "kind npz has no root; it has classes"),
+    ],
+)
+def test_a_layout_has_the_keys_of_its_kind(layout: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Layout.model_validate(layout)
+
+
+def test_several_tables_may_be_named() -> None:
+    for table in ("labels.csv", ["train.csv", "test.csv"]):
+        assert Layout.model_validate({"kind": "table", "table": table}).table == table
+
+
+def test_the_sources_of_a_union_differ() -> None:
+    parts = [PATH, {**PATH, "path": "yours"}]
+    assert Dataset.model_validate({"name": "all", "union": True, "sources": parts}).union
+    for wrong, message in (
+        ([PATH, PATH], "two sources of the union are the same; remove one"),
+        ([PATH, {**PATH, "holds": "x"}], "no part of a union; give the union another name"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Dataset.model_validate({"name": "all", "union": True, "sources": wrong})
 
 
 def test_a_layout_may_be_one_word() -> None:
@@ -66,7 +90,7 @@ def test_a_layout_may_be_one_word() -> None:
         {**entry(URL), "sources": []},
         {**entry(URL), "home": "x"},
         entry(URL, kind="ftp"),
-        entry(URL, layout="parquet"),
+        entry(URL, layout="webdataset"),
         entry(URL, layout={"kind": "idx", "classes": ["a"]}),
         entry(URL, layout={"kind": "idx", "classes": ["a", "A"]}),
         entry(URL, layout={"kind": "idx", "classes": ["caf\u00e9", "Cafe\u0301"]}),

@@ -20,7 +20,7 @@ import pytest
 from darkroom.data.download.catalogue import Dataset, read_catalogue
 from darkroom.data.download.fetch import fetch
 from darkroom.data.fetching import clients
-from darkroom.data.raw.layouts import read_images
+from darkroom.data.raw.layouts import Unread, read_images
 from darkroom.data.raw.tables import LARGEST
 from darkroom.errors import DataError, ParamsError
 from tests.support.raw_files import sha256, write_folder, write_idx, write_tar, write_zip
@@ -630,3 +630,85 @@ def test_the_tar_of_a_folder_can_be_read_by_others(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "raw/images.tar") as tar:
         assert tar.getnames() == ["cats", "cats/ä.jpg", "dogs", "dogs/b.jpg"]
         assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, "")}
+
+
+# union
+
+
+def test_the_sources_of_a_union_are_one_dataset(tmp_path: Path) -> None:
+    write_folder(tmp_path / "my photos", "cats/a.jpg", "dogs/a.jpg")
+    write_zip(tmp_path / "more.zip", {"cats/a.jpg": b"another", "birds/b.jpg": b"a bird"})
+    (tmp_path / "one").mkdir()
+    write_folder(tmp_path / "one", "1.jpg")
+    (tmp_path / "one/labels.csv").write_text("path,label,site\n1.jpg,dogs,A\n")  # of one class, which is enough here
+    sources = [
+        {"kind": "path", "path": "my photos"},
+        {"kind": "path", "path": "more.zip"},
+        {"kind": "path", "path": "one", "layout": {"kind": "table", "table": "labels.csv"}},
+    ]
+    union = dataset(*sources).model_copy(update={"union": True})
+    for _ in range(2):  # the second replaces the first
+        manifest = get(union, tmp_path / "raw", base=tmp_path)
+    assert [file["name"] for file in manifest["files"]] == [
+        "1-my-photos/images.tar", "2-more/more.zip", "3-one/images.tar"
+    ]  # fmt: skip
+    images = list(read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=100))
+    assert [(image.name, image.label, image.attributes) for image in images] == [
+        ("1-my-photos/cats/a.jpg", "cats", {}),
+        ("1-my-photos/dogs/a.jpg", "dogs", {}),
+        ("2-more/cats/a.jpg", "cats", {}),
+        ("2-more/birds/b.jpg", "birds", {}),
+        ("3-one/1.jpg", "dogs", {"site": "A"}),
+    ]
+    get(dataset(sources[0]), tmp_path / "raw", base=tmp_path)
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["images.tar", "manifest.json"]
+
+
+def test_all_sources_of_a_union_that_fail_are_named(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", "cats/a.jpg", "dogs/a.jpg")
+    write_folder(tmp_path / "flat", "a.jpg")
+    paths = ("gone", "photos", "flat")
+    union = dataset(*({"kind": "path", "path": path} for path in paths)).model_copy(update={"union": True})
+    with pytest.raises(DataError) as refused:
+        get(union, tmp_path / "raw", base=tmp_path)
+    assert str(refused.value) == (
+        f"pets: no such file or directory: {tmp_path}/gone; {tmp_path}/flat: 'a.jpg' is not in a class directory; "
+        "expected <class>/<image>"
+    )
+    assert not (tmp_path / "raw/manifest.json").exists()
+
+
+def test_class_names_of_a_union_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path / "one", "cats/a.jpg", "dogs/a.jpg")
+    write_folder(tmp_path / "two", "Cats/a.jpg", "dogs/b.jpg")
+    union = dataset(*({"kind": "path", "path": path} for path in ("one", "two"))).model_copy(update={"union": True})
+    get(union, tmp_path / "raw", base=tmp_path)
+    with pytest.raises(DataError, match="the class names 'Cats' and 'cats' differ only in case"):
+        list(read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=100))
+
+
+# What cannot be read
+
+
+def test_files_that_cannot_be_read_are_all_named_and_do_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "photos", "cats/a.jpg", "cats/b.jpg", "dogs/a.jpg")
+    (tmp_path / "photos/cats/c.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "photos/dogs/b.jpg").symlink_to("/gone/b.jpg")
+    (tmp_path / "photos/notes.txt").symlink_to("nowhere.txt")
+    get(dataset({"kind": "path", "path": str(tmp_path / "photos")}), tmp_path / "raw")
+    assert (
+        "2 files cannot be read, so `preprocess` will reject them: 'cats/c.jpg': a broken link to nowhere.jpg; "
+        "'dogs/b.jpg': a broken link to /gone/b.jpg"
+    ) in " ".join(capsys.readouterr().err.split())
+    images = list(read_images(tmp_path / "raw", max_archive_bytes=10**6, max_image_bytes=100))
+    assert [image.name for image in images if isinstance(image.data, bytes)] == [
+        "cats/a.jpg",
+        "cats/b.jpg",
+        "dogs/a.jpg",
+    ]
+    assert [(image.name, image.data.reason) for image in images if isinstance(image.data, Unread)] == [
+        ("cats/c.jpg", "a broken link to nowhere.jpg"),
+        ("dogs/b.jpg", "a broken link to /gone/b.jpg"),
+    ]

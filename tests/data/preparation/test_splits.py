@@ -356,7 +356,7 @@ def test_the_search_does_not_compare_all_pairs():
 def check(splits, labels, *, official=(), incoming=(), groups=None, classes=("cat", "dog")):
     n = len(splits)
     check_classes(
-        Assignment(np.array(splits), np.arange(n) if groups is None else np.array(groups), []),
+        Assignment(np.array(splits), np.arange(n) if groups is None else np.array(groups), [], np.arange(n)),
         np.array(labels, int),
         classes=classes,
         official_test=mark(n, *official),

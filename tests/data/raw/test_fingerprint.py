@@ -71,9 +71,19 @@ def test_an_archive_is_known_by_its_content(mark, tmp_path):
     assert mark(tmp_path / "absent") is None
 
 
-def test_what_cannot_be_read_is_left_to_download(photos, mark):
-    (photos / "dog").symlink_to(photos / "nowhere")
+def test_what_cannot_be_listed_is_left_to_download(photos, mark):
+    (photos / "dog").symlink_to(photos)
     assert mark().startswith("unreadable: ")
+
+
+def test_a_broken_link_is_known_by_its_target(photos, mark):
+    marks = [mark()]
+    for target in ("gone.png", "lost.png"):
+        (photos / "cat/link.png").unlink(missing_ok=True)
+        (photos / "cat/link.png").symlink_to(target)
+        marks += [mark(), mark()]
+    assert marks[1:] == [marks[1], marks[1], marks[3], marks[3]]
+    assert len(set(marks)) == 3
 
 
 def test_a_damaged_memory_is_written_anew(photos, mark, tmp_path):

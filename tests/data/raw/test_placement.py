@@ -60,7 +60,7 @@ def test_only_what_root_and_skip_leave_is_looked_at() -> None:
     ]
     with pytest.raises(DataError, match="no such directory: 'photo'; correct `root` in the layout"):
         placed(*paths, folders=Folders(root="photo"))
-    with pytest.raises(DataError, match="no directory is called 'unsort'; correct `skip` in the layout"):
+    with pytest.raises(DataError, match="nothing is called 'unsort'; correct `skip` in the layout"):
         placed(*paths, folders=Folders(root="photos", skip=("unsort",)))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from darkroom.data.raw.layouts import read_images
-from darkroom.data.raw.tables import Columns, place_by_table, read_table
+from darkroom.data.raw.tables import place_by_tables, read_table, text_table
 from darkroom.errors import DataError
 from tests.support.raw_files import write_manifest, write_tar
 
@@ -39,10 +39,22 @@ def listed(*names: str) -> list[tuple[str, bool]]:
     return [(name.rstrip("/"), name.endswith("/")) for name in names]
 
 
-def placed(rows: list[dict[str, str]], names: list[str] = NAMES, **columns: Any) -> list[Any]:
-    by_line = dict(enumerate(rows, 2))
-    found = place_by_table(listed(*names), by_line, where=Path("data"), columns=Columns("labels.csv", **columns))
+def csv_of(rows: Sequence[Mapping[str, str]]) -> bytes:
+    return pd.DataFrame(rows).to_csv(index=False).encode() if rows else b"path,label\n"
+
+
+def placed_by(
+    tables: Mapping[str, bytes], *names: str, root: str | None = None, **layout: str
+) -> list[tuple[str, str, str | None, Mapping[str, str]]]:
+    """Return what tables by name say of files."""
+    where = Path("data")
+    read = [text_table(data, name=name, where=where, layout=layout) for name, data in tables.items()]
+    found = place_by_tables(listed(*tables, *names), read, where=where, root=root)
     return [(image.name, image.label, image.split, image.attributes) for image in found]
+
+
+def placed(rows: list[dict[str, str]], names: list[str] = NAMES, **layout: str) -> list[Any]:
+    return placed_by({"labels.csv": csv_of(rows)}, *names, **layout)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
@@ -79,22 +91,21 @@ def test_a_line_of_json_may_hold_any_character() -> None:
 
 
 def test_spaces_around_names_of_columns_are_no_part_of_them() -> None:
-    rows = read_table(b"path, label , split\na.jpg,cat,test\n", name="labels.csv", where=Path("data"))
-    assert placed(list(rows.values())) == [("a.jpg", "cat", "test", {})]
-    assert placed(list(rows.values()), label=" label ", split="split") == [("a.jpg", "cat", "test", {})]
+    table = {"labels.csv": b"path, label , split\na.jpg,cat,test\n"}
+    assert placed_by(table, "a.jpg") == [("a.jpg", "cat", "test", {})]
+    assert placed_by(table, "a.jpg", label_column=" label ", split_column="split") == [("a.jpg", "cat", "test", {})]
     lines = b'{"path": "a.jpg", "label": "cat"}\n{"path": "d.jpg", "label ": "dog"}\n'
     rows = read_table(lines, name="labels.jsonl", where=Path("data"))
     assert [row["label"] for row in rows.values()] == ["cat", "dog"]
 
 
 def test_a_column_without_a_name_is_no_split() -> None:
-    rows = read_table(b",path,label\n0,a.jpg,cat\n", name="labels.csv", where=Path("data"))
-    assert placed(list(rows.values())) == [("a.jpg", "cat", None, {"": "0"})]
+    assert placed_by({"labels.csv": b",path,label\n0,a.jpg,cat\n"}, "a.jpg") == [("a.jpg", "cat", None, {"": "0"})]
 
 
 @pytest.mark.parametrize("key", ["path", "label", "split"])
 def test_a_named_column_that_is_missing_is_refused(key: str) -> None:
-    typo: dict[str, Any] = {key: "typo"}
+    typo = {f"{key}_column": "typo"}
     with pytest.raises(DataError, match=f"has no column typo, only 'path', .*; name it with `{key}_column` in the"):
         placed(ROWS, **typo)
 
@@ -112,15 +123,71 @@ def test_an_image_has_the_class_split_and_rest_of_its_row() -> None:
         ("d.jpg", "dog", None, {"patient": ""}),
     ]
     renamed = [{"Filename": ".\\b\\c.jpg", "Class": " dog ", "fold": "Validation"}]
-    assert placed(renamed, split="fold") == [("b/c.jpg", "dog", "val", {})]
-    assert placed([{"x": "a.jpg", "y": "cat"}], path="x", label="y") == [("a.jpg", "cat", None, {})]
+    assert placed(renamed, split_column="fold") == [("b/c.jpg", "dog", "val", {})]
+    assert placed([{"x": "a.jpg", "y": "cat"}], path_column="x", label_column="y") == [("a.jpg", "cat", None, {})]
 
 
 def test_paths_are_relative_to_the_table() -> None:
-    rows = {2: ROWS[0], 3: ROWS[1] | {"path": "../images/a.jpg"}, 4: ROWS[1] | {"path": "x/../c.jpg"}}
-    names = listed("images/", "set/c.jpg", "images/a.jpg", "set/a.jpg")
-    found = place_by_table(names, rows, where=Path("data"), columns=Columns("set/labels.csv"))
-    assert [(image.number, image.name) for image in found] == [(3, "set/a.jpg"), (2, "images/a.jpg"), (1, "set/c.jpg")]
+    rows = [ROWS[0], ROWS[1] | {"path": "../images/a.jpg"}, ROWS[1] | {"path": "x/../c.jpg"}]
+    found = placed_by({"set/labels.csv": csv_of(rows)}, "images/", "set/c.jpg", "images/a.jpg", "set/a.jpg")
+    assert [name for name, *_ in found] == ["set/a.jpg", "images/a.jpg", "set/c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "names", "expected"),
+    [
+        ("meta/labels.csv", "images/1.jpg", ["images/1.jpg"], "images/1.jpg"),  # from the top
+        ("labels.csv", "1.jpg", ["photos/deep/1.jpg", "photos/2.jpg"], "photos/deep/1.jpg"),
+        ("labels.csv", "1", ["photos/1.jpg", "1.txt"], "photos/1.jpg"),  # without its suffix
+        ("labels.csv", "1.png", ["images/1.png", "masks/1.png"], "images/1.png"),
+        ("labels.csv", "1.png", ["images/1.png", "train_segmentation/1.png"], "images/1.png"),
+        ("labels.csv", "masks/1.png", ["images/1.png", "masks/1.png"], "masks/1.png"),
+        ("labels.csv", "e\u0301.png", ["images/\u00e9.png"], "images/\u00e9.png"),
+    ],
+)
+def test_images_are_found_wherever_paths_start(table: str, path: str, names: list[str], expected: str) -> None:
+    ((name, *_),) = placed_by({table: csv_of([{"path": path, "label": "cat"}])}, *names)
+    assert name == expected
+
+
+def test_images_scattered_over_directories_are_found_by_names_of_their_own() -> None:
+    rows = [{"image_id": "1", "label": "cat"}, {"image_id": "2", "label": "dog"}]
+    found = placed_by({"labels.csv": csv_of(rows)}, "part1/1.jpg", "part2/2.jpg", "masks/1.png")
+    assert [name for name, *_ in found] == ["part1/1.jpg", "part2/2.jpg"]
+
+
+def test_a_path_in_two_directories_is_refused_and_root_says_which() -> None:
+    table = {"labels.csv": csv_of([{"path": "1.jpg", "label": "cat"}])}
+    with pytest.raises(DataError, match="names images that are in 'left' and in 'right'; set `root` in the layout"):
+        placed_by(table, "left/1.jpg", "right/1.jpg")
+    assert [name for name, *_ in placed_by(table, "left/1.jpg", "right/1.jpg", root="right")] == ["right/1.jpg"]
+    with pytest.raises(DataError, match=r"such as 'up/1.jpg'.; add them, or correct the paths, .* relative to `root`"):
+        placed_by(table, "left/1.jpg", root="up")
+
+
+def test_two_files_that_differ_in_their_suffix_are_not_guessed_between() -> None:
+    with pytest.raises(DataError, match="names 1 image not there"):
+        placed_by({"labels.csv": csv_of([{"path": "1", "label": "cat"}])}, "1.jpg", "1.png")
+
+
+@pytest.mark.parametrize("names", [("train.csv", "test.csv"), ("Train/meta.csv", "testing/meta.csv")])
+def test_the_names_of_tables_say_the_split_where_no_column_does(names: tuple[str, str]) -> None:
+    tables = {name: csv_of([{"path": path, "label": path}]) for name, path in zip(names, "ab", strict=True)}
+    folders = [name.rpartition("/")[0] for name in names]
+    files = [f"{folder}/{path}" if folder else path for folder, path in zip(folders, "ab", strict=True)]
+    assert [split for _, _, split, _ in placed_by(tables, *files)] == ["train", "test"]
+
+
+def test_a_table_that_is_of_no_split_beside_others_is_refused() -> None:
+    tables = {name: csv_of([{"path": "a", "label": "x"}]) for name in ("train.csv", "test.csv", "more.csv")}
+    with pytest.raises(DataError, match="'more.csv' is of no split, as 'train.csv' is by its name; rename or remove"):
+        placed_by(tables, "a")
+
+
+def test_an_image_in_two_tables_is_refused() -> None:
+    tables = {name: csv_of([{"path": "a", "label": "x"}]) for name in ("one.csv", "two.csv")}
+    with pytest.raises(DataError, match="two.csv, row 2: 'a' is named in row 2 of 'one.csv' too; keep one of them"):
+        placed_by(tables, "a")
 
 
 @pytest.mark.parametrize("path", ["../a.jpg", "x/../../a.jpg", "/a.jpg", "b", "b/.."])
@@ -137,7 +204,10 @@ def test_a_path_that_is_no_file_of_the_dataset_is_refused(path: str) -> None:
             [{"a": "1", "label": "cat"}],
             "has no column path or file or filename .*, only 'a', 'label'; name it with `path_",
         ),
-        ([{"path": "a.jpg", "b": "cat"}], "has no column label or class or category or target, only 'path', 'b'; name"),
+        (
+            [{"path": "a.jpg", "b": "cat"}],
+            "has no column label or labels or class or category or .*, only 'path', 'b'; name",
+        ),
         ([{"path": "a.jpg", "label": " "}], "row 2: no label; add it"),
         (
             [{"path": "no.jpg", "label": "cat"}] * 2,

@@ -139,9 +139,25 @@ def test_a_probability_of_zero_gives_a_finite_loss():
     assert loss[0] == pytest.approx(16.118, abs=1e-3)
 
 
-def test_the_winner_has_the_best_validation_accuracy():
-    assert candidates.choose_winner({"a": 0.9, "b": 0.91}) == "b"
-    assert candidates.choose_winner({"b": 0.9, "a": 0.9}) == "a"
+def winner(**candidates_held_out):
+    """The winner of candidates of (accuracy, images held out, bytes of the model)."""
+    trained = {
+        name: {"held_out_accuracy": accuracy, "held_out_images": n_images}
+        for name, (accuracy, n_images, _) in candidates_held_out.items()
+    }
+    model_bytes = {name: size for name, (_, _, size) in candidates_held_out.items()}
+    return candidates.choose_winner(trained, model_bytes=model_bytes)
+
+
+def test_the_winner_is_most_accurate_on_held_out_images():
+    assert winner(a=(0.9, 100, 1), b=(0.91, 100, 9)) == "b"
+    assert winner(a=(1.0, 18, 1), b=(0.94, 300, 9)) == "b", "18 images may be luck"
+    assert winner(a=(1.0, 18, 1), b=(0.8, 300, 9)) == "a"
+
+
+def test_of_equally_accurate_candidates_the_smallest_wins():
+    assert winner(a=(0.9, 100, 9), b=(0.9, 100, 1)) == "b"
+    assert winner(b=(0.9, 100, 1), a=(0.9, 100, 1)) == "a"
 
 
 def test_an_interval_without_errors_does_not_claim_certainty():

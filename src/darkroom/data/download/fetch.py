@@ -1,9 +1,10 @@
 """Fetch the files of a dataset from the first of its sources that yields them, each with the right checksum."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -33,12 +34,13 @@ from darkroom.data.fetching.packages import (
 )
 from darkroom.data.raw.cifar import CIFAR_CLASSES, CIFAR_NAME
 from darkroom.data.raw.idx_npz import IDX_NAME
-from darkroom.data.raw.layouts import ARCHIVED
+from darkroom.data.raw.labels import LISTED
+from darkroom.data.raw.layouts import UNION
 from darkroom.errors import DataError, ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.files.writing import sha256_of
 from darkroom.project.console import say
-from darkroom.project.text import escaped, shown
+from darkroom.project.text import escaped, shown, utf8
 
 PARTIAL = ".partial"
 PACKED_FOLDER = "images.tar"
@@ -63,34 +65,81 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
             else.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
-        source, payloads = _obtain(dataset, partial_out, mirror=mirror, base=base)
-        given = source.model_dump(exclude={"layout"}, exclude_none=True)
-        name = dataset.name
-        if isinstance(source, PathSource):
-            given["path"] = Path(source.path).name
-            name = source.holds or name
-        if name != dataset.name:
-            say(
-                f"{dataset.name}: this file holds {name}, a stand-in for {dataset.name}: the experiment is "
-                f"called {name}; its results are not comparable with {dataset.name}"
-            )
-        for file in given.get("files", []):
-            if "url" in file:
-                file["url"] = shown_address(file["url"])
-        manifest = {
-            "dataset": name,
-            "homepage": dataset.homepage,
-            "licence": dataset.licence,
-            "layout": source.layout.model_dump(exclude_none=True),
-            "files": [{"name": name, "sha256": sha256, "bytes": n_bytes} for name, sha256, n_bytes in payloads],
-            "source": given,
-        }
+        obtain = _obtain_all if dataset.union else _obtain_one
+        manifest = obtain(dataset, partial_out, mirror=mirror, base=base)
+        names = [file["name"] for file in manifest["files"]]
         written = partial_out / MANIFEST
         written.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        for payload in payloads:
-            (partial_out / payload.name).rename(out / payload.name)
+        for name in names:
+            (out / name).parent.mkdir(exist_ok=True)
+            (partial_out / name).rename(out / name)
         written.replace(out / MANIFEST)
     return manifest
+
+
+def _obtain_one(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
+    """Return the manifest of the first source that yields its files, which are written into the empty `directory`."""
+    source, payloads = _obtain(dataset, directory, mirror=mirror, base=base)
+    given = source.model_dump(exclude={"layout"}, exclude_none=True)
+    name = dataset.name
+    if isinstance(source, PathSource):
+        given["path"] = Path(source.path).name
+        name = source.holds or name
+    if name != dataset.name:
+        say(
+            f"{dataset.name}: this file holds {name}, a stand-in for {dataset.name}: the experiment is "
+            f"called {name}; its results are not comparable with {dataset.name}"
+        )
+    for file in given.get("files", []):
+        if "url" in file:
+            file["url"] = shown_address(file["url"])
+    return {
+        "dataset": name,
+        "homepage": dataset.homepage,
+        "licence": dataset.licence,
+        "layout": source.layout.model_dump(exclude_none=True),
+        "files": [{"name": name, "sha256": sha256, "bytes": n_bytes} for name, sha256, n_bytes in payloads],
+        "source": given,
+    }
+
+
+def _obtain_all(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
+    """Return the manifest of all sources of a union; each has its own directory in `directory`.
+
+    Raises:
+        DataError: names every source that does not yield its files.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
+    for number, source in enumerate(dataset.sources, 1):
+        part = f"{number}-{_slug(source)}"
+        (directory / part).mkdir()
+        one = dataset.model_copy(update={"sources": [source]})
+        try:
+            parts[part] = _obtain_one(one, directory / part, mirror=mirror, base=base)
+        except DataError as error:
+            failed.append(str(error).removeprefix(f"{dataset.name}: "))
+    if failed:
+        raise DataError(f"{dataset.name}: {'; '.join(failed)}")
+    return {
+        "dataset": dataset.name,
+        "homepage": dataset.homepage,
+        "licence": dataset.licence,
+        "layout": {"kind": UNION, "layouts": {part: manifest["layout"] for part, manifest in parts.items()}},
+        "files": [
+            {**file, "name": f"{part}/{file['name']}"} for part, manifest in parts.items() for file in manifest["files"]
+        ],
+        "source": {"kind": UNION, "sources": {part: manifest["source"] for part, manifest in parts.items()}},
+    }
+
+
+def _slug(source: Source) -> str:
+    """Return a word for a source that can be a directory's name."""
+    if isinstance(source, PathSource | BundledSource):
+        name = Path(source.path).stem if isinstance(source, PathSource) else source.content
+    else:
+        name = Path(source.files[0].name).stem if isinstance(source, UrlSource) else source.package
+    return re.sub(r"[^\w-]+", "-", utf8(name)).strip("-")
 
 
 def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> tuple[Source, list[Payload]]:
@@ -118,7 +167,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
     for number, source in enumerate(sources, 1):
         try:
             with on_disk_errors(directory):
-                payloads = _from_source(source, directory, mirror=mirror, base=base)
+                payloads = _from_source(source, directory, mirror=mirror, base=base, is_part=dataset.union)
         except SourceError as error:
             _clear(directory)
             if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
@@ -155,14 +204,14 @@ def shown_address(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _from_source(source: Source, directory: Path, *, mirror: Path | None, base: Path) -> list[Payload]:
+def _from_source(source: Source, directory: Path, *, mirror: Path | None, base: Path, is_part: bool) -> list[Payload]:
     sized = [source] if isinstance(source, PathSource) else source.files
     declared = sum(file.bytes or 0 for file in sized)
     free = shutil.disk_usage(directory).free
     if declared > free:
         raise SourceError(f"it has {declared:,} bytes, but only {free:,} are free on the disk of {directory.parent}")
     if isinstance(source, PathSource):
-        return _from_path(source, directory, base)
+        return _from_path(source, directory, base, is_part=is_part)
     if isinstance(source, UrlSource):
         return [_remote_file(file, directory, mirror) for file in source.files]
     if isinstance(source, BundledSource):
@@ -192,7 +241,7 @@ def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None) -> Payl
     return Payload(file.name, file.sha256, target.stat().st_size)
 
 
-def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]:
+def _from_path(source: PathSource, directory: Path, base: Path, *, is_part: bool) -> list[Payload]:
     path = base / Path(source.path).expanduser()
     if path.is_file():
         # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
@@ -201,12 +250,16 @@ def _from_path(source: PathSource, directory: Path, base: Path) -> list[Payload]
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
     if directory.resolve().is_relative_to(path.resolve()):
         raise SourceError(f"{path} contains the output directory; give the directory that holds the classes")
-    if source.layout.kind in ARCHIVED:
+    if source.layout.kind in LISTED:
         target = directory / PACKED_FOLDER
         try:
-            pack_folder(path, target, layout=source.layout.model_dump(exclude_none=True))
+            layout = source.layout.model_dump(exclude_none=True)
+            failed = pack_folder(path, target, layout=layout, all_classes=not is_part)
         except DataError as error:
             raise SourceError(str(error)) from None
+        if failed:
+            named = "; ".join(f"{shown(name)}: {reason}" for name, reason in list(failed.items())[:10])
+            say(f"{len(failed)} files cannot be read, so `preprocess` will reject them: {named}")
         return [checked(target, source.sha256)]
     wanted: dict[str, Callable[[str], object]] = {
         "idx": IDX_NAME.search,
@@ -237,7 +290,8 @@ def _workplace(out: Path) -> Iterator[Path]:
     partial_out = out / PARTIAL
     whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
     ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
-    others = sorted(path.name for path in out.iterdir() if path.name not in ours) if out.is_dir() else []
+    tops = {name.split("/")[0] for name in ours}
+    others = sorted(path.name for path in out.iterdir() if path.name not in tops) if out.is_dir() else []
     if others:
         raise DataError(
             f"{out} holds {shown(others[0])}, which download did not write; empty it or choose another directory"
@@ -247,6 +301,9 @@ def _workplace(out: Path) -> Iterator[Path]:
         (out / MANIFEST).replace(partial_out / MANIFEST)
     for name in ours - {PARTIAL, MANIFEST}:
         (out / name).unlink(missing_ok=True)
+        if (out / name).parent != out:
+            with suppress(OSError):  # of a union, with other files in it, or gone already
+                (out / name).parent.rmdir()
     _clear(partial_out)
     yield partial_out
     shutil.rmtree(partial_out)
@@ -257,7 +314,10 @@ def _listed(manifest: Path) -> list[str] | None:
     try:
         values = json.loads(manifest.read_text(encoding="utf-8"))
         names = [str(file["name"]) for file in values["files"]]
-        ours = values.keys() >= {"dataset", "layout", "source"} and all(name == Path(name).name for name in names)
+        plain = all(
+            len(parts := Path(name).parts) <= 2 and "/".join(parts) == name and ".." not in parts for name in names
+        )
+        ours = values.keys() >= {"dataset", "layout", "source"} and plain
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return names if ours else None

@@ -1,66 +1,75 @@
 """Write a dataset that is not a file yet as one file whose bytes depend on its content alone."""
 
+import json
 import os
+import sys
 import tarfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 
-from darkroom.data.raw.layouts import walk
-from darkroom.data.raw.placement import Folders, check_classes, place
-from darkroom.data.raw.tables import Columns, read_and_place
-from darkroom.errors import DataError
+from darkroom.data.raw.labels import placed_in, table_names
+from darkroom.data.raw.layouts import UNREADABLE
+from darkroom.data.raw.listing import listing_of_files, unreadable, walk
+from darkroom.data.raw.placement import check_classes
+from darkroom.data.raw.shards import is_shard
 
 
-def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any]) -> None:
+def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any], all_classes: bool) -> dict[str, str]:
     """Write a directory dataset as one tar that depends on names and contents alone: sorted, undated, nobody's.
 
-    One file, because DVC is slow with many small ones. With a label table only what it names goes along.
+    One file, because DVC is slow with many small ones. With label tables or shards only these and their images go
+    along. A file that cannot be read is empty in it and noted in layouts.UNREADABLE, so that `preprocess` rejects it;
+    the result is the reason by the name of each.
 
     Args:
         path: the directory; hidden files and litter are left out, links are followed.
         target: the tar to write.
-        layout: which directories are the classes (see placement.Folders), or which table says it (tables.Columns).
+        layout: what says the classes, see labels.placed_in.
+        all_classes: whether to check that there are two classes and images to train on.
 
     Raises:
-        DataError: what the placement refuses, or a file that cannot be read.
+        DataError: what the placement refuses, or a directory that cannot be read.
     """
-    try:
-        entries = list(walk(path))
-        names = [(name, is_dir) for name, _, is_dir in entries]
-        if layout["kind"] == "folders":
-            placed = place(names, where=path, folders=Folders.of(layout))
-        else:
-            columns = Columns.of(layout)
-            placed = read_and_place(
-                names,
-                n_bytes=lambda number: entries[number][1].stat().st_size,
-                read=lambda number: entries[number][1].read_bytes(),
-                where=path,
-                columns=columns,
-            )
-            wanted = {columns.table, *(image.name for image in placed)}
-            entries = [entry for entry in entries if entry[0] in wanted]
+    entries = list(walk(path))
+    placed = placed_in(listing_of_files(path, entries), layout, max_archive_bytes=sys.maxsize)
+    if all_classes:
         check_classes(placed, where=path)
-        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-            for name, file, is_dir in entries:
-                _add(tar, name, file, is_dir=is_dir)
-    except PermissionError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    if layout["kind"] == "parquet":
+        entries, images = [entry for entry in entries if is_shard(entry[0])], set[str]()
+    else:
+        images = {entries[image.number][0] for image in placed}
+    if tables := set(table_names(layout)):
+        entries = [entry for entry in entries if entry[0] in tables | images]
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        failed = [(name, _add(tar, name, file, is_dir=is_dir)) for name, file, is_dir in entries]
+        reasons = {name: reason for name, reason in failed if reason and name in images}
+        if reasons:
+            note = json.dumps(reasons).encode()
+            member = tarfile.TarInfo(UNREADABLE)
+            member.size = len(note)
+            tar.addfile(member, BytesIO(note))
+    return reasons
 
 
-def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> None:
+def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> str | None:
+    """Add a directory or file; return why it cannot be read, if so."""
     member = tarfile.TarInfo(name)
     if is_dir:
         member.type, member.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(member)
-        return
-    with file.open("rb") as content:
-        member.size = os.fstat(content.fileno()).st_size
-        tar.addfile(member, content)
+    elif reason := unreadable(file):
+        tar.addfile(member)
+        return reason
+    else:
+        with file.open("rb") as content:
+            member.size = os.fstat(content.fileno()).st_size
+            tar.addfile(member, content)
+    return None
 
 
 def pack_digits(target: Path) -> None:

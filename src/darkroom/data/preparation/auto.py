@@ -3,18 +3,17 @@
 import hashlib
 import heapq
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import ARCHIVED, RawImage, placed_in, read_images, read_manifest
+from darkroom.data.raw.layouts import Unread, open_images
 from darkroom.deployable import images
 from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
-from darkroom.files.archives import open_archive
 from darkroom.project.text import shown
 
 EDGE_STEP = 32  # pixels: networks halve an image up to five times
@@ -203,6 +202,9 @@ def look(
     found = Sample([], None)
     why = "there are none"
     for name, data in _sampled(directory, n=n, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes):
+        if isinstance(data, Unread):
+            why = f"{shown(name)}: {data.reason}"
+            continue
         try:
             size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=found.colored is None)
         except ValueError as reason:
@@ -248,32 +250,12 @@ def _measured(
 
 def _sampled(
     directory: Path, *, n: int, max_archive_bytes: int, max_image_bytes: int
-) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    manifest = read_manifest(directory)
-    if manifest["layout"]["kind"] in ARCHIVED and len(manifest["files"]) == 1:
-        path = directory / manifest["files"][0]["name"]
-        with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
-            placed = placed_in(archive, manifest["layout"])
-            fit = (
-                (image.name, archive.entries[image.number])
-                for image in placed
-                if image.split in (None, "train") and archive.entries[image.number].n_bytes <= max_image_bytes
-            )
-            # In the order of the archive: a compressed tar can only be read forward.
-            chosen = heapq.nsmallest(n, fit, key=lambda pair: _order(pair[0]))
-            for name, entry in sorted(chosen, key=lambda pair: pair[1].position):
-                yield name, archive.read(entry)
-        return
-    found = read_images(directory, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes)
-    yield from heapq.nsmallest(n, _training_arrays(found), key=lambda pair: _order(pair[0]))
-
-
-def _training_arrays(images: Iterable[RawImage]) -> Iterator[tuple[str, np.ndarray]]:
-    for image in images:
-        if image.split not in (None, "train"):  # they come last
-            return
-        if isinstance(image.data, np.ndarray):
-            yield image.name, image.data.copy()  # a view would keep its whole block in memory
+) -> Iterator[tuple[str, bytes | np.ndarray | Unread]]:
+    with open_images(directory, max_archive_bytes=max_archive_bytes) as images:
+        names = (name for name, split in images.names() if split in (None, "train"))
+        chosen = frozenset(heapq.nsmallest(n, names, key=_order))
+        for image in images.read(max_image_bytes=max_image_bytes, only=chosen):
+            yield image.name, image.data
 
 
 def _order(name: str) -> bytes:

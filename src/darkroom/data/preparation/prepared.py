@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLASSES_NAMED = 50  # with their numbers of images
+TWO_LABELS = "; the labels differ, so look at both"
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
@@ -110,10 +111,10 @@ def split_rows(
         fractions=fractions,
     )
     splits = np.full(len(rows), SPLIT_CODES[UNUSED], np.int8)
-    groups = np.arange(len(rows))
-    splits[usable], groups[usable] = found.splits, usable[found.groups]
+    groups, near = np.arange(len(rows)), np.arange(len(rows))
+    splits[usable], groups[usable], near[usable] = found.splits, usable[found.groups], usable[found.near]
     dropped = [(int(usable[row]), int(usable[of]), reason) for row, of, reason in found.dropped]
-    return Assignment(splits, groups, dropped)
+    return Assignment(splits, groups, dropped, near)
 
 
 def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
@@ -133,17 +134,24 @@ def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path) -> None:
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
-    """Return every image that repeats another, exactly or nearly, and what was done about it."""
-    names = rows.names
-    found = [Duplicate(name, names[row], "exact", "dropped: same bytes") for name, row in rows.repeated]
-    found += [Duplicate(names[row], names[of], "near", f"dropped: {why}") for row, of, why in assignment.dropped]
+    """Return every image that repeats another, exactly or nearly, or shares its group, and what was done about it."""
+    labels = [rows.classes[code] for code in rows.labels.tolist()]
+
+    def duplicate(row: int, of: int, kind: str, action: str) -> Duplicate:
+        if kind == "near" and labels[row] != labels[of]:
+            action += TWO_LABELS
+        return Duplicate(rows.names[row], rows.names[of], kind, action, labels[row], labels[of])
+
+    found = [duplicate(row, row, "exact", "dropped: same bytes")._replace(source=name) for name, row in rows.repeated]
+    found += [duplicate(row, of, "near", f"dropped: {why}") for row, of, why in assignment.dropped]
     split_names = {code: name for name, code in SPLIT_CODES.items()}
-    first: dict[int, int] = {}
+    first: dict[tuple[int, int] | int, int] = {}
     for row in np.flatnonzero(assignment.splits != SPLIT_CODES[UNUSED]).tolist():
-        of = first.setdefault(int(assignment.groups[row]), row)
+        group = int(assignment.groups[row])
+        near, given = first.setdefault((int(assignment.near[row]), group), row), first.setdefault(group, row)
+        of, kind = (near, "near") if near != row else (given, "group")
         if of != row:
-            action = f"kept: together in {split_names[int(assignment.splits[row])]}"
-            found.append(Duplicate(names[row], names[of], "near", action))
+            found.append(duplicate(row, of, kind, f"kept: together in {split_names[int(assignment.splits[row])]}"))
     return found
 
 
@@ -198,6 +206,12 @@ def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *,
         sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
         alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
         words += f"; {len(sizes) - 1} groups by preprocess.group_by, {alone} in none"
+    if doubtful := [one for one in duplicates_of(rows, assignment) if one.action.endswith(TWO_LABELS)]:
+        n, first = "1 image resembles" if len(doubtful) == 1 else f"{len(doubtful)} images resemble", doubtful[0]
+        words += (
+            f"; {n} an image of another class (first: {shown(first.source)} is {shown(first.label)}, {shown(first.of)} "
+            f"is {shown(first.label_of)}), duplicates.csv lists all"
+        )
     if plain := _plain(rows, image_shape=tuple(manifest["image_shape"])):
         n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
         words += f"; {n} one colour throughout (first: {shown(plain[0])})"

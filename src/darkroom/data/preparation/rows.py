@@ -13,7 +13,7 @@ from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.decoding import Batch, read_batch
-from darkroom.data.raw.layouts import Oversized, RawImage
+from darkroom.data.raw.layouts import RawImage, Unread
 from darkroom.data.raw.placement import same_name
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
@@ -27,12 +27,14 @@ _BATCH_ROW_BYTES = 8 << 20
 
 
 class Duplicate(NamedTuple):
-    """An image that repeats another: `of` is the other's name, `kind` exact or near."""
+    """An image that repeats another: `of` is the other's name, `kind` exact or near; or group, where they only share one."""
 
     source: str
     of: str
     kind: str
     action: str
+    label: str
+    label_of: str
 
 
 class Rows:
@@ -201,7 +203,7 @@ def take_in(
     most = max(1, min(_BATCH_IMAGES, _BATCH_ROW_BYTES // prod(writer.image_shape)))
     waiting: deque[list[tuple[RawImage, bool]]] = deque()
 
-    def contents() -> Iterator[list[bytes | np.ndarray | Oversized]]:
+    def contents() -> Iterator[list[bytes | np.ndarray | Unread]]:
         for part in _batches(images, most=most):
             waiting.append(part)
             yield [image.data for image, _ in part]
@@ -213,13 +215,13 @@ def take_in(
     return rows
 
 
-def _read(items: list[bytes | np.ndarray | Oversized], *, form: Form, max_pixels: int, hashes: bool) -> Batch:
-    contents = [b"" if isinstance(item, Oversized) else item for item in items]
+def _read(items: list[bytes | np.ndarray | Unread], *, form: Form, max_pixels: int, hashes: bool) -> Batch:
+    contents = [b"" if isinstance(item, Unread) else item for item in items]
     batch = read_batch(contents, form=form, max_pixels=max_pixels, hashes=hashes)
     reasons = dict(batch.rejected)
     for position, item in enumerate(items):
-        if isinstance(item, Oversized):
-            reasons[position] = f"{item.n_bytes} bytes exceed preprocess.max_image_bytes"
+        if isinstance(item, Unread):
+            reasons[position] = item.reason
     return batch._replace(rejected=list(reasons.items()))
 
 

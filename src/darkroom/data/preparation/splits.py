@@ -62,11 +62,14 @@ class Assignment(NamedTuple):
         splits: int8 (n,), codes of dataset.SPLIT_CODES.
         groups: int64 (n,), for every row the row whose id decides its split; its own number where it resembles none.
         dropped: (row that became unused, row that it repeats, reason), in the order of the rows.
+        near: int64 (n,), for every row the first row that it resembles, or that those resemble which it does; its own
+            number where it resembles none, or near-duplicates are kept.
     """
 
     splits: np.ndarray
     groups: np.ndarray
     dropped: list[tuple[int, int, str]]
+    near: np.ndarray
 
 
 class Images(NamedTuple):
@@ -130,7 +133,7 @@ class _Draft:
         drop: whether near-duplicates are dropped.
 
     Attributes:
-        groups: int64 (n,), see Assignment.
+        groups, near: int64 (n,), see Assignment.
         sides: int8 (n,), the split of every group, at the row whose id decides.
         dropped: see Assignment.
     """
@@ -141,6 +144,7 @@ class _Draft:
         self._is_tested, self._drop = bool((images.official == _TEST).any()), drop
         self._numbers = _numbers(images.ids, seed=seed)
         self.groups = np.arange(len(images.ids))
+        self.near = near(self.groups)
         self.sides = np.full(len(images.ids), _TRAIN, np.int8)
         self.dropped: list[tuple[int, int, str]] = []
 
@@ -173,8 +177,7 @@ class _Draft:
 
     def group_incoming(self) -> None:
         """Let incoming rows join the rows of the dataset that they resemble or were given to, or be a group."""
-        rows = np.arange(len(self._ids))
-        components = self._near(rows)
+        rows, components = np.arange(len(self._ids)), self.near
         for part in _several(components):
             old, new = part[~self._incoming[part]], part[self._incoming[part]]
             if official := self._held_out(old):
@@ -213,7 +216,7 @@ class _Draft:
         splits = self.sides[self.groups]
         splits[self._official != _TRAIN] = self._official[self._official != _TRAIN]
         splits[[row for row, _, _ in self.dropped]] = _UNUSED
-        return Assignment(splits, self.groups, sorted(self.dropped))
+        return Assignment(splits, self.groups, sorted(self.dropped), self.near)
 
     def _together(self, rows: np.ndarray, components: np.ndarray) -> list[np.ndarray]:
         """Return parts of rows that belong together, by component or as given; without those that left a held-out one.

@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from darkroom.data.raw.layouts import walk
+from darkroom.data.raw.listing import unreadable, walk
 from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of, write_text
 
@@ -29,6 +29,9 @@ def fingerprint(path: Path, *, memory: Path) -> str | None:
     try:
         files = [(name, file) for name, file, is_dir in walk(path) if not is_dir] if path.is_dir() else [("", path)]
         for name, file in files:
+            if reason := unreadable(file):
+                found[name] = [-1, -1, reason]
+                continue
             stat = file.stat()
             seen = [stat.st_size, stat.st_mtime_ns]
             before = known.get(name, [])

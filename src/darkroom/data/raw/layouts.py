@@ -1,31 +1,42 @@
 """Read a dataset, as downloaded or as a directory, as a stream of labelled images."""
 
 import json
-import stat
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
-from darkroom.data.raw.placement import OFFICIAL, Folders, Placed, check_classes, is_litter, place
-from darkroom.data.raw.tables import Columns, read_and_place
+from darkroom.data.raw.labels import LISTED, placed_in
+from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
+from darkroom.data.raw.placement import OFFICIAL, Placed, check_classes, check_names, place
+from darkroom.data.raw.shards import is_shard, read_rows
 from darkroom.errors import DataError
-from darkroom.files.archives import Archive, open_archive
+from darkroom.files.archives import open_archive
 from darkroom.files.array_folder import MANIFEST
-from darkroom.project.text import shown, utf8
+from darkroom.project.text import shown
 
-ARCHIVED = ("folders", "table")  # kinds of layouts whose images are the files of one archive
+UNION = "union"  # the kind of a layout that holds those of several sources
+_ARRAYS = ("idx", "npz", "cifar")
+UNREADABLE = (
+    ".darkroom-unreadable.json"  # in an archive that download packed: the files that it could not read, and why
+)
 
 
 @dataclass(frozen=True)
-class Oversized:
-    """Stands for the content of an image that has more bytes than allowed and was not read."""
+class Unread:
+    """Stands for the content of an image that was not read, and says why."""
 
-    n_bytes: int
+    reason: str
+
+
+def oversized(n_bytes: int) -> Unread:
+    """Return what stands for an image with more bytes than allowed."""
+    return Unread(f"{n_bytes} bytes exceed preprocess.max_image_bytes")
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,35 @@ class RawImage:
         name: unique and stable, whatever the container: "train/00017" for arrays, "train/cats/a.jpg" for files.
         label: the class name.
         split: "train", "val" or "test", None where the data bring no split.
-        data: the encoded file, or the pixels, uint8, (H, W) or (H, W, 3) RGB, or Oversized.
+        data: the encoded file, or the pixels, uint8, (H, W) or (H, W, 3) RGB, or Unread.
         attributes: what else a label table says of it.
     """
 
     name: str
     label: str
     split: str | None
-    data: bytes | np.ndarray | Oversized
+    data: bytes | np.ndarray | Unread
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Part(NamedTuple):
+    """A source of the dataset: its files, their layout, and what comes before the names of its images."""
+
+    paths: list[Path]
+    layout: dict[str, Any]
+    prefix: str
+
+
+class _Listed(NamedTuple):
+    """The images of a source that are known before they are read.
+
+    Attributes:
+        placed: train, val, test; each in the order of the archive.
+        read: yields the contents of some of them; in the order of `placed` that is fastest.
+    """
+
+    placed: list[Placed]
+    read: Callable[[Sequence[Placed], int], Iterator[bytes | Unread]]
 
 
 def read_images(
@@ -52,10 +83,12 @@ def read_images(
 ) -> Iterator[RawImage]:
     """Return the images of data/raw as a stream; order and names depend on the files alone; train, val, test.
 
+    Where the dataset is a union of sources, this holds for each of them, one after the other.
+
     Args:
         directory: what the download stage wrote: the files and manifest.json, which names their layout.
         max_archive_bytes: the most that one file may unpack to.
-        max_image_bytes: an image with more bytes is not read; its data are Oversized.
+        max_image_bytes: an image with more bytes is not read; its data are Unread.
         only: names of the images to return; None: all.
 
     Raises:
@@ -63,39 +96,79 @@ def read_images(
             are no images, or only one class; two class names differ by case or Unicode form only. Some of these are
             found, and raised, only while reading.
     """
-    manifest = read_manifest(directory)
-    paths = [directory / file["name"] for file in manifest["files"]]
-    layout = manifest["layout"]
-    classes: list[str] | None = layout.get("classes")
-    blocks: Iterator[Block]
-    if layout["kind"] in ARCHIVED:
-        images = _archived(
-            paths, layout, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=only
-        )
-    elif layout["kind"] == "npz":
-        blocks = (
-            block for path in paths for block in npz_blocks(path, classes=classes, max_archive_bytes=max_archive_bytes)
-        )
-        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes, only=only)
-    elif layout["kind"] in ("idx", "cifar"):
-        read = idx_blocks if layout["kind"] == "idx" else cifar_blocks
-        blocks = read(paths, classes=classes, max_archive_bytes=max_archive_bytes)
-        images = _numbered(blocks, directory, max_image_bytes=max_image_bytes, only=only)
-    else:
-        raise DataError(f"{directory / MANIFEST}: unknown layout {layout['kind']!r}; run `dvc repro download`")
-    return images
+    parts = _parts(directory)
+
+    def stream() -> Iterator[RawImage]:
+        with _opened(directory, parts, max_archive_bytes=max_archive_bytes) as images:
+            yield from images.read(max_image_bytes=max_image_bytes, only=only)
+
+    return stream()
+
+
+@contextmanager
+def open_images(directory: Path, *, max_archive_bytes: int) -> Iterator["Images"]:
+    """Yield the images of data/raw to be listed and then read; see read_images for arguments and errors."""
+    with _opened(directory, _parts(directory), max_archive_bytes=max_archive_bytes) as images:
+        yield images
+
+
+class Images:
+    """The result of open_images."""
+
+    def __init__(
+        self, directory: Path, parts: Sequence[tuple[_Part, _Listed | None]], *, max_archive_bytes: int
+    ) -> None:
+        self._directory, self._parts, self._max_archive_bytes = directory, parts, max_archive_bytes
+
+    def names(self) -> Iterator[tuple[str, str | None]]:
+        """Yield the name and split of every image; only arrays are read for that."""
+        for part, listed in self._parts:
+            images = listed.placed if listed else self._numbered(part, set(), 0, None)
+            yield from ((f"{part.prefix}{image.name}", image.split) for image in images)
+
+    def read(self, *, max_image_bytes: int, only: Container[str] | None = None) -> Iterator[RawImage]:
+        """Yield the images; see read_images."""
+        labels: set[str] = set()
+        for part, listed in self._parts:
+            if listed is None:
+                yield from self._numbered(part, labels, max_image_bytes, only)
+                continue
+            wanted = [image for image in listed.placed if only is None or f"{part.prefix}{image.name}" in only]
+            labels.update(image.label for image in listed.placed)
+            for image, data in zip(wanted, listed.read(wanted, max_image_bytes), strict=True):
+                yield RawImage(f"{part.prefix}{image.name}", image.label, image.split, data, image.attributes)
+        if len(labels) < 2:
+            what = f"only one class, {shown(labels.pop())}" if labels else "no images"
+            raise DataError(f"{self._directory}: found {what}; a classifier needs two classes")
+
+    def _numbered(
+        self, part: _Part, labels: set[str], max_image_bytes: int, only: Container[str] | None
+    ) -> Iterator[RawImage]:
+        """Yield the images of arrays, and put their classes, whichever are wanted, into `labels`."""
+        counts: dict[str | None, int] = {}
+        for block in _blocks(part, max_archive_bytes=self._max_archive_bytes):
+            labels.update(block.labels)
+            start = counts.setdefault(block.split, 0)
+            prefix = f"{part.prefix}{block.split}/" if block.split else part.prefix
+            n_bytes = block.pixels[0].nbytes if len(block.pixels) else 0
+            for offset, (label, pixels) in enumerate(zip(block.labels, block.pixels, strict=True)):
+                name = f"{prefix}{start + offset:05d}"
+                if only is None or name in only:
+                    data = pixels if n_bytes <= max_image_bytes else oversized(n_bytes)
+                    yield RawImage(name, label, block.split, data)
+            counts[block.split] = start + len(block.labels)
 
 
 def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] | None = None) -> Iterator[RawImage]:
-    """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed.
+    """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed;
+    what cannot be read is Unread.
 
     Args:
         max_image_bytes, only: see read_images.
 
     Raises:
         DataError: the directory does not exist, an image lies in no class directory, two class names differ by case or
-            Unicode form only, or a file is unreadable or no regular file. A .gitignore or .dvc file, like any document,
-            may lie beside the class directories.
+            Unicode form only. A .gitignore or .dvc file, like any document, may lie beside the class directories.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory; expected <class>/<image>")
@@ -105,12 +178,17 @@ def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] |
         if only is not None and placed.name not in only:
             continue
         path = entries[placed.number][1]
-        try:
-            n_bytes = path.stat().st_size
-            data = path.read_bytes() if n_bytes <= max_image_bytes else Oversized(n_bytes)
-        except OSError as error:
-            raise DataError(f"{directory}: cannot read {shown(placed.name)}: {error.strerror}") from None
-        yield RawImage(placed.name, placed.label, None, data)
+        yield RawImage(placed.name, placed.label, None, _content(path, max_image_bytes))
+
+
+def _content(path: Path, max_image_bytes: int) -> bytes | Unread:
+    if reason := unreadable(path):
+        return Unread(reason)
+    try:
+        n_bytes = path.stat().st_size
+        return path.read_bytes() if n_bytes <= max_image_bytes else oversized(n_bytes)
+    except OSError as error:  # of the disk, or the file has just gone
+        return Unread(str(error.strerror))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -133,102 +211,81 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def walk(directory: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Yield (name with "/", path, is it a directory) of everything below but hidden files and litter, sorted by name.
-
-    Raises:
-        DataError: a directory that holds itself through a link, a broken link, a device, socket or named pipe.
-    """
-    yield from _walk(directory, directory, "", ())
-
-
-def _walk(
-    top: Path, directory: Path, prefix: str, above: tuple[tuple[int, int], ...]
-) -> Iterator[tuple[str, Path, bool]]:
-    try:
-        here = directory.stat()
-        children = sorted(child.name for child in directory.iterdir())
-    except OSError as error:
-        raise DataError(f"{top}: cannot read {shown(prefix or '.')}: {error.strerror}") from None
-    if (here.st_dev, here.st_ino) in above:
-        raise DataError(f"{top}: {shown(prefix)} is a link to one of its own parent directories; remove the link")
-    for child in children:
-        if is_litter(child):
-            continue
-        path, name = directory / child, f"{prefix}{utf8(child)}"
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise DataError(f"{top}: cannot read {shown(name)}: {error.strerror}") from None
-        if stat.S_ISDIR(mode):
-            yield name, path, True
-            yield from _walk(top, path, f"{name}/", (*above, (here.st_dev, here.st_ino)))
-        elif stat.S_ISREG(mode):
-            yield name, path, False
-        else:
-            raise DataError(f"{top}: {shown(name)} is not a regular file; remove it")
+def _parts(directory: Path) -> list[_Part]:
+    """Return the sources of data/raw; only those of a union have a prefix, the directory that their files lie in."""
+    manifest = read_manifest(directory)
+    paths = [directory / file["name"] for file in manifest["files"]]
+    parts = [_Part(paths, manifest["layout"], "")]
+    if manifest["layout"]["kind"] == UNION:
+        layouts = manifest["layout"]["layouts"]
+        parts = [
+            _Part([path for path in paths if path.parent.name == name], layout, f"{name}/")
+            for name, layout in layouts.items()
+        ]
+    for part in parts:
+        if part.layout["kind"] not in (*LISTED, *_ARRAYS):
+            raise DataError(f"{directory / MANIFEST}: unknown layout {part.layout['kind']!r}; run `dvc repro download`")
+    return parts
 
 
-def placed_in(archive: Archive, layout: Mapping[str, Any]) -> list[Placed]:
-    """Return the images of an archive, by its directories or its label table; a number is a position in its entries.
-
-    Raises:
-        DataError: see placement.place, placement.check_classes and tables.read_and_place.
-    """
-    entries, where = archive.entries, archive.path
-    names = [(entry.name, entry.is_dir) for entry in entries]
-    if layout["kind"] == "folders":
-        found = place(names, where=where, folders=Folders.of(layout))
-    else:
-        found = read_and_place(
-            names,
-            n_bytes=lambda number: entries[number].n_bytes,
-            read=lambda number: archive.read(entries[number]),
-            where=where,
-            columns=Columns.of(layout),
-        )
-    check_classes(found, where=where)
-    return found
+@contextmanager
+def _opened(directory: Path, parts: Sequence[_Part], *, max_archive_bytes: int) -> Iterator[Images]:
+    with ExitStack() as stack:
+        opened = [
+            (part, stack.enter_context(_listed(part, max_archive_bytes)) if part.layout["kind"] in LISTED else None)
+            for part in parts
+        ]
+        placed = [image for _, listed in opened if listed for image in listed.placed]
+        where = parts[0].paths[0] if len(parts) == 1 else directory
+        if all(listed for _, listed in opened):
+            check_classes(placed, where=where)
+        check_names({image.label for image in placed}, where)
+        yield Images(directory, opened, max_archive_bytes=max_archive_bytes)
 
 
-def _archived(
-    paths: Sequence[Path],
-    layout: Mapping[str, Any],
-    *,
-    max_archive_bytes: int,
-    max_image_bytes: int,
-    only: Container[str] | None,
-) -> Iterator[RawImage]:
+@contextmanager
+def _listed(part: _Part, max_archive_bytes: int) -> Iterator[_Listed]:
+    """Yield the images of an archive, or of parquet files."""
+    paths = part.paths
+    if part.layout["kind"] == "parquet" and all(is_shard(path.name) for path in paths):
+        listing = listing_of_files(paths[0].parent, [(path.name, path, False) for path in paths])
+        yield _in(listing, part.layout, max_archive_bytes=max_archive_bytes)
+        return
     if len(paths) != 1:
         raise DataError(f"{paths[0].parent}: {len(paths)} files, expected one zip or tar of images")
     with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
-        placed = placed_in(archive, layout)
-        placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
-        for image in placed:
-            if only is not None and image.name not in only:
-                continue
-            entry = archive.entries[image.number]
-            too_big = entry.n_bytes > max_image_bytes
-            data = Oversized(entry.n_bytes) if too_big else archive.read(entry)
-            yield RawImage(image.name, image.label, image.split, data, image.attributes)
+        yield _in(listing_of_archive(archive), part.layout, max_archive_bytes=max_archive_bytes)
 
 
-def _numbered(
-    blocks: Iterable[Block], directory: Path, *, max_image_bytes: int, only: Container[str] | None
-) -> Iterator[RawImage]:
-    counts: dict[str | None, int] = {}
-    labels: set[str] = set()
-    for block in blocks:
-        labels.update(block.labels)
-        start = counts.setdefault(block.split, 0)
-        prefix = f"{block.split}/" if block.split else ""
-        n_bytes = block.pixels[0].nbytes if len(block.pixels) else 0
-        for offset, (label, pixels) in enumerate(zip(block.labels, block.pixels, strict=True)):
-            name = f"{prefix}{start + offset:05d}"
-            if only is None or name in only:
-                data = pixels if n_bytes <= max_image_bytes else Oversized(n_bytes)
-                yield RawImage(name, label, block.split, data)
-        counts[block.split] = start + len(block.labels)
-    if len(labels) < 2:
-        what = f"only one class, {shown(labels.pop())}" if labels else "no images"
-        raise DataError(f"{directory}: found {what}; a classifier needs two classes")
+def _in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) -> _Listed:
+    placed = placed_in(listing, layout, max_archive_bytes=max_archive_bytes)
+    placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
+    notes = next((number for number, (name, _) in enumerate(listing.names) if name == UNREADABLE), None)
+    unread: dict[str, str] = json.loads(listing.read(notes)) if notes is not None else {}
+
+    def files(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
+        for image in images:
+            n_bytes = listing.n_bytes(image.number)
+            if reason := unread.get(listing.names[image.number][0]):
+                yield Unread(reason)
+            else:
+                yield listing.read(image.number) if n_bytes <= max_image_bytes else oversized(n_bytes)
+
+    def rows(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
+        for data in read_rows(listing, layout, [image.number for image in images]):
+            if data is None:
+                yield Unread("the shard has no bytes of it, only a path")
+            else:
+                yield data if len(data) <= max_image_bytes else oversized(len(data))
+
+    return _Listed(placed, rows if layout["kind"] == "parquet" else files)
+
+
+def _blocks(part: _Part, *, max_archive_bytes: int) -> Iterator[Block]:
+    classes: list[str] | None = part.layout.get("classes")
+    if part.layout["kind"] == "npz":
+        for path in part.paths:
+            yield from npz_blocks(path, classes=classes, max_archive_bytes=max_archive_bytes)
+    else:
+        read = idx_blocks if part.layout["kind"] == "idx" else cifar_blocks
+        yield from read(part.paths, classes=classes, max_archive_bytes=max_archive_bytes)

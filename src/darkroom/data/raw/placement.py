@@ -30,8 +30,10 @@ _FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images
 _WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
 _FILLER = re.compile(rf"(?:{_FILLERS})")
 
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found"}
-_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".csv", ".tsv", ".json", ".yaml", ".yml", ".xml"}
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini", "__macosx", "system volume information"}
+_LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
+_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
+_DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
 _DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
 _DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
@@ -59,7 +61,7 @@ class Folders(NamedTuple):
     Attributes:
         root: the directory that holds the class or split directories; what lies beside it is not looked at.
         level: how deep below root the class directories are, 1 or more; None: it is found out.
-        skip: names of directories below root that are not looked at either, at any depth.
+        skip: names of directories and files below root that are not looked at either, at any depth.
     """
 
     root: str | None = None
@@ -113,7 +115,7 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
             directory beside those of a split, an empty class directory, or two class names that differ by case, spaces
             or Unicode form only. A document (README, .txt, .csv, ...) is passed over, and a directory of nothing else.
     """
-    found = _without_documents(_below_root(names, folders or Folders(), where=where))
+    found = _without_documents(below_root(names, folders or Folders(), where=where))
     parts = _parts(_tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
     by_path = {part.path: part for part in parts}
     depths = {len(part.path) for part in parts}
@@ -163,12 +165,32 @@ def split_of(name: str) -> tuple[str | None, bool]:
     >>> split_of("Training Set"), split_of("seg_test"), split_of("testdata2"), split_of("cats")
     (('train', True), ('test', False), ('test', True), (None, False))
     """
-    tokens = _tokens(name)
+    tokens = words(name)
     matches = [match for token in tokens if (match := _WORD.fullmatch(token))]
     if len({_SPLIT_OF[match[1]] for match in matches}) != 1:
         return None, False
     others = [token for token in tokens if not _WORD.fullmatch(token) and not _FILLER.fullmatch(token)]
     return _SPLIT_OF[matches[0][1]], not others
+
+
+def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
+    """Return the split that the name of each file, or of a directory above it, says (train, val, test or eval).
+
+    All are None unless some are train and some are not.
+
+    >>> splits_by_name(["train-00000-of-00002.parquet", "default/test/0000.parquet"], where=Path("data"))
+    ['train', 'test']
+
+    Raises:
+        DataError: some say a split, and one does not.
+    """
+    said = [next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None) for path in paths]
+    if not _is_a_split(said):
+        return [None] * len(paths)
+    if None in said:
+        odd, other = paths[said.index(None)], next(path for path, split in zip(paths, said, strict=True) if split)
+        raise DataError(f"{where}: {shown(odd)} is of no split, as {shown(other)} is by its name; rename or remove it")
+    return said
 
 
 def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
@@ -182,12 +204,18 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
 
 
+def is_document(path: str) -> bool:
+    """Return whether a file is a text of some kind by its name, and so no image: README, a.txt, a.json, labels.csv."""
+    name = path.casefold().rpartition("/")[2]
+    return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES
+
+
 def is_litter(name: str) -> bool:
     """Return whether a file or directory of this name is hidden, or what an operating system leaves behind."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
-def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Path) -> list[tuple[int, str, bool]]:
+def below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Path) -> list[tuple[int, str, bool]]:
     """Return number, name below the root, and whether it is a directory, of what is to be looked at."""
     prefix = f"{folders.root.strip('/')}/" if folders.root else ""
     found = [
@@ -197,16 +225,16 @@ def _below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: P
     ]
     if folders.root and not found:
         raise DataError(f"{where}: no such directory: {shown(folders.root)}; correct `root` in the layout")
-    above = [set(name.split("/") if is_dir else name.split("/")[:-1]) for _, name, is_dir in found]
-    if unknown := sorted(set(folders.skip).difference(*above)):
-        raise DataError(f"{where}: no directory is called {shown(unknown[0])}; correct `skip` in the layout")
-    return [entry for entry, names in zip(found, above, strict=True) if names.isdisjoint(folders.skip)]
+    parts = [set(name.split("/")) for _, name, _ in found]
+    if unknown := sorted(set(folders.skip).difference(*parts)):
+        raise DataError(f"{where}: nothing is called {shown(unknown[0])}; correct `skip` in the layout")
+    return [entry for entry, names in zip(found, parts, strict=True) if names.isdisjoint(folders.skip)]
 
 
 def _without_documents(found: Sequence[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
     """Return what is neither a document nor a directory that holds documents and nothing else."""
-    images = [entry for entry in found if not entry[2] and not _is_document(entry[1])]
-    documents = [entry for entry in found if not entry[2] and _is_document(entry[1])]
+    images = [entry for entry in found if not entry[2] and not is_document(entry[1])]
+    documents = [entry for entry in found if not entry[2] and is_document(entry[1])]
     useless = _directories_above(documents) - _directories_above(images)
     dropped = {name for _, name, _ in documents} | useless
     return [entry for entry in found if entry[1] not in dropped]
@@ -217,7 +245,8 @@ def _directories_above(found: Iterable[tuple[int, str, bool]]) -> set[str]:
     return holders | {str(above) for holder in holders for above in PurePosixPath(holder).parents}
 
 
-def _tokens(name: str) -> list[str]:
+def words(name: str) -> list[str]:
+    """Return the words of a directory's name: "TrainImages2" and "train_images" have the same."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
     return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
 
@@ -327,8 +356,8 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
     return {}
 
 
-def _is_a_split(splits: Iterable[str]) -> bool:
-    return "train" in splits and len(set(splits)) > 1
+def _is_a_split(splits: Iterable[str | None]) -> bool:
+    return "train" in splits and len(set(splits) - {None}) > 1
 
 
 def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
@@ -363,7 +392,7 @@ def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
     seen: dict[str, str] = {}
     for name in sorted(directory.children):
         if split_of(name)[0] and not split_of(name)[1]:
-            rest = " ".join(token for token in _tokens(name) if not _WORD.fullmatch(token))
+            rest = " ".join(token for token in words(name) if not _WORD.fullmatch(token))
             other = seen.setdefault(rest, name)
             if other != name and split_of(other)[0] != split_of(name)[0]:
                 raise DataError(
@@ -411,8 +440,3 @@ def check_names(classes: set[str], where: Path) -> None:
             raise DataError(
                 f"{where}: the class names {both} differ only in case, spaces or Unicode form; merge the directories"
             )
-
-
-def _is_document(path: str) -> bool:
-    name = path.casefold().rpartition("/")[2]
-    return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import Oversized, RawImage, read_folder, read_images
+from darkroom.data.raw.layouts import RawImage, Unread, read_folder, read_images
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -67,7 +67,7 @@ def read_originals(raw: Path, incoming: Path, origins: Sequence[Origin]) -> Iter
     limits = {"max_archive_bytes": sys.maxsize, "max_image_bytes": sys.maxsize}
     for image, is_new in read_sources(raw, incoming, only=frozenset(missing), **limits):
         position = missing.pop((image.name, is_new))
-        if isinstance(image.data, Oversized) or content_id(image.data).hex() != origins[position].id:
+        if isinstance(image.data, Unread) or content_id(image.data).hex() != origins[position].id:
             raise DataError(
                 f"{_path(raw, incoming, origins[position])} has changed since it was prepared; restore it or run "
                 "`dvc repro preprocess`"

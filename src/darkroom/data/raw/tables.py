@@ -3,114 +3,112 @@
 import csv
 import json
 import posixpath
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-from darkroom.data.raw.placement import Placed, check_names, settled, split_of
+from darkroom.data.raw.finding import Files, below, find
+from darkroom.data.raw.placement import Placed, check_names, settled, split_of, splits_by_name
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
 LARGEST = 1 << 30  # bytes of a table
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-PATHS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath")
-LABELS = ("label", "class", "category", "target")
+PATHS = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "img",
+    "image_path",
+    "filepath",
+    "image_name",
+    "image_id",
+    "id",
+)
+LABELS = ("label", "labels", "class", "category", "target", "choice")
 SPLITS = ("split", "subset", "set")
 
 
-class Columns(NamedTuple):
-    """The table of a layout and the names of its columns; None: the first of the usual names that it has.
+@dataclass(frozen=True)
+class Table:
+    """What a label table says of its images.
 
     Attributes:
-        table: its path in the dataset.
-        path: of the image, relative to the table.
-        label: of its class.
-        split: of its split; a row without a value is drawn.
+        name: its path in the dataset.
+        called: what to call it in an error.
+        rows: column to text, by the line of the row.
+        path, label, split: the names of these columns; split may be None.
+        exported: whether a program wrote it, whose paths may begin with directories of another machine.
     """
 
-    table: str
-    path: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-    @classmethod
-    def of(cls, layout: Mapping[str, Any]) -> Self:
-        """Return the settings of the layout in a manifest."""
-        return cls(layout["table"], *(layout.get(f"{name}_column") for name in ("path", "label", "split")))
+    name: str
+    called: str
+    rows: Mapping[int, Mapping[str, str]]
+    path: str
+    label: str
+    split: str | None
+    exported: bool = False
 
 
-def read_and_place(
-    names: Sequence[tuple[str, bool]],
-    *,
-    n_bytes: Callable[[int], int],
-    read: Callable[[int], bytes],
-    where: Path,
-    columns: Columns,
-) -> list[Placed]:
-    """Return the images that the table among `names` says; see place_by_table.
+def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]) -> Table:
+    """Return a CSV, TSV, JSON Lines or parquet file as a table.
 
     Args:
-        n_bytes, read: return the size and the content of the file at a position of `names`.
+        layout: may name the columns; without that the first of the usual names is taken.
 
     Raises:
-        DataError: there is no such table, it has more bytes than LARGEST, or see read_table and place_by_table.
+        DataError: see read_table, or there are no rows, or a column is missing.
     """
-    number = next((number for number, entry in enumerate(names) if entry == (columns.table, False)), None)
-    if number is None or n_bytes(number) > LARGEST:
-        what = "no file" if number is None else f"{n_bytes(number):,} bytes in"
-        raise DataError(f"{where}: {what} {shown(columns.table)}; correct `table` in the layout")
-    rows = read_table(read(number), name=columns.table, where=where)
-    return place_by_table(names, rows, where=where, columns=columns)
+    called, rows = f"{where}: {name}", read_table(data, name=name, where=where)
+    if not rows:
+        raise DataError(f"{called} has no rows; expected one per image")
+    header = list(next(iter(rows.values())))
+    path = find_column(header, layout.get("path_column"), PATHS, called=called, key="path_column")
+    label = find_column(header, layout.get("label_column"), LABELS, called=called, key="label_column")
+    split = next((name for name in header if name.casefold() in SPLITS), None)
+    if given := layout.get("split_column"):
+        split = find_column(header, given, SPLITS, called=called, key="split_column")
+    return Table(name, called, rows, path, label, split)
 
 
-def place_by_table(
-    names: Iterable[tuple[str, bool]], rows: Mapping[int, Mapping[str, str]], *, where: Path, columns: Columns
+def place_by_tables(
+    names: Sequence[tuple[str, bool]], tables: Sequence[Table], *, where: Path, root: str | None = None
 ) -> list[Placed]:
-    """Return the images that a table names, in its order, with class, split and all other columns.
+    """Return the images that tables name, in their order, with class, split and all other columns.
+
+    Where no column says the split, the names of several tables or of their directories may (train.csv and test.csv).
 
     Args:
         names: (path with "/" between its parts, whether it is a directory) of the dataset; Placed.number is the
             position.
-        rows: of the table, see read_table.
         where: what to call the dataset in an error.
+        root: the directory that paths start from; None: it is found, see finding.find.
 
     Raises:
-        DataError: a column is missing, a row has no path or label, the split is none that is known, an image is not
-            there or named twice, or two class names differ by case, spaces or Unicode form only.
+        DataError: a row has no path or label, the split is none that is known, an image is not there or named twice,
+            or two class names differ by case, spaces or Unicode form only.
     """
-    called = f"{where}: {columns.table}"
-    if not rows:
-        raise DataError(f"{called} has no rows; expected one per image")
-    header = list(next(iter(rows.values())))
-    path = _column(header, columns.path, PATHS, called=called, key="path_column")
-    label = _column(header, columns.label, LABELS, called=called, key="label_column")
-    split = next((name for name in header if name.casefold() in SPLITS), None)
-    if columns.split:
-        split = _column(header, columns.split, SPLITS, called=called, key="split_column")
-    splits = _splits({line: row[split] for line, row in rows.items()} if split else {}, called=called)
-    numbers = {name: number for number, (name, is_dir) in enumerate(names) if not is_dir}
-    folder = posixpath.dirname(columns.table)
+    files = Files(names)
+    splits = _splits(tables, where=where)
     placed: list[Placed] = []
-    absent: list[str] = []
-    seen: dict[str, int] = {}
-    for line, row in rows.items():
-        if not row[path].strip() or not row[label].strip():
-            raise DataError(f"{called}, row {line}: no {path if not row[path].strip() else label}; add it")
-        name = _name(folder, row[path])
-        if name not in numbers:
-            absent.append(name)
-        elif (first := seen.setdefault(name, line)) != line:
-            raise DataError(f"{called}, row {line}: {shown(name)} is named in row {first} too; keep one of them")
-        else:
-            others = {key: value for key, value in row.items() if key not in (path, label, split)}
-            placed.append(Placed(numbers[name], name, row[label].strip(), splits.get(line), others))
-    if absent:
-        such = ", ".join(map(shown, absent[:3]))
-        raise DataError(
-            f"{called} names {len(absent)} image{'s' * (len(absent) > 1)} not there (such as {such}); add them, or "
-            "correct the paths, which are relative to the table"
-        )
+    seen: dict[int, str] = {}
+    for number, table in enumerate(tables):
+        for line, row in table.rows.items():
+            if not row[table.path].strip() or not row[table.label].strip():
+                empty = table.path if not row[table.path].strip() else table.label
+                raise DataError(f"{table.called}, row {line}: no {empty}; add it")
+        found = _find(table, files, root=root)
+        for line, row in table.rows.items():
+            name = names[found[line]][0]
+            if first := seen.get(found[line]):
+                raise DataError(f"{table.called}, row {line}: {shown(name)} is named in {first} too; keep one of them")
+            seen[found[line]] = f"row {line} of {shown(table.name)}" if len(tables) > 1 else f"row {line}"
+            others = {key: value for key, value in row.items() if key not in (table.path, table.label, table.split)}
+            placed.append(Placed(found[line], name, row[table.label].strip(), splits.get((number, line)), others))
     check_names({image.label for image in placed}, where)
     return placed
 
@@ -136,7 +134,7 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
         rows = _json_lines(text, called=called) if suffix == ".jsonl" else _separated(text, suffix, called=called)
     rows = {line: {key.strip(): value for key, value in row.items()} for line, row in rows.items()}
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    return {line: {key: _text(row.get(key)) for key in columns} for line, row in rows.items()}
+    return {line: {key: as_text(row.get(key)) for key in columns} for line, row in rows.items()}
 
 
 def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, Any]]:
@@ -179,16 +177,21 @@ def _parquet(data: bytes, *, called: str) -> dict[int, dict[str, Any]]:
     return dict(enumerate(rows, 1))
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """Return a value as the text that a CSV would have; whole numbers without a point, as 3 and not 3.0."""
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
+def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
+    """Return the column that the setting `key` of a layout names, or that has the first of the usual names.
+
+    Raises:
+        DataError: there is none.
+    """
     wanted = [given.strip()] if given else usual
-    found = next((name for name in header if (name if given else name.casefold()) in wanted), None)
+    found = next((name for word in wanted for name in header if (name if given else name.casefold()) == word), None)
     if found is None:
         raise DataError(
             f"{called} has no column {' or '.join(wanted)}, only {', '.join(map(shown, header))}; name it with `{key}` "
@@ -197,18 +200,36 @@ def _column(header: Sequence[str], given: str | None, usual: Sequence[str], *, c
     return found
 
 
-def _name(folder: str, path: str) -> str:
-    """Return the path of an image in the dataset, without "." and ".."."""
-    return posixpath.normpath(posixpath.join(folder, path.strip().replace("\\", "/")))
+def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
+    """Return the positions of the images of a table by line."""
+    paths = {line: posixpath.normpath(row[table.path].strip().replace("\\", "/")) for line, row in table.rows.items()}
+    if root is not None:
+        found = below(root, paths, files)
+    else:
+        folder = posixpath.dirname(table.name)
+        found = find(paths, files, called=table.called, folder=folder, exported=table.exported)
+    if found.absent:
+        n = len(found.absent)
+        such = ", ".join(map(shown, found.absent[:3]))
+        raise DataError(
+            f"{table.called} names {n} image{'s' * (n > 1)} not there (such as {such}); add them, or correct the "
+            f"paths, which are relative to {'`root`' if root is not None else 'the table'}"
+        )
+    return found.numbers
 
 
-def _splits(values: Mapping[int, str], *, called: str) -> dict[int, str]:
-    """Return the split by line of the rows that have one."""
-    said: dict[int, str] = {}
-    for line, value in values.items():
-        split, certain = split_of(value)
-        if split and certain:
-            said[line] = split
-        elif value.strip():
-            raise DataError(f"{called}, row {line}: the split is {shown(value)}; expected train, val, test or nothing")
+def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], str]:
+    """Return the split, where there is one, by the number of the table and the line."""
+    said: dict[tuple[int, int], str] = {}
+    by_name = splits_by_name([table.name for table in tables], where=where)
+    for number, table in enumerate(tables):
+        for line, row in table.rows.items():
+            value = row[table.split] if table.split else by_name[number] or ""
+            split, certain = split_of(value)
+            if split and certain:
+                said[number, line] = split
+            elif value.strip():
+                raise DataError(
+                    f"{table.called}, row {line}: the split is {shown(value)}; expected train, val, test or nothing"
+                )
     return settled(said)

@@ -46,6 +46,7 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])
         _check_told(space)
+        _check_effects(space, base)
         if is_searched:
             initial(space, base)
         for where, values in edges(space):
@@ -62,6 +63,22 @@ def _check_told(space: Space) -> None:
         for untold, why in CANNOT_TELL.items():
             if f"{key}.".startswith(f"{untold}."):
                 raise ParamsError(f"{name} cannot be searched, because {why}; {NOT_SEARCHED}")
+
+
+def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
+    """Refuse keys that say how to train a head step by step, where it is solved at once in every trial.
+
+    Raises:
+        ParamsError: names the first.
+    """
+    if {"architecture.mode", "architecture.units"} & space.keys():
+        return
+    for key in space:
+        if any(key == idle or key.startswith(f"{idle}.") for idle in recipe.ignored(base)):
+            raise ParamsError(
+                f"{key} has no effect: a head without hidden units is solved at once; delete it here, or set "
+                "architecture.units above 0"
+            )
 
 
 def check_trials(

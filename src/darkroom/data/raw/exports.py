@@ -1,0 +1,136 @@
+"""Label tables that programs write as JSON: COCO, one category per image, and the exports of Label Studio."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from darkroom.data.raw.tables import LABELS, PATHS, Table, as_text, find_column
+from darkroom.errors import DataError
+from darkroom.project.text import shown
+
+
+def is_coco(content: Any) -> bool:
+    """Return whether JSON is of the form of COCO."""
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
+
+
+def is_label_studio(content: Any) -> bool:
+    """Return whether JSON is an export of Label Studio, JSON or JSON-MIN."""
+    tasks = content if isinstance(content, list) and content else [None]
+    return all(isinstance(task, dict) and ("annotations" in task or "annotator" in task) for task in tasks)
+
+
+def coco_table(data: bytes, *, name: str, where: Path) -> Table:
+    """Return the images of a COCO file, each with the name of its one category, and the other fields of its entry.
+
+    Raises:
+        DataError: not of this form; an image has no annotation, or is of several categories: some are named.
+    """
+    called = f"{where}: {name}"
+    content = _json(data, called=called)
+    if not is_coco(content):
+        raise DataError(f"{called} is not COCO; expected an object with images, annotations and categories")
+    labels: dict[Any, set[str]] = {}
+    try:
+        names = {category["id"]: str(category["name"]) for category in content.get("categories", ())}
+        for annotation in content["annotations"]:
+            labels.setdefault(annotation["image_id"], set()).add(names[annotation["category_id"]])
+        found = [(str(image["file_name"]), labels.get(image["id"], set())) for image in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{called} is damaged: nothing is {error}; export it again") from None
+    return _table(name, called, content["images"], found, path="file_name", label="category", split=None)
+
+
+def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]) -> Table:
+    """Return the tasks of an export of Label Studio (JSON or JSON-MIN), each with its one choice, and its other data.
+
+    Where annotations differ, those that are marked as ground truth count; cancelled ones never do.
+
+    Args:
+        layout: may name the field of the image (path_column), of the choice (label_column) and of the split.
+
+    Raises:
+        DataError: not of this form; fields cannot be told; a task has no choice, or several: some are named.
+    """
+    called = f"{where}: {name}"
+    tasks = _json(data, called=called)
+    if not is_label_studio(tasks):
+        raise DataError(f"{called} is no export of Label Studio; expected a list of tasks, as JSON or JSON-MIN")
+    fields = [task["data"] if isinstance(task.get("data"), dict) else task for task in tasks]
+    path = find_column(list(fields[0]), layout.get("path_column"), PATHS, called=called, key="path_column")
+    given = layout.get("label_column")
+    choices = [_choices(task, among=[given] if given else LABELS, called=called) for task in tasks]
+    named = list(dict.fromkeys(key for of_task in choices for key in of_task))
+    usual = [named[0].casefold()] if len(named) == 1 else LABELS
+    label = find_column(named, given, usual, called=called, key="label_column")
+    found = [
+        (_reference(str(of_task.get(path, ""))), chosen.get(label, set()))
+        for of_task, chosen in zip(fields, choices, strict=True)
+    ]
+    return _table(name, called, fields, found, path=path, label=label, split=layout.get("split_column"))
+
+
+def _table(
+    name: str,
+    called: str,
+    fields: Sequence[Mapping[str, Any]],
+    found: Sequence[tuple[str, set[str]]],
+    *,
+    path: str,
+    label: str,
+    split: str | None,
+) -> Table:
+    """Return a table of images with these fields, paths and labels, of which each may have one only."""
+    for images, what in (
+        ([file for file, labels in found if not labels], "no label; label them, or take them out"),
+        ([f"{file} ({', '.join(sorted(some))})" for file, some in found if len(some) > 1], "several labels; keep one"),
+    ):
+        if images:
+            such = ", ".join(map(shown, images[:3]))
+            raise DataError(f"{called}: {len(images)} of {len(found)} images have {what} (such as {such})")
+    rows = [
+        {**{key: as_text(value) for key, value in of_image.items() if not isinstance(value, dict | list)}, **known}
+        for of_image, known in zip(fields, ({path: file, label: min(some)} for file, some in found), strict=True)
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    filled = [{key: row.get(key, "") for key in columns} for row in rows]
+    if split is not None:
+        split = find_column(columns, split, (), called=called, key="split_column")
+    return Table(name, called, dict(enumerate(filled, 1)), path, label, split, exported=True)
+
+
+def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> dict[str, set[str]]:
+    """Return what was chosen in each field of a task; a text counts only in the fields `among`."""
+    found: dict[str, set[str]] = {}
+    if "annotations" not in task:  # JSON-MIN
+        for key, value in task.items():
+            chosen = value.get("choices", ()) if isinstance(value, dict) else [value] if key in among and value else ()
+            if chosen:
+                found[key] = set(map(str, chosen))
+        return found
+    try:
+        valid = [one for one in task["annotations"] if not one.get("was_cancelled")]
+        for annotation in [one for one in valid if one.get("ground_truth")] or valid:
+            for result in annotation["result"]:
+                if result["type"] == "choices":
+                    found.setdefault(result["from_name"], set()).update(map(str, result["value"]["choices"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{called} is damaged: task {task.get('id')} lacks {error}; export it again") from None
+    return found
+
+
+def _reference(value: str) -> str:
+    """Return the path in what Label Studio keeps of an image: a path, a URL, the key in a bucket."""
+    parts = urlsplit(value)
+    if local := parse_qs(parts.query).get("d"):  # /data/local-files/?d=cats/1.jpg
+        return local[0]
+    return unquote(parts.path) if parts.scheme in ("http", "https") else parts.path if parts.netloc else value
+
+
+def _json(data: bytes, *, called: str) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{called} is no JSON: {error}") from None

@@ -1,0 +1,137 @@
+"""Find the files that a label table names, as the table or the program that wrote it spells their paths."""
+
+import posixpath
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from darkroom.data.raw.placement import is_document, is_litter, words
+from darkroom.errors import DataError
+from darkroom.project.text import shown
+
+_TRIED = 100  # paths by which the directories that may hold all of them are found
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+_NO_IMAGES = re.compile(
+    r"masks?|segmentations?|annotations?|depths?|gt"
+)  # a word in names of directories beside images
+
+
+class Found(NamedTuple):
+    """The positions of the files in the listing, by the line that names them, and the names of those not there."""
+
+    numbers: dict[int, int]
+    absent: list[str]
+
+
+class Files:
+    """The files of a dataset by name; Unicode forms of a name are one, and the suffix of an image may be left out."""
+
+    def __init__(self, names: Iterable[tuple[str, bool]]) -> None:
+        self._numbers: dict[str, int] = {}
+        self._stems: dict[str, list[int]] = {}
+        self._holders: dict[str, list[str]] = {}
+        for number, (name, is_dir) in enumerate(names):
+            if is_dir:
+                continue
+            self._numbers[_form(name)] = self._numbers[name] = number
+            if not is_document(name) and not any(map(is_litter, name.split("/"))):
+                stem = str(PurePosixPath(_form(name)).with_suffix(""))
+                self._stems.setdefault(stem, []).append(number)
+                folder, last = posixpath.split(_form(name))
+                for one in {last, posixpath.basename(stem)}:
+                    self._holders.setdefault(one, []).append(folder)
+
+    def number(self, path: str) -> int | None:
+        """Return the position of a file, None where there is none of this name, or several but for the suffix."""
+        found = self._numbers.get(path, self._numbers.get(_form(path)))
+        if found is None and len(alike := self._stems.get(_form(path), [])) == 1:
+            return alike[0]
+        return found
+
+    def directories(self, path: str) -> list[str]:
+        """Return the directories below which a file has this path, "" for the top, without those of masks."""
+        above, last = posixpath.split(_form(path))
+        end = f"/{above}" if above else ""
+        holders = (folder for folder in self._holders.get(last, ()) if f"/{folder}".endswith(end))
+        found = dict.fromkeys(f"/{folder}".removesuffix(end).strip("/") for folder in holders)
+        return [folder for folder in found if not any(map(_NO_IMAGES.fullmatch, words(folder)))]
+
+
+def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, exported: bool) -> Found:
+    """Return the files that a table names by line, wherever the directory is that its paths start from.
+
+    Paths start from the directory of the table, from the top of the dataset, or from the one directory that holds them
+    all; or each of them exists once in the dataset.
+
+    Args:
+        paths: with "/" between their parts.
+        called: the table in an error.
+        folder: the directory of the table.
+        exported: whether paths may be those of another machine, see _spellings.
+
+    Raises:
+        DataError: two directories hold all of them.
+    """
+    for start in (folder, ""):
+        if not (found := below(start, paths, files)).absent:
+            return found
+    for spelled in _spellings(paths) if exported else [paths]:
+        if elsewhere := _in_one_directory(spelled, files, called=called) or _scattered(spelled, files):
+            return elsewhere
+    return below(folder, paths, files)
+
+
+def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
+    """Yield paths of another machine without more and more of the directories that they begin with, of all alike.
+
+    At last without what Label Studio writes before the names of files that were uploaded.
+    """
+    parts = {line: path.strip("/").split("/") for line, path in paths.items()}
+    for n in range(max(map(len, parts.values()))):
+        yield {line: "/".join(of_path[min(n, len(of_path) - 1) :]) for line, of_path in parts.items()}
+    yield {line: _UPLOADED.sub("", of_path[-1]) for line, of_path in parts.items()}
+
+
+def below(start: str, paths: Mapping[int, str], files: Files) -> Found:
+    """Return the files by paths that start from this directory."""
+    numbers, absent = {}, []
+    for line, path in paths.items():
+        name = posixpath.normpath(posixpath.join(start, path))
+        number = files.number(name)
+        if number is None:
+            absent.append(name)
+        else:
+            numbers[line] = number
+    return Found(numbers, absent)
+
+
+def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str) -> Found | None:
+    """Return the files by paths that start from the one directory that holds them all; None where none does."""
+    tried = list(islice(paths.values(), _TRIED))
+    holding = Counter(folder for path in tried for folder in files.directories(path))
+    likely = [folder for folder, n in holding.items() if n == len(tried)]
+    found = {folder: whole for folder in likely if not (whole := below(folder, paths, files)).absent}
+    if len(found) > 1:
+        both = " and in ".join(map(shown, sorted(found)[:2]))
+        raise DataError(f"{called} names images that are in {both}; set `root` in the layout to the right one")
+    return next(iter(found.values()), None)
+
+
+def _scattered(paths: Mapping[int, str], files: Files) -> Found | None:
+    """Return the files of which every path exists in one directory alone; None where one does not."""
+    numbers = {}
+    for line, path in paths.items():
+        folders = files.directories(path)
+        number = files.number(posixpath.join(folders[0], path)) if len(folders) == 1 else None
+        if number is None:
+            return None
+        numbers[line] = number
+    return Found(numbers, [])
+
+
+def _form(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

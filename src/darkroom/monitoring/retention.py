@@ -1,0 +1,45 @@
+"""How long, and how much of, a prediction log is kept. Nothing is removed unless somebody asks for it."""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from darkroom.monitoring import feedback
+
+CLEAN_SECONDS = 600.0  # between two looks
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Bounds of a log; infinite: none.
+
+    Attributes:
+        max_seconds: since a file of the log or of true labels was last written.
+        max_bytes: of the log's files, the oldest go first. True labels, which people gave, go by their age alone.
+    """
+
+    max_seconds: float
+    max_bytes: float
+
+    def clean(self, log: Path) -> None:
+        """Remove the files that are beyond the bounds, and what a kill has left half written of them."""
+        remove_oldest(log.glob("*T*Z-*-*.parquet"), max_seconds=self.max_seconds, max_bytes=self.max_bytes)
+        labels = (log / feedback.FOLDER).glob("*T*Z-*-*.jsonl")
+        remove_oldest(labels, max_seconds=self.max_seconds, max_bytes=float("inf"))
+
+
+def remove_oldest(paths: Iterable[Path], *, max_seconds: float, max_bytes: float) -> None:
+    """Remove files that are older than max_seconds, and the oldest, until the rest fits into max_bytes."""
+    found = []
+    for path in paths:
+        with suppress(OSError):  # another process was faster, here and below
+            state = path.stat()
+            found.append((state.st_mtime, state.st_size, path))
+    oldest, n_bytes = time.time() - max_seconds, 0
+    for changed, size, path in sorted(found, reverse=True):
+        n_bytes += size
+        if changed < oldest or n_bytes > max_bytes:
+            with suppress(OSError):
+                path.unlink()

@@ -1,0 +1,271 @@
+"""The Open Inference Protocol (version 2, which KServe and Triton speak) for the images and answers of /v1/predict.
+
+A request has one input, `image`: n image files as BYTES, in the JSON as base64, or behind it as the extension for
+binary data has them (a length in 4 bytes before each).
+"""
+
+import json
+import re
+import struct
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Request
+from pydantic import BaseModel, Field, ValidationError
+
+from darkroom.serving.bodies import from_base64, too_many
+from darkroom.serving.follower import Follower, Served
+from darkroom.serving.limits import Refused
+from darkroom.serving.schemas import REFUSALS, Problem
+
+N_JSON = b"inference-header-content-length"  # the header that says how many bytes of JSON are before binary data
+LIVE, READY = "/v2/health/live", "/v2/health/ready"
+WELCOME = "send one input named image, image files as BYTES of shape [n], base64 in JSON or binary data behind it"
+MAX_LISTS = 32  # of the JSON, beside one per image, so that json.loads builds little: base64 has no brackets
+MAX_VALUES = 128  # likewise
+DATATYPES = {"label": "BYTES", "probability": "FP32", "probabilities": "FP32", "abstained": "BOOL"}  # of the outputs
+_INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
+Responses = dict[int | str, dict[str, Any]]  # of a path, as FastAPI describes them
+Size = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
+
+
+class Parameters(BaseModel):
+    """Of a tensor; those of other extensions are passed over."""
+
+    binary_data_size: int | None = Field(None, strict=True, ge=0, description="Bytes of it behind the JSON.")
+
+
+class Tensor(BaseModel):
+    """The images of a request."""
+
+    name: Literal["image"]
+    datatype: Literal["BYTES"]
+    shape: list[Size] = Field(min_length=1, max_length=2, description="[n] or [n, 1].")
+    parameters: Parameters = Parameters()
+    data: list[str | list[str]] | None = Field(None, description="Image files in base64, flat or nested.")
+
+
+class OutputParameters(BaseModel):
+    """Of an output that is asked for."""
+
+    binary_data: bool | None = Field(None, description="Whether it is to come behind the JSON.")
+
+
+class Output(BaseModel):
+    """An output that is asked for."""
+
+    name: Literal["label", "probability", "probabilities", "abstained"]
+    parameters: OutputParameters = OutputParameters()
+
+
+class RequestParameters(BaseModel):
+    """Of the request."""
+
+    binary_data_output: bool = Field(False, description="Whether outputs that do not say it come behind the JSON.")
+
+
+class InferRequest(BaseModel):
+    """What /infer is asked."""
+
+    id: str | None = Field(None, max_length=128)
+    inputs: list[Tensor] = Field(min_length=1, max_length=1)
+    outputs: list[Output] = Field([], max_length=4, description="Default: all.")
+    parameters: RequestParameters = RequestParameters()
+
+
+class InferOutput(BaseModel):
+    """One output for all images."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Parameters | None = None
+    data: list[Any] | None = Field(None, description="Flat, row after row; missing where it is behind the JSON.")
+
+
+class InferAnswer(BaseModel):
+    """What /infer answers."""
+
+    model_name: str
+    model_version: str
+    id: str = Field(description="Of the request, or its X-Request-ID.")
+    outputs: list[InferOutput]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, taken apart: its images, as bodies.images_of has them, its id, and output -> whether it is binary."""
+
+    images: list[bytes | str]
+    id: str | None
+    outputs: dict[str, bool]
+
+    @classmethod
+    def of(cls, body: bytes, n_json: bytes | None, *, max_images: int) -> "Asked":
+        """Return what a body asks.
+
+        Args:
+            n_json: the header N_JSON; None: all are JSON.
+
+        Raises:
+            Refused: the body is not as WELCOME has it, or has more than max_images.
+        """
+        end = len(body)
+        if n_json is not None:
+            if not re.fullmatch(rb"[0-9]{1,12}", n_json) or int(n_json) > len(body):
+                raise _bad("Inference-Header-Content-Length is not the length of the JSON in the body")
+            end = int(n_json)
+        request = _request(body[:end], max_images=max_images)
+        (tensor,) = request.inputs
+        if prod(tensor.shape) > max_images:
+            raise too_many(max_images)
+        images = _images(tensor, body[end:])
+        binary = request.parameters.binary_data_output
+        asked: dict[str, bool | None] = {one.name: one.parameters.binary_data for one in request.outputs}
+        asked = asked or dict.fromkeys(DATATYPES)
+        return cls(images, request.id, {name: binary if own is None else own for name, own in asked.items()})
+
+
+def model_of(path: str) -> tuple[str, str | None] | None:
+    """Return name and version of the model that a path asks for answers, None if it is another path."""
+    found = _INFER.fullmatch(path)
+    return (found["name"], found["version"]) if found else None
+
+
+def check_model(served: Served, name: str, version: str | None) -> None:
+    """Refuse another model than the served one.
+
+    Raises:
+        Refused: 404.
+    """
+    here = served.version
+    if (name, version or here.version) != (here.name, here.version):
+        asked = f"{name[:80]!a}" + (f" version {version[:20]!a}" if version else "")
+        raise Refused(404, f"{asked} is not served here; {here.name} version {here.version} is", close=True)
+
+
+def answer(
+    asked: Asked, served: Served, answers: Sequence[Mapping[str, Any]], *, request_id: str
+) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON of an answer, and the outputs that come behind it.
+
+    Raises:
+        Refused: 422, an image could not be read: the protocol has no place for one image's error.
+    """
+    for number, one in enumerate(answers):
+        if "error" in one:
+            raise Refused(422, f"image {number}: {one['error']}" if len(answers) > 1 else one["error"])
+    n, classes = len(answers), served.package.classes
+    outputs, behind = list[dict[str, Any]](), list[bytes]()
+    for name, is_binary in asked.outputs.items():
+        of_all = name == "probabilities"
+        data = [one[name][c] for one in answers for c in classes] if of_all else [one[name] for one in answers]
+        output = {"name": name, "datatype": DATATYPES[name], "shape": [n, len(classes)] if of_all else [n]}
+        if is_binary:
+            behind.append(_packed(DATATYPES[name], data))
+            outputs.append({**output, "parameters": {"binary_data_size": len(behind[-1])}})
+        else:
+            outputs.append({**output, "data": data})
+    version = served.version
+    said = {"model_name": version.name, "model_version": version.version, "id": asked.id or request_id}
+    return {**said, "outputs": outputs}, b"".join(behind)
+
+
+def add_routes(router: APIRouter, follower: Follower) -> None:
+    """Add what describes server and model; the front answers /infer, which stands here to be described."""
+
+    async def of_name(name: str) -> Served:
+        return _served(follower, name, None)
+
+    async def of_version(name: str, version: str) -> Served:
+        return _served(follower, name, version)
+
+    @router.get("/v2", summary="The server, as the Open Inference Protocol describes one")
+    async def server(request: Request) -> dict[str, Any]:
+        return {"name": "darkroom", "version": request.app.version, "extensions": ["binary_tensor_data"]}
+
+    _add_model_routes(router, "/v2/models/{name}", of_name)
+    _add_model_routes(router, "/v2/models/{name}/versions/{version}", of_version)
+
+
+def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitable[Served]]) -> None:
+    other: Responses = {404: {"model": Problem, "description": "Another model is served."}}
+
+    @router.get(path, summary="The model's inputs and outputs", responses=other)
+    async def metadata(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
+        classes = served.package.classes
+        shapes = {"label": [-1], "probability": [-1], "probabilities": [-1, len(classes)], "abstained": [-1]}
+        outputs = [{"name": name, "datatype": DATATYPES[name], "shape": shape} for name, shape in shapes.items()]
+        return {
+            "name": served.version.name,
+            "versions": [served.version.version],
+            "platform": "onnxruntime_onnx",
+            "inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": outputs,
+            "parameters": {"classes": classes},
+        }
+
+    @router.get(f"{path}/ready", summary="Is this model loaded?", responses=other)
+    async def ready(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
+        return {"name": served.version.name, "ready": True}
+
+    described = {**REFUSALS, 422: "An image cannot be read."}
+    refused: Responses = {status: {"model": Problem, "description": text} for status, text in described.items()}
+
+    @router.post(f"{path}/infer", summary="Classify images", response_model=InferAnswer, responses=other | refused)
+    async def infer(body: InferRequest, served: Annotated[Served, Depends(asked)]) -> None:
+        """Images and answers are in the JSON, or behind it as the extension for binary data has it."""
+
+
+def _served(follower: Follower, name: str, version: str | None) -> Served:
+    try:
+        check_model(follower.served, name, version)
+    except Refused as refusal:
+        raise HTTPException(refusal.status, refusal.message) from None
+    return follower.served
+
+
+def _request(text: bytes, *, max_images: int) -> InferRequest:
+    if text.count(b"[") + text.count(b"{") > MAX_LISTS + max_images or text.count(b",") > MAX_VALUES + 2 * max_images:
+        raise _bad(f"the JSON does not have the expected form, or has more than {max_images} images")
+    try:
+        return InferRequest.model_validate(json.loads(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _bad(f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"the body is not JSON ({' '.join(str(error).split())[:100]})") from None
+
+
+def _images(tensor: Tensor, behind: bytes) -> list[bytes | str]:
+    size, n_images = tensor.parameters.binary_data_size, prod(tensor.shape)
+    if (size is None) == (tensor.data is None) or len(behind) != (size or 0):
+        raise _bad("expected either data, or binary_data_size and so many bytes behind the JSON")
+    if tensor.data is not None:
+        texts = [text for row in tensor.data for text in ([row] if isinstance(row, str) else row)]
+        if len(texts) != n_images:
+            raise _bad(f"expected {n_images} texts in data, as the shape says, not {len(texts)}")
+        return [from_base64(text) for text in texts]
+    files, at = list[bytes | str](), 0
+    while at + 4 <= len(behind) and len(files) < n_images:
+        (length,) = struct.unpack_from("<I", behind, at)
+        files.append(behind[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != len(behind) or len(files) != n_images:
+        raise _bad(f"expected {n_images} elements in the binary data, each behind its length in 4 bytes")
+    return files
+
+
+def _packed(datatype: str, data: list[Any]) -> bytes:
+    """Return values as the extension for binary data has them."""
+    if datatype != "BYTES":
+        return np.array(data, "<f4" if datatype == "FP32" else "?").tobytes()
+    texts = [text.encode() for text in data]
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _bad(what: str) -> Refused:
+    return Refused(400, f"{what}; {WELCOME}")

@@ -1,0 +1,27 @@
+"""Pages of other origins that may ask the server (CORS)."""
+
+import re
+from collections.abc import Sequence
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+_ORIGIN = re.compile(r"\*|https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", re.ASCII)
+
+
+def is_origin(text: str) -> bool:
+    """Return whether a text is one as a browser sends it: https://shop.example, http://localhost:3000; or * for all."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
+def opened_to(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Return the application with the headers that let pages of these origins ask it and read its answers."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
+        expose_headers=["X-Request-ID", "traceparent", "Retry-After"],
+    )

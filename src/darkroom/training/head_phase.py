@@ -1,0 +1,85 @@
+"""The first phase of a transfer whose head is linear: solved at once, and told like an epoch."""
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from darkroom.training.answers import packed
+from darkroom.training.calibration import FEW_VALIDATION, HeldOut
+from darkroom.training.checkpoints import Progress
+from darkroom.training.class_weights import class_weights
+from darkroom.training.linear_head import FOLDED_IMAGES, log_softmax, solve
+from darkroom.training.recipe import Recipe, Vectors, transfer_mode
+
+if TYPE_CHECKING:
+    import keras
+
+
+def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Progress, HeldOut | None]:
+    """Set the weights of an untrained head; return an epoch's progress, and where validation images are few, answers.
+
+    Of these the head is fitted to the validation images too: heads that were not fitted to an image answer for it, as
+    they do for the training images. Not so where the validation images are to judge what comes after: fine-tuning, or
+    views of them.
+
+    Args:
+        head: of one layer with weights, features in, logits out.
+        recipe: of which label_smoothing, class_weights and seed count.
+        data: features.
+
+    Returns:
+        Progress, and the answers about validation and training images by heads that were not fitted to them: None
+        where the validation images suffice, or where the deployed model averages views.
+    """
+    from darkroom.networks.build import root
+
+    started = time.perf_counter()
+    n_train, n_val = len(data.labels), len(data.val_labels)
+    features = root(np.concatenate([data.images[np.arange(n_train)], data.val_images]))
+    labels = np.concatenate([data.labels, data.val_labels])
+    is_few = n_val < FEW_VALIDATION and recipe["test_time_views"] == "one"
+    is_fitted_to_val = is_few and transfer_mode(recipe) == "features" and len(labels) <= FOLDED_IMAGES
+    fitted = slice(None if is_fitted_to_val else n_train)
+    n_classes, smoothing = len(data.classes), recipe["label_smoothing"]
+    by_class = class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)
+    weights = np.ones(len(labels)) if by_class is None else by_class[labels].astype(np.float64)
+    found = solve(
+        features[fitted],
+        (np.eye(n_classes)[labels] * (1 - smoothing) + smoothing / n_classes)[fitted],
+        weights=weights[fitted],
+        groups=np.concatenate([data.groups, data.val_groups])[fitted],
+        judged=np.concatenate([~data.is_copy, np.ones(n_val, bool)])[fitted],
+        seed=recipe["seed"],
+    )
+    kernel, bias = found.kernel, found.bias
+    if recipe["output"] == "sigmoid":  # one logit: by how much that of the second class is above that of the first
+        kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
+    head.set_weights([kernel, bias])
+
+    logits = features @ found.kernel + found.bias
+    train_loss, train_accuracy = _scores(logits[:n_train], data.labels)
+    logits[found.held_out] = found.held_out_logits
+    val_loss, val_accuracy = _scores(logits[n_train:], data.val_labels)
+    seconds = time.perf_counter() - started
+    record = {
+        "epoch": 0,
+        "phase": "head",
+        "train_loss": train_loss,
+        "val_loss": val_loss,
+        "train_accuracy": train_accuracy,
+        "val_accuracy": val_accuracy,
+        "learning_rate": 0.0,
+        "images_per_second": n_train / seconds,
+    }
+    right = packed(logits[n_train:].argmax(axis=1) == data.val_labels)
+    progress = Progress(1, "head", 0, val_accuracy, val_loss, right, train_seconds=seconds, history=[record])
+    answered = np.union1d(found.held_out, np.arange(n_train, len(labels)))
+    answers = HeldOut(np.exp(log_softmax(logits[answered])), labels[answered])
+    return progress, answers if is_few else None
+
+
+def _scores(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return mean cross-entropy and accuracy."""
+    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
+    return float(losses.mean()), float((logits.argmax(axis=1) == labels).mean())

@@ -1,0 +1,180 @@
+"""The linear head on the features of a frozen backbone, as what it is: a convex problem, solved to its end by L-BFGS.
+
+Multinomial logistic regression. How much its weights cost is chosen by cross-validation; what the heads of the folds
+say of the images that they did not see is kept, since few validation images tell little. Numpy and SciPy alone: which
+Keras backend is installed makes no difference.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# Of 1/2 |weights|^2, against the mean loss of an image, for features of mean square length 1. From strong to weak: each
+# solution starts the next, and the last ones, which take most steps, are tried only while answers get better.
+PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))
+PATIENCE = 2  # penalties in a row that are no better
+N_FOLDS = 5
+FOLDED_IMAGES = 10_000  # that the folds answer for: above it fewer folds are tried, one of 20,000 images
+SHARPEST, SOFTEST = 1 / 4, 4.0  # temperatures
+# Where answers of few images do not tell, the penalty per image that was best over many small sets decides: a factor of
+# ten beside it counts as much as LOSS_OF_TEN in the sum of their losses.
+USUAL_PENALTY, LOSS_OF_TEN = 0.6, 8.0
+LEAST_VARIANCE = 1e-7  # of the largest: less is rounding
+BIAS_PENALTY = 1e-4  # else the bias of a class of which a fold has no image would have no end
+OPTIONS: Any = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-8}  # of SciPy's L-BFGS
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A solved head.
+
+    Attributes:
+        kernel, bias: float32 (features, classes) and (classes,): logits are features @ kernel + bias.
+        penalty: the chosen one of PENALTIES.
+        held_out: (m,) int, the rows that a fold answered for.
+        held_out_logits: float32 (m, classes), by a head that was not fitted to their groups.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    penalty: float
+    held_out: np.ndarray
+    held_out_logits: np.ndarray
+
+
+def solve(
+    features: np.ndarray,
+    targets: np.ndarray,
+    *,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    judged: np.ndarray,
+    seed: int,
+) -> LinearHead:
+    """Return the head whose penalty makes the folds' answers best, fitted to all images.
+
+    The best answers have the smallest cross-entropy at the temperature that suits them best: how sure they are is set
+    after training anyhow, and the penalty that is best for that makes more errors.
+
+    Args:
+        features: float32 (n, D).
+        targets: (n, classes), rows sum to 1.
+        weights: (n,), at least 0, of the images in the loss.
+        groups: (n,) int: images of one group are in one fold, such as near-duplicates and augmented copies.
+        judged: (n,) bool, the images that penalties are compared on.
+        seed: of the folds.
+    """
+    problem = _Problem(features, targets)
+    labels = targets.argmax(axis=1)
+    folds = assign_folds(labels, groups, n_folds=N_FOLDS, seed=seed)
+    n_tried = max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, len(labels))))
+    held_out = np.flatnonzero(judged & (folds < n_tried))
+    starts = [problem.zero()] * n_tried
+    best, best_loss, since = PENALTIES[0], math.inf, 0
+    logits = kept = np.zeros((len(labels), targets.shape[1]), np.float32)
+    for penalty in PENALTIES:
+        logits = np.zeros_like(logits)
+        for fold in range(n_tried):
+            inside = folds == fold
+            starts[fold] = problem.minimize(np.where(inside, 0.0, weights), penalty, start=starts[fold])
+            logits[inside] = problem.logits(starts[fold], np.flatnonzero(inside))
+        unusual = math.log10(penalty * len(held_out) / USUAL_PENALTY) ** 2
+        loss = _tempered_loss(logits[held_out], labels[held_out], weights[held_out])
+        loss += LOSS_OF_TEN * unusual / len(held_out)
+        since = 0 if loss < best_loss else since + 1
+        if since == 0:
+            best, best_loss, kept = penalty, loss, logits
+        if since == PATIENCE:
+            break
+    kernel, bias = problem.coefficients(problem.minimize(weights, best, start=starts[0]))
+    return LinearHead(kernel, bias, best, held_out, kept[held_out])
+
+
+def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """Return the fold of every image, (n,) int below n_folds: groups stay whole, classes are spread evenly."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    of_group = np.empty(len(first), np.int64)
+    of_group[by_class] = np.arange(len(first)) % n_folds
+    return np.asarray(of_group[group])
+
+
+class _Problem:
+    """The loss of a head for some images, in the directions in which their features vary.
+
+    Features are centred and scaled as a whole: to make every one as wide as the others was worse (few_photographs.py).
+    A solution is float64 (directions + 1, classes), the bias last.
+    """
+
+    def __init__(self, features: np.ndarray, targets: np.ndarray) -> None:
+        self._targets = targets.astype(np.float32)
+        self._mean = features.mean(axis=0, dtype=np.float64)
+        centred = features - self._mean.astype(np.float32)
+        self._scale = math.sqrt(max(float(np.vdot(centred, centred)) / len(centred), 1e-12))
+        centred /= np.float32(self._scale)
+        # The directions of fewer images than features are found from the products of images, which are fewer.
+        few = len(features) < features.shape[1]
+        wide = centred.astype(np.float64) if few else centred
+        products = (wide @ wide.T if few else wide.T @ wide).astype(np.float64) / len(features)
+        variance, directions = np.linalg.eigh(products)
+        kept = variance > LEAST_VARIANCE * variance[-1]
+        self._variance, directions = variance[kept], directions[:, kept]
+        if few:
+            directions = wide.T @ (directions / np.sqrt(self._variance * len(features)))
+        self._directions = directions
+        self._inputs = centred @ directions.astype(np.float32)
+
+    def zero(self) -> np.ndarray:
+        return np.zeros((len(self._variance) + 1, self._targets.shape[1]))
+
+    def logits(self, solution: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        found = solution.astype(np.float32)
+        return np.asarray(self._inputs[rows] @ found[:-1] + found[-1])
+
+    def coefficients(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return kernel and bias for features as they come, float32."""
+        kernel = self._directions @ solution[:-1] / self._scale
+        return kernel.astype(np.float32), (solution[-1] - self._mean @ kernel).astype(np.float32)
+
+    def minimize(self, weights: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
+        """Return the solution for images of these weights."""
+        from scipy.optimize import minimize
+
+        rows = np.flatnonzero(weights)
+        inputs, targets = self._inputs[rows], self._targets[rows]
+        shares = (weights[rows] / weights.sum()).astype(np.float32)[:, None]
+        n_classes = targets.shape[1]
+        # Of every step so long that the loss curves about as much in all directions: L-BFGS then takes a tenth as many.
+        curvature = (1 - 1 / n_classes) / n_classes
+        step = np.append(1 / np.sqrt(curvature * self._variance + penalty), 1.0)[:, None]
+        penalties = np.append(np.full(len(self._variance), penalty), BIAS_PENALTY)[:, None]
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            solution = flat.reshape(start.shape) * step
+            found = solution.astype(np.float32)
+            logits = inputs @ found[:-1] + found[-1]
+            log_probabilities = log_softmax(logits)
+            value = -float((shares * targets * log_probabilities).sum(dtype=np.float64))
+            slope = shares * (np.exp(log_probabilities) - targets)
+            gradient = np.vstack([inputs.T @ slope, slope.sum(axis=0)]) + penalties * solution
+            return value + float((penalties * solution**2).sum()) / 2, (gradient * step).ravel()
+
+        found = minimize(loss, (start / step).ravel(), jac=True, method="L-BFGS-B", options=OPTIONS)
+        return np.asarray(found.x.reshape(start.shape) * step)
+
+
+def _tempered_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Return the least mean cross-entropy that a temperature between SHARPEST and SOFTEST gives."""
+    temperatures = np.geomspace(SHARPEST, SOFTEST, 9)
+    rows, total = np.arange(len(labels)), weights.sum()
+    losses = [-log_softmax(logits / temperature)[rows, labels] @ weights / total for temperature in temperatures]
+    return float(min(losses))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities of logits (n, classes)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
