@@ -9,8 +9,10 @@ network, optimizer, label smoothing, flips and shifts, and its space of learning
 augmented copies and bfloat16 are left out, on all sides. The params are given a bad learning rate, the lowest of the
 space, so that it is known that a search can find a better one: `preset` trains with it, without a search.
 
-tune searches for so many minutes and then confirms its choice (`tune.confirm`). What that takes, from the start of the
-stage to its end, the others get in the same seed; after it no trial begins, and one that runs ends with its epoch. Then
+tune searches for so many minutes and then confirms its choice (`tune.confirm`). It takes part twice: by default a trial
+must beat trial 0 significantly to be chosen; with `alpha: 1.0` the most accurate one is, and the confirmation decides.
+What both take together, from the start of the stages to their ends, the others get in the same seed; after it no trial
+begins, and one that runs ends with its epoch. Then
 each side trains a network from the start with the values that it found, for so many epochs on all the training images,
 and keeps the best of those epochs; the accuracy of that one on the test images counts. A trial is what the tool calls
 one: KerasTuner counts one more where Hyperband goes on with a network.
@@ -53,7 +55,9 @@ ARCHIVE = "cifar10_jpeg.tar.xz"
 PRESET = "folder"
 N_TEST = 200  # of each class
 PEERS = Path(__file__).parent / "peers"
-SIDES = ("darkroom", "optuna", "keras-tuner", "autokeras", "preset")  # the first sets the time of the others
+OURS = {"darkroom": 0.05, "darkroom-alpha-1": 1.0}  # tune.alpha; the second goes on with the study of the first
+OTHERS = ("optuna", "keras-tuner", "autokeras", "preset")
+SIDES = (*OURS, *OTHERS)
 
 
 def main() -> None:
@@ -83,9 +87,16 @@ def main() -> None:
         for seed, side in itertools.product(options.seeds, SIDES):
             if (seed, side) in runs:
                 continue
-            use(root, PRESET, changes(options, seed=seed))
-            limit = None if side == "darkroom" else runs[seed, "darkroom"]["search_seconds"]
-            runs[seed, side] = {"seed": seed, "side": side, **run(side, root, python, options, seed=seed, limit=limit)}
+            before = runs.get((seed, "darkroom"), {})
+            own = {"tune.alpha": OURS.get(side, 1.0), **({"tune.trials": before["n_trials"]} if before else {})}
+            use(root, PRESET, changes(options, seed=seed) | own)  # a search that has run begins no more trials
+            if side in OURS:
+                found = ours(root, seconds_before=before.get("search_seconds", 0.0))
+            elif side == "preset":
+                found = trained_with(root, {})
+            else:
+                found = peer(side, root, python, options, seed=seed, limit=runs[seed, [*OURS][-1]]["search_seconds"])
+            runs[seed, side] = {"seed": seed, "side": side, **found}
             line = json.dumps(runs[seed, side])
             print(line, file=sys.stderr, flush=True)
             if options.runs:
@@ -108,14 +119,8 @@ def main() -> None:
     report("tuning_peers", result, packages=["tensorflow", "keras", "optuna"], save=options.save)
 
 
-def run(side: str, root: Path, python: Path, options: Namespace, *, seed: int, limit: float | None) -> dict[str, Any]:
-    """Search, for so many seconds where there is a limit, and train."""
-    if side == "darkroom":
-        return ours(root)
-    if side == "preset":
-        return trained_with(root, {})
-    if limit is None:
-        raise ValueError(f"{side} has the time that darkroom takes")
+def peer(side: str, root: Path, python: Path, options: Namespace, *, seed: int, limit: float) -> dict[str, Any]:
+    """Search for so many seconds, and train."""
     settings = peer_settings(root, options, seed=seed, seconds=limit)
     if side != "optuna":
         return run_peer(root, str(python), str(PEERS / "keras_tuners.py"), side, settings)
@@ -170,12 +175,12 @@ def write_arrays(root: Path) -> dict[str, int]:
     return {split: len(prepared.rows(split)) for split in ("train", "val", "test")}
 
 
-def ours(root: Path) -> dict[str, Any]:
-    """Search and train with the stages of the pipeline."""
+def ours(root: Path, *, seconds_before: float) -> dict[str, Any]:
+    """Search and train with the stages of the pipeline; the seconds of an earlier search of the study count too."""
     from darkroom.tuning.rows import best_trial, n_finished
     from darkroom.tuning.storage import read_rows
 
-    search_seconds = seconds(root, "dvc", "repro", "--single-item", "tune@cnn")
+    search_seconds = seconds_before + seconds(root, "dvc", "repro", "--single-item", "tune@cnn")
     pointer = json.loads((root / ".darkroom" / "tuning" / "cnn.json").read_text())
     rows = read_rows(pointer["study"], str(root / ".darkroom" / "tuning" / f"{pointer['study']}.journal"))
     best = best_trial(rows)
@@ -270,10 +275,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def comparison(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return in how many seeds tune is more accurate on the test images than each other side, and by how much."""
     found: dict[str, Any] = {}
-    for side in SIDES[1:]:
-        pairs = zip(runs["darkroom"], runs[side], strict=True)
-        gains = [round(100 * (mine["test_accuracy"] - other["test_accuracy"]), 2) for mine, other in pairs]
-        found[f"darkroom against {side}"] = {
+    for mine, other in itertools.product(OURS, OTHERS):
+        pairs = zip(runs[mine], runs[other], strict=True)
+        gains = [round(100 * (ours["test_accuracy"] - theirs["test_accuracy"]), 2) for ours, theirs in pairs]
+        found[f"{mine} against {other}"] = {
             "test_accuracy_gain_points": round(statistics.mean(gains), 2),
             "test_accuracy_gain_points_by_seed": gains,
             "seeds_won": f"{sum(gain > 0 for gain in gains)} of {len(gains)}",
