@@ -91,9 +91,8 @@ def train_tracked(
         record.log_dataset(experiment, data_digest, source=str(data.directory), counts=data.manifest["counts"])
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
-        answers = trained.held_out or validated(
-            trained.model, opened.data, views=recipe["test_time_views"], batch_size=trained.batch_size
-        )
+        views, batch_size = recipe["test_time_views"], trained.batch_size
+        answers = trained.held_out or validated(trained.model, opened.data, views=views, batch_size=batch_size)
         model, changes = _at_temperature(recipe, trained.model, answers, candidate=candidate)
         said: dict[str, Any] = {
             "candidate": candidate,
