@@ -63,7 +63,7 @@ def test_one_command_ends_with_a_promoted_model(promoted: Project) -> None:
     run = load(promoted, "models/cnn/run.json")
     assert set(run) == {
         "run_id", "experiment", "tracking_uri", "model_uri", "candidate", "git_commit", "git_dirty", "data_digest",
-        "params_digest", "best_epoch", "val_accuracy", "train_seconds",
+        "params_digest", "held_out_accuracy", "held_out_images", "best_epoch", "val_accuracy", "train_seconds",
     }  # fmt: skip
     evaluation = load(promoted, "reports/evaluation.json")
     assert set(evaluation) == {"test_ids_sha256", "winner", "candidates"}

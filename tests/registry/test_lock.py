@@ -187,8 +187,8 @@ def test_of_two_hosts_that_promote_one_at_most_succeeds(server, monkeypatch, fir
         monkeypatch.setenv("DVC_ROOT", str(folder))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # a server takes no versions in directories of ours
         first, *decided = bare_versions(folder, name, 3)
-        aliases.promote(first, replacing=None, reasons=["the first"])
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        aliases.promote(first, replacing=None, reasons=["the first"])
         errors, stopped = promote_while_another_does(monkeypatch, folder, decided, first_stops, second_stops)
         winners = [version.version for version, error in zip(decided, errors, strict=True) if error is None]
         assert len(winners) < 2
@@ -201,7 +201,6 @@ def test_of_two_hosts_that_promote_one_at_most_succeeds(server, monkeypatch, fir
                 str(error),
             )
         aliases.settle(name)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
         champion = versions.read(name).aliases["champion"]
         assert champion in (winners or ["1", "2", "3"])
         aliases.promote(decided[0], replacing=champion, reasons=["again"])

@@ -86,7 +86,7 @@ def test_no_trial_is_judged_before_most_of_its_last_schedule() -> None:
         return list(trial.judged({**RECIPE, "epochs": n}))
 
     assert [epochs(n) for n in (1, 2, 3, 4, 8)] == [[], [], [], [3], [6, 7]]
-    head = {"name": "transfer", "mode": "finetune", "finetune_epochs": 4}
+    head = {"name": "transfer", "mode": "finetune", "units": 8, "finetune_epochs": 4}
     assert list(trial.judged({**RECIPE, "epochs": 30, "architecture": head})) == [33]
 
 
