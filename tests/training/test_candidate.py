@@ -146,8 +146,13 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(features: Any) 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
 def test_a_linear_head_is_solved_in_one_epoch(output: str, features: Any) -> None:
     reported: list[int] = []
+
+    def on_epoch_end(epoch: int, record: dict[str, float]) -> None:
+        assert all(isinstance(value, float) for value in record.values()), "MLflow takes numbers alone"
+        reported.append(epoch)
+
     recipe = transfer("features", units=0, output=output, epochs=9, batch_size=1000)
-    found = trained(recipe, features, reports=Reports(on_epoch_end=lambda epoch, _record: reported.append(epoch)))
+    found = trained(recipe, features, reports=Reports(on_epoch_end=on_epoch_end))
     assert [(row["epoch"], row["phase"]) for row in found.progress.history] == [(0, "head")]
     assert (reported, found.progress.best_epoch) == ([0], 0)
     assert min(found.val_accuracy, accuracy(found.model)) > 0.9

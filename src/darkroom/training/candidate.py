@@ -233,7 +233,8 @@ class _Run:
         """Solve the head, and report that as the first epoch, unless a training that is resumed did."""
         progress, held_out = solve_head(head, self.recipe, self._vectors())
         if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
-            self.reports.on_epoch_end(0, progress.history[0])
+            record = progress.history[0]
+            self.reports.on_epoch_end(0, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
         return progress, held_out
 
     def _phase(
