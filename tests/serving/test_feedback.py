@@ -13,16 +13,10 @@ from darkroom.monitoring import log
 from darkroom.monitoring.accuracy import served_accuracy
 from darkroom.monitoring.feedback import read_feedback
 from darkroom.monitoring.kept_images import stored_images
-from tests.support.served import Server, eventually, png, served_repository
+from tests.support.served import Server, eventually, png
 
 pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    with served_repository(tmp_path_factory.mktemp("served")) as root:
-        yield root
 
 
 @pytest.fixture(scope="module")

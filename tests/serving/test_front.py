@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from tests.support.served import Server, eventually, png, served_repository
+from tests.support.served import Server, eventually, png
 
 pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
@@ -24,12 +24,6 @@ serve:
   alias: nobody
 other: {of: another program}
 """
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    with served_repository(tmp_path_factory.mktemp("served")) as root:
-        yield root
 
 
 @pytest.fixture(scope="module")

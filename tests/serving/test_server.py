@@ -25,16 +25,10 @@ from darkroom.errors import ParamsError
 from darkroom.monitoring import log
 from darkroom.registry import versions
 from darkroom.serving.server import _address_errors, _bind, _remembered_sigterm
-from tests.support.served import Server, eventually, png, register_pets, served_repository, set_champion
+from tests.support.served import Server, eventually, png, register_pets, set_champion
 
 pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    with served_repository(tmp_path_factory.mktemp("served")) as root:
-        yield root
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def test_the_command_shows_and_writes(
     assert differences(root) == []
     changed = {"cnn": {"learning_rate": [0.2, 0.1]}, "transfer": {}}
     assert json.loads(said("--json")) == {"written": False, "changed": changed}
-    assert said("--write").endswith("from them `dvc repro` searches anew, unless tune.trials is 0\n")
+    assert said("--write").endswith("`dvc repro` starts a new search from them, unless tune.trials is 0\n")
     assert said("--candidate", "cnn") == "no values of params.yaml are replaced\n"
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from darkroom.cli.options import Json
+from darkroom.cli.options import Force, Json
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.console import native_stderr_silenced
 from darkroom.project.repository import checkout
@@ -31,9 +31,7 @@ def init(
     layout: Annotated[
         str | None, typer.Option("--layout", help="Keys of the layout, such as 'level: 2'; default: found out.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")
-    ] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Look at your own images, say what was understood, and write params.yaml for them."""

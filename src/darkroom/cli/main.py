@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from darkroom.cli import feedback, init, operations, registry, report, scoring, serving
-from darkroom.cli.options import Commands, Json
+from darkroom.cli.options import Commands, Force, Json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
 
@@ -51,9 +51,7 @@ def _app(
 @app.command()
 def use(
     name: Annotated[str, typer.Argument(help="Name of a preset: a file in presets/, without .yaml.")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")
-    ] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a preset, completed from the default, as params.yaml and print what changed."""
@@ -158,7 +156,7 @@ def tuned(
     lines = adoption.lines(found)
     print("\n".join(lines) or "no values of params.yaml are replaced")
     if write and lines:
-        print("params.yaml now has these values; from them `dvc repro` searches anew, unless tune.trials is 0")
+        print("params.yaml now has these values; `dvc repro` starts a new search from them, unless tune.trials is 0")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from darkroom.project.repository import checkout, repository_root
 Model = Annotated[
     str | None, typer.Option("--model", help="Registered model name; default: promote.registered_model in params.yaml.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace params.yaml even if it has uncommitted edits.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -45,7 +46,7 @@ def registered_name(model: str | None) -> str:
     """Return the registered name that a command works on: what --model says, else what params.yaml says.
 
     Raises:
-        ParamsError: neither says one, or there is no params.yaml.
+        ParamsError: neither gives a name, or there is no params.yaml.
     """
     if model:
         return model

@@ -85,7 +85,7 @@ def replace(merged: str, *, root: Path) -> dict[str, Change]:
 
 
 def missing_source(root: Path) -> str | None:
-    """Return the path of the dataset in params.yaml that is not there, None where there is no such."""
+    """Return the first path of the dataset in params.yaml that does not exist, None if all do."""
     dataset = read_params(root / "params.yaml")["download"]["dataset"]
     sources = dataset["sources"] if isinstance(dataset, dict) else []
     paths = [source["path"] for source in sources if source["kind"] == "path"]

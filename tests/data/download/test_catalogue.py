@@ -72,7 +72,7 @@ def test_the_sources_of_a_union_differ() -> None:
     assert Dataset.model_validate({"name": "all", "union": True, "sources": parts}).union
     for wrong, message in (
         ([PATH, PATH], "two sources of the union are the same; remove one"),
-        ([PATH, {**PATH, "holds": "x"}], "no part of a union; give the union another name"),
+        ([PATH, {**PATH, "holds": "x"}], "cannot be part of a union; remove one of the two"),
     ):
         with pytest.raises(ValidationError, match=message):
             Dataset.model_validate({"name": "all", "union": True, "sources": wrong})

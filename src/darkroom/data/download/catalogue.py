@@ -161,7 +161,7 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _has_different_parts(self) -> Self:
         if self.union and any(isinstance(source, PathSource) and source.holds for source in self.sources):
-            raise ValueError("a source that `holds` another dataset is no part of a union; give the union another name")
+            raise ValueError("a source that `holds` another dataset cannot be part of a union; remove one of the two")
         if self.union and any(source in self.sources[:number] for number, source in enumerate(self.sources)):
             raise ValueError("two sources of the union are the same; remove one")
         return self
