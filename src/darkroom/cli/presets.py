@@ -86,7 +86,7 @@ def replace(merged: str, *, root: Path) -> dict[str, Change]:
 
 def missing_source(root: Path) -> str | None:
     """Return the first path of the dataset in params.yaml that does not exist, None if all do."""
-    dataset = read_params(root / "params.yaml")["download"]["dataset"]
+    dataset = read_params(root / "params.yaml").get("download", {}).get("dataset")
     sources = dataset["sources"] if isinstance(dataset, dict) else []
     paths = [source["path"] for source in sources if source["kind"] == "path"]
     return next((path for path in paths if not (root / Path(path).expanduser()).exists()), None)
