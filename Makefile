@@ -29,7 +29,7 @@ $(shell [ "$$(cat $(VENV)/.ready 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/
 
 run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	@start=$$(date +%s) && dvc repro && echo && darkroom report --since $$start && \
-	    echo "           . $(VENV)/bin/activate   first, so that the shell finds these commands"
+	    echo "           . $(VENV)/bin/activate     first, so that the shell finds these commands"
 
 ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
 	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \

@@ -28,6 +28,7 @@ def run_preset(root: Path, preset: str, *, epochs: int | None) -> dict[str, Any]
     data = seconds(root, "dvc", "repro", "augment")
     fetched = seconds(root, "dvc", "repro", "--single-item", "embed")
     embed = seconds(root, "dvc", "repro", "--single-item", "--force", "embed")
+    seconds(root, "dvc", "repro", "--single-item", f"tune@{candidate}")  # no trial, but train reads what it writes
     train = seconds(root, "dvc", "repro", "--single-item", f"train@{candidate}")
     seconds(root, "dvc", "repro", "evaluate")
     scores = json.loads((root / "reports" / "evaluation.json").read_text())["candidates"][candidate]
