@@ -58,15 +58,15 @@ def main() -> None:
             seed=params.seed,
             fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
-        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, prepared.duplicates_of(taken, assignment))
+        duplicates = prepared.duplicates_of(taken, assignment)
+        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, duplicates)
         prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.fonts import advice  # this and the next load matplotlib, which takes a second
     from darkroom.figures.grid import image_grid
 
-    images, titles = samples(Dataset.open(paths.out))
-    image_grid(images, titles, paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    say(prepared.in_words(taken, assignment, manifest, group_by=params.group_by))
+    image_grid(*samples(Dataset.open(paths.out)), paths.report / "samples.png", n_columns=2 * PER_CLASS)
+    say(prepared.in_words(taken, assignment, manifest, duplicates=duplicates, group_by=params.group_by))
     if unreadable := advice(manifest["classes"]):
         say(unreadable)
 

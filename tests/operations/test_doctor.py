@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,15 @@ def test_a_store_that_does_not_answer_is_wrong(root: Path, monkeypatch: pytest.M
     said = found(root, "store")
     assert said.status == "wrong"
     assert said.sentence.startswith("MLFLOW_TRACKING_URI=file:runs: MLflow no longer keeps runs in plain directories")
+
+
+@pytest.mark.heavy
+def test_a_server_that_is_down_is_wrong(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unheard.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert found(root, "registry").status == "wrong"
 
 
 @pytest.mark.heavy

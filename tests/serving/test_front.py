@@ -113,6 +113,7 @@ def test_a_length_and_chunks_at_once_end_the_connection(server, target):
         (b"GET http://x/v1/model", False, 401),
         (b"GET http://x/pets/v1/model", False, 401),
         (b"GET http://x/nowhere", False, 404),
+        (b"GET http://[x/v1/model", True, 200),
         (b"OPTIONS *", False, 404),
     ],
 )
@@ -185,6 +186,7 @@ def test_a_trace_of_a_later_version_is_handed_on(server, given):
         TRACE[:-1],
         TRACE + "-more",
         TRACE + "0",
+        TRACE.replace("00-", "01-", 1).encode() + b"-\xff",
         TRACE.replace("00-", "ff-", 1),
         f"00-{'0' * 32}-b7ad6b7169203331-01",
         f"00-0af7651916cd43dd8448eb211c80319c-{'0' * 16}-01",

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from darkroom.cli.options import Json
-from darkroom.errors import RegistryError
 from darkroom.files.writing import read_json
 from darkroom.project.repository import checkout
 from darkroom.project.stage_runs import last_run
@@ -63,12 +62,10 @@ def _print_labelled(*lines: tuple[str, str]) -> None:
 
 def _champion(name: str) -> str | None:
     """Return the number of the champion as the registry has it now: a rollback may have followed the last decision."""
-    from darkroom.registry.versions import find
+    from darkroom.registry.versions import read
 
-    try:
-        return find(name, alias="champion").version
-    except RegistryError:
-        return None
+    champion = read(name).under("champion")
+    return champion.version if champion else None
 
 
 def _stages(root: Path, since: float | None) -> Iterator[str]:
@@ -80,7 +77,7 @@ def _stages(root: Path, since: float | None) -> Iterator[str]:
         if ended is None:  # its result came from DVC's cache or from another machine
             yield f"{stage:<15}  cached"
             continue
-        state = "cached" if since and ended.started < since else "run"
+        state = "" if since is None else "cached" if ended.started < since else "run"
         said = ended.said.removeprefix(f"{stage.partition('@')[0]}: ")
         said = said if len(said) <= width else f"{said[: width - 1]}…"
         yield f"{stage:<15}  {state:<6}  {ended.seconds:7.1f}  {said}".rstrip()

@@ -4,9 +4,7 @@ import math
 import os
 import re
 import signal
-import socket
 from dataclasses import dataclass, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -53,8 +51,8 @@ class ServeOptions:
         typer.Option(
             callback=_read_config,
             is_eager=True,
-            help="YAML file whose section serve holds options, e.g. max_images: 8; the command line goes before "
-            "variables, and these before the file.",
+            help="YAML file whose section serve holds options, e.g. max_images: 8; the command line overrides "
+            "variables, which override the file.",
         ),
     ] = None
     model: Model = None
@@ -141,12 +139,8 @@ def serve(given: ServeOptions) -> None:
     from darkroom.monitoring.kept_images import Keeping
     from darkroom.monitoring.retention import Retention
     from darkroom.serving.limits import Limits
-    from darkroom.serving.logs import log
     from darkroom.serving.server import Settings, serve
 
-    if token is None and not _is_loopback(given.host):
-        open_to_all = "anyone who reaches this address can ask the model; set a token with --token-file"
-        log("no_token", f"--host {given.host} without a token: {open_to_all} or {TOKEN}")
     limits = Limits(
         max_body_bytes=given.max_body_mb << 20,
         max_held_bytes=max(16 * given.max_body_mb, 256) << 20,
@@ -214,12 +208,3 @@ def _origins(given: list[str]) -> tuple[str, ...]:
         if not is_origin(origin):
             raise ParamsError(f"--cors-origin {origin}: expected scheme and host, such as https://shop.example, or *")
     return tuple(given)
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address; true where there is none: to bind it says what is wrong."""
-    try:
-        found = socket.getaddrinfo(host or "0.0.0.0", None)  # noqa: S104 - what an empty one stands for
-    except OSError:
-        return True
-    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)

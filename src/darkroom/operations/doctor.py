@@ -17,10 +17,11 @@ from packaging.specifiers import SpecifierSet
 
 from darkroom.errors import DarkroomError, RegistryError
 from darkroom.operations.preflight import check_merges, check_repository
-from darkroom.operations.workspace import ANY, Workspace
+from darkroom.operations.workspace import Workspace
 from darkroom.project.text import redact
 
 LEAST_FREE = 5e9  # bytes; the default dataset, its models and DVC's cache take about 1 GB
+GPU_SECONDS = 30  # for nvidia-smi to answer
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _git(tree: Workspace) -> Finding:
 def _dvc(tree: Workspace) -> Finding:
     if not (tree.root / ".dvc").is_dir():
         return Finding("dvc", "wrong", f"{tree.root} has no .dvc directory; run `dvc init`")
-    remote = tree.run([sys.executable, "-m", "dvc", "remote", "default"], shown="DVC", allowed=ANY)
+    remote = tree.run([sys.executable, "-m", "dvc", "remote", "default"], shown="DVC", allowed=(0, 1))
     if remote.status:
         return Finding("dvc", "ok", f"{version('dvc')}; no remote: data and models stay on this machine")
     return Finding("dvc", "ok", f"{version('dvc')}; remote {remote.printed.strip()}")
@@ -143,12 +144,16 @@ def _disk(root: Path) -> Finding:
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
         return Finding("gpu", "ok", f"no NVIDIA driver; {len(os.sched_getaffinity(0))} CPU cores are used")
-    asked = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=GPU_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("gpu", "note", f"nvidia-smi gave no answer in {GPU_SECONDS} s; the driver hangs: reboot")
     if asked.returncode:
         return Finding("gpu", "note", f"nvidia-smi failed ({asked.stdout.strip()}); until it works the CPU is used")
     cards = "; ".join(asked.stdout.strip().splitlines())
@@ -174,11 +179,12 @@ def _store() -> Finding:
 
 def _registry(model: str) -> Finding:
     from darkroom.registry.check import check
-    from darkroom.registry.versions import find
+    from darkroom.registry.versions import find, read
     from darkroom.tracking.store import registry_uri, sqlite_file
 
     if (file := sqlite_file(registry_uri())) and not file.exists():
         return Finding("registry", "ok", f"nothing is registered as {model} yet")
+    read(model)  # a store that does not answer is wrong, a model without a champion is not
     try:
         champion = find(model, alias="champion")
     except RegistryError as error:

@@ -69,7 +69,7 @@ EXAMPLE = {
     ],
 }
 EVERYWHERE: dict[int | str, dict[str, Any]] = {
-    405: {"model": Problem, "description": "The path is not asked with this method; Allow says with which."},
+    405: {"model": Problem, "description": "This path does not allow the method; see Allow."},
     500: {"model": Problem, "description": "The server failed; its log says why."},
 }
 SHOWN = [  # front.py reads them

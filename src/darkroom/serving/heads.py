@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from secrets import token_hex
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from darkroom.monitoring.feedback import REQUEST_ID, SHA256
 from darkroom.serving.limits import Refused
@@ -17,7 +17,7 @@ Headers = Mapping[bytes, bytes]
 _OWN, _NUMBERS = token_hex(4), count()  # of this process: an id of our own costs no call of the system
 # Trace Context, W3C Recommendation: version 00 has four fields, a later one may have more behind them.
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.{0,200})?"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-[!-~]{0,200})?"
 )
 _TOP = re.compile(r"[0-9]{1,9}", re.ASCII)
 _THRESHOLD = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", re.ASCII | re.IGNORECASE)
@@ -27,7 +27,7 @@ def path_of(scope: Mapping[str, Any], root_path: str) -> str:
     """Return the path of a request from /, whether its target is absolute and whether a proxy left the prefix on it."""
     path: str = scope["path"]
     if not path.startswith("/"):
-        path = urlsplit(path).path if "://" in path else path
+        path = re.sub(r"(?i)https?://[^/]*", "", path, count=1)
     if root_path and path.startswith(f"{root_path}/"):
         path = path.removeprefix(root_path)
     return path or "/"

@@ -42,10 +42,7 @@ class Metrics:
             "darkroom_log_dropped", "Rows and images that the log of predictions lost", ["what"], registry=registry
         )
         for what in ("rows", "images"):
-            self.log_dropped.labels(what)  # 0 is said, too: an alert needs a series
-        self.worker_restarts = Counter(
-            "darkroom_worker_restarts", "Worker processes that died and were replaced", registry=registry
-        )
+            self.log_dropped.labels(what)  # exported at 0 too: an alert needs a series
         self.stale = Gauge(
             "darkroom_model_stale",
             "1 if the loaded version is not the one under the alias, or if that is not known",

@@ -221,11 +221,12 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
 
 
 def _served(follower: Follower, name: str, version: str | None) -> Served:
+    served = follower.served  # once: the follower may replace it
     try:
-        check_model(follower.served, name, version)
+        check_model(served, name, version)
     except Refused as refusal:
         raise HTTPException(refusal.status, refusal.message) from None
-    return follower.served
+    return served
 
 
 def _request(text: bytes, *, max_images: int) -> InferRequest:

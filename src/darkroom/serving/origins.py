@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from darkroom.serving.open_inference import N_JSON
+
 _ORIGIN = re.compile(r"\*|https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", re.ASCII)
 
 
@@ -21,7 +23,7 @@ def opened_to(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
-        expose_headers=["X-Request-ID", "traceparent", "Retry-After"],
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["Authorization", "Content-Type", N_JSON.decode(), "X-Request-ID", "traceparent"],
+        expose_headers=[N_JSON.decode(), "X-Request-ID", "traceparent", "Retry-After"],
     )

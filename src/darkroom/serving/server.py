@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -84,6 +85,9 @@ def serve(settings: Settings) -> None:
     """
     limits = settings.limits
     bound = _bind(settings.host, settings.port)  # first: a port that is taken is told at once
+    if settings.token is None and not ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback:
+        open_to_all = "anyone who reaches this address can ask the model; set a token with --token-file"
+        log("no_token", f"--host {settings.host} without a token: {open_to_all}")
     _allow_open_files()
     # It says of broken forms what the answer says.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -281,9 +285,9 @@ def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, li
     def note(served: Served, answered: list[Answered]) -> None:
         metrics.batch_images.observe(len(answered))
         metrics.network_seconds.observe(answered[0].network_seconds)
+        metrics.abstained.labels(served.version.version).inc(sum(one.answer["abstained"] for one in answered))
         for one in answered:
             metrics.predictions.labels(served.version.version, one.answer["label"]).inc()
-            metrics.abstained.labels(served.version.version).inc(one.answer["abstained"])
             metrics.queue_seconds.observe(one.queue_seconds)
             metrics.decode_seconds.observe(one.decode_seconds)
         if recorder:
@@ -314,7 +318,7 @@ def _bind(host: str, port: int) -> socket.socket:
 def _address_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParamsError(f"{host}:{port}: {reason}; choose another --host or --port") from None
 

@@ -1,7 +1,7 @@
 """From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLASSES_NAMED = 50  # with their numbers of images
-TWO_LABELS = "; the labels differ, so look at both"
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
@@ -139,7 +138,7 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
 
     def duplicate(row: int, of: int, kind: str, action: str) -> Duplicate:
         if kind == "near" and labels[row] != labels[of]:
-            action += TWO_LABELS
+            action += "; the labels differ, so look at both"
         return Duplicate(rows.names[row], rows.names[of], kind, action, labels[row], labels[of])
 
     found = [duplicate(row, row, "exact", "dropped: same bytes")._replace(source=name) for name, row in rows.repeated]
@@ -191,7 +190,14 @@ def finish_rows(
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
-def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *, group_by: str | None) -> str:
+def in_words(
+    rows: Rows,
+    assignment: Assignment,
+    manifest: Mapping[str, Any],
+    *,
+    duplicates: Sequence[Duplicate],
+    group_by: str | None,
+) -> str:
     """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
@@ -206,7 +212,7 @@ def in_words(rows: Rows, assignment: Assignment, manifest: Mapping[str, Any], *,
         sizes = np.bincount(given_groups(rows, group_by) + 1)  # the first is of the images in no group
         alone = "1 image" if sizes[0] == 1 else f"{sizes[0]} images"
         words += f"; {len(sizes) - 1} groups by preprocess.group_by, {alone} in none"
-    if doubtful := [one for one in duplicates_of(rows, assignment) if one.action.endswith(TWO_LABELS)]:
+    if doubtful := [one for one in duplicates if one.kind == "near" and one.label != one.label_of]:
         n, first = "1 image resembles" if len(doubtful) == 1 else f"{len(doubtful)} images resemble", doubtful[0]
         words += (
             f"; {n} an image of another class (first: {shown(first.source)} is {shown(first.label)}, {shown(first.of)} "
