@@ -58,8 +58,12 @@ def main() -> None:
             drawn[name] = report.draw(
                 candidate, labels, pictures, classes=dataset.classes, worst=worst[name], **options
             )
-            records[name].log_metrics(single_numbers(metrics[name]))
-            records[name].log_artifact(pictures, "pictures")
+            record, run = records[name], trained[name]
+            own = run["model_uri"] if record.id == run["run_id"] else ""  # a run that stands in has no model yet
+            record.log_metrics(single_numbers(metrics[name]), model_uri=own)
+            record.log_artifact(pictures, "pictures")
+            shown = f"[report]({records[winner].page('report.html')})"
+            record.note("Test", f"{report.in_words(metrics[name], n_images=len(rows))}; {shown}")
         page = report.render(
             candidates, labels, winner=winner, manifest=dataset.manifest, worst=worst[winner], drawn=drawn, **options
         )

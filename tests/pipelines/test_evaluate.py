@@ -85,7 +85,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
         "git_dirty": False,
         "data_digest": "d1ce",
         "params_digest": "p",
-        "best_epoch": 1,
+        "best_epoch": 2,
         "val_accuracy": 0.9 if folder.name == "transfer" else 0.75,
         "train_seconds": 12.5,
         "held_out_accuracy": 0.9 if folder.name == "transfer" else 0.75,
@@ -93,7 +93,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
     }
     (folder / "run.json").write_text(json.dumps(said))
     columns = "epoch,train_loss,val_loss,train_accuracy,val_accuracy,learning_rate,images_per_second"
-    (folder / "history.csv").write_text(f"{columns}\n0,1.0,0.9,0.4,0.5,0.1,10\n1,0.5,0.6,0.7,0.75,0.01,11\n")
+    (folder / "history.csv").write_text(f"{columns}\n1,1.0,0.9,0.4,0.5,0.1,10\n2,0.5,0.6,0.7,0.75,0.01,11\n")
 
 
 def write_params(folder, *, candidates=("cnn", "transfer"), **changes):
