@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
         train(2, learning_rate=1e30)
 
 
-def test_the_shown_training_loss_has_no_smoothing_and_no_class_weights() -> None:
+def test_train_loss_has_no_smoothing_and_no_class_weights() -> None:
     weighted = train(1, learning_rate=1e-30, weights=np.full(2, 100.0, np.float32))[1]
     plain = train(1, learning_rate=1e-30)[1]
     assert weighted.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-5)

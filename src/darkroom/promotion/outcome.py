@@ -1,6 +1,7 @@
 """What becomes of a winner: kept, registered, waiting for approval, or promoted to champion."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,7 +106,7 @@ def promote_if_better(
     return outcome
 
 
-def in_words(said: dict[str, Any]) -> str:
+def in_words(said: Mapping[str, Any]) -> str:
     """Return the decision of a report in words; reports/promotion.json keeps the one word."""
     champion = said["champion_after"]
     return {

@@ -136,6 +136,6 @@ def _figures(winner: Winner, version: Version) -> str:
     if version.run_id and runs.tags_of(version.run_id) is not None:
         with runs.reopen(version.run_id) as run:
             card = run.page(f"model_card/{version.name}-{version.version}/model_card.html")
-            links += [f"[{label}]({run.page(path)})" for label, path in (("run", ""), ("report", "report.html"))]
+            links += [f"[{label}]({run.page(path)})" for label, path in (("run", ""), ("report", "evaluation.html"))]
             links.append(f"[model card]({card})")
     return "\n".join([*table, "", ", ".join(links)])

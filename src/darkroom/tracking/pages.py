@@ -16,7 +16,7 @@ MODE = "workflowType=machine_learning"
 NOTE = "mlflow.note.content"  # MLflow's tag for the description of a run
 VIEW = "mlflow.sharedViewState."  # MLflow's tag of an experiment for a saved view, with the view's key behind it
 TRAINED, TRIALS = "darkroom-trained", "darkroom-trials"  # keys of views
-NAME_WIDTH = 430  # pixels of the column with a run's name, which says what differs
+NAME_WIDTH = 360  # pixels of the column with a run's name, which says what differs
 
 
 def runs_page(experiment_id: str, view: str = TRAINED) -> str:
@@ -74,5 +74,5 @@ VIEWS = {
         of="tags.`dvc.stage` LIKE 'train@%'",
         columns=["val_accuracy", "val_loss", "test_accuracy", "macro_f1", "ece", "latency_ms_p50", "dvc.exp_name"],
     ),
-    TRIALS: _view("Tuning trials", of="tags.`trial` LIKE '%'", columns=["val_accuracy", "val_loss"]),
+    TRIALS: _view("Tuning trials", of="tags.`trial` LIKE '%'", columns=["val_accuracy", "dvc.stage"]),
 }

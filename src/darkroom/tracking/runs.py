@@ -30,6 +30,7 @@ from darkroom.tracking.artifacts import is_gone
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import NOTE, run_page
 
+SUBJECTS = ("Version", "Decision", "Test", "Validation", "Settings", "Commit")  # of a description, in this order
 CURVE = "epoch/"  # begins the names of metrics that have a value per epoch; MLflow shows them as a group of charts
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
 RESTORED = "restored.run_id"  # tag of a run that stands in for one of another store: the id that it has there
@@ -57,13 +58,15 @@ class Run:
         """Record metrics at the step (0 if None).
 
         Args:
-            model_uri: what log_package returned: of the model that has them; else they are the run's alone.
+            model_uri: what log_package returned: the metrics are that model's too, if this store knows it.
         """
         from mlflow.entities import Metric
 
         now, model = int(time.time() * 1000), model_uri.removeprefix("models:/") or None
-        entries = [Metric(name, float(value), now, step or 0, model_id=model) for name, value in metrics.items()]
         with store_errors(self.tracking_uri):
+            if model and not existing(lambda: self._client.get_logged_model(model)):
+                model = None
+            entries = [Metric(name, float(value), now, step or 0, model_id=model) for name, value in metrics.items()]
             self._client.log_batch(self.id, metrics=entries)
 
     def rename(self, name: str) -> None:
@@ -72,12 +75,20 @@ class Run:
             self._client.update_run(self.id, name=name)
 
     def note(self, about: str, text: str) -> None:
-        """Say something in the run's description: one paragraph, which replaces the one about the same."""
+        """Say something in the run's description: one paragraph, which replaces the one about the same.
+
+        MLflow folds a description after a few lines: what was decided and measured comes first, whenever it was said.
+        """
         with store_errors(self.tracking_uri):
             told = self._client.get_run(self.id).data.tags.get(NOTE, "").split("\n\n")
             start = f"**{about}:** "
             kept = [paragraph for paragraph in told if paragraph and not paragraph.startswith(start)]
-            self._client.set_tag(self.id, NOTE, "\n\n".join([*kept, start + text]))
+            order = [f"**{subject}:** " for subject in SUBJECTS]
+            ranks = {
+                paragraph: next((rank for rank, first in enumerate(order) if paragraph.startswith(first)), -1)
+                for paragraph in [*kept, start + text]
+            }
+            self._client.set_tag(self.id, NOTE, "\n\n".join(sorted(ranks, key=lambda paragraph: ranks[paragraph])))
 
     def page(self, artifact: str = "") -> str:
         """Return the address of the run, or of one of its artifacts, in MLflow's UI."""

@@ -100,6 +100,7 @@ def train_tracked(
             "git_dirty": lineage["git.dirty"] == "true",
             "data_digest": data_digest,
             "params_digest": params_digest,
+            "params": recipe,
             "held_out_accuracy": answers.accuracy,
             "held_out_images": len(answers.labels),
         }
@@ -113,7 +114,6 @@ def train_tracked(
                 **changes,
             }
         )
-        record.log_artifact(out / "history.csv")
         _describe(record, trained, recipe, lineage, differs=differs)
         checkpoint.delete()
     return trained
@@ -204,16 +204,13 @@ def _write(
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
     history = [{**told, "epoch": told["epoch"] + 1} for told in progress.history]
     write_csv(out / "history.csv", columns, [[told[name] for name in columns] for told in history])
+    record.log_artifact(out / "history.csv")
     best = progress.best_epoch + 1
-    metrics = {
-        "val_accuracy": trained.val_accuracy,
-        "val_loss": progress.best_val_loss,
-        "best_epoch": best,
-        "train_seconds": round(progress.train_seconds, 3),
-    }
     kept = progress.history[progress.best_epoch]
     of_best = {name: kept[name] for name in ("train_loss", "train_accuracy")}
     record.log_metrics({**of_best, "val_accuracy": trained.val_accuracy, "val_loss": progress.best_val_loss}, step=best)
+    # One number, under the candidate's name: `dvc exp show` has a column for each, and fits into a terminal.
+    metrics = {said["candidate"]: {"val_accuracy": trained.val_accuracy}}
     write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {
         "run_id": record.id,
@@ -221,7 +218,10 @@ def _write(
         "tracking_uri": redact(tracking_uri()),
         "model_uri": record.log_package(out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=best),
         **said,
-        **{name: metrics[name] for name in ("best_epoch", "val_accuracy", "train_seconds")},
+        "best_epoch": best,
+        "val_accuracy": trained.val_accuracy,
+        "val_loss": progress.best_val_loss,
+        "train_seconds": round(progress.train_seconds, 3),
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference
