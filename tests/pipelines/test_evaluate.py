@@ -327,11 +327,14 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
         for name, run_id in run_ids.items():
             stored = dict(database.execute("select key, value from metrics where run_uuid = ?", (run_id,)).fetchall())
             low, high = summary[name]["test_accuracy_ci95"]
+            answered, wrong = (summary[name][f"{part}_answered_ci95"] for part in ("share", "error"))
             recent = summary[name]["recent"]
             recent_low, recent_high = recent["accuracy_ci95"]
             assert stored == pytest.approx(
                 {key: value for key, value in summary[name].items() if isinstance(value, float | int)}
                 | {"test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+                | {"share_answered_ci95_low": answered[0], "share_answered_ci95_high": answered[1]}
+                | {"error_answered_ci95_low": wrong[0], "error_answered_ci95_high": wrong[1]}
                 | {f"recent_{key}": value for key, value in recent.items() if isinstance(value, float | int)}
                 | {"recent_accuracy_ci95_low": recent_low, "recent_accuracy_ci95_high": recent_high}
             )
