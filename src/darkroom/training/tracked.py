@@ -102,7 +102,7 @@ def train_tracked(
             "held_out_accuracy": answers.accuracy,
             "held_out_images": len(answers.labels),
         }
-        files = {"metadata": opened.metadata | metadata, "said": said, "out": out}
+        files: dict[str, Any] = {"metadata": opened.metadata | metadata, "said": said, "out": out}
         changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, **files)
         record.log_metrics(
             {
