@@ -41,10 +41,10 @@ MODELS: dict[str, type[BaseModel]] = {
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Return a page with its marked lines replaced."""
-    makers = {"commands": commands, "params": params, "networks": lambda _: networks()}
 
     def made(mark: re.Match[str]) -> str:
-        return makers[mark[1]]((mark[2] or "").split())
+        kind, names = mark[1], (mark[2] or "").split()
+        return commands(names) if kind == "commands" else params(names) if kind == "params" else networks()
 
     return re.sub(r"^<!-- (commands|params|networks)(?:: (.*))? -->$", made, markdown, flags=re.M)
 
