@@ -230,6 +230,7 @@ def test_the_evaluation_keeps_its_contract(evaluated):
     for name, metrics in summary["candidates"].items():
         assert list(metrics) == [
             *["test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class"],
+            *["share_answered", "share_answered_ci95", "error_answered", "error_answered_ci95", "answered_per_class"],
             *["latency_ms_p50", "latency_ms_p95", "model_bytes", "recent"],
         ]
         assert list(metrics["recent"]) == [
