@@ -3,10 +3,10 @@ PYTHON ?= python3
 PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-CODE := src pipelines tests benchmarks
+CODE := src pipelines tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-slow test-fast lint format lock bench clean
+.PHONY: help setup run ui docs test test-slow test-fast lint format lock bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 
 ui: setup  ## the runs in MLflow's UI on this repository's store (PORT=5000, or the next free one)
 	darkroom ui --port $(PORT)
+
+docs: setup  ## build the pages of docs/ into site/, and check their links
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "open site/index.html"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
 	python -m slipcover -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
@@ -65,5 +68,5 @@ bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
