@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -152,6 +154,18 @@ def test_the_cache_of_an_unfinished_retraining_is_kept(tmp_path):
         DataError, match=r"the retraining started at 2026-05-20T03.* is unfinished and needs DVC's cache; run"
     ):
         gc.drop_dvc_cache(tmp_path, dry=False)
+
+
+def test_a_preview_of_the_dvc_cache_deletes_nothing(tmp_path):
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    stale = tmp_path / ".dvc" / "cache" / "files" / "md5" / "ab" / ("c" * 30)
+    write_text(stale, "old")
+    assert gc.drop_dvc_cache(tmp_path, dry=True) == "1 object would be deleted"
+    assert stale.exists()
+    assert gc.drop_dvc_cache(tmp_path, dry=False) == "1 object deleted"
+    assert not stale.exists()
+    assert gc.drop_dvc_cache(tmp_path, dry=True) == "0 objects would be deleted"
 
 
 def test_the_command_removes_nothing_unless_it_is_told_to(tmp_path, monkeypatch):

@@ -158,12 +158,15 @@ def test_below_the_floor_a_first_candidate_is_kept(root):
     assert versions.read("pets").versions == {}
 
 
-def test_an_experiment_only_says_what_it_would_do(root, monkeypatch):
+def test_an_experiment_only_says_what_it_would_do(root, monkeypatch, capsys):
     train(root, reads=0)
     monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
     report = promoted()
     assert report["decision"] == "would_promote"
     assert "promote.from_experiments is false" in report["reasons"][-1]
+    assert (
+        "the next `dvc repro` would promote its params; `git checkout params.yaml dvc.lock`" in capsys.readouterr().err
+    )
     assert versions.read("pets").versions == {}
 
 

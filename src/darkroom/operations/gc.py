@@ -7,6 +7,7 @@ of the aliases stay: they are small, and the record.
 """
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -164,7 +165,10 @@ def _forgotten(name: str, versions: list[Waste], *, keep: int) -> list[Waste]:
 
 
 def drop_dvc_cache(root: Path, *, dry: bool) -> str:
-    """Drop what DVC's cache holds and the work tree does not use (`dvc gc --workspace`); return DVC's words.
+    """Drop what DVC's cache holds and the work tree does not use (`dvc gc --workspace`); return how much that is.
+
+    Args:
+        dry: only count it; DVC says "Removed" then, too.
 
     Raises:
         DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else. Or a merge
@@ -179,7 +183,9 @@ def drop_dvc_cache(root: Path, *, dry: bool) -> str:
     check_merges(root)
     tree = Workspace(root, log=root / ".darkroom" / "gc.log")
     said = tree.dvc("gc", "--workspace", "--force", *(["--dry"] if dry else [])).printed.strip()
-    return said.splitlines()[-1] if said else "nothing to remove"
+    removed = [int(number) for number in re.findall(r"^Removed (\d+) objects? from", said, re.MULTILINE)]
+    n = "1 object" if sum(removed) == 1 else f"{sum(removed)} objects"
+    return f"{n} {'would be deleted' if dry else 'deleted'}"
 
 
 def _in_store(before: float, *, runs: Iterable[str], models: Iterable[str]) -> Iterator[Waste]:

@@ -125,7 +125,7 @@ def _figures(winner: Winner, version: Version) -> str:
     """Return what MLflow's page of a version does not show itself: figures, and links to run, report and card."""
     metrics, trained = winner.metrics, read_json(winner.onnx.with_name("run.json"))
     shown = {
-        "Validation accuracy": f"{trained['val_accuracy']:.2%}",
+        "Validation accuracy": percent(trained.get("val_accuracy")),
         "Macro F1": percent(metrics.get("macro_f1")),
         "Calibration error": percent(metrics.get("ece")),
         "Latency": f"{metrics['latency_ms_p50']:.2f} ms" if "latency_ms_p50" in metrics else "–",
