@@ -154,6 +154,12 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
     return found
 
 
+def split_names(assignment: Assignment) -> dict[int, str]:
+    """Return the name of the split of every row."""
+    names = {code: name for name, code in SPLIT_CODES.items()}
+    return {row: names[code] for row, code in enumerate(assignment.splits.tolist())}
+
+
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
     """Return the index of the dataset, one line per row: the columns below, and those of a label table.
 
@@ -187,6 +193,8 @@ def finish_rows(
     """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    if rows.corrections.applied:
+        about["corrections"] = rows.corrections.summary(split_names(assignment))
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
