@@ -20,14 +20,13 @@ def main() -> None:
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation import prepared, rows
     from darkroom.data.preparation.auto import choose_form, look
-    from darkroom.data.preparation.corrections import LISTED, Corrections, read_corrections
+    from darkroom.data.preparation.corrections import Corrections, read_corrections
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
     from darkroom.data.raw.sources import read_sources
     from darkroom.files.writing import write_csv
 
-    corrections = Corrections(read_corrections(paths.corrections))
     limits: dict[str, Any] = {"max_archive_bytes": params.max_archive_bytes, "max_image_bytes": params.max_image_bytes}
     with native_stderr_silenced():
         chosen = choose_form(
@@ -37,7 +36,6 @@ def main() -> None:
     if chosen.reasons:
         say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
-    paths.report.mkdir(parents=True, exist_ok=True)
     with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
         with native_stderr_silenced():
             taken = rows.take_in(
@@ -49,7 +47,7 @@ def main() -> None:
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
                 workers=compute.workers,
                 cluster=compute.cluster,
-                corrections=corrections,
+                corrections=Corrections(read_corrections(paths.corrections)),
             )
         write_csv(paths.report / "rejected.csv", ("source", "reason"), taken.rejected)
         prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
@@ -61,18 +59,13 @@ def main() -> None:
             seed=params.seed,
             fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
-        duplicates = prepared.duplicates_of(taken, assignment)
-        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, duplicates)
+        duplicates = prepared.write_lists(taken, assignment, paths.report)
         prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
-        splits = prepared.split_names(assignment)
-        write_csv(paths.report / "corrections.csv", LISTED, corrections.lines(splits))
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.fonts import advice  # this and the next load matplotlib, which takes a second
     from darkroom.figures.grid import image_grid
 
     image_grid(*samples(Dataset.open(paths.out)), paths.report / "samples.png", n_columns=2 * PER_CLASS)
-    if corrections:
-        say(f"preprocess: {corrections.in_words(splits)}")
     say(prepared.in_words(taken, assignment, manifest, duplicates=duplicates, group_by=params.group_by))
     if unreadable := advice(manifest["classes"]):
         say(unreadable)

@@ -633,7 +633,7 @@ def test_corrections_are_applied_by_content(place, capsys):
     assert listed("rejected") == []
     said = data.manifest["corrections"]
     assert (said["n_corrected"], said["n_dropped"]) == (1, 1)
-    assert "1 label corrected and 1 image dropped" in capsys.readouterr().err
+    assert "1 label corrected, 1 image dropped" in capsys.readouterr().err
     assert "corrections" not in before.manifest
 
 

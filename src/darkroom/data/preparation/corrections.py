@@ -133,7 +133,9 @@ class Corrections:
         dropped = sum(one.row is None for one in done)
         of_test = sum(is_measure(one, splits) for one in done)
         n = len(done) - dropped
-        words = f"{n} label{'s' * (n != 1)} corrected and {dropped} image{'s' * (dropped != 1)} dropped"
+        words = (
+            f"data/corrections.csv: {n} label{'s' * (n != 1)} corrected, {dropped} image{'s' * (dropped != 1)} dropped"
+        )
         if of_test:
             words += (
                 f", {of_test} of them test images: the measure has changed, and registered versions are scored again"
