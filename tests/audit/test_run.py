@@ -115,7 +115,7 @@ def test_features_are_preferred_and_what_lacks_them_is_told(tmp_path):
         run.audit(tmp_path, source="features", bits=4)
 
 
-def test_the_command_loads_no_network_library_and_sets_the_exit_code(root):
+def test_the_command_loads_no_keras_and_sets_the_exit_code(root):
     code = (
         "import sys\n"
         "from darkroom.cli.main import app\n"

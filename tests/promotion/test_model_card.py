@@ -157,7 +157,7 @@ def test_the_card_says_what_choosing_by_the_test_images_does():
     assert "It was chosen by its test images" not in card().markdown
 
 
-def test_corrected_labels_are_counted_and_those_of_test_images_marked():
+def test_corrected_labels_are_counted_and_test_images_marked():
     said = {"n_corrected": 3, "n_dropped": 1, "n_test": 2, "pairs": [{"old": "cat", "new": "dog", "n": 3}]}
     counts = {split: {"cat": 200, "dog": 200} for split in SPLITS}
     data = {"dataset": "pets", "classes": ["cat", "dog"], "image_shape": [32, 48, 3], "color": "rgb", "n_rows": 1000}
