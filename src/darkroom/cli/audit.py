@@ -31,6 +31,7 @@ def audit(
 ) -> None:
     """Find images whose labels are probably wrong, outliers and unusable images; write reports/audit."""
     from darkroom.audit import report, run
+    from darkroom.audit.findings import KINDS
     from darkroom.audit.material import SOURCES
 
     if by not in SOURCES:
@@ -40,7 +41,7 @@ def audit(
     page = report.write(found, root / run.REPORTS)
     n_wrong = len(found.of_kind("label"))
     if as_json:
-        counts = {kind: len(found.of_kind(kind)) for kind in report.KINDS}
+        counts = {kind: len(found.of_kind(kind)) for kind in KINDS}
         print(json.dumps({"n_images": found.n_images, "n_judged": found.n_judged, "found": counts, "page": str(page)}))
     else:
         print(f"{run.in_words(found)}; {page}")

@@ -102,9 +102,16 @@ def out_of_fold(
 
         def compared(problem: "_Problem", rows: np.ndarray, penalties: Sequence[float]) -> tuple[float, np.ndarray]:
             folds = assign_folds(labels[rows], groups[rows], n_folds=N_FOLDS, seed=seed)
-            weights, held_out = np.ones(len(rows)), np.arange(len(rows))
-            options = {"folds": folds, "n_tried": N_FOLDS, "held_out": held_out, "each": pool.map}
-            return _best_penalty(problem, labels[rows], weights, penalties=penalties, **options)[:2]
+            return _best_penalty(
+                problem,
+                labels[rows],
+                np.ones(len(rows)),
+                folds=folds,
+                n_tried=N_FOLDS,
+                held_out=np.arange(len(rows)),
+                penalties=penalties,
+                each=pool.map,
+            )[:2]
 
         best, logits = compared(_Problem(features[sample], targets[sample]), sample, PENALTIES)
         if n_parts == 1:
