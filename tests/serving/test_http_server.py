@@ -145,7 +145,7 @@ def test_workers_that_are_killed_take_no_answer_along(server):
     assert server.events("worker_ended")[-1]["cause"] == "signal"
 
 
-def test_an_image_that_takes_too_much_memory_costs_its_request_alone(server):
+def test_an_image_that_takes_too_much_memory_is_refused_alone(server):
     deep = cv2.imencode(".png", np.zeros((3000, 4000, 4), np.uint16))[1].tobytes()
     with ThreadPoolExecutor(2) as pool:
         bad = pool.submit(predict, server, deep)

@@ -109,7 +109,7 @@ def test_images_that_come_meanwhile_form_the_next_batches(tmp_path):
 
 
 @pytest.mark.parametrize(("side", "n", "sizes"), [(4, 2, [3, 3]), (64, 2, [1] * 6)])
-def test_free_workers_share_what_waits_and_take_large_images_alone(tmp_path, side, n, sizes):
+def test_free_workers_share_what_waits_but_for_large_images(tmp_path, side, n, sizes):
     async def scenario(one):
         assert await one.labels(*["white"] * 6) == ["light"] * 6
 
