@@ -72,7 +72,14 @@ def test_only_errors_after_a_kill_are_explained_by_it():
 
 
 def test_a_server_is_judged_by_the_median_of_its_turns():
-    turn = {"p95_ms": 2.0, "p99_ms": 3.0, "cpu_ms": 0.5, "max_ms": 9.0, "n_requests": 10, "n_errors": 0}
+    turn: dict[str, float | None] = {
+        "p95_ms": 2.0,
+        "p99_ms": 3.0,
+        "cpu_ms": 0.5,
+        "max_ms": 9.0,
+        "n_requests": 10,
+        "n_errors": 0,
+    }
     turns = [
         turn | {"requests_per_second": rate, "p50_ms": p50} for rate, p50 in ((5.0, 1.0), (90.0, None), (6.0, 1.2))
     ]
