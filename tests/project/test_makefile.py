@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from darkroom.tracking import runs
-from tests.support.browser import chromium
+from tests.support.chromium import chromium
 from tests.support.command_line import SOURCE
 from tests.support.project import ROOT
 from tests.support.trained_repository import clean_environment, fresh_store

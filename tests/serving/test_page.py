@@ -3,7 +3,7 @@
 import pytest
 
 from darkroom.monitoring.feedback import read_feedback
-from tests.support.browser import chromium
+from tests.support.chromium import chromium
 from tests.support.served import Server, png, served_repository
 
 pytestmark = pytest.mark.heavy

@@ -39,6 +39,7 @@ def report(
     if as_json:
         print(json.dumps({"evaluation": evaluation, "promotion": promotion, "champion": champion}))
         return
+    from darkroom.operations import disk
     from darkroom.promotion.outcome import in_words
 
     is_current = champion == promotion["champion_after"]
@@ -49,6 +50,7 @@ def report(
         ("decision", f"{in_words(promotion, is_current=is_current)}. {' '.join(promotion['reasons'])}"),
         ("champion", f"models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}"),
         ("report", str(root / "reports" / "report.html")),
+        ("disk", disk.in_words(disk.usage(root))),
     )
     print()
     _print_labelled(

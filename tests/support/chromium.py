@@ -1,22 +1,19 @@
-"""Chromium as it is installed here, driven by playwright."""
+"""A real browser for the tests of pages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 CHROMIUM = Path("/usr/bin/chromium")
 QUIET = ("no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
 
 
 @contextmanager
-def chromium() -> "Iterator[Browser]":
-    """Run a browser without a window; where none is installed the test is skipped."""
+def chromium() -> Iterator[Any]:
+    """Yield an installed Chromium without a window; skip the test where there is none."""
     if not CHROMIUM.exists():
         pytest.skip("Chromium is not installed")
     from playwright.sync_api import sync_playwright
