@@ -89,9 +89,17 @@ def test_a_handler_made_while_silenced_still_writes_later(tmp_path: Path) -> Non
     assert end(body, cwd=tmp_path)[2] == "later\n"
 
 
-def test_a_stage_without_its_packages_says_so_in_one_line() -> None:
-    command = [sys.executable, "-S", "-m", "pipelines.check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_stage_of_another_python_goes_over_to_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "pipelines.check", "--out", "x"]  # -S: without installed packages
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\necho own $@\n")
+    own.chmod(0o755)
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("own -S -m pipelines.check --out x\n", "")
+    own.unlink()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "lacks the packages of this project; activate them with `. .venv/bin/activate`" in done.stderr
 
