@@ -1,8 +1,10 @@
+import ast
 import contextlib
 import gc
 import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,28 @@ def test_a_stage_says_its_purpose_and_notes_its_time(tmp_path: Path) -> None:
     assert ended is not None
     assert ended.said == "done"
     assert stage() == "Do it (0 s last time)\ndone\n"
+
+
+def test_what_a_stage_says_first_fits_into_80_columns() -> None:
+    for stage in set((ROOT / "pipelines").glob("[a-z]*.py")) - {ROOT / "pipelines" / "retrain.py"}:
+        purpose = (ast.get_docstring(ast.parse(stage.read_text())) or "").splitlines()[0]
+        assert len(f"{purpose.rstrip('.')} (3600 s last time)") <= 80, stage.name
+
+
+def test_an_interrupted_stage_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
+    ended = end("raise KeyboardInterrupt", cwd=tmp_path, DVC_ROOT=str(tmp_path), DVC_STAGE="train@cnn")
+    assert ended[0] == 130
+    assert ended[2].splitlines()[-1] == "interrupted; the next `dvc repro` goes on with train@cnn"
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    body = "from darkroom.project.console import progress; print(len(list(progress(range(3)))))"
+    code = RUN.format(body=body)
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=follower, stdout=subprocess.PIPE)
+    assert shown.stdout == b"3\n"
+    assert b"image" in os.read(leader, 10_000)
+    os.close(leader)
+    os.close(follower)
+    assert end(body, cwd=tmp_path) == (0, "3\n", "")
