@@ -261,7 +261,7 @@ class _Run:
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
-            keep=recipe["keep"],
+            keep=recipe["checkpoint"],
             plateau=build_plateau(recipe),
             schedule=schedule,
         )
