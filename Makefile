@@ -3,10 +3,10 @@ PYTHON ?= python3
 PORT ?= 5000
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-CODE := src pipelines tests benchmarks
+CODE := src pipelines tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run ui test test-slow test-fast lint format lock bench clean
+.PHONY: help setup run ui docs test test-slow test-fast lint format lock bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
 	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \
 	    --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$store"
+
+docs: setup  ## build the pages of docs/ into site/, and check their links
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "open site/index.html"
 
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
 	python -m slipcover -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
@@ -66,5 +69,5 @@ bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

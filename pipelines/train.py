@@ -23,7 +23,8 @@ def main() -> None:
         say(f"train: {candidate}: tuned values: {said}")
     device = load_section("compute", ComputeParams).device
 
-    opened = open_data(paths.prepared, paths.augmented, paths.features)
+    aside = recipe.set_aside_from(params)
+    opened = open_data(paths.prepared, paths.augmented, paths.features, set_aside_from=aside)
     if params["class_weights"] == "auto":
         chosen = choose_class_weights(opened.prepared.manifest["counts"]["train"])
         params["class_weights"] = chosen.value

@@ -9,6 +9,7 @@ from darkroom.project.console import run, say, stage_paths
 from darkroom.project.params import ComputeParams, load_section
 from darkroom.training.opened import open_data
 from darkroom.training.params import TrainParams
+from darkroom.training.recipe import set_aside_from
 from darkroom.tuning import adoption, report
 from darkroom.tuning.choice import ChosenTrial
 from darkroom.tuning.params import TuneParams
@@ -30,7 +31,7 @@ def main() -> None:
         return
 
     folders = {"prepared": paths.prepared, "augmented": paths.augmented, "features": paths.features}
-    opened = open_data(**folders)
+    opened = open_data(**folders, set_aside_from=set_aside_from(base, searching=True))
     check_trials(
         space,
         candidate,

@@ -137,7 +137,9 @@ def test_what_cannot_be_read_becomes_a_row_that_says_why(images, version, tmp_pa
         "a.png", "broken.png", "dangling.png", "empty.jpg", "large.png", "link", "pipe", "readme.txt", "z\\udcff.png",
     ]  # fmt: skip
     assert reasons["a.png"] is None
-    assert reasons["broken.png"] == ("100 bytes are not an image that can be decoded; the file is truncated or damaged")
+    assert reasons["broken.png"] == (
+        "100 bytes are not an image that can be decoded; it is truncated, damaged or compressed in an unusual way"
+    )
     assert reasons["dangling.png"] == "No such file or directory"
     assert reasons["empty.jpg"] == "0 bytes: the file is empty"
     assert "bytes exceed the limit of" in reasons["large.png"]

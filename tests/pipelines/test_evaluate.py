@@ -230,6 +230,7 @@ def test_the_evaluation_keeps_its_contract(evaluated):
     for name, metrics in summary["candidates"].items():
         assert list(metrics) == [
             *["test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class"],
+            *["share_answered", "share_answered_ci95", "error_answered", "error_answered_ci95", "answered_per_class"],
             *["latency_ms_p50", "latency_ms_p95", "model_bytes", "recent"],
         ]
         assert list(metrics["recent"]) == [
@@ -327,11 +328,14 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
         for name, run_id in run_ids.items():
             stored = dict(database.execute("select key, value from metrics where run_uuid = ?", (run_id,)).fetchall())
             low, high = summary[name]["test_accuracy_ci95"]
+            answered, wrong = (summary[name][f"{part}_answered_ci95"] for part in ("share", "error"))
             recent = summary[name]["recent"]
             recent_low, recent_high = recent["accuracy_ci95"]
             assert stored == pytest.approx(
                 {key: value for key, value in summary[name].items() if isinstance(value, float | int)}
                 | {"test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
+                | {"share_answered_ci95_low": answered[0], "share_answered_ci95_high": answered[1]}
+                | {"error_answered_ci95_low": wrong[0], "error_answered_ci95_high": wrong[1]}
                 | {f"recent_{key}": value for key, value in recent.items() if isinstance(value, float | int)}
                 | {"recent_accuracy_ci95_low": recent_low, "recent_accuracy_ci95_high": recent_high}
             )

@@ -422,9 +422,9 @@ def test_size_and_color_chosen_from_the_data_are_recorded(place, capsys):
     data = place.run()
     assert data.image_shape == (20, 16, 3)
     assert data.manifest["color"] == "rgb"
-    assert data.manifest["chosen"]["image_size"] == "that of all 40 images"
+    assert data.manifest["chosen"]["image_size"] == "that of 40 images"
     chosen = data.manifest["chosen"]["color"]
-    said = f"preprocess: image_size 20x16 (that of all 40 images), color rgb ({chosen})\n"
+    said = f"preprocess: image_size 20x16 (that of 40 images), color rgb ({chosen})\n"
     assert capsys.readouterr().err.startswith(said)
     auto = Path("data/prepared/images-00000.npy").read_bytes()
     place.params(image_size=[20, 16], near_duplicates="group")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.data.arrays.seen import read_seen_ids
+from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
 from darkroom.networks.runtime import device
 from darkroom.project.locks import store_lock
@@ -225,6 +226,21 @@ def test_values_of_best_yaml_replace_those_of_params_yaml(tmp_path: Path, capsys
     assert "train: cnn: tuned values: learning_rate 0.05 (not 0.1)\n" in capsys.readouterr().err
     assert stage.query("select value from params where key = 'learning_rate'") == [("0.05",)]
     assert stage.query("select value from tags where key = 'tuned'") == [('{"learning_rate": 0.05}',)]
+
+
+def test_a_threshold_is_calibrated_on_images_that_chose_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tmp_path)
+    stage.params(epochs="2", abstain="{error_rate: 0.2, confidence: 0.9}")
+    stage.call(train.main)
+    package = Package.load(stage.root / "models" / "cnn" / "model.onnx")
+    said, run = package.metadata["abstain"], json.loads((stage.root / "models" / "cnn" / "run.json").read_text())
+    assert said["n_images"] + run["held_out_images"] == 40
+    assert (said["error_rate"], said["n_wrong"], said["by_folds"]) == (0.2, 0, False)
+    assert package.abstain_below == 0.0, "all are right"
+    assert "train: cnn: does not answer below 0: then at most 20% of the answers are wrong" in capsys.readouterr().err
+    assert stage.query("select value from metrics where key = 'abstain_below'") == [(0.0,)]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,13 @@ RULE = {
     "class_recall": {"max_drop": 0.02, "max_unproven_drop": 0.2, "alpha": 0.05},
     "slice_accuracy": {"by": ["brightness"], "max_drop": 0.02, "alpha": 0.05, "min_images": 20},
     "max_ece": 0.1,
+    "max_error_answered": 0.01,
+    "min_answered": 0.9,
     "max_latency_ms_p95": 5.0,
     "max_model_bytes": 1_000_000,
     "max_parity_difference": 0.00001,
 }
-METRICS = {"ece": 0.02, "latency_ms_p95": 0.5, "model_bytes": 400_000}
+METRICS = {"ece": 0.02, "latency_ms_p95": 0.5, "model_bytes": 400_000, "error_answered": 0.01, "share_answered": 0.9}
 LABELS = np.array(["cat", "dog"] * 100)
 SLICES = [Slice("dark", np.arange(200) < 50), Slice("bright", np.arange(200) >= 50)]
 
@@ -60,7 +62,8 @@ def test_a_first_candidate_needs_what_no_champion_can_tell():
     assert decision.reasons == [
         "The candidate's test accuracy 95.00 % on 200 images reaches the minimum 90.00 %.",
         "There is no champion yet.",
-        "Also passed: min_test_images, every_class, max_ece, max_latency_ms_p95, max_model_bytes.",
+        "Also passed: min_test_images, every_class, max_ece, max_error_answered, min_answered, max_latency_ms_p95, "
+        "max_model_bytes.",
     ]
     assert {name for name, status in statuses(decision).items() if status == "not_applicable"} == {
         "new_class", "champion", "champion_recent", "class_recall", "slice_accuracy", "max_parity_difference",
@@ -102,6 +105,18 @@ def test_a_candidate_that_loses_the_dark_images_is_kept_out():
     ("metric", "gate", "value", "sentence"),
     [
         ("ece", "max_ece", 0.12, "The candidate's expected calibration error 0.12 is above the limit 0.1."),
+        (
+            "error_answered",
+            "max_error_answered",
+            0.02,
+            "The candidate's share of wrong answers among those given 0.02 is",
+        ),
+        (
+            "share_answered",
+            "min_answered",
+            0.5,
+            "The candidate's share of test images answered 50.00 % is below the minimum",
+        ),
         ("latency_ms_p95", "max_latency_ms_p95", 7.5, "The candidate's latency of one image (p95) 7.5 ms is above"),
         ("model_bytes", "max_model_bytes", 2_000_000, "The candidate's model of 2,000,000 bytes is above the limit"),
     ],

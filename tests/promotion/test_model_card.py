@@ -127,6 +127,29 @@ def test_the_lowest_recall_and_a_threshold_are_among_the_limits():
     assert "Colour is ignored" in text
 
 
+ABSTAIN = {"error_rate": 0.01, "confidence": 0.95, "n_images": 2500, "n_answered": 2400, "n_wrong": 11}
+
+
+@pytest.mark.parametrize(("by_folds", "nearly"), [(False, ""), (True, "nearly ")])
+def test_a_promise_stands_beside_what_was_measured(by_folds, nearly):
+    model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 0.6}
+    measured = {"share_answered": 0.9637, "error_answered": 0.0082, "error_answered_ci95": [0.0051, 0.0133]}
+    metrics = {"test_accuracy": 0.9731, "test_accuracy_ci95": [0.96, 0.98], "recent": None, **measured}
+    text = card(model={**model, "abstain": {**ABSTAIN, "by_folds": by_folds}}, metrics=metrics).markdown
+    assert f"so that {nearly}at most 1 % of its answers are wrong, with 95 % confidence" in text
+    assert (
+        "It answered 96.37% of the test images, and 0.82% of these answers were wrong (95 % interval 0.51% to" in text
+    )
+
+
+def test_a_model_that_never_answers_says_why():
+    model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "abstain_below": 2.0}
+    text = card(model={**model, "abstain": {**ABSTAIN, "by_folds": False}}).markdown
+    assert (
+        "It never answers: all predictions are marked as abstained: 2,500 calibration images do not show that" in text
+    )
+
+
 def test_missing_test_images_and_manifests_are_said_so():
     found = card(source=None)
     assert "Licence and source: unknown" in found.markdown

@@ -48,6 +48,8 @@ promote:
     class_recall: {max_drop: 0.02, max_unproven_drop: 0.2, alpha: 0.05}
     slice_accuracy: {by: [brightness, size, source, incoming], max_drop: 0.02, alpha: 0.05, min_images: 20}
     max_ece: null
+    max_error_answered: null
+    min_answered: null
     max_latency_ms_p95: 1000.0
     max_model_bytes: 100000
     max_parity_difference: 0.00001

@@ -37,6 +37,7 @@ train:
     variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
     test_time_views: one
     calibration: temperature
+    abstain: null
     precision: float32
     debug: {overfit_one_batch: false, max_steps: null}
     seed: 7

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.training.calibration import FEW_VALIDATION
 from darkroom.training.head_phase import solve_head
-from darkroom.training.recipe import Vectors, build_head
+from darkroom.training.recipe import FEW_VALIDATION, Vectors, build_head
 from tests.training.test_recipe import TRANSFER, made
 
 pytestmark = pytest.mark.heavy

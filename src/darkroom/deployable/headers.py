@@ -105,7 +105,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
 def undecodable(data: bytes) -> str:
     """Return what is said of a file that begins as an image and cannot be decoded."""
-    return f"{count(data)} not an image that can be decoded; the file is truncated or damaged"
+    return f"{count(data)} not an image that can be decoded; it is truncated, damaged or compressed in an unusual way"
 
 
 def count(data: bytes) -> str:

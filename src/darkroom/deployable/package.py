@@ -181,6 +181,10 @@ class Package:
             )
         ]
 
+    def abstains(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return which of the probabilities (n, classes) are no answers, because the greatest is too small: (n,)."""
+        return np.asarray(probabilities.max(axis=1, initial=0) < (self.abstain_below or 0.0))
+
     def latencies_ms(self, image: np.ndarray, *, repeats: int, warm_up: int = 10) -> np.ndarray:
         """Return how many milliseconds the network took for one image (uint8, already decoded): float64 (repeats,)."""
         result = np.empty(repeats)

@@ -14,7 +14,7 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
-from darkroom.evaluation.metrics import classification
+from darkroom.evaluation.metrics import abstention, classification
 from darkroom.files.writing import read_csv
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def score(
     of_test, of_recent = (_answers(package, dataset, rows) for rows in (test, recent))
     options: dict[str, Any] = {"classes": dataset.classes, "calibration_bins": calibration_bins}
     metrics = classification.evaluate(of_test, dataset.labels[test], **options)
+    metrics |= abstention.measure(of_test, dataset.labels[test], package.abstains(of_test), classes=dataset.classes)
     latencies = package.latencies_ms(dataset.images[int(test[0])], repeats=latency_repeats)
     metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
     metrics["model_bytes"] = path.stat().st_size
@@ -205,7 +206,7 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for name, value in {**metrics, **recent}.items():
         if isinstance(value, int | float):
             flat[name] = value
-        elif name.endswith("_ci95"):
+        elif name.endswith("_ci95") and value is not None:
             flat[f"{name}_low"], flat[f"{name}_high"] = value
     return flat
 

@@ -125,10 +125,15 @@ def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
     measured = [("test", metrics["test_accuracy"], metrics["test_accuracy_ci95"], n_images)]
     if recent := metrics["recent"]:
         measured.append(("recent", recent["accuracy"], recent["accuracy_ci95"], recent["n_images"]))
-    return "; ".join(
+    said = [
         f"{split} accuracy {accuracy:.4f}, 95% interval {low:.4f} to {high:.4f}, {n} images"
         for split, accuracy, (low, high), n in measured
-    )
+    ]
+    if metrics["share_answered"] < 1:
+        wrong = metrics["error_answered"]
+        of_these = "" if wrong is None else f", {wrong:.2%} of them wrongly"
+        said.append(f"answers {metrics['share_answered']:.2%} of the test images{of_these}")
+    return "; ".join(said)
 
 
 def write_plots(

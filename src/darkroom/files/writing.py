@@ -125,6 +125,8 @@ def read_json(path: Path, *, remedy: str = FROM_THE_START) -> dict[str, Any]:
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist yet; {remedy}") from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from None
 

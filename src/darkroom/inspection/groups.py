@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from darkroom.data.raw.placement import split_of
+from darkroom.data.raw.names import split_of
 
 DEEPEST = 5  # directories, and words of a file's name, that are looked at
 LEAST_COVERED = 0.9  # of the images have a group

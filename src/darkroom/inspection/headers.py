@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from darkroom.data.raw.listing import Listing
-from darkroom.data.raw.placement import OFFICIAL, Placed
+from darkroom.data.raw.names import OFFICIAL
+from darkroom.data.raw.placement import Placed
 from darkroom.deployable.headers import UNREADABLE, Header, checked_header, read_header
 
 HEAD_BYTES = 1 << 16  # of a file; most photographs of the web are smaller, and headers of the others fit

@@ -3,15 +3,16 @@
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from darkroom.data.raw.labels import placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, walk
-from darkroom.data.raw.placement import Placed, check_classes, is_litter, split_of
+from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_litter, split_of, words
+from darkroom.data.raw.placement import Placed, check_classes
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
@@ -23,7 +24,6 @@ LARGEST_TABLE = 64 << 20  # bytes of one that is tried without being asked for
 FROM_NAMES = 0.8  # of the files share the beginning of their name with another one, where it is taken for a class
 
 _ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # of a contest; its labels are examples
-_UNLABELLED = re.compile(r"pred|predict|prediction|unlabell?ed|masks?|segmentations?|annotations?|depths?|gt")
 _CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
 
 
@@ -159,29 +159,39 @@ def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], So
     """Return the dataset without directories whose images have no classes: those to predict, and masks."""
     directories = {str(above) for name in _files(listing) for above in PurePosixPath(name).parents} - {"."}
     inside = {posixpath.basename(posixpath.dirname(name)) for name in directories}
-    skip = set()
-    for name in map(posixpath.basename, directories):
-        words = re.split(r"[\W\d_]+", name.casefold())
-        if any(map(_UNLABELLED.fullmatch, words)) or (split_of(name)[0] not in (None, "train") and name not in inside):
-            skip.add(name)
-    try:
-        found = read({"skip": sorted(skip)}) if skip else None
-    except DataError:
-        return None
-    left_out = " and ".join(map(shown, sorted(skip)))
-    return found._replace(notes=[f"{left_out} left out: no images of classes"]) if found else None
+    skip = sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, inside)})
+    for left_out in [*([name] for name in skip), *([skip] if len(skip) > 1 else [])]:
+        with suppress(DataError):
+            found = read({"skip": left_out})
+            if all(split_of(image.label)[0] for image in found.placed):  # 1_train beside 1_test
+                continue
+            return found._replace(notes=[f"{' and '.join(map(shown, left_out))} left out: no images of classes"])
+    return None
+
+
+def _holds_no_class(name: str, inside: Set[str]) -> bool:
+    """Return whether a directory is one of unlabelled images or of masks by its name.
+
+    Args:
+        inside: the names of directories that hold directories.
+    """
+    said, (split, is_sure) = words(name), split_of(name)
+    maybe_class = {"mask", "label"}.intersection(said)
+    of_other_pictures = bool(said) and not maybe_class and all(map(BESIDE_IMAGES.fullmatch, said))
+    is_test = is_sure and split != "train" and name not in inside
+    return any(map(UNLABELLED.fullmatch, said)) or of_other_pictures or is_test
 
 
 def _class_in_name(listing: Listing) -> list[str]:
     """Return what to do where the names of files begin with their classes: cat.1.jpg, Siamese_12.jpg."""
     first: dict[str, str] = {}
     names = list(_files(listing))
-    words: Counter[str] = Counter()
+    starts: Counter[str] = Counter()
     for name in names:
         if match := _CLASS_AND_NUMBER.fullmatch(posixpath.basename(name)):
-            words[match[1]] += 1
+            starts[match[1]] += 1
             first.setdefault(match[1], name)
-    if len(words) < 2 or sum(n for n in words.values() if n > 1) < FROM_NAMES * len(names):
+    if len(starts) < 2 or sum(n for n in starts.values() if n > 1) < FROM_NAMES * len(names):
         return []
     example = min(first)
     return [

@@ -52,7 +52,7 @@ def decide(
         test: both models on the test set.
         recent: both models on the recent images, None if there are none.
         classes, champion_classes: that the candidate and the champion know; None: there is no champion.
-        metrics: ece, latency_ms_p95 and model_bytes of the candidate; only those with a limit are looked at.
+        metrics: of the candidate, from evaluation.json; only those with a limit are looked at.
         n_comparisons: of a candidate with a champion on this test set, this one included.
 
     Raises:
@@ -114,6 +114,10 @@ def _alone(
         "every_class": lambda gate: floor_of(classes, gate, of="class"),
         "new_class": lambda gate: floor_of(new, gate, of="new class"),
         "max_ece": lambda limit: _at_most("ece", metrics, limit, what="expected calibration error"),
+        "max_error_answered": lambda limit: _error_answered(metrics, limit),
+        "min_answered": lambda limit: gates.at_least(
+            "share_answered", _known("share_answered", metrics), limit=limit, what="share of test images answered"
+        ),
         "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
         "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
         "max_parity_difference": lambda _: not_applicable(
@@ -173,9 +177,19 @@ def _asked(name: str, ask: Callable[[Any], Verdict], rule: Gates) -> Verdict:
 
 
 def _at_most(name: str, metrics: Mapping[str, float], limit: float, *, what: str, unit: str = "") -> Verdict:
+    return gates.at_most(name, _known(name, metrics), limit=limit, what=what, unit=unit)
+
+
+def _error_answered(metrics: Mapping[str, float], limit: float) -> Verdict:
+    if _known("error_answered", metrics) is None:
+        return not_applicable("The candidate answers no test image, so none of its answers is wrong.")
+    return _at_most("error_answered", metrics, limit, what="share of wrong answers among those given")
+
+
+def _known(name: str, metrics: Mapping[str, float]) -> float:
     if name not in metrics:
         raise DataError(f"the evaluation has no {name}, which promote limits; run `dvc repro --force evaluate`")
-    return gates.at_most(name, metrics[name], limit=limit, what=what, unit=unit)
+    return metrics[name]
 
 
 def _reasons(verdicts: Mapping[str, Verdict], *, new: Sequence[str]) -> list[str]:

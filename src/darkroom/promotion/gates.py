@@ -183,6 +183,15 @@ def at_most(name: str, value: float, *, limit: float, what: str, unit: str = "")
     return verdict(passed, sentence, **{name: value, f"max_{name}": limit})
 
 
+def at_least(name: str, value: float, *, limit: float, what: str) -> Verdict:
+    """Return whether a measured share is at least the limit; arguments as of `at_most`."""
+    passed = value >= limit
+    sentence = (
+        f"The candidate's {what} {percent(value)} {'reaches' if passed else 'is below'} the minimum {percent(limit)}."
+    )
+    return verdict(passed, sentence, **{name: value, f"min_{name}": limit})
+
+
 def parity(difference: float, *, limit: float, n_images: int) -> Verdict:
     """Return whether the registered version answers as evaluated.
 

@@ -104,16 +104,7 @@ def _limits(
     model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[str]:
     """Return where the model ends, as far as it is known; `comparison` is that with the champion, if there was one."""
-    threshold = model.get("abstain_below")
-    limits = [
-        "It knows no other class: an image of anything else gets one of these labels"
-        + (
-            f", unless the probability is below {threshold:g}: such predictions are marked as abstained."
-            if threshold is not None
-            else " too. It never abstains."
-        )
-    ]
-    limits.append("Details finer than the resized image are lost.")
+    limits = [*_answers(model, metrics), "Details finer than the resized image are lost."]
     if (white := model.get("white_level", 65535)) < 65535:
         limits.append(f"Images of 16 bits must have values up to {white:,}; brighter ones are refused.")
     if model["color"] == "grey":
@@ -140,6 +131,31 @@ def _limits(
         "other sources was not measured."
     )
     return limits
+
+
+def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Return when the model answers, and what was promised and measured of that."""
+    other = "It knows no other class: an image of anything else gets one of these labels"
+    threshold, asked = model.get("abstain_below"), model.get("abstain")
+    if threshold is None:
+        return [f"{other} too. It never abstains."]
+    promised = ""
+    if asked:
+        rate, confidence = 100 * asked["error_rate"], 100 * asked["confidence"]
+        promised = f"at most {rate:g} % of its answers are wrong, with {confidence:g} % confidence"
+    if threshold > 1:
+        shown = f": {asked['n_images']:,} calibration images do not show that {promised}" if asked else ""
+        return [f"It never answers: all predictions are marked as abstained{shown}."]
+    said = [f"{other}, unless the probability is below {threshold:g}: such predictions are marked as abstained."]
+    if asked:
+        nearly = "nearly " if asked["by_folds"] else ""
+        said.append(f"The threshold was chosen so that {nearly}{promised}, for images like those in the dataset.")
+    if metrics.get("error_answered_ci95"):
+        answered, wrong = percent(metrics["share_answered"]), percent(metrics["error_answered"])
+        low, high = (percent(side) for side in metrics["error_answered_ci95"])
+        of_these = f"{wrong} of these answers were wrong (95 % interval {low} to {high})"
+        said.append(f"It answered {answered} of the test images, and {of_these}.")
+    return said
 
 
 def _gates(tests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:

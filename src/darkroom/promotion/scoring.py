@@ -25,7 +25,8 @@ from darkroom.registry.versions import fetch, load
 BATCH = 256  # images held in memory at a time
 ORIGINALS = 32  # the same, of original files, and what they become for one model
 SEEN = f"artifacts/{SEEN_FILE}"
-NOT_OF_FORM = {"dataset", "classes", "abstain_below"}  # what a model says of itself that changes no pixel of its input
+# What a model says of itself that changes no pixel of its input.
+NOT_OF_FORM = {"dataset", "classes", "abstain_below", "abstain"}
 
 
 class NotComparable(DataError):  # noqa: N818 - a reason

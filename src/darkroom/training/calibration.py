@@ -11,19 +11,40 @@ from darkroom.training.recipe import Data
 if TYPE_CHECKING:
     import keras
 
-FEW_VALIDATION = 500  # images: a temperature or an accuracy from fewer is mostly chance
-
 
 class HeldOut(NamedTuple):
-    """Answers about images that what gave them was not fitted to: probabilities (n, classes), and labels (n,) int."""
+    """Answers about images that what gave them was not fitted to.
+
+    Attributes:
+        probabilities: (n, classes).
+        labels: (n,), int.
+        groups: (n,), int: near-duplicates have the same; None: there are none.
+    """
 
     probabilities: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
         """The share of images whose most probable class is their label."""
-        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
+        return float(self.correct.mean())
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the most probable class is the label: (n,), bool."""
+        return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+
+    def at_temperature(self, temperature: float) -> "HeldOut":
+        """Return what the model says at a temperature."""
+        return self._replace(probabilities=scaled(self.probabilities, temperature))
+
+    def halves(self, *, seed: int) -> "tuple[HeldOut, HeldOut]":
+        """Return two random halves; no group is in both."""
+        groups = np.arange(len(self.labels)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+        first = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % 2 == 0
+        one, other = (HeldOut(self.probabilities[part], self.labels[part]) for part in (first, ~first))
+        return one, other
 
 
 def validated(model: "keras.Model", data: Data, *, views: str, batch_size: int) -> HeldOut:
@@ -49,7 +70,7 @@ def calibrated(model: "keras.Model", answers: HeldOut) -> "tuple[keras.Model, di
     """
     from darkroom.networks import inference
 
-    probabilities, labels = answers
+    probabilities, labels = answers.probabilities, answers.labels
     temperature = fit_temperature(probabilities, labels)
     changes = {
         "temperature": temperature,

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from darkroom.training.answers import packed
-from darkroom.training.calibration import FEW_VALIDATION, HeldOut
+from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Progress
 from darkroom.training.class_weights import class_weights
 from darkroom.training.linear_head import FOLDED_IMAGES, log_softmax, solve
-from darkroom.training.recipe import Recipe, Vectors, transfer_mode
+from darkroom.training.recipe import FEW_VALIDATION, Recipe, Vectors, transfer_mode
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +37,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
     started = time.perf_counter()
     n_train, n_val = len(data.labels), len(data.val_labels)
     features = root(np.concatenate([data.images[np.arange(n_train)], data.val_images]))
-    labels = np.concatenate([data.labels, data.val_labels])
+    labels, groups = np.concatenate([data.labels, data.val_labels]), np.concatenate([data.groups, data.val_groups])
     is_few = n_val < FEW_VALIDATION and recipe["test_time_views"] == "one"
     is_fitted_to_val = is_few and transfer_mode(recipe) == "features" and len(labels) <= FOLDED_IMAGES
     fitted = slice(None if is_fitted_to_val else n_train)
@@ -48,7 +48,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
         features[fitted],
         (np.eye(n_classes)[labels] * (1 - smoothing) + smoothing / n_classes)[fitted],
         weights=weights[fitted],
-        groups=np.concatenate([data.groups, data.val_groups])[fitted],
+        groups=groups[fitted],
         judged=np.concatenate([~data.is_copy, np.ones(n_val, bool)])[fitted],
         seed=recipe["seed"],
     )
@@ -75,7 +75,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
     right = packed(logits[n_train:].argmax(axis=1) == data.val_labels)
     progress = Progress(1, "head", 1, val_accuracy, val_loss, right, train_seconds=seconds, history=[record])
     answered = np.union1d(found.held_out, np.arange(n_train, len(labels)))
-    answers = HeldOut(np.exp(log_softmax(logits[answered])), labels[answered])
+    answers = HeldOut(np.exp(log_softmax(logits[answered])), labels[answered], groups[answered])
     return progress, answers if is_few else None
 
 

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
-from darkroom.training.recipe import Data, pictures
+from darkroom.data.arrays.seen import set_aside
+from darkroom.training.recipe import Data, pictures, with_val
 
 
 class Opened(NamedTuple):
@@ -15,6 +16,8 @@ class Opened(NamedTuple):
         prepared: the dataset.
         data: its images for training and validation, the augmented copies among the former.
         features: of the same images; None where they were not asked for.
+        calibration: images for validation that are not among those of data: nothing is chosen by them; None: there are
+            none.
         digests: prepared_digest, and augmented_digest where there are copies.
     """
 
@@ -22,6 +25,7 @@ class Opened(NamedTuple):
     data: Data
     features: Features | None
     digests: dict[str, str]
+    calibration: Data | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -34,13 +38,17 @@ class Opened(NamedTuple):
         return {name: self.prepared.manifest[name] for name in ("dataset", "classes")} | self.prepared.form
 
 
-def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> Opened:
+def open_data(
+    prepared: Path, augmented: Path | None, features: Path | None, *, set_aside_from: int | None = None
+) -> Opened:
     """Return the data in these directories, mapped into memory.
 
     Args:
         prepared: what `preprocess` wrote.
         augmented: what `augment` wrote; None for the originals alone.
         features: what `embed` wrote; None where the recipe does not need it.
+        set_aside_from: the number of validation images from which half of them are set aside for calibration; None:
+            they never are. See recipe.set_aside_from.
 
     Raises:
         DataError: a part is missing or damaged, or the features are of other images.
@@ -53,4 +61,9 @@ def open_data(prepared: Path, augmented: Path | None, features: Path | None) -> 
     computed = None if features is None else Features.open(features)
     if computed is not None:
         computed.check_origin(**digests)
-    return Opened(originals, pictures(originals, copies), computed, digests)
+    data = pictures(originals, copies)
+    if set_aside_from is None or len(data.val_labels) < set_aside_from:
+        return Opened(originals, data, computed, digests)
+    aside = set_aside(originals)
+    data, calibration = with_val(data, ~aside), with_val(data, aside)
+    return Opened(originals, data, computed and computed.with_val(~aside), digests, calibration)

@@ -10,6 +10,7 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Level = Annotated[float, Field(gt=0, lt=1)]
 Initializer = Literal["glorot_uniform", "glorot_normal", "he_uniform", "he_normal"]
 
 
@@ -217,6 +218,13 @@ class EarlyStopping(Section):
     patience: Count
 
 
+class Abstain(Section):
+    """Answer only above a probability at which, with this confidence, at most this share of the answers is wrong."""
+
+    error_rate: Level
+    confidence: Level
+
+
 class Debug(Section):
     """Switches for finding a mistake."""
 
@@ -242,6 +250,7 @@ class TrainParams(Section):
     variation: Variation
     test_time_views: Literal["one", "flip", "flip_and_shift"]
     calibration: Literal["temperature", "none"]
+    abstain: Abstain | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
     seed: Annotated[int, Field(ge=0)]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from darkroom.training.schedules import Plateau, Schedule
 
 Recipe = Mapping[str, Any]
+FEW_VALIDATION = 500  # images: a temperature or an accuracy from fewer is mostly chance
 OF_STEPS = (  # the first two are of the head alone; fine-tuning has its own
     *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "keep"),
     *("variation", "precision", "architecture.dropout"),
@@ -75,6 +76,13 @@ def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
     )
 
 
+def with_val(data: Data, chosen: np.ndarray) -> Data:
+    """Return the data with only these validation images: (n,), bool."""
+    rows = np.flatnonzero(chosen)
+    images = Selection([(data.val_images, rows)])
+    return dataclasses.replace(data, val_images=images, val_labels=data.val_labels[rows])
+
+
 def vectors(features: Features, classes: list[str]) -> Vectors:
     """Return the features that `embed` computed."""
     (images, labels), (val_images, val_labels) = features.arrays("train"), features.arrays("val")
@@ -114,6 +122,20 @@ def transfer_mode(recipe: Recipe) -> str | None:
 def is_solved(recipe: Recipe) -> bool:
     """Return whether the head is linear, on features that are computed already: linear_head.solve() finds it."""
     return transfer_mode(recipe) in ("features", "finetune") and recipe["architecture"]["units"] == 0
+
+
+def set_aside_from(recipe: Recipe, *, searching: bool = False) -> int | None:
+    """Return the number of validation images from which half are set aside to calibrate what the recipe promises.
+
+    None: it promises nothing. Where few are left, and the head is solved, answers of folds are calibrated on instead.
+
+    Args:
+        searching: whether this is for a search, whose trials must all be judged by the same images: with few, by all.
+    """
+    if recipe["abstain"] is None or recipe["debug"]["overfit_one_batch"]:
+        return None
+    by_folds = is_solved(recipe) and transfer_mode(recipe) == "features" and recipe["test_time_views"] == "one"
+    return FEW_VALIDATION if searching or by_folds else 2
 
 
 def ignored(recipe: Recipe) -> tuple[str, ...]:

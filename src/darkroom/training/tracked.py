@@ -26,7 +26,8 @@ from darkroom.training.candidate import Reports, Trained, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
-from darkroom.training.recipe import Recipe, extractor_of, n_epochs, transfer_mode
+from darkroom.training.promises import abstention
+from darkroom.training.recipe import Recipe, extractor_of, n_epochs, set_aside_from, transfer_mode
 
 if TYPE_CHECKING:
     import keras
@@ -91,10 +92,8 @@ def train_tracked(
         record.log_dataset(experiment, data_digest, source=str(data.directory), counts=data.manifest["counts"])
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
-        views, batch_size = recipe["test_time_views"], trained.batch_size
-        answers = trained.held_out or validated(trained.model, opened.data, views=views, batch_size=batch_size)
-        model, changes = _at_temperature(recipe, trained.model, answers, candidate=candidate)
-        said: dict[str, Any] = {
+        model, answers, metadata, changes = _calibrated(recipe, trained, opened, candidate=candidate)
+        said = {
             "candidate": candidate,
             "git_commit": lineage["git.commit"],
             "git_dirty": lineage["git.dirty"] == "true",
@@ -103,7 +102,8 @@ def train_tracked(
             "held_out_accuracy": answers.accuracy,
             "held_out_images": len(answers.labels),
         }
-        changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, said=said, out=out)
+        files: dict[str, Any] = {"metadata": opened.metadata | metadata, "said": said, "out": out}
+        changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, **files)
         record.log_metrics(
             {
                 "best_epoch": trained.progress.best_epoch,
@@ -163,16 +163,27 @@ def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Che
     )
 
 
-def _at_temperature(
-    recipe: Recipe, model: "keras.Model", answers: HeldOut, *, candidate: str
-) -> "tuple[keras.Model, dict[str, float]]":
-    """Return the model to deploy, calibrated on answers where the recipe says so, and what that changes for them."""
-    if recipe["calibration"] != "temperature" or recipe["debug"]["overfit_one_batch"]:
-        return model, {}
-    calibrated_model, changes = calibrated(model, answers)
-    fitted = f"fitted on {len(answers.labels)} images that were held out"
-    say(f"train: {candidate}: temperature {changes['temperature']:.3f}, {fitted}")
-    return calibrated_model, changes
+def _calibrated(
+    recipe: Recipe, trained: Trained, opened: Opened, *, candidate: str
+) -> "tuple[keras.Model, HeldOut, dict[str, Any], dict[str, float]]":
+    """Return the model to deploy, what it was chosen by, what it says of itself, and numbers for the run."""
+    options: Any = {"views": recipe["test_time_views"], "batch_size": trained.batch_size}
+    answers = trained.held_out or validated(trained.model, opened.data, **options)
+    wanted = set_aside_from(recipe) is not None
+    aside = None if opened.calibration is None else validated(trained.model, opened.calibration, **options)
+    guide, calibration = (answers, aside) if aside or not wanted else answers.halves(seed=recipe["seed"])
+    model, changes = trained.model, dict[str, float]()
+    if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
+        model, changes = calibrated(model, guide)
+        temperature = changes["temperature"]
+        fitted = f"fitted on {len(guide.labels)} images that were held out"
+        say(f"train: {candidate}: temperature {temperature:.3f}, {fitted}")
+        guide, calibration = guide.at_temperature(temperature), calibration and calibration.at_temperature(temperature)
+    if calibration is None:
+        return model, answers, {}, changes
+    promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)
+    say(f"train: {candidate}: {promise.sentence}")
+    return model, answers, promise.metadata, changes | {"abstain_below": promise.metadata["abstain_below"]}
 
 
 def _write(
@@ -180,6 +191,7 @@ def _write(
     trained: Trained,
     opened: Opened,
     *,
+    metadata: dict[str, Any],
     record: runs.Run,
     said: Mapping[str, Any],
     out: Path,
@@ -189,7 +201,7 @@ def _write(
 
     progress, images = trained.progress, opened.data.val_images
     shown = images[np.arange(min(PARITY_IMAGES, len(images)))]
-    difference = export(model, out, metadata=opened.metadata, images=shown)
+    difference = export(model, out, metadata=metadata, images=shown)
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
     write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])

@@ -192,7 +192,8 @@ def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
 
 
 def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) -> Outcome:
-    opened = _opened(task.prepared, task.augmented, task.features)
+    aside = recipe.set_aside_from(task.recipe, searching=True)
+    opened = _opened(task.prepared, task.augmented, task.features, aside)
     data, shape, features = opened.data, opened.image_shape, opened.features
     recipe.check(task.recipe, data, image_shape=shape, features=features, fraction=task.fraction)
     with loading_keras():
@@ -226,9 +227,9 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
 
 
 @cache
-def _opened(prepared: Path, augmented: Path, features: Path) -> Opened:
+def _opened(prepared: Path, augmented: Path, features: Path, set_aside_from: int | None) -> Opened:
     """Return the data of all trials, mapped into memory once per process."""
-    return open_data(prepared, augmented, features)
+    return open_data(prepared, augmented, features, set_aside_from=set_aside_from)
 
 
 @cache

@@ -8,7 +8,7 @@ from darkroom.training.class_weights import choose_class_weights
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (96, 64), (16, 224)])
 def test_small_pictures_of_one_size_keep_it(size: tuple[int, int]) -> None:
-    assert choose_image_size([size] * 200) == (*size, "that of all 200 images")
+    assert choose_image_size([size] * 200) == (*size, "that of 200 images")
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def form(
 def test_shades_of_grey_stored_as_rgb_are_grey(tmp_path: Path, suffix: str) -> None:
     files = {f"{name}/{number}{suffix}": encoded(grey(28, 28, number), suffix) for name in "ab" for number in range(5)}
     chosen = form(raw(tmp_path / "raw", files))
-    assert chosen.in_words() == "image_size 28x28 (that of all 10 images), color grey (no colour in 10 images)"
+    assert chosen.in_words() == "image_size 28x28 (that of 10 images), color grey (no colour in 10 images)"
     assert chosen.form[:2] == ((28, 28), "grey")
 
 
@@ -87,7 +87,7 @@ def test_what_is_given_is_not_chosen(tmp_path: Path) -> None:
     directory = raw(tmp_path / "raw", files)
     assert form(directory, [20, 10], "grey") == (Form((20, 10), "grey"), {})
     assert form(directory, [20, 10]).in_words() == "color rgb ('a/1.png' is coloured)"
-    assert form(directory, color="grey") == (Form((40, 30), "grey"), {"image_size": "that of all 2 images"})
+    assert form(directory, color="grey") == (Form((40, 30), "grey"), {"image_size": "that of 2 images"})
 
 
 def test_nothing_is_read_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_arrays_are_looked_at_too(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {"x_train": pixels(300, 28, 28), "y_train": np.arange(300) % 10}
     write_idx(tmp_path, x_test=pixels(9, 28, 28), y_test=np.arange(9), **arrays)
     write_manifest(tmp_path, "idx")
-    expected = "image_size 28x28 (that of all 200 images), color grey (no colour in 200 images)"
+    expected = "image_size 28x28 (that of 200 images), color grey (no colour in 200 images)"
     assert form(tmp_path).in_words() == expected
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.data.raw.placement import Folders, place, split_of
+from darkroom.data.raw.names import split_of
+from darkroom.data.raw.placement import Folders, place
 from darkroom.errors import DataError
 
 
@@ -117,8 +118,11 @@ def test_a_test_set_may_have_one_class_with_subdirectories() -> None:
 
 
 def test_other_directories_are_classes() -> None:
-    assert classes("train/1", "test/1", "bus/1") == ["train", "test", "bus"]
-    assert classes("train/old/1", "test/1", "bus/1") == ["train", "test", "bus"]
+    assert classes("train/1", "tram/1", "bus/1") == ["train", "tram", "bus"]
+    assert classes("train/old/1", "tram/1", "bus/1") == ["train", "tram", "bus"]
+    assert classes("mask/1", "no mask/1") == ["mask", "no mask"]
+    assert classes("part1/1", "part2/1") == ["part1", "part2"]
+    assert classes("images of cats/1", "images of dogs/1") == ["images of cats", "images of dogs"]
     assert classes("test tube/1", "train station/1") == ["test tube", "train station"]
     assert [label for _, label, _ in placed("train/1", "test/1", folders=None)] == ["train", "test"]
 
@@ -184,6 +188,35 @@ def test_an_odd_folder_beside_splits_is_named(odd: str) -> None:
         assert {split for _, _, split in placed(*wrapped, folders=Folders(skip=("unlabelled",)))} == {"train", "test"}
     with pytest.raises(DataError, match="unexpected directory 'unlabelled' beside 'my_test' and 'my_train'"):
         placed(*(path.replace("train", "my_train").replace("test", "my_test") for path in paths))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            ["cats/1", "dogs/1", "test/1"],
+            "'test' beside 'cats' holds images of no class, or of a split; name it in `skip`",
+        ),
+        (["cats/1", "dogs/1", "test/cats/1", "test/dogs/1"], "'test' beside 'cats' holds images of no class"),
+        (["all/cats/1", "all/dogs/1", "seg_pred/a/1"], "'seg_pred' beside 'all' holds images of no class"),
+        (["train/cats/1", "train/unlabelled/1", "test/cats/1"], "'unlabelled' beside 'cats' holds images of no class"),
+        (["images/1", "masks/1"], "'masks' beside 'images' seems to belong to 'images'"),
+        (["JPEGImages/1", "SegmentationClass/1"], "'SegmentationClass' beside 'JPEGImages' seems to belong to"),
+        (["images/train/1", "images/val/1", "labels/train/1"], "'labels' beside 'images' seems to belong to 'images'"),
+        (["cats/1", "dogs/1", "old/cats/1", "old/dogs/1"], "'old' beside 'cats' holds 'cats' and 'dogs' as well"),
+        (["images_001/images/1", "images_002/images/1"], "'images_001' and 'images_002' look like parts of the images"),
+    ],
+)
+def test_what_is_no_class_is_refused(paths: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        placed(*paths)
+    level = 2 if paths[0].startswith(("all", "train")) else 1
+    assert placed(*paths, folders=Folders(level=level))
+
+
+def test_an_archive_beside_classes_is_named() -> None:
+    with pytest.raises(DataError, match="'more.zip' is an archive; give its path alone, or unpack or remove it"):
+        placed("cats/1", "dogs/1", "more.zip")
 
 
 @pytest.mark.parametrize("names", [("camera1", "camera2"), ("2023", "2024"), ("images", "masks"), ("train1", "train2")])

@@ -9,6 +9,7 @@
 Without a backbone there is the manifest alone, and it says so.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,8 @@ class Features:
         self.augmented_digest: str | None = manifest["augmented_digest"]
         self.n_features: int = manifest["n_features"]
         self.counts: dict[str, int] = manifest["counts"]
+        self._n_stored = self.counts
+        self._val: np.ndarray | None = None  # positions of the rows of val that are shown; None: all
         self.digest: str = manifest["digest"]
 
     @classmethod
@@ -76,6 +79,13 @@ class Features:
             DataError: the manifest is missing or incomplete.
         """
         return cls(directory, read_manifest(directory, keys=_KEYS, stage=STAGE))
+
+    def with_val(self, chosen: np.ndarray) -> Self:
+        """Return the same features with only these rows of val: (n,), bool."""
+        part = copy.copy(self)
+        if self.backbone is not None:
+            part._val, part.counts = np.flatnonzero(chosen), {**self.counts, "val": int(chosen.sum())}
+        return part
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the features of a split, float32 (n, n_features) on disk, and their labels, int64 (n,).
@@ -89,9 +99,7 @@ class Features:
         if self.backbone is None or split not in SPLITS:
             what = "embed.backbone is none" if self.backbone is None else f"splits are {', '.join(SPLITS)}"
             raise DataError(f"{self.directory} has no features of {split!r}: {what}; see embed in params.yaml")
-        n_rows = self.counts[split]
-        features = self._load(f"{split}.npy", np.float32, (n_rows, self.n_features))
-        return features, self._load(f"{split}-labels.npy", np.int64, (n_rows,))
+        return self._load(split, "", np.float32, (self.n_features,)), self._load(split, "-labels", np.int64, ())
 
     def rows(self, split: str) -> np.ndarray:
         """Return where the images of arrays(split) are: int64 (n, 3), 0 prepared or 1 augmented, row there, and group.
@@ -99,7 +107,7 @@ class Features:
         Raises:
             DataError: as arrays().
         """
-        return self._load(f"{split}-rows.npy", np.int64, (self.counts[split], 3))
+        return self._load(split, "-rows", np.int64, (3,))
 
     def check_origin(self, *, prepared_digest: str, augmented_digest: str | None = None) -> None:
         """Refuse features of other images than those at hand.
@@ -117,9 +125,11 @@ class Features:
             if self.backbone is not None and computed_from != here:
                 raise DataError(f"{self.directory}: the features belong to other {name} images; run `dvc repro embed`")
 
-    def _load(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
-        array = load_array(self.directory / name, dtype, shape, stage=STAGE, mmap=shape[0] > 0)
-        return array.view(np.ndarray)  # indexing np.memmap itself runs Python code on every call
+    def _load(self, split: str, part: str, dtype: type, row: tuple[int, ...]) -> np.ndarray:
+        shape = (self._n_stored[split], *row)
+        array = load_array(self.directory / f"{split}{part}.npy", dtype, shape, stage=STAGE, mmap=shape[0] > 0)
+        whole = array.view(np.ndarray)  # indexing np.memmap itself runs Python code on every call
+        return whole if split != "val" or self._val is None else whole[self._val]
 
 
 class FeaturesWriter(FolderWriter):

@@ -1,5 +1,6 @@
-"""The images that a model has seen in training and tuning, as short ids, to leave them out of later comparisons."""
+"""The images that a model has seen in training and tuning, as short ids, and those that no choice may depend on."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,16 @@ def is_seen(index: "pd.DataFrame", seen: np.ndarray) -> np.ndarray:
     ids, groups = _short_ids(index)
     found: np.ndarray = np.isin(ids, seen) | np.isin(groups, seen)
     return found
+
+
+def set_aside(dataset: Dataset) -> np.ndarray:
+    """Return which of the val images are set aside for calibration, about half of them: (n,), bool, as rows("val").
+
+    It is decided by the content of an image, or of its group of near-duplicates: added images move none.
+    """
+    index = dataset.index()
+    groups = index["group"].to_numpy()[dataset.rows("val")]
+    return np.array([hashlib.sha256(f"calibration:{group}".encode()).digest()[0] % 2 == 0 for group in groups], bool)
 
 
 def write_seen_ids(path: Path, seen: np.ndarray) -> None:

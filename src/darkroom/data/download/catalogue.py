@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from darkroom.data.fetching.clients import npm_pack
 from darkroom.data.fetching.packages import Bytes, MemberFile, PayloadFile, PypiFiles, RemoteFile, Sha256
 from darkroom.data.raw.labels import TABLES
-from darkroom.data.raw.placement import same_name
+from darkroom.data.raw.names import same_name
 from darkroom.errors import ParamsError
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.params import Section, read_params

@@ -52,7 +52,7 @@ def choose_image_size(sizes: Sequence[tuple[int, int]]) -> ImageSize:
     """
     n = len(sizes)
     if len(set(sizes)) == 1 and min(sizes[0]) >= LEAST_KEPT_EDGE and max(sizes[0]) <= GREATEST_EDGE:
-        return ImageSize(*sizes[0], f"that of {_pictures(n, 'all ')}")
+        return ImageSize(*sizes[0], f"that of {_pictures(n)}")
     median = statistics.median_low([min(size) for size in sizes])
     edge = (median + EDGE_STEP // 2) // EDGE_STEP * EDGE_STEP
     edge = min(max(edge, LEAST_EDGE), GREATEST_EDGE)
@@ -104,8 +104,8 @@ def choose_white_level(brightest: int | None) -> tuple[int, str]:
     return level, f"values up to {brightest}"
 
 
-def _pictures(n: int, which: str = "") -> str:
-    return "1 image" if n == 1 else f"{which}{n} images"
+def _pictures(n: int) -> str:
+    return "1 image" if n == 1 else f"{n} images"
 
 
 SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three

@@ -13,7 +13,7 @@ from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import RawImage, Unread
-from darkroom.data.raw.placement import same_name
+from darkroom.data.raw.names import same_name
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown

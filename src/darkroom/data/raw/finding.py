@@ -9,15 +9,12 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from darkroom.data.raw.placement import is_document, is_litter, words
+from darkroom.data.raw.names import BESIDE_IMAGES, is_document, is_litter, words
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
 _TRIED = 100  # paths by which the directories that may hold all of them are found
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-_NO_IMAGES = re.compile(
-    r"masks?|segmentations?|annotations?|depths?|gt"
-)  # a word in names of directories beside images
 
 
 class Found(NamedTuple):
@@ -58,7 +55,7 @@ class Files:
         end = f"/{above}" if above else ""
         holders = (folder for folder in self._holders.get(last, ()) if f"/{folder}".endswith(end))
         found = dict.fromkeys(f"/{folder}".removesuffix(end).strip("/") for folder in holders)
-        return [folder for folder in found if not any(map(_NO_IMAGES.fullmatch, words(folder)))]
+        return [folder for folder in found if not any(map(BESIDE_IMAGES.fullmatch, words(folder)))]
 
 
 def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, exported: bool) -> Found:

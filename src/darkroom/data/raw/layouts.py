@@ -13,7 +13,8 @@ from darkroom.data.raw.cifar import cifar_blocks
 from darkroom.data.raw.idx_npz import Block, idx_blocks, npz_blocks
 from darkroom.data.raw.labels import LISTED, placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
-from darkroom.data.raw.placement import OFFICIAL, Placed, check_classes, check_names, place
+from darkroom.data.raw.names import OFFICIAL
+from darkroom.data.raw.placement import Placed, check_classes, check_names, place
 from darkroom.data.raw.shards import is_shard, read_rows
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from darkroom.data.raw.placement import is_litter
+from darkroom.data.raw.names import is_litter
 from darkroom.errors import DataError
 from darkroom.files.archives import Archive
 from darkroom.project.text import escaped, shown, utf8

@@ -11,31 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
+from darkroom.data.raw.names import (
+    ARCHIVES,
+    BESIDE_IMAGES,
+    OF_IMAGES,
+    SPLIT_WORD,
+    UNLABELLED,
+    is_a_split,
+    is_document,
+    is_litter,
+    same_name,
+    settled,
+    split_of,
+    words,
+)
 from darkroom.errors import DataError
 from darkroom.project.text import shown
-
-KeyT = TypeVar("KeyT")
-
-OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
-_WORDS = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst", "holdout"),
-    "eval": ("eval", "evaluation"),  # val beside a test directory, else test
-}
-_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
-_FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images|img|imgs|photos|pictures|files"
-_WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
-_FILLER = re.compile(rf"(?:{_FILLERS})")
-
-_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini", "__macosx", "system volume information"}
-_LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
-_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
-_DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
-_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
-_DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
 
 class Placed(NamedTuple):
@@ -131,6 +124,8 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
             if not is_dir:
                 placed.append(Placed(index, name, label, part.split if part.below is None else part.below[inside[0]]))
         elif not is_dir:
+            if PurePosixPath(name).suffix.casefold() in ARCHIVES:
+                raise DataError(f"{where}: {shown(name)} is an archive; give its path alone, or unpack or remove it")
             raise DataError(f"{where}: {shown(name)} is not in a class directory; {_expected(parts)}")
     check_names(labels, where)
     empty = labels - {image.label for image in placed}
@@ -157,62 +152,6 @@ def check_classes(images: Sequence[Placed], *, where: Path) -> None:
         only = min(untaught)
         splits = sorted({image.split or "" for image in images if image.label == only})
         raise DataError(f"{where}: class {shown(only)} has images only in {' and '.join(splits)}; add some to train")
-
-
-def split_of(name: str) -> tuple[str | None, bool]:
-    """Return the split that a directory's name says (train, val, test or eval), and whether it says nothing else.
-
-    >>> split_of("Training Set"), split_of("seg_test"), split_of("testdata2"), split_of("cats")
-    (('train', True), ('test', False), ('test', True), (None, False))
-    """
-    tokens = words(name)
-    matches = [match for token in tokens if (match := _WORD.fullmatch(token))]
-    if len({_SPLIT_OF[match[1]] for match in matches}) != 1:
-        return None, False
-    others = [token for token in tokens if not _WORD.fullmatch(token) and not _FILLER.fullmatch(token)]
-    return _SPLIT_OF[matches[0][1]], not others
-
-
-def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
-    """Return the split that the name of each file, or of a directory above it, says (train, val, test or eval).
-
-    All are None unless some are train and some are not.
-
-    >>> splits_by_name(["train-00000-of-00002.parquet", "default/test/0000.parquet"], where=Path("data"))
-    ['train', 'test']
-
-    Raises:
-        DataError: some say a split, and one does not.
-    """
-    said = [next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None) for path in paths]
-    if not _is_a_split(said):
-        return [None] * len(paths)
-    if None in said:
-        odd, other = paths[said.index(None)], next(path for path, split in zip(paths, said, strict=True) if split)
-        raise DataError(f"{where}: {shown(odd)} is of no split, as {shown(other)} is by its name; rename or remove it")
-    return said
-
-
-def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
-    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
-    evaluation = "val" if "test" in said.values() else "test"
-    return {key: evaluation if split == "eval" else split for key, split in said.items()}
-
-
-def same_name(name: str) -> str:
-    """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
-
-
-def is_document(path: str) -> bool:
-    """Return whether a file is a text of some kind by its name, and so no image: README, a.txt, a.json, labels.csv."""
-    name = path.casefold().rpartition("/")[2]
-    return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES
-
-
-def is_litter(name: str) -> bool:
-    """Return whether a file or directory of this name is hidden, or what an operating system leaves behind."""
-    return name.startswith(".") or name.casefold() in _LITTER
 
 
 def below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Path) -> list[tuple[int, str, bool]]:
@@ -245,12 +184,6 @@ def _directories_above(found: Iterable[tuple[int, str, bool]]) -> set[str]:
     return holders | {str(above) for holder in holders for above in PurePosixPath(holder).parents}
 
 
-def words(name: str) -> list[str]:
-    """Return the words of a directory's name: "TrainImages2" and "train_images" have the same."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
-    return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
-
-
 def _tree(found: Sequence[tuple[int, str, bool]]) -> _Directory:
     top = _Directory()
     for _, name, is_dir in found:
@@ -269,11 +202,12 @@ def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
     directory, path = _unwrapped(top, ())
     if by_name := _split_directories(directory, where=where):
         return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
-    if below := _splits_below_classes(directory, path, where=where):
-        return [_Part(path, below=below)]
-    _refuse_siblings(directory, path, where=where)
-    _refuse_split_classes(directory, where=where)
-    return [_Part(path)]
+    below = _splits_below_classes(directory, path, where=where)
+    if not below:
+        _refuse_siblings(directory, path, where=where)
+        _refuse_split_classes(directory, where=where)
+    _refuse_what_is_no_class(directory, path, where=where)
+    return [_Part(path, below=below or None)]
 
 
 def _unwrapped(
@@ -295,6 +229,7 @@ def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str,
     )
     inner, inside = _unwrapped(directory.children[name], (*path, name), classes=classes)
     _refuse_siblings(inner, inside, where=where)
+    _refuse_what_is_no_class(inner, inside, where=where, in_split=True)
     return _Part(inside, split)
 
 
@@ -312,7 +247,7 @@ def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where
     said = {name: split_of(name) for child in directory.children.values() for name in child.children}
     nested = all(child.children and not child.has_images for child in directory.children.values())
     by_name = {name: split for name, (split, sure) in said.items() if split and sure}
-    if not nested or by_name.keys() != said.keys() or not _is_a_split(by_name.values()):
+    if not nested or by_name.keys() != said.keys() or not is_a_split(by_name.values()):
         return {}
     for one, other, shared in _alike(below):
         above = one.split("/")[0]
@@ -335,18 +270,18 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
         return {}
     certain = {name: split for name, (split, sure) in said.items() if split and sure}
     nested = {name for name in certain if directory.children[name].children}
-    if len(certain) == len(said) and nested and _is_a_split(certain.values()):
+    if len(certain) == len(said) and nested and is_a_split(certain.values()):
         return settled(certain)
     possible = {name: split for name, (split, _) in said.items() if split and directory.children[name].children}
-    if len(possible) == len(said) and _is_a_split(possible.values()) and _share_names(directory, list(possible)):
+    if len(possible) == len(said) and is_a_split(possible.values()) and _share_names(directory, list(possible)):
         return settled(possible)
-    if len(certain) == len(said) and _is_a_split(certain.values()):
+    if len(certain) == len(said) and is_a_split(certain.values()):
         raise DataError(
             f"{where}: {' and '.join(sorted(map(shown, certain)))} hold images, not class directories; use "
             "train/<class>/<image> or a label table"
         )
     of_split = possible if _share_names(directory, list(possible)) else {name: certain[name] for name in nested}
-    if _is_a_split(of_split.values()):
+    if is_a_split(of_split.values()):
         odd = shown(min(name for name in said if name not in of_split))
         beside = " and ".join(sorted(map(shown, of_split)))
         raise DataError(
@@ -354,10 +289,6 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
             "`root` to the directory that holds all classes"
         )
     return {}
-
-
-def _is_a_split(splits: Iterable[str | None]) -> bool:
-    return "train" in splits and len(set(splits) - {None}) > 1
 
 
 def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
@@ -369,7 +300,7 @@ def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
 def _alike(directories: Mapping[str, _Directory]) -> Iterator[tuple[str, str, list[str]]]:
     """Yield pairs of directories and the names that both hold: two or more, or all that one holds and the other not."""
     for one, other in combinations(sorted(name for name, held in directories.items() if held.children), 2):
-        names, others = directories[one].children.keys(), directories[other].children.keys()
+        names, others = (_unwrapped(directories[name], ())[0].children.keys() for name in (one, other))
         shared = sorted(names & others)
         if len(shared) > 1 or (len(shared) == min(len(names), len(others)) < max(len(names), len(others))):
             yield one, other, shared
@@ -387,12 +318,46 @@ def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Pat
         )
 
 
+def _refuse_what_is_no_class(
+    directory: _Directory, path: tuple[str, ...], *, where: Path, in_split: bool = False
+) -> None:
+    """Refuse `test` or `unlabelled` beside classes, `masks` beside `images` or beside the classes it holds, too, and
+    images in parts such as `images_001`.
+    """
+    names = sorted(directory.children)
+    numbered = {re.sub(r"\d+", "", name) for name in names if re.search(r"\d", name)}
+    of_images = [name for name in names if any(map(OF_IMAGES.fullmatch, words(name)))]
+    if len(names) < 2:
+        return
+    remedy = f"; if they are classes, say so with `level`: {len(path) + 1} in the layout"
+    if len(numbered) == 1 and len(of_images) == len(names):
+        raise DataError(
+            f"{where}: {shown(names[0])} and {shown(names[1])} look like parts of the images, not classes; use a label "
+            f"table{remedy}"
+        )
+    for name in names:
+        held = _unwrapped(directory.children[name], ())[0].children.keys() & set(names) - {name}
+        if any(map(UNLABELLED.fullmatch, words(name))) or (split_of(name) == ("test", True) and not in_split):
+            why = "holds images of no class, or of a split"
+        elif any(map(BESIDE_IMAGES.fullmatch, words(name))) and of_images:
+            why = f"seems to belong to {shown(of_images[0])}"
+        elif held:
+            why = f"holds {' and '.join(map(shown, sorted(held)[:2]))} as well"
+        else:
+            continue
+        other = next(other for other in (*of_images, *names) if other != name)
+        raise DataError(
+            f"{where}: {shown(name)} beside {shown(other)} {why}; name it in `skip` of the layout, or use a label "
+            f"table{remedy}"
+        )
+
+
 def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
     """Refuse cats_train beside cats_test, which are splits of one class and not two classes."""
     seen: dict[str, str] = {}
     for name in sorted(directory.children):
         if split_of(name)[0] and not split_of(name)[1]:
-            rest = " ".join(token for token in words(name) if not _WORD.fullmatch(token))
+            rest = " ".join(token for token in words(name) if not SPLIT_WORD.fullmatch(token))
             other = seen.setdefault(rest, name)
             if other != name and split_of(other)[0] != split_of(name)[0]:
                 raise DataError(
@@ -408,7 +373,7 @@ def _at_level(top: _Directory, level: int) -> list[_Part]:
         found = [(child, (*path, name)) for directory, path in found for name, child in directory.children.items()]
     said = {path: {split for name in path if (split := split_of(name)[0])} for _, path in found}
     by_name = {"/".join(path): splits.pop() for path, splits in said.items() if len(splits) == 1}
-    if len(by_name) < len(found) or not _is_a_split(by_name.values()):
+    if len(by_name) < len(found) or not is_a_split(by_name.values()):
         return [_Part(path) for _, path in found]
     split_by_name = settled(by_name)
     return [_Part(path, split_by_name["/".join(path)]) for _, path in found]

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from darkroom.data.raw.finding import Files, below, find
-from darkroom.data.raw.placement import Placed, check_names, settled, split_of, splits_by_name
+from darkroom.data.raw.names import settled, split_of, splits_by_name
+from darkroom.data.raw.placement import Placed, check_names
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 

@@ -1,0 +1,103 @@
+"""What the names of files and directories say of them: a split, no class, no image."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from darkroom.errors import DataError
+from darkroom.project.text import shown
+
+KeyT = TypeVar("KeyT")
+
+OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
+_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "holdout"),
+    "eval": ("eval", "evaluation"),  # val beside a test directory, else test
+}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
+_FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images|img|imgs|photos|pictures|files"
+SPLIT_WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
+_FILLER = re.compile(rf"(?:{_FILLERS})")
+OF_IMAGES = re.compile(r"\w*(?:images?|imgs?|photos?|pictures?)")  # a word in names of directories of any class
+BESIDE_IMAGES = re.compile(  # and of directories of other pictures, or none, of the same images
+    r"masks?|segmentations?|segmented|annotations?|labels?|trimaps?|depths?|gt|thumbnails?|thumbs"
+)
+UNLABELLED = re.compile(r"pred|predict|predictions?|unlabell?ed")  # and of images whose class is not known
+
+_LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini", "__macosx", "system volume information"}
+_LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
+_DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
+_DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
+_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
+ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"}
+_DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
+
+
+def split_of(name: str) -> tuple[str | None, bool]:
+    """Return the split that a directory's name says (train, val, test or eval), and whether it says nothing else.
+
+    >>> split_of("Training Set"), split_of("seg_test"), split_of("testdata2"), split_of("cats")
+    (('train', True), ('test', False), ('test', True), (None, False))
+    """
+    tokens = words(name)
+    matches = [match for token in tokens if (match := SPLIT_WORD.fullmatch(token))]
+    if len({_SPLIT_OF[match[1]] for match in matches}) != 1:
+        return None, False
+    others = [token for token in tokens if not SPLIT_WORD.fullmatch(token) and not _FILLER.fullmatch(token)]
+    return _SPLIT_OF[matches[0][1]], not others
+
+
+def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
+    """Return the split that the name of each file, or of a directory above it, says (train, val, test or eval).
+
+    All are None unless some are train and some are not.
+
+    >>> splits_by_name(["train-00000-of-00002.parquet", "default/test/0000.parquet"], where=Path("data"))
+    ['train', 'test']
+
+    Raises:
+        DataError: some say a split, and one does not.
+    """
+    said = [next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None) for path in paths]
+    if not is_a_split(said):
+        return [None] * len(paths)
+    if None in said:
+        odd, other = paths[said.index(None)], next(path for path, split in zip(paths, said, strict=True) if split)
+        raise DataError(f"{where}: {shown(odd)} is of no split, as {shown(other)} is by its name; rename or remove it")
+    return said
+
+
+def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
+    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
+    evaluation = "val" if "test" in said.values() else "test"
+    return {key: evaluation if split == "eval" else split for key, split in said.items()}
+
+
+def same_name(name: str) -> str:
+    """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def is_document(path: str) -> bool:
+    """Return whether a file is a text of some kind by its name, and so no image: README, a.txt, a.json, labels.csv."""
+    name = path.casefold().rpartition("/")[2]
+    return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file or directory of this name is hidden, or what an operating system leaves behind."""
+    return name.startswith(".") or name.casefold() in _LITTER
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a directory's name: "TrainImages2" and "train_images" have the same."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
+    return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
+
+
+def is_a_split(splits: Iterable[str | None]) -> bool:
+    return "train" in splits and len(set(splits) - {None}) > 1

@@ -1,0 +1,107 @@
+"""What a model promises, in metadata and in one line, and the images that are set aside for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import FeaturesWriter
+from darkroom.data.arrays.seen import set_aside
+from darkroom.evaluation.metrics.abstention import ALWAYS
+from darkroom.training.calibration import HeldOut
+from darkroom.training.opened import open_data
+from darkroom.training.promises import abstention
+from darkroom.training.recipe import FEW_VALIDATION, set_aside_from, vectors
+from tests.support.shades import write_shades
+from tests.training.test_recipe import TRANSFER, made
+
+ABSTAIN = {"error_rate": 0.05, "confidence": 0.9}
+
+
+def held_out(n_images: int, *, n_wrong: int = 0) -> HeldOut:
+    """Answers of two classes, the least sure ones wrong."""
+    sure = np.linspace(0.55, 0.99, n_images)
+    return HeldOut(np.column_stack([sure, 1 - sure]), (np.arange(n_images) < n_wrong).astype(int))
+
+
+@pytest.mark.parametrize(("by_folds", "about"), [(False, ""), (True, ", which are answered by heads of folds")])
+def test_a_threshold_is_said_with_what_it_rests_on(by_folds: bool, about: str) -> None:
+    answers = held_out(400, n_wrong=40)
+    found = abstention(made(abstain=ABSTAIN), guide=answers, calibration=answers, by_folds=by_folds)
+    said = found.metadata["abstain"]
+    assert 0.55 < found.metadata["abstain_below"] < 0.65
+    assert said == {**ABSTAIN, "n_images": 400, "n_answered": said["n_answered"], "n_wrong": said["n_wrong"]} | {
+        "by_folds": by_folds
+    }
+    assert 0 < said["n_wrong"] / said["n_answered"] < 0.05
+    assert found.sentence.startswith("does not answer below 0.58")
+    limit = "at most 5% of the answers are wrong, with 90% confidence"
+    assert f"then {limit} (of 400 calibration images it answers {said['n_answered']}, {said['n_wrong']} wrong)" in (
+        found.sentence
+    )
+    assert (about in found.sentence) is by_folds or not about
+
+
+@pytest.mark.parametrize(
+    ("n_images", "n_wrong", "why"),
+    [
+        (44, 0, "it takes 45 at least; add images, raise preprocess.val_fraction or abstain.error_rate"),
+        (100, 90, "the 100 of them that it is most likely right about, 90 are wrong"),
+    ],
+)
+def test_what_cannot_be_shown_is_never_answered(n_images: int, n_wrong: int, why: str) -> None:
+    found = abstention(
+        made(abstain=ABSTAIN), guide=held_out(100), calibration=held_out(n_images, n_wrong=n_wrong), by_folds=False
+    )
+    assert found.metadata["abstain_below"] == ALWAYS
+    assert found.sentence == (
+        f"never answers: {n_images} calibration images do not show that at most 5% of the answers are wrong, with "
+        f"90% confidence: {why}"
+    )
+
+
+def test_images_are_set_aside_where_something_is_promised() -> None:
+    solved = {"architecture": {**TRANSFER, "mode": "features"}, "abstain": ABSTAIN}
+    assert set_aside_from(made()) is None
+    assert set_aside_from(made(abstain=ABSTAIN, debug={"overfit_one_batch": True, "max_steps": None})) is None
+    assert set_aside_from(made(abstain=ABSTAIN)) == 2
+    assert set_aside_from(made(**solved, test_time_views="flip")) == 2, "no folds answer for views"
+    assert set_aside_from(made(**solved)) == set_aside_from(made(abstain=ABSTAIN), searching=True) == FEW_VALIDATION
+
+
+def test_half_of_val_is_set_aside_by_content_and_features_follow(tmp_path: Path) -> None:
+    write_shades(tmp_path / "prepared", splits=["train"] * 6 + ["val"] * 40, shape=(8, 8, 1))
+    prepared = Dataset.open(tmp_path / "prepared")
+    rows = prepared.rows("val")
+    labels = prepared.labels[rows]
+    with FeaturesWriter(tmp_path / "features") as writer:
+        for split, n_rows in (("train", 6), ("val", 40)):
+            values = np.arange(n_rows, dtype=np.float32)[:, None]
+            numbered = np.column_stack([np.zeros(n_rows, int), np.arange(n_rows), np.arange(n_rows)])
+            writer.write(split, [values], n_features=1, rows=numbered, labels=prepared.labels[:n_rows])
+        about = dict.fromkeys(("weights", "weights_origin", "weights_sha256", "image_size", "seed", "augmented_digest"))
+        writer.finish(backbone="tiny", prepared_digest=prepared.manifest["digest"], **about)
+    whole = open_data(tmp_path / "prepared", None, tmp_path / "features", set_aside_from=41)
+    assert (len(whole.data.val_labels), whole.calibration) == (40, None)
+    opened = open_data(tmp_path / "prepared", None, tmp_path / "features", set_aside_from=40)
+    aside = set_aside(prepared)
+    assert opened.calibration is not None
+    assert opened.features is not None
+    assert 10 < aside.sum() < 30
+    np.testing.assert_array_equal(opened.data.val_labels, labels[~aside])
+    np.testing.assert_array_equal(opened.calibration.val_labels, labels[aside])
+    np.testing.assert_array_equal(opened.calibration.val_images[np.arange(3)], prepared.images[rows[aside][:3]])
+    of_features = vectors(opened.features, prepared.classes)
+    np.testing.assert_array_equal(of_features.val_images[:, 0], np.flatnonzero(~aside))
+    assert len(of_features.val_labels) == len(of_features.val_groups) == opened.features.counts["val"] == (~aside).sum()
+
+
+def test_a_group_is_in_one_half_of_the_answers() -> None:
+    answers = held_out(300)._replace(groups=np.arange(300) // 3 * 7)
+    one, other = answers.halves(seed=3)
+    assert len(one.labels) == len(other.labels) == 150
+    sure = {half: set(map(float, answers_of.probabilities[:, 0])) for half, answers_of in enumerate((one, other))}
+    for first in range(0, 300, 3):
+        members = set(map(float, answers.probabilities[first : first + 3, 0]))
+        assert members <= sure[0] or members <= sure[1]
