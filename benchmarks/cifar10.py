@@ -200,7 +200,7 @@ def speed(python: Path | None) -> dict[str, Any]:
         ours.append(_answer(sys.executable, "-m", "benchmarks.cifar10", "--our-speed"))
         if python:
             theirs.append(_answer(str(python), str(PEER), str(STEPS), str(ROUNDS)))
-    found = {"darkroom": _summary(ours)}
+    found: dict[str, Any] = {"darkroom": _summary(ours)}
     if theirs:
         found["torch"] = _summary(theirs)
         found["ratio"] = round(found["darkroom"]["images_per_second"] / found["torch"]["images_per_second"], 3)

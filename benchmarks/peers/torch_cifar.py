@@ -28,7 +28,7 @@ class Group(nn.Module):
         self.second = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(n_out, momentum=0.4, eps=1e-5) for _ in range(2))
         for norm in self.norms:
-            norm.weight.requires_grad = False  # type: ignore[union-attr]
+            norm.weight.requires_grad = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.norms[0](functional.max_pool2d(self.first(x), 2)))

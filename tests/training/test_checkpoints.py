@@ -22,6 +22,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     kept, variables, best = loaded
     assert kept == progress
     np.testing.assert_array_equal(variables[0], arrays(5)[0])
+    assert best is not None
     assert best[1] == 4
 
 
@@ -34,6 +35,7 @@ def test_only_the_last_and_the_best_epoch_are_kept(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.glob("*.npz")) == ["best-00002.npz", "last-00004.npz"]
     loaded = checkpoint.load()
     assert loaded is not None
+    assert loaded[2] is not None
     assert loaded[2][1] == 1
 
 

@@ -173,13 +173,18 @@ def test_weights_are_copied_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> No
     import keras
 
     calls: list[str] = []
-    for name in ("get_weights", "set_weights"):
+
+    def counted(name: str) -> Callable[..., Any]:
         real = getattr(keras.Model, name)
-        monkeypatch.setattr(
-            keras.Model,
-            name,
-            lambda model, *values, _real=real, _name=name: calls.append(_name) or _real(model, *values),
-        )
+
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    for name in ("get_weights", "set_weights"):
+        monkeypatch.setattr(keras.Model, name, counted(name))
     train(3)
     assert calls == [*["get_weights"] * 3, "set_weights"], "set once, to those of the best epoch"
 

@@ -6,7 +6,7 @@ from darkroom.training.batches import EpochBatches
 pytestmark = pytest.mark.heavy
 
 
-def test_statistics_are_the_means_over_batches_and_nothing_else_moves() -> None:
+def test_only_statistics_move_to_the_means_over_batches() -> None:
     from keras import Model
 
     from darkroom.networks.build import build

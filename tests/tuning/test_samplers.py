@@ -51,7 +51,7 @@ def test_a_trial_below_the_median_is_stopped_but_never_trial_0(journal: Path) ->
             study.tell(asked.number, Outcome("pruned", {}, reason=str(stop)))
         else:
             study.tell(asked.number, complete(accuracy + 0.008))
-    assert stopped == [(number, "pruned after epoch 6 at val accuracy 0.1050") for number in range(6, 11)]
+    assert stopped == [(number, "pruned after epoch 6 at val accuracy 0.1060") for number in range(6, 11)]
     assert study.rows()[6].reason == stopped[0][1]
 
 
