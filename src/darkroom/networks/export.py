@@ -33,6 +33,8 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
     """
     import onnx
 
+    for path in (keras_path, onnx_path):
+        path.unlink(missing_ok=True)  # it may be a link to DVC's cache
     model.save(keras_path)
     check_backend()
     model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called

@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, RegistryError
+from darkroom.operations.disk import in_words, usage
 from darkroom.operations.preflight import check_merges, check_repository
 from darkroom.operations.workspace import Workspace
 from darkroom.project.text import redact
@@ -136,10 +137,8 @@ def _dvc(tree: Workspace) -> Finding:
 
 def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free
-    said = f"{free / 1e9:,.1f} GB are free in {root}"
-    if free < LEAST_FREE:
-        return Finding("disk", "note", f"{said}; list what can be deleted with `darkroom gc --dvc`")
-    return Finding("disk", "ok", said)
+    said = f"{free / 1e9:,.1f} GB are free in {root}; this repository takes {in_words(usage(root))}"
+    return Finding("disk", "note" if free < LEAST_FREE else "ok", said)
 
 
 def _gpu() -> Finding:
