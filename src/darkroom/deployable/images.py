@@ -12,6 +12,7 @@ import numpy as np
 
 from .headers import Header, checked_header, undecodable
 
+_NO_MEMORY = -4  # StsNoMem of OpenCV
 _ROWS = 64  # of an image that are put on the background at once
 _REDUCED = {  # to IMREAD_COLOR_RGB and IMREAD_GRAYSCALE
     1: 0,
@@ -230,8 +231,9 @@ def _opencv(data: bytes, flags: int) -> np.ndarray:
     pixels: np.ndarray | None = None
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        pass
+    except cv2.error as error:
+        if error.code == _NO_MEMORY:
+            raise MemoryError(f"decoding {len(data)} bytes takes more memory than there is") from None
     finally:
         cv2.utils.logging.setLogLevel(level)
     if pixels is None:
