@@ -4,8 +4,8 @@
 
 The files are photographs of the tar, each mirrored, turned and cut in several ways, saved as JPEG (quality 85) below
 two class directories. The time is that of the command from its start to its end; nothing is written (`--check`), and
-the files are in the cache of the system, because they have just been written. `cpu_seconds` does not depend on what else
-the machine does.
+the files are in the cache of the system, because they have just been written. `cpu_seconds` does not depend on what
+else the machine does.
 """
 
 import json
