@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, required=True, help="a tar of train/<class>/ and test/<class>/")
     parser.add_argument("--large", type=int, default=12, help="photographs of 12 megapixels")
     options = parser.parse_args()
-    files, labels, is_test = _photographs(options.photographs)
+    files, labels, is_test = photographs(options.photographs)
     correct = {mode: _correct(files, labels, is_test, mode=mode) for mode in MODES}
     result: dict[str, Any] = {
         "photographs": {"train": int((~is_test).sum()), "test": int(is_test.sum())},
@@ -44,7 +44,7 @@ def main() -> None:
     report("resize", result, packages=["opencv-python-headless", "onnxruntime", "scikit-learn"], save=options.save)
 
 
-def _photographs(path: Path) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+def photographs(path: Path) -> tuple[list[bytes], np.ndarray, np.ndarray]:
     files, labels, is_test = [], [], []
     with tarfile.open(path) as tar:
         for member in tar:
