@@ -43,7 +43,7 @@ def main() -> None:
         stage=Path(__file__),
         out=paths.out,
     )
-    epoch = trained.progress.best_epoch + 1
+    epoch = trained.progress.best_epoch
     say(f"train: {candidate}: val accuracy {trained.val_accuracy:.4f} in epoch {epoch}")
 
 

@@ -185,7 +185,7 @@ def test_the_parent_run_has_a_child_per_trial_with_its_curve(
         assert stage.query(values, name, "learning_rate") == [(trial["learning_rate"],)]
         assert stage.query(values, name, "architecture.dropout") == [(trial["architecture.dropout"],)]
         assert stage.query(values, name, "epochs") == [("2",)]
-        assert [step for (step,) in stage.query(curve, name)] == [0, 1]
+        assert [step for (step,) in stage.query(curve, name)] == [1, 2]
 
 
 def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, str]) -> None:

@@ -118,7 +118,7 @@ def test_every_epoch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     record = {"train_loss": 0.5, "val_loss": 0.25, "val_accuracy": 0.9, "images_per_second": 1234.5}
     for step in range(4):
         lines.on_step(step + 1, 4)
-    lines.on_epoch_end(0, record)
+    lines.on_epoch_end(1, record)
     expected = "epoch 1/3: train loss 0.5000, val loss 0.2500, val accuracy 0.9000, 1234 images/s\n"
     assert capsys.readouterr().err == expected
 

@@ -101,7 +101,7 @@ def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:
         return data
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
-    chosen = [rng.permutation(rows)[: max(1, round(fraction * len(rows)))] for rows in members]
+    chosen = [rng.permutation(rows)[: _share(fraction, len(rows))] for rows in members]
     rows = np.sort(np.concatenate(chosen))
     smaller = dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
     if isinstance(smaller, Vectors):
@@ -165,12 +165,19 @@ def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
 def n_training(recipe: Recipe, data: Data, features: Features | None, *, fraction: float = 1.0) -> int:
     """Return how many training images every phase has: features may have been computed of some images only.
 
-    Of a fraction of them (see part) about so many.
+    Args:
+        fraction: of the training images, as for part().
     """
-    n_train = len(data.labels)
+    labels = [data.labels]
     if features is not None and transfer_mode(recipe) in ("features", "finetune"):
-        n_train = min(n_train, features.counts["train"])
-    return int(n_train * fraction)
+        labels.append(features.arrays("train")[1])
+    counts = [np.unique(of_phase, return_counts=True)[1].tolist() for of_phase in labels]
+    return min(sum(_share(fraction, count) for count in of_phase) for of_phase in counts)
+
+
+def _share(fraction: float, n_images: int) -> int:
+    """Return how many images of a class are a fraction of them: one at least."""
+    return max(1, round(fraction * n_images))
 
 
 def check(
