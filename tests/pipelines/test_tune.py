@@ -220,7 +220,7 @@ def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage,
     assert stage.best == best
     assert len(stage.query("select name from runs where name = 'confirm-0'")) == 1
     text = (stage.root / "params.yaml").read_text()
-    text = text.replace("calibration: temperature", "calibration: none").replace("keep: best", "keep: last")
+    text = text.replace("calibration: temperature", "calibration: none").replace("checkpoint: best", "checkpoint: last")
     (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))  # no trial sees the others
     stage.call(tune.main)
     assert len(stage.trials()) == 5

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.pages import Example, agree, examples
 from tests.support.project import ROOT, Project
 
 pytestmark = [pytest.mark.heavy]
@@ -138,6 +139,12 @@ def test_the_summary_names_winner_decision_and_version(promoted: Project) -> Non
     printed = promoted.run("darkroom", "report")
     for part in ("cnn", "95 %", "digits", "make ui"):
         assert part in printed
+
+
+@pytest.mark.parametrize("example", examples("smoke"), ids=lambda example: example.command)
+def test_a_command_of_the_docs_answers_so(promoted: Project, example: Example) -> None:
+    printed = promoted.run(*example.command.split())
+    assert agree(example.answer, printed, root=promoted.root), printed
 
 
 def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:

@@ -129,8 +129,8 @@ def test_a_file_that_is_no_database_is_reported(tmp_path, monkeypatch):
 @needs_mlflow
 def test_a_run_keeps_params_tags_curves_and_its_dataset(root):
     with opened(params={"cnn": {"width": 32}, "long": ["x" * 7000]}) as run:
-        for epoch in range(3):
-            run.log_epoch(epoch, {"train_loss": 1 / (epoch + 1), "val_accuracy": epoch / 10})
+        for epoch in (1, 2, 3):
+            run.log_epoch(epoch, {"train_loss": 1 / epoch, "val_accuracy": epoch / 10})
         run.log_dataset("mnist", "d" * 64, "data/prepared", {"train": {"cat": 3}})
     found = stored(run.id)
     assert found.info.status == "FINISHED"
@@ -197,11 +197,11 @@ def test_a_terminated_stage_leaves_a_killed_run(root):
 @needs_mlflow
 def test_a_run_of_a_killed_process_goes_on_under_its_id(root):
     with opened() as first:
-        first.log_epoch(0, {"train_loss": 1.0})
+        first.log_epoch(1, {"train_loss": 1.0})
     store.client().update_run(first.id, status="RUNNING")  # as SIGKILL leaves it
     with opened(resume=first.id) as second:
         assert stored(second.id).info.status == "RUNNING"
-        second.log_epoch(1, {"train_loss": 0.5})
+        second.log_epoch(2, {"train_loss": 0.5})
     assert second.id == first.id
     assert [point.step for point in store.client().get_metric_history(first.id, "epoch/train_loss")] == [1, 2]
     assert stored(first.id).info.status == "FINISHED"
@@ -254,8 +254,8 @@ def test_reopening_an_unknown_run_is_an_error(root):
 def test_a_package_shows_the_metrics_of_its_epoch(root):
     onnx = write_model(root / "m.onnx", classes=["cat", "dog"], image_shape=(4, 4, 1))
     with opened() as run:
-        run.log_epoch(0, {"val_accuracy": 0.5})
-        run.log_epoch(1, {"val_accuracy": 0.7})
+        run.log_epoch(1, {"val_accuracy": 0.5})
+        run.log_epoch(2, {"val_accuracy": 0.7})
         run.log_metrics({"val_accuracy": 0.7}, step=2)
         uri = run.log_package(onnx, input_example=np.zeros((2, 4, 4, 1), np.uint8), step=2)
         run.log_metrics({"test_accuracy": 0.6}, model_uri=uri)

@@ -47,12 +47,12 @@ class Run:
     _client: Any
 
     def log_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Record the metrics of one epoch, counted from 0, in one transaction.
+        """Record the metrics of one epoch, counted from 1, in one transaction.
 
-        They are points of the curves epoch/NAME, at the step epoch + 1. MLflow's tables show the last point of a curve,
+        They are points of the curves epoch/NAME, at the step `epoch`. MLflow's tables show the last point of a curve,
         which is not what is kept: the metrics to compare runs by have names of their own.
         """
-        self.log_metrics({f"{CURVE}{name}": value for name, value in logs.items()}, step=epoch + 1)
+        self.log_metrics({f"{CURVE}{name}": value for name, value in logs.items()}, step=epoch)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, model_uri: str = "") -> None:
         """Record metrics at the step (0 if None).

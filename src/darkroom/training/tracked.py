@@ -107,7 +107,7 @@ def train_tracked(
         changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, **files)
         record.log_metrics(
             {
-                "best_epoch": trained.progress.best_epoch + 1,
+                "best_epoch": trained.progress.best_epoch,
                 "train_seconds": trained.progress.train_seconds,
                 "batch_size": trained.batch_size,
                 "held_out_accuracy": answers.accuracy,
@@ -189,7 +189,7 @@ def _calibrated(
 
 def _describe(record: runs.Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
     """Say in the run's description what came of it, and how it differs from the last one."""
-    epochs = f"epoch {trained.progress.best_epoch + 1} of {n_epochs(recipe)}"
+    epochs = f"epoch {trained.progress.best_epoch} of {n_epochs(recipe)}"
     record.note("Validation", f"accuracy {trained.val_accuracy:.2%}, kept from {epochs}")
     record.note("Settings", differs)
     changed = " with uncommitted changes" if lineage["git.dirty"] == "true" else ""
@@ -214,11 +214,10 @@ def _write(
     difference = export(model, out, metadata=metadata, images=shown)
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
-    history = [{**told, "epoch": told["epoch"] + 1} for told in progress.history]
-    write_csv(out / "history.csv", columns, [[told[name] for name in columns] for told in history])
+    write_csv(out / "history.csv", columns, [[told[name] for name in columns] for told in progress.history])
     record.log_artifact(out / "history.csv")
-    best = progress.best_epoch + 1
-    kept = progress.history[progress.best_epoch]
+    best = progress.best_epoch
+    kept = progress.history[best - 1]
     of_best = {name: kept[name] for name in ("train_loss", "train_accuracy")}
     record.log_metrics({**of_best, "val_accuracy": trained.val_accuracy, "val_loss": progress.best_val_loss}, step=best)
     # One number, under the candidate's name: `dvc exp show` has a column for each, and fits into a terminal.
