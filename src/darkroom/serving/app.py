@@ -211,6 +211,7 @@ def _add_facts(
             classes=served.package.classes,
             image_shape=list(served.package.image_shape),
             abstain_below=served.package.abstain_below,
+            unknown_below=getattr(served.package, "unknown_below", None),  # versions of before do not have it
             problem=follower.problem,
             max_body_bytes=limits.max_body_bytes,
             max_pixels=limits.max_pixels,

@@ -29,6 +29,9 @@ class Metrics:
             registry=registry,
         )
         self.predictions = Counter("darkroom_predictions", "Images classified", ["version", "label"], registry=registry)
+        self.unknown = Counter(
+            "darkroom_unknown", "Images that the model finds unknown", ["version"], registry=registry
+        )
         self.abstained = Counter(
             "darkroom_abstained", "Images answered below the model's own threshold", ["version"], registry=registry
         )

@@ -286,6 +286,7 @@ def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, li
         metrics.batch_images.observe(len(answered))
         metrics.network_seconds.observe(answered[0].network_seconds)
         metrics.abstained.labels(served.version.version).inc(sum(one.answer["abstained"] for one in answered))
+        metrics.unknown.labels(served.version.version).inc(sum(one.answer.get("unknown", False) for one in answered))
         for one in answered:
             metrics.predictions.labels(served.version.version, one.answer["label"]).inc()
             metrics.queue_seconds.observe(one.queue_seconds)
