@@ -7,6 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import ParamsError
+from darkroom.networks.build import FEATURES
 
 VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
 
@@ -20,9 +21,7 @@ def described(network: keras.Model, views: str = "one") -> keras.Model:
             half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
             right, the border reflected (Jordan 2024). All views of a batch go through the network together.
     """
-    last = network.layers[-1]  # a layer of logits, or the head of a backbone, whose features come before it
-    features = network.layers[-2].output if isinstance(last, keras.Model) else last.input
-    both = keras.Model(network.input, [network.output, features], name=network.name)
+    both = keras.Model(network.input, [network.output, network.get_layer(FEATURES).output], name=network.name)
     return both if views == "one" else _averaged(both, views)
 
 
