@@ -18,7 +18,7 @@ def clusters(n_images: int, *, n_features: int) -> tuple[np.ndarray, np.ndarray]
     return (features + 5 * np.eye(3, n_features)[labels]).astype(np.float32), labels
 
 
-def test_the_distance_is_that_of_mahalanobis_where_all_directions_are_kept() -> None:
+def test_with_all_directions_the_distance_is_that_of_mahalanobis() -> None:
     from darkroom.networks import strangeness
 
     features, labels = clusters(400, n_features=5)

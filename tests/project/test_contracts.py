@@ -299,8 +299,8 @@ MAY_IMPORT = {
     "evaluation": "deployable project evaluation/metrics files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
-        "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
-        "networks/backbones"
+        "deployable project networks/runtime networks/architectures evaluation/metrics files tracking networks "
+        "data/arrays networks/backbones"
     ),
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
     "batch": "deployable project files compute registry monitoring",

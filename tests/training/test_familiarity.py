@@ -18,7 +18,7 @@ def test_false_alarms_come_as_rarely_as_stated(n_images: int, rate: float) -> No
     assert 0.5 * rate < np.mean(alarms) < 1.1 * rate, "within the chance of 300 draws"
 
 
-def test_the_share_is_that_of_held_out_images_at_least_as_strange() -> None:
+def test_the_share_is_that_of_images_at_least_as_strange() -> None:
     held_out = np.array([1.0, 2.0, 3.0, 4.0])
     scale = scale_of(held_out)
     found = familiarities(np.array([0.5, 1.5, 3.0, 3.5, 99.0]), scale)
