@@ -239,7 +239,7 @@ def work(stage: str, small: Path, big: Path) -> None:
 def arguments_of(stage: str) -> list[str]:
     """Return the command line of preprocess or augment."""
     read = {
-        "preprocess": ["--raw", "data/raw", "--incoming", "data/incoming"],
+        "preprocess": ["--raw", "data/raw", "--incoming", "data/incoming", "--corrections", "data/corrections.csv"],
         "augment": ["--prepared", "data/prepared"],
     }
     out = {"preprocess": "data/prepared", "augment": "data/augmented"}

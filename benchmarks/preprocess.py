@@ -187,6 +187,7 @@ def memory(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
         }
         (place / "params.yaml").write_text(json.dumps(sections))
         command = [sys.executable, "-m", "pipelines.preprocess", "--raw", "raw", "--incoming", "incoming"]
+        command += ["--corrections", "corrections.csv"]
         process = subprocess.Popen(
             [*command, "--out", "out", "--report", "report"],
             cwd=place,

@@ -1,16 +1,19 @@
-"""Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
+"""Decode, resize, check and split the images.
+
+Downloaded and new images become shards of one image size, split into train, val, test and recent.
+"""
 
 from functools import partial
 from typing import Any
 
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
-from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.console import native_stderr_silenced, progress, run, say, stage_paths
 from darkroom.project.params import ComputeParams, load_section
 
 
 def main() -> None:
-    paths = stage_paths(__doc__, "raw", "incoming", "out", "report")
+    paths = stage_paths(__doc__, "raw", "incoming", "corrections", "out", "report")
     params = load_section("preprocess", PreprocessParams)
     compute = load_section("compute", ComputeParams)
     for name in ("test_fraction", "recent_fraction"):
@@ -20,6 +23,7 @@ def main() -> None:
     from darkroom.data.arrays.dataset_writer import DatasetWriter
     from darkroom.data.preparation import prepared, rows
     from darkroom.data.preparation.auto import choose_form, look
+    from darkroom.data.preparation.corrections import Corrections, read_corrections
     from darkroom.data.preparation.samples import PER_CLASS, samples
     from darkroom.data.preparation.splits import Fractions
     from darkroom.data.raw.layouts import read_manifest
@@ -35,11 +39,10 @@ def main() -> None:
     if chosen.reasons:
         say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
-    paths.report.mkdir(parents=True, exist_ok=True)
     with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
-        with native_stderr_silenced():
+        with native_stderr_silenced(), progress(read_sources(paths.raw, paths.incoming, **limits)) as images:
             taken = rows.take_in(
-                read_sources(paths.raw, paths.incoming, **limits),
+                images,
                 writer,
                 form=chosen.form,
                 max_pixels=params.max_image_pixels,
@@ -47,6 +50,7 @@ def main() -> None:
                 backend="threading" if compute.backend == "auto" else compute.backend,  # OpenCV leaves the GIL
                 workers=compute.workers,
                 cluster=compute.cluster,
+                corrections=Corrections(read_corrections(paths.corrections)),
             )
         write_csv(paths.report / "rejected.csv", ("source", "reason"), taken.rejected)
         prepared.check_rejected(taken, limit=params.max_rejected_fraction, listed_in=paths.report / "rejected.csv")
@@ -58,8 +62,7 @@ def main() -> None:
             seed=params.seed,
             fractions=Fractions(val=params.val_fraction, test=params.test_fraction, recent=params.recent_fraction),
         )
-        duplicates = prepared.duplicates_of(taken, assignment)
-        write_csv(paths.report / "duplicates.csv", rows.Duplicate._fields, duplicates)
+        duplicates = prepared.write_lists(taken, assignment, paths.report)
         prepared.check_split(taken, assignment, listed_in=paths.report / "duplicates.csv")
         manifest = prepared.finish_rows(taken, assignment, writer, dataset=dataset, chosen=chosen)
     from darkroom.figures.fonts import advice  # this and the next load matplotlib, which takes a second

@@ -63,7 +63,10 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     check.check_params()
     stages = {
         download: ["--out", "data/raw"],
-        preprocess: ["--raw", "data/raw", "--incoming", "new", "--out", "data/prepared", "--report", "reports/data"],
+        preprocess: [
+            *("--raw", "data/raw", "--incoming", "new", "--corrections", "none.csv"),
+            *("--out", "data/prepared", "--report", "reports/data"),
+        ],
     }
     for stage, arguments in stages.items():
         monkeypatch.setattr(sys, "argv", [stage.__name__, *arguments])

@@ -215,5 +215,5 @@ def test_report_reads_an_evaluation_without_recent_images(repository, monkeypatc
 def test_report_before_the_first_repro_says_what_to_run(repository, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "report")
     assert code == 1
-    assert "evaluation.json cannot be read" in err
+    assert "evaluation.json does not exist yet; run `dvc repro`" in err
     assert "run `dvc repro` to write it" in err

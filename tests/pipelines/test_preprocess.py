@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import os
@@ -18,10 +19,13 @@ import pytest
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation import prepared, rows
+from darkroom.data.preparation.corrections import Correction, write_corrections
 from darkroom.data.preparation.decoding import read_batch
 from darkroom.data.raw.layouts import RawImage
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError, ParamsError
+from darkroom.promotion import slices
+from darkroom.promotion.params import SliceAccuracyGate
 from pipelines import preprocess
 from tests.support.project import ROOT
 from tests.support.raw_files import pixels, write_idx, write_manifest
@@ -94,7 +98,8 @@ class Place:
             path.write_bytes(data)
 
     def run(self, out: str = "data/prepared", *, raw: str = "data/raw") -> Dataset:
-        arguments = ["--raw", raw, "--incoming", "data/incoming", "--out", out, "--report", "reports/data"]
+        arguments = ["--raw", raw, "--incoming", "data/incoming", "--corrections", "data/corrections.csv"]
+        arguments += ["--out", out, "--report", "reports/data"]
         self.monkeypatch.setattr(sys, "argv", ["preprocess", *arguments])
         preprocess.main()
         return Dataset.open(Path(out))
@@ -131,7 +136,7 @@ def test_images_become_rows_with_their_class_split_and_source(place):
     assert index["group"].tolist() == index["id"].tolist()
     assert data.manifest["counts"]["train"] == index[index["split"] == "train"]["label"].value_counts().to_dict()
     decoded = cv2.cvtColor(cv2.imdecode(np.frombuffer(some("cat")["cat/3.png"], np.uint8), 1), cv2.COLOR_BGR2RGB)
-    assert np.array_equal(data.images[3], cv2.resize(decoded, (10, 12), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(data.images[3], cv2.resize(decoded, (10, 12)))
     pixels = data.images[data.rows("train")].reshape(-1, 3)
     assert data.manifest["mean"] == pytest.approx(pixels.mean(axis=0))
     assert data.manifest["std"] == pytest.approx(pixels.std(axis=0))
@@ -225,6 +230,26 @@ def test_a_label_table_gives_classes_groups_and_columns(place, capsys):
     assert index["label"].value_counts().to_dict() == {"cat": 30, "dog": 30}
     assert set(index["table_source"]) == {"A"}
     assert "15 groups by preprocess.group_by, 0 images in none" in capsys.readouterr().err
+
+
+def test_a_column_of_a_label_table_slices_the_test_set(place):
+    images = some("x", n=60)
+    lines = [f"{name},{'cat' if n % 2 else 'dog'},{'AB'[n % 3 == 0]},{n}" for n, name in enumerate(images)]
+    place.raw({**images, "labels.csv": "\n".join(["path,label,camera,age", *lines]).encode()})
+    manifest = json.loads(Path("data/raw/manifest.json").read_text())
+    manifest["layout"] = {"kind": "table", "table": "labels.csv"}
+    Path("data/raw/manifest.json").write_text(json.dumps(manifest))
+    place.params(image_size="auto", test_fraction=0.5)
+    dataset = place.run()
+    tested = dataset.rows("test")
+    index = dataset.index().iloc[tested]
+    gate = SliceAccuracyGate(by=["camera", "age"], max_drop=0.1, alpha=0.05, min_images=5)
+    found = {part.name: part.members for part in slices.test_slices(dataset, tested, by=gate.by)}
+    assert [name.split()[0] for name in found] == ["camera", "camera", "age", "age", "age"]
+    assert np.array_equal(found["camera B"], index["camera"] == "B")
+    assert sum(members.sum() for name, members in found.items() if name.startswith("age")) == len(tested)
+    with pytest.raises(DataError, match=r"no column 'camra', so .* or a column of the label table: camera, age\)"):
+        slices.test_slices(dataset, tested, by=["camra"])
 
 
 def test_an_expression_for_groups_must_fit_some_path(place):
@@ -556,7 +581,10 @@ def test_few_images_are_decoded_at_once_where_the_rows_are_big(tmp_path, monkeyp
     assert sum(lengths) == 5
 
 
-COMMAND = ["--raw", "data/raw", "--incoming", "data/incoming", "--out", "data/prepared", "--report", "reports/data"]
+COMMAND = [
+    *("--raw", "data/raw", "--incoming", "data/incoming", "--corrections", "data/corrections.csv"),
+    *("--out", "data/prepared", "--report", "reports/data"),
+]
 
 
 def test_the_stage_prints_one_line_and_loads_no_network_library(tmp_path, monkeypatch):
@@ -600,3 +628,80 @@ def test_a_full_disk_is_one_line_and_nothing_is_taken_for_whole(tmp_path, monkey
     assert done.returncode == 1
     assert re.fullmatch(r"error: data/prepared/images-00000.npy: the disk .* is full .* run again\n", done.stderr)
     assert list(Path("data/prepared").iterdir()) == []
+
+
+def correct(*lines: tuple[bytes, str, str]) -> None:
+    told = [Correction(hashlib.sha256(image).hexdigest(), old, new, "ann", "2026-01-02") for image, old, new in lines]
+    write_corrections(Path("data/corrections.csv"), told)
+
+
+def test_corrections_are_applied_by_content(place, capsys):
+    images = some("cat", "dog")
+    place.raw({name: data for name, data in images.items() if not name.startswith("cat/0")})
+    before = place.run()
+    place.raw(images)
+    wrong, bad = images["cat/3.png"], images["dog/4.png"]
+    correct((wrong, "cat", "dog"), (bad, "dog", "drop"), (images["cat/5.png"], "cat", "cat"), (b"gone", "cat", "dog"))
+    place.incoming({"cat/again.png": wrong})  # a copy is corrected as the image is, and contradicts nothing
+    data = place.run()
+    index = data.index().set_index("source")
+    assert index.loc["cat/3.png", "label"] == "dog"
+    assert "dog/4.png" not in index.index
+    assert index.loc["cat/5.png", "label"] == "cat"
+    assert [line[:4] for line in listed("corrections")] == [
+        ["cat/3.png", hashlib.sha256(wrong).hexdigest(), "cat", "dog"],
+        ["dog/4.png", hashlib.sha256(bad).hexdigest(), "dog", "drop"],
+    ]
+    assert listed("rejected") == []
+    said = data.manifest["corrections"]
+    assert (said["n_corrected"], said["n_dropped"]) == (1, 1)
+    assert "1 label corrected, 1 image dropped" in capsys.readouterr().err
+    assert "corrections" not in before.manifest
+
+
+def test_a_correction_of_a_test_image_is_marked(place, capsys):
+    images = some("train/cat", "train/dog", "test/cat", "test/dog")
+    place.raw(images)
+    correct((images["test/cat/1.png"], "cat", "dog"), (images["test/dog/1.png"], "dog", "drop"))
+    data = place.run()
+    assert data.manifest["corrections"]["n_test"] == 2
+    assert [line[-2:] for line in listed("corrections")] == [["test", "yes"], ["dropped from test", "yes"]]
+    assert "2 of them test images" in capsys.readouterr().err
+
+
+def test_a_correction_that_no_longer_fits_is_ignored(place, capsys):
+    images = some("cat", "dog", "owl")
+    place.raw(images)
+    correct((images["cat/1.png"], "dog", "owl"))
+    data = place.run()
+    assert data.index().set_index("source").loc["cat/1.png", "label"] == "cat"
+    assert "1 ignored, because the image has another label now" in capsys.readouterr().err
+
+
+def test_corrections_of_one_image_follow_each_other(place):
+    images = some("cat", "dog", "owl")
+    place.raw(images)
+    image = images["cat/1.png"]
+    correct((image, "cat", "dog"), (image, "dog", "owl"))
+    assert place.run().index().set_index("source").loc["cat/1.png", "label"] == "owl"
+    assert listed("corrections")[0][2:4] == ["cat", "owl"]
+
+
+def test_a_class_whose_images_are_all_corrected_is_gone(place):
+    images = some("cat", "dog") | {"catt/0.png": png(5)}
+    place.raw(images)
+    correct((images["catt/0.png"], "catt", "cat"))
+    assert place.run().classes == ["cat", "dog"]
+
+
+def test_a_correction_to_an_unknown_class_is_refused(place):
+    images = some("cat", "dog")
+    place.raw(images)
+    correct((images["cat/1.png"], "cat", "dgo"))
+    with pytest.raises(
+        DataError, match="the new label 'dgo' of .* is no class of the dataset; expected drop or one of"
+    ):
+        place.run()
+    Path("data/corrections.csv").write_text("id,old,new,who,when\nabc,cat,dog,ann,now\n")
+    with pytest.raises(DataError, match="line 2: expected an id of 64 hex digits"):
+        place.run()

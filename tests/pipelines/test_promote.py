@@ -394,6 +394,20 @@ def test_on_other_test_images_both_models_are_scored_now(root):
     assert report["tests"]["champion"]["n_images"] == 200
 
 
+def test_on_corrected_labels_both_models_are_scored_now(root):
+    train(root, reads=2)
+    first = promoted()["version"]
+    assert "test_labels_sha256" in versions.read("pets").versions[first].tags
+    index = pd.read_parquet("data/prepared/index.parquet")
+    index.loc[150, "label"] = CLASSES[1 - CLASSES.index(index["label"][150])]
+    index.to_parquet("data/prepared/index.parquet")
+    train(root, reads=0)
+    report = promoted()
+    assert any(reason.startswith("Labels of test images were corrected since") for reason in report["reasons"])
+    champion = report["tests"]["champion"]
+    assert (champion["candidate_accuracy"], champion["champion_accuracy"]) == (199 / 200, 193 / 200)
+
+
 def test_predictions_of_other_images_are_refused(root):
     train(root, reads=1)
     promoted()

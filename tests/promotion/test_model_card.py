@@ -178,3 +178,12 @@ def test_the_card_says_what_choosing_by_the_test_images_does():
         "accuracy is 97.12%." in text.markdown
     )
     assert "It was chosen by its test images" not in card().markdown
+
+
+def test_corrected_labels_are_counted_and_test_images_marked():
+    said = {"n_corrected": 3, "n_dropped": 1, "n_test": 2, "pairs": [{"old": "cat", "new": "dog", "n": 3}]}
+    counts = {split: {"cat": 200, "dog": 200} for split in SPLITS}
+    data = {"dataset": "pets", "classes": ["cat", "dog"], "image_shape": [32, 48, 3], "color": "rgb", "n_rows": 1000}
+    text = card(data={**data, "counts": counts, "digest": "d" * 64, "corrections": said}).markdown
+    assert "labels corrected: 3, images dropped: 1, 2 of them test images" in text
+    assert "corrections" not in card().markdown

@@ -11,11 +11,18 @@ from darkroom.registry.snapshot import Version
 from darkroom.serving import logs
 from darkroom.serving.downloads import FRESH_SECONDS, remove_others
 from darkroom.serving.follower import Follower, Served
+from darkroom.serving.messages import Facts
 from tests.support.served import eventually
 
 
 def remote(number):
     return Version("pets", number, None, f"mlflow-artifacts:/pets/{number}", {})
+
+
+def served(version):
+    """A version without workers."""
+    no_pool: Any = None
+    return Served(version, Facts([], (4, 4, 1), None), no_pool)
 
 
 def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
@@ -28,7 +35,8 @@ def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
 
     follower = Follower(
         find=find,
-        load=lambda version: Served(version, None),
+        load=served,
+        retire=lambda _: None,
         log=lambda event, message, **_: said.append((event, message)),
         seconds=0.01,
     )
@@ -57,10 +65,11 @@ def test_a_number_that_is_used_again_is_noticed():
     def version(run, sha256, **tags):
         return Version("pets", "1", run, f"file:///{run}", {"sha256/artifacts/model.onnx": sha256, **tags})
 
-    said, found = [], [version("a", "aa")]
+    said, retired, found = [], list[Served](), [version("a", "aa")]
     follower = Follower(
         find=lambda: found[-1],
-        load=lambda one: Served(one, None),
+        load=served,
+        retire=retired.append,
         log=lambda event, message, **_: said.append((event, message)),
         seconds=60,
     )
@@ -74,6 +83,7 @@ def test_a_number_that_is_used_again_is_noticed():
         assert follower.served.version == again
     message = "now serving version 1 as it was registered anew under this number"
     assert said == [("version_taken", message)] * 2
+    assert [one.version for one in retired] == [version("a", "aa"), version("b", "aa")]
 
 
 def test_a_log_line_that_cannot_be_written_is_lost_alone(monkeypatch):

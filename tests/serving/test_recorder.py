@@ -1,21 +1,24 @@
+import hashlib
 import os
 import threading
 from collections import Counter
 
-import cv2
-import numpy as np
 import pytest
 
 from darkroom.monitoring import log
 from darkroom.monitoring.kept_images import Keeping, stored_images
 from darkroom.monitoring.retention import Retention
-from darkroom.serving.batching import Answered
-from darkroom.serving.recorder import Recorder
+from darkroom.serving.recorder import Answered, Recorder
 from tests.support.served import eventually
 
-PIXELS = np.full((4, 4, 1), 51, np.uint8)
-PNG = cv2.imencode(".png", PIXELS)[1].tobytes()
-ANSWERED = Answered(PNG, PIXELS, {"label": "cat", "probability": 0.75}, "ab12", 0)
+MEASURES = {"width": 4, "height": 4, "brightness": 0.2, "contrast": 0.0, "sharpness": 0.0}
+
+
+def answered(data, position=0, **measures):
+    return Answered(data, hashlib.sha256(data).hexdigest(), "cat", 0.75, MEASURES | measures, "ab12", position)
+
+
+ANSWERED = answered(b"a file")
 
 
 @pytest.fixture
@@ -54,9 +57,9 @@ class Broken(log.PredictionLog):
         super().append(rows)
 
 
-def test_an_odd_picture_is_recorded_without_its_size(tmp_path, hooks, said, dropped):
+def test_an_odd_picture_is_recorded_without_its_size(tmp_path, hooks, said):
     recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks)
-    recorder.record("1", [ANSWERED._replace(data=b"a format of its own", position=1), ANSWERED])
+    recorder.record("1", [answered(b"a format of its own", 1, width=None, height=None), ANSWERED])
     recorder.close()
     rows = log.read(tmp_path / "log").to_pylist()
     assert sorted(((row["width"], row["height"]) for row in rows), key=str) == [(4, 4), (None, None)]
@@ -97,10 +100,10 @@ def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, hooks, sai
 
 def test_images_are_kept_by_content_where_that_is_asked_for(tmp_path, hooks, said, dropped):
     recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, keeping=Keeping(1.0, 3600, 1 << 20))
-    recorder.record("1", [ANSWERED, ANSWERED, ANSWERED._replace(data=b"another format")])
+    recorder.record("1", [ANSWERED, ANSWERED, answered(b"another format")])
     recorder.close()
     kept = stored_images(tmp_path / "log")
-    assert {path.read_bytes() for path in kept.values()} == {PNG, b"another format"}
+    assert {path.read_bytes() for path in kept.values()} == {b"a file", b"another format"}
     assert kept.keys() == {row["id"] for row in log.read(tmp_path / "log").to_pylist()}
     assert said == []
 
@@ -113,7 +116,7 @@ def test_images_that_wait_for_the_disk_are_bounded_and_rows_stay(tmp_path, hooks
     recorder.record("1", [ANSWERED])
     assert target.begun.wait(60)
     for number in range(5):
-        recorder.record("1", [ANSWERED._replace(data=bytes([number] * 40))])
+        recorder.record("1", [answered(bytes([number] * 40))])
     target.may_go.set()
     recorder.close()
     assert log.read(tmp_path / "log").num_rows == 6
@@ -151,3 +154,14 @@ def test_the_log_is_cleaned_while_it_is_written(tmp_path, hooks):
     recorder.close()
     assert not old.exists()
     assert log.read(tmp_path / "log").num_rows == 1
+
+
+def test_old_files_that_cannot_be_removed_are_said(tmp_path, hooks, said):
+    old = tmp_path / "log" / "20200101T000000.000000Z-1-0.parquet"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, retention=Retention(3600, float("inf")))
+    recorder.record("1", [ANSWERED])
+    recorder.close()
+    ((event, message),) = said
+    assert (event, "cannot be removed" in message, old.name in message) == ("log_not_cleaned", True, True)

@@ -16,6 +16,7 @@ from typing import Any, Self
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from darkroom.files.writing import sha256_of
@@ -24,6 +25,7 @@ from darkroom.registry.snapshot import Version
 from darkroom.tracking import store
 from tests.support.trained_repository import SHAPE, fresh_store, prepare, train
 
+SERVE = ["serve", "--model", "pets", "--port", "0", "--drain-seconds", "0.5"]
 DEADLINE = 180.0  # seconds; the machine may be busy with something else
 
 
@@ -72,7 +74,7 @@ class Server:
         left_out = ("MLFLOW_", "PYTEST_", "DARKROOM_")
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "darkroom.cli.main", "serve", "--model", "pets", "--port", "0", *options],
+            [sys.executable, "-m", "darkroom.cli.main", *SERVE, *options],
             cwd=root,
             env={**inherited, "DVC_ROOT": str(root), **(environment or {})},
             stderr=subprocess.PIPE,
@@ -118,10 +120,13 @@ class Server:
             if line["event"] == name
         ]
 
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that decode and predict."""
+        return list(psutil.Process(self.process.pid).children())
+
     def megabytes(self) -> float:
-        """Return the resident memory of the process."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        """Return the resident memory of the process and its workers."""
+        return float(sum(one.memory_info().rss for one in (psutil.Process(self.process.pid), *self.workers()))) / 1e6
 
     def _read(self) -> None:
         assert self.process.stderr

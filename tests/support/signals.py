@@ -41,7 +41,10 @@ PATHS = {name: "data/" + name for name in ("raw", "incoming", "prepared")} | {
     "report": "reports/report.html",
 }
 STAGES: dict[ModuleType, dict[str, str]] = {
-    preprocess: {"raw": "data/raw", "incoming": "data/incoming", "out": "data/prepared", "report": "reports/data"},
+    preprocess: {
+        **{name: PATHS[name] for name in ("raw", "incoming")},
+        **{"corrections": "data/corrections.csv", "out": "data/prepared", "report": "reports/data"},
+    },
     evaluate: {name: path for name, path in PATHS.items() if name not in ("raw", "incoming")}
     | {"out": "reports/evaluation.json"},
     promote: {name: PATHS[name] for name in ("raw", "incoming", "prepared", "models", "predictions")}

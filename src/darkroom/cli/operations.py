@@ -100,7 +100,7 @@ def gc(
         float, typer.Option("--days", min=0, help="Keep runs, checkpoints, decisions and studies younger than this.")
     ] = 7.0,
     dvc: Annotated[
-        bool, typer.Option("--dvc", help="Also delete from DVC's cache what the work tree does not use.")
+        bool, typer.Option("--dvc", help="Also delete from DVC's cache what neither a commit nor the work tree uses.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Delete the listed items; without this option nothing is deleted.")
@@ -108,7 +108,7 @@ def gc(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions and studies.
+    """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions, studies, old data.
 
     The champion, the previous champion, the challenger, rolled-back versions, the newest versions, the versions that
     their margins are held against, and what they were made from are always kept, as are metrics, params and the
@@ -116,13 +116,21 @@ def gc(
     """
     from contextlib import nullcontext
 
-    from darkroom.operations.gc import drop_dvc_cache, plan, remove
+    from darkroom.errors import DarkroomError
+    from darkroom.operations.gc import old_data, plan, remove
     from darkroom.operations.single_flight import single_flight
 
     root = checkout()
     with single_flight("darkroom gc") if yes else nullcontext():
         planned = plan(root, name=registered_name(model), keep=keep, days=days)
-        cache = drop_dvc_cache(root, dry=not yes) if dvc else None
+        try:
+            old = old_data(root, remove=yes and dvc)
+            cache = {"files": old.n_files, "bytes": old.n_bytes, "removed": yes and dvc}
+            said_of_cache = str(old)
+        except DarkroomError as error:
+            if dvc:
+                raise
+            cache, said_of_cache = None, str(error)
         if yes:
             remove(planned, keep=keep)
     if as_json:
@@ -134,8 +142,6 @@ def gc(
         print(f"{name}: keeping versions {', '.join(numbers) or 'none'}")
     if planned.n_outside:
         print(f"{planned.n_outside} items lie outside this repository ({root}) and stay")
-    print(
-        f"DVC's cache: {cache}" if dvc else "DVC's cache is not touched; --dvc deletes what the work tree does not use"
-    )
+    print(f"DVC's cache: {said_of_cache}{'' if dvc else '; they stay without --dvc'}")
     said = "deleted" if yes else "would be deleted; delete them with --yes"
     print(f"{len(planned.waste)} items, {planned.n_bytes / 1e6:,.1f} MB {said}")

@@ -34,6 +34,7 @@ def report(
     if as_json:
         print(json.dumps({"evaluation": evaluation, "promotion": promotion, "champion": champion}))
         return
+    from darkroom.operations import disk
     from darkroom.promotion.outcome import in_words
 
     moved = "" if champion == promotion["champion_after"] else "; it changed since, see `darkroom history`"
@@ -43,6 +44,7 @@ def report(
         ("decision", f"{in_words(promotion)}. {' '.join(promotion['reasons'])}"),
         ("champion", f"models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}"),
         ("report", str(root / "reports" / "report.html")),
+        ("disk", disk.in_words(disk.usage(root))),
     )
     print()
     _print_labelled(

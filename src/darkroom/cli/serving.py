@@ -77,9 +77,22 @@ class ServeOptions:
         typer.Option(help=f"File with the bearer token that clients must send; or set {TOKEN}."),
     ] = None
     poll_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks of the alias.")] = 5.0
-    threads: Annotated[
+    workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of threads that decode and predict; default: one per core, at least 2."),
+        typer.Option(
+            "--workers",
+            "--threads",
+            min=1,
+            help="Number of processes that decode and predict; default: one per core, at least 2, as memory allows.",
+        ),
+    ] = None
+    worker_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="MB that a worker may take for images; beyond it, it is replaced. Default: 2048, or its share of this "
+            "container's memory.",
+        ),
     ] = None
     network_threads: Annotated[
         int, typer.Option(min=1, help="Threads per inference; more for large networks on many cores.")
@@ -93,6 +106,20 @@ class ServeOptions:
     max_batch: Annotated[int, typer.Option(min=1, help="Maximum batch size of the network.")] = 16
     head_seconds: Annotated[float, typer.Option(min=1, help="Seconds after which an idle connection is closed.")] = 75.0
     body_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for a request body to arrive.")] = 30.0
+    request_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds from a request's body to its answer; then 503.")
+    ] = 30.0
+    image_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="Processor seconds for one image; a worker that takes longer is replaced."),
+    ] = 10.0
+    ready_seconds: Annotated[
+        float, typer.Option(min=0.01, help="Seconds that an image may wait before /readyz says 503.")
+    ] = 5.0
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds on SIGTERM in which connected clients may still send; /readyz says 503."),
+    ] = 5.0
     access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="Log one line per request.")] = True
     log: Annotated[
         Path | None,
@@ -120,8 +147,9 @@ def serve(given: ServeOptions) -> None:
 
     Every option can be set by a variable, DARKROOM_SERVE_PORT for --port, or in the section serve of --config.
 
-    The port opens once a version is loaded. Log lines are JSON on stderr. On SIGTERM the server answers in-flight
-    requests, then stops.
+    The port opens once a version is loaded. Images are decoded and classified by worker processes with a limit of time
+    and memory; one that ends is replaced. Log lines are JSON on stderr. On SIGTERM /readyz says 503, each client gets
+    one more answer per connection, then the server stops.
     """
     # Until there is something to end in order: an exception of a handler can be lost, or become an ImportError, in the
     # C libraries that are loaded below.
@@ -139,7 +167,9 @@ def serve(given: ServeOptions) -> None:
     from darkroom.monitoring.kept_images import Keeping
     from darkroom.monitoring.retention import Retention
     from darkroom.serving.limits import Limits
-    from darkroom.serving.server import Settings, serve
+    from darkroom.serving.server import Settings, n_workers_of, serve, worker_bytes_of
+
+    n_workers = given.workers or n_workers_of()
 
     limits = Limits(
         max_body_bytes=given.max_body_mb << 20,
@@ -150,6 +180,10 @@ def serve(given: ServeOptions) -> None:
         max_batch=given.max_batch,
         head_seconds=given.head_seconds,
         body_seconds=given.body_seconds,
+        request_seconds=given.request_seconds,
+        image_seconds=given.image_seconds,
+        ready_seconds=given.ready_seconds,
+        worker_bytes=given.worker_mb << 20 if given.worker_mb else worker_bytes_of(n_workers),
     )
     keeping = Keeping(given.keep_images, given.keep_days * 86400, given.keep_mb << 20) if given.keep_images else None
     bounded = given.log_days is not None or given.log_mb is not None
@@ -165,12 +199,13 @@ def serve(given: ServeOptions) -> None:
             cors_origins=origins,
             token=token,
             poll_seconds=given.poll_seconds,
-            n_threads=given.threads or max(2, len(os.sched_getaffinity(0))),
+            n_workers=n_workers,
             network_threads=given.network_threads,
             access_log=given.access_log,
             log_folder=given.log,
             keeping=keeping,
             retention=retention if bounded else None,
+            drain_seconds=given.drain_seconds,
             limits=limits,
         )
     )

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from darkroom.data.arrays.dataset import split_sizes
+from darkroom.data.arrays.dataset import corrected, split_sizes
 from darkroom.evaluation import figures
 from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_uri
 from darkroom.evaluation.metrics import classification
@@ -110,6 +110,7 @@ def render(
         best=best,
         manifest=manifest,
         splits=split_sizes(manifest["counts"]),
+        corrected=corrected(manifest),
         n_images=len(labels),
         n_errors=int(len(labels) - np.trace(counts)),
         confusions=_confusions(counts, classes),

@@ -105,6 +105,7 @@ class FolderWriter:
         path = self.directory / name
         self._written.append(path)
         with write_errors(path):
+            path.unlink(missing_ok=True)  # it may be a link to DVC's cache
             yield path
 
 

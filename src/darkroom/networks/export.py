@@ -44,6 +44,8 @@ def save(
     """
     import onnx
 
+    for path in (keras_path, onnx_path):
+        path.unlink(missing_ok=True)  # it may be a link to DVC's cache
     model.save(keras_path)
     check_backend()
     exported = model if strangeness is None else keras.Model(model.input, [model.output, strangeness.output])

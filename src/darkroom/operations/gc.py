@@ -7,12 +7,14 @@ of the aliases stay: they are small, and the record.
 """
 
 import json
+import re
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darkroom.errors import DataError
 from darkroom.operations.preflight import check_merges
@@ -163,8 +165,23 @@ def _forgotten(name: str, versions: list[Waste], *, keep: int) -> list[Waste]:
     return going
 
 
-def drop_dvc_cache(root: Path, *, dry: bool) -> str:
-    """Drop what DVC's cache holds and the work tree does not use (`dvc gc --workspace`); return DVC's words.
+class OldData(NamedTuple):
+    """Files in DVC's cache that neither the work tree nor a commit or experiment uses."""
+
+    n_files: int
+    n_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.n_files:,} files, {self.n_bytes / 1e6:,.1f} MB that no commit, experiment or work tree uses"
+
+
+def old_data(root: Path, *, remove: bool) -> OldData:
+    """Return the files in DVC's cache that nothing uses (`dvc gc --all-commits --all-experiments`).
+
+    A version of the registry was made from data that its commit names, so that these stay.
+
+    Args:
+        remove: whether to delete them.
 
     Raises:
         DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else. Or a merge
@@ -176,10 +193,19 @@ def drop_dvc_cache(root: Path, *, dry: bool) -> str:
             f"the retraining started at {state['started']} is unfinished and needs DVC's cache; run `darkroom retrain` "
             "first"
         )
+    if not (root / ".dvc").is_dir():
+        return OldData(0, 0)
     check_merges(root)
     tree = Workspace(root, log=root / ".darkroom" / "gc.log")
-    said = tree.dvc("gc", "--workspace", "--force", *(["--dry"] if dry else [])).printed.strip()
-    return said.splitlines()[-1] if said else "nothing to remove"
+    # Outside of git there are no commits to look at.
+    used = ["--all-commits", "--all-experiments"] if (root / ".git").exists() else ["--workspace"]
+    command = [sys.executable, "-m", "dvc", "gc", *used, "--force"]
+    said = tree.run([*command, "--dry"], shown="dvc gc").printed
+    files = [Path(path) for path in re.findall(r"^Removing (.+)$", said, re.MULTILINE)]
+    found = OldData(len(files), sum(file.lstat().st_size for file in files))
+    if remove and files:
+        tree.run(command, shown="dvc gc")
+    return found
 
 
 def _in_store(before: float, *, runs: Iterable[str], models: Iterable[str]) -> Iterator[Waste]:

@@ -167,6 +167,8 @@ class Retraining:
     def _train(self) -> None:
         if folders := self._incoming_folders():
             self.tree.dvc("add", *folders)
+            # Where DVC links files to its cache, these would be read-only; but they are the user's own.
+            self.tree.dvc("unprotect", *folders)
         # --force: every stage, whatever DVC holds. Else what the sources serve now decides what runs behind it.
         force = ["--force"] if "forced" in self.fired else []
         if not force and self.fired & triggers.FETCH_AGAIN:

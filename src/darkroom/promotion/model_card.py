@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from darkroom.data.arrays.dataset import split_sizes
+from darkroom.data.arrays.dataset import corrected, split_sizes
 from darkroom.project.text import ordinal, percent
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
@@ -125,6 +125,8 @@ def _limits(
     counts = data["counts"]["test"]
     if few := [label for label in data["classes"] if counts.get(label, 0) < 30]:
         limits.append(f"Fewer than 30 test images for {_listed(few)}: their figures are unreliable.")
+    if by_hand := corrected(data):
+        limits.append(by_hand)
     measured = "All figures but the recent accuracy were" if metrics["recent"] else "All figures were"
     limits.append(
         f"{measured} measured on {sum(counts.values()):,} test images of {data['dataset']}; accuracy on images from "

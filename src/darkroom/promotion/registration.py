@@ -52,6 +52,7 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
             "dvc.lock.digest": lock_digest(lock),
             "test_accuracy": str(winner.metrics["test_accuracy"]),
             "test_ids_sha256": winner.test_ids_sha256,
+            "test_labels_sha256": winner.test_labels_sha256,
         },
     )
 

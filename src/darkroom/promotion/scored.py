@@ -88,6 +88,11 @@ def _remarks(winner: Winner, champion: Version, *, n_seen: int) -> list[str]:
                 f"Version {champion.version} does not say which images it was trained on; it may have seen some of "
                 "these, which is to its advantage."
             )
+    elif champion.tags.get("test_labels_sha256", winner.test_labels_sha256) != winner.test_labels_sha256:
+        remarks.append(
+            "Labels of test images were corrected since the champion's promotion; both models were scored on the new "
+            "ones."
+        )
     if n_seen:
         remarks.append(f"{n_seen} images were not compared: one of the models was trained or tuned on them.")
     return remarks

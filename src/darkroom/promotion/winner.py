@@ -12,6 +12,7 @@ from darkroom.data.arrays.seen import SEEN_FILE
 from darkroom.errors import DataError
 from darkroom.evaluation.predictions import Predictions, answered_rows, read_predictions
 from darkroom.files.writing import checksum, read_json
+from darkroom.project.params import digest
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class Winner:
     def model_sha256(self) -> str:
         """The sha256 of its model.onnx."""
         return checksum(self.onnx)
+
+    @cached_property
+    def test_labels_sha256(self) -> str:
+        """Digest of the test images with their labels, which corrections change."""
+        answers = self.answers("test")
+        pairs = sorted(zip(answers.ids.tolist(), answers.labels.tolist(), strict=True))
+        return digest(pairs)
 
     def answers(self, split: str) -> Predictions:
         """Return what it answered on the images of a split, test or recent; there may be no recent ones."""

@@ -11,10 +11,11 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from darkroom.serving import open_inference
+from darkroom.serving.feedback import FEEDBACK
 from darkroom.serving.follower import Follower
-from darkroom.serving.front import FEEDBACK, PREDICT
-from darkroom.serving.limits import Limits
+from darkroom.serving.limits import Limits, Unready
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
+from darkroom.serving.predictions import PREDICT
 from darkroom.serving.schemas import (
     REFUSALS,
     Answer,
@@ -98,6 +99,7 @@ def build(
     needs_token: bool,
     takes_feedback: bool,
     n_waiting: Callable[[], int],
+    unready: Unready,
 ) -> FastAPI:
     """Return the application.
 
@@ -107,6 +109,7 @@ def build(
         needs_token: whether the front asks for a token.
         takes_feedback: whether the front takes true labels.
         n_waiting: returns the number of images that are accepted and not answered.
+        unready: returns why the server should get no requests, None: it should.
     """
     summary = "Classifies images with the registered version under an alias."
     app = FastAPI(
@@ -138,8 +141,8 @@ def build(
         body = {"error": sentence, "request_id": request.state.request_id}
         return JSONResponse(body, error.status_code, headers=error.headers)
 
-    _add_probes(app)
-    open_inference.add_routes(protected, follower)
+    _add_probes(app, unready)
+    open_inference.add_routes(protected, follower, unready)
     app.include_router(protected)
     _add_page(app)
     return app
@@ -208,10 +211,10 @@ def _add_facts(
             alias=alias,
             since=served.since,
             run_id=served.version.run_id,
-            classes=served.package.classes,
-            image_shape=list(served.package.image_shape),
-            abstain_below=served.package.abstain_below,
-            unknown_below=getattr(served.package, "unknown_below", None),  # versions of before do not have it
+            classes=served.facts.classes,
+            image_shape=list(served.facts.image_shape),
+            abstain_below=served.facts.abstain_below,
+            unknown_below=served.facts.unknown_below,
             problem=follower.problem,
             max_body_bytes=limits.max_body_bytes,
             max_pixels=limits.max_pixels,
@@ -220,21 +223,25 @@ def _add_facts(
         )
 
 
-def _add_probes(app: FastAPI) -> None:
+def _add_probes(app: FastAPI, unready: Unready) -> None:
+    refused: dict[int | str, dict[str, Any]] = {503: {"model": Problem, "description": "Not now; error says why."}}
+
     @app.get("/healthz", summary="Is the process alive?")
     async def healthz() -> Status:
         return Status(status="ok")
 
-    @app.get("/readyz", summary="Is a version loaded?")
+    @app.get("/readyz", summary="Should it get requests?", responses=refused)
     async def readyz() -> Status:
+        open_inference.check_ready(unready)
         return Status(status="ready")
 
     @app.get(open_inference.LIVE, summary="Is the process alive?")
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get(open_inference.READY, summary="Is a version loaded?")
+    @app.get(open_inference.READY, summary="Should it get requests?", responses=refused)
     async def ready() -> dict[str, bool]:
+        open_inference.check_ready(unready)
         return {"ready": True}
 
 

@@ -64,7 +64,7 @@ class Intake:
         except TimeoutError:
             self._held -= taken
             sentence = f"the body did not arrive within {seconds:g} s ({taken} bytes did); send it again"
-            raise Refused(408, sentence, close=True) from None
+            raise Refused(408, sentence) from None
         except BaseException:
             self._held -= taken
             raise
@@ -76,9 +76,9 @@ class Intake:
     def _check(self, n_bytes: int, *, held: int) -> None:
         limit = self._limits.max_body_bytes
         if n_bytes > limit:
-            raise Refused(413, f"the body is larger than {limit} bytes; send {self._fewer}", close=True)
+            raise Refused(413, f"the body is larger than {limit} bytes; send {self._fewer}")
         if held > self._limits.max_held_bytes:
-            raise busy("the server has reached its limit of bytes held for requests", close=True)
+            raise busy("the server has reached its limit of bytes held for requests")
 
 
 def images_of(body: bytes, content_type: str, *, max_images: int) -> list[bytes | str]:

@@ -1,21 +1,67 @@
 """POST /v1/feedback: a body to true labels, checked and on the disk before it is answered."""
 
+import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from darkroom.errors import DataError
 from darkroom.monitoring.feedback import FeedbackLog, TrueLabel, listed, refusal, unknown_classes
-from darkroom.serving.limits import Refused
+from darkroom.serving import heads
+from darkroom.serving.bodies import Intake
+from darkroom.serving.follower import Follower
+from darkroom.serving.limits import Limits, Refused
+from darkroom.serving.metrics import Metrics
+from darkroom.serving.request import ENCODER, AnswerOf, Request
 from darkroom.serving.schemas import Labels, OneLabel
 
+FEEDBACK = "/v1/feedback"
 MAX_BODY_BYTES = 1 << 20
 WELCOME = (
     'send JSON: {"id": ID, "label": CLASS}, or {"feedback": [...]} with several of these; ID is the sha256 of the '
     "image, or the request_id of its answer"
 )
+
+
+class Feedback:
+    """Answers POST /v1/feedback.
+
+    Args:
+        target: takes the labels; None: they are refused.
+    """
+
+    def __init__(self, target: FeedbackLog | None, *, follower: Follower, metrics: Metrics, limits: Limits) -> None:
+        self._target = target
+        self._follower = follower
+        self._metrics = metrics
+        of_labels = replace(limits, max_body_bytes=MAX_BODY_BYTES, max_held_bytes=16 * MAX_BODY_BYTES)
+        self._intake = Intake(of_labels, fewer="fewer labels")
+
+    def of(self, path: str) -> AnswerOf | None:
+        """Return what answers a path, None if it is not this one."""
+        return self._take if path == FEEDBACK else None
+
+    async def _take(self, request: Request) -> bytes:
+        if self._target is None:
+            sentence = "this server takes no feedback, because it keeps no log of predictions; start it with --log"
+            raise Refused(404, sentence)
+        heads.refuse_encoded(request.headers)
+        body = await self._intake.receive(heads.declared_length(request.headers), request.receive)
+        try:
+            classes = self._follower.served.facts.classes
+            content_type = request.headers.get(b"content-type", b"").decode("latin-1")
+            labels = await asyncio.to_thread(labels_of, body, content_type, classes=classes)
+            unknown = await asyncio.to_thread(store, self._target, labels, classes=classes)
+        finally:
+            self._intake.release(len(body))
+        request.n_images = len(labels)
+        for label in labels:
+            self._metrics.feedback.labels(str(label.label in classes).lower()).inc()
+        answer = {"request_id": request.id, "n_stored": len(labels), "unknown_classes": unknown}
+        return ENCODER.encode(answer).encode()
 
 
 def labels_of(body: bytes, content_type: str, *, classes: Sequence[str]) -> list[TrueLabel]:

@@ -5,46 +5,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
-
-import numpy as np
 
 from darkroom.errors import DarkroomError
-from darkroom.registry import versions
 from darkroom.registry.snapshot import SHA256, Version
 from darkroom.serving.downloads import remove_others
+from darkroom.serving.limits import Log
+from darkroom.serving.messages import Facts
+from darkroom.serving.pool import Pool
 
 RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again; hashing its files costs something
-
-Log = Callable[..., None]
 
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A version with its loaded package, ready to answer."""
+    """A version, what it says about itself, and the workers that answer with it."""
 
     version: Version
-    package: Any
+    facts: Facts
+    pool: Pool
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
-
-
-def load(version: Version, *, network_threads: int, max_pixels: int, max_batch: int) -> Served:
-    """Return a version that has answered once: the first inference of a size allocates, and costs several times more.
-
-    Args:
-        network_threads: of one inference. More than one pays for large networks on a machine with cores to spare: ONNX
-            Runtime's threads spin between inferences. On 2 cores, at 28x28 (224x224) an inference takes 0.06 (2.2) ms
-            and 0.24 (2.4) ms of processor time with one thread, 0.05 (1.2) ms and 1.4 to 2.4 (6 to 9) ms with two.
-        max_pixels: of an encoded image.
-        max_batch: images that the network will be given at once.
-
-    Raises:
-        RegistryError: a file is gone or changed, or the package does not load or not answer.
-    """
-    package = versions.load(version, threads=network_threads, max_pixels=max_pixels)
-    for n_images in (max_batch, 1):
-        package.probabilities(np.zeros((n_images, *package.image_shape), np.uint8))
-    return Served(version, package)
 
 
 class Follower:
@@ -53,6 +32,7 @@ class Follower:
     Args:
         find: returns the version under the alias.
         load: returns it loaded.
+        retire: takes a version that answers no more requests.
         log: called with (event, message, **more) when something changed; it must not raise.
         seconds: between two looks at the registry.
 
@@ -63,10 +43,17 @@ class Follower:
     """
 
     def __init__(
-        self, *, find: Callable[[], Version], load: Callable[[Version], Served], log: Log, seconds: float
+        self,
+        *,
+        find: Callable[[], Version],
+        load: Callable[[Version], Served],
+        retire: Callable[[Served], None],
+        log: Log,
+        seconds: float,
     ) -> None:
         self._find = find
         self._load = load
+        self._retire = retire
         self._log = log
         self._seconds = seconds
         self._ended = threading.Event()
@@ -109,6 +96,7 @@ class Follower:
             self._say_problem("version_refused", str(error))
             return
         before, self.served = self.served, loaded  # one assignment: a request reads it once and keeps what it read
+        self._retire(before)
         self._refused, self.problem = None, None
         message = f"now serving version {version.version}, previously {before.version.version}"
         if version.version == before.version.version:

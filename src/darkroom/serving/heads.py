@@ -56,16 +56,6 @@ def declared_length(headers: Headers) -> int:
     return int(headers.get(b"content-length", b"0"))
 
 
-def check_length(headers: Headers) -> None:
-    """Refuse a request that says twice where it ends: a proxy before us may have seen another end (RFC 9112, 6.1).
-
-    Raises:
-        Refused: 400.
-    """
-    if b"content-length" in headers and b"transfer-encoding" in headers:
-        raise Refused(400, "the request has both Content-Length and Transfer-Encoding; send one of them", close=True)
-
-
 def check_token(headers: Headers, token: bytes) -> None:
     """Refuse a request that does not bring the token.
 
@@ -75,7 +65,7 @@ def check_token(headers: Headers, token: bytes) -> None:
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(b" "), token):
         sentence = "a token is required; send it as `Authorization: Bearer TOKEN`"
-        raise Refused(401, sentence, headers=((b"www-authenticate", b"Bearer"),), close=True)
+        raise Refused(401, sentence, headers=((b"www-authenticate", b"Bearer"),))
 
 
 def refuse_encoded(headers: Headers) -> None:
@@ -85,7 +75,7 @@ def refuse_encoded(headers: Headers) -> None:
         Refused: 415.
     """
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise Refused(415, "Content-Encoding is not supported; send the body uncompressed", close=True)
+        raise Refused(415, "Content-Encoding is not supported; send the body uncompressed")
 
 
 @dataclass(frozen=True)
@@ -135,4 +125,4 @@ class Shown:
 
 def _bad(what: str) -> Refused:
     known = "top (a whole number of at least 1) and threshold (from 0 to 1)"
-    return Refused(400, f"{what}; the query parameters of a prediction are {known}", close=True)
+    return Refused(400, f"{what}; the query parameters of a prediction are {known}")

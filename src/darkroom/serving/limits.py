@@ -1,6 +1,10 @@
 """The limits of a request, and the errors for refused requests."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Log = Callable[..., None]  # called with (event, message, **more); it does not raise
+Unready = Callable[[], str | None]  # why the server should get no requests now
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,10 @@ class Limits:
         max_batch: images that the network is given at once.
         head_seconds: from connecting, or from the last answer, until the next request's head is there.
         body_seconds: from the head of a request until its body is there.
+        request_seconds: from then on until its images are answered.
+        image_seconds: of processor time for an image, or for the small ones that a worker is given together.
+        worker_bytes: that a worker may allocate beyond what it has when its version is loaded.
+        ready_seconds: that the oldest image may wait for a worker while the server says that it is ready.
     """
 
     max_body_bytes: int = 16 << 20
@@ -26,28 +34,25 @@ class Limits:
     max_batch: int = 16
     head_seconds: float = 75.0
     body_seconds: float = 30.0
+    request_seconds: float = 30.0
+    image_seconds: float = 10.0
+    worker_bytes: int = 2 << 30
+    ready_seconds: float = 5.0
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure of the server
-    """A request is answered with this status and one sentence.
+    """A request is answered with this status and one sentence."""
 
-    Args:
-        close: whether the connection ends with the answer, because the rest of the request is not read.
-    """
-
-    def __init__(
-        self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = (), close: bool = False
-    ) -> None:
+    def __init__(self, status: int, message: str, *, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
-        self.close = close
 
 
-def busy(message: str, *, close: bool = False) -> Refused:
+def busy(message: str) -> Refused:
     """Return the refusal of a request that would be welcome a little later."""
-    return Refused(503, f"{message}; try again in a second", headers=((b"retry-after", b"1"),), close=close)
+    return Refused(503, f"{message}; try again in a second", headers=((b"retry-after", b"1"),))
 
 
 class Disconnected(Exception):  # noqa: N818 - nobody is left to be told

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from darkroom.serving.bodies import from_base64, too_many
 from darkroom.serving.follower import Follower, Served
-from darkroom.serving.limits import Refused
+from darkroom.serving.limits import Refused, Unready
 from darkroom.serving.schemas import REFUSALS, Problem
 
 N_JSON = b"inference-header-content-length"  # the header that says how many bytes of JSON are before binary data
@@ -147,7 +147,7 @@ def check_model(served: Served, name: str, version: str | None) -> None:
     here = served.version
     if (name, version or here.version) != (here.name, here.version):
         asked = f"{name[:80]!a}" + (f" version {version[:20]!a}" if version else "")
-        raise Refused(404, f"{asked} is not served here; {here.name} version {here.version} is", close=True)
+        raise Refused(404, f"{asked} is not served here; {here.name} version {here.version} is")
 
 
 def answer(
@@ -161,7 +161,7 @@ def answer(
     for number, one in enumerate(answers):
         if "error" in one:
             raise Refused(422, f"image {number}: {one['error']}" if len(answers) > 1 else one["error"])
-    n, classes = len(answers), served.package.classes
+    n, classes = len(answers), served.facts.classes
     outputs, behind = list[dict[str, Any]](), list[bytes]()
     for name, is_binary in asked.outputs.items():
         if name not in _outputs(served):
@@ -179,7 +179,17 @@ def answer(
     return {**said, "outputs": outputs}, b"".join(behind)
 
 
-def add_routes(router: APIRouter, follower: Follower) -> None:
+def check_ready(unready: Unready) -> None:
+    """Refuse while the server should get no requests.
+
+    Raises:
+        HTTPException: 503.
+    """
+    if why := unready():
+        raise HTTPException(503, why)
+
+
+def add_routes(router: APIRouter, follower: Follower, unready: Unready) -> None:
     """Add what describes server and model; the front answers /infer, which stands here to be described."""
 
     async def of_name(name: str) -> Served:
@@ -192,16 +202,17 @@ def add_routes(router: APIRouter, follower: Follower) -> None:
     async def server(request: Request) -> dict[str, Any]:
         return {"name": "darkroom", "version": request.app.version, "extensions": ["binary_tensor_data"]}
 
-    _add_model_routes(router, "/v2/models/{name}", of_name)
-    _add_model_routes(router, "/v2/models/{name}/versions/{version}", of_version)
+    _add_model_routes(router, "/v2/models/{name}", of_name, unready)
+    _add_model_routes(router, "/v2/models/{name}/versions/{version}", of_version, unready)
 
 
-def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitable[Served]]) -> None:
+def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitable[Served]], unready: Unready) -> None:
     other: Responses = {404: {"model": Problem, "description": "Another model is served."}}
+    refused: Responses = {503: {"model": Problem, "description": "Not now; error says why."}}
 
     @router.get(path, summary="The model's inputs and outputs", responses=other)
     async def metadata(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
-        classes = served.package.classes
+        classes = served.facts.classes
         shapes = {"probabilities": [-1, len(classes)]}
         outputs = [
             {"name": name, "datatype": DATATYPES[name], "shape": shapes.get(name, [-1])} for name in _outputs(served)
@@ -215,21 +226,22 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
             "parameters": {"classes": classes},
         }
 
-    @router.get(f"{path}/ready", summary="Is this model loaded?", responses=other)
+    @router.get(f"{path}/ready", summary="Should this model get requests?", responses=other | refused)
     async def ready(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
+        check_ready(unready)
         return {"name": served.version.name, "ready": True}
 
     described = {**REFUSALS, 422: "An image cannot be read."}
-    refused: Responses = {status: {"model": Problem, "description": text} for status, text in described.items()}
+    of_infer: Responses = {status: {"model": Problem, "description": text} for status, text in described.items()}
 
-    @router.post(f"{path}/infer", summary="Classify images", response_model=InferAnswer, responses=other | refused)
+    @router.post(f"{path}/infer", summary="Classify images", response_model=InferAnswer, responses=other | of_infer)
     async def infer(body: InferRequest, served: Annotated[Served, Depends(asked)]) -> None:
         """Images and answers are in the JSON, or behind it as the extension for binary data has it."""
 
 
 def _outputs(served: Served) -> list[str]:
     """Return the names of what the model tells of an image."""
-    tells = getattr(served.package, "unknown_below", None) is not None  # versions of before do not have it
+    tells = served.facts.unknown_below is not None
     return [name for name in DATATYPES if tells or name not in ("familiarity", "unknown")]
 
 

@@ -3,26 +3,40 @@
 Nobody waits for a disk.
 """
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from queue import Empty, Full, Queue
-from typing import Any
+from typing import Any, NamedTuple
 
 from darkroom.monitoring.kept_images import Keeping, KeptImages
 from darkroom.monitoring.log import PredictionLog
-from darkroom.monitoring.measures import measures
 from darkroom.monitoring.retention import CLEAN_SECONDS, Retention
-from darkroom.serving.batching import Answered
-from darkroom.serving.follower import Log
+from darkroom.serving.limits import Log
 
 FLUSH_SECONDS = 60.0  # what is held longer than this is written, also when no more images come
 MAX_BATCHES = 1000  # that wait for the disk, of some 600 bytes per image
 MAX_IMAGE_BYTES = 64 << 20  # of images that wait for the disk
 
 Batch = tuple[list[dict[str, Any]], list[tuple[str, bytes]]]  # rows; id and file of images to keep
+
+
+class Answered(NamedTuple):
+    """One image that was answered.
+
+    Attributes:
+        id: the sha256 of the file.
+        measures: see monitoring.measures.
+    """
+
+    data: bytes
+    id: str
+    label: str
+    probability: float
+    measures: dict[str, float | None]
+    request_id: str
+    position: int
 
 
 class Recorder:
@@ -163,12 +177,12 @@ class Recorder:
 
 def _row(version: str, now: datetime, one: Answered) -> dict[str, Any]:
     return {
-        "id": hashlib.sha256(one.data).hexdigest(),
+        "id": one.id,
         "time": now,
         "version": version,
-        "label": one.answer["label"],
-        "confidence": one.answer["probability"],
-        **measures(one.data, one.pixels),
+        "label": one.label,
+        "confidence": one.probability,
+        **one.measures,
         "request_id": one.request_id,
         "position": one.position,
     }

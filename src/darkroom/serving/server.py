@@ -1,22 +1,22 @@
-"""Runs the application: its parts, its socket, its signals, and an eye on connections that send nothing."""
+"""Puts the server together: its parts, its socket, its workers, its signals."""
 
+import asyncio
 import logging
-import math
 import resource
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
+from darkroom.deployable.machine import usable_cores, usable_memory
 from darkroom.errors import ParamsError
 from darkroom.monitoring.feedback import FeedbackLog
 from darkroom.monitoring.kept_images import Keeping
@@ -26,16 +26,25 @@ from darkroom.project.console import native_stderr_silenced
 from darkroom.registry import versions
 from darkroom.registry.snapshot import Version
 from darkroom.serving.app import build
-from darkroom.serving.batching import Answered, Batcher
-from darkroom.serving.follower import Follower, Served, load
+from darkroom.serving.batching import Batcher
+from darkroom.serving.feedback import Feedback
+from darkroom.serving.follower import Follower, Served
 from darkroom.serving.front import Front
-from darkroom.serving.limits import Limits
+from darkroom.serving.http_server import HttpServer
+from darkroom.serving.limits import Limits, Unready
 from darkroom.serving.logs import log, never_waiting
+from darkroom.serving.messages import Task
 from darkroom.serving.metrics import Metrics
 from darkroom.serving.origins import opened_to
-from darkroom.serving.recorder import Recorder
+from darkroom.serving.pool import Image, Pool
+from darkroom.serving.predictions import Predictions
+from darkroom.serving.recorder import Answered, Recorder
 
 GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
+LAST_SECONDS = 5.0  # for the workers after that
+SERVER_BYTES = 512 << 20  # of the server itself, with max_held_bytes of requests
+WORKER_BYTES = 128 << 20  # of a worker with a small network; measured: 90 MB
+LEAST_BYTES, MOST_BYTES = 256 << 20, 2 << 30  # that a worker may allocate for images
 OPEN_FILES = 65_536
 BACKLOG = 2048  # connections that wait to be accepted
 
@@ -51,11 +60,12 @@ class Settings:
         root_path: see Front.
         cors_origins: of pages that may ask the server.
         poll_seconds: between two looks at the registry.
-        n_threads: that decode images and run the network.
+        n_workers: processes that decode images and run the network.
         network_threads: of one inference.
         log_folder: of the log of predictions and of feedback; None: none is kept, and no feedback is taken.
         keeping: which images are kept in the log's directory; None: none.
         retention: how long, and how much of, the log is kept; None: all.
+        drain_seconds: for clients to send what they are about to, when the server is asked to end.
     """
 
     name: str
@@ -67,12 +77,13 @@ class Settings:
     cors_origins: tuple[str, ...]
     token: str | None
     poll_seconds: float
-    n_threads: int
+    n_workers: int
     network_threads: int
     access_log: bool
     log_folder: Path | None
     keeping: Keeping | None
     retention: Retention | None
+    drain_seconds: float
     limits: Limits
 
 
@@ -83,7 +94,6 @@ def serve(settings: Settings) -> None:
         RegistryError: the version does not exist, or cannot be loaded.
         ParamsError: the address is taken, or none of this machine.
     """
-    limits = settings.limits
     bound = _bind(settings.host, settings.port)  # first: a port that is taken is told at once
     if settings.token is None and not ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback:
         open_to_all = "anyone who reaches this address can ask the model; set a token with --token-file"
@@ -92,172 +102,150 @@ def serve(settings: Settings) -> None:
     # It says of broken forms what the answer says.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     # What C libraries write about broken images would stand between the lines of the log.
-    with bound, native_stderr_silenced(), never_waiting(), ExitStack() as parts:
-        follower = _follower(settings)
-        # From here on threads run that must be ended, so a signal is no longer an exception at any place.
-        ending = parts.enter_context(_remembered_sigterm())
-        metrics = Metrics()
+    with bound, native_stderr_silenced(), never_waiting():
+        uvloop.run(_serve(settings, bound))
+
+
+def n_workers_of() -> int:
+    """Return how many workers this machine, or this container, has room for: one per core, at least 2.
+
+    While one decodes a large image, another answers.
+    """
+    memory = usable_memory()
+    room = usable_cores() if memory is None else (memory - SERVER_BYTES) // (WORKER_BYTES + LEAST_BYTES)
+    return max(2, min(usable_cores(), room))
+
+
+def worker_bytes_of(n_workers: int) -> int:
+    """Return how much each worker may allocate for images: 2 GB, or its share of what this container has."""
+    memory = usable_memory()
+    if memory is None:
+        return MOST_BYTES
+    share = (memory - SERVER_BYTES) // n_workers - WORKER_BYTES
+    return max(LEAST_BYTES, min(MOST_BYTES, share))
+
+
+async def _serve(settings: Settings, bound: socket.socket) -> None:
+    limits, metrics = settings.limits, Metrics()
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    async with AsyncExitStack() as parts:
         recorder = parts.enter_context(_recording(settings, metrics))
-        feedback_log = FeedbackLog(settings.log_folder) if settings.log_folder else None
-        batcher = Batcher(
-            n_threads=settings.n_threads,
-            max_batch=limits.max_batch,
-            max_waiting=limits.max_waiting,
-            on_batch=_noting(metrics, recorder),
-            log=log,
-        )
-        parts.callback(batcher.close)
-        alias = None if settings.version else settings.alias
-        inner = build(
-            follower=follower,
-            metrics=metrics,
-            limits=limits,
-            alias=alias,
-            root_path=settings.root_path,
-            needs_token=settings.token is not None,
-            takes_feedback=feedback_log is not None,
-            n_waiting=lambda: batcher.n_waiting,
-        )
-        front = Front(
-            inner,
-            root_path=settings.root_path,
-            follower=follower,
-            batcher=batcher,
-            metrics=metrics,
-            limits=limits,
-            token=settings.token,
-            feedback_log=feedback_log,
-            log=log if settings.access_log else None,
-            failed=log,
-        )
-        if alias:
+        pools = Pools(settings, on_batch=_noting(metrics, recorder), ended=metrics.restarted)
+        parts.push_async_callback(pools.finish, LAST_SECONDS)
+        follower = await asyncio.to_thread(_follower, settings, pools)
+        # Until here a signal ends the process at once; from here on it ends in order.
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        batcher = Batcher(max_waiting=limits.max_waiting, seconds=limits.request_seconds)
+        http = HttpServer(idle_seconds=limits.head_seconds)
+
+        def unready() -> str | None:
+            trouble = follower.served.pool.trouble(limits.ready_seconds)
+            return "the server is about to stop" if http.is_draining else trouble
+
+        http.app = _application(settings, follower=follower, batcher=batcher, metrics=metrics, unready=unready)
+        with _address_errors(*bound.getsockname()[:2]):  # another process may have bound it as well, and listened first
+            listening = await http.listen(bound, backlog=BACKLOG)
+        _say_serving(bound, follower.served.version)
+        if settings.version is None:
             parts.callback(follower.close)
             follower.start()
-        _run(
-            opened_to(front, settings.cors_origins),
-            bound,
-            served=follower.served,
-            ending=ending,
-            head_seconds=limits.head_seconds,
-        )
-
-
-class _Ending:
-    """True once the process was asked to stop, even before the server exists."""
-
-    def __init__(self) -> None:
-        self._server: uvicorn.Server | None = None
-        self._asked = False
-
-    def handle(self, _signum: int, _frame: FrameType | None) -> None:
-        self._asked = True
-        if self._server:
-            self._server.should_exit = True
-
-    def tell(self, server: uvicorn.Server) -> None:
-        """Have this server end, now or when the signal comes."""
-        self._server = server
-        if self._asked:
-            server.should_exit = True
-
-
-@contextmanager
-def _remembered_sigterm() -> Iterator[_Ending]:
-    """Yield what SIGTERM is told to until the end.
-
-    While it runs, uvicorn has a handler of its own; then it raises the signal again for this one, which does nothing
-    any more: an end is not an error.
-    """
-    ending = _Ending()
-    before = signal.signal(signal.SIGTERM, ending.handle)
-    try:
-        yield ending
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run(app: ASGIApp, bound: socket.socket, *, served: Served, ending: _Ending, head_seconds: float) -> None:
-    idle = _IdleConnections(head_seconds)
-    config = uvicorn.Config(
-        app,
-        # httptools takes less time, but bounds no head, and loses the body of a request that offers an upgrade, as
-        # Java's client does.
-        http="h11",
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=math.ceil(head_seconds),
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        backlog=BACKLOG,
-        timeout_notify=1,
-        callback_notify=lambda: idle.close(server.server_state.connections),
-    )
-    server = uvicorn.Server(config)
-    ending.tell(server)
-    host, port = bound.getsockname()[:2]
-    with _address_errors(host, port):  # another process may have bound it as well, and listened first
-        bound.listen(BACKLOG)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    version = served.version
-    log(
-        "serving",
-        f"{version.name} version {version.version} on {url}",
-        url=url,
-        model=version.name,
-        version=version.version,
-    )
-    server.run(sockets=[bound])
+        drain = settings.drain_seconds
+        await http.serve(listening, stop=stop, drain_seconds=drain, grace_seconds=GRACE_SECONDS)
     log("ended", "shut down cleanly; all in-flight requests were answered")
 
 
-_UNREAD = object()  # more of an answer than uvicorn keeps for a client waits to be read
+def _say_serving(bound: socket.socket, version: Version) -> None:
+    host, port = bound.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    what = {"url": url, "model": version.name, "version": version.version}
+    log("serving", f"{version.name} version {version.version} on {url}", **what)
 
 
-class _IdleConnections:
-    """Drops connections that for some seconds send no request, or its head byte by byte, or do not read their answer.
+def _application(
+    settings: Settings, *, follower: Follower, batcher: Batcher, metrics: Metrics, unready: Unready
+) -> ASGIApp:
+    limits, alias = settings.limits, None if settings.version else settings.alias
+    feedback_log = FeedbackLog(settings.log_folder) if settings.log_folder else None
+    inner = build(
+        follower=follower,
+        metrics=metrics,
+        limits=limits,
+        alias=alias,
+        root_path=settings.root_path,
+        needs_token=settings.token is not None,
+        takes_feedback=feedback_log is not None,
+        n_waiting=lambda: batcher.n_waiting,
+        unready=unready,
+    )
+    predictions = Predictions(follower=follower, batcher=batcher, metrics=metrics, limits=limits)
+    feedback = Feedback(feedback_log, follower=follower, metrics=metrics, limits=limits)
+    front = Front(
+        inner,
+        posted=[predictions.of, feedback.of],
+        follower=follower,
+        metrics=metrics,
+        root_path=settings.root_path,
+        token=settings.token,
+        access_log=log if settings.access_log else None,
+        failed=log,
+    )
+    return opened_to(front, settings.cors_origins)
 
-    uvicorn waits for ever. What is closed still waits for its last bytes to be read; so that is for the first time, and
-    a connection that is still there at the next look is cut off.
-    """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._waiting: dict[Any, tuple[Any, float]] = {}  # connection -> (request or _UNREAD, since)
+class Pools:
+    """The workers of every version that answers, or has just stopped to."""
 
-    async def close(self, connections: set[Any]) -> None:
-        now = time.monotonic()
-        waiting = {
-            one: _UNREAD if one.flow.write_paused else one.cycle
-            for one in connections
-            if one.flow.write_paused or one.cycle is None or one.cycle.response_complete
-        }
-        known = self._waiting
-        self._waiting = {
-            one: known[one] if one in known and known[one][0] is state else (state, now)
-            for one, state in waiting.items()
-        }
-        for one, (state, since) in list(self._waiting.items()):
-            if now - since <= self._seconds:
-                continue
-            if state is _UNREAD or one.transport.is_closing():
-                one.transport.abort()
-            else:
-                one.transport.close()
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_batch: Callable[[Version, list[Image], dict[str, Any]], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._on_batch = on_batch
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._all: list[Pool] = []
+
+    def load(self, version: Version) -> Served:
+        """Return a version that workers have loaded; for a thread of its own.
+
+        Raises:
+            RegistryError: a file is gone or changed, or the package does not load or not answer.
+        """
+        return asyncio.run_coroutine_threadsafe(self._load(version), self._loop).result()
+
+    def retire(self, served: Served) -> None:
+        """End the workers of a version that gets no more requests; for any thread."""
+        self._loop.call_soon_threadsafe(served.pool.retire)
+
+    async def finish(self, seconds: float) -> None:
+        """End all workers, at the latest after some seconds."""
+        await asyncio.gather(*(pool.finish(seconds) for pool in self._all))
+
+    async def _load(self, version: Version) -> Served:
+        settings, limits = self._settings, self._settings.limits
+        task = Task(
+            version=version,
+            network_threads=settings.network_threads,
+            max_pixels=limits.max_pixels,
+            max_batch=limits.max_batch,
+            seconds=limits.image_seconds,
+            memory_bytes=limits.worker_bytes,
+            is_logged=settings.log_folder is not None,
+        )
+        pool = Pool(task, n=settings.n_workers, on_batch=partial(self._on_batch, version), ended=self._ended, log=log)
+        self._all = [*(one for one in self._all if one.n_workers), pool]
+        return Served(version, await pool.start(), pool)
 
 
-def _follower(settings: Settings) -> Follower:
-    def loaded(version: Version) -> Served:
-        limits = settings.limits
-        threads = settings.network_threads
-        return load(version, network_threads=threads, max_pixels=limits.max_pixels, max_batch=limits.max_batch)
-
+def _follower(settings: Settings, pools: Pools) -> Follower:
     return Follower(
         find=lambda: versions.find(settings.name, alias=settings.alias, version=settings.version),
-        load=loaded,
+        load=pools.load,
+        retire=pools.retire,
         log=log,
         seconds=settings.poll_seconds,
     )
@@ -281,18 +269,16 @@ def _recording(settings: Settings, metrics: Metrics) -> Iterator[Recorder | None
         recorder.close()
 
 
-def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Served, list[Answered]], None]:
-    def note(served: Served, answered: list[Answered]) -> None:
-        metrics.batch_images.observe(len(answered))
-        metrics.network_seconds.observe(answered[0].network_seconds)
-        metrics.abstained.labels(served.version.version).inc(sum(one.answer["abstained"] for one in answered))
-        metrics.unknown.labels(served.version.version).inc(sum(one.answer.get("unknown", False) for one in answered))
-        for one in answered:
-            metrics.predictions.labels(served.version.version, one.answer["label"]).inc()
-            metrics.queue_seconds.observe(one.queue_seconds)
-            metrics.decode_seconds.observe(one.decode_seconds)
+def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Version, list[Image], dict[str, Any]], None]:
+    def note(version: Version, images: list[Image], notes: dict[str, Any]) -> None:
+        metrics.note(version.version, images, notes)
         if recorder:
-            recorder.record(served.version.version, answered)
+            who = [(image.data, image.group.id, image.position) for image in images]
+            answered = [
+                Answered(data, one["id"], one["label"], one["probability"], one["measures"], request_id, position)
+                for (data, request_id, position), one in zip(who, notes["images"], strict=True)
+            ]
+            recorder.record(version.version, answered)
 
     return note
 
@@ -309,9 +295,6 @@ def _bind(host: str, port: int) -> socket.socket:
     except BaseException:
         bound.close()
         raise
-    # Inherited by every connection. uvloop sets it, asyncio only on sockets that name their protocol, and without it an
-    # answer, which uvicorn writes in two pieces, takes 40 ms longer.
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
 
 

@@ -6,6 +6,8 @@ Keras backend is installed makes no difference.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,16 +71,84 @@ def solve(
     problem = _Problem(features, targets)
     labels = targets.argmax(axis=1)
     folds = assign_folds(labels, groups, n_folds=N_FOLDS, seed=seed)
-    n_tried = max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, len(labels))))
+    n_tried = _n_tried(len(labels))
     held_out = np.flatnonzero(judged & (folds < n_tried))
+    best, kept, starts = _best_penalty(problem, labels, weights, folds=folds, n_tried=n_tried, held_out=held_out)
+    kernel, bias = problem.coefficients(problem.minimize(weights, best, start=starts[0]))
+    return LinearHead(kernel, bias, best, held_out, kept[held_out])
+
+
+def out_of_fold(
+    features: np.ndarray, labels: np.ndarray, *, n_classes: int, groups: np.ndarray, seed: int
+) -> np.ndarray:
+    """Return for every image the logits of a head that was not fitted to its group: float32 (n, classes).
+
+    The penalty is chosen as in `solve`, on at most FOLDED_IMAGES; the best one of n times as many images is about an
+    n-th. Folds are solved at the same time, each on one core: where other programs want the cores too, a product of
+    matrices that waits for all of them takes many times as long.
+
+    Args:
+        features: float32 (n, D).
+        labels: (n,) int, below n_classes.
+        groups: (n,) int, see solve.
+        seed: of the folds.
+    """
+    from threadpoolctl import threadpool_limits
+
+    targets = np.eye(n_classes, dtype=np.float32)[labels]
+    n_parts = -(-len(labels) // FOLDED_IMAGES)
+    sample = np.flatnonzero(assign_folds(labels, groups, n_folds=n_parts, seed=seed + 1) == 0)
+    with ThreadPoolExecutor() as pool, threadpool_limits(1, user_api="blas"):
+
+        def compared(problem: "_Problem", rows: np.ndarray, penalties: Sequence[float]) -> tuple[float, np.ndarray]:
+            folds = assign_folds(labels[rows], groups[rows], n_folds=N_FOLDS, seed=seed)
+            return _best_penalty(
+                problem,
+                labels[rows],
+                np.ones(len(rows)),
+                folds=folds,
+                n_tried=N_FOLDS,
+                held_out=np.arange(len(rows)),
+                penalties=penalties,
+                each=pool.map,
+            )[:2]
+
+        best, logits = compared(_Problem(features[sample], targets[sample]), sample, PENALTIES)
+        if n_parts == 1:
+            return logits
+        everything = np.arange(len(labels))
+        return compared(_Problem(features, targets), everything, [best * len(sample) / len(labels)])[1]
+
+
+def _n_tried(n_images: int) -> int:
+    """Return how many folds penalties are compared on."""
+    return max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, n_images)))
+
+
+def _best_penalty(
+    problem: "_Problem",
+    labels: np.ndarray,
+    weights: np.ndarray,
+    *,
+    folds: np.ndarray,
+    n_tried: int,
+    held_out: np.ndarray,
+    penalties: Sequence[float] = PENALTIES,
+    each: Callable[..., Iterable[np.ndarray]] = map,
+) -> tuple[float, np.ndarray, list[np.ndarray]]:
+    """Return the best penalty, the logits of the tried folds' images by it (others: 0), and solutions to start from."""
+
+    def solved(fold: int) -> np.ndarray:
+        return problem.minimize(np.where(folds == fold, 0.0, weights), penalty, start=starts[fold])
+
     starts = [problem.zero()] * n_tried
-    best, best_loss, since = PENALTIES[0], math.inf, 0
-    logits = kept = np.zeros((len(labels), targets.shape[1]), np.float32)
-    for penalty in PENALTIES:
+    best, best_loss, since = penalties[0], math.inf, 0
+    logits = kept = np.zeros((len(labels), problem.zero().shape[1]), np.float32)
+    for penalty in penalties:
         logits = np.zeros_like(logits)
+        starts = list(each(solved, range(n_tried)))
         for fold in range(n_tried):
             inside = folds == fold
-            starts[fold] = problem.minimize(np.where(inside, 0.0, weights), penalty, start=starts[fold])
             logits[inside] = problem.logits(starts[fold], np.flatnonzero(inside))
         unusual = math.log10(penalty * len(held_out) / USUAL_PENALTY) ** 2
         loss = _tempered_loss(logits[held_out], labels[held_out], weights[held_out])
@@ -88,8 +158,7 @@ def solve(
             best, best_loss, kept = penalty, loss, logits
         if since == PATIENCE:
             break
-    kernel, bias = problem.coefficients(problem.minimize(weights, best, start=starts[0]))
-    return LinearHead(kernel, bias, best, held_out, kept[held_out])
+    return best, kept, starts
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:

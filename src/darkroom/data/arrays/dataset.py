@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+CORRECTIONS_NAMED = 5  # pairs of old and new label
 SPLITS = ("train", "val", "test", "recent")  # recent: test images among the incoming ones
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, "recent": 3, UNUSED: -1}
@@ -158,6 +159,22 @@ def split_sizes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """
     sizes = {split: sum(counts[split].values()) for split in SPLITS}
     return {split: size for split, size in sizes.items() if size > 0}
+
+
+def corrected(manifest: Mapping[str, Any]) -> str | None:
+    """Return how many labels a person corrected, in a sentence; None: none.
+
+    Args:
+        manifest: of prepared data.
+    """
+    if not (said := manifest.get("corrections")):
+        return None
+    of_test = f", {said['n_test']:,} of them test images, which changes the measure" if said["n_test"] else ""
+    pairs = ", ".join(f"{pair['n']:,} {pair['old']} to {pair['new']}" for pair in said["pairs"][:CORRECTIONS_NAMED])
+    return (
+        f"By hand (data/corrections.csv), labels corrected: {said['n_corrected']:,}, images dropped: "
+        f"{said['n_dropped']:,}{of_test}: {pairs}{', ...' if len(said['pairs']) > CORRECTIONS_NAMED else ''}."
+    )
 
 
 def class_balance(counts: Mapping[str, int]) -> str:

@@ -10,9 +10,11 @@ import numpy as np
 from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.corrections import LISTED
 from darkroom.data.preparation.rows import Duplicate, Rows
 from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
 from darkroom.errors import DataError
+from darkroom.files.writing import write_csv
 from darkroom.project.text import escaped, shown
 
 if TYPE_CHECKING:
@@ -154,6 +156,20 @@ def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
     return found
 
 
+def write_lists(rows: Rows, assignment: Assignment, folder: Path) -> list[Duplicate]:
+    """Write duplicates.csv and corrections.csv into folder; return the duplicates."""
+    duplicates = duplicates_of(rows, assignment)
+    write_csv(folder / "duplicates.csv", Duplicate._fields, duplicates)
+    write_csv(folder / "corrections.csv", LISTED, rows.corrections.lines(split_names(assignment)))
+    return duplicates
+
+
+def split_names(assignment: Assignment) -> dict[int, str]:
+    """Return the name of the split of every row."""
+    names = {code: name for name, code in SPLIT_CODES.items()}
+    return {row: names[code] for row, code in enumerate(assignment.splits.tolist())}
+
+
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
     """Return the index of the dataset, one line per row: the columns below, and those of a label table.
 
@@ -187,6 +203,8 @@ def finish_rows(
     """Write index and manifest of the dataset, which makes it whole; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    if rows.corrections.applied:
+        about["corrections"] = rows.corrections.summary(split_names(assignment))
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
 
 
@@ -221,6 +239,8 @@ def in_words(
     if plain := plain_images(rows, image_shape=tuple(manifest["image_shape"])):
         n = "1 image has" if len(plain) == 1 else f"{len(plain)} images have"
         words += f"; {n} one colour throughout (first: {shown(plain[0])})"
+    if rows.corrections:
+        words += f"; {rows.corrections.in_words(split_names(assignment))}"
     return words
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from darkroom.compute.stream import stream
 from darkroom.data.arrays.dataset import SPLIT_CODES
+from darkroom.data.preparation.corrections import DROP, Corrected, Corrections
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import RawImage, Unread
 from darkroom.data.raw.names import same_name
@@ -47,6 +48,9 @@ class Sink(Protocol):
 class Rows:
     """The facts about every row except its pixels (about 300 bytes per row), and the rejected images.
 
+    Args:
+        corrections: of labels, which are applied before anything else.
+
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
         names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
@@ -55,10 +59,13 @@ class Rows:
         rejected: (name, reason) of the images that are of no use.
         repeated: (name, row) of the images whose bytes and label are those of a row.
         n_images: all that came, whatever became of them.
+        published: the labels of all images before corrections.
     """
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, corrections: Corrections | None = None) -> None:
         self.n_channels = n_channels
+        self.corrections = corrections or Corrections()
+        self.published: set[str] = set()
         self.classes: list[str] = []
         self.names: list[str] = []
         self.attributes: list[Mapping[str, str]] = []
@@ -135,13 +142,17 @@ class Rows:
         new: list[int] = []
         place = -1
         for position, (image, incoming) in enumerate(images):
-            code = self.code(image.label, name=image.name)
             if position in reasons:
+                self.code(image.label, name=image.name)
                 self.rejected.append((image.name, reasons[position]))
                 continue
             place += 1
             image_id = batch.ids[place].tobytes()
             row = self._row_of.get(image_id)
+            label = self._corrected(image_id, image, row=row)
+            if label is None:
+                continue
+            code = self.code(label, name=image.name)
             if row is None:
                 self._row_of[image_id] = len(self.names)
                 self.names.append(image.name)
@@ -151,9 +162,9 @@ class Rows:
                 self._incoming.append(incoming)
                 new.append(place)
             elif incoming and self._labels[row] != code and not (self._incoming[row] or row in self._contradicted):
-                self.rejected.append((image.name, self._against_data_set(row, image.label)))
+                self.rejected.append((image.name, self._against_data_set(row, label)))
             elif row in self._contradicted or self._labels[row] != code:
-                self._contradicted.setdefault(row, []).append((image.name, image.label))
+                self._contradicted.setdefault(row, []).append((image.name, label))
             elif (code_of := SPLIT_CODES[image.split or "train"]) > self._official[row]:
                 # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
                 self.repeated.append((self.names[row], row))
@@ -168,6 +179,18 @@ class Rows:
         self._sums.frombytes(batch.sums[new].tobytes())
         return batch.images if len(new) == len(batch.images) else batch.images[new]
 
+    def _corrected(self, image_id: bytes, image: RawImage, *, row: int | None) -> str | None:
+        """Return the label of an image after corrections, None if it is dropped."""
+        self.published.add(image.label)
+        correction = self.corrections.label(image_id, image.label)
+        if correction is None:
+            return image.label
+        is_dropped = correction.new == DROP
+        number = None if is_dropped else len(self.names) if row is None else row
+        done = Corrected(image.name, correction, number, image.split or "train")
+        self.corrections.applied.setdefault(image_id, done)
+        return None if is_dropped else correction.new
+
     def _against_data_set(self, row: int, label: str) -> str:
         stands = f"{shown(self.classes[self._labels[row]])} in the dataset ({shown(self.names[row])})"
         return (
@@ -176,6 +199,7 @@ class Rows:
 
     def close(self) -> None:
         """Take no more images; reject those whose bytes came with two labels, and their copies."""
+        self.corrections.check(self.published)
         self._row_of.clear()  # half of the memory
         for row, others in self._contradicted.items():
             labels = sorted({self.classes[self._labels[row]], *(label for _, label in others)})
@@ -195,6 +219,7 @@ def take_in(
     backend: str,
     workers: int | str,
     cluster: str | None = None,
+    corrections: Corrections | None = None,
 ) -> Rows:
     """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
 
@@ -202,11 +227,13 @@ def take_in(
         writer: of the form's image_shape.
         hashes: whether to compute perceptual hashes.
         backend, workers, cluster: see compute.stream().
+        corrections: of labels.
 
     Raises:
-        DataError: two class names differ by case only, the source is damaged, or the disk is full.
+        DataError: two class names differ by case only, the source is damaged, the disk is full, or a correction is to a
+            label that no image has.
     """
-    rows = Rows(writer.image_shape[2])
+    rows = Rows(writer.image_shape[2], corrections)
     most = max(1, min(_BATCH_IMAGES, _BATCH_ROW_BYTES // prod(writer.image_shape)))
     waiting: deque[list[tuple[RawImage, bool]]] = deque()
 

@@ -1,0 +1,1 @@
+"""Wrong labels, images that resemble nothing, unusable ones: found, shown and corrected. Open run.py first."""

@@ -1,0 +1,117 @@
+"""What an audit finds: labels that are probably wrong, twins with two labels, outliers, unusable images."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from darkroom.audit import suspects
+from darkroom.audit.material import N_FEATURES, Answers, Vectors
+from darkroom.training.linear_head import log_softmax, out_of_fold
+
+SEED = 7  # of the folds
+FAR = 1.5  # interquartile ranges above the upper quartile: outside of Tukey's fences
+KINDS = {
+    "label": "the label is probably wrong",
+    "twins": "the same image has two labels",
+    "outlier": "it resembles no other image",
+    "blank": "all pixels are alike",
+    "dark": "nothing in it is bright",
+    "bright": "nothing in it is dark",
+    "tiny": "the original is far smaller than the others",
+}
+
+
+class Finding(NamedTuple):
+    """One image to look at.
+
+    Attributes:
+        kind: a key of KINDS.
+        row: of the prepared images.
+        quality: how well the label fits, 0 to 1; of other kinds than label None.
+        suggested: the class that fits better, None where there is none.
+        beside: rows of the images to look at beside it: its neighbours, or its twin.
+        agreeing: how many of the neighbours have its label; None without neighbours.
+    """
+
+    kind: str
+    row: int
+    quality: float | None = None
+    suggested: int | None = None
+    beside: Sequence[int] = ()
+    agreeing: int | None = None
+
+
+class Judged(NamedTuple):
+    """What is known of the labels of some images: rows of the prepared images, verdicts, and neighbours if any."""
+
+    rows: np.ndarray
+    verdicts: suspects.Verdicts
+    neighbours: suspects.Neighbours | None
+
+
+def by_vectors(vectors: Vectors, labels: np.ndarray, *, n_classes: int) -> Judged:
+    """Return what heads on other folds and neighbours say of the images of these vectors.
+
+    Args:
+        labels: int64, of all prepared images.
+    """
+    own = labels[vectors.rows]
+    values = suspects.main_directions(vectors.values, n=N_FEATURES)
+    logits = out_of_fold(values, own, n_classes=n_classes, groups=vectors.groups, seed=SEED)
+    neighbours = suspects.nearest(values, vectors.groups)
+    shares = suspects.votes(neighbours, own, n_classes=n_classes)
+    both = suspects.together(log_softmax(logits), shares, own)
+    return Judged(vectors.rows, suspects.verdicts(both, own), neighbours)
+
+
+def by_answers(answers: Answers, labels: np.ndarray) -> Judged:
+    """Return what the winner's answers say of images that it has not seen."""
+    return Judged(answers.rows, suspects.verdicts(answers.probabilities, labels[answers.rows]), None)
+
+
+def wrong_labels(judged: Sequence[Judged], labels: np.ndarray) -> list[Finding]:
+    """Return the suspects, the worst first."""
+    found = []
+    for rows, verdicts, neighbours in judged:
+        for place in np.flatnonzero(verdicts.is_suspect).tolist():
+            row, beside, agreeing = int(rows[place]), [], None
+            if neighbours is not None:
+                beside = [int(rows[other]) for other in neighbours.positions[place].tolist() if other >= 0]
+                agreeing = int((labels[beside] == labels[row]).sum())
+            quality, suggested = float(verdicts.quality[place]), int(verdicts.suggested[place])
+            found.append(Finding("label", row, quality, suggested, beside, agreeing))
+    return sorted(found, key=lambda one: (one.quality, one.row))
+
+
+def twins(pairs: Sequence[tuple[int, int]], judged: Sequence[Judged], labels: np.ndarray) -> list[Finding]:
+    """Return of every pair of rows the one whose label fits worse, with the other's label suggested."""
+    quality = {int(row): value for part in judged for row, value in zip(part.rows, part.verdicts.quality, strict=True)}
+    found = []
+    for pair in pairs:
+        worse, better = sorted(pair, key=lambda row: (quality.get(row, 0.5), -row))
+        found.append(Finding("twins", worse, suggested=int(labels[better]), beside=[better]))
+    return found
+
+
+def outliers(judged: Judged) -> list[Finding]:
+    """Return the images that are far from all others, the farthest first."""
+    if judged.neighbours is None:
+        return []
+    positions, distances = judged.neighbours
+    there = positions >= 0
+    far = np.where(there, distances, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    low, high = np.quantile(far, [0.25, 0.75])
+    beyond = np.flatnonzero(far > high + FAR * (high - low))
+    ordered = beyond[np.argsort(-far[beyond], kind="stable")].tolist()
+    return [
+        Finding(
+            "outlier", int(judged.rows[place]), beside=[int(judged.rows[at]) for at in positions[place][there[place]]]
+        )
+        for place in ordered
+    ]
+
+
+def unusable(reasons: Mapping[str, np.ndarray], rows: np.ndarray) -> list[Finding]:
+    """Return the images that have a reason to be left out, by reason."""
+    return [Finding(kind, int(row)) for kind, has in reasons.items() for row in rows[has]]

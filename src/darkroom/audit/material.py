@@ -1,0 +1,107 @@
+"""What the labels are judged by: features of the frozen backbone, else pixels; and the winner's answers on test images.
+
+None of it has seen the label of the image that it judges.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from darkroom.audit import pixels
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import SPLITS, Features
+from darkroom.errors import DataError
+from darkroom.evaluation.predictions import read_predictions
+from darkroom.files.writing import read_json
+
+SOURCES = ("auto", "features", "pixels")
+N_FEATURES = 512  # directions of the largest variance that the heads are given: half the time of 1,280
+
+
+class Vectors(NamedTuple):
+    """Images as vectors, from which heads and neighbours judge labels.
+
+    Attributes:
+        rows: int64 (n,), of the prepared images.
+        values: float32 (n, D).
+        groups: int64 (n,): near-duplicates share a number.
+        name: what the values are, for people.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+    groups: np.ndarray
+    name: str
+
+
+class Answers(NamedTuple):
+    """What the winner of the last evaluation answered on images that it did not see.
+
+    Attributes:
+        rows: int64 (n,), of the prepared images.
+        probabilities: (n, classes), columns in the order of the dataset's classes.
+    """
+
+    rows: np.ndarray
+    probabilities: np.ndarray
+
+
+def vectors(prepared: Dataset, features: Path, *, source: str, copies: np.ndarray, rows: np.ndarray) -> Vectors:
+    """Return the images as features of the backbone where they were computed, else as waves of their pixels.
+
+    Args:
+        features: data/features.
+        source: a name of SOURCES; auto: features where there are any.
+        copies, rows: small copies of these rows of prepared, see pixels.small_copies.
+
+    Raises:
+        DataError: features are asked for and there are none; or they are of other images.
+    """
+    if source != "pixels":
+        found = _features(prepared, features)
+        if found is not None:
+            return found
+        if source == "features":
+            raise DataError(f"{features} has no features; set embed.backbone in params.yaml and run `dvc repro embed`")
+    groups = prepared.index()["group"].factorize()[0][rows]
+    return Vectors(rows, pixels.waves(copies, seed=0), groups, "the pixels")
+
+
+def _features(prepared: Dataset, directory: Path) -> Vectors | None:
+    if not (directory / "manifest.json").exists():
+        return None
+    opened = Features.open(directory)
+    if opened.backbone is None:
+        return None
+    opened.check_origin(prepared_digest=prepared.manifest["digest"])
+    values, numbers = [], []
+    for split in SPLITS:
+        of_split, rows = opened.arrays(split)[0], opened.rows(split)
+        originals = rows[:, 0] == 0
+        values.append(of_split[originals])
+        numbers.append(rows[originals])
+    about = np.concatenate(numbers)
+    return Vectors(about[:, 1], np.concatenate(values), about[:, 2], f"the features of {opened.backbone}")
+
+
+def answers(prepared: Dataset, reports: Path) -> Answers | None:
+    """Return the winner's answers on the test and the recent images; None where there is no evaluation of them.
+
+    Args:
+        reports: the directory of evaluation.json and predictions.parquet.
+    """
+    if not (reports / "evaluation.json").exists():
+        return None
+    winner = read_json(reports / "evaluation.json")["winner"]
+    index = prepared.index()
+    row_of = dict(zip(index["id"], index["row"], strict=True))
+    rows, probabilities = [], []
+    for split in ("test", "recent"):
+        said = read_predictions(reports / "predictions.parquet", winner, split=split)
+        n_known = sum(one in row_of for one in said.ids.tolist())
+        if n_known < len(said.ids) or said.probabilities.shape[1:] != (len(prepared.classes),) * (len(said.ids) > 0):
+            return None  # of other data
+        rows += [row_of[one] for one in said.ids.tolist()]
+        probabilities.append(said.probabilities.reshape(-1, len(prepared.classes)))
+    return Answers(np.array(rows, np.int64), np.concatenate(probabilities))

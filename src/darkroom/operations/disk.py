@@ -1,0 +1,48 @@
+"""Find out what a repository takes of the disk, and say why."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+# In this order: a file that several of them have as a hard link counts for the first.
+PARTS = {
+    "images and features": ("data",),
+    "models and reports": ("models", "reports"),
+    "runs and versions of MLflow": ("mlartifacts", "mlflow.db"),
+    "checkpoints and weights": (".darkroom",),
+    "more in DVC's cache": (".dvc/cache",),
+}
+HARD_LINKS = "`dvc config --local cache.type hardlink,copy`, then `dvc checkout --relink`"
+
+
+def usage(root: Path) -> dict[str, int]:
+    """Return the bytes on the disk by part of a repository; a file that is linked twice counts once."""
+    seen: set[tuple[int, int]] = set()
+    return {part: sum(_blocks(root / path, seen) for path in paths) for part, paths in PARTS.items()}
+
+
+def in_words(used: dict[str, int]) -> str:
+    """Return what takes space, and what to do about it."""
+    parts = ", ".join(f"{part} {n_bytes / 1e6:,.0f} MB" for part, n_bytes in used.items() if n_bytes)
+    shares = used["more in DVC's cache"] < used["images and features"]
+    advice = "" if shares else f"; it can share the files of the last one, which are then read-only ({HARD_LINKS})"
+    return (
+        f"{sum(used.values()) / 1e6:,.0f} MB: {parts}. Images are stored decoded, and DVC's cache has every version of "
+        f"data and models{advice}. `darkroom gc` lists what can be deleted"
+    )
+
+
+def _blocks(path: Path, seen: set[tuple[int, int]]) -> int:
+    total = 0
+    for file in _files(path):
+        stat = file.lstat()
+        if (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_blocks * 512
+    return total
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from (file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
+    elif path.is_file():
+        yield path

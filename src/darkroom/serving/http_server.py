@@ -1,0 +1,453 @@
+"""HTTP/1.1 for an ASGI application, on llhttp's strict parser, with bounds on what a client may take of the server.
+
+uvicorn bounds no head with this parser, loses the body of a request that offers an upgrade, and when it ends it closes
+connections whose clients are about to send; Granian takes more processor time (docs/decisions.md).
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from email.utils import formatdate
+from http import HTTPStatus
+from socket import socket
+from typing import cast
+from urllib.parse import unquote_to_bytes
+
+import httptools
+from starlette.types import ASGIApp, Message, Scope
+
+MAX_HEAD_BYTES = 1 << 16  # of a request, or of what is between the pieces of its body
+MAX_HELD_BYTES = 1 << 16  # of a body, until the application takes them
+LINGER_SECONDS = 2.0  # of reading on after the last answer, so that a client that still sends can read it
+PROBE_SECONDS = 0.05  # between the first two looks whether a client that closed its side is gone
+SWEEP_SECONDS = 1.0  # between two looks at connections that do nothing
+INVALID = b"Invalid HTTP request received."
+_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpServer:
+    """Connections of clients, and the requests on them. Its app is to be set before it listens.
+
+    Args:
+        idle_seconds: from connecting, or from the last answer, until the next request's head is there; also for reading
+            an answer.
+    """
+
+    app: ASGIApp
+
+    def __init__(self, *, idle_seconds: float) -> None:
+        self.is_draining = False
+        self.connections: set[_Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.date = b""
+        self._idle_seconds = idle_seconds
+
+    async def listen(self, bound: socket, *, backlog: int) -> asyncio.Server:
+        """Begin to answer.
+
+        Raises:
+            OSError: another process listens there.
+        """
+        self._look()
+        return await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=bound, backlog=backlog)
+
+    async def serve(
+        self, server: asyncio.Server, *, stop: asyncio.Event, drain_seconds: float, grace_seconds: float
+    ) -> None:
+        """Answer until `stop`, and then until no client is connected any more.
+
+        From then on every answer is the last of its connection; clients that connect anew are answered too. After
+        drain_seconds idle connections are closed, and after grace_seconds what is still in flight is given up.
+        """
+        sweeping = asyncio.ensure_future(self._sweep())
+        try:
+            await stop.wait()
+            self.is_draining = True
+            await self._emptied(drain_seconds)
+            server.close()
+            for connection in list(self.connections):
+                connection.close_if_idle()
+            await self._emptied(grace_seconds)
+        finally:
+            server.close()
+            sweeping.cancel()
+            for connection in list(self.connections):
+                connection.abort()
+            if self.tasks:
+                await asyncio.wait(self.tasks, timeout=1.0)
+
+    async def _emptied(self, seconds: float) -> None:
+        """Wait until no client is connected, at most so long."""
+        until = time.monotonic() + seconds
+        while self.connections and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._look()
+
+    def _look(self) -> None:
+        self.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        for connection in list(self.connections):
+            connection.look(time.monotonic() - self._idle_seconds)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection. Requests that come before the one before is answered wait, and no more is read meanwhile."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._exchange: _Exchange | None = None  # that is being received
+        self._unanswered: deque[_Exchange] = deque()  # the first one is at work
+        self._parser = httptools.HttpRequestParser(self)
+        self._n_beside = 0  # bytes that are no body, since the last request was complete
+        self._n_body = 0
+        self._since = time.monotonic()  # when it began to wait for the client
+        self._is_ending = self._is_broken = self._is_half_closed = False
+        self._can_write = asyncio.Event()
+        self._can_write.set()
+
+    # From the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        self._server.connections.discard(self)
+        self._is_ending = True
+        self._can_write.set()
+        for exchange in self._unanswered:
+            exchange.lose()
+        self._unanswered.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending or self._is_broken:
+            return
+        self._n_beside += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse()
+        if self._n_beside > MAX_HEAD_BYTES + 8 * self._n_body:  # a chunk of one byte has five beside it
+            self._refuse()
+
+    def eof_received(self) -> bool:
+        if self._unanswered and not self._exchange and not self._is_ending:
+            self._is_half_closed = True  # it may wait for its answer, or be gone
+            self._probe()
+            asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe)
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self._since = time.monotonic()
+        self._can_write.clear()
+
+    def resume_writing(self) -> None:
+        self._can_write.set()
+        self._go_on()
+
+    # From the parser
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._exchange:  # else it comes behind a body, and nobody asked for it
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
+        exchange = _Exchange.of(
+            self._parser, self._target, self._headers, connection=self, peer=self._transport.get_extra_info("sockname")
+        )
+        self._exchange = exchange
+        self._unanswered.append(exchange)
+        if len(self._unanswered) == 1:
+            self._start(exchange)
+        else:
+            self._transport.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._n_beside -= len(body)
+        self._n_body += len(body)
+        if self._exchange and self._exchange.feed(body) > MAX_HELD_BYTES:
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._exchange:
+            self._exchange.complete()
+            self._exchange = None
+            self._n_beside = self._n_body = 0
+
+    # From exchanges and the server
+
+    @property
+    def closes(self) -> bool:
+        """Whether the answer that is about to be written is the last one."""
+        return self._server.is_draining or self._is_half_closed or self._exchange is self._unanswered[0]
+
+    @property
+    def date(self) -> bytes:
+        """The header with the time."""
+        return self._server.date
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait until the client has read most of what was written."""
+        await self._can_write.wait()
+
+    def read_on(self) -> None:
+        """Take more of a body."""
+        if len(self._unanswered) == 1 and not self._is_ending:
+            self._transport.resume_reading()
+
+    def answered(self, exchange: "_Exchange", *, is_last: bool) -> None:
+        """An answer was written whole."""
+        self._unanswered.popleft()
+        self._since = time.monotonic()
+        if is_last or self._is_broken:
+            self._end(at_once=exchange.is_complete and not self._unanswered)
+        else:
+            self._go_on()
+
+    def close_if_idle(self) -> None:
+        """Close the connection, if no request is on it."""
+        if not self._unanswered:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._transport.abort()
+
+    def look(self, idle_since: float) -> None:
+        """Close or drop a connection that waits for its client since before that time."""
+        self._probe()
+        if self._since > idle_since:
+            return
+        if self._transport.is_closing() or not self._can_write.is_set():
+            self._transport.abort()
+        elif not self._unanswered:
+            self._since = time.monotonic()  # for the last bytes to be read
+            self._transport.close()
+
+    def _probe(self) -> None:
+        """Find out whether a client that closed its side still listens.
+
+        To what is sent to a client that is gone the system answers with a reset, and what is sent after that fails.
+        """
+        if self._is_half_closed and self._unanswered:
+            self._unanswered[0].probe()
+
+    def _start(self, exchange: "_Exchange") -> None:
+        exchange.task = asyncio.ensure_future(exchange.run(self._server.app))
+        self._server.tasks.add(exchange.task)
+        exchange.task.add_done_callback(self._server.tasks.discard)
+
+    def _go_on(self) -> None:
+        """Begin with the next request, or read it."""
+        if self._is_ending or not self._can_write.is_set():
+            return
+        if not self._unanswered:
+            self._transport.resume_reading()
+        elif self._unanswered[0].task is None:
+            self._start(self._unanswered[0])
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read on as if the client had not offered another protocol: the parser leaves a body to that one."""
+        if self._parser.get_method() == b"CONNECT":
+            self._refuse()
+            return
+        headers = [(name, value) for name, value in self._headers if name != b"upgrade"]
+        line = b"%s %s HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
+        head = line + b"".join(b"%s: %s\r\n" % one for one in headers) + b"\r\n"
+        self._parser = httptools.HttpRequestParser(self)
+        self._n_beside = 0
+        self.data_received(head + rest)
+
+    def _refuse(self) -> None:
+        """Answer what is no HTTP, after the requests before it."""
+        if self._is_broken or self._is_ending:
+            return
+        self._is_broken = True
+        if self._exchange and self._exchange is self._unanswered[0] and not self._exchange.is_begun:
+            self._exchange.lose()  # its body is what is broken
+            self._unanswered.clear()
+        if not self._unanswered:
+            more = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+            self.write(_STATUS_LINES[400] + more + b"content-length: %d\r\n\r\n" % len(INVALID) + INVALID)
+            self._end(at_once=True)
+
+    def _end(self, *, at_once: bool) -> None:
+        self._is_ending = True
+        self._since = time.monotonic()
+        if at_once:
+            self._transport.close()
+            return
+        # A socket that is closed while bytes arrive is reset, and the client may lose the answer it has not read yet.
+        with suppress(OSError, RuntimeError):
+            self._transport.write_eof()
+        self._transport.resume_reading()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
+
+
+class _Exchange:
+    """One request and its answer, as ASGI has them.
+
+    Attributes:
+        is_complete: whether the whole request is there.
+        is_begun: whether a part of the answer was written.
+    """
+
+    def __init__(self, scope: Scope, *, connection: _Connection, keep_alive: bool, expects: bool) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.is_complete = self.is_begun = False
+        self._scope = scope
+        self._connection = connection
+        self._keep_alive = keep_alive
+        self._expects = expects
+        self._body = bytearray()
+        self._arrived: asyncio.Future[None] | None = None
+        self._start: Message | None = None
+        self._is_lost = self._is_answered = False
+
+    @classmethod
+    def of(
+        cls,
+        parser: httptools.HttpRequestParser,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        connection: _Connection,
+        peer: tuple[str, int],
+    ) -> "_Exchange":
+        """Return what the head of a request asks for.
+
+        Raises:
+            HttpParserError: it is not HTTP/1.1 or 1.0, has not one Host, or a transfer encoding beside chunked.
+        """
+        version = parser.get_http_version()
+        of_name = dict(headers)
+        n_hosts = sum(name == b"host" for name, _ in headers)
+        encoding = of_name.get(b"transfer-encoding", b"chunked").lower()
+        if version not in ("1.0", "1.1") or n_hosts > 1 or encoding != b"chunked":
+            raise httptools.HttpParserError(INVALID.decode())
+        if version == "1.1" and not n_hosts:
+            raise httptools.HttpParserError(INVALID.decode())
+        path, _, query = target.partition(b"?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": version,
+            "method": parser.get_method().decode(),
+            "scheme": "http",
+            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
+            "raw_path": path,
+            "query_string": query,
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": peer[:2],
+        }
+        keep_alive = version == "1.1" and parser.should_keep_alive()
+        expects = of_name.get(b"expect", b"").lower() == b"100-continue"
+        return cls(scope, connection=connection, keep_alive=keep_alive, expects=expects)
+
+    async def run(self, app: ASGIApp) -> None:
+        """Have the application answer; what it leaves open ends the connection."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        finally:
+            if not self._is_answered and not self._is_lost:
+                self._connection.abort()
+
+    def feed(self, body: bytes) -> int:
+        """Take a piece of the body; return how much of it the application has not taken yet."""
+        if not self._is_answered:
+            self._body += body
+            self._wake()
+        return len(self._body)
+
+    def complete(self) -> None:
+        """The body is complete."""
+        self.is_complete = True
+        self._wake()
+
+    def lose(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._is_lost = True
+        if self.task:
+            self.task.cancel()
+
+    def probe(self) -> None:
+        """Send what a client that still listens passes over."""
+        if self._scope["http_version"] == "1.1" and not self.is_begun:
+            self._connection.write(_CONTINUE)
+
+    async def receive(self) -> Message:
+        """Return the next piece of the body."""
+        while not self._body and not self.is_complete and not self._is_answered:
+            if self._expects:
+                self._expects = False
+                self._connection.write(_CONTINUE)
+            self._connection.read_on()
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        if self._is_answered:
+            return {"type": "http.disconnect"}
+        body = bytes(self._body)
+        self._body.clear()
+        return {"type": "http.request", "body": body, "more_body": not self.is_complete}
+
+    async def send(self, message: Message) -> None:
+        """Write the head or a piece of the answer."""
+        if self._is_lost:
+            return
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        body = b"" if self._scope["method"] == "HEAD" else message.get("body", b"")
+        if self._start:
+            body, self._start = self._head(self._start) + body, None
+            self.is_begun = True
+        self._connection.write(body)
+        if not message.get("more_body"):
+            self._is_answered = True
+            self._wake()
+            self._connection.answered(self, is_last=not self._keep_alive)
+        else:
+            await self._connection.writable()
+
+    def _head(self, start: Message) -> bytes:
+        headers = start["headers"]
+        names = {name for name, _ in headers}
+        if self._connection.closes or b"connection" in names or b"content-length" not in names:
+            self._keep_alive = False
+        return b"".join(self._head_parts(start["status"], headers))
+
+    def _head_parts(self, status: int, headers: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        yield _STATUS_LINES[status]
+        yield self._connection.date
+        for name, value in headers:
+            if name != b"connection":
+                yield b"%s: %s\r\n" % (name, value)
+        yield b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n"
+
+    def _wake(self) -> None:
+        if self._arrived and not self._arrived.done():
+            self._arrived.set_result(None)

@@ -1,0 +1,207 @@
+"""A worker process of `darkroom serve`: decodes images and runs the network of one version on them.
+
+A bug in a decoder ends here and not in the server. The worker gets its tasks from stdin, answers to stdout, and ends
+with stdin. The kernel ends it when images take too long; memory beyond its limit is refused to it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from darkroom.errors import DarkroomError, RegistryError
+from darkroom.monitoring.measures import measures
+from darkroom.registry import versions
+from darkroom.serving.messages import ANSWERED, FAILED, OUT_OF_MEMORY, REFUSED, Task, packed
+
+NO_MEMORY = -4  # StsNoMem of OpenCV
+NO_ROOM = re.compile("bad_alloc|allocate memory")  # of ONNX Runtime
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def _messages(source: BinaryIO) -> Iterator[list[bytes]]:
+    while len(head := source.read(4)) == 4:
+        (n_parts,) = struct.unpack("<I", head)
+        sizes = struct.unpack(f"<{n_parts}I", source.read(4 * n_parts))
+        yield [source.read(size) for size in sizes]
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    for one in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which ends this process
+        signal.signal(one, signal.SIG_IGN)
+    source = sys.stdin.buffer
+    target = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    messages = _messages(source)
+    try:
+        _serve(Task.of(next(messages)[0]), messages, target)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except BrokenPipeError:  # the server has ended
+        os._exit(0)
+
+
+def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> None:
+    def send(*parts: bytes) -> None:
+        target.write(packed(parts))
+
+    try:
+        package = _loaded(task)
+    except DarkroomError as error:
+        send(_ENCODER.encode({"refused": str(error)}).encode())
+        target.flush()
+        return
+    facts = {"classes": package.classes, "image_shape": package.image_shape, "abstain_below": package.abstain_below}
+    facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of before do not have it
+    send(_ENCODER.encode(facts).encode())
+    target.flush()
+    _limit_memory(task.memory_bytes)
+    for images in messages:
+        _set_alarms(task.seconds)
+        batch = _Batch(package, images)
+        send(*batch.answers())
+        if task.is_logged:
+            target.flush()  # measuring takes a while
+        send(_ENCODER.encode(batch.notes(is_logged=task.is_logged)).encode())
+        target.flush()
+        _set_alarms(0)
+
+
+def _set_alarms(seconds: float) -> None:
+    """Have the kernel end this process after some seconds of its own work, in the middle of a C library too.
+
+    On a busy machine that takes longer; of what hangs without working, ten times as long.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
+
+
+def _loaded(task: Task) -> Any:
+    """Return the package after it has answered once: the first inference of a size allocates, and costs several times
+    more.
+
+    Raises:
+        RegistryError: a file is gone or changed, or the package does not load or not answer.
+    """
+    package = versions.load(task.version, threads=task.network_threads, max_pixels=task.max_pixels)
+    try:
+        import cv2
+
+        cv2.setNumThreads(1)  # the workers are what runs in parallel
+        for n_images in (task.max_batch, 1):
+            package.probabilities(np.zeros((n_images, *package.image_shape), np.uint8))
+    except Exception as error:  # the version's own code
+        said = f"{task.version.name} version {task.version.version} does not answer: {type(error).__name__}: {error}"
+        raise RegistryError(said) from error
+    return package
+
+
+def _limit_memory(n_bytes: int) -> None:
+    """Let this process allocate so much more; on systems other than Linux nothing counts it."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return
+    if found := re.search(r"^VmData:\s+(\d+) kB", status, re.MULTILINE):
+        limit = (int(found[1]) << 10) + n_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+@dataclass
+class _Image:
+    data: bytes
+    outcome: int
+    answer: dict[str, Any]
+    pixels: np.ndarray | None = None
+    decode_seconds: float = 0.0
+
+
+class _Batch:
+    """Image files, and what becomes of them."""
+
+    def __init__(self, package: Any, files: Sequence[bytes]) -> None:
+        self._images = [_decoded(package, file) for file in files]
+        readable = [image for image in self._images if image.pixels is not None]
+        began = time.perf_counter()
+        if readable:
+            _predict(package, readable)
+        self._network_seconds = time.perf_counter() - began
+
+    def answers(self) -> list[bytes]:
+        """Return the parts of the first answer: outcomes, one byte each, and the answers."""
+        outcomes = bytes(image.outcome for image in self._images)
+        return [outcomes, *(_ENCODER.encode(image.answer).encode() for image in self._images)]
+
+    def notes(self, *, is_logged: bool) -> dict[str, Any]:
+        """Return the second answer."""
+        return {
+            "network_seconds": self._network_seconds,
+            "images": [_noted(image, is_logged=is_logged) for image in self._images if image.outcome == ANSWERED],
+        }
+
+
+def _decoded(package: Any, data: bytes) -> _Image:
+    began = time.perf_counter()
+    try:
+        pixels = package.decode(data)
+    except ValueError as error:
+        return _Image(data, REFUSED, {"error": _one_line(error)})
+    except Exception as error:  # the version's own code
+        return _failed(_Image(data, FAILED, {}), error)
+    return _Image(data, FAILED, {}, pixels, time.perf_counter() - began)
+
+
+def _predict(package: Any, images: Sequence[_Image]) -> None:
+    """Answer images; one for which the network returns what is not a number fails alone."""
+    try:
+        answers = package.predict([image.pixels for image in images], batch_size=len(images))
+        for image, answer in zip(images, answers, strict=True):
+            image.outcome, image.answer = ANSWERED, answer
+    except Exception as error:
+        if len(images) == 1:
+            _failed(images[0], error)
+            return
+        for image in images:
+            _predict(package, [image])
+
+
+def _failed(image: _Image, error: Exception) -> _Image:
+    """Note that the version's code failed.
+
+    Raises:
+        MemoryError: for want of memory.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "code", 0) == NO_MEMORY or NO_ROOM.search(str(error)):
+        raise MemoryError from error
+    image.outcome, image.answer = FAILED, {"error": f"{type(error).__name__}: {_one_line(error)}"}
+    return image
+
+
+def _noted(image: _Image, *, is_logged: bool) -> dict[str, Any]:
+    answer = image.answer
+    noted = {key: answer.get(key, False) for key in ("label", "probability", "abstained", "unknown")}
+    noted["decode_seconds"] = image.decode_seconds
+    if is_logged and image.pixels is not None:
+        noted["id"] = hashlib.sha256(image.data).hexdigest()
+        noted["measures"] = measures(image.data, image.pixels)
+    return noted
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
