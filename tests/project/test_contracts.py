@@ -305,8 +305,8 @@ MAY_IMPORT = {
     "evaluation": "deployable project evaluation/metrics files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
-        "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
-        "networks/backbones"
+        "deployable project networks/runtime networks/architectures evaluation/metrics files tracking networks "
+        "data/arrays networks/backbones"
     ),
     "audit": "project files data/arrays data/preparation evaluation training",
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
