@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from darkroom.deployable.package import Package
-from darkroom.explanation import maps
+from darkroom.explanation import activation, maps
 from darkroom.training.linear_head import solve
 from tests.support.onnx_model import write_model
 
@@ -81,7 +81,9 @@ def test_where_the_graph_ends_in_pooling_the_map_is_exact(tmp_path, reduce):
     assert explain.method == maps.EXACT
     marks = images[1::2]
     assert hits(explain(marks, [1] * len(marks)), corners[1::2], slack=2) == 1
-    raw = explain._exact(images, np.ones(40, int))
+    exact = activation.opened(path)
+    assert exact is not None
+    raw = exact(images, np.ones(40, int))
     odds = np.log(package.probabilities(images))
     difference = (odds[:, 1] - odds[:, 0]) / 0.5 / 2  # of the logit from the mean of both, before the temperature
     assert raw.mean(axis=(1, 2)) + (-0.2 - 0.4) / 2 == pytest.approx(difference, abs=1e-3)

@@ -311,8 +311,8 @@ MAY_IMPORT = {
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",
     "cli": (
-        "project files tracking registry data/download data/preparation inspection explanation monitoring audit promotion "
-        "batch serving operations lr_find tuning"
+        "project files tracking registry data/download data/preparation inspection explanation monitoring audit "
+        "promotion batch serving operations lr_find tuning"
     ),
 }
 OWNERS = {

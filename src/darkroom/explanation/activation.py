@@ -112,7 +112,7 @@ class ActivationMaps:
         if self._ending.channels_first:
             features = features.transpose(0, 2, 3, 1)
         weights = self._ending.weights - self._ending.weights.mean(axis=1, keepdims=True)
-        return np.einsum("nhwk,kn->nhw", features, weights[:, classes]).astype(np.float32)
+        return np.asarray(np.einsum("nhwk,kn->nhw", features, weights[:, classes]), np.float32)
 
 
 def opened(path: Path) -> ActivationMaps | None:

@@ -46,4 +46,4 @@ def rise(answers: Answers, image: np.ndarray, label: int, covers: np.ndarray) ->
         probabilities = np.clip(answers(seen)[:, label], LEAST, 1 - LEAST)
         log_odds[start : start + BATCH] = np.log(probabilities / (1 - probabilities))
     centred = log_odds - log_odds.mean()
-    return np.einsum("n,nhw->hw", centred, covers).astype(np.float32) / len(covers)
+    return np.asarray(np.einsum("n,nhw->hw", centred, covers) / len(covers), np.float32)
