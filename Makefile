@@ -66,7 +66,7 @@ lock: setup  ## write requirements.lock and requirements-s3.lock anew from pypro
 	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
 bench: setup  ## run every benchmark and write benchmarks/results
-	set -e; for script in $(filter-out benchmarks/record.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
+	set -e; for script in $(filter-out benchmarks/record.py benchmarks/served.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; data, models and runs stay
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build site

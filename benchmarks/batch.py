@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from benchmarks.sides import Side, be_side
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = [f"class{number}" for number in range(10)]
+CODE = ("package.py", "images.py", "headers.py")  # of a registered version
 CASES: dict[str, dict[str, Any]] = {
     "small": {"images": 20_000, "shape": (28, 28, 1), "stored": (28, 28), "filters": (32, 64, 128)},
     "photographs": {"images": 2_000, "shape": (224, 224, 3), "stored": (256, 300), "filters": (16, 32, 64, 128)},
@@ -54,7 +56,8 @@ def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> d
     write_images(place / "images", case)
     write_network(place / "artifacts" / "model.onnx", shape=case["shape"], filters=case["filters"])
     (place / "code").mkdir()
-    (place / "code" / "package.py").write_bytes((ROOT / "src" / "darkroom" / "deployable" / "package.py").read_bytes())
+    for name in CODE:
+        shutil.copy(ROOT / "src" / "darkroom" / "deployable" / name, place / "code" / name)
     rates: dict[str, list[float]] = {"darkroom": [], "bare": []}
     sides = {name: Side("benchmarks.batch", name, str(place)) for name in rates}
     for number in range(options.rounds + 1):
@@ -90,9 +93,11 @@ def work(name: str, place: Path) -> None:
 
 def _darkroom(place: Path) -> Callable[[], object]:
     from darkroom.batch import run
+    from darkroom.files.writing import sha256_of
     from darkroom.registry.snapshot import Version
 
-    version = Version("benchmark", "1", None, str(place), {})
+    files = ["artifacts/model.onnx", *(f"code/{name}" for name in CODE)]
+    version = Version("benchmark", "1", None, str(place), {f"sha256/{name}": sha256_of(place / name) for name in files})
     return lambda: run.run(str(place / "images"), place / "out.parquet", version=version)
 
 

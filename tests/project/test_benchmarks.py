@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import cifar10, mnist, record, tuning, tuning_peers
+from benchmarks import cifar10, mnist, record, serve, soak, tuning, tuning_peers
 from darkroom.cli import presets
 from darkroom.project.params import read_params
 from darkroom.tuning.rows import TrialRow
@@ -63,3 +63,26 @@ def test_what_a_run_leaves_out_stays_with_its_origin():
     assert once["earlier"] == {"memory": there}
     twice = record.with_earlier(here | {"commit": "c", "rate": 6}, once, parts=("memory", "rate"))
     assert twice["earlier"] == once["earlier"]
+
+
+def test_only_errors_after_a_kill_are_explained_by_it():
+    errors = [(99.9, 503), (100.5, 0), (101.0, 503), (104.0, 500)]
+    found = soak.summary(errors, killed=[100.0])
+    assert found == {"after_a_kill": 2, "elsewhere": 2, "statuses": {"503": 1, "500": 1}}
+
+
+def test_a_server_is_judged_by_the_median_of_its_turns():
+    turn: dict[str, float | None] = {
+        "p95_ms": 2.0,
+        "p99_ms": 3.0,
+        "cpu_ms": 0.5,
+        "max_ms": 9.0,
+        "n_requests": 10,
+        "n_errors": 0,
+    }
+    turns = [
+        turn | {"requests_per_second": rate, "p50_ms": p50} for rate, p50 in ((5.0, 1.0), (90.0, None), (6.0, 1.2))
+    ]
+    found = serve.median([*turns[:2], turns[2] | {"max_ms": None, "n_errors": 1}])
+    assert (found["requests_per_second"], found["p50_ms"], found["max_ms"]) == (6.0, 1.1, 9.0)
+    assert (found["n_requests"], found["n_errors"]) == (30, 1)

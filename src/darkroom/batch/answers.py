@@ -134,15 +134,15 @@ def _table(
     columns = [
         pa.array(chunk.names, pa.string()),
         pa.array(ids, pa.string()),
-        pa.array(np.array(package.classes, dtype=object)[best], pa.string(), mask=missing),
+        pa.array(package.classes, pa.string()).take(pa.array(best, mask=missing)),
         pa.array(confidence, mask=missing),
         pa.ListArray.from_arrays(pa.array(ends), pa.array(probabilities.reshape(-1)), mask=pa.array(missing)),
         pa.array(abstained, mask=missing),
-        pa.array([work.version.version] * n, pa.string()),
+        pa.repeat(pa.scalar(work.version.version, pa.string()), n),
         pa.array(errors, pa.string()),
     ]
     table = pa.Table.from_arrays(columns, schema=schema())
-    return table.append_column("time", pa.array([datetime.now(UTC)] * n, pa.timestamp("us", "UTC")))
+    return table.append_column("time", pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), n))
 
 
 def _with_measures(table: "pa.Table", measures: np.ndarray) -> "pa.Table":

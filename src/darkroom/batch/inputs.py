@@ -183,13 +183,13 @@ def _below(folder: str, prefix: str) -> Iterator[str]:
     """Yield the names of everything below a directory, sorted; directories sort without a trailing slash."""
     try:
         with os.scandir(folder + prefix) as found:
-            children = sorted((child.name, child.is_dir(follow_symlinks=False)) for child in found)
+            is_dir = {child.name: child.is_dir(follow_symlinks=False) for child in found}
     except OSError as error:
         raise DataError(f"cannot read {utf8(folder + prefix)}: {error.strerror}") from None
-    for name, is_dir in children:
+    for name in sorted(is_dir):
         if name.startswith("."):
             continue
-        if is_dir:
+        if is_dir[name]:
             yield from _below(folder, f"{prefix}{name}/")
         else:
             yield f"{prefix}{name}"
