@@ -35,6 +35,7 @@ def main() -> None:
     trained = {folder.name: read_run(folder / "run.json") for folder in folders}
 
     from darkroom.evaluation import predictions, report
+    from darkroom.evaluation.heat import heat_of
     from darkroom.figures.fonts import advice
     from darkroom.tracking.runs import reopen_training
 
@@ -60,8 +61,9 @@ def main() -> None:
             )
             records[name].log_metrics(single_numbers(metrics[name]))
             records[name].log_artifact(pictures, "pictures")
+        heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
         page = report.render(
-            candidates, labels, winner=winner, manifest=dataset.manifest, worst=worst[winner], drawn=drawn, **options
+            candidates, labels, winner=winner, manifest=dataset.manifest, heat=heat, drawn=drawn, **options
         )
         write_text(paths.report, page)
         records[winner].log_artifact(paths.report)

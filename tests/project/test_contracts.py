@@ -121,6 +121,7 @@ RERUNS = {
     "src/darkroom/training/optimizers.py": {"tune", "train"},
     "src/darkroom/tuning/choice.py": {"tune"},
     "src/darkroom/evaluation/report.html.j2": {"evaluate", "promote"},
+    "src/darkroom/explanation/maps.py": {"evaluate"},
     "src/darkroom/promotion/gates.py": {"promote"},
     "src/darkroom/registry/lock.py": {"promote"},
     "src/darkroom/serving/server.py": set(),
@@ -297,7 +298,7 @@ MAY_IMPORT = {
     "data/augmentation": "project files compute data/arrays",
     "inspection": "deployable project files figures data/raw data/arrays data/preparation",
     "networks/backbones": "project networks/runtime files compute data/fetching",
-    "evaluation": "deployable project evaluation/metrics files figures data/arrays",
+    "evaluation": "deployable project evaluation/metrics explanation files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
         "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -16,6 +16,9 @@ from darkroom.evaluation.metrics import classification
 from darkroom.figures import grid
 from darkroom.files.writing import write_csv
 from darkroom.project.text import percent
+
+if TYPE_CHECKING:
+    from darkroom.evaluation.heat import Heat
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def render(
     winner: str,
     manifest: Mapping[str, Any],
     calibration_bins: int,
-    worst: Sequence[WorstError],
+    heat: "Heat",
     drawn: Mapping[str, Mapping[str, Path]],
 ) -> str:
     """Return the page as HTML.
@@ -86,7 +89,7 @@ def render(
         labels: (n,), the true classes of the test images.
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
-        worst: the winner's worst errors, worst first.
+        heat: the winner's worst errors and what it looked at in them.
         drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
     """
     best = next(candidate for candidate in candidates if candidate.name == winner)
@@ -116,7 +119,8 @@ def render(
         confusions=_confusions(counts, classes),
         pictures=pictures,
         curves=curves,
-        worst=worst,
+        worst=heat.worst,
+        heat=heat,
         n_bins=calibration_bins,
     )
 
