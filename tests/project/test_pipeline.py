@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.pages import Example, agree, examples
 from tests.support.project import ROOT, Project
 
 pytestmark = [pytest.mark.heavy]
@@ -97,7 +98,7 @@ def test_lineage_reads_from_the_version_back_to_commit_and_data(promoted: Projec
 def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
     run_id = load(promoted, "models/cnn/run.json")["run_id"]
     steps = query(promoted, "select key, step from metrics where run_uuid = ? and key = 'val_accuracy'", run_id)
-    assert sorted(step for _, step in steps) == list(range(8))
+    assert sorted(step for _, step in steps) == list(range(1, 9))
     keys = {key for (key,) in query(promoted, "select distinct key from metrics where run_uuid = ?", run_id)}
     assert {
         "train_loss", "val_loss", "train_accuracy", "learning_rate", "images_per_second", "test_accuracy", "macro_f1",
@@ -138,6 +139,12 @@ def test_the_summary_names_winner_decision_and_version(promoted: Project) -> Non
     printed = promoted.run("darkroom", "report")
     for part in ("cnn", "95 %", "digits", "make ui"):
         assert part in printed
+
+
+@pytest.mark.parametrize("example", examples("smoke"), ids=lambda example: example.command)
+def test_a_command_of_the_docs_answers_so(promoted: Project, example: Example) -> None:
+    printed = promoted.run(*example.command.split())
+    assert agree(example.answer, printed, root=promoted.root), printed
 
 
 def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:
@@ -201,7 +208,7 @@ def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Projec
         "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
         resumed.run_id,
     )
-    assert [step for (step,) in steps] == list(range(12))
+    assert [step for (step,) in steps] == list(range(1, 13))
     assert query(promoted, "select status from runs where run_uuid = ?", resumed.run_id) == [("FINISHED",)]
 
 
