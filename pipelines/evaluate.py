@@ -34,6 +34,7 @@ def main() -> None:
 
     from darkroom.evaluation import predictions, report
     from darkroom.evaluation.earlier import read_earlier
+    from darkroom.evaluation.heat import heat_of
     from darkroom.figures.fonts import advice
     from darkroom.tracking.runs import reopen_training
 
@@ -65,7 +66,8 @@ def main() -> None:
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
         shown = {"worst": worst[winner], "unsure": unsure[winner]}
-        told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
+        heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
+        told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins, "heat": heat}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)
         write_text(paths.page, page)
         records[winner].log_artifact(paths.page)

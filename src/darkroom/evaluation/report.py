@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
@@ -20,6 +20,9 @@ from darkroom.figures.style import SPLITS
 from darkroom.files.writing import write_csv
 from darkroom.project.params import flatten
 from darkroom.project.text import percent
+
+if TYPE_CHECKING:
+    from darkroom.evaluation.heat import Heat
 
 PLOTTED = {  # tables of `dvc plots`, with their columns
     "confusion": ["candidate", "actual", "predicted"],
@@ -89,6 +92,7 @@ def render(
     manifest: Mapping[str, Any],
     calibration_bins: int,
     shown: Mapping[str, Sequence[Answer]],
+    heat: "Heat",
     drawn: Mapping[str, Mapping[str, Path]],
     earlier: Earlier,
 ) -> str:
@@ -100,6 +104,7 @@ def render(
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
         shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers.
+        heat: what the winner looked at in its worst errors.
         drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
         earlier: what the stages before reported.
     """
@@ -131,6 +136,7 @@ def render(
         pictures=pictures,
         curves=curves,
         **shown,
+        heat=heat,
         n_bins=calibration_bins,
         earlier=earlier,
         settings={each.name: flatten(each.run.get("params", {})) for each in candidates},
