@@ -225,7 +225,7 @@ def test_latencies_are_positive_milliseconds(classifier):
 
 def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
     foreign = set()
-    for name in ("package.py", "images.py", "headers.py"):
+    for name in ("package.py", "images.py", "headers.py", "machine.py"):
         for node in ast.walk(ast.parse(Path(package.__file__).with_name(name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 foreign |= {alias.name for alias in node.names}
@@ -241,7 +241,7 @@ def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
 
 def test_the_modules_work_in_a_directory_of_their_own(model, tmp_path):
     (tmp_path / "classifier").mkdir()
-    for name in ("package.py", "images.py", "headers.py"):
+    for name in ("package.py", "images.py", "headers.py", "machine.py"):
         (tmp_path / "classifier" / name).write_bytes(Path(package.__file__).with_name(name).read_bytes())
     (tmp_path / "a.png").write_bytes(STILLS["png"])
     program = (

@@ -279,11 +279,11 @@ MAY_IMPORT = {
     "errors": "",
     "deployable": "",
     "project": "",
-    "networks/runtime": "",
+    "networks/runtime": "deployable",
     "networks/architectures": "project",
     "evaluation/metrics": "",
     "files": "project",
-    "compute": "project",
+    "compute": "deployable project",
     "tracking": "deployable project",
     "networks": "deployable networks/runtime networks/architectures",
     "figures": "project files",
@@ -305,13 +305,13 @@ MAY_IMPORT = {
     "audit": "project files data/arrays data/preparation evaluation training",
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
     "batch": "deployable project files compute registry monitoring",
-    "serving": "project compute registry monitoring",
+    "serving": "deployable project compute registry monitoring",
     "operations": "deployable project files tracking data/raw registry monitoring",
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",
     "cli": (
-        "project files tracking registry data/download data/preparation inspection monitoring audit promotion batch "
-        "serving operations lr_find tuning"
+        "deployable project files tracking registry data/download data/preparation inspection monitoring audit "
+        "promotion batch serving operations lr_find tuning"
     ),
 }
 OWNERS = {

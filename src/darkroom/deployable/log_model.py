@@ -67,7 +67,7 @@ def log_package(
                 flavor_name="pyfunc",
                 python_model=str(here / "mlflow_model.py"),
                 artifacts=files,
-                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py")],
+                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py", "machine.py")],
                 signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
                 input_example=None if input_example is None else _example(input_example),
                 pip_requirements=_requirements(),

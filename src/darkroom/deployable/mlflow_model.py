@@ -1,6 +1,6 @@
 """The deployable model as MLflow sees it: model.onnx read by package.py, behind a pyfunc saved as code (no pickle).
 
-This file is copied into every logged model with package.py, images.py and headers.py, and runs at the consumer, who has
+This file is copied into every logged model with package.py and what that imports, and runs at the consumer, who has
 neither darkroom nor Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom
 imports it.
 """

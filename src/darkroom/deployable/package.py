@@ -1,8 +1,8 @@
 """The deployable classifier: an ONNX file that says itself what it eats, and the decoder it was trained with.
 
-This module and the two beside it (images.py, headers.py), with NumPy, OpenCV and ONNX Runtime, are all that a consumer
-needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error here is a
-ValueError with one clear line.
+This module and those beside it (images.py, headers.py, machine.py), with NumPy, OpenCV and ONNX Runtime, are all that a
+consumer needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error
+here is a ValueError with one clear line.
 """
 
 import base64
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .machine import usable_cores
 
 
 def _missing(package: str, error: ImportError) -> ImportError:
@@ -91,7 +93,7 @@ class Package:
             raise ValueError(f"{path}: no such file; expected the model.onnx of a trained model")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings about optimisations are of no use to a consumer
-        options.intra_op_num_threads = threads or _usable_cores()
+        options.intra_op_num_threads = threads or usable_cores()  # ONNX Runtime counts the machine's
         options.inter_op_num_threads = 1
         available = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
@@ -254,11 +256,6 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
             f"tensor(uint8) ['n', {', '.join(map(str, shape))}] to ['n', {len(classes)}]"
         )
     return dict(metadata, classes=classes)
-
-
-def _usable_cores() -> int:
-    # ONNX Runtime counts the machine's cores, and complains when it may not use them all (containers, taskset).
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shorten(text: str) -> str:

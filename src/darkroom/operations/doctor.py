@@ -15,6 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, RegistryError
 from darkroom.operations.disk import in_words, usage
 from darkroom.operations.preflight import check_merges, check_repository
@@ -145,7 +146,7 @@ def _disk(root: Path) -> Finding:
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("gpu", "ok", f"no NVIDIA driver; {len(os.sched_getaffinity(0))} CPU cores are used")
+        return Finding("gpu", "ok", f"no NVIDIA driver; {usable_cores()} CPU cores are used")
     try:
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],
