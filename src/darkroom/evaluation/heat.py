@@ -9,7 +9,7 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.deployable.package import Package
-from darkroom.evaluation.candidates import Candidate, WorstError, data_uri
+from darkroom.evaluation.candidates import Candidate, Answer, data_uri
 from darkroom.explanation.maps import EXACT, Explainer, Spot, common_spot, overlaid
 
 N_MASKS = 200
@@ -22,21 +22,19 @@ class Heat(NamedTuple):
     """Heat maps for the report.
 
     Attributes:
-        worst: the worst errors, worst first.
         method: how the maps were made.
         errors: data: URIs of the first of the worst errors, each the map for the predicted class over the image.
         spot: a place at the border that decides correct answers too, None if there is none.
         n_right: number of correct answers that were looked at for it.
     """
 
-    worst: Sequence[WorstError]
     method: str
     errors: list[str]
     spot: Spot | None
     n_right: int
 
 
-def heat_of(folder: Path, candidates: Sequence[Candidate], dataset: Dataset, worst: Sequence[WorstError]) -> Heat:
+def heat_of(folder: Path, candidates: Sequence[Candidate], dataset: Dataset, worst: Sequence[Answer]) -> Heat:
     """Return the heat maps of a candidate.
 
     Args:
@@ -57,8 +55,8 @@ def heat_of(folder: Path, candidates: Sequence[Candidate], dataset: Dataset, wor
     images = np.concatenate([np.empty((0, *dataset.image_shape), np.uint8), *(one.image[None] for one in wrong)])
     images = np.concatenate([images, dataset.images[rows[right]]])
     if not len(images):
-        return Heat(worst, explain.method, [], None, 0)
+        return Heat(explain.method, [], None, 0)
     maps = explain(images, [dataset.classes.index(one.predicted) for one in wrong] + predicted[right].tolist())
     shown = [overlaid(one.image, heat) for one, heat in zip(wrong, maps, strict=False)]
     uris = [data_uri(cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()) for image in shown]
-    return Heat(worst, explain.method, uris, common_spot(maps[len(wrong) :]), len(right))
+    return Heat(explain.method, uris, common_spot(maps[len(wrong) :]), len(right))
