@@ -65,9 +65,9 @@ def main() -> None:
             records[name].log_artifact(pictures, "pictures")
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
-        shown = {"worst": worst[winner], "unsure": unsure[winner]}
         heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
-        told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins, "heat": heat}
+        shown = {"worst": worst[winner], "unsure": unsure[winner], "heat": heat}
+        told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)
         write_text(paths.page, page)
         records[winner].log_artifact(paths.page)

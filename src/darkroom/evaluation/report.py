@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -20,9 +20,6 @@ from darkroom.figures.style import SPLITS
 from darkroom.files.writing import write_csv
 from darkroom.project.params import flatten
 from darkroom.project.text import percent
-
-if TYPE_CHECKING:
-    from darkroom.evaluation.heat import Heat
 
 PLOTTED = {  # tables of `dvc plots`, with their columns
     "confusion": ["candidate", "actual", "predicted"],
@@ -91,8 +88,7 @@ def render(
     winner: str,
     manifest: Mapping[str, Any],
     calibration_bins: int,
-    shown: Mapping[str, Sequence[Answer]],
-    heat: "Heat",
+    shown: Mapping[str, Any],
     drawn: Mapping[str, Mapping[str, Path]],
     earlier: Earlier,
 ) -> str:
@@ -103,8 +99,8 @@ def render(
         labels: (n,), the true classes of the test images.
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
-        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers.
-        heat: what the winner looked at in its worst errors.
+        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers; heat: what it
+            looks at, see heat.Heat.
         drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
         earlier: what the stages before reported.
     """
@@ -136,7 +132,6 @@ def render(
         pictures=pictures,
         curves=curves,
         **shown,
-        heat=heat,
         n_bins=calibration_bins,
         earlier=earlier,
         settings={each.name: flatten(each.run.get("params", {})) for each in candidates},
