@@ -37,8 +37,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from benchmarks.mnist import clone, seconds, use
+from benchmarks.mnist import ROOT, clone, seconds, use
 from benchmarks.record import arguments, report
+from darkroom.cli import presets
 
 PRESET = "folder"
 PEER = Path(__file__).parent / "peers" / "fastai_vision.py"
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--whole-sizes", type=int, nargs="+", default=[20, 60, 300])
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[])
+    parser.add_argument("--features", type=Path, help="a directory that keeps all features for later runs")
     parser.add_argument("--fastai-python", type=Path, help="an environment with fastai and timm")
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
@@ -63,11 +65,15 @@ def main() -> None:
         return
     warnings.filterwarnings("ignore", module="sklearn")  # what has not converged is as good
     result: dict[str, Any] = {}
+    if options.features:
+        options.features = options.features.absolute()
+        options.features.mkdir(parents=True, exist_ok=True)
     with clone() as root:
         os.chdir(root)
         for name in ARCHIVES:
             if name not in options.skip:
-                result[name] = heads(root, mirror, name, sizes=options.sizes, seeds=options.seeds)
+                kept = options.features and options.features / f"{name}.npz"
+                result[name] = heads(root, mirror, name, sizes=options.sizes, seeds=options.seeds, kept=kept)
         if "whole" not in options.skip:
             python = options.fastai_python.absolute() if options.fastai_python else None
             result["whole"] = {
@@ -115,18 +121,26 @@ class Photographs:
     is_val: np.ndarray
     test: np.ndarray
     test_labels: np.ndarray
-    classes: list[str]
+    classes: np.ndarray
 
     def score(self, scores: np.ndarray) -> float:
         """Return the accuracy of scores of the test images, (n, classes)."""
         return float((scores.argmax(axis=1) == self.test_labels).mean())
 
 
-def heads(root: Path, mirror: Path, name: str, *, sizes: list[int], seeds: list[int]) -> dict[str, Any]:
+def heads(
+    root: Path, mirror: Path, name: str, *, sizes: list[int], seeds: list[int], kept: Path | None
+) -> dict[str, Any]:
     """Return the accuracies of all heads by the number of images of every class."""
-    use_photographs(root, mirror / ARCHIVES[name], name, n_train=N_TRAIN, n_test=N_TEST[name], copies=1)
-    seconds(root, "dvc", "repro", "augment")
-    photographs = embedded(root)
+    if kept and kept.exists():
+        with np.load(kept) as arrays:
+            photographs = Photographs(**arrays)
+    else:
+        use_photographs(root, mirror / ARCHIVES[name], name, n_train=N_TRAIN, n_test=N_TEST[name], copies=1)
+        seconds(root, "dvc", "repro", "augment")
+        photographs = embedded(root)
+        if kept:
+            np.savez(kept, **vars(photographs))
     found: dict[str, Any] = {"n_classes": len(photographs.classes), "n_test": len(photographs.test_labels)}
     for size in sizes:
         drawn = seeds if size < N_TRAIN else seeds[:1]  # all of them are drawn
@@ -170,7 +184,7 @@ def embedded(root: Path) -> Photographs:
         np.arange(len(train) + len(val)) >= len(train),
         features(prepared, test),
         prepared.labels[test],
-        list(prepared.classes),
+        np.array(prepared.classes),
     )
 
 
@@ -205,15 +219,14 @@ def head_accuracies(photographs: Photographs, *, size: int, seed: int, with_copi
 def darkrooms(photographs: Photographs, rows: np.ndarray, *, seed: int) -> dict[str, float]:
     """Return accuracy and seconds of the head as `train` makes it of these rows."""
     from darkroom.networks.build import root as root_of
-    from darkroom.project.params import read_params
     from darkroom.training import recipe
     from darkroom.training.class_weights import choose_class_weights
     from darkroom.training.head_phase import solve_head
 
-    is_val, classes = photographs.is_val[rows], photographs.classes
+    is_val, classes = photographs.is_val[rows], photographs.classes.tolist()
     train, val = rows[~is_val], rows[is_val]
     features, labels, groups = photographs.features, photographs.labels, photographs.groups
-    params = read_params(Path("params.yaml"))["train"]["transfer"] | {"seed": seed}
+    params = presets.read(PRESET, root=ROOT)["train"]["transfer"] | {"seed": seed}
     counts = dict(zip(classes, np.bincount(labels[train]).tolist(), strict=True))
     params["class_weights"] = choose_class_weights(counts).value
     data = recipe.Vectors(

@@ -1,4 +1,7 @@
-"""Score every candidate's model.onnx on the splits test and recent, choose the winner, write metrics and a report."""
+"""Score every candidate and choose the winner.
+
+Each model.onnx is scored on the splits test and recent; metrics, pictures and a report are written.
+"""
 
 import hashlib
 import json
@@ -9,7 +12,7 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError
 from darkroom.evaluation.params import EvaluateParams
 from darkroom.files.writing import write_text
-from darkroom.project.console import run, say, stage_paths
+from darkroom.project.console import progress, run, say, stage_paths
 from darkroom.project.params import load_candidates, load_section
 
 
@@ -43,7 +46,7 @@ def main() -> None:
         options: dict[str, Any] = {"calibration_bins": params.calibration_bins}
         candidates = [
             score(folder, trained[folder.name], dataset, latency_repeats=params.latency_repeats, **options)
-            for folder in folders
+            for folder in progress(folders, unit="candidate")
         ]
         metrics = {candidate.name: dict(candidate.metrics) for candidate in candidates}
         winner = choose_winner(trained, model_bytes={name: metrics[name]["model_bytes"] for name in metrics})

@@ -1,5 +1,6 @@
-"""Compare the winner of the evaluation with the champion on the same images, register and promote it if it is better.
+"""Promote the winner if it is better than the champion.
 
+Both answer the same images; a winner that passes every gate is registered.
 This stage runs in every `dvc repro`, so what was decided before is answered without loading a model or MLflow: the
 champion is recognised by the sha256 of its model.onnx, and every decision is kept.
 """

@@ -84,7 +84,7 @@ def test_a_confirmed_label_is_no_longer_suspected(root, audited, tmp_path):
     finally:
         (root / run.CORRECTIONS).unlink()
     assert one.row not in {other.row for other in again.found}
-    assert "1 confirmed one is left out" in run.in_words(again)
+    assert "1 more was decided about in data/corrections.csv" in run.in_words(again)
 
 
 def write_features(root, values, rows, *, digest):

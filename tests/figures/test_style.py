@@ -38,7 +38,7 @@ def confusion(n_classes):
 
 
 HISTORY: dict[str, list[float]] = {
-    "epoch": [0, 1, 2],
+    "epoch": [1, 2, 3],
     "train_loss": [2.0, 1.0, 0.5],
     "val_loss": [1.5, 1.2, 0.9],
     "train_accuracy": [0.3, 0.6, 0.8],
@@ -107,7 +107,7 @@ def test_training_curves_are_drawn_from_the_history(tmp_path, best_epoch):
 
 def test_training_curves_of_a_single_epoch_are_drawn(tmp_path):
     one = {name: values[:1] for name, values in HISTORY.items()}
-    drawn(figures.training_curves(one, tmp_path / "curves.png", best_epoch=0))
+    drawn(figures.training_curves(one, tmp_path / "curves.png", best_epoch=1))
 
 
 def test_class_scores_leave_out_classes_without_a_value(tmp_path):

@@ -52,16 +52,16 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert len(read_seen_ids(out / "seen_ids.npy")) == 200, "160 to train on, 40 to validate"
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
-    assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in range(3)]
-    assert float(history[run["best_epoch"]]["val_accuracy"]) == run["val_accuracy"]
+    assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in (1, 2, 3)]
+    assert float(history[run["best_epoch"] - 1]["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["val_loss"] == float(history[run["best_epoch"]]["val_loss"])
+    assert metrics["val_loss"] == float(history[run["best_epoch"] - 1]["val_loss"])
     assert metrics.items() - {("val_loss", metrics["val_loss"])} <= run.items()
     logged = stage.query(
         "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
     )
-    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history)]
+    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history, 1)]
     assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
     ((device,),) = stage.query("select value from tags where run_uuid = ? and key = 'device'", run["run_id"])
     assert "tensorflow" in device

@@ -185,7 +185,7 @@ def test_the_parent_run_has_a_child_per_trial_with_its_curve(
         assert stage.query(values, name, "learning_rate") == [(trial["learning_rate"],)]
         assert stage.query(values, name, "architecture.dropout") == [(trial["architecture.dropout"],)]
         assert stage.query(values, name, "epochs") == [("2",)]
-        assert [step for (step,) in stage.query(curve, name)] == [0, 1]
+        assert [step for (step,) in stage.query(curve, name)] == [1, 2]
 
 
 def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, str]) -> None:
@@ -220,7 +220,7 @@ def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage,
     assert stage.best == best
     assert len(stage.query("select name from runs where name = 'confirm-0'")) == 1
     text = (stage.root / "params.yaml").read_text()
-    text = text.replace("calibration: temperature", "calibration: none").replace("keep: best", "keep: last")
+    text = text.replace("calibration: temperature", "calibration: none").replace("checkpoint: best", "checkpoint: last")
     (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))  # no trial sees the others
     stage.call(tune.main)
     assert len(stage.trials()) == 5

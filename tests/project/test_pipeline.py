@@ -97,7 +97,7 @@ def test_lineage_reads_from_the_version_back_to_commit_and_data(promoted: Projec
 def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
     run_id = load(promoted, "models/cnn/run.json")["run_id"]
     steps = query(promoted, "select key, step from metrics where run_uuid = ? and key = 'val_accuracy'", run_id)
-    assert sorted(step for _, step in steps) == list(range(8))
+    assert sorted(step for _, step in steps) == list(range(1, 9))
     keys = {key for (key,) in query(promoted, "select distinct key from metrics where run_uuid = ?", run_id)}
     assert {
         "train_loss", "val_loss", "train_accuracy", "learning_rate", "images_per_second", "test_accuracy", "macro_f1",
@@ -201,7 +201,7 @@ def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Projec
         "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
         resumed.run_id,
     )
-    assert [step for (step,) in steps] == list(range(12))
+    assert [step for (step,) in steps] == list(range(1, 13))
     assert query(promoted, "select status from runs where run_uuid = ?", resumed.run_id) == [("FINISHED",)]
 
 

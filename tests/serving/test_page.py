@@ -1,15 +1,12 @@
 """The page at /, in a real browser."""
 
-from pathlib import Path
-
 import pytest
 
 from darkroom.monitoring.feedback import read_feedback
+from tests.support.chromium import chromium
 from tests.support.served import Server, png, served_repository
 
 pytestmark = pytest.mark.heavy
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = ("no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-sync")
 TOKEN = "a-long-secret"  # noqa: S105
 READ_DROPPED = """([base64, type]) => {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -37,14 +34,8 @@ def server(root):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip("Chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{name}" for name in QUIET])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from darkroom.files.writing import write_csv, write_text
 
 COLUMNS = ("kind", "id", "source", "split", "label", "suggested", "quality", "agreeing_neighbours", "beside")
 SIDE = 96  # pixels of an image on the page
+LOSSLESS_SIDE = 48  # larger ones are compressed, to a fifth of the size
 SHOWN = {"label": 240}  # of a kind on the page
 SHOWN_OF_OTHERS = 60
 BESIDE = 3
@@ -84,12 +85,18 @@ def _card(audit: Audit, one: Finding, *, source: str, split: str) -> dict[str, A
     }
 
 
-def thumbnail(image: np.ndarray, *, side: int = SIDE) -> str:
-    """Return an image, uint8 (H, W, C), as a data: URI of at most `side` pixels."""
+def thumbnail(image: np.ndarray) -> str:
+    """Return an image, uint8 (H, W, C), as a data: URI of at most SIDE pixels."""
+    content, media_type = encoded(image, side=SIDE)
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def encoded(image: np.ndarray, *, side: int) -> tuple[bytes, str]:
+    """Return an image, uint8 (H, W, C), as a file of at most `side` pixels, and its media type."""
     scale = side / max(image.shape[:2])
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     image = image if image.ndim == 2 or image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    form = "webp" if max(image.shape[:2]) > 48 else "png"
-    return f"data:image/{form};base64,{base64.b64encode(cv2.imencode(f'.{form}', image)[1].tobytes()).decode()}"
+    form = "webp" if max(image.shape[:2]) > LOSSLESS_SIDE else "png"
+    return cv2.imencode(f".{form}", image)[1].tobytes(), f"image/{form}"

@@ -22,7 +22,7 @@ class Audit(NamedTuple):
         found: the worst of each kind first; kinds in the order of findings.KINDS.
         n_images: that the dataset uses.
         n_judged: whose labels were judged.
-        n_confirmed: that a person confirmed, and that are no longer shown.
+        n_decided: that a person has decided about, in data/corrections.csv, and that are no longer shown.
         by: what they were judged by, in words.
         notes: what would let more be judged.
     """
@@ -31,7 +31,7 @@ class Audit(NamedTuple):
     found: list[Finding]
     n_images: int
     n_judged: int
-    n_confirmed: int
+    n_decided: int
     by: list[str]
     notes: list[str]
 
@@ -72,23 +72,23 @@ def audit(root: Path, *, source: str, bits: int) -> Audit:
         *findings.outliers(judged[0]),
         *findings.unusable(reasons, used),
     ]
-    confirmed = _confirmed(root, index["id"].tolist(), index["label"].tolist())
+    decided = _decided(root, index["id"].tolist(), index["label"].tolist())
     n_judged = sum(len(part.rows) for part in judged)
     return Audit(
         dataset,
-        [one for one in found if one.row not in confirmed],
+        [one for one in found if one.row not in decided],
         n_images=len(used),
         n_judged=n_judged,
-        n_confirmed=len(confirmed),
+        n_decided=len(decided),
         by=by,
         notes=_notes(dataset, n_missing=len(used) - n_judged, has_answers=answers is not None),
     )
 
 
-def _confirmed(root: Path, ids: list[str], labels: list[str]) -> set[int]:
-    """Return the rows whose label a person confirmed as it is."""
-    said = {line.id: line.new for line in read_corrections(root / CORRECTIONS) if line.old == line.new}
-    return {row for row, (one, label) in enumerate(zip(ids, labels, strict=True)) if said.get(one) == label}
+def _decided(root: Path, ids: list[str], labels: list[str]) -> set[int]:
+    """Return the rows whose label, as it is now, a person confirmed or has corrected for the next preprocess."""
+    said = {(line.id, line.old) for line in read_corrections(root / CORRECTIONS)}
+    return {row for row, looked_at in enumerate(zip(ids, labels, strict=True)) if looked_at in said}
 
 
 def _notes(dataset: Dataset, *, n_missing: int, has_answers: bool) -> list[str]:
@@ -113,6 +113,6 @@ def in_words(audit: Audit) -> str:
         f"{n_wrong:,} of {audit.n_judged:,} labels are probably wrong ({n_wrong / max(1, audit.n_judged):.1%}), "
         f"{n_twins:,} near-duplicates have two labels, {n_far:,} images resemble no other, {n_useless:,} are unusable"
     )
-    n = audit.n_confirmed
-    confirmed = f"; {n:,} confirmed one{'s are' if n > 1 else ' is'} left out" if n else ""
-    return f"{words}{confirmed} (judged: {', '.join(audit.by)}{''.join(f'; {note}' for note in audit.notes)})"
+    n = audit.n_decided
+    decided = f"; {n:,} more {'were' if n > 1 else 'was'} decided about in {CORRECTIONS}" if n else ""
+    return f"{words}{decided} (judged: {', '.join(audit.by)}{''.join(f'; {note}' for note in audit.notes)})"

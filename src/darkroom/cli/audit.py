@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from darkroom.cli.options import Json
 from darkroom.errors import ParamsError
 from darkroom.project.repository import checkout
+
+if TYPE_CHECKING:
+    from darkroom.audit.run import Audit
 
 app = typer.Typer()
 
@@ -27,6 +30,10 @@ def audit(
         float | None,
         typer.Option("--max-wrong", min=0, max=1, help="Exit with code 3 if a larger fraction of labels looks wrong."),
     ] = None,
+    review: Annotated[
+        bool, typer.Option("--review", help="Then open a page on this machine to correct the labels, one key each.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of that page; 0: any free one.")] = 8010,
     as_json: Json = False,
 ) -> None:
     """Find images whose labels are probably wrong, outliers and unusable images; write reports/audit."""
@@ -45,7 +52,23 @@ def audit(
         print(json.dumps({"n_images": found.n_images, "n_judged": found.n_judged, "found": counts, "page": str(page)}))
     else:
         print(f"{run.in_words(found)}; {page}")
+    if review:
+        _review(found, root, port=port)
+        return
     raise typer.Exit(3 if max_wrong is not None and n_wrong > max_wrong * found.n_judged else 0)
+
+
+def _review(found: "Audit", root: Path, *, port: int) -> None:
+    from darkroom.audit.decisions import Decisions
+    from darkroom.audit.review import serve, server
+    from darkroom.audit.run import CORRECTIONS
+    from darkroom.project.console import say
+    from darkroom.project.locks import whoami
+
+    decisions = Decisions(root / CORRECTIONS, found.dataset, who=whoami())
+    serve(server(found, decisions), port=port, said=say)
+    n = len(decisions.made)
+    say(f"{n} decisions in {CORRECTIONS}" + ("; commit it, then run `dvc repro`" if n else ""))
 
 
 def _bits(root: Path) -> int:

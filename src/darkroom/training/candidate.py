@@ -3,7 +3,7 @@
 import dataclasses
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 GREATEST_AUTO_BATCH = 1024
 LEAST_AUTO_STEPS = 8  # per epoch
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def train_candidate(
     if recipe["batch_size"] != "auto":
         distribution.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
-    return _halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
+    return halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
 
 
 def first_batch_size(n_train: int) -> int:
@@ -125,10 +126,20 @@ def first_batch_size(n_train: int) -> int:
     return 1 << (greatest.bit_length() - 1)
 
 
-def _halving(
-    attempt: Callable[[int], Trained], *, start: int, checkpoint: Checkpoint | None, say: Callable[[str], None]
-) -> Trained:
-    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for."""
+def halving(
+    attempt: Callable[[int], Result], *, start: int, checkpoint: Checkpoint | None = None, say: Callable[[str], None]
+) -> Result:
+    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for.
+
+    Args:
+        attempt: takes the batch size.
+        start: the batch size to begin with, unless the checkpoint knows a smaller one.
+        checkpoint: begins anew with every attempt.
+        say: takes a line for the user.
+
+    Raises:
+        TrainingError: not even one image fits into memory.
+    """
     from darkroom.networks.runtime import distribution, memory
 
     shares = distribution.n_devices()
@@ -234,7 +245,7 @@ class _Run:
         progress, held_out = solve_head(head, self.recipe, self._vectors())
         if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
             record = progress.history[0]
-            self.reports.on_epoch_end(0, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
+            self.reports.on_epoch_end(1, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
         return progress, held_out
 
     def _phase(
@@ -261,7 +272,7 @@ class _Run:
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
-            keep=recipe["keep"],
+            keep=recipe["checkpoint"],
             plateau=build_plateau(recipe),
             schedule=schedule,
         )

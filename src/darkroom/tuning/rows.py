@@ -24,7 +24,7 @@ class TrialRow:
         params: name in the search space -> drawn value, a number or the label of a choice (str, bool, None or number);
             a conditional one is absent where its condition is not met.
         metrics: of complete trials: val_accuracy in [0, 1], and those of COSTS that were measured.
-        curve: validation accuracy by epoch, counted from 0, of running and pruned trials too.
+        curve: validation accuracy by epoch, counted from 1, of running and pruned trials too.
         feasible: whether the costs are within their limits.
         retry_of: number of the trial that was killed and that this one repeats.
         reason: why it failed, was pruned or was killed.

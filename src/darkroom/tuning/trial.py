@@ -56,7 +56,7 @@ class Report:
             self._trial.set_user_attr("worker", worker)
 
     def epoch(self, epoch: int, val_accuracy: float) -> None:
-        """Say how accurate the network is after an epoch, counted from 0 over all phases.
+        """Say how accurate the network is after an epoch, counted from 1 over all phases.
 
         Raises:
             Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
@@ -67,10 +67,10 @@ class Report:
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
-            self._trial.report(val_accuracy, epoch + 1)
-            is_judged = epoch + 1 in self._judged and not self._trial.user_attrs.get("baseline")
+            self._trial.report(val_accuracy, epoch)
+            is_judged = epoch in self._judged and not self._trial.user_attrs.get("baseline")
             if is_judged and self._trial.should_prune():
-                raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
+                raise Stopped(f"pruned after epoch {epoch} at val accuracy {val_accuracy:.4f}")
 
 
 LATENCY_REPEATS = 50  # single images timed
@@ -84,7 +84,7 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
     Args:
         epochs: of each phase, at most; None for as many as the params have.
     """
-    return {**recipe.shortened(settings, epochs=epochs), "keep": "best", "calibration": "none"}
+    return {**recipe.shortened(settings, epochs=epochs), "checkpoint": "best", "calibration": "none"}
 
 
 def judged(settings: Recipe) -> range:
@@ -180,9 +180,9 @@ def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
             report(epoch, logs["val_accuracy"])
-            is_last = epoch + 1 == recipe.n_epochs(task.recipe)
+            is_last = epoch == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
-                raise Stopped(f"tune.minutes were over after epoch {epoch + 1}")
+                raise Stopped(f"tune.minutes were over after epoch {epoch}")
 
         ended = _train(task, on_epoch_end)
         metrics = ended.metrics

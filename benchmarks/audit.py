@@ -1,0 +1,178 @@
+"""How many wrong labels does `darkroom audit` find, beside cleanlab? 3 % of the labels are made wrong, by chance.
+
+    DARKROOM_MIRROR=folder python -m benchmarks.audit                    # makes the features first: 10 minutes
+    DARKROOM_MIRROR=folder python -m benchmarks.audit --keep features    # and keeps them there for the next time
+    DARKROOM_MIRROR=folder python -m benchmarks.audit --sets cats-vs-dogs --seeds 0    # a trial run
+
+Needs cleanlab (`uv pip install cleanlab==2.9.0`), which is no dependency of Darkroom. Both sides get the same features
+of a frozen EfficientNet-Lite0 and the same labels, one after the other in one process. Cleanlab's side is what its
+documentation shows: out-of-fold probabilities of scikit-learn's LogisticRegression in 5 folds, and find_label_issues.
+
+
+recall_at_n: of the n labels that were made wrong, the share among the n most suspected, which is their precision too.
+corrected: a head is solved on the wrong labels, and on those after the n most suspected were looked at; both are scored
+on validation images, whose labels are right, and compared by McNemar's test.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.mnist import clone, seconds, use
+from benchmarks.record import arguments, report
+from darkroom.audit import findings
+from darkroom.audit.material import Vectors
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.arrays.features import Features
+from darkroom.promotion import paired
+from darkroom.training.linear_head import solve
+
+WRONG = 0.03
+FIRST = 50
+ALL = {"embed.max_images": None, "augment.copies": 0}
+CIFAR = {"download.dataset": "cifar10-jpeg", "embed.backbone": "efficientnet-lite0", "embed.weights": "imagenet"}
+SETS: dict[str, tuple[str, dict[str, Any]]] = {  # a preset, and what is changed in it
+    "cats-vs-dogs": ("cats-vs-dogs", {**ALL, "download.dataset": "cats-vs-dogs-small"}),
+    "mnist": ("mnist", ALL),
+    "cifar10": ("cifar10", {**ALL, **CIFAR, "embed.image_size": [96, 96]}),
+}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the wrong labels")
+    parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
+    options = parser.parse_args()
+    os.environ["DARKROOM_MIRROR"] = str(Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve())
+    result = {}
+    with ExitStack() as stack:
+        kept = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for name in options.sets:
+            make(name, kept / name)
+            runs = [one_run(kept / name, seed=seed) for seed in options.seeds]
+            result[name] = {"seeds": options.seeds, **means(runs), "corrected": corrected(kept / name, seed=0)}
+    target = {"target": "recall_at_n at least that of cleanlab, in less time"}
+    packages = ["cleanlab", "scikit-learn", "scipy", "numpy"]
+    report("audit", {"wrong": WRONG, **target, **result}, packages=packages, save=options.save, parts=list(SETS))
+
+
+def make(name: str, folder: Path) -> None:
+    """Prepare the images of a data set, and compute the features of all training and validation images."""
+    if (folder / "features").exists():
+        return
+    preset, changes = SETS[name]
+    with clone() as root:
+        use(root, preset, changes)
+        seconds(root, "dvc", "repro", "embed")
+        for part in ("prepared", "features"):
+            shutil.copytree(root / "data" / part, folder / part)
+
+
+def read(folder: Path, split: str) -> Vectors:
+    features = Features.open(folder / "features")
+    rows = features.rows(split)
+    return Vectors(rows[:, 1], np.array(features.arrays(split)[0]), rows[:, 2], split)
+
+
+def made_wrong(labels: np.ndarray, *, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels of which some were changed, and which ones."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(labels), round(WRONG * len(labels)), replace=False)
+    changed = labels.copy()
+    changed[rows] = (labels[rows] + rng.integers(1, n_classes, len(rows))) % n_classes
+    return changed, rows
+
+
+def one_run(folder: Path, *, seed: int) -> dict[str, dict[str, float]]:
+    """Return what each side finds, and in how many seconds."""
+    dataset, vectors = Dataset.open(folder / "prepared"), read(folder, "train")
+    n_classes = len(dataset.classes)
+    labels, wrong = made_wrong(dataset.labels[vectors.rows], n_classes=n_classes, seed=seed)
+    everywhere = dataset.labels.copy()
+    everywhere[vectors.rows] = labels
+
+    started = time.perf_counter()
+    judged = findings.by_vectors(vectors, everywhere, n_classes=n_classes)
+    ours = measured(judged.verdicts.quality, np.flatnonzero(judged.verdicts.is_suspect), wrong)
+    ours["seconds"] = time.perf_counter() - started
+
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    started = time.perf_counter()
+    model = LogisticRegression()
+    answers = cross_val_predict(model, vectors.values, labels, cv=5, method="predict_proba", n_jobs=-1)
+    issues = np.flatnonzero(find_label_issues(labels, answers))
+    theirs = measured(get_label_quality_scores(labels, answers), issues, wrong)
+    theirs["seconds"] = time.perf_counter() - started
+    return {"darkroom": ours, "cleanlab": theirs}
+
+
+def measured(quality: np.ndarray, found: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
+    ranked = np.argsort(quality, kind="stable")
+    is_wrong = np.isin(np.arange(len(quality)), wrong)
+    return {
+        "n_wrong": len(wrong),
+        "recall_at_n": float(is_wrong[ranked[: len(wrong)]].mean()),
+        f"precision_of_first_{FIRST}": float(is_wrong[ranked[:FIRST]].mean()),
+        "n_suspects": len(found),
+        "precision_of_suspects": float(is_wrong[found].mean()) if len(found) else 0.0,
+    }
+
+
+def means(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    return {
+        side: {key: round(float(np.mean([run[side][key] for run in runs])), 4) for key in runs[0][side]}
+        for side in runs[0]
+    }
+
+
+def corrected(folder: Path, *, seed: int) -> dict[str, Any]:
+    """Return the accuracy of a head on wrong labels, and on those after the most suspected n were looked at."""
+    dataset, vectors, held_out = Dataset.open(folder / "prepared"), read(folder, "train"), read(folder, "val")
+    n_classes = len(dataset.classes)
+    truth = dataset.labels[vectors.rows]
+    labels, wrong = made_wrong(truth, n_classes=n_classes, seed=seed)
+    everywhere = dataset.labels.copy()
+    everywhere[vectors.rows] = labels
+    quality = findings.by_vectors(vectors, everywhere, n_classes=n_classes).verdicts.quality
+    looked_at = np.argsort(quality, kind="stable")[: len(wrong)]
+    after = labels.copy()
+    after[looked_at] = truth[looked_at]
+
+    def right(own: np.ndarray) -> np.ndarray:
+        head = solve(
+            vectors.values,
+            np.eye(n_classes)[own],
+            weights=np.ones(len(own)),
+            groups=vectors.groups,
+            judged=np.ones(len(own), bool),
+            seed=7,
+        )
+        answers = (held_out.values @ head.kernel + head.bias).argmax(axis=1)
+        return np.asarray(answers == dataset.labels[held_out.rows])
+
+    before, later, best = right(labels), right(after), right(truth)
+    counts = paired.table(later, before)
+    return {
+        "n_images": len(before),
+        "accuracy_on_wrong_labels": round(float(before.mean()), 4),
+        "accuracy_after_correction": round(float(later.mean()), 4),
+        "accuracy_on_right_labels": round(float(best.mean()), 4),
+        "only_after_correction_right": counts.only_a,
+        "only_before_right": counts.only_b,
+        "p_value": paired.gain_p_value(counts.only_a, counts.only_b)[0],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a person decides about findings: written to data/corrections.csv at once, and taken back again."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.data.preparation.corrections import DROP, Correction, read_corrections, write_corrections
+from darkroom.errors import DataError
+from darkroom.project.locks import store_lock
+
+
+class Decisions:
+    """The decisions of one review.
+
+    Args:
+        path: data/corrections.csv.
+        dataset: the images.
+        who: name of the person.
+
+    Attributes:
+        made: the rows that were decided about, in order.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, *, who: str) -> None:
+        self.path, self.who = path, who
+        self.classes = dataset.classes
+        index = dataset.index()
+        self._ids, self._labels = index["id"].tolist(), index["label"].tolist()
+        self._made: list[tuple[int, Correction]] = []
+
+    @property
+    def made(self) -> list[int]:
+        return [row for row, _ in self._made]
+
+    def decide(self, row: int, new: str) -> None:
+        """Give an image a label: that of a class, its own (it is confirmed), or `drop`.
+
+        Raises:
+            DataError: there is no such image or class, or the file cannot be read.
+        """
+        if not 0 <= row < len(self._ids):
+            raise DataError(f"there is no image {row}; expected 0 to {len(self._ids) - 1}")
+        if new not in {*self.classes, DROP}:
+            raise DataError(f"{new!r} is no class; expected {DROP} or one of {', '.join(self.classes)}")
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        line = Correction(self._ids[row], self._labels[row], new, self.who, when)
+        self._edit(lambda lines: [*(one for one in lines if one[:2] != line[:2]), line])
+        self._made.append((row, line))
+
+    def undo(self) -> int | None:
+        """Take the last decision back and return its row; None if there is none."""
+        if not self._made:
+            return None
+        row, line = self._made.pop()
+        self._edit(lambda lines: [one for one in lines if one != line])
+        return row
+
+    def _edit(self, edited: Callable[[Sequence[Correction]], list[Correction]]) -> None:
+        """Read, change and write the file, which a second review may write too."""
+        with store_lock("corrections", timeout=10, root=self.path.parent.parent):
+            write_corrections(self.path, edited(read_corrections(self.path)))

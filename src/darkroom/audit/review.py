@@ -1,0 +1,144 @@
+"""The page on which a person decides about findings, on this machine alone."""
+
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from pydantic import BaseModel, ConfigDict
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from darkroom.audit.decisions import Decisions
+from darkroom.audit.report import encoded
+from darkroom.audit.run import Audit
+from darkroom.errors import DarkroomError
+
+STATIC = Path(__file__).parent / "static"
+ASSETS = {"review.css": "text/css", "review.js": "text/javascript"}
+HOSTS = ["127.0.0.1", "localhost", "[::1]"]  # else a page elsewhere, whose name leads here, could ask
+MOST = 5000  # findings that the page is given
+SIDE = 640  # pixels of an image on the page
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Decision(BaseModel):
+    """What the page sends."""
+
+    model_config = ConfigDict(extra="forbid")
+    row: int
+    new: str
+
+
+def build_app(audit: Audit, decisions: Decisions) -> FastAPI:
+    """Return the application.
+
+    Args:
+        audit: whose findings are shown.
+        decisions: where they go.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
+    findings = _findings(audit)
+    # A form of another page cannot send it: a header of one's own needs a permission that is never given.
+    secret = secrets.token_urlsafe()
+
+    def check(request: Request) -> None:
+        if not secrets.compare_digest(request.headers.get("X-Review", ""), secret):
+            raise HTTPException(403, "reload the page: it is of an earlier review")
+
+    @app.exception_handler(DarkroomError)
+    async def refused(_: Request, error: DarkroomError) -> Response:
+        return Response(str(error), 400, media_type="text/plain")
+
+    @app.get("/findings")
+    def listed() -> dict[str, Any]:
+        found = {"classes": audit.dataset.classes, "findings": findings, "secret": secret, "made": decisions.made}
+        return {**found, "file": str(decisions.path)}
+
+    @app.get("/images/{row}")
+    def image(row: int) -> Response:
+        if not 0 <= row < len(audit.dataset.images):
+            raise HTTPException(404, f"there is no image {row}")
+        content, media_type = encoded(audit.dataset.images[row], side=SIDE)
+        return Response(content, media_type=media_type, headers={**HEADERS, "Cache-Control": "max-age=600"})
+
+    @app.post("/decisions")
+    def decide(decision: Decision, request: Request) -> dict[str, list[int]]:
+        check(request)
+        decisions.decide(decision.row, decision.new)
+        return {"made": decisions.made}
+
+    @app.post("/undo")
+    def undo(request: Request) -> dict[str, Any]:
+        check(request)
+        return {"row": decisions.undo(), "made": decisions.made}
+
+    for path, name, media_type in [("/", "review.html", "text/html"), *((f"/{n}", n, t) for n, t in ASSETS.items())]:
+        app.get(path)(_file(STATIC / name, media_type))
+    return app
+
+
+def _findings(audit: Audit) -> list[dict[str, Any]]:
+    """Return the findings as the page shows them, one per image, the worst first."""
+    index, classes, labels = audit.dataset.index(), audit.dataset.classes, audit.dataset.labels
+    sources, splits = index["source"].tolist(), index["split"].tolist()
+    shown: dict[int, dict[str, Any]] = {}
+    for one in audit.found:
+        beside = [{"row": row, "label": classes[labels[row]]} for row in one.beside]
+        said = {
+            "row": one.row,
+            "kind": one.kind,
+            "label": classes[labels[one.row]],
+            "suggested": None if one.suggested is None else classes[one.suggested],
+            "source": sources[one.row],
+            "split": splits[one.row],
+            "beside": beside,
+        }
+        if one.row not in shown and len(shown) < MOST:
+            shown[one.row] = said
+    return list(shown.values())
+
+
+def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:
+    content = path.read_bytes()
+
+    async def answer() -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
+
+    return answer
+
+
+def server(audit: Audit, decisions: Decisions) -> uvicorn.Server:
+    """Return the server of the page, which `serve` starts; its should_exit ends it."""
+    return uvicorn.Server(uvicorn.Config(build_app(audit, decisions), log_level="warning", access_log=False))
+
+
+def serve(server: uvicorn.Server, *, port: int, said: Callable[[str], None]) -> None:
+    """Serve the page on this machine until Ctrl-C.
+
+    Args:
+        port: 0: any free one.
+        said: told the address.
+
+    Raises:
+        DarkroomError: the port is taken.
+    """
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise DarkroomError(
+                f"port {port} cannot be used ({error.strerror}); pass another one with --port"
+            ) from None
+        said(f"review at http://127.0.0.1:{listening.getsockname()[1]}/ (Ctrl-C ends it)")
+        server.run(sockets=[listening])
