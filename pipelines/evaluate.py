@@ -34,6 +34,7 @@ def main() -> None:
 
     from darkroom.evaluation import predictions, report
     from darkroom.evaluation.earlier import read_earlier
+    from darkroom.evaluation.heat import heat_of
     from darkroom.figures.fonts import advice
     from darkroom.tracking.runs import reopen_training
 
@@ -64,7 +65,8 @@ def main() -> None:
             records[name].log_artifact(pictures, "pictures")
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
-        shown = {"worst": worst[winner], "unsure": unsure[winner]}
+        heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
+        shown = {"worst": worst[winner], "unsure": unsure[winner], "heat": heat}
         told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)
         write_text(paths.page, page)

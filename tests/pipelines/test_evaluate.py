@@ -334,6 +334,9 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
         assert fact in page, fact
     for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
         assert f"{low_or_high:.2%}" in page
+    n_errors = round(45 * (1 - best["test_accuracy"]))
+    maps = (folder / "reports" / "report.html").read_text(encoding="utf-8").count('alt="What speaks for ')
+    assert maps == min(n_errors, 8), "masks take long, so only the first have a map"
 
 
 @pytest.mark.heavy

@@ -122,6 +122,7 @@ RERUNS = {
     "src/darkroom/training/optimizers.py": {"tune", "train"},
     "src/darkroom/tuning/choice.py": {"tune"},
     "src/darkroom/evaluation/report.html.j2": {"evaluate", "promote"},
+    "src/darkroom/explanation/maps.py": {"evaluate"},
     "src/darkroom/promotion/gates.py": {"promote"},
     "src/darkroom/registry/lock.py": {"promote"},
     "src/darkroom/serving/server.py": set(),
@@ -288,6 +289,7 @@ MAY_IMPORT = {
     "networks/runtime": "deployable",
     "networks/architectures": "project",
     "evaluation/metrics": "",
+    "explanation": "",
     "files": "project",
     "compute": "deployable project",
     "tracking": "deployable project",
@@ -302,11 +304,11 @@ MAY_IMPORT = {
     "data/augmentation": "project files compute data/arrays",
     "inspection": "deployable project files figures data/raw data/arrays data/preparation",
     "networks/backbones": "project networks/runtime files compute data/fetching",
-    "evaluation": "deployable project evaluation/metrics files figures data/arrays",
+    "evaluation": "deployable project evaluation/metrics explanation files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
-        "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
-        "networks/backbones"
+        "deployable project networks/runtime networks/architectures evaluation/metrics files tracking networks "
+        "data/arrays networks/backbones"
     ),
     "audit": "project files data/arrays data/preparation evaluation training",
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
@@ -316,8 +318,8 @@ MAY_IMPORT = {
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",
     "cli": (
-        "deployable project files tracking registry data/download data/preparation inspection monitoring audit "
-        "promotion batch serving operations lr_find tuning"
+        "deployable project files tracking registry data/download data/preparation inspection explanation monitoring "
+        "audit promotion batch serving operations lr_find tuning"
     ),
 }
 OWNERS = {

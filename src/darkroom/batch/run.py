@@ -72,7 +72,7 @@ class Summary:
     Attributes:
         images: rows of OUT.
         failed: of these, the images without an answer.
-        abstained: of these, answers below the model's threshold.
+        abstained: of these, answers below the model's threshold, and unknown images.
         resumed: images that an earlier, killed run had answered.
         seconds: of this run.
         errors: the first few failed ones, "path: reason".
@@ -100,8 +100,9 @@ def run(
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
 
     Columns: path, id (sha256 of the bytes), label, probability, probabilities (a list in the order of the classes,
-    which the file's metadata name under the key darkroom), abstained, version, error. Of an image without an answer,
-    label to abstained are null, and of one that cannot be read the id too.
+    which the file's metadata name under the key darkroom), abstained, familiarity, unknown, version, error. Of an image
+    without an answer, label to unknown are null, and of one that cannot be read the id too; of a version that cannot
+    tell, familiarity and unknown.
 
     Args:
         source: see inputs.open_inputs.

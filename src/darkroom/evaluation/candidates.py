@@ -161,10 +161,14 @@ def score(
     path = folder / "model.onnx"
     package = _load(path, dataset)
     test, recent = dataset.rows("test"), dataset.rows("recent")
-    of_test, of_recent = (_answers(package, dataset, rows) for rows in (test, recent))
+    (of_test, familiarity), (of_recent, _) = (_answers(package, dataset, rows) for rows in (test, recent))
     options: dict[str, Any] = {"classes": dataset.classes, "calibration_bins": calibration_bins}
     metrics = classification.evaluate(of_test, dataset.labels[test], **options)
-    metrics |= abstention.measure(of_test, dataset.labels[test], package.abstains(of_test), classes=dataset.classes)
+    abstained = package.abstains(of_test, familiarity)
+    metrics |= abstention.measure(of_test, dataset.labels[test], abstained, classes=dataset.classes)
+    if familiarity is not None:
+        unknown = familiarity < package.unknown_below
+        metrics["share_unknown"], metrics["share_unknown_ci95"] = float(unknown.mean()), _interval(unknown)
     latencies = package.latencies_ms(dataset.images[int(test[0])], repeats=latency_repeats)
     metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
     metrics["model_bytes"] = path.stat().st_size
@@ -225,11 +229,16 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return the probabilities of the rows, float32 (n, classes); n may be 0."""
-    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    none = np.empty((0, len(package.classes)), np.float32)
-    return np.concatenate([none, *(package.probabilities(dataset.images[part]) for part in parts)])
+def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return probabilities, float32 (n, classes), and familiarity, (n,), of the rows; n may be 0."""
+    starts = range(0, max(1, len(rows)), ROWS_AT_ONCE)
+    found = [package.answers(dataset.images[rows[start : start + ROWS_AT_ONCE]]) for start in starts]
+    familiarity = [more for _, more in found if more is not None]
+    return np.concatenate([one for one, _ in found]), np.concatenate(familiarity) if familiarity else None
+
+
+def _interval(members: np.ndarray) -> list[float]:
+    return list(classification.accuracy_interval(members))
 
 
 def _load(path: Path, dataset: Dataset) -> Package:

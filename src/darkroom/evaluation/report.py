@@ -88,7 +88,7 @@ def render(
     winner: str,
     manifest: Mapping[str, Any],
     calibration_bins: int,
-    shown: Mapping[str, Sequence[Answer]],
+    shown: Mapping[str, Any],
     drawn: Mapping[str, Mapping[str, Path]],
     earlier: Earlier,
 ) -> str:
@@ -99,7 +99,8 @@ def render(
         labels: (n,), the true classes of the test images.
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
-        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers.
+        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers; heat: what it
+            looks at, see heat.Heat.
         drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
         earlier: what the stages before reported.
     """

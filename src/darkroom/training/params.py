@@ -251,6 +251,7 @@ class TrainParams(Section):
     test_time_views: Literal["one", "flip", "flip_and_shift"]
     calibration: Literal["temperature", "none"]
     abstain: Abstain | None
+    unknown_below: Level | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
     seed: Annotated[int, Field(ge=0)]

@@ -84,7 +84,8 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
     Args:
         epochs: of each phase, at most; None for as many as the params have.
     """
-    return {**recipe.shortened(settings, epochs=epochs), "checkpoint": "best", "calibration": "none"}
+    shorter = recipe.shortened(settings, epochs=epochs)
+    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None}
 
 
 def judged(settings: Recipe) -> range:

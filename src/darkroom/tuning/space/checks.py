@@ -20,6 +20,7 @@ CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
     "architecture.finetune_epochs": "a trial has tune.epochs",
     "checkpoint": "a trial is judged in its best epoch",
     "calibration": "it does not change which class is the most probable",
+    "unknown_below": "it changes what is answered, and not how",
     "abstain": "it changes what is answered, and not how",
     "seed": "one seed is only luckier than another",
     "debug": "it is for finding mistakes",
