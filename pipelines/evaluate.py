@@ -52,9 +52,8 @@ def main() -> None:
         test, recent = index.iloc[rows], index.iloc[dataset.rows("recent")]
         predictions.write_predictions(candidates, test, recent, dataset.classes, paths.predictions)
         worst = {one.name: scored.worst_errors(one, dataset, test, n_errors=params.worst_images) for one in candidates}
-        unsure = {
-            one.name: scored.least_certain(one, dataset, test, n_answers=params.worst_images) for one in candidates
-        }
+        best = candidates[named.index(winner)]
+        unsure = scored.least_certain(best, dataset, test, n_answers=params.worst_images)
         earlier = read_earlier(tuning=paths.tuning, data=paths.data, augment=paths.augment, candidates=named)
         report.write_plots(candidates, labels, paths.plots, searches=earlier.searches, **options)
         drawn = {}
@@ -66,7 +65,7 @@ def main() -> None:
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
         heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
-        shown = {"worst": worst[winner], "unsure": unsure[winner], "heat": heat}
+        shown = {"worst": worst[winner], "unsure": unsure, "heat": heat}
         told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)
         write_text(paths.page, page)
