@@ -337,6 +337,8 @@ def test_what_cannot_be_an_input_or_an_output_is_refused(images, version, tmp_pa
         run.run(str(images / "0001.png"), out, version=version)
     with pytest.raises(ParamsError, match=r"is a directory; expected the parquet file to write"):
         run.run(str(images), tmp_path, version=version)
+    with pytest.raises(ParamsError, match=r"written as parquet; name the file x.parquet"):
+        run.run(str(images), tmp_path / "x.csv", version=version)
     with pytest.raises(ParamsError, match=r"is inside"):
         run.run(str(images), images / "out.parquet", version=version)
     (tmp_path / "damaged.tar").write_bytes(bytes(100) + b"no archive")

@@ -54,15 +54,19 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in (1, 2, 3)]
-    assert float(history[run["best_epoch"] - 1]["val_accuracy"]) == run["val_accuracy"]
+    kept = history[run["best_epoch"] - 1]
+    assert float(kept["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["val_loss"] == float(history[run["best_epoch"] - 1]["val_loss"])
-    assert metrics.items() - {("val_loss", metrics["val_loss"])} <= run.items()
-    logged = stage.query(
-        "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
-    )
-    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history, 1)]
+    assert json.loads((out / "metrics.json").read_text()) == {"cnn": {"val_accuracy": run["val_accuracy"]}}
+    assert run["val_loss"] == float(kept["val_loss"])
+    assert run["params"]["epochs"] == 3
+    logged = "select step, value from metrics where run_uuid = ? and key = ? order by step"
+    assert stage.query(logged, run["run_id"], "epoch/val_loss") == [
+        (epoch, float(record["val_loss"])) for epoch, record in enumerate(history, start=1)
+    ]
+    assert stage.query(logged, run["run_id"], "val_loss") == [(run["best_epoch"], run["val_loss"])]
+    ((note,),) = stage.query("select value from tags where run_uuid = ? and key = 'mlflow.note.content'", run["run_id"])
+    assert f"accuracy 100.00%, kept from epoch {run['best_epoch']} of 3" in note
     assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
     ((device,),) = stage.query("select value from tags where run_uuid = ? and key = 'device'", run["run_id"])
     assert "tensorflow" in device

@@ -35,6 +35,7 @@ CHUNK_PIXELS = 256 * 224 * 224
 SMALLEST_CHUNK = 16
 ROW_GROUP = 65_536  # rows of OUT that are in memory at once
 SHOWN_ERRORS = 3
+PARQUET = ("", ".parquet", ".pq")  # endings of OUT
 PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden one that was being written
 LOG_NAME = "log_name"
 METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
@@ -119,6 +120,10 @@ def run(
     began = time.monotonic()
     if out.is_dir():
         raise ParamsError(f"{out} is a directory; expected the parquet file to write")
+    if out.suffix.lower() not in PARQUET:
+        raise ParamsError(
+            f"{out}: the answers are written as parquet; name the file {out.with_suffix('.parquet').name}"
+        )
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise ParamsError(f"{out} is inside {source}; choose a file outside it")
     package, log = versions.load(version), options.log

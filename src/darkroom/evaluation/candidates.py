@@ -24,7 +24,7 @@ GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlar
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 ROWS_AT_ONCE = 1024  # images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
-RUN_KEYS |= {"val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
+RUN_KEYS |= {"model_uri", "val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
 
 
 def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapping[str, int]) -> str:
@@ -68,8 +68,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class WorstError:
-    """A wrong answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
+class Answer:
+    """An answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
 
     image: np.ndarray
     source: str
@@ -89,9 +89,9 @@ class WorstError:
         return data_uri(cv2.imencode(".png", image)[1].tobytes())
 
 
-def data_uri(png: bytes) -> str:
-    """Return a PNG as a data: URI, to stand in a page."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Return an image file as a data: URI, to stand in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def candidate_folders(models: Path, named: Sequence[str]) -> list[Path]:
@@ -187,19 +187,33 @@ def score(
     )
 
 
-def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[WorstError]:
+def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[Answer]:
     """Return the worst errors with their images; index has the lines of the test images."""
+    labels = dataset.labels[index["row"].to_numpy()]
+    worst = classification.worst_errors(candidate.probabilities, labels, n_errors=n_errors)
+    return _answers_at(worst, candidate, dataset, index)
+
+
+def least_certain(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_answers: int) -> list[Answer]:
+    """Return the right answers of the lowest confidence with their images; index has the lines of the test images."""
+    labels = dataset.labels[index["row"].to_numpy()]
+    right = np.flatnonzero(candidate.probabilities.argmax(axis=1) == labels)
+    order = np.argsort(candidate.probabilities.max(axis=1)[right], kind="stable")
+    return _answers_at(right[order[:n_answers]], candidate, dataset, index)
+
+
+def _answers_at(positions: np.ndarray, candidate: Candidate, dataset: Dataset, index: "pd.DataFrame") -> list[Answer]:
     rows, sources = index["row"].to_numpy(), index["source"].tolist()
     labels, answers = dataset.labels[rows], candidate.probabilities
     return [
-        WorstError(
+        Answer(
             image=dataset.images[int(rows[position])],
             source=str(sources[position]),
             label=dataset.classes[labels[position]],
             predicted=dataset.classes[answers[position].argmax()],
             confidence=float(answers[position].max()),
         )
-        for position in classification.worst_errors(answers, labels, n_errors=n_errors)
+        for position in positions.tolist()
     ]
 
 

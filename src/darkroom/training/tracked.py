@@ -20,6 +20,7 @@ from darkroom.project.params import digest, in_section
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
+from darkroom.tracking.differences import name_run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training.calibration import HeldOut, calibrated, validated
 from darkroom.training.candidate import Reports, Trained, train_candidate
@@ -82,11 +83,10 @@ def train_tracked(
     tags = lineage | {"tuned": json.dumps(tuned), "precision": dtype_policy, "device": described}
     tags |= {f"version.{name}": text for name, text in versions.items()}
     _end_others(checkpoints, candidate, key=key)
+    name, differs = name_run(f"train-{candidate}", experiment=experiment, params=recipe, tags=lineage, tuned=tuned)
     with (
         store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
-        runs.run(
-            experiment=experiment, name=f"train-{candidate}", params=recipe, tags=tags, resume=checkpoint.run_id
-        ) as record,
+        runs.run(experiment=experiment, name=name, params=recipe, tags=tags, resume=checkpoint.run_id) as record,
     ):
         checkpoint.run_id = record.id
         data = opened.prepared
@@ -100,6 +100,7 @@ def train_tracked(
             "git_dirty": lineage["git.dirty"] == "true",
             "data_digest": data_digest,
             "params_digest": params_digest,
+            "params": recipe,
             "held_out_accuracy": made.answers.accuracy,
             "held_out_images": len(made.answers.labels),
         }
@@ -114,7 +115,7 @@ def train_tracked(
                 **made.numbers,
             }
         )
-        record.log_artifact(out / "history.csv")
+        _describe(record, trained, recipe, lineage, differs=differs)
         checkpoint.delete()
     return trained
 
@@ -207,6 +208,15 @@ def _said(promise: Promise, *, candidate: str) -> dict[str, Any]:
     return promise.metadata
 
 
+def _describe(record: runs.Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
+    """Say in the run's description what came of it, and how it differs from the last one."""
+    epochs = f"epoch {trained.progress.best_epoch} of {n_epochs(recipe)}"
+    record.note("Validation", f"accuracy {trained.val_accuracy:.2%}, kept from {epochs}")
+    record.note("Settings", differs)
+    changed = " with uncommitted changes" if lineage["git.dirty"] == "true" else ""
+    record.note("Commit", f"`{lineage['git.commit'][:12]}`{changed}, data `{lineage['data.digest'][:12]}`")
+
+
 def _write(
     made: _Calibrated,
     trained: Trained,
@@ -225,23 +235,25 @@ def _write(
     difference = export(made.model, out, metadata=metadata, images=shown, strangeness=made.strangeness)
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
-    write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
-    metrics = {
-        "val_accuracy": trained.val_accuracy,
-        "val_loss": progress.best_val_loss,
-        "best_epoch": progress.best_epoch,
-        "train_seconds": round(progress.train_seconds, 3),
-    }
+    write_csv(out / "history.csv", columns, [[told[name] for name in columns] for told in progress.history])
+    record.log_artifact(out / "history.csv")
+    best = progress.best_epoch
+    kept = progress.history[best - 1]
+    of_best = {name: kept[name] for name in ("train_loss", "train_accuracy")}
+    record.log_metrics({**of_best, "val_accuracy": trained.val_accuracy, "val_loss": progress.best_val_loss}, step=best)
+    # One number, under the candidate's name: `dvc exp show` has a column for each, and fits into a terminal.
+    metrics = {said["candidate"]: {"val_accuracy": trained.val_accuracy}}
     write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
         "tracking_uri": redact(tracking_uri()),
-        "model_uri": record.log_package(
-            out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=progress.best_epoch
-        ),
+        "model_uri": record.log_package(out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=best),
         **said,
-        **{name: metrics[name] for name in ("best_epoch", "val_accuracy", "train_seconds")},
+        "best_epoch": best,
+        "val_accuracy": trained.val_accuracy,
+        "val_loss": progress.best_val_loss,
+        "train_seconds": round(progress.train_seconds, 3),
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference
