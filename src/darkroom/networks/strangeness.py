@@ -5,7 +5,6 @@ the nearest class mean, with one covariance for all classes (Lee et al. 2018), s
 of the logits (Liu et al. 2020) sees those between classes. Features have length 1 (Mueller and Hein 2025): a network
 answers what it does not know with short ones, which are near everything. Of the distance only the directions in which
 they vary most are kept; what lies outside counts as if it varied alike in each other one (Tipping and Bishop 1999).
-What else was tried is in benchmarks/unknown.py.
 """
 
 from typing import Any, NamedTuple
