@@ -14,10 +14,19 @@ epochs, compilation and validation included, tests not.
 ratio: the seconds in which `cifar10` reaches the best test accuracy that the article's network has after any of its
 epochs, by the seconds of all of those. --sprint-epochs trains the recipe a second time, as long as that and no longer:
 its schedule then comes to its end in time.
+
+--speed compares nothing but images per second: the recipe as fit() trains it, with feeding, augmentation and Muon, and
+where --torch-python names an environment with torch the same layers in a bare loop of PyTorch (peers/torch_cifar.py),
+in turns. gflops are those that a forward convolution of 256 channels reaches in bfloat16 on this host: one with AMX
+computes several times as many, so compare no two hosts.
+
+    uv venv peer && uv pip install --python peer/bin/python torch
+    python -m benchmarks.cifar10 --speed --torch-python peer/bin/python                # 3 minutes
 """
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -26,11 +35,14 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from benchmarks.mnist import clone, seconds, use
+from benchmarks.mnist import ROOT, clone, seconds, use
 from benchmarks.record import arguments, report
 
 FILES = ("cifar10_jpeg.tar.xz", "cifar-10-python.tar.gz")
 ARTICLE = "cifar10-article"
+PACKAGES = ["tensorflow", "keras", "numpy"]
+PEER = Path(__file__).parent / "peers" / "torch_cifar.py"
+STEPS, ROUNDS, TURNS = 2, 2, 2  # batches in an epoch, epochs in a turn after the first, turns of each side
 
 
 def train(preset: str) -> dict[str, Any]:
@@ -68,7 +80,7 @@ def train(preset: str) -> dict[str, Any]:
         def keep(epoch: int, logs: dict[str, float]) -> None:
             ends.append(time.perf_counter())
             weights.append(averaged_weights(optimizer, trained.weights))
-            print(f"{preset}: epoch {epoch + 1}: val accuracy {logs['val_accuracy']:.4f}", file=sys.stderr, flush=True)
+            print(f"{preset}: epoch {epoch}: val accuracy {logs['val_accuracy']:.4f}", file=sys.stderr, flush=True)
 
         phase = fit.Phase(
             epochs,
@@ -76,7 +88,7 @@ def train(preset: str) -> dict[str, Any]:
             label_smoothing=settings["label_smoothing"],
             variation=recipe.variation_of(settings, data),
             early_stopping=settings["early_stopping"],
-            keep=settings["keep"],
+            keep=settings["checkpoint"],
             plateau=recipe.build_plateau(settings),
             schedule=schedule,
         )
@@ -110,7 +122,7 @@ def train(preset: str) -> dict[str, Any]:
         "train_seconds": round(progress.train_seconds, 1),
         "best_test_accuracy": max(accuracies),
         "last_test_accuracy": accuracies[-1],
-        "deployed_test_accuracy": accuracies[progress.best_epoch],
+        "deployed_test_accuracy": accuracies[progress.best_epoch - 1],
         "seconds_until": [round(end, 1) for end in until],
         "test_accuracy": [round(accuracy, 4) for accuracy in accuracies],
         "images_per_second": [round(float(row["images_per_second"])) for row in progress.history],
@@ -133,13 +145,97 @@ def first_reaching(accuracy: float, run: dict[str, Any]) -> float | None:
     return next((float(end) for end, found in reached if found >= accuracy), None)
 
 
+def our_speed() -> dict[str, Any]:
+    """Return the images per second of the epochs after the first, and the host's GFLOP/s, of random images."""
+    import numpy as np
+
+    from darkroom.cli import presets
+    from darkroom.networks.runtime.device import policy, prepare
+    from darkroom.training import fit, recipe
+
+    settings = presets.read("cifar10", root=ROOT)["train"]["cnn"]
+    prepare("cpu")
+    dtype_policy, batch_size = policy(settings["precision"]), settings["batch_size"]
+    rng = np.random.default_rng(0)
+    images, labels = (
+        rng.integers(0, 256, (STEPS * batch_size, 32, 32, 3), np.uint8),
+        rng.integers(0, 10, STEPS * batch_size),
+    )
+    data = recipe.Data(images, labels, images[:100], labels[:100], [str(digit) for digit in range(10)])
+    network = recipe.build_network(settings, image_shape=(32, 32, 3), n_classes=10, policy=dtype_policy)
+    optimizer = recipe.build_optimizer(settings, learning_rate=0.01, policy=dtype_policy)
+    varied = recipe.variation_of(settings, data)
+    progress = fit.fit(
+        network,
+        fit.Phase(ROUNDS + 1, optimizer, label_smoothing=settings["label_smoothing"], variation=varied),
+        train=lambda done: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=done),
+        validation=recipe.validation_batches(settings, data, batch_size=batch_size),
+    )
+    return {
+        "images_per_second": [row["images_per_second"] for row in progress.history[1:]],
+        "n_trained_parameters": sum(int(np.prod(weight.shape)) for weight in network.trainable_weights),
+        "policy": dtype_policy,
+        "gflops": convolution_gflops(),
+    }
+
+
+def convolution_gflops() -> float:
+    """Return the GFLOP/s of a plain convolution in bfloat16: 3x3, 256 to 256 channels, 500 images of 15x15."""
+    import tensorflow as tf
+
+    images, filters = tf.zeros((500, 15, 15, 256), tf.bfloat16), tf.zeros((3, 3, 256, 256), tf.bfloat16)
+    once = tf.function(lambda: tf.nn.conv2d(images, filters, 1, "SAME"))
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        once().numpy()
+        times.append(time.perf_counter() - started)
+    return 2 * 500 * 15 * 15 * 9 * 256 * 256 / min(times) / 1e9
+
+
+def speed(python: Path | None) -> dict[str, Any]:
+    """Return the median images per second of both sides, which took turns, and their ratio."""
+    ours, theirs = [], []
+    for _ in range(TURNS):
+        ours.append(_answer(sys.executable, "-m", "benchmarks.cifar10", "--our-speed"))
+        if python:
+            theirs.append(_answer(str(python), str(PEER), str(STEPS), str(ROUNDS)))
+    found: dict[str, Any] = {"darkroom": _summary(ours), "load_average": round(os.getloadavg()[0], 1)}
+    if theirs:
+        found["torch"] = _summary(theirs)
+        found["ratio"] = round(found["darkroom"]["images_per_second"] / found["torch"]["images_per_second"], 3)
+        found["ratio_target"] = "at least 0.95"
+    return found
+
+
+def _answer(*command: str) -> dict[str, Any]:
+    environment = os.environ if command[0] == sys.executable else {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return dict(json.loads(done.stdout.strip().rpartition("\n")[2]))
+
+
+def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    speeds = [found for run in runs for found in run["images_per_second"]]
+    said = runs[0] | {
+        "images_per_second": round(statistics.median(speeds)),
+        "of_epochs": [round(one) for one in speeds],
+    }
+    return said | ({"gflops": round(max(run["gflops"] for run in runs))} if "gflops" in said else {})
+
+
 def main() -> None:
     parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--preset", default="cifar10", help="what is compared with cifar10-article")
     parser.add_argument("--epochs", type=int, help="of both, for a trial run")
     parser.add_argument("--max-steps", type=int, help="per epoch, for a trial run")
     parser.add_argument("--sprint-epochs", type=int, help="train the preset once more, with so many epochs")
+    parser.add_argument("--speed", action="store_true", help="only images per second")
+    parser.add_argument("--torch-python", type=Path, help="an environment with torch, for --speed")
     options = parser.parse_args()
+    if options.speed:
+        python = options.torch_python and options.torch_python.absolute()
+        report("cifar10", {"speed": speed(python)}, packages=PACKAGES, save=options.save, file="cifar10_speed")
+        return
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
     if not any((mirror / name).is_file() for name in FILES):  # so that `make bench` goes on to the others
         print(f"cifar10: skipped; put {' or '.join(FILES)} into DARKROOM_MIRROR", file=sys.stderr)
@@ -163,11 +259,13 @@ def main() -> None:
         "final_test_accuracy": ours["deployed_test_accuracy"],
         "final_test_accuracy_target": "at least 0.905 on the JPEG files",
     }
-    report("cifar10", result, packages=["tensorflow", "keras", "numpy"], save=options.save)
+    report("cifar10", result, packages=PACKAGES, save=options.save)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--train"]:
         print(json.dumps(train(sys.argv[2])))
+    elif sys.argv[1:2] == ["--our-speed"]:
+        print(json.dumps(our_speed()))
     else:
         main()

@@ -144,7 +144,7 @@ class Clock:
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
         accuracy, speed = logs["val_accuracy"], logs["images_per_second"]
-        print(f"epoch {epoch + 1}: val accuracy {accuracy:.4f}, {speed:.0f} images/s", file=sys.stderr, flush=True)
+        print(f"epoch {epoch}: val accuracy {accuracy:.4f}, {speed:.0f} images/s", file=sys.stderr, flush=True)
         self._since = time.perf_counter()
 
 

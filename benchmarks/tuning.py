@@ -262,9 +262,9 @@ def keep_books(task: dict[str, Any]) -> "Outcome":
         tags={**task["tags"], "trial": str(task["number"])},
         parent=task["parent"],
     ) as record:
-        record.log_epoch(0, {**curves, "learning_rate": 0.1, "images_per_second": 1000.0})
-        trial.epoch(0, accuracy)
-        record.log_metrics({"best_val_accuracy": accuracy})
+        record.log_epoch(1, {**curves, "learning_rate": 0.1, "images_per_second": 1000.0})
+        trial.epoch(1, accuracy)
+        record.log_metrics({"val_accuracy": accuracy})
     return Outcome("complete", {"val_accuracy": accuracy})
 
 
@@ -305,7 +305,7 @@ def sleep(task: dict[str, Any]) -> "Outcome":
     with Path(task["ran"]).open("a") as file:
         file.write(f"{task['number']}\n")
     time.sleep(TRIAL_SECONDS)
-    trial.epoch(0, task["overrides"]["learning_rate"])
+    trial.epoch(1, task["overrides"]["learning_rate"])
     return Outcome("complete", {"val_accuracy": task["overrides"]["learning_rate"]})
 
 

@@ -1,4 +1,4 @@
-"""Train one candidate on the train split, keep its best epoch by validation accuracy, and record the run in MLflow.
+"""Train one candidate and record the run in MLflow.
 
 The candidate is named by the output directory: models/cnn is trained from the section train.cnn, and from best.yaml,
 whose values `tune` found and put in place of those of the section.
@@ -43,7 +43,7 @@ def main() -> None:
         stage=Path(__file__),
         out=paths.out,
     )
-    epoch = trained.progress.best_epoch + 1
+    epoch = trained.progress.best_epoch
     say(f"train: {candidate}: val accuracy {trained.val_accuracy:.4f} in epoch {epoch}")
 
 

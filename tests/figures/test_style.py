@@ -38,7 +38,7 @@ def confusion(n_classes):
 
 
 HISTORY: dict[str, list[float]] = {
-    "epoch": [0, 1, 2],
+    "epoch": [1, 2, 3],
     "train_loss": [2.0, 1.0, 0.5],
     "val_loss": [1.5, 1.2, 0.9],
     "train_accuracy": [0.3, 0.6, 0.8],
@@ -57,6 +57,15 @@ def test_a_grid_holds_every_image_and_keeps_small_ones_sharp(tmp_path):
 def test_images_of_any_size_and_titles_of_any_text_make_a_grid(tmp_path):
     images = [np.full(shape, 90, np.uint8) for shape in ((5, 300, 3), (300, 5), (1, 1, 1), (400, 400, 3))]
     drawn(grid.image_grid(images, AWKWARD, tmp_path / "new" / "grid.png", heading="$x$"))
+
+
+def test_a_long_title_and_heading_are_wrapped_and_not_cut(tmp_path):
+    image = np.zeros((8, 8), np.uint8)
+    short = drawn(grid.image_grid([image], ["cat"], tmp_path / "a" / "grid.png", heading="Errors"))
+    title, heading = "great crested newt", "Worst errors: true class, predicted class and confidence"
+    long = drawn(grid.image_grid([image], [title], tmp_path / "b" / "grid.png", heading=heading))
+    assert long.shape[0] > short.shape[0] + 50, "in more lines"
+    assert long.shape[1] == short.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -100,14 +109,14 @@ def test_a_reliability_diagram_is_drawn_with_empty_bins(tmp_path, dark):
     assert (drawn(path)[0, 0].mean() < 60) == dark
 
 
-@pytest.mark.parametrize("best_epoch", [None, 1])
+@pytest.mark.parametrize("best_epoch", [None, 2])
 def test_training_curves_are_drawn_from_the_history(tmp_path, best_epoch):
     drawn(figures.training_curves(HISTORY, tmp_path / "curves.png", best_epoch=best_epoch))
 
 
 def test_training_curves_of_a_single_epoch_are_drawn(tmp_path):
     one = {name: values[:1] for name, values in HISTORY.items()}
-    drawn(figures.training_curves(one, tmp_path / "curves.png", best_epoch=0))
+    drawn(figures.training_curves(one, tmp_path / "curves.png", best_epoch=1))
 
 
 def test_class_scores_leave_out_classes_without_a_value(tmp_path):

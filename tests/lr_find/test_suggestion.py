@@ -13,6 +13,7 @@ import pytest
 from darkroom.cli import main, presets
 from darkroom.data.arrays.features import SPLITS, FeaturesWriter
 from darkroom.lr_find import suggestion
+from tests.support.memory import out_of_memory_above
 from tests.support.project import ROOT
 from tests.support.shades import write_shades
 
@@ -146,6 +147,20 @@ def test_a_rate_is_suggested_and_its_picture_drawn(
     assert suggestion <= greatest
     assert match[3] == str(picture)
     assert (repository / "params.yaml").read_bytes() == params
+
+
+@pytest.mark.heavy
+def test_an_auto_batch_that_does_not_fit_is_halved(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_shades(repository / "data" / "prepared", splits=["train"] * 80 + ["val"] * 8, shape=SHAPE)
+    write_shades(repository / "data" / "augmented", splits=["train"] * 4, shape=SHAPE)
+    text = (repository / "params.yaml").read_text()
+    (repository / "params.yaml").write_text(re.sub(r"batch_size: \d+", "batch_size: auto", text))
+    out_of_memory_above(4, monkeypatch)
+    code, _, err = lr_find(monkeypatch, capfd, "--steps", "20")
+    assert code == 0, err
+    assert "batch_size auto: 8 images do not fit into memory; restarting with 4" in err
 
 
 @pytest.mark.heavy

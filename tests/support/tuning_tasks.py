@@ -39,7 +39,7 @@ def run(task: dict[str, Any]) -> Outcome:
     if how == "wait":
         time.sleep(600)
     time.sleep(task.get("seconds", 0.0))
-    report.epoch(0, task["accuracy"] / 2)
+    report.epoch(1, task["accuracy"] / 2)
     with (Path(task["folder"]) / "ran").open("a") as file:
         file.write(json.dumps({"trial": task["number"], "process": os.getpid()}) + "\n")
     return Outcome("complete", {"val_accuracy": task["accuracy"]})

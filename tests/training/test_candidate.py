@@ -18,6 +18,7 @@ from darkroom.training.answers import unpacked
 from darkroom.training.candidate import Reports, Trained, first_batch_size, train_candidate
 from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.recipe import Data
+from tests.support.memory import out_of_memory_above
 from tests.support.project import ROOT
 from tests.training.test_recipe import TRANSFER, made, varied
 
@@ -68,7 +69,7 @@ def features_of() -> Any:
     arrays = {"train": (values[:96], DATA.labels), "val": (values[96:127], DATA.val_labels)}
     rows = {"train": np.column_stack([np.zeros(96, int), np.arange(96), np.arange(96)])}
     rows["val"] = np.column_stack([np.zeros(31, int), np.arange(96, 127), np.arange(96, 127)])
-    return SimpleNamespace(backbone="tiny", counts={"train": 96}, arrays=arrays.__getitem__, rows=rows.__getitem__)
+    return SimpleNamespace(backbone="tiny", arrays=arrays.__getitem__, rows=rows.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_fine_tuning_changes_the_backbone_but_not_its_statistics(features: Any) 
         reports=Reports(on_epoch_end=lambda epoch, _record: reported.append(epoch)),
     )
     assert [row["phase"] for row in found.progress.history] == ["head"] * 2 + ["finetuning"] * 2
-    assert [row["epoch"] for row in found.progress.history] == reported == [0, 1, 2, 3], "one step over both phases"
+    assert [row["epoch"] for row in found.progress.history] == reported == [1, 2, 3, 4], "one step over both phases"
     assert found.val_accuracy == accuracy(found.model)
     assert found.progress.best_phase == "finetuning", "else this test shows nothing"
     after = {weight.path: weight.numpy() for weight in found.model.weights}
@@ -153,8 +154,8 @@ def test_a_linear_head_is_solved_in_one_epoch(output: str, features: Any) -> Non
 
     recipe = transfer("features", units=0, output=output, epochs=9, batch_size=1000)
     found = trained(recipe, features, reports=Reports(on_epoch_end=on_epoch_end))
-    assert [(row["epoch"], row["phase"]) for row in found.progress.history] == [(0, "head")]
-    assert (reported, found.progress.best_epoch) == ([0], 0)
+    assert [(row["epoch"], row["phase"]) for row in found.progress.history] == [(1, "head")]
+    assert (reported, found.progress.best_epoch) == ([1], 1)
     assert min(found.val_accuracy, accuracy(found.model)) > 0.9
     assert found.held_out is not None
     assert found.held_out.accuracy > 0.9
@@ -172,7 +173,7 @@ def test_fine_tuning_begins_with_the_solved_head(features: Any, tmp_path: Path) 
 
     def interrupted(epoch: int, _record: dict[str, float]) -> None:
         reported.append(epoch)
-        if reported == [0, 1]:
+        if reported == [1, 2]:
             raise KeyboardInterrupt
 
     reported: list[int] = []
@@ -183,7 +184,17 @@ def test_fine_tuning_begins_with_the_solved_head(features: Any, tmp_path: Path) 
     assert comparable(trained(recipe, features, checkpoint=checkpoint, reports=reports)) == whole
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["in head", "before fine-tuning", "in fine-tuning"])
+def test_a_solved_head_that_stays_the_best_survives_a_resume(features: Any, tmp_path: Path) -> None:
+    ruinous = {**transfer("finetune", units=0)["architecture"], "finetune_learning_rate": 3.0}
+    recipe, checkpoint = transfer("finetune", architecture=ruinous), Checkpoint(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe, features, checkpoint=checkpoint, reports=killed_after(3))
+    found = trained(recipe, features, checkpoint=checkpoint)
+    assert found.progress.best_phase == "head"
+    assert comparable(found) == comparable(trained(recipe, features))
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4], ids=["in head", "before fine-tuning", "in fine-tuning"])
 def test_a_resumed_training_equals_an_uninterrupted_one(
     epoch: int, features: Any, tmp_path: Path, uninterrupted: Callable[[], Trained]
 ) -> None:
@@ -250,33 +261,6 @@ def test_one_batch_is_learnt_by_heart() -> None:
     found = train_candidate(recipe, data=noise, image_shape=SHAPE)
     assert found.val_accuracy == 1.0, "labels that mean nothing: only by heart"
     assert found.progress.history[-1]["train_loss"] < 0.1
-
-
-def out_of_memory_above(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let batches above `size` fail as TensorFlow does, in the step that they are computed in."""
-    import keras
-    import tensorflow as tf
-
-    from darkroom.networks import build
-
-    class Greedy(keras.layers.Layer):
-        def call(self, x: Any, training: bool = False) -> Any:
-            def checked(values: Any) -> Any:
-                if len(values) > size:
-                    raise MemoryError("OOM when allocating")  # TensorFlow makes a ResourceExhaustedError of it
-                return values
-
-            if not training:
-                return x
-            return x + 0 * tf.ensure_shape(tf.numpy_function(checked, [x], x.dtype, stateful=False), x.shape)
-
-    build_as_it_is = build.build
-
-    def greedy(*args: Any, **kwargs: Any) -> Any:
-        network = build_as_it_is(*args, **kwargs)
-        return keras.Model(network.input, Greedy()(network.output))
-
-    monkeypatch.setattr(build, "build", greedy)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,19 +103,19 @@ def assert_equal(ours: tuple[Any, Progress], theirs: tuple[Any, Progress]) -> No
 def test_training_learns_and_reports_every_epoch() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     _, progress = train(4, on_epoch_end=lambda epoch, record: seen.append((epoch, record)))
-    assert [epoch for epoch, _ in seen] == [0, 1, 2, 3]
+    assert [epoch for epoch, _ in seen] == [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
     assert set(seen[0][1]) == METRICS
     assert progress.best_val_accuracy > 0.9
-    assert progress.history[progress.best_epoch]["val_accuracy"] == progress.best_val_accuracy
+    assert progress.history[progress.best_epoch - 1]["val_accuracy"] == progress.best_val_accuracy
 
 
 def test_keep_last_takes_the_last_epoch_also_where_it_is_worse() -> None:
     ruin = {"name": "constant", "warmup": 0.9}  # the rate rises far above what can be learnt with
     high: dict[str, Any] = {"learning_rate": 30.0, "schedule": ruin, "optimizer": {"name": "sgd", "clip_norm": 1.0}}
     _, best = train(4, **high)
-    assert best.best_epoch < 3, "else the test shows nothing"
+    assert best.best_epoch < 4, "else the test shows nothing"
     network, last = train(4, keep="last", **high)
-    assert last.best_epoch == 3
+    assert last.best_epoch == 4
     assert scores(network)[1] == pytest.approx(last.best_val_accuracy) == last.history[3]["val_accuracy"]
 
 
@@ -148,12 +148,12 @@ FLOAT16: dict[str, Any] = {"policy": "mixed_float16", "optimizer": {"name": "sgd
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path, settings: dict[str, Any]) -> None:
     whole = train(4, **settings)
     with pytest.raises(KeyboardInterrupt):
-        train(4, checkpoint=Checkpoint(tmp_path), on_epoch_end=killed_after(2), **settings)
+        train(4, checkpoint=Checkpoint(tmp_path), on_epoch_end=killed_after(3), **settings)
     epochs: list[int] = []
     resumed = train(
         4, checkpoint=Checkpoint(tmp_path), on_epoch_end=lambda epoch, _record: epochs.append(epoch), **settings
     )
-    assert epochs == [2, 3], "the epoch that died in its report is run again"
+    assert epochs == [3, 4], "the epoch that died in its report is run again"
     assert_equal(resumed, whole)
     if "plateau" in settings:
         assert [row["learning_rate"] for row in whole[1].history] == pytest.approx([0.01, 0.01, 0.005, 0.005])
@@ -167,6 +167,26 @@ def test_averaged_weights_are_kept_and_training_uses_its_own() -> None:
     loss, _ = scores(averaged)
     assert loss == pytest.approx(progress.best_val_loss, rel=1e-4)
     assert (averaged.get_weights()[0] != own.get_weights()[0]).any()
+
+
+def test_weights_are_copied_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    calls: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(keras.Model, name)
+
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
+
+    for name in ("get_weights", "set_weights"):
+        monkeypatch.setattr(keras.Model, name, counted(name))
+    train(3)
+    assert calls == [*["get_weights"] * 3, "set_weights"], "set once, to those of the best epoch"
 
 
 def test_training_stops_early_and_a_resume_does_not_go_on(tmp_path: Path) -> None:
@@ -194,7 +214,7 @@ def test_a_finished_checkpoint_needs_no_training(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
-    checkpoint.save(Progress(epoch=1, best_epoch=0, phase="training"), variables=[np.zeros(3)], best=[np.zeros(3)])
+    checkpoint.save(Progress(epoch=1, best_epoch=1, phase="training"), variables=[np.zeros(3)], best=[np.zeros(3)])
     with pytest.raises(TrainingError, match="belongs to another network"):
         train(2, checkpoint=checkpoint)
 
@@ -202,3 +222,11 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     with pytest.raises(TrainingError, match=r"loss is (nan|inf).*lower learning_rate"):
         train(2, learning_rate=1e30)
+
+
+def test_train_loss_has_no_smoothing_and_no_class_weights() -> None:
+    weighted = train(1, learning_rate=1e-30, weights=np.full(2, 100.0, np.float32))[1]
+    plain = train(1, learning_rate=1e-30)[1]
+    assert weighted.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-5)
+    least = -(0.95 * np.log(0.95) + 0.05 * np.log(0.05))  # of what is minimised, with a label smoothing of 0.1
+    assert min(record["train_loss"] for record in train(4)[1].history) < least

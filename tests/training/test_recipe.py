@@ -33,11 +33,12 @@ def made(**changes: Any) -> dict[str, Any]:
 
 
 def varied(**changes: Any) -> dict[str, Any]:
-    return {"variation": {**made()["variation"], **changes}}
+    return {"train_augmentation": {**made()["train_augmentation"], **changes}}
 
 
 def features(backbone: str | None = "tiny", *, n_train: int = 40) -> Any:
-    return SimpleNamespace(backbone=backbone, counts={"train": n_train, "val": 9})
+    arrays = {"train": (np.zeros((n_train, 5), np.float32), np.arange(n_train) % 3)}
+    return SimpleNamespace(backbone=backbone, arrays=arrays.__getitem__)
 
 
 def test_the_shape_of_a_recipe_is_the_section_of_params_yaml() -> None:
@@ -90,7 +91,7 @@ def test_data_without_validation_images_are_refused() -> None:
 
 def test_nothing_varies_features_or_a_debugging_batch() -> None:
     asked = made(**varied(shift=2, flip="random"))
-    assert recipe.variation_of(asked, DATA) == Variation(**asked["variation"])
+    assert recipe.variation_of(asked, DATA) == Variation(**asked["train_augmentation"])
     vectors = recipe.Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
     assert recipe.variation_of(asked, vectors) == Variation()
     asked["debug"] = {"overfit_one_batch": True, "max_steps": 2}
@@ -152,6 +153,14 @@ def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
         ParamsError, match="more than the 10 training images of a trial; lower it, or raise tune.fraction"
     ):
         recipe.check(made(), DATA, image_shape=(8, 8, 1), features=None, fraction=0.25)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 1.0])
+def test_a_part_is_counted_as_it_is_drawn(fraction: float) -> None:
+    labels = np.repeat([0, 1, 2], [14, 14, 3])
+    data = recipe.Data(np.zeros((31, 4, 4, 1), np.uint8), labels, DATA.val_images, DATA.val_labels, DATA.classes)
+    n_drawn = len(recipe.part(data, fraction, seed=1).labels)
+    assert recipe.n_training(made(), data, None, fraction=fraction) == n_drawn
 
 
 def test_a_shortened_recipe_has_fewer_epochs_in_every_phase() -> None:

@@ -84,13 +84,13 @@ def test_a_study_in_postgres_is_told_and_continued(postgres: Server) -> None:
     with a_search(storage, plan=plan) as study:
         study.ask()
         a_report(0, storage).begin("host:1")
-        a_report(0, storage).epoch(0, 0.25)
+        a_report(0, storage).epoch(1, 0.25)
         study.tell(0, complete(0.5))
         study.ask()
     with a_search(storage, plan=plan) as continued:
         assert continued.lose_running() == [1]
         assert [row.state for row in continued.rows()] == ["complete", "killed", "waiting"]
-        assert read_rows("s", storage)[0].curve == {0: 0.25}
+        assert read_rows("s", storage)[0].curve == {1: 0.25}
 
 
 def wait_for_port(port: int, server: "subprocess.Popen[bytes]") -> None:

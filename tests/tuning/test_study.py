@@ -205,9 +205,9 @@ def test_two_objectives_are_kept_with_their_curves(journal: Path) -> None:
     plan = a_plan(objectives=("val_accuracy", "latency_ms"))
     study = a_search(journal, plan=plan)
     study.ask()
-    a_report(0, journal, plan).epoch(0, 0.25)
+    a_report(0, journal, plan).epoch(1, 0.25)
     study.tell(0, complete(0.5, latency_ms=2.0))
-    assert study.rows()[0].curve == {0: 0.25}
+    assert study.rows()[0].curve == {1: 0.25}
     assert study.rows()[0].metrics == {"val_accuracy": 0.5, "latency_ms": 2.0}
 
 

@@ -19,11 +19,10 @@ def training_curves(
     """Draw loss and accuracy per epoch, training against validation, side by side, and return path.
 
     Args:
-        history: the columns of history.csv: epoch (counted from 0, shown from 1), train_loss, val_loss, train_accuracy,
-            val_accuracy.
-        best_epoch: the epoch whose weights were kept, counted from 0; it is marked. None: no mark.
+        history: the columns of history.csv: epoch (counted from 1), train_loss, val_loss, train_accuracy, val_accuracy.
+        best_epoch: the epoch whose weights were kept; it is marked. None: no mark.
     """
-    epochs = np.asarray(history["epoch"]) + 1
+    epochs = np.asarray(history["epoch"])
     with style(dark=dark):
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         both = figure.subplots(1, 2)
@@ -36,9 +35,7 @@ def training_curves(
                 values = history[f"{split}_{metric}"]
                 axes.plot(epochs, values, dashes, color=color, marker=marker, markersize=3.5, label=SPLITS[split])
             if best_epoch is not None:
-                axes.axvline(
-                    best_epoch + 1, color=ink("quiet", dark=dark), linewidth=1, linestyle=":", label="epoch kept"
-                )
+                axes.axvline(best_epoch, color=ink("quiet", dark=dark), linewidth=1, linestyle=":", label="epoch kept")
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.04)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from darkroom.data.arrays.features import Features
 from darkroom.errors import ParamsError
-from darkroom.project.console import loading_keras
+from darkroom.project.console import loading_keras, say
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
 from darkroom.training.opened import open_data
@@ -56,26 +56,30 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     with loading_keras():
         from darkroom.lr_find import range_test
         from darkroom.networks.runtime.device import policy, prepare
-        from darkroom.training.candidate import first_batch_size
+        from darkroom.training.candidate import first_batch_size, halving
         from darkroom.training.variation_layer import with_draws
 
         prepare(device)
         with in_section(section):
             dtype_policy = policy(params["precision"])
-    chosen = params["batch_size"]
-    batch_size = first_batch_size(recipe.n_training(params, data, features)) if chosen == "auto" else chosen
+    start = first_batch_size(recipe.n_training(params, data, features))
     if features is not None:
         data = recipe.vectors(features, data.classes)
-    network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)
-    with tqdm(total=n_steps, leave=False, disable=not sys.stderr.isatty(), unit="step") as bar:
-        found = range_test.find(
-            with_draws(network, recipe.variation_of(params, data)),
-            lambda epoch: recipe.epoch_batches(params, data, batch_size=batch_size, epoch=epoch),
-            optimizer=lambda schedule: recipe.build_optimizer(params, learning_rate=schedule, policy=dtype_policy),
-            n_steps=n_steps,
-            label_smoothing=params["label_smoothing"],
-            on_step=lambda step, _: bar.update(step - bar.n),
-        )
+
+    def test(batch_size: int) -> tuple[int, range_test.Finding]:
+        network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)
+        with tqdm(total=n_steps, leave=False, disable=not sys.stderr.isatty(), unit="step") as bar:
+            return batch_size, range_test.find(
+                with_draws(network, recipe.variation_of(params, data)),
+                lambda epoch: recipe.epoch_batches(params, data, batch_size=batch_size, epoch=epoch),
+                optimizer=lambda schedule: recipe.build_optimizer(params, learning_rate=schedule, policy=dtype_policy),
+                n_steps=n_steps,
+                label_smoothing=params["label_smoothing"],
+                on_step=lambda step, _: bar.update(step - bar.n),
+            )
+
+    chosen = params["batch_size"]
+    batch_size, found = halving(test, start=start, say=say) if chosen == "auto" else test(chosen)
     from darkroom.lr_find.figure import learning_rate_test
 
     heading = f"{candidate}: learning-rate range test, {params['optimizer']['name']}, batches of {batch_size}"

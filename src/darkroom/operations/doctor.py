@@ -104,12 +104,15 @@ def _environment(root: Path) -> Finding:
     ready = root / ".venv" / ".ready"
     if ready.is_file() and (was := ready.read_text().strip()) != str(root):
         return Finding("environment", "wrong", f"the repository was moved from {was or 'elsewhere'}; run `make setup`")
-    python = shutil.which("python")
+    python = shutil.which("python3")
+    own = root / ".venv" / "bin" / "python"
+    if python and own.is_file():  # pipelines/__init__.py goes over to it
+        python = str(own)
     if python is None or Path(python).parent != Path(sys.executable).parent:
         return Finding(
             "environment",
             "wrong",
-            f"`python`, which runs the stages, is {python or 'not found'}, not {sys.executable}; activate the "
+            f"`python3`, which runs the stages, is {python or 'not found'}, not {sys.executable}; activate the "
             f"environment: . {Path(sys.prefix) / 'bin' / 'activate'}",
         )
     return Finding("environment", "ok", f"stages run with {python}")

@@ -3,7 +3,7 @@
 import dataclasses
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 GREATEST_AUTO_BATCH = 1024
 LEAST_AUTO_STEPS = 8  # per epoch
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +56,11 @@ class Trained:
     val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
     the precision of that. val_right says which validation images that are (see answers.packed). held_out are answers
     about more images than those for validation, where these are few, a head was solved, and it is the best of all
-    phases; else None.
+    phases; else None. described gives logits and features of the same network (see inference.described).
     """
 
     model: "keras.Model"
+    described: "keras.Model"
     progress: Progress
     batch_size: int
     val_accuracy: float
@@ -106,17 +108,18 @@ def train_candidate(
         run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
         network, progress, held_out = run.transfer() if transfer_mode(recipe) else (*run.network(), None)
         views, accuracy, right = recipe["test_time_views"], progress.best_val_accuracy, progress.best_right
-        model = inference.deployable(network, views)
+        described = inference.described(network, views)
+        model = inference.answering(described)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
             size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
             found = inference.right(model, data.val_images, data.val_labels, batch_size=size)
             accuracy, right = float(found.mean()), packed(found)
-        return Trained(model, progress, batch_size, accuracy, right, held_out)
+        return Trained(model, described, progress, batch_size, accuracy, right, held_out)
 
     if recipe["batch_size"] != "auto":
         distribution.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
-    return _halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
+    return halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
 
 
 def first_batch_size(n_train: int) -> int:
@@ -125,10 +128,20 @@ def first_batch_size(n_train: int) -> int:
     return 1 << (greatest.bit_length() - 1)
 
 
-def _halving(
-    attempt: Callable[[int], Trained], *, start: int, checkpoint: Checkpoint | None, say: Callable[[str], None]
-) -> Trained:
-    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for."""
+def halving(
+    attempt: Callable[[int], Result], *, start: int, checkpoint: Checkpoint | None = None, say: Callable[[str], None]
+) -> Result:
+    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for.
+
+    Args:
+        attempt: takes the batch size.
+        start: the batch size to begin with, unless the checkpoint knows a smaller one.
+        checkpoint: begins anew with every attempt.
+        say: takes a line for the user.
+
+    Raises:
+        TrainingError: not even one image fits into memory.
+    """
     from darkroom.networks.runtime import distribution, memory
 
     shares = distribution.n_devices()
@@ -234,7 +247,7 @@ class _Run:
         progress, held_out = solve_head(head, self.recipe, self._vectors())
         if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
             record = progress.history[0]
-            self.reports.on_epoch_end(0, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
+            self.reports.on_epoch_end(1, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
         return progress, held_out
 
     def _phase(
@@ -261,7 +274,7 @@ class _Run:
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
-            keep=recipe["keep"],
+            keep=recipe["checkpoint"],
             plateau=build_plateau(recipe),
             schedule=schedule,
         )

@@ -18,14 +18,14 @@ from darkroom.files.writing import replacing, write_text
 class Progress:
     """The progress of a training over all its phases.
 
-    `epoch` is the next one, counted from 0; `phase` is the phase of the last one, and `plateau` the state of its
-    schedule; `best_right` says which validation images the best epoch gets right (see answers.packed); times are in
-    seconds. A row of the history has epoch, phase and the metrics of fit.fit.
+    Epochs are counted from 1 over all phases: `epoch` is the last one, 0 before the first, `phase` its phase, and
+    `plateau` the state of its schedule; `best_right` says which validation images the best epoch gets right (see
+    answers.packed); times are in seconds. A row of the history has epoch, phase and the metrics of fit.fit.
     """
 
     epoch: int = 0
     phase: str = ""
-    best_epoch: int = -1
+    best_epoch: int = 0
     best_val_accuracy: float = -1.0
     best_val_loss: float = float("inf")
     best_right: str = ""
@@ -41,7 +41,7 @@ class Progress:
     @property
     def best_phase(self) -> str | None:
         """The phase of the best epoch, None before the first."""
-        return str(self.history[self.best_epoch]["phase"]) if 0 <= self.best_epoch < len(self.history) else None
+        return str(self.history[self.best_epoch - 1]["phase"]) if 0 < self.best_epoch <= len(self.history) else None
 
 
 class Checkpoint:
@@ -74,8 +74,10 @@ class Checkpoint:
     def batch_size(self, value: int) -> None:
         write_text(self.directory / "batch_size", str(value))
 
-    def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray]] | None:
+    def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray] | None] | None:
         """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
+
+        The best weights are None where they were never saved: of a head that is solved anew at every start.
 
         Raises:
             TrainingError: the files contradict each other.
@@ -84,8 +86,8 @@ class Checkpoint:
             return None
         try:
             state = json.loads(self._state_file.read_text())
-            last, best = (self._read(state.pop(name)) for name in ("last", "best"))
-            return Progress(**state), last, best
+            last, best = state.pop("last"), state.pop("best")
+            return Progress(**state), self._read(last), self._read(best) if best else None
         except (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"the checkpoint in {self.directory} cannot be read ({error}); delete it to train from the start"
@@ -111,7 +113,8 @@ class Checkpoint:
         best_name = f"best-{progress.best_epoch:05d}.npz"
         if best is not None:
             self._write(best_name, best)
-        state = {**dataclasses.asdict(progress), "last": last_name, "best": best_name}
+        is_there = best is not None or (self.directory / best_name).exists()
+        state = {**dataclasses.asdict(progress), "last": last_name, "best": best_name if is_there else None}
         write_text(self._state_file, json.dumps(state))
         for file in self.directory.glob("*.npz"):
             if file.name not in (last_name, best_name):

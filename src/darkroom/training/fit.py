@@ -11,14 +11,17 @@ import numpy as np
 from keras import ops
 
 from darkroom.errors import TrainingError
-from darkroom.networks.runtime.distribution import whole_batches
+from darkroom.networks.runtime.distribution import n_devices, whole_batches
 from darkroom.training.answers import packed
 from darkroom.training.batches import PlainBatches
 from darkroom.training.checkpoints import Checkpoint, Progress
-from darkroom.training.optimizers import averaged_weights
+from darkroom.training.optimizers import averaged_weights, is_averaging
 from darkroom.training.schedules import Plateau, Schedule
+from darkroom.training.statistics import Reestimation
 from darkroom.training.variation import Variation
 from darkroom.training.variation_layer import with_draws
+
+PLAIN_LOSS = "cross_entropy"  # without label smoothing and class weights
 
 
 class Batches(Protocol):
@@ -42,7 +45,8 @@ class Phase:
         epochs: those before a resume included.
         optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
         name: in every row of the history.
-        label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
+        label_smoothing: in [0, 1); of what is minimised: train_loss and val_loss are the plain cross-entropy, without
+            class weights too, so that one can be held against the other.
         variation: how the batches are drawn; the draws are applied by fit().
         early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
         keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
@@ -81,22 +85,24 @@ def fit(
 
     Args:
         network: images (or features) in, logits out.
-        train: gives the batches of an epoch (counted from 0, over all phases).
+        train: gives the batches after so many epochs, of all phases.
         validation: images (or features) and their labels, as they are.
         progress: what the phases before returned; None for the first.
         checkpoint: where to keep the end of every epoch.
         on_step: called with (step, steps) of the epoch.
-        on_epoch_end: called with the epoch and train_loss, val_loss, train_accuracy, val_accuracy, learning_rate and
-            images_per_second (of training alone).
+        on_epoch_end: called with the epoch, counted from 1 over all phases, and train_loss, val_loss, train_accuracy,
+            val_accuracy, learning_rate and images_per_second (of training alone).
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint belongs to another network.
     """
     optimizer, plateau = phase.optimizer, phase.plateau
     trained = with_draws(network, phase.variation)
+    reestimate = Reestimation(trained) if is_averaging(optimizer) else None
     state = trained.variables  # weights and random state; asked before compile() adds the metrics'
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=phase.label_smoothing)
-    trained.compile(optimizer, loss, metrics=["accuracy"])
+    plain = keras.metrics.CategoricalCrossentropy(PLAIN_LOSS, from_logits=True)
+    trained.compile(optimizer, loss, metrics=["accuracy", plain])  # of metrics Keras knows no weights
     optimizer.build(trained.trainable_variables)
     variables = [*state, *optimizer.variables]
     kept = checkpoint.load() if checkpoint else None
@@ -108,8 +114,10 @@ def fit(
             plateau.restore(progress.plateau)
     is_behind = progress.phase != phase.name and phase.name in progress.phases
     while not is_behind and not _is_over(progress, phase):
-        epoch, started = progress.epoch, time.perf_counter()
-        record, weights, right = _run_epoch(trained, network, train(epoch), validation, on_step=on_step)
+        epoch, started = progress.epoch + 1, time.perf_counter()
+        record, weights, right = _run_epoch(
+            trained, network, train(progress.epoch), validation, reestimate=reestimate, on_step=on_step
+        )
         _check_finite(record, epoch=epoch)
         ranks = (record["val_accuracy"], -record["val_loss"])
         if better := phase.keep == "last" or ranks > (progress.best_val_accuracy, -progress.best_val_loss):
@@ -119,7 +127,7 @@ def fit(
         if plateau and phase.schedule and plateau.update(record[plateau.metric]):
             plateau.lower(phase.schedule)
         progress.plateau = plateau.state() if plateau else None
-        progress.phase, progress.epoch = phase.name, epoch + 1
+        progress.phase, progress.epoch = phase.name, epoch
         progress.train_seconds += time.perf_counter() - started
         progress.history.append({"epoch": epoch, "phase": phase.name, **record})
         # Reported before it is kept: a kill between the two reports an epoch twice, and never leaves one out.
@@ -139,6 +147,7 @@ def _run_epoch(
     batches: Batches,
     validation: PlainBatches,
     *,
+    reestimate: Reestimation | None,
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, float], list[np.ndarray], np.ndarray]:
     """Train and validate once; return the record, the weights that were validated, and which images they get right."""
@@ -148,13 +157,18 @@ def _run_epoch(
     reports = [_Steps(len(batches), on_step)]
     logs = trained.fit(_Feed(batches), epochs=1, shuffle=False, verbose=0, callbacks=reports).history
     seconds = time.perf_counter() - started
-    own, weights = network.get_weights(), averaged_weights(trained.optimizer, network.weights)
-    # On every device: several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed.
-    network.set_weights(weights)
+    own = network.get_weights() if reestimate else None
+    if reestimate:
+        network.set_weights(averaged_weights(trained.optimizer, network.weights))
+        reestimate(batches)
+    elif n_devices() > 1:  # several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed
+        network.set_weights(network.get_weights())
     val_loss, right = _validate(network, validation)
-    network.set_weights(own)
+    weights = network.get_weights()
+    if own is not None:
+        network.set_weights(own)
     record = {
-        "train_loss": logs["loss"][0],
+        "train_loss": logs[PLAIN_LOSS][0],
         "val_loss": val_loss,
         "train_accuracy": logs["accuracy"][0],
         "val_accuracy": float(right.mean()),

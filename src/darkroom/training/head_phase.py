@@ -63,7 +63,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
     val_loss, val_accuracy = _scores(logits[n_train:], data.val_labels)
     seconds = time.perf_counter() - started
     record = {
-        "epoch": 0,
+        "epoch": 1,
         "phase": "head",
         "train_loss": train_loss,
         "val_loss": val_loss,
@@ -73,7 +73,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
         "images_per_second": n_train / seconds,
     }
     right = packed(logits[n_train:].argmax(axis=1) == data.val_labels)
-    progress = Progress(1, "head", 0, val_accuracy, val_loss, right, train_seconds=seconds, history=[record])
+    progress = Progress(1, "head", 1, val_accuracy, val_loss, right, train_seconds=seconds, history=[record])
     answered = np.union1d(found.held_out, np.arange(n_train, len(labels)))
     answers = HeldOut(np.exp(log_softmax(logits[answered])), labels[answered], groups[answered])
     return progress, answers if is_few else None

@@ -178,14 +178,14 @@ def make_optimizer(
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> list[np.ndarray]:
     """Return the values of `variables` to validate and deploy with: of those that are averaged the average.
 
-    What the optimizer does not train keeps its running value: BatchNorm's statistics, which are averages over the last
-    steps themselves. Before the first step, and without averaging, all values are the present ones.
+    What the optimizer does not train keeps its value: BatchNorm's statistics, which statistics.reestimate() then has to
+    find for these weights. Before the first step, and without averaging, all values are the present ones.
 
     Args:
         optimizer: as make_optimizer returns it, built.
         variables: of the network, in any order: network.weights for network.set_weights.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = _inner(optimizer)
     averages: dict[int, Any] = {}
     if inner.use_ema and int(ops.convert_to_numpy(inner.iterations)) > 0:
         averages = {
@@ -193,3 +193,13 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: Sequence[
             for variable, average in zip(inner._trainable_variables, inner._model_variables_moving_average, strict=True)
         }
     return [np.array(ops.convert_to_numpy(averages.get(id(variable), variable))) for variable in variables]
+
+
+def is_averaging(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Return whether the optimizer averages the weights that it trains."""
+    return bool(_inner(optimizer).use_ema)
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the optimizer without loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

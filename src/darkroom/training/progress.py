@@ -23,12 +23,12 @@ class TrainingProgress:
         self._bar.update(step - self._bar.n)
 
     def on_epoch_end(self, epoch: int, record: Mapping[str, float]) -> None:
-        """Replace the bar by the epoch's line; epochs are counted from 0 and shown from 1."""
+        """Replace the bar by the line of an epoch, counted from 1."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         say(
-            f"epoch {epoch + 1}/{self._epochs}: train loss {record['train_loss']:.4f}, "
+            f"epoch {epoch}/{self._epochs}: train loss {record['train_loss']:.4f}, "
             f"val loss {record['val_loss']:.4f}, val accuracy {record['val_accuracy']:.4f}, "
             f"{record['images_per_second']:.0f} images/s"
         )

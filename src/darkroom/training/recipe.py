@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Recipe = Mapping[str, Any]
 FEW_VALIDATION = 500  # images: a temperature or an accuracy from fewer is mostly chance
 OF_STEPS = (  # the first two are of the head alone; fine-tuning has its own
-    *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "keep"),
-    *("variation", "precision", "architecture.dropout"),
+    *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "checkpoint"),
+    *("train_augmentation", "precision", "architecture.dropout"),
 )
 
 
@@ -101,7 +101,7 @@ def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:
         return data
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
-    chosen = [rng.permutation(rows)[: max(1, round(fraction * len(rows)))] for rows in members]
+    chosen = [rng.permutation(rows)[: _share(fraction, len(rows))] for rows in members]
     rows = np.sort(np.concatenate(chosen))
     smaller = dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
     if isinstance(smaller, Vectors):
@@ -165,12 +165,19 @@ def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
 def n_training(recipe: Recipe, data: Data, features: Features | None, *, fraction: float = 1.0) -> int:
     """Return how many training images every phase has: features may have been computed of some images only.
 
-    Of a fraction of them (see part) about so many.
+    Args:
+        fraction: of the training images, as for part().
     """
-    n_train = len(data.labels)
+    labels = [data.labels]
     if features is not None and transfer_mode(recipe) in ("features", "finetune"):
-        n_train = min(n_train, features.counts["train"])
-    return int(n_train * fraction)
+        labels.append(features.arrays("train")[1])
+    counts = [np.unique(of_phase, return_counts=True)[1].tolist() for of_phase in labels]
+    return min(sum(_share(fraction, count) for count in of_phase) for of_phase in counts)
+
+
+def _share(fraction: float, n_images: int) -> int:
+    """Return how many images of a class are a fraction of them: one at least."""
+    return max(1, round(fraction * n_images))
 
 
 def check(
@@ -186,7 +193,7 @@ def check(
     Raises:
         ParamsError: says which setting, and what to do.
     """
-    mode, variation, size = transfer_mode(recipe), Variation(**recipe["variation"]), min(image_shape[:2])
+    mode, variation, size = transfer_mode(recipe), Variation(**recipe["train_augmentation"]), min(image_shape[:2])
     if mode is None:
         check_picture_size(recipe["architecture"]["name"], arguments(recipe), image_shape)
     elif features is None or features.backbone is None:
@@ -210,13 +217,13 @@ def check(
         return  # nothing varies features
     if variation.cutout >= size:
         raise ParamsError(
-            f"variation.cutout is {variation.cutout}: it would blank whole images of {image_shape[:2]} pixels; "
-            f"the maximum is {size - 1}"
+            f"train_augmentation.cutout is {variation.cutout}: it would blank whole images of "
+            f"{image_shape[:2]} pixels; the maximum is {size - 1}"
         )
     if variation.shift >= size:
         raise ParamsError(
-            f"variation.shift is {variation.shift}: it would move images of {image_shape[:2]} pixels out of view; "
-            f"the maximum is {size - 1}"
+            f"train_augmentation.shift is {variation.shift}: it would move images of "
+            f"{image_shape[:2]} pixels out of view; the maximum is {size - 1}"
         )
 
 
@@ -325,7 +332,7 @@ def build_plateau(recipe: Recipe) -> "Plateau | None":
 def variation_of(recipe: Recipe, data: Data) -> Variation:
     """Return what varies the training: nothing where features are trained on, or one batch only."""
     varied = len(data.images.shape) == 4 and not recipe["debug"]["overfit_one_batch"]
-    return Variation(**recipe["variation"]) if varied else Variation()
+    return Variation(**recipe["train_augmentation"]) if varied else Variation()
 
 
 def epoch_batches(recipe: Recipe, data: Data, *, batch_size: int, epoch: int) -> EpochBatches | OneBatch:

@@ -139,9 +139,9 @@ def row_of(trial: FrozenTrial) -> TrialRow:
 
 
 def _curve(trial: FrozenTrial) -> dict[int, float]:
-    """Return the validation accuracy by epoch, counted from 0."""
+    """Return the validation accuracy by epoch, counted from 1."""
     if trial.intermediate_values:
-        return {step - 1: value for step, value in trial.intermediate_values.items()}
+        return dict(trial.intermediate_values)
     return {int(epoch): value for epoch, value in trial.user_attrs.get("curve", {}).items()}
 
 

@@ -56,7 +56,7 @@ class Report:
             self._trial.set_user_attr("worker", worker)
 
     def epoch(self, epoch: int, val_accuracy: float) -> None:
-        """Say how accurate the network is after an epoch, counted from 0 over all phases.
+        """Say how accurate the network is after an epoch, counted from 1 over all phases.
 
         Raises:
             Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
@@ -67,10 +67,10 @@ class Report:
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
-            self._trial.report(val_accuracy, epoch + 1)
-            is_judged = epoch + 1 in self._judged and not self._trial.user_attrs.get("baseline")
+            self._trial.report(val_accuracy, epoch)
+            is_judged = epoch in self._judged and not self._trial.user_attrs.get("baseline")
             if is_judged and self._trial.should_prune():
-                raise Stopped(f"pruned after epoch {epoch + 1} at val accuracy {val_accuracy:.4f}")
+                raise Stopped(f"pruned after epoch {epoch} at val accuracy {val_accuracy:.4f}")
 
 
 LATENCY_REPEATS = 50  # single images timed
@@ -84,7 +84,8 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
     Args:
         epochs: of each phase, at most; None for as many as the params have.
     """
-    return {**recipe.shortened(settings, epochs=epochs), "keep": "best", "calibration": "none"}
+    shorter = recipe.shortened(settings, epochs=epochs)
+    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None}
 
 
 def judged(settings: Recipe) -> range:
@@ -180,14 +181,18 @@ def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
         def on_epoch_end(epoch: int, logs: dict[str, float]) -> None:
             record.log_epoch(epoch, logs)
             report(epoch, logs["val_accuracy"])
-            is_last = epoch + 1 == recipe.n_epochs(task.recipe)
+            is_last = epoch == recipe.n_epochs(task.recipe)
             if task.deadline is not None and time.time() > task.deadline and not is_last:
-                raise Stopped(f"tune.minutes were over after epoch {epoch + 1}")
+                raise Stopped(f"tune.minutes were over after epoch {epoch}")
 
-        ended = _train(task, on_epoch_end)
-        metrics = ended.metrics
-        renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
-        record.log_metrics(renamed)  # the curve's last point is not the best one
+        try:
+            ended = _train(task, on_epoch_end)
+        except Stopped as stop:
+            number, _, drawn = task.name.partition(" ")
+            record.rename(f"{number} pruned {drawn}")  # MLflow knows no such status, and shows a cross
+            record.note("Pruned", str(stop))
+            raise
+        record.log_metrics(ended.metrics)  # a trial that was pruned has none: it is not compared with whole ones
     return ended
 
 

@@ -163,7 +163,7 @@ def curves(rows: Sequence[TrialRow], path: Path) -> Path:
 
 def _by_epoch(row: TrialRow) -> tuple[list[int], list[float]]:
     epochs = sorted(row.curve)
-    return [epoch + 1 for epoch in epochs], [row.curve[epoch] for epoch in epochs]
+    return epochs, [row.curve[epoch] for epoch in epochs]
 
 
 def _dot(row: TrialRow) -> str | None:
