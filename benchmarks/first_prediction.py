@@ -40,7 +40,7 @@ def main() -> None:
             "darkroom init": _run(clone, "darkroom", "init", str(images))[0],
             "dvc repro": _run(clone, "dvc", "repro")[0],
         }
-        seconds["darkroom predict"], answer = _run(clone, "darkroom", "predict", str(kept), "--json")
+        seconds["darkroom predict"], answer = _run(clone, "darkroom", "predict", str(kept))
         evaluation = json.loads((clone / "reports" / "evaluation.json").read_text())
         promotion = json.loads((clone / "reports" / "promotion.json").read_text())
     result = {
