@@ -31,9 +31,8 @@ run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
 	@start=$$(date +%s) && dvc repro && echo && darkroom report --since $$start && \
 	    echo "           . $(VENV)/bin/activate     first, so that the shell finds these commands"
 
-ui: setup  ## the MLflow UI on this repository's store, http://127.0.0.1:5000 (PORT=5000)
-	store="$$(darkroom store)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --workers 1 \
-	    --host 127.0.0.1 --port $(PORT) --backend-store-uri "$$store"
+ui: setup  ## the runs in MLflow's UI on this repository's store (PORT=5000, or the next free one)
+	darkroom ui --port $(PORT)
 
 docs: setup  ## build the pages of docs/ into site/, and check their links
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "open site/index.html"

@@ -88,7 +88,7 @@ def train(preset: str) -> dict[str, Any]:
             label_smoothing=settings["label_smoothing"],
             variation=recipe.variation_of(settings, data),
             early_stopping=settings["early_stopping"],
-            keep=settings["keep"],
+            keep=settings["checkpoint"],
             plateau=recipe.build_plateau(settings),
             schedule=schedule,
         )

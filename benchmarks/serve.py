@@ -14,7 +14,7 @@ rate: requests per second and latencies at some connections, each of which sends
 overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
     the server runs it: what HTTP costs. Bare with all cores is told beside it.
 photograph: the same for JPEGs of 12 megapixels and the network of 224x224.
-ready: seconds from the start of the command to the first 200 of the server's probe, least of three.
+ready: seconds from the start of the command to the first 200 of the server's probe, the lesser of two.
 import: seconds of a process that imports darkroom.cli.main.
 threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
 
@@ -102,7 +102,7 @@ def measured(size: int, options: argparse.Namespace) -> dict[str, Any]:
     if "ready" in options.parts:
         starts = (served.darkroom, served.mlflow)
         found["ready_seconds"] = {
-            start.__name__: min(ready_seconds(partial(start, size)) for _ in range(3)) for start in starts
+            start.__name__: min(ready_seconds(partial(start, size)) for _ in range(2)) for start in starts
         }
     if "threads" in options.parts:
         found["requests_per_second_with_threads"] = with_threads(size, files, options)

@@ -264,7 +264,7 @@ def keep_books(task: dict[str, Any]) -> "Outcome":
     ) as record:
         record.log_epoch(1, {**curves, "learning_rate": 0.1, "images_per_second": 1000.0})
         trial.epoch(1, accuracy)
-        record.log_metrics({"best_val_accuracy": accuracy})
+        record.log_metrics({"val_accuracy": accuracy})
     return Outcome("complete", {"val_accuracy": accuracy})
 
 

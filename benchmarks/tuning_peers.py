@@ -158,7 +158,7 @@ def changes(options: Namespace, *, seed: int) -> dict[str, Any]:
         "train.cnn.learning_rate": options.learning_rate,
         "train.cnn.precision": "float32",
         "train.cnn.seed": seed,
-        "train.cnn.variation.cutout": 0,
+        "train.cnn.train_augmentation.cutout": 0,
     }
 
 

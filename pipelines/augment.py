@@ -1,7 +1,10 @@
-"""Draw augmented copies of the training images, and a preview that shows them beside their originals."""
+"""Draw augmented copies of the training images.
+
+A preview shows them beside their originals.
+"""
 
 from darkroom.data.augmentation.params import AugmentParams
-from darkroom.project.console import run, say, stage_paths
+from darkroom.project.console import progress, run, say, stage_paths
 from darkroom.project.params import ComputeParams, load_section
 
 
@@ -21,7 +24,10 @@ def main() -> None:
     paths.out.mkdir(parents=True, exist_ok=True)
     # Shards of as many rows as those of the prepared data: their largest size was chosen there.
     shard_bytes = prepared.manifest["shards"][0]["rows"] * prepared.images[0].nbytes
-    with DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer:
+    with (
+        DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer,
+        progress(total=len(rows) * params.copies) as bar,
+    ):
         for block in draw_copies(
             paths.prepared,
             rows=rows,
@@ -35,6 +41,7 @@ def main() -> None:
             cluster=machine.cluster,
         ):
             writer.append(block)
+            bar.update(len(block))
         index = copies_index(parents, copies=params.copies)
         known = {key: prepared.manifest[key] for key in ("dataset", "classes", "mean", "std")} | prepared.form
         made = {

@@ -1,5 +1,6 @@
-"""Check params.yaml as a whole: each section as its own stage will read it, and what one section asks of another.
+"""Check params.yaml as a whole.
 
+Each section is read as its own stage will read it, and held against what other sections ask of it.
 It comes before all other stages, so that what `embed` and `train` would refuse is said before anything is fetched. What
 only the data, the network or the device can tell is left to them. It runs in every `dvc repro` and notes what the
 user's own files contain, which DVC does not look at: `download` runs again when they have changed.

@@ -1,4 +1,4 @@
-"""Download the dataset from the first source that works, and check every file."""
+"""Download the dataset from the first source that works."""
 
 import os
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Compute the features of the training and validation images by a frozen backbone, once for all heads on it."""
+"""Compute the features of the images by a frozen backbone.
 
-import sys
+Of the training and validation images, once for all heads on it.
+"""
+
 import time
 
 import numpy as np
-from tqdm import tqdm
 
 from darkroom.data.arrays import features
 from darkroom.data.arrays.dataset import Dataset
@@ -13,7 +14,7 @@ from darkroom.errors import DataError
 from darkroom.networks.backbones.params import EmbedParams
 from darkroom.networks.backbones.table import NONE, check_image_size, find_backbone
 from darkroom.networks.backbones.weights import obtain_weights
-from darkroom.project.console import loading_keras, run, say, stage_paths
+from darkroom.project.console import loading_keras, progress, run, say, stage_paths
 from darkroom.project.params import ComputeParams, in_section, load_section
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     n_images, started = sum(map(len, rows.values())), time.monotonic()
     with (
         features.FeaturesWriter(paths.out) as writer,
-        tqdm(total=n_images, unit="image", leave=False, disable=not sys.stderr.isatty()) as bar,
+        progress(total=n_images) as bar,
     ):
         for split, numbers in rows.items():
             of_copies, row = numbers[:, 0] == 1, numbers[:, 1]

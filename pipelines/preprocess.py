@@ -1,11 +1,14 @@
-"""Turn downloaded and new images into shards of one image size, split into train, val, test and recent."""
+"""Decode, resize, check and split the images.
+
+Downloaded and new images become shards of one image size, split into train, val, test and recent.
+"""
 
 from functools import partial
 from typing import Any
 
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.errors import ParamsError
-from darkroom.project.console import native_stderr_silenced, run, say, stage_paths
+from darkroom.project.console import native_stderr_silenced, progress, run, say, stage_paths
 from darkroom.project.params import ComputeParams, load_section
 
 
@@ -37,9 +40,9 @@ def main() -> None:
         say(f"preprocess: {chosen.in_words()}")
     dataset = read_manifest(paths.raw)["dataset"]
     with DatasetWriter(paths.out, image_shape=chosen.form.image_shape, shard_bytes=params.shard_bytes) as writer:
-        with native_stderr_silenced():
+        with native_stderr_silenced(), progress(read_sources(paths.raw, paths.incoming, **limits)) as images:
             taken = rows.take_in(
-                read_sources(paths.raw, paths.incoming, **limits),
+                images,
                 writer,
                 form=chosen.form,
                 max_pixels=params.max_image_pixels,

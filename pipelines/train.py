@@ -1,4 +1,4 @@
-"""Train one candidate on the train split, keep its best epoch by validation accuracy, and record the run in MLflow.
+"""Train one candidate and record the run in MLflow.
 
 The candidate is named by the output directory: models/cnn is trained from the section train.cnn, and from best.yaml,
 whose values `tune` found and put in place of those of the section.

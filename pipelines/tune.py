@@ -1,5 +1,6 @@
-"""Search better values for one candidate with Optuna, on the train and val splits, and hand them to `train`.
+"""Search better values for one candidate with Optuna.
 
+Trials see the train and val splits, and `train` gets what is chosen.
 The candidate is named by the directory of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
 """
 

@@ -101,7 +101,7 @@ def keras_tuner_side(settings: Settings, data: Arrays, *, end: float, folder: st
 
 def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str) -> dict[str, Any]:
     """Return what AutoKeras found among networks of its own blocks that come closest, with optimizers of its own."""
-    filters, shift = settings["recipe"]["architecture"]["filters"], settings["recipe"]["variation"]["shift"]
+    filters, shift = settings["recipe"]["architecture"]["filters"], settings["recipe"]["train_augmentation"]["shift"]
     widths = keras_tuner.engine.hyperparameters.Choice("filters", filters)  # each block's own
     pictures = autokeras.ImageInput()
     x = autokeras.ImageAugmentation(
@@ -142,7 +142,7 @@ def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str)
 
 def compact(recipe: Settings, *, learning_rate: float, weight_decay: float, dropout: float) -> keras.Model:
     """Return darkroom.networks.architectures.compact with the draws and the optimizer of a recipe, to be trained."""
-    network, variation = recipe["architecture"], recipe["variation"]
+    network, variation = recipe["architecture"], recipe["train_augmentation"]
     pictures = keras.Input((32, 32, 3), dtype="uint8")
     x = layers.RandomFlip("horizontal")(pictures)
     shift = variation["shift"] / 32

@@ -30,7 +30,7 @@ def main() -> None:
     end = settings["started"] + settings["seconds"]
     data = Path("data")
     opened = open_data(data / "prepared", data / "augmented", data / "features")
-    base = {**settings["recipe"], "epochs": settings["trial_epochs"], "keep": "best", "calibration": "none"}
+    base = {**settings["recipe"], "epochs": settings["trial_epochs"], "checkpoint": "best", "calibration": "none"}
     n_epochs = 0
 
     def on_epoch_end(_epoch: int, _logs: dict[str, float]) -> None:

@@ -115,6 +115,11 @@ def test_features_are_preferred_and_what_lacks_them_is_told(tmp_path):
         run.audit(tmp_path, source="features", bits=4)
 
 
+def test_where_classes_cannot_be_told_apart_a_warning_says_so():
+    assert run._doubts(0.9, "the pixels") == []
+    assert "only 31% of the labels are found again" in run._doubts(0.31, "the pixels")[0]
+
+
 def test_the_command_loads_no_keras_and_sets_the_exit_code(root):
     code = (
         "import sys\n"

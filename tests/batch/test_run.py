@@ -68,6 +68,7 @@ def test_every_image_is_answered_as_its_package_answers_it(images, version, tmp_
         expected = package.predict([data])[0]
         assert row["id"] == hashlib.sha256(data).hexdigest()
         assert (row["label"], row["abstained"], row["version"], row["error"]) == (expected["label"], False, "3", None)
+        assert row["familiarity"] is row["unknown"] is None, "this version cannot tell"
         assert row["probability"] == pytest.approx(expected["probability"])
         assert row["probabilities"] == pytest.approx([expected["probabilities"][name] for name in CLASSES])
     assert {row["label"] for row in rows} == set(CLASSES)
@@ -230,6 +231,17 @@ def test_an_answer_below_the_threshold_is_marked(images, tmp_path):
     assert all(row["abstained"] == (row["probability"] < 0.95) for row in rows)
 
 
+def test_an_unfamiliar_image_is_marked_as_unknown(images, tmp_path):
+    version = write_version(tmp_path / "version", unknown_above=130.0)
+    summary = run.run(str(images), tmp_path / "out.parquet", version=version)
+    rows = rows_of(tmp_path / "out.parquet")
+    package = versions.load(version)
+    expected = [package.predict([(images / row["path"]).read_bytes()])[0] for row in rows]
+    assert [row["unknown"] for row in rows] == [answer["unknown"] for answer in expected]
+    assert [row["familiarity"] for row in rows] == pytest.approx([answer["familiarity"] for answer in expected])
+    assert 0 < summary.abstained == sum(row["unknown"] for row in rows) < N_IMAGES
+
+
 def stopped_after(n_chunks, images, out, version):
     """Run a batch that is interrupted when so many chunks are done."""
     told = iter(range(n_chunks + 1))
@@ -325,6 +337,8 @@ def test_what_cannot_be_an_input_or_an_output_is_refused(images, version, tmp_pa
         run.run(str(images / "0001.png"), out, version=version)
     with pytest.raises(ParamsError, match=r"is a directory; expected the parquet file to write"):
         run.run(str(images), tmp_path, version=version)
+    with pytest.raises(ParamsError, match=r"written as parquet; name the file x.parquet"):
+        run.run(str(images), tmp_path / "x.csv", version=version)
     with pytest.raises(ParamsError, match=r"is inside"):
         run.run(str(images), images / "out.parquet", version=version)
     (tmp_path / "damaged.tar").write_bytes(bytes(100) + b"no archive")

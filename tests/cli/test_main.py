@@ -188,7 +188,7 @@ def test_report_says_who_won_what_was_decided_and_where_to_look(repository, monk
     out = " ".join(out.split())
     assert "cnn: test accuracy 98.70% (95 % interval 98.00% to 99.20%)" in out
     assert "accuracy 9.53% (95 % interval 5.00% to 15.00%) on 1,200 incoming images" in out
-    assert "decision not promoted, version 3 stays champion. It is worse." in out
+    assert "decision not promoted, version 3 stayed champion. It is worse." in out
     assert "models:/pets@champion is not set; it changed since, see `darkroom history`" in out
     assert "make ui" in out
 
@@ -215,5 +215,4 @@ def test_report_reads_an_evaluation_without_recent_images(repository, monkeypatc
 def test_report_before_the_first_repro_says_what_to_run(repository, monkeypatch, capfd):
     code, _, err = run(monkeypatch, capfd, "report")
     assert code == 1
-    assert "evaluation.json does not exist yet; run `dvc repro`" in err
-    assert "run `dvc repro` to write it" in err
+    assert err == "error: there is nothing to report yet: no model was evaluated; `dvc repro` does all that is left\n"

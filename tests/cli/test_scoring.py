@@ -57,6 +57,16 @@ def test_predict_answers_from_the_champion_without_mlflow(shop):
     assert set(lines[0]) == {"file", "label", "probability", "model", "version"}
 
 
+def test_predict_draws_what_speaks_for_the_answer(shop):
+    ended = darkroom("predict", "cat.png", "no.png", "dög 1.png", "--explain", "why/map.png")
+    assert ended.returncode == 1, "no.png cannot be read"
+    assert ended.stderr.decode() == "why/map.png: bright places speak for the answer (RISE)\n"
+    drawn = np.asarray(cv2.imread("why/map.png"))
+    assert drawn.shape == (512, 512, 3), "two images of 256 x 256, each with its map beside it"
+    assert (drawn[:256, :256] == drawn[:256, :256, :1]).all(), "the image itself is grey"
+    assert not (drawn[:256, 256:] == drawn[:256, 256:, :1]).all()
+
+
 def test_predict_reads_one_image_from_stdin(shop):
     ended = darkroom("predict", "-", stdin=Path("cat.png").read_bytes())
     answer = json.loads(ended.stdout)

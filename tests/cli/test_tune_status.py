@@ -73,7 +73,7 @@ def test_no_number_is_cut_in_two() -> None:
 
 
 def test_names_keep_what_tells_them_apart() -> None:
-    params = {"optimizer.name": "sgd", "head.units": 1, "stem.units": 2, "variation.shift": 3}
+    params = {"optimizer.name": "sgd", "head.units": 1, "stem.units": 2, "train_augmentation.shift": 3}
     line = line_of(0, printed([trial(0, 0.9, params=params)], width=140))
     assert line.endswith("optimizer=sgd head.units=1 stem.units=2 shift=3")
 

@@ -10,6 +10,7 @@ import pytest
 
 from darkroom.compute.local import gpu_of, thread_limits
 from darkroom.compute.workers import Workers
+from darkroom.deployable.machine import usable_cores
 
 THREADS = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"}
 THREADS |= {"TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"}
@@ -76,20 +77,16 @@ def test_a_process_gets_threads_for_its_cores_unless_set(no_limits, monkeypatch)
 
 @pytest.mark.parametrize("n", [1, 2, 1000])
 def test_processes_share_the_cores_of_the_machine(n, no_limits):
-    from joblib import cpu_count
-
     with Workers(n, backend="loky") as workers:
         assert workers.n == n
         inside = workers.submit(n - 1, thread_limits, 99).result()
-    assert set(inside.values()) == {str(max(1, cpu_count() // n))}
+    assert set(inside.values()) == {str(max(1, usable_cores() // n))}
 
 
 def test_auto_is_a_place_for_every_so_many_cores():
-    from joblib import cpu_count
-
     for cpus in (1, 2, 1000):
         with Workers("auto", backend="loky", cpus=cpus) as workers:
-            assert workers.n == max(1, cpu_count() // cpus)
+            assert workers.n == max(1, usable_cores() // cpus)
 
 
 def test_several_gpus_are_dealt_out_and_one_is_shared(no_limits, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -214,6 +215,40 @@ def test_below_the_threshold_an_answer_is_marked_as_abstained(tmp_path):
         assert Package.load(path).predict([np.zeros(shape, np.uint8)])[0]["abstained"] is abstained
 
 
+def test_an_unfamiliar_image_is_unknown_and_not_answered(tmp_path):
+    scale = {"strangeness": [100.0, 200.0], "share": [0.5, 0.001]}
+    told = {"unknown_below": 0.01, "familiarity": scale}
+    written: dict[str, Any] = {
+        "classes": CLASSES,
+        "image_shape": (4, 4, 1),
+        "weights": np.zeros((16, 3)),
+        "metadata": told,
+    }
+    package_ = Package.load(write_model(tmp_path / "m.onnx", **written, tells_strangeness=True))
+    images = np.stack([np.full((4, 4, 1), value, np.uint8) for value in (50, 150, 250)])
+    answers = package_.predict(list(images), batch_size=2)
+    assert list(answers[0]) == package_.columns
+    assert [answer["familiarity"] for answer in answers] == [1.0, 0.5, 0.001]
+    assert (
+        [answer["unknown"] for answer in answers] == [answer["abstained"] for answer in answers] == [False, False, True]
+    )
+    np.testing.assert_array_equal(package_.strangeness(images), [50, 150, 250])
+    probabilities, familiarity = package_.answers(images[:0])
+    assert familiarity is not None
+    assert (probabilities.shape, familiarity.shape) == ((0, 3), (0,))
+    with pytest.raises(ValueError, match="has unknown_below, but the network does not tell how strange images are"):
+        Package.load(write_model(tmp_path / "other.onnx", **written))
+
+
+def test_a_model_that_cannot_tell_says_nothing_of_it(classifier):
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    assert classifier.answers(images)[1] is None
+    assert "unknown" not in classifier.predict(images)[0]
+    assert classifier.columns == ["label", "probability", "probabilities", "abstained"]
+    with pytest.raises(ValueError, match="the model does not tell how strange an image is"):
+        classifier.strangeness(images)
+
+
 def test_latencies_are_positive_milliseconds(classifier):
     latencies = classifier.latencies_ms(np.zeros((16, 16, 3), np.uint8), repeats=5)
     assert latencies.shape == (5,)
@@ -225,7 +260,7 @@ def test_latencies_are_positive_milliseconds(classifier):
 
 def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
     foreign = set()
-    for name in ("package.py", "images.py", "headers.py"):
+    for name in ("package.py", "images.py", "headers.py", "machine.py"):
         for node in ast.walk(ast.parse(Path(package.__file__).with_name(name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 foreign |= {alias.name for alias in node.names}
@@ -241,7 +276,7 @@ def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
 
 def test_the_modules_work_in_a_directory_of_their_own(model, tmp_path):
     (tmp_path / "classifier").mkdir()
-    for name in ("package.py", "images.py", "headers.py"):
+    for name in ("package.py", "images.py", "headers.py", "machine.py"):
         (tmp_path / "classifier" / name).write_bytes(Path(package.__file__).with_name(name).read_bytes())
     (tmp_path / "a.png").write_bytes(STILLS["png"])
     program = (

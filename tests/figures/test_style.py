@@ -59,6 +59,15 @@ def test_images_of_any_size_and_titles_of_any_text_make_a_grid(tmp_path):
     drawn(grid.image_grid(images, AWKWARD, tmp_path / "new" / "grid.png", heading="$x$"))
 
 
+def test_a_long_title_and_heading_are_wrapped_and_not_cut(tmp_path):
+    image = np.zeros((8, 8), np.uint8)
+    short = drawn(grid.image_grid([image], ["cat"], tmp_path / "a" / "grid.png", heading="Errors"))
+    title, heading = "great crested newt", "Worst errors: true class, predicted class and confidence"
+    long = drawn(grid.image_grid([image], [title], tmp_path / "b" / "grid.png", heading=heading))
+    assert long.shape[0] > short.shape[0] + 50, "in more lines"
+    assert long.shape[1] == short.shape[1]
+
+
 @pytest.mark.parametrize(
     ("images", "titles", "message"),
     [
@@ -100,7 +109,7 @@ def test_a_reliability_diagram_is_drawn_with_empty_bins(tmp_path, dark):
     assert (drawn(path)[0, 0].mean() < 60) == dark
 
 
-@pytest.mark.parametrize("best_epoch", [None, 1])
+@pytest.mark.parametrize("best_epoch", [None, 2])
 def test_training_curves_are_drawn_from_the_history(tmp_path, best_epoch):
     drawn(figures.training_curves(HISTORY, tmp_path / "curves.png", best_epoch=best_epoch))
 

@@ -50,3 +50,15 @@ def test_the_oldest_files_of_a_log_go_and_no_labels(folder: Path) -> None:
 def test_without_a_log_there_is_nothing_to_clean(tmp_path: Path) -> None:
     Retention(DAY, 1000).clean(tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(tmp_path: Path) -> None:
+    stuck, *others = [tmp_path / f"2020010{day}T000000.000000Z-1-0.parquet" for day in (1, 2, 3)]
+    stuck.mkdir()  # no right to remove a file fails alike, but not for root
+    for path in others:
+        path.write_bytes(b"")
+    for path in (stuck, *others):
+        os.utime(path, (0, 0))
+    with pytest.raises(OSError, match=stuck.name):
+        Retention(DAY, UNBOUNDED).clean(tmp_path)
+    assert list(tmp_path.iterdir()) == [stuck]

@@ -16,3 +16,5 @@ def test_a_file_that_the_cache_shares_counts_once(tmp_path: Path) -> None:
     assert in_words(used).startswith(
         "3 MB: images and features 1 MB, models and reports 1 MB, more in DVC's cache 1 MB."
     )
+    assert "cache.type hardlink,copy" in in_words(used)
+    assert "cache.type" not in in_words({**used, "more in DVC's cache": 1})

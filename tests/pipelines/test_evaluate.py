@@ -31,11 +31,14 @@ PARAMS: dict[str, Any] = {
 PATHS = {
     "prepared": "data/prepared",
     "models": "models",
+    "tuning": "reports/tune",
+    "data": "reports/data",
+    "augment": "reports/augment",
     "out": "reports/evaluation.json",
     "predictions": "reports/predictions.parquet",
     "figures": "reports/figures",
     "plots": "reports/plots",
-    "report": "reports/report.html",
+    "page": "reports/evaluation.html",
 }
 OPTIONS = [part for name, path in PATHS.items() for part in (f"--{name}", path)]
 LEFT_OUT = ("MLFLOW_", "DVC_")
@@ -85,7 +88,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
         "git_dirty": False,
         "data_digest": "d1ce",
         "params_digest": "p",
-        "best_epoch": 1,
+        "best_epoch": 2,
         "val_accuracy": 0.9 if folder.name == "transfer" else 0.75,
         "train_seconds": 12.5,
         "held_out_accuracy": 0.9 if folder.name == "transfer" else 0.75,
@@ -93,7 +96,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
     }
     (folder / "run.json").write_text(json.dumps(said))
     columns = "epoch,train_loss,val_loss,train_accuracy,val_accuracy,learning_rate,images_per_second"
-    (folder / "history.csv").write_text(f"{columns}\n0,1.0,0.9,0.4,0.5,0.1,10\n1,0.5,0.6,0.7,0.75,0.01,11\n")
+    (folder / "history.csv").write_text(f"{columns}\n1,1.0,0.9,0.4,0.5,0.1,10\n2,0.5,0.6,0.7,0.75,0.01,11\n")
 
 
 def write_params(folder, *, candidates=("cnn", "transfer"), **changes):
@@ -208,6 +211,11 @@ def evaluated(tmp_path_factory):
     write_candidate(folder / "models" / "transfer", run_id=run_ids["transfer"], weights=thirds(0.5))
     # What an earlier preset left behind; its run is in no store.
     write_candidate(folder / "models" / "older", run_id="f" * 32, weights=thirds(50))
+    tuned = folder / "reports" / "tune" / "cnn"
+    tuned.mkdir(parents=True)
+    (tuned / "chosen.json").write_text(json.dumps({"trial": 1, "reason": "it won", "values": {"learning_rate": 0.2}}))
+    trials = "trial,state,val_accuracy,best_val_accuracy,learning_rate"
+    (tuned / "trials.csv").write_text(f"{trials}\n0,complete,0.5,0.5,0.1\n1,complete,0.75,0.75,0.2\n")
     done = start(folder)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
@@ -270,12 +278,17 @@ def test_the_tables_for_dvc_plots_agree_with_the_metrics(evaluated):
     folder, _ = evaluated
     summary = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]["cnn"]
     tables = {
-        name: list(csv.DictReader((folder / "reports" / "plots" / "cnn" / f"{name}.csv").read_text().splitlines()))
-        for name in ("confusion", "reliability", "per_class")
+        path.stem: [line for line in csv.DictReader(path.read_text().splitlines()) if line["candidate"] == "cnn"]
+        for path in (folder / "reports" / "plots").iterdir()
     }
     hits = [line["actual"] == line["predicted"] for line in tables["confusion"]]
     assert sum(hits) / len(hits) == pytest.approx(summary["test_accuracy"])
-    assert sum(int(line["count"]) for line in tables["reliability"]) == 45
+    assert sum(int(line["count"]) for line in tables["calibration"]) == 45
+    assert [(line["epoch"], line["split"], line["loss"]) for line in tables["curves"]] == [
+        *(("1", "training", "1.0"), ("2", "training", "0.5")),
+        *(("1", "validation", "0.9"), ("2", "validation", "0.6")),
+    ]
+    assert [(line["trial"], line["val_accuracy"]) for line in tables["tuning"]] == [("0", "0.5"), ("1", "0.75")]
     assert [line["class"] for line in tables["per_class"]] == CLASSES
     assert [int(line["support"]) for line in tables["per_class"]] == [15, 15, 15]
 
@@ -283,7 +296,7 @@ def test_the_tables_for_dvc_plots_agree_with_the_metrics(evaluated):
 @pytest.mark.heavy
 def test_the_report_is_one_file_that_fetches_and_runs_nothing(evaluated):
     folder, _ = evaluated
-    text = (folder / "reports" / "report.html").read_text(encoding="utf-8")
+    text = (folder / "reports" / "evaluation.html").read_text(encoding="utf-8")
     page = Page(text)
     sources = [image["src"] for image in page.all("img")] + [source["srcset"] for source in page.all("source")]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
@@ -301,7 +314,7 @@ def test_the_report_is_one_file_that_fetches_and_runs_nothing(evaluated):
 @pytest.mark.heavy
 def test_the_report_says_what_was_measured_on_what(evaluated):
     folder, run_ids = evaluated
-    page = " ".join(Page((folder / "reports" / "report.html").read_text(encoding="utf-8")).text)
+    page = " ".join(Page((folder / "reports" / "evaluation.html").read_text(encoding="utf-8")).text)
     best = json.loads((folder / "reports" / "evaluation.json").read_text())["candidates"]["transfer"]
     digest = json.loads((folder / "data" / "prepared" / "manifest.json").read_text())["digest"]
     for fact in (
@@ -314,10 +327,16 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
         "d1ce",
         digest,
         "cnn",
+        "it won",
+        "2 trials",
+        "Least certain right answers",
     ):
         assert fact in page, fact
     for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
         assert f"{low_or_high:.2%}" in page
+    n_errors = round(45 * (1 - best["test_accuracy"]))
+    maps = (folder / "reports" / "report.html").read_text(encoding="utf-8").count('alt="What speaks for ')
+    assert maps == min(n_errors, 8), "masks take long, so only the first have a map"
 
 
 @pytest.mark.heavy
@@ -344,7 +363,7 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
     database.close()
     names = {path.name for path in (folder / "mlartifacts").rglob(f"{run_ids['transfer']}/artifacts/**/*.*")}
     pictures = {"confusion_matrix.png", "reliability.png", "recall.png", "training_curves.png", "worst_errors.png"}
-    assert names == pictures | {"report.html", "params.yaml"}
+    assert names == pictures | {"evaluation.html", "params.yaml"}
     assert {path.name for path in (folder / "reports" / "figures" / "transfer").iterdir()} == pictures
 
 

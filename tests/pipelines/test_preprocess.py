@@ -24,6 +24,8 @@ from darkroom.data.preparation.decoding import read_batch
 from darkroom.data.raw.layouts import RawImage
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError, ParamsError
+from darkroom.promotion import slices
+from darkroom.promotion.params import SliceAccuracyGate
 from pipelines import preprocess
 from tests.support.project import ROOT
 from tests.support.raw_files import pixels, write_idx, write_manifest
@@ -228,6 +230,26 @@ def test_a_label_table_gives_classes_groups_and_columns(place, capsys):
     assert index["label"].value_counts().to_dict() == {"cat": 30, "dog": 30}
     assert set(index["table_source"]) == {"A"}
     assert "15 groups by preprocess.group_by, 0 images in none" in capsys.readouterr().err
+
+
+def test_a_column_of_a_label_table_slices_the_test_set(place):
+    images = some("x", n=60)
+    lines = [f"{name},{'cat' if n % 2 else 'dog'},{'AB'[n % 3 == 0]},{n}" for n, name in enumerate(images)]
+    place.raw({**images, "labels.csv": "\n".join(["path,label,camera,age", *lines]).encode()})
+    manifest = json.loads(Path("data/raw/manifest.json").read_text())
+    manifest["layout"] = {"kind": "table", "table": "labels.csv"}
+    Path("data/raw/manifest.json").write_text(json.dumps(manifest))
+    place.params(image_size="auto", test_fraction=0.5)
+    dataset = place.run()
+    tested = dataset.rows("test")
+    index = dataset.index().iloc[tested]
+    gate = SliceAccuracyGate(by=["camera", "age"], max_drop=0.1, alpha=0.05, min_images=5)
+    found = {part.name: part.members for part in slices.test_slices(dataset, tested, by=gate.by)}
+    assert [name.split()[0] for name in found] == ["camera", "camera", "age", "age", "age"]
+    assert np.array_equal(found["camera B"], index["camera"] == "B")
+    assert sum(members.sum() for name, members in found.items() if name.startswith("age")) == len(tested)
+    with pytest.raises(DataError, match=r"no column 'camra', so .* or a column of the label table: camera, age\)"):
+        slices.test_slices(dataset, tested, by=["camra"])
 
 
 def test_an_expression_for_groups_must_fit_some_path(place):

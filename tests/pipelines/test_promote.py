@@ -1,3 +1,4 @@
+import html
 import json
 import re
 import shutil
@@ -39,8 +40,12 @@ ARGUMENTS += [
     "data/prepared",
     "--models",
     "models",
+    "--page",
+    "reports/evaluation.html",
     "--out",
     "reports/promotion.json",
+    "--report",
+    "reports/report.html",
 ]
 
 
@@ -80,6 +85,10 @@ def test_a_candidate_becomes_champion_with_its_lineage(fresh):
     assert report["decision"] == "promoted"
     assert (report["champion_before"], report["version"], report["champion_after"]) == (None, "1", "1")
     assert report["tests"]["max_parity_difference"]["status"] == "passed"
+    page = Path("reports/report.html").read_text()
+    assert "Promoted, version 1 is champion" in page
+    assert all(reason in html.unescape(page) for reason in report["reasons"])
+    assert page.count("✓ passed") == sum(test["status"] == "passed" for test in report["tests"].values())
     assert report["tests"]["max_parity_difference"]["n_images"] == 64
     assert report["tests"]["max_parity_difference"]["max_abs_difference"] < 1e-6
     champion = versions.find("pets", alias="champion")
@@ -149,12 +158,15 @@ def test_below_the_floor_a_first_candidate_is_kept(root):
     assert versions.read("pets").versions == {}
 
 
-def test_an_experiment_only_says_what_it_would_do(root, monkeypatch):
+def test_an_experiment_only_says_what_it_would_do(root, monkeypatch, capsys):
     train(root, reads=0)
     monkeypatch.setenv("DVC_EXP_NAME", "husky-gown")
     report = promoted()
     assert report["decision"] == "would_promote"
     assert "promote.from_experiments is false" in report["reasons"][-1]
+    assert (
+        "the next `dvc repro` would promote its params; `git checkout params.yaml dvc.lock`" in capsys.readouterr().err
+    )
     assert versions.read("pets").versions == {}
 
 

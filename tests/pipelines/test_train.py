@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from darkroom.data.arrays.seen import read_seen_ids
@@ -53,15 +54,19 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     run = json.loads((out / "run.json").read_text())
     history = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert [(row["epoch"], row["phase"]) for row in history] == [(str(epoch), "training") for epoch in (1, 2, 3)]
-    assert float(history[run["best_epoch"] - 1]["val_accuracy"]) == run["val_accuracy"]
+    kept = history[run["best_epoch"] - 1]
+    assert float(kept["val_accuracy"]) == run["val_accuracy"]
     assert run["val_accuracy"] == 1.0
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["val_loss"] == float(history[run["best_epoch"] - 1]["val_loss"])
-    assert metrics.items() - {("val_loss", metrics["val_loss"])} <= run.items()
-    logged = stage.query(
-        "select step, value from metrics where run_uuid = ? and key = 'val_loss' order by step", run["run_id"]
-    )
-    assert logged == [(epoch, float(record["val_loss"])) for epoch, record in enumerate(history, 1)]
+    assert json.loads((out / "metrics.json").read_text()) == {"cnn": {"val_accuracy": run["val_accuracy"]}}
+    assert run["val_loss"] == float(kept["val_loss"])
+    assert run["params"]["epochs"] == 3
+    logged = "select step, value from metrics where run_uuid = ? and key = ? order by step"
+    assert stage.query(logged, run["run_id"], "epoch/val_loss") == [
+        (epoch, float(record["val_loss"])) for epoch, record in enumerate(history, start=1)
+    ]
+    assert stage.query(logged, run["run_id"], "val_loss") == [(run["best_epoch"], run["val_loss"])]
+    ((note,),) = stage.query("select value from tags where run_uuid = ? and key = 'mlflow.note.content'", run["run_id"])
+    assert f"accuracy 100.00%, kept from epoch {run['best_epoch']} of 3" in note
     assert stage.query("select status from runs where run_uuid = ?", run["run_id"]) == [("FINISHED",)]
     ((device,),) = stage.query("select value from tags where run_uuid = ? and key = 'device'", run["run_id"])
     assert "tensorflow" in device
@@ -232,14 +237,18 @@ def test_a_threshold_is_calibrated_on_images_that_chose_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = Stage(tmp_path)
-    stage.params(epochs="2", abstain="{error_rate: 0.2, confidence: 0.9}")
+    stage.params(epochs="2", abstain="{error_rate: 0.2, confidence: 0.9}", unknown_below="0.2")
     stage.call(train.main)
     package = Package.load(stage.root / "models" / "cnn" / "model.onnx")
     said, run = package.metadata["abstain"], json.loads((stage.root / "models" / "cnn" / "run.json").read_text())
-    assert said["n_images"] + run["held_out_images"] == 40
+    assert 30 < said["n_images"] + run["held_out_images"] <= 40, "those that are unknown are not counted"
     assert (said["error_rate"], said["n_wrong"], said["by_folds"]) == (0.2, 0, False)
     assert package.abstain_below == 0.0, "all are right"
-    assert "train: cnn: does not answer below 0: then at most 20% of the answers are wrong" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "train: cnn: does not answer below 0: then at most 20% of the answers are wrong" in printed
+    assert "train: cnn: finds images unknown that are stranger than all but 20% of known ones" in printed
+    noise = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
+    assert np.mean([answer["unknown"] for answer in package.predict(list(noise))]) > 0.9
     assert stage.query("select value from metrics where key = 'abstain_below'") == [(0.0,)]
 
 

@@ -70,11 +70,11 @@ class Stage(TrainingStage):
         (self.root / "params.yaml").write_text(f"tune:\n{tune}{train}")
 
     def runs(self) -> dict[str, str]:
-        """Status by name of every run."""
-        return dict(self.query("select name, status from runs"))
+        """Status by name of every run; behind the first word a name says what was drawn."""
+        return {name.partition(" ")[0]: status for name, status in self.query("select name, status from runs")}
 
     def tags(self, run: str) -> dict[str, str]:
-        sql = "select tags.key, tags.value from tags join runs using (run_uuid) where runs.name = ?"
+        sql = "select tags.key, tags.value from tags join runs using (run_uuid) where runs.name || ' ' like ? || ' %'"
         return dict(self.query(sql, run))
 
     def trials(self) -> list[dict[str, str]]:
@@ -175,17 +175,17 @@ def test_the_parent_run_has_a_child_per_trial_with_its_curve(
     trained = [*(f"trial-{number}" for number in range(4)), "confirm-0", f"confirm-{chosen_trial(stage)}"]
     assert stage.runs() == {"tune-cnn": "FINISHED", **dict.fromkeys(trained, "FINISHED")}
     parent = stage.query("select run_uuid from runs where name = 'tune-cnn'")[0][0]
-    values = "select value from params join runs using (run_uuid) where runs.name = ? and params.key = ?"
-    curve = (
-        "select step from metrics join runs using (run_uuid) where runs.name = ? and key = 'val_accuracy' order by step"
-    )
+    values = "select value from params join runs using (run_uuid) where runs.name like ? and params.key = ?"
+    logged = "select step, value from metrics join runs using (run_uuid) where runs.name like ? and key = ? order by 1"
     for trial in stage.trials():
         name = f"trial-{trial['trial']}"
         assert stage.tags(name)["mlflow.parentRunId"] == parent
-        assert stage.query(values, name, "learning_rate") == [(trial["learning_rate"],)]
-        assert stage.query(values, name, "architecture.dropout") == [(trial["architecture.dropout"],)]
-        assert stage.query(values, name, "epochs") == [("2",)]
-        assert [step for (step,) in stage.query(curve, name)] == [1, 2]
+        drawn = f"{name} learning_rate=%"
+        assert stage.query(values, drawn, "learning_rate") == [(trial["learning_rate"],)]
+        assert stage.query(values, drawn, "architecture.dropout") == [(trial["architecture.dropout"],)]
+        assert stage.query(values, drawn, "epochs") == [("2",)]
+        assert [step for step, _ in stage.query(logged, drawn, "epoch/val_accuracy")] == [1, 2]
+        assert stage.query(logged, drawn, "val_accuracy") == [(0, float(trial["val_accuracy"]))]
 
 
 def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, str]) -> None:
@@ -220,7 +220,7 @@ def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage,
     assert stage.best == best
     assert len(stage.query("select name from runs where name = 'confirm-0'")) == 1
     text = (stage.root / "params.yaml").read_text()
-    text = text.replace("calibration: temperature", "calibration: none").replace("keep: best", "keep: last")
+    text = text.replace("calibration: temperature", "calibration: none").replace("checkpoint: best", "checkpoint: last")
     (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))  # no trial sees the others
     stage.call(tune.main)
     assert len(stage.trials()) == 5

@@ -1,8 +1,10 @@
+import ast
 import contextlib
 import gc
 import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -89,9 +91,17 @@ def test_a_handler_made_while_silenced_still_writes_later(tmp_path: Path) -> Non
     assert end(body, cwd=tmp_path)[2] == "later\n"
 
 
-def test_a_stage_without_its_packages_says_so_in_one_line() -> None:
-    command = [sys.executable, "-S", "-m", "pipelines.check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_stage_of_another_python_goes_over_to_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "pipelines.check", "--out", "x"]  # -S: without installed packages
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.write_text("#!/bin/sh\necho own $@\n")
+    own.chmod(0o755)
+    environment = {**os.environ, "DVC_ROOT": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("own -S -m pipelines.check --out x\n", "")
+    own.unlink()
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "lacks the packages of this project; activate them with `. .venv/bin/activate`" in done.stderr
 
@@ -135,3 +145,28 @@ def test_a_stage_says_its_purpose_and_notes_its_time(tmp_path: Path) -> None:
     assert ended is not None
     assert ended.said == "done"
     assert stage() == "Do it (0 s last time)\ndone\n"
+
+
+def test_what_a_stage_says_first_fits_into_80_columns() -> None:
+    for stage in set((ROOT / "pipelines").glob("[a-z]*.py")) - {ROOT / "pipelines" / "retrain.py"}:
+        purpose = (ast.get_docstring(ast.parse(stage.read_text())) or "").splitlines()[0]
+        assert len(f"{purpose.rstrip('.')} (3600 s last time)") <= 80, stage.name
+
+
+def test_an_interrupted_stage_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
+    ended = end("raise KeyboardInterrupt", cwd=tmp_path, DVC_ROOT=str(tmp_path), DVC_STAGE="train@cnn")
+    assert ended[0] == 130
+    assert ended[2].splitlines()[-1] == "interrupted; the next `dvc repro` goes on with train@cnn"
+
+
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    body = "from darkroom.project.console import progress; print(len(list(progress(range(3)))))"
+    code = RUN.format(body=body)
+    leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=follower, stdout=subprocess.PIPE)
+    assert shown.stdout == b"3\n"
+    assert b"image" in os.read(leader, 10_000)
+    os.close(leader)
+    os.close(follower)
+    assert end(body, cwd=tmp_path) == (0, "3\n", "")

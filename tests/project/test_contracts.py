@@ -1,6 +1,7 @@
 """What the files promise each other: dvc.yaml and the code, params and presets, who imports what."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load(ROOT / "dvc.yaml")["st
 PRESETS = presets.names(ROOT)
 # Execution settings: changing them does not rerun any stage.
 NO_PARAMS = {"compute", *(f"tune.{key}" for key in ("workers", "cpus", "gpus", "max_worker_bytes", "storage", "study"))}
-CANDIDATES = ["cnn", "transfer"]  # those that dvc.yaml has plots for
+CANDIDATES = ["cnn", "transfer"]
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -121,6 +122,7 @@ RERUNS = {
     "src/darkroom/training/optimizers.py": {"tune", "train"},
     "src/darkroom/tuning/choice.py": {"tune"},
     "src/darkroom/evaluation/report.html.j2": {"evaluate", "promote"},
+    "src/darkroom/explanation/maps.py": {"evaluate"},
     "src/darkroom/promotion/gates.py": {"promote"},
     "src/darkroom/registry/lock.py": {"promote"},
     "src/darkroom/serving/server.py": set(),
@@ -252,15 +254,20 @@ def test_evaluate_and_promote_depend_on_all_candidates() -> None:
         assert "candidates" in STAGES[name]["params"], "else a model that earlier settings left would be looked at"
 
 
-def test_dvc_plots_show_what_the_stages_write_of_candidates() -> None:
-    plots = YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"]
-    titles: dict[str, set[str]] = {candidate: set() for candidate in CANDIDATES}
-    for title, plot in ((title, plot) for entry in plots for title, plot in entry.items()):
-        name, candidate = re.fullmatch(r"(.+) \((\w+)\)", title).groups()  # type: ignore[union-attr]
-        titles[candidate].add(name)
-        assert all(Path(file).parent.name == candidate for file in plot["y"])
-    shown = {"Confusion", "Calibration", "Recall per class", "Accuracy", "Tuning"}
-    assert titles == dict.fromkeys(CANDIDATES, shown)
+def test_dvc_plots_draw_the_tables_that_evaluate_writes() -> None:
+    from darkroom.evaluation.report import PLOTTED
+
+    drawn = set()
+    for plot in (plot for entry in YAML(typ="safe").load(ROOT / "dvc.yaml")["plots"] for plot in entry.values()):
+        ((file, column),) = plot["y"].items()
+        assert Path(file).parent == Path("reports/plots")
+        assert {"candidate", column, plot["x"]} <= {*PLOTTED[Path(file).stem]}
+        template = json.loads((ROOT / ".dvc" / "plots" / f"{plot['template']}.json").read_text())
+        assert template["facet"]["column"]["field"] == "candidate"
+        fields = set(re.findall(r"'field': '(\w+)'", str(template))) - {"rev", "images", "of_class", "fraction"}
+        assert fields <= {*PLOTTED[Path(file).stem]}
+        drawn.add(Path(file).stem)
+    assert drawn == {*PLOTTED}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -279,11 +286,12 @@ MAY_IMPORT = {
     "errors": "",
     "deployable": "",
     "project": "",
-    "networks/runtime": "",
+    "networks/runtime": "deployable",
     "networks/architectures": "project",
     "evaluation/metrics": "",
+    "explanation": "",
     "files": "project",
-    "compute": "project",
+    "compute": "deployable project",
     "tracking": "deployable project",
     "networks": "deployable networks/runtime networks/architectures",
     "figures": "project files",
@@ -296,22 +304,22 @@ MAY_IMPORT = {
     "data/augmentation": "project files compute data/arrays",
     "inspection": "deployable project files figures data/raw data/arrays data/preparation",
     "networks/backbones": "project networks/runtime files compute data/fetching",
-    "evaluation": "deployable project evaluation/metrics files figures data/arrays",
+    "evaluation": "deployable project evaluation/metrics explanation files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",
     "training": (
-        "project networks/runtime networks/architectures evaluation/metrics files tracking networks data/arrays "
-        "networks/backbones"
+        "deployable project networks/runtime networks/architectures evaluation/metrics files tracking networks "
+        "data/arrays networks/backbones"
     ),
     "audit": "project files data/arrays data/preparation evaluation training",
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
     "batch": "deployable project files compute registry monitoring",
-    "serving": "project compute registry monitoring",
+    "serving": "deployable project compute registry monitoring",
     "operations": "deployable project files tracking data/raw registry monitoring",
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",
     "cli": (
-        "project files tracking registry data/download data/preparation inspection monitoring audit promotion batch "
-        "serving operations lr_find tuning"
+        "deployable project files tracking registry data/download data/preparation inspection explanation monitoring "
+        "audit promotion batch serving operations lr_find tuning"
     ),
 }
 OWNERS = {

@@ -20,7 +20,13 @@ from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import NO_WEIGHTS
 from tests.support.project import ROOT
 
-SMALL = ["epochs=5", "batch_size=16", 'precision="float32"', "architecture.filters=[4, 8]", "variation.shift=1"]
+SMALL = [
+    "epochs=5",
+    "batch_size=16",
+    'precision="float32"',
+    "architecture.filters=[4, 8]",
+    "train_augmentation.shift=1",
+]
 
 # Every package that is not one of these distributions, or needed by them, is as good as not installed.
 BARE = """

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.pages import Example, agree, examples
 from tests.support.project import ROOT, Project
 
 pytestmark = [pytest.mark.heavy]
@@ -96,12 +97,12 @@ def test_lineage_reads_from_the_version_back_to_commit_and_data(promoted: Projec
 
 def test_the_run_holds_curves_and_test_metrics(promoted: Project) -> None:
     run_id = load(promoted, "models/cnn/run.json")["run_id"]
-    steps = query(promoted, "select key, step from metrics where run_uuid = ? and key = 'val_accuracy'", run_id)
+    steps = query(promoted, "select key, step from metrics where run_uuid = ? and key = 'epoch/val_accuracy'", run_id)
     assert sorted(step for _, step in steps) == list(range(1, 9))
     keys = {key for (key,) in query(promoted, "select distinct key from metrics where run_uuid = ?", run_id)}
     assert {
-        "train_loss", "val_loss", "train_accuracy", "learning_rate", "images_per_second", "test_accuracy", "macro_f1",
-        "ece",
+        "train_loss", "val_loss", "train_accuracy", "val_accuracy", "epoch/learning_rate", "epoch/images_per_second",
+        "test_accuracy", "macro_f1", "ece",
     } <= keys  # fmt: skip
     assert query(promoted, "select status from runs where run_uuid = ?", run_id) == [("FINISHED",)]
 
@@ -140,16 +141,23 @@ def test_the_summary_names_winner_decision_and_version(promoted: Project) -> Non
         assert part in printed
 
 
+@pytest.mark.parametrize("example", examples("smoke"), ids=lambda example: example.command)
+def test_a_command_of_the_docs_answers_so(promoted: Project, example: Example) -> None:
+    printed = promoted.run(*example.command.split())
+    assert agree(example.answer, printed, root=promoted.root), printed
+
+
 def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:
     shown = json.loads(promoted.run("dvc", "metrics", "show", "--json"))
-    assert shown[""]["data"]["models/cnn/metrics.json"]["data"]["val_accuracy"] > 0.9
+    assert shown[""]["data"]["models/cnn/metrics.json"]["data"]["cnn"]["val_accuracy"] > 0.9
     promoted.run("git", "add", "--all")
     promoted.run("git", "commit", "--quiet", "--message", "first")
     for command in (["show"], ["diff", "HEAD"]):
         promoted.run("dvc", "plots", *command, "--out", "plots")
         page = (promoted.root / "plots" / "index.html").read_text()
-        for name in ("Confusion (cnn)", "Calibration (cnn)", "Recall per class (cnn)", "Accuracy (cnn)"):
+        for name in ("Test images by true and predicted class", "Accuracy against confidence", "Recall per class"):
             assert name in page
+        assert "<DVC_METRIC" not in page
         shutil.rmtree(promoted.root / "plots")
 
 
@@ -198,7 +206,7 @@ def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Projec
     assert len(promoted.read("models/other/history.csv").splitlines()) == 13
     steps = query(
         promoted,
-        "select distinct step from metrics where run_uuid = ? and key = 'val_loss' order by step",
+        "select distinct step from metrics where run_uuid = ? and key = 'epoch/val_loss' order by step",
         resumed.run_id,
     )
     assert [step for (step,) in steps] == list(range(1, 13))
@@ -233,8 +241,8 @@ def test_a_queued_experiment_is_recorded_and_promotes_nothing(promoted: Project)
     assert "short" in shown
     assert "test_accuracy" in shown
     difference = json.loads(promoted.run("dvc", "metrics", "diff", "HEAD", "short", "--json"))
-    change_of = difference["models/cnn/metrics.json"]["val_loss"]
-    assert change_of["new"] > change_of["old"]
+    change_of = difference["models/cnn/metrics.json"]["cnn.val_accuracy"]
+    assert change_of["new"] < change_of["old"]
 
 
 def test_dvc_sees_the_files_by_which_new_pictures_are_versioned(tmp_path):

@@ -94,7 +94,12 @@ def test_loading_a_version_leaves_its_folder_as_it_was(shared_store):
     )
     versions.load(version)
     code = versions.fetch(version, "code/package.py")
-    assert sorted(path.name for path in code.parent.iterdir()) == ["headers.py", "images.py", "package.py"]
+    assert sorted(path.name for path in code.parent.iterdir()) == [
+        "headers.py",
+        "images.py",
+        "machine.py",
+        "package.py",
+    ]
 
 
 def test_a_model_whose_files_were_deleted_is_registered_anew(shared_store):

@@ -108,15 +108,15 @@ def test_a_damaged_tag_is_named(tag):
 
 def test_a_run_says_what_was_decided_about_its_model(store):
     run = client().create_run("0")
-    comparisons.note(run.info.run_id, {"promotion.passed": "False"})
+    comparisons.note(run.info.run_id, {"promotion.passed": "False"}, decision="not promoted")
     assert client().get_run(run.info.run_id).data.tags["promotion.passed"] == "False"
-    comparisons.note("f" * 32, {"promotion.passed": "False"})
+    comparisons.note("f" * 32, {"promotion.passed": "False"}, decision="not promoted")
 
 
 def test_a_deleted_run_is_passed_over(store):
     run = client().create_run("0")
     client().delete_run(run.info.run_id)
-    comparisons.note(run.info.run_id, {"promotion.passed": "False"})
+    comparisons.note(run.info.run_id, {"promotion.passed": "False"}, decision="not promoted")
     assert "promotion.passed" not in client().get_run(run.info.run_id).data.tags
 
 

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 
 from darkroom.errors import RegistryError
+from darkroom.serving import server
 from darkroom.serving.batching import Batcher
 from darkroom.serving.follower import Served
 from darkroom.serving.limits import Refused
@@ -269,3 +270,17 @@ def test_retired_workers_answer_what_they_have_and_end(tmp_path):
         assert one.causes == []
 
     run(tmp_path, scenario)
+
+
+# How many, and how large
+
+
+@pytest.mark.parametrize(
+    ("cores", "gigabytes", "n_workers", "megabytes"),
+    [(1, 64, 2, 2048), (8, 64, 8, 2048), (8, 2, 4, 256), (2, 2, 2, 640), (64, 0.5, 2, 256), (4, None, 4, 2048)],
+)
+def test_cores_and_memory_decide_on_the_workers(monkeypatch, cores, gigabytes, n_workers, megabytes):
+    monkeypatch.setattr(server, "usable_cores", lambda: cores)
+    monkeypatch.setattr(server, "usable_memory", lambda: None if gigabytes is None else int(gigabytes * (1 << 30)))
+    n = server.n_workers_of()
+    assert (n, server.worker_bytes_of(n) >> 20) == (n_workers, megabytes)

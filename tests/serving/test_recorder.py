@@ -154,3 +154,14 @@ def test_the_log_is_cleaned_while_it_is_written(tmp_path, hooks):
     recorder.close()
     assert not old.exists()
     assert log.read(tmp_path / "log").num_rows == 1
+
+
+def test_old_files_that_cannot_be_removed_are_said(tmp_path, hooks, said):
+    old = tmp_path / "log" / "20200101T000000.000000Z-1-0.parquet"
+    old.mkdir(parents=True)
+    os.utime(old, (0, 0))
+    recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, retention=Retention(3600, float("inf")))
+    recorder.record("1", [ANSWERED])
+    recorder.close()
+    ((event, message),) = said
+    assert (event, "cannot be removed" in message, old.name in message) == ("log_not_cleaned", True, True)

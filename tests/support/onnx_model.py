@@ -17,10 +17,12 @@ def write_model(
     weights: np.ndarray | None = None,
     metadata: dict[str, Any] | None = None,
     input_type: int = TensorProto.UINT8,
+    tells_strangeness: bool = False,
 ) -> Path:
     """Write a classifier of uint8 (n, *image_shape) with weights (pixels, classes) and return path.
 
-    `metadata` is merged into the darkroom metadata; None for a key takes it away.
+    `metadata` is merged into the darkroom metadata; None for a key takes it away. With tells_strangeness the mean of
+    the pixels is a second output.
     """
     n_pixels = int(np.prod(image_shape))
     if weights is None:
@@ -38,11 +40,15 @@ def write_model(
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
+    outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(classes)])]
+    if tells_strangeness:
+        nodes.append(helper.make_node("ReduceMean", ["flat"], ["strangeness"], axes=[1], keepdims=0))
+        outputs.append(helper.make_tensor_value_info("strangeness", TensorProto.FLOAT, ["n"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", input_type, ["n", *image_shape])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(classes)])],
+        outputs,
         [
             numpy_helper.from_array(np.array([-1, n_pixels], np.int64), "shape"),
             numpy_helper.from_array(weights.astype(np.float32), "weights"),

@@ -14,9 +14,20 @@ CLASSES = ["dark", "light"]
 
 
 def write_version(
-    folder: Path, *, number: str = "3", shape: tuple[int, int, int] = (8, 8, 1), abstain_below: float | None = None
+    folder: Path,
+    *,
+    number: str = "3",
+    shape: tuple[int, int, int] = (8, 8, 1),
+    abstain_below: float | None = None,
+    unknown_above: float | None = None,
 ) -> Version:
-    """Write the files of a version that tells dark images from light ones, and return it."""
+    """Write the files of a version that tells dark images from light ones, and return it.
+
+    Args:
+        unknown_above: mean of the pixels; None: it does not tell.
+    """
+    scale = {"strangeness": [unknown_above], "share": [0.001]}
+    told = {"unknown_below": 0.01, "familiarity": scale} if unknown_above else {}
     n_pixels = int(np.prod(shape))
     weights = np.zeros((n_pixels, 2), np.float32)
     weights[:, 1] = 0.05 / n_pixels
@@ -26,7 +37,8 @@ def write_version(
         classes=CLASSES,
         image_shape=shape,
         weights=weights,
-        metadata={"abstain_below": abstain_below} if abstain_below else None,
+        metadata={"abstain_below": abstain_below, **told},
+        tells_strangeness=bool(told),
     )
     (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)
     for file in (PACKAGE_FILE, *IMPORTED_FILES):

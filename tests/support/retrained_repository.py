@@ -26,14 +26,15 @@ stages:
     cmd: python train.py
     params: [train]
     deps: [data/incoming, data/raw, train.py]
-    outs: [models/cnn/model.onnx, models/cnn/seen_ids.npy, models/cnn/run.json, reports/predictions.parquet]
+    outs: [models/cnn/model.onnx, models/cnn/seen_ids.npy, models/cnn/run.json, reports/predictions.parquet,
+      reports/evaluation.html]
     metrics: [reports/evaluation.json]
   promote:
     cmd: {STAGES["promote"]["cmd"]}
     always_changed: true
     params: [candidates, promote]
-    deps: [reports/evaluation.json, reports/predictions.parquet, models/cnn/model.onnx]
-    outs: [reports/promotion.json]
+    deps: [reports/evaluation.json, reports/predictions.parquet, reports/evaluation.html, models/cnn/model.onnx]
+    outs: [reports/promotion.json, reports/report.html]
 """
 TRAIN = """\
 import shutil, sys, time

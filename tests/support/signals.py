@@ -38,7 +38,10 @@ PATHS = {name: "data/" + name for name in ("raw", "incoming", "prepared")} | {
     "predictions": "reports/predictions.parquet",
     "figures": "reports/figures",
     "plots": "reports/plots",
-    "report": "reports/report.html",
+    "page": "reports/evaluation.html",
+    "tuning": "reports/tune",
+    "data": "reports/data",
+    "augment": "reports/augment",
 }
 STAGES: dict[ModuleType, dict[str, str]] = {
     preprocess: {
@@ -47,8 +50,8 @@ STAGES: dict[ModuleType, dict[str, str]] = {
     },
     evaluate: {name: path for name, path in PATHS.items() if name not in ("raw", "incoming")}
     | {"out": "reports/evaluation.json"},
-    promote: {name: PATHS[name] for name in ("raw", "incoming", "prepared", "models", "predictions")}
-    | {"evaluation": "reports/evaluation.json", "out": "reports/promotion.json"},
+    promote: {name: PATHS[name] for name in ("raw", "incoming", "prepared", "models", "predictions", "page")}
+    | {"evaluation": "reports/evaluation.json", "out": "reports/promotion.json", "report": "reports/report.html"},
 }
 
 

@@ -20,6 +20,7 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.arrays.seen import SEEN_FILE, seen_ids, write_seen_ids
 from darkroom.deployable.package import Package
+from darkroom.evaluation.page import MARKER
 from darkroom.registry.snapshot import Version
 from darkroom.registry.versions import load
 from darkroom.tracking import experiments, runs
@@ -155,6 +156,7 @@ def evaluate(root: Path) -> None:
     }
     report = {"test_ids_sha256": digest, "winner": "cnn", "candidates": {"cnn": scores}}
     (root / "reports" / "evaluation.json").write_text(json.dumps(report))
+    (root / "reports" / "evaluation.html").write_text(f"<main>{MARKER}</main>")
 
 
 def answers_here(version: Version, images: np.ndarray, expected: np.ndarray, *, tolerance: float) -> float:

@@ -33,11 +33,12 @@ train:
     class_weights: none
     averaging: 0.0
     early_stopping: null
-    keep: best
-    variation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
+    checkpoint: best
+    train_augmentation: {shift: 1, shift_fill: zero, flip: none, cutout: 0, erasing: 0.0, mixup: 0.0, cutmix: 0.0}
     test_time_views: one
     calibration: temperature
     abstain: null
+    unknown_below: null
     precision: float32
     debug: {overfit_one_batch: false, max_steps: null}
     seed: 7

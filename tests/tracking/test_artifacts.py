@@ -15,7 +15,8 @@ from tests.support.trained_repository import answers_here, fresh_store, prepare,
 pytestmark = pytest.mark.heavy
 ARGUMENTS = "--evaluation reports/evaluation.json --predictions reports/predictions.parquet --raw data/raw "
 ARGUMENTS += "--incoming data/incoming "
-ARGUMENTS += "--prepared data/prepared --models models --out reports/promotion.json"
+ARGUMENTS += "--prepared data/prepared --models models --out reports/promotion.json "
+ARGUMENTS += "--page reports/evaluation.html --report reports/report.html"
 
 
 def work_in(root, monkeypatch):

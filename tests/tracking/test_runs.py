@@ -13,6 +13,7 @@ import pytest
 from darkroom.errors import LockedError, RegistryError, Stopped
 from darkroom.project import locks, params, text
 from darkroom.tracking import experiments, runs, store
+from darkroom.tracking.differences import name_run
 from tests.support.onnx_model import write_model
 from tests.support.trained_repository import clean_environment, fresh_store
 
@@ -128,8 +129,8 @@ def test_a_file_that_is_no_database_is_reported(tmp_path, monkeypatch):
 @needs_mlflow
 def test_a_run_keeps_params_tags_curves_and_its_dataset(root):
     with opened(params={"cnn": {"width": 32}, "long": ["x" * 7000]}) as run:
-        for epoch in range(3):
-            run.log_epoch(epoch, {"train_loss": 1 / (epoch + 1), "val_accuracy": epoch / 10})
+        for epoch in (1, 2, 3):
+            run.log_epoch(epoch, {"train_loss": 1 / epoch, "val_accuracy": epoch / 10})
         run.log_dataset("mnist", "d" * 64, "data/prepared", {"train": {"cat": 3}})
     found = stored(run.id)
     assert found.info.status == "FINISHED"
@@ -138,8 +139,8 @@ def test_a_run_keeps_params_tags_curves_and_its_dataset(root):
     assert found.data.tags["candidate"] == "cnn"
     assert found.data.tags["data.digest"] == "d" * 64
     assert found.inputs.dataset_inputs[0].dataset.digest == "d" * 36
-    history = store.client().get_metric_history(run.id, "train_loss")
-    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    history = store.client().get_metric_history(run.id, "epoch/train_loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert "x" * 7000 in (root / "mlartifacts/pets" / run.id / "artifacts/params.yaml").read_text()
 
 
@@ -196,13 +197,13 @@ def test_a_terminated_stage_leaves_a_killed_run(root):
 @needs_mlflow
 def test_a_run_of_a_killed_process_goes_on_under_its_id(root):
     with opened() as first:
-        first.log_epoch(0, {"train_loss": 1.0})
+        first.log_epoch(1, {"train_loss": 1.0})
     store.client().update_run(first.id, status="RUNNING")  # as SIGKILL leaves it
     with opened(resume=first.id) as second:
         assert stored(second.id).info.status == "RUNNING"
-        second.log_epoch(1, {"train_loss": 0.5})
+        second.log_epoch(2, {"train_loss": 0.5})
     assert second.id == first.id
-    assert [point.step for point in store.client().get_metric_history(first.id, "train_loss")] == [0, 1]
+    assert [point.step for point in store.client().get_metric_history(first.id, "epoch/train_loss")] == [1, 2]
     assert stored(first.id).info.status == "FINISHED"
 
 
@@ -253,13 +254,16 @@ def test_reopening_an_unknown_run_is_an_error(root):
 def test_a_package_shows_the_metrics_of_its_epoch(root):
     onnx = write_model(root / "m.onnx", classes=["cat", "dog"], image_shape=(4, 4, 1))
     with opened() as run:
-        run.log_epoch(0, {"val_accuracy": 0.5})
-        run.log_epoch(1, {"val_accuracy": 0.7})
-        uri = run.log_package(onnx, input_example=np.zeros((2, 4, 4, 1), np.uint8), step=1)
+        run.log_epoch(1, {"val_accuracy": 0.5})
+        run.log_epoch(2, {"val_accuracy": 0.7})
+        run.log_metrics({"val_accuracy": 0.7}, step=2)
+        uri = run.log_package(onnx, input_example=np.zeros((2, 4, 4, 1), np.uint8), step=2)
+        run.log_metrics({"test_accuracy": 0.6}, model_uri=uri)
     logged = store.client().get_logged_model(uri.removeprefix("models:/"))
     assert logged.source_run_id == run.id
     assert logged.status == "READY"
-    assert {metric.key: metric.value for metric in logged.metrics} == {"val_accuracy": 0.7}
+    shown = {"epoch/val_accuracy": 0.7, "val_accuracy": 0.7, "test_accuracy": 0.6}
+    assert {metric.key: metric.value for metric in logged.metrics} == shown
     example = json.loads(Path(logged.artifact_location.removeprefix("file://"), "input_example.json").read_text())
     assert example["columns"] == ["image"]
 
@@ -320,3 +324,56 @@ def test_runs_left_open_by_a_kill_are_closed_by_their_tags(root):
         for run_id in (left[2], "0" * 32):  # one that the store does not know
             runs.end_left(run_id)
         assert stored(left[2]).info.status == "KILLED"
+
+
+def note(run):
+    return stored(run.id).data.tags["mlflow.note.content"]
+
+
+@needs_mlflow
+def test_a_description_has_a_paragraph_for_each_subject(root):
+    with opened() as run:
+        run.note("Test", "accuracy 0.9")
+        run.note("Version", "none")
+        store.client().set_tag(run.id, "mlflow.note.content", "mine\n\n" + note(run))
+        run.note("Test", "accuracy 0.8")
+    assert note(run) == "mine\n\n**Version:** none\n\n**Test:** accuracy 0.8"
+
+
+TAGS = {"dvc.stage": "train@cnn", "candidate": "cnn", "data.digest": "d", "git.commit": "c"}
+
+
+def named(params, tuned=(), **changed):
+    """The name of a training's run and how it differs, with such a run left behind."""
+    tags = {**TAGS, **changed}
+    name, differs = name_run("train-cnn", experiment="pets", params=params, tags=tags, tuned=dict(tuned))
+    with opened(name=name, params=params, tags=tags):
+        pass
+    return name, differs.replace(differs[differs.find("](#") + 1 : differs.find(")") + 1], "")
+
+
+@needs_mlflow
+def test_a_run_is_named_after_what_differs_from_the_last_one(root):
+    params = {"learning_rate": 0.2, "optimizer": {"name": "sgd", "momentum": 0.9}, "clip": None}
+    assert named(params) == ("train-cnn", "the first run of this candidate")
+    adam = {**params, "optimizer": {"name": "adam", "momentum": 0.9}}
+    assert named(adam) == ("train-cnn optimizer=adam", "differs from [train-cnn]: `optimizer.name` sgd → adam")
+    assert named(adam) == ("train-cnn", "differs from [train-cnn optimizer=adam]: nothing")
+    assert named(adam, **{"git.commit": "other", "data.digest": "e"})[0] == "train-cnn other data"
+    many = {f"key{number}": number for number in range(6)}
+    assert named({**adam, **many})[0] == "train-cnn key0=0 key1=1 key2=2 key3=3 and 2 more"
+    assert named(params, candidate="other", tuned={"learning_rate": 0.0511111}) == (
+        "train-cnn learning_rate=0.0511",
+        "tuned: `learning_rate` 0.0511",
+    )
+
+
+@needs_mlflow
+def test_an_experiment_offers_its_views_and_keeps_changed_ones(root):
+    key = "mlflow.sharedViewState.darkroom-trials"
+    experiment = experiments.connect("pets")
+    store.client().set_experiment_tag(experiment, key, "mine")
+    assert experiments.connect("pets") == experiment
+    tags = store.client().get_experiment(experiment).tags
+    assert tags.pop(key) == "mine"
+    assert [json.loads(view)["name"] for view in tags.values()] == ["Trained models"]

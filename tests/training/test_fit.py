@@ -222,3 +222,11 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_training() -> None:
     with pytest.raises(TrainingError, match=r"loss is (nan|inf).*lower learning_rate"):
         train(2, learning_rate=1e30)
+
+
+def test_train_loss_has_no_smoothing_and_no_class_weights() -> None:
+    weighted = train(1, learning_rate=1e-30, weights=np.full(2, 100.0, np.float32))[1]
+    plain = train(1, learning_rate=1e-30)[1]
+    assert weighted.history[0]["train_loss"] == pytest.approx(plain.history[0]["train_loss"], rel=1e-5)
+    least = -(0.95 * np.log(0.95) + 0.05 * np.log(0.05))  # of what is minimised, with a label smoothing of 0.1
+    assert min(record["train_loss"] for record in train(4)[1].history) < least

@@ -33,7 +33,7 @@ def made(**changes: Any) -> dict[str, Any]:
 
 
 def varied(**changes: Any) -> dict[str, Any]:
-    return {"variation": {**made()["variation"], **changes}}
+    return {"train_augmentation": {**made()["train_augmentation"], **changes}}
 
 
 def features(backbone: str | None = "tiny", *, n_train: int = 40) -> Any:
@@ -91,7 +91,7 @@ def test_data_without_validation_images_are_refused() -> None:
 
 def test_nothing_varies_features_or_a_debugging_batch() -> None:
     asked = made(**varied(shift=2, flip="random"))
-    assert recipe.variation_of(asked, DATA) == Variation(**asked["variation"])
+    assert recipe.variation_of(asked, DATA) == Variation(**asked["train_augmentation"])
     vectors = recipe.Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
     assert recipe.variation_of(asked, vectors) == Variation()
     asked["debug"] = {"overfit_one_batch": True, "max_steps": 2}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from darkroom.project.text import written
 from darkroom.training.params import TrainParams
-from darkroom.tuning.rows import best_so_far, best_trial, columns, n_finished, pareto_front, write_csv, written
+from darkroom.tuning.rows import best_so_far, best_trial, columns, n_finished, pareto_front, write_csv
 from tests.support.trials import MIXED, trial
 
 

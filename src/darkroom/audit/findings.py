@@ -43,10 +43,18 @@ class Finding(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What is known of the labels of some images: rows of the prepared images, verdicts, and neighbours if any."""
+    """What is known of the labels of some images.
+
+    Attributes:
+        rows: of the prepared images.
+        verdicts: on their labels.
+        agreement: the share of images whose most probable class is their label.
+        neighbours: None where there are only answers.
+    """
 
     rows: np.ndarray
     verdicts: suspects.Verdicts
+    agreement: float
     neighbours: suspects.Neighbours | None
 
 
@@ -62,18 +70,20 @@ def by_vectors(vectors: Vectors, labels: np.ndarray, *, n_classes: int) -> Judge
     neighbours = suspects.nearest(values, vectors.groups)
     shares = suspects.votes(neighbours, own, n_classes=n_classes)
     both = suspects.together(log_softmax(logits), shares, own)
-    return Judged(vectors.rows, suspects.verdicts(both, own), neighbours)
+    return Judged(vectors.rows, suspects.verdicts(both, own), float((both.argmax(axis=1) == own).mean()), neighbours)
 
 
 def by_answers(answers: Answers, labels: np.ndarray) -> Judged:
     """Return what the winner's answers say of images that it has not seen."""
-    return Judged(answers.rows, suspects.verdicts(answers.probabilities, labels[answers.rows]), None)
+    own = labels[answers.rows]
+    agreement = float((answers.probabilities.argmax(axis=1) == own).mean())
+    return Judged(answers.rows, suspects.verdicts(answers.probabilities, own), agreement, None)
 
 
 def wrong_labels(judged: Sequence[Judged], labels: np.ndarray) -> list[Finding]:
     """Return the suspects, the worst first."""
     found = []
-    for rows, verdicts, neighbours in judged:
+    for rows, verdicts, _, neighbours in judged:
         for place in np.flatnonzero(verdicts.is_suspect).tolist():
             row, beside, agreeing = int(rows[place]), [], None
             if neighbours is not None:

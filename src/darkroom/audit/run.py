@@ -12,6 +12,7 @@ from darkroom.data.preparation.corrections import read_corrections
 
 REPORTS = "reports/audit"  # relative to the repository
 CORRECTIONS = "data/corrections.csv"
+ENOUGH_AGREEMENT = 0.7  # of labels and out-of-fold answers: below it errors of the heads outnumber wrong labels
 
 
 class Audit(NamedTuple):
@@ -81,7 +82,10 @@ def audit(root: Path, *, source: str, bits: int) -> Audit:
         n_judged=n_judged,
         n_decided=len(decided),
         by=by,
-        notes=_notes(dataset, n_missing=len(used) - n_judged, has_answers=answers is not None),
+        notes=[
+            *_doubts(judged[0].agreement, vectors.name),
+            *_notes(dataset, n_missing=len(used) - n_judged, has_answers=answers is not None),
+        ],
     )
 
 
@@ -89,6 +93,15 @@ def _decided(root: Path, ids: list[str], labels: list[str]) -> set[int]:
     """Return the rows whose label, as it is now, a person confirmed or has corrected for the next preprocess."""
     said = {(line.id, line.old) for line in read_corrections(root / CORRECTIONS)}
     return {row for row, looked_at in enumerate(zip(ids, labels, strict=True)) if looked_at in said}
+
+
+def _doubts(agreement: float, name: str) -> list[str]:
+    """Return a warning where the classes cannot be told apart: then most suspects are errors of the heads."""
+    if agreement >= ENOUGH_AGREEMENT:
+        return []
+    return [
+        f"by {name} only {agreement:.0%} of the labels are found again, so most suspects may be right: use a backbone"
+    ]
 
 
 def _notes(dataset: Dataset, *, n_missing: int, has_answers: bool) -> list[str]:

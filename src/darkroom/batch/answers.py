@@ -77,10 +77,10 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
         images[len(answered)] = image
         answered.append(position)
     try:
-        probabilities = package.probabilities(images[: len(answered)], batch_size=batch_size(package.image_shape))
+        answers = _ask(package, images[: len(answered)])
     except ValueError as error:
         raise DataError(str(error)) from None
-    table = _table(chunk, ids, errors, np.array(answered, int), probabilities, package=package, work=work)
+    table = _table(chunk, ids, errors, np.array(answered, int), answers, package=package, work=work)
     if work.measured:
         table = _with_measures(table, measured)
     return chunk.number, len(images), _as_bytes(table.replace_schema_metadata({FINGERPRINT: chunk.fingerprint}))
@@ -98,6 +98,8 @@ def schema() -> "pa.Schema":
             ("probability", pa.float32()),
             ("probabilities", pa.list_(pa.float32())),
             ("abstained", pa.bool_()),
+            ("familiarity", pa.float32()),
+            ("unknown", pa.bool_()),
             ("version", pa.string()),
             ("error", pa.string()),
         ]
@@ -117,19 +119,23 @@ def _table(
     ids: list[str | None],
     errors: list[str | None],
     answered: np.ndarray,
-    probabilities: np.ndarray,
+    found: tuple[np.ndarray, np.ndarray | None],
     *,
     package: Any,
     work: Work,
 ) -> "pa.Table":
     import pyarrow as pa
 
-    n, n_classes = len(ids), len(package.classes)
+    n, n_classes, probabilities = len(ids), len(package.classes), found[0]
     best, missing = np.zeros(n, int), np.ones(n, bool)
     best[answered], missing[answered] = probabilities.argmax(axis=1), False
     confidence = np.zeros(n, np.float32)
     confidence[answered] = probabilities.max(axis=1, initial=0)
-    abstained = confidence < (package.abstain_below or 0.0)
+    familiarity = np.full(n, np.nan)
+    if found[1] is not None:
+        familiarity[answered] = found[1]
+    unknown = familiarity < (getattr(package, "unknown_below", None) or 0.0)
+    abstained = unknown | (confidence < (package.abstain_below or 0.0))
     ends = np.cumsum(np.append(0, ~missing) * n_classes).astype(np.int32)
     columns = [
         pa.array(chunk.names, pa.string()),
@@ -138,11 +144,22 @@ def _table(
         pa.array(confidence, mask=missing),
         pa.ListArray.from_arrays(pa.array(ends), pa.array(probabilities.reshape(-1)), mask=pa.array(missing)),
         pa.array(abstained, mask=missing),
+        pa.array(familiarity, pa.float32(), from_pandas=True),
+        pa.array(unknown, mask=np.isnan(familiarity)),
         pa.repeat(pa.scalar(work.version.version, pa.string()), n),
         pa.array(errors, pa.string()),
     ]
     table = pa.Table.from_arrays(columns, schema=schema())
     return table.append_column("time", pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), n))
+
+
+def _ask(package: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return probabilities, and how familiar the images are: None where the version cannot tell."""
+    size = batch_size(package.image_shape)
+    if not hasattr(package, "answers"):  # a version of before
+        return package.probabilities(images, batch_size=size), None
+    probabilities, familiarity = package.answers(images, batch_size=size)
+    return probabilities, familiarity
 
 
 def _with_measures(table: "pa.Table", measures: np.ndarray) -> "pa.Table":

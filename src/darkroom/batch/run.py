@@ -35,6 +35,7 @@ CHUNK_PIXELS = 256 * 224 * 224
 SMALLEST_CHUNK = 16
 ROW_GROUP = 65_536  # rows of OUT that are in memory at once
 SHOWN_ERRORS = 3
+PARQUET = ("", ".parquet", ".pq")  # endings of OUT
 PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden one that was being written
 LOG_NAME = "log_name"
 METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
@@ -71,7 +72,7 @@ class Summary:
     Attributes:
         images: rows of OUT.
         failed: of these, the images without an answer.
-        abstained: of these, answers below the model's threshold.
+        abstained: of these, answers below the model's threshold, and unknown images.
         resumed: images that an earlier, killed run had answered.
         seconds: of this run.
         errors: the first few failed ones, "path: reason".
@@ -99,8 +100,9 @@ def run(
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
 
     Columns: path, id (sha256 of the bytes), label, probability, probabilities (a list in the order of the classes,
-    which the file's metadata name under the key darkroom), abstained, version, error. Of an image without an answer,
-    label to abstained are null, and of one that cannot be read the id too.
+    which the file's metadata name under the key darkroom), abstained, familiarity, unknown, version, error. Of an image
+    without an answer, label to unknown are null, and of one that cannot be read the id too; of a version that cannot
+    tell, familiarity and unknown.
 
     Args:
         source: see inputs.open_inputs.
@@ -118,6 +120,10 @@ def run(
     began = time.monotonic()
     if out.is_dir():
         raise ParamsError(f"{out} is a directory; expected the parquet file to write")
+    if out.suffix.lower() not in PARQUET:
+        raise ParamsError(
+            f"{out}: the answers are written as parquet; name the file {out.with_suffix('.parquet').name}"
+        )
     if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
         raise ParamsError(f"{out} is inside {source}; choose a file outside it")
     package, log = versions.load(version), options.log

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import audit, feedback, init, operations, registry, report, scoring, serving
+from darkroom.cli import audit, feedback, init, operations, registry, report, scoring, serving, ui
 from darkroom.cli.options import Commands, Force, Json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
@@ -18,6 +18,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 app.add_typer(init.app)
 app.add_typer(audit.app)
 app.add_typer(report.app)
+app.add_typer(ui.app)
 app.add_typer(registry.app)
 app.add_typer(operations.app)
 app.add_typer(scoring.app)

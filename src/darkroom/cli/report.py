@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from darkroom.cli.options import Json
+from darkroom.errors import DataError
 from darkroom.files.writing import read_json
 from darkroom.project.repository import checkout
 from darkroom.project.stage_runs import last_run
@@ -27,8 +28,12 @@ def report(
 ) -> None:
     """Print the result of the last `dvc repro`: stages, winner, accuracy, decision, champion, and what to do next."""
     root = checkout()
-    evaluation = read_json(root / "reports" / "evaluation.json", remedy="run `dvc repro` to write it")
-    promotion = read_json(root / "reports" / "promotion.json", remedy="run `dvc repro` to write it")
+    reports = root / "reports"
+    if missing := [name for name in ("evaluation", "promotion") if not (reports / f"{name}.json").is_file()]:
+        first = {"evaluation": "no model was evaluated", "promotion": "nothing was decided about the evaluated model"}
+        raise DataError(f"there is nothing to report yet: {first[missing[0]]}; `dvc repro` does all that is left")
+    evaluation = read_json(reports / "evaluation.json", remedy="run `dvc repro` to write it")
+    promotion = read_json(reports / "promotion.json", remedy="run `dvc repro` to write it")
     name = promotion["registered_model"]
     champion = _champion(name)
     if as_json:
@@ -37,11 +42,12 @@ def report(
     from darkroom.operations import disk
     from darkroom.promotion.outcome import in_words
 
-    moved = "" if champion == promotion["champion_after"] else "; it changed since, see `darkroom history`"
+    is_current = champion == promotion["champion_after"]
+    moved = "" if is_current else "; it changed since, see `darkroom history`"
     print("\n".join(_stages(root, since)), end="\n\n")
     _print_labelled(
         *_scores(evaluation),
-        ("decision", f"{in_words(promotion)}. {' '.join(promotion['reasons'])}"),
+        ("decision", f"{in_words(promotion, is_current=is_current)}. {' '.join(promotion['reasons'])}"),
         ("champion", f"models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}"),
         ("report", str(root / "reports" / "report.html")),
         ("disk", disk.in_words(disk.usage(root))),

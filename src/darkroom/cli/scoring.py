@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,11 @@ from darkroom.cli.tables import print_drift
 from darkroom.errors import DataError, ParamsError
 from darkroom.project.repository import repository_root
 from darkroom.project.text import escaped, json_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from darkroom.registry.snapshot import Version
 
 app = typer.Typer()
 
@@ -30,6 +35,10 @@ def predict(
     model: Model = None,
     alias: Alias = "champion",
     version: Number = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", help="Write a picture: each image, and beside it what in it speaks for the answer."),
+    ] = None,
 ) -> None:
     """Classify images with a registered model: one JSON line per file; `darkroom batch` takes directories.
 
@@ -38,12 +47,14 @@ def predict(
     from darkroom.registry.versions import find, load
 
     chosen = find(registered_name(model), alias=alias, version=version)
-    failed = False
-    for line in _answers(load(chosen), files):
+    failed, package, answered = False, load(chosen), list[tuple["np.ndarray", str]]()
+    for line in _answers(package, files, answered=answered if explain else None):
         failed = failed or "error" in line
         if "error" not in line:
             line |= {"model": chosen.name, "version": chosen.version}
         print(json_line(line), flush=True)
+    if explain and answered:
+        _write_maps(explain, chosen, package, answered)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -213,15 +224,44 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _answers(package: Any, files: list[str]) -> Iterator[dict[str, Any]]:
+def _answers(
+    package: Any, files: list[str], *, answered: "list[tuple[np.ndarray, str]] | None" = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the line of every file; images that were answered are kept with their label in `answered`."""
     for file in files:
         try:
-            answer = package.predict([package.decode(_read(file))])[0]
+            image = package.decode(_read(file))
+            answer = package.predict([image])[0]
+            if answered is not None:
+                answered.append((image, answer["label"]))
         except (DataError, ValueError) as error:
             yield {"file": file, "error": " ".join(str(error).split())}
             continue
         line = {"file": file, "label": answer["label"], "probability": answer["probability"]}
         yield line | ({"abstained": True} if answer["abstained"] else {})
+
+
+def _write_maps(path: Path, version: "Version", package: Any, answered: "list[tuple[np.ndarray, str]]") -> None:
+    """Write one picture: a row for every image, the image itself on the left."""
+    import cv2
+    import numpy as np
+
+    from darkroom.explanation.maps import Explainer, overlaid
+    from darkroom.files.writing import replacing
+    from darkroom.project.console import say
+    from darkroom.registry.versions import fetch
+
+    explain = Explainer(fetch(version), package)
+    labels = [package.classes.index(label) for _, label in answered]
+    images = np.stack([image for image, _ in answered])
+    rows = [
+        np.hstack([overlaid(image, np.zeros_like(heat)), overlaid(image, heat)])
+        for image, heat in zip(images, explain(images, labels), strict=True)
+    ]
+    content = cv2.imencode(".png", np.vstack(rows)[:, :, ::-1])[1]
+    with replacing(path) as part:
+        part.write_bytes(content.tobytes())
+    say(f"{path}: bright places speak for the answer ({explain.method})")
 
 
 def _read(file: str) -> bytes:

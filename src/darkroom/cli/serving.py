@@ -83,12 +83,17 @@ class ServeOptions:
             "--workers",
             "--threads",
             min=1,
-            help="Number of processes that decode and predict; default: one per core, at least 2.",
+            help="Number of processes that decode and predict; default: one per core, at least 2, as memory allows.",
         ),
     ] = None
     worker_mb: Annotated[
-        int, typer.Option(min=1, help="MB that a worker may take for images; beyond it, it is replaced.")
-    ] = 2048
+        int | None,
+        typer.Option(
+            min=1,
+            help="MB that a worker may take for images; beyond it, it is replaced. Default: 2048, or its share of this "
+            "container's memory.",
+        ),
+    ] = None
     network_threads: Annotated[
         int, typer.Option(min=1, help="Threads per inference; more for large networks on many cores.")
     ] = 1
@@ -162,7 +167,9 @@ def serve(given: ServeOptions) -> None:
     from darkroom.monitoring.kept_images import Keeping
     from darkroom.monitoring.retention import Retention
     from darkroom.serving.limits import Limits
-    from darkroom.serving.server import Settings, serve
+    from darkroom.serving.server import Settings, n_workers_of, serve, worker_bytes_of
+
+    n_workers = given.workers or n_workers_of()
 
     limits = Limits(
         max_body_bytes=given.max_body_mb << 20,
@@ -176,7 +183,7 @@ def serve(given: ServeOptions) -> None:
         request_seconds=given.request_seconds,
         image_seconds=given.image_seconds,
         ready_seconds=given.ready_seconds,
-        worker_bytes=given.worker_mb << 20,
+        worker_bytes=given.worker_mb << 20 if given.worker_mb else worker_bytes_of(n_workers),
     )
     keeping = Keeping(given.keep_images, given.keep_days * 86400, given.keep_mb << 20) if given.keep_images else None
     bounded = given.log_days is not None or given.log_mb is not None
@@ -192,7 +199,7 @@ def serve(given: ServeOptions) -> None:
             cors_origins=origins,
             token=token,
             poll_seconds=given.poll_seconds,
-            n_workers=given.workers or max(2, len(os.sched_getaffinity(0))),
+            n_workers=n_workers,
             network_threads=given.network_threads,
             access_log=given.access_log,
             log_folder=given.log,

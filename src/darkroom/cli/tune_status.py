@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from darkroom.tuning.rows import STATES, TrialRow, best_trial, last_accuracy, n_finished, params_in_short, val_accuracy
+from darkroom.project.text import in_short
+from darkroom.tuning.rows import STATES, TrialRow, best_trial, last_accuracy, n_finished, val_accuracy
 
 STYLES = {"running": "bold cyan", "pruned": "dim", "waiting": "dim", "failed": "red", "killed": "red"}
 BEST = "bold green"
@@ -186,7 +187,7 @@ def _cells(row: TrialRow, *, is_best: bool, one_host: bool) -> list[Text | _Word
         "" if row.seconds is None else _duration(row.seconds),
         worker[-WORKER:],
     ]
-    words = "; ".join([*_remarks(row), *filter(None, [params_in_short(row)])]).split()
+    words = "; ".join([*_remarks(row), *filter(None, [in_short(row.params)])]).split()
     return [*map(Text, cells), _Words(words)]
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from darkroom.compute.local import process_pool, thread_limits
 from darkroom.compute.workers import WorkerDiedError, Workers
+from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, ParamsError
 
 BACKENDS = ("loky", "threading", "ray")
@@ -70,9 +71,7 @@ def n_workers_of(workers: int | str) -> int:
         ParamsError: neither "auto" nor a whole number of at least 1.
     """
     if workers == "auto":
-        from joblib import cpu_count
-
-        return int(cpu_count())
+        return usable_cores()
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ParamsError(f"compute.workers is {workers!r}; expected auto or an integer of at least 1")
     return workers

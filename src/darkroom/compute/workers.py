@@ -14,6 +14,7 @@ import cloudpickle
 
 from darkroom.compute.local import LocalProcess, gpu_of, thread_limits
 from darkroom.compute.ray import RayProcess, ray_cluster
+from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, ParamsError
 
 ResultT = TypeVar("ResultT")
@@ -156,10 +157,8 @@ def _open(
         with ray_cluster(n, cpus=cpus or 1, gpus=gpus, address=address, environment=environment) as (room, start):
             yield room, lambda _place: start()
     else:
-        from joblib import cpu_count
-
-        n_here = max(1, int(cpu_count()) // (cpus or 1)) if n == "auto" else n
-        environment = thread_limits(cpus or max(1, int(cpu_count()) // n_here))
+        n_here = max(1, usable_cores() // (cpus or 1)) if n == "auto" else n
+        environment = thread_limits(cpus or max(1, usable_cores() // n_here))
         yield n_here, lambda place: LocalProcess(environment | gpu_of(place))
 
 

@@ -8,6 +8,8 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from darkroom.deployable.package import Package
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -39,12 +41,15 @@ def log_package(
         from mlflow.models import Model, ModelSignature
         from mlflow.types.schema import ColSpec, DataType, Map, Schema
 
-        outputs = {
+        types = {
             "label": DataType.string,
             "probability": DataType.double,
             "probabilities": Map(DataType.double),
             "abstained": DataType.boolean,
+            "familiarity": DataType.double,
+            "unknown": DataType.boolean,
         }
+        outputs = [ColSpec(type=types[name], name=name) for name in Package.load(onnx_path).columns]
         here = Path(__file__).parent
         with TemporaryDirectory() as folder:
             model_file = Path(folder, "model.onnx")
@@ -67,8 +72,8 @@ def log_package(
                 flavor_name="pyfunc",
                 python_model=str(here / "mlflow_model.py"),
                 artifacts=files,
-                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py")],
-                signature=ModelSignature(outputs=Schema([ColSpec(type=t, name=name) for name, t in outputs.items()])),
+                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py", "machine.py")],
+                signature=ModelSignature(outputs=Schema(outputs)),
                 input_example=None if input_example is None else _example(input_example),
                 pip_requirements=_requirements(),
             )

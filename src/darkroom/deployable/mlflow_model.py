@@ -1,6 +1,6 @@
 """The deployable model as MLflow sees it: model.onnx read by package.py, behind a pyfunc saved as code (no pickle).
 
-This file is copied into every logged model with package.py, images.py and headers.py, and runs at the consumer, who has
+This file is copied into every logged model with package.py and what that imports, and runs at the consumer, who has
 neither darkroom nor Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom
 imports it.
 """
@@ -31,6 +31,8 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row per image: label, probability, probabilities (class -> probability), abstained.
 
+        Of a model that can tell, familiarity and unknown too; see Package.predict.
+
         Args:
             model_input: a DataFrame with the column `image`, each value an encoded image (bytes, or base64 text), the
                 path of one (not in MLflow's scoring server, where it would be the path of a stranger), or uint8
@@ -42,8 +44,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
         del context, params
         index = model_input.index if isinstance(model_input, pd.DataFrame) else None
         rows = self.package.predict(_items(model_input), paths=not _answers_strangers())
-        columns = ["label", "probability", "probabilities", "abstained"]
-        return pd.DataFrame(rows, index=index, columns=columns)
+        return pd.DataFrame(rows, index=index, columns=self.package.columns)
 
 
 def _answers_strangers() -> bool:

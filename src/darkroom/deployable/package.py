@@ -1,8 +1,8 @@
 """The deployable classifier: an ONNX file that says itself what it eats, and the decoder it was trained with.
 
-This module and the two beside it (images.py, headers.py), with NumPy, OpenCV and ONNX Runtime, are all that a consumer
-needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error here is a
-ValueError with one clear line.
+This module and those beside it (images.py, headers.py, machine.py), with NumPy, OpenCV and ONNX Runtime, are all that a
+consumer needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error
+here is a ValueError with one clear line.
 """
 
 import base64
@@ -10,11 +10,13 @@ import binascii
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .machine import usable_cores
 
 
 def _missing(package: str, error: ImportError) -> ImportError:
@@ -43,6 +45,7 @@ class Package:
         color: "grey" (1 channel) or "rgb" (3 channels, in this order).
         form: both, and how an image is brought into it.
         abstain_below: answers with a smaller probability are marked as abstained; None: never.
+        unknown_below: images that are less familiar are marked as unknown, and abstained; None: the model cannot tell.
         metadata: everything that the ONNX file says about itself.
 
     >>> package = Package.load("model.onnx")
@@ -65,7 +68,10 @@ class Package:
         self.abstain_below: float | None = metadata.get("abstain_below")
         self.max_pixels = max_pixels
         self._session = session
+        self.unknown_below: float | None = metadata.get("unknown_below")
         self._input = session.get_inputs()[0].name
+        n_outputs = 1 if self.unknown_below is None else 2
+        self._outputs = [output.name for output in session.get_outputs()[:n_outputs]]
         self._source = source
 
     @classmethod
@@ -91,7 +97,7 @@ class Package:
             raise ValueError(f"{path}: no such file; expected the model.onnx of a trained model")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: warnings about optimisations are of no use to a consumer
-        options.intra_op_num_threads = threads or _usable_cores()
+        options.intra_op_num_threads = threads or usable_cores()  # ONNX Runtime counts the machine's
         options.inter_op_num_threads = 1
         available = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
@@ -150,14 +156,40 @@ class Package:
         Raises:
             ValueError: another shape or type came, or the network answered with something that is not a probability.
         """
+        return self._run(images, self._outputs[:1], batch_size=batch_size)[0]
+
+    def strangeness(self, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+        """Return how strange each image is to the network, float32 (n,); see `answers` for what that says.
+
+        Raises:
+            ValueError: as `probabilities`, or the model does not tell.
+        """
+        if self.unknown_below is None:
+            raise ValueError(f"{self._source}: the model does not tell how strange an image is")
+        return self._run(images, self._outputs[1:2], batch_size=batch_size)[0]
+
+    def answers(self, images: np.ndarray, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return probabilities, as `probabilities` does, and how familiar each image is: float64 (n,) in (0, 1].
+
+        That is the share of known images, held out from training, that look at least as strange to the network. None
+        where the model does not tell.
+        """
+        probabilities, *more = self._run(images, self._outputs, batch_size=batch_size)
+        return probabilities, familiarities(more[0], self.metadata["familiarity"]) if more else None
+
+    def _run(self, images: np.ndarray, outputs: list[str], *, batch_size: int) -> list[np.ndarray]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
             expected = ", ".join(str(side) for side in self.image_shape)
             raise ValueError(f"expected uint8 images (n, {expected}), got {images.dtype} {images.shape}")
-        result = np.empty((len(images), len(self.classes)), np.float32)
-        for start in range(0, len(images), batch_size):
-            batch = np.ascontiguousarray(images[start : start + batch_size])
-            result[start : start + batch_size] = self._session.run(None, {self._input: batch})[0]
-        if not np.isfinite(result).all():
+        starts = range(0, len(images), batch_size)
+        batches = (np.ascontiguousarray(images[start : start + batch_size]) for start in starts)
+        found = [self._session.run(outputs, {self._input: batch}) for batch in batches]
+        shapes = dict(zip(self._outputs, ((0, len(self.classes)), (0,)), strict=False))
+        result = [
+            np.concatenate([np.empty(shapes[name], np.float32), *(parts[number] for parts in found)])
+            for number, name in enumerate(outputs)
+        ]
+        if not all(np.isfinite(values).all() for values in result):
             raise ValueError(f"{self._source}: the network returned a non-finite probability; retrain it")
         return result
 
@@ -166,7 +198,8 @@ class Package:
 
         An answer holds label (the most probable class), probability (of that class), probabilities (a dict from class)
         and abstained: true where the model has a threshold and the probability is below it; the label stands all the
-        same. Only batch_size images are held at a time.
+        same. Of a model that can tell, it holds too how familiar the image is (see `answers`), and unknown: true where
+        that is below unknown_below; it is abstained then too. Only batch_size images are held at a time.
 
         Raises:
             ValueError: an item is not an image; the message names its position.
@@ -174,23 +207,24 @@ class Package:
         if isinstance(items, str | bytes | Path):
             raise ValueError(f"expected a sequence of images, got one {type(items).__name__}; put it in a list")
         return [
-            self._answer(row)
+            answer
             for start in range(0, len(items), batch_size)
-            for row in self.probabilities(
+            for answer in self._answered(
                 self._images(items[start : start + batch_size], start, paths=paths), batch_size=batch_size
             )
         ]
 
-    def abstains(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return which of the probabilities (n, classes) are no answers, because the greatest is too small: (n,)."""
-        return np.asarray(probabilities.max(axis=1, initial=0) < (self.abstain_below or 0.0))
+    def abstains(self, probabilities: np.ndarray, familiarity: np.ndarray | None = None) -> np.ndarray:
+        """Return which images are not answered, by their probabilities (n, classes) and how familiar they are: (n,)."""
+        unsure = probabilities.max(axis=1, initial=0) < (self.abstain_below or 0.0)
+        return np.asarray(unsure if familiarity is None else unsure | (familiarity < (self.unknown_below or 0.0)))
 
     def latencies_ms(self, image: np.ndarray, *, repeats: int, warm_up: int = 10) -> np.ndarray:
         """Return how many milliseconds the network took for one image (uint8, already decoded): float64 (repeats,)."""
         result = np.empty(repeats)
         for repeat in range(-warm_up, repeats):
             start = time.perf_counter()
-            self.probabilities(image[np.newaxis])
+            self.answers(image[np.newaxis])
             if repeat >= 0:
                 result[repeat] = (time.perf_counter() - start) * 1000
         return result
@@ -204,15 +238,37 @@ class Package:
                 raise ValueError(f"item {first + position}: {error}") from None
         return images
 
-    def _answer(self, row: np.ndarray) -> dict[str, Any]:
-        best = int(row.argmax())
-        probability = float(row[best])
-        return {
-            "label": self.classes[best],
-            "probability": probability,
-            "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
-            "abstained": self.abstain_below is not None and probability < self.abstain_below,
-        }
+    def _answered(self, images: np.ndarray, *, batch_size: int) -> Iterator[dict[str, Any]]:
+        probabilities, familiarity = self.answers(images, batch_size=batch_size)
+        abstained = self.abstains(probabilities, familiarity).tolist()
+        for position, row in enumerate(probabilities):
+            best = int(row.argmax())
+            answer = {
+                "label": self.classes[best],
+                "probability": float(row[best]),
+                "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
+                "abstained": abstained[position],
+            }
+            if familiarity is not None:
+                answer["familiarity"] = float(familiarity[position])
+                answer["unknown"] = bool(familiarity[position] < (self.unknown_below or 0.0))
+            yield answer
+
+    @property
+    def columns(self) -> list[str]:
+        """The keys of an answer."""
+        told = [] if self.unknown_below is None else ["familiarity", "unknown"]
+        return ["label", "probability", "probabilities", "abstained", *told]
+
+
+def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.ndarray:
+    """Return the share at the last mark of a scale that each image is stranger than, 1 before the first: (n,).
+
+    Args:
+        strangeness: (n,).
+        scale: strangeness, ascending, and share.
+    """
+    return np.array([1.0, *scale["share"]])[np.searchsorted(scale["strangeness"], strangeness, side="left")]
 
 
 def _read(path: Path) -> bytes:
@@ -245,6 +301,10 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
         classes, shape, color = list(metadata["classes"]), list(metadata["image_shape"]), metadata["color"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the metadata {METADATA_KEY!r} is not valid: {_one_line(error)}") from None
+    if metadata.get("unknown_below") is not None and len(session.get_outputs()) < 2:
+        raise ValueError(
+            f"{path}: the metadata has unknown_below, but the network does not tell how strange images are"
+        )
     if color not in ("grey", "rgb") or shape[2:] != [1 if color == "grey" else 3]:
         raise ValueError(f"{path}: color {color!r} and image_shape {shape} in the metadata contradict each other")
     entrance, leaving = session.get_inputs()[0], session.get_outputs()[0]
@@ -254,11 +314,6 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
             f"tensor(uint8) ['n', {', '.join(map(str, shape))}] to ['n', {len(classes)}]"
         )
     return dict(metadata, classes=classes)
-
-
-def _usable_cores() -> int:
-    # ONNX Runtime counts the machine's cores, and complains when it may not use them all (containers, taskset).
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shorten(text: str) -> str:

@@ -24,7 +24,7 @@ GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlar
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 ROWS_AT_ONCE = 1024  # images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
-RUN_KEYS |= {"val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
+RUN_KEYS |= {"model_uri", "val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
 
 
 def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapping[str, int]) -> str:
@@ -68,8 +68,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class WorstError:
-    """A wrong answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
+class Answer:
+    """An answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
 
     image: np.ndarray
     source: str
@@ -89,9 +89,9 @@ class WorstError:
         return data_uri(cv2.imencode(".png", image)[1].tobytes())
 
 
-def data_uri(png: bytes) -> str:
-    """Return a PNG as a data: URI, to stand in a page."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """Return an image file as a data: URI, to stand in a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def candidate_folders(models: Path, named: Sequence[str]) -> list[Path]:
@@ -161,10 +161,14 @@ def score(
     path = folder / "model.onnx"
     package = _load(path, dataset)
     test, recent = dataset.rows("test"), dataset.rows("recent")
-    of_test, of_recent = (_answers(package, dataset, rows) for rows in (test, recent))
+    (of_test, familiarity), (of_recent, _) = (_answers(package, dataset, rows) for rows in (test, recent))
     options: dict[str, Any] = {"classes": dataset.classes, "calibration_bins": calibration_bins}
     metrics = classification.evaluate(of_test, dataset.labels[test], **options)
-    metrics |= abstention.measure(of_test, dataset.labels[test], package.abstains(of_test), classes=dataset.classes)
+    abstained = package.abstains(of_test, familiarity)
+    metrics |= abstention.measure(of_test, dataset.labels[test], abstained, classes=dataset.classes)
+    if familiarity is not None:
+        unknown = familiarity < package.unknown_below
+        metrics["share_unknown"], metrics["share_unknown_ci95"] = float(unknown.mean()), _interval(unknown)
     latencies = package.latencies_ms(dataset.images[int(test[0])], repeats=latency_repeats)
     metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
     metrics["model_bytes"] = path.stat().st_size
@@ -183,19 +187,33 @@ def score(
     )
 
 
-def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[WorstError]:
+def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_errors: int) -> list[Answer]:
     """Return the worst errors with their images; index has the lines of the test images."""
+    labels = dataset.labels[index["row"].to_numpy()]
+    worst = classification.worst_errors(candidate.probabilities, labels, n_errors=n_errors)
+    return _answers_at(worst, candidate, dataset, index)
+
+
+def least_certain(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_answers: int) -> list[Answer]:
+    """Return the right answers of the lowest confidence with their images; index has the lines of the test images."""
+    labels = dataset.labels[index["row"].to_numpy()]
+    right = np.flatnonzero(candidate.probabilities.argmax(axis=1) == labels)
+    order = np.argsort(candidate.probabilities.max(axis=1)[right], kind="stable")
+    return _answers_at(right[order[:n_answers]], candidate, dataset, index)
+
+
+def _answers_at(positions: np.ndarray, candidate: Candidate, dataset: Dataset, index: "pd.DataFrame") -> list[Answer]:
     rows, sources = index["row"].to_numpy(), index["source"].tolist()
     labels, answers = dataset.labels[rows], candidate.probabilities
     return [
-        WorstError(
+        Answer(
             image=dataset.images[int(rows[position])],
             source=str(sources[position]),
             label=dataset.classes[labels[position]],
             predicted=dataset.classes[answers[position].argmax()],
             confidence=float(answers[position].max()),
         )
-        for position in classification.worst_errors(answers, labels, n_errors=n_errors)
+        for position in positions.tolist()
     ]
 
 
@@ -211,11 +229,16 @@ def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     return flat
 
 
-def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """Return the probabilities of the rows, float32 (n, classes); n may be 0."""
-    parts = [rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-    none = np.empty((0, len(package.classes)), np.float32)
-    return np.concatenate([none, *(package.probabilities(dataset.images[part]) for part in parts)])
+def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return probabilities, float32 (n, classes), and familiarity, (n,), of the rows; n may be 0."""
+    starts = range(0, max(1, len(rows)), ROWS_AT_ONCE)
+    found = [package.answers(dataset.images[rows[start : start + ROWS_AT_ONCE]]) for start in starts]
+    familiarity = [more for _, more in found if more is not None]
+    return np.concatenate([one for one, _ in found]), np.concatenate(familiarity) if familiarity else None
+
+
+def _interval(members: np.ndarray) -> list[float]:
+    return list(classification.accuracy_interval(members))
 
 
 def _load(path: Path, dataset: Dataset) -> Package:

@@ -19,9 +19,8 @@ def training_curves(
     """Draw loss and accuracy per epoch, training against validation, side by side, and return path.
 
     Args:
-        history: the columns of history.csv: epoch (counted from 1), train_loss, val_loss, train_accuracy,
-            val_accuracy.
-        best_epoch: the epoch whose weights were kept, counted from 1; it is marked. None: no mark.
+        history: the columns of history.csv: epoch (counted from 1), train_loss, val_loss, train_accuracy, val_accuracy.
+        best_epoch: the epoch whose weights were kept; it is marked. None: no mark.
     """
     epochs = np.asarray(history["epoch"])
     with style(dark=dark):

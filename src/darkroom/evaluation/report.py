@@ -11,11 +11,23 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
 from darkroom.evaluation import figures
-from darkroom.evaluation.candidates import CURVES, Candidate, WorstError, data_uri
+from darkroom.evaluation.candidates import CURVES, Answer, Candidate, data_uri
+from darkroom.evaluation.earlier import Earlier, Search
 from darkroom.evaluation.metrics import classification
+from darkroom.evaluation.page import MARKER
 from darkroom.figures import grid
+from darkroom.figures.style import SPLITS
 from darkroom.files.writing import write_csv
+from darkroom.project.params import flatten
 from darkroom.project.text import percent
+
+PLOTTED = {  # tables of `dvc plots`, with their columns
+    "confusion": ["candidate", "actual", "predicted"],
+    "calibration": ["candidate", "confidence", "accuracy", "count"],
+    "per_class": ["candidate", "class", "precision", "recall", "f1", "support"],
+    "curves": ["candidate", "epoch", "split", "loss", "accuracy"],
+    "tuning": ["candidate", "trial", "state", "val_accuracy", "best_val_accuracy"],
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ def draw(
     *,
     classes: Sequence[str],
     calibration_bins: int,
-    worst: Sequence[WorstError],
+    worst: Sequence[Answer],
 ) -> dict[str, Path]:
     """Draw every plot of a candidate into folder and return their paths by name."""
     recalls = [candidate.metrics["per_class"][name]["recall"] for name in classes]
@@ -76,18 +88,21 @@ def render(
     winner: str,
     manifest: Mapping[str, Any],
     calibration_bins: int,
-    worst: Sequence[WorstError],
+    shown: Mapping[str, Any],
     drawn: Mapping[str, Mapping[str, Path]],
+    earlier: Earlier,
 ) -> str:
-    """Return the page as HTML.
+    """Return the page as HTML; promote puts the decision in the place of MARKER.
 
     Args:
         candidates: at least one; compared in this order.
         labels: (n,), the true classes of the test images.
         winner: the name of the candidate that the page tells about in full.
         manifest: of the prepared data.
-        worst: the winner's worst errors, worst first.
+        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers; heat: what it
+            looks at, see heat.Heat.
         drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
+        earlier: what the stages before reported.
     """
     best = next(candidate for candidate in candidates if candidate.name == winner)
     classes: list[str] = manifest["classes"]
@@ -99,7 +114,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, number=_number, size=_size)
+    environment.filters.update(percent=percent, number=_number, size=_size, short=_short)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         dark = _draw_outcome(best, labels, folder, classes=classes, calibration_bins=calibration_bins, dark=True)
@@ -116,8 +131,11 @@ def render(
         confusions=_confusions(counts, classes),
         pictures=pictures,
         curves=curves,
-        worst=worst,
+        **shown,
         n_bins=calibration_bins,
+        earlier=earlier,
+        settings={each.name: flatten(each.run.get("params", {})) for each in candidates},
+        marker=MARKER,
     )
 
 
@@ -138,20 +156,48 @@ def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
 
 
 def write_plots(
-    candidate: Candidate, labels: np.ndarray, folder: Path, *, classes: Sequence[str], calibration_bins: int
+    candidates: Sequence[Candidate],
+    labels: np.ndarray,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    calibration_bins: int,
+    searches: Mapping[str, Search],
 ) -> None:
-    """Write into folder what `dvc plots` draws: confusion.csv, reliability.csv and per_class.csv."""
-    predicted = candidate.probabilities.argmax(axis=1)
-    confusion = [(classes[label], classes[answer]) for label, answer in zip(labels, predicted, strict=True)]
-    write_csv(folder / "confusion.csv", ["actual", "predicted"], confusion)
+    """Write into folder what `dvc plots` draws: tables with a column `candidate`, so that dvc.yaml need name none."""
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in PLOTTED}
+    for candidate in candidates:
+        for name, lines in _plotted(candidate, labels, classes=classes, calibration_bins=calibration_bins).items():
+            tables[name] += [{"candidate": candidate.name, **line} for line in lines]
+    for name, search in searches.items():
+        tables["tuning"] += [{"candidate": name, **trial} for trial in search.trials]
+    for name, columns in PLOTTED.items():
+        write_csv(folder / f"{name}.csv", columns, [[line[column] for column in columns] for line in tables[name]])
+
+
+def _plotted(
+    candidate: Candidate, labels: np.ndarray, *, classes: Sequence[str], calibration_bins: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the lines of each table about one candidate, but for the column `candidate`."""
+    predicted, history = candidate.probabilities.argmax(axis=1), candidate.history
     curve = classification.reliability_curve(candidate.probabilities, labels, n_bins=calibration_bins)
     full = curve["count"] > 0
-    columns = ["confidence", "accuracy", "count"]
-    write_csv(folder / "reliability.csv", columns, zip(*(curve[name][full].tolist() for name in columns), strict=True))
-    scores = ["precision", "recall", "f1", "support"]
-    per_class = candidate.metrics["per_class"].items()
-    lines = [(name, *("" if found[key] is None else found[key] for key in scores)) for name, found in per_class]
-    write_csv(folder / "per_class.csv", ["class", *scores], lines)
+    bins = {name: curve[name][full].tolist() for name in ("confidence", "accuracy", "count")}
+    return {
+        "confusion": [
+            {"actual": classes[label], "predicted": classes[answer]}
+            for label, answer in zip(labels, predicted, strict=True)
+        ],
+        "calibration": [dict(zip(bins, line, strict=True)) for line in zip(*bins.values(), strict=True)],
+        "per_class": [{"class": name, **found} for name, found in candidate.metrics["per_class"].items()],
+        "curves": [
+            {"epoch": epoch, "split": SPLITS[split], "loss": loss, "accuracy": accuracy}
+            for split in ("train", "val")
+            for epoch, loss, accuracy in zip(
+                map(int, history["epoch"]), history[f"{split}_loss"], history[f"{split}_accuracy"], strict=True
+            )
+        ],
+    }
 
 
 def _pictures(
@@ -195,6 +241,14 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], *, most: int = 8) ->
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _short(cell: str) -> str:
+    """Return a cell of a table; a number with at most 4 digits."""
+    try:
+        return f"{float(cell):.4g}"
+    except ValueError:
+        return cell
 
 
 def _size(n_bytes: float) -> str:

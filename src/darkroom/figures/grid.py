@@ -1,5 +1,6 @@
 """A grid of images with a caption each, as one image file."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def image_grid(
 
     Args:
         images: each uint8, (H, W), (H, W, 1) or (H, W, 3) RGB; sizes may differ, the aspect ratio is kept.
-        titles: one per image; too long a line is cut with an ellipsis, characters are shown as they are (no TeX).
+        titles: one per image; a long line is wrapped, and ends with an ellipsis after the second one; characters are
+            shown as they are (no TeX).
 
     Raises:
         DataError: there are no images, the counts disagree, or an image has another shape or dtype.
@@ -33,13 +35,13 @@ def image_grid(
     n_columns = max(1, min(n_columns, len(images)))
     n_rows = -(-len(images) // n_columns)
     cell, gap, margin, text_height = 1.15, 0.14, 0.14, 0.16
-    lines = max(title.count("\n") + 1 if title else 0 for title in titles)
-    head = 0.34 if heading else 0.0
-    row_height = cell + lines * text_height + gap
     width = 2 * margin + n_columns * (cell + gap) - gap
+    titles = ["\n".join(_wrapped(line, 17) for line in title.split("\n")) for title in titles]
+    heading = _wrapped(heading, int(width * 11), most=6)
+    lines = max(title.count("\n") + 1 if title else 0 for title in titles)
+    head = 0.16 + 0.18 * (heading.count("\n") + 1) if heading else 0.0
+    row_height = cell + lines * text_height + gap
     height = 2 * margin + head + n_rows * row_height - gap
-    titles = ["\n".join(clean(line, 17) for line in title.split("\n")) for title in titles]
-    heading = clean(heading, int(width * 11))
     with style(texts=[*titles, heading]):
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -54,6 +56,12 @@ def image_grid(
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_aspect("auto")  # imshow sets its own; one unit is one inch in both directions here anyway
         return save(figure, path)
+
+
+def _wrapped(text: str, width: int, *, most: int = 2) -> str:
+    """Return text in at most so many lines of at most `width` characters, with an ellipsis where that is not enough."""
+    lines = textwrap.wrap(clean(text, 10_000), width, max_lines=most, placeholder="…")
+    return "\n".join(lines)
 
 
 def _place(axes: Any, image: np.ndarray, *, left: float, top: float, cell: float) -> None:

@@ -37,12 +37,18 @@ def drift(
     Args:
         weeks: of ServedAccuracy; none: no panel.
     """
-    n_panels = len(report.checks) + bool(weeks)
-    n_rows = max(1, -(-n_panels // N_COLUMNS))
+    n_panels = max(1, len(report.checks) + bool(weeks))
+    n_rows = -(-n_panels // N_COLUMNS)
     names = [clean(name, LONGEST_NAME) for check in report.checks for name in check.classes[:N_CLASSES]]
     with style(texts=names):
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
-        panels = list(figure.subplots(n_rows, N_COLUMNS, squeeze=False).flat)
+        places = figure.add_gridspec(n_rows, N_COLUMNS)
+        cells = [divmod(number, N_COLUMNS) for number in range(n_panels)]
+        # The last one takes the rest of its row: no panel is left empty.
+        panels = [
+            figure.add_subplot(places[row, column:] if number == n_panels - 1 else places[row, column])
+            for number, (row, column) in enumerate(cells)
+        ]
         for axes, check in zip(panels, report.checks, strict=False):
             if check.name == "label":
                 _bars(axes, check)
@@ -51,8 +57,9 @@ def drift(
             axes.set_title(f"{check.name}: {_verdict(check)}")
         if weeks:
             _accuracy(panels[len(report.checks)], weeks)
-        for axes in panels[n_panels:]:
-            axes.set_axis_off()
+        if not report.checks and not weeks:
+            panels[0].set_axis_off()
+            panels[0].text(0.5, 0.5, "nothing to compare", ha="center", va="center")
         if heading:
             figure.suptitle(heading, x=0.01, ha="left", size=9, color=ink("quiet"), parse_math=False)
         faint, first, second = (ink(name) for name in ("faint", "first", "second"))
@@ -76,6 +83,9 @@ def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarra
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(0)
+    missing = [side for side, values in (("reference", reference), ("window", window)) if not len(values)]
+    if missing:
+        axes.text(0.5, 0.5, f"no rows in the {' and the '.join(missing)}", transform=axes.transAxes, ha="center")
     axes.set_xlabel(_UNITS.get(check.name, check.name))
 
 

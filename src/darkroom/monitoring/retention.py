@@ -24,22 +24,36 @@ class Retention:
     max_bytes: float
 
     def clean(self, log: Path) -> None:
-        """Remove the files that are beyond the bounds, and what a kill has left half written of them."""
-        remove_oldest(log.glob("*T*Z-*-*.parquet"), max_seconds=self.max_seconds, max_bytes=self.max_bytes)
+        """Remove the files that are beyond the bounds, and what a kill has left half written of them.
+
+        Raises:
+            OSError: some of them cannot be removed; the others are.
+        """
         labels = (log / feedback.FOLDER).glob("*T*Z-*-*.jsonl")
-        remove_oldest(labels, max_seconds=self.max_seconds, max_bytes=float("inf"))
+        try:
+            remove_oldest(log.glob("*T*Z-*-*.parquet"), max_seconds=self.max_seconds, max_bytes=self.max_bytes)
+        finally:
+            remove_oldest(labels, max_seconds=self.max_seconds, max_bytes=float("inf"))
 
 
 def remove_oldest(paths: Iterable[Path], *, max_seconds: float, max_bytes: float) -> None:
-    """Remove files that are older than max_seconds, and the oldest, until the rest fits into max_bytes."""
-    found = []
+    """Remove files that are older than max_seconds, and the oldest, until the rest fits into max_bytes.
+
+    Raises:
+        OSError: some of them cannot be removed; the others are.
+    """
+    found, failed = [], None
     for path in paths:
-        with suppress(OSError):  # another process was faster, here and below
+        with suppress(FileNotFoundError):  # another process was faster, here and below
             state = path.stat()
             found.append((state.st_mtime, state.st_size, path))
     oldest, n_bytes = time.time() - max_seconds, 0
     for changed, size, path in sorted(found, reverse=True):
         n_bytes += size
         if changed < oldest or n_bytes > max_bytes:
-            with suppress(OSError):
-                path.unlink()
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                failed = error
+    if failed:
+        raise failed

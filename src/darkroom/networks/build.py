@@ -18,6 +18,7 @@ from darkroom.networks.architectures.fast import WHITENING, whitening
 from darkroom.networks.architectures.table import ARCHITECTURES, check_architecture
 
 OUTPUTS = ("softmax", "sigmoid")
+FEATURES = "features"  # the layer that gives what logits are computed from, and the head of a backbone
 ROOT_OFFSET = 0.01  # the slope at 0 stays at 10
 
 
@@ -51,7 +52,7 @@ def build(
         try:
             images = keras.Input(image_shape, dtype="uint8", name="image")
             x = layers.Rescaling(1 / 255)(images)
-            x = ARCHITECTURES[name](x, **arguments)
+            x = layers.Identity(name=FEATURES)(ARCHITECTURES[name](x, **arguments))
             return keras.Model(images, _logits(x, n_classes=n_classes, output=output), name=name)
         except ValueError as error:  # Keras: a kernel or pool that is larger than its input
             raise ParamsError(
@@ -98,7 +99,8 @@ def root(features: Any) -> Any:
 
 def with_head(extractor: keras.Model, head: keras.Model) -> keras.Model:
     """Return extractor and head as one network: images in, logits out; its weights are theirs, in this order."""
-    return keras.Model(extractor.input, head(extractor.output), name=f"{extractor.name}_with_head")
+    features = layers.Identity(name=FEATURES)(extractor.output)
+    return keras.Model(extractor.input, head(features), name=f"{extractor.name}_with_head")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from darkroom.errors import TrainingError
 from darkroom.networks.runtime.onnx_export import export_onnx
 
 PARITY_IMAGES = 256
+STRANGENESS_TOLERANCE = 1e-3  # of its value: squares of sums of float32
 PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
 
 
@@ -25,8 +26,18 @@ def check_backend() -> None:
         raise TrainingError(f"KERAS_BACKEND={backend} cannot export ONNX; expected tensorflow")
 
 
-def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dict[str, Any]) -> None:
+def save(
+    model: keras.Model,
+    *,
+    keras_path: Path,
+    onnx_path: Path,
+    metadata: dict[str, Any],
+    strangeness: keras.Model | None = None,
+) -> None:
     """Write a deployable float32 model as model.keras and as ONNX with `metadata` inside (JSON under `darkroom`).
+
+    Args:
+        strangeness: of the same input: its output becomes the second one of the ONNX file.
 
     Raises:
         TrainingError: the active Keras backend cannot write ONNX.
@@ -37,8 +48,9 @@ def save(model: keras.Model, *, keras_path: Path, onnx_path: Path, metadata: dic
         path.unlink(missing_ok=True)  # it may be a link to DVC's cache
     model.save(keras_path)
     check_backend()
-    model(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
-    export_onnx(model, onnx_path)
+    exported = model if strangeness is None else keras.Model(model.input, [model.output, strangeness.output])
+    exported(np.zeros((1, *model.input_shape[1:]), np.uint8))  # Keras exports only models that were called
+    export_onnx(exported, onnx_path)
     graph = onnx.load(onnx_path)
     graph.metadata_props.add(key="darkroom", value=json.dumps(metadata, sort_keys=True))
     for value in (*graph.graph.input, *graph.graph.output):
@@ -58,7 +70,20 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
     return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())
 
 
-def export(model: keras.Model, directory: Path, *, metadata: dict[str, Any], images: np.ndarray) -> float:
+def strangeness_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> float:
+    """Return the largest difference of what model and ONNX file say of how strange images are, against the values."""
+    expected, found = model.predict(images, verbose=0), Package.load(onnx_path).strangeness(images)
+    return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
+
+
+def export(
+    model: keras.Model,
+    directory: Path,
+    *,
+    metadata: dict[str, Any],
+    images: np.ndarray,
+    strangeness: keras.Model | None = None,
+) -> float:
     """Write model.keras and model.onnx; return the largest difference of their probabilities on the images.
 
     Args:
@@ -66,17 +91,23 @@ def export(model: keras.Model, directory: Path, *, metadata: dict[str, Any], ima
         directory: made if it does not exist.
         metadata: written into the ONNX file.
         images: uint8 (n, H, W, C).
+        strangeness: see `save`.
 
     Raises:
         TrainingError: the ONNX file does not say what the Keras model says.
     """
     directory.mkdir(parents=True, exist_ok=True)
     onnx_path = directory / "model.onnx"
-    save(model, keras_path=directory / "model.keras", onnx_path=onnx_path, metadata=metadata)
+    save(model, keras_path=directory / "model.keras", onnx_path=onnx_path, metadata=metadata, strangeness=strangeness)
     difference = onnx_difference(model, onnx_path, images)
     if not difference <= PARITY_TOLERANCE:
         raise TrainingError(
             f"{onnx_path}: its probabilities differ from the Keras model's by up to {difference:.2g} on {len(images)} "
             f"images, expected at most {PARITY_TOLERANCE:.0e}; the exported graph must not be deployed"
+        )
+    if strangeness and not (apart := strangeness_difference(strangeness, onnx_path, images)) <= STRANGENESS_TOLERANCE:
+        raise TrainingError(
+            f"{onnx_path}: how strange it finds images differs from the Keras model by up to {apart:.2g} of the value, "
+            f"expected at most {STRANGENESS_TOLERANCE:.0e}; the exported graph must not be deployed"
         )
     return difference

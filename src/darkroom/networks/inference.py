@@ -7,24 +7,41 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import ParamsError
+from darkroom.networks.build import FEATURES
 
 VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
+
+
+def described(network: keras.Model, views: str = "one") -> keras.Model:
+    """Return a model of two outputs, which are computed together: logits, and the last features of the image itself.
+
+    Args:
+        network: uint8 images in, logits out; see build.
+        views: of which the logits are averaged. "one": the image; "flip": with its mirror image; "flip_and_shift":
+            half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
+            right, the border reflected (Jordan 2024). All views of a batch go through the network together.
+    """
+    both = keras.Model(network.input, [network.output, network.get_layer(FEATURES).output], name=network.name)
+    return both if views == "one" else _averaged(both, views)
 
 
 def deployable(network: keras.Model, views: str = "one") -> keras.Model:
     """Return the model to deploy: uint8 images in, float32 probabilities out; its weights are the network's.
 
     Args:
-        network: uint8 images in, logits out.
-        views: of which the logits are averaged. "one": the image; "flip": with its mirror image; "flip_and_shift":
-            half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
-            right, the border reflected (Jordan 2024). All views of a batch go through the network together.
+        network, views: as of `described`.
     """
-    logits = network.output if views == "one" else _mean_logits(network, views)
-    return keras.Model(network.input, layers.Softmax(dtype="float32", name="probabilities")(logits), name=network.name)
+    return answering(described(network, views))
 
 
-def _mean_logits(network: keras.Model, views: str) -> Any:
+def answering(described_model: keras.Model) -> keras.Model:
+    """Return the model to deploy of what `described` returned."""
+    logits, name = described_model.outputs[0], described_model.name
+    probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
+    return keras.Model(described_model.input, probabilities, name=name)
+
+
+def _averaged(network: keras.Model, views: str) -> keras.Model:
     images = network.input
     height, width, _ = network.input_shape[1:]
     seen, weights = [images], [0.5, 0.5]
@@ -35,8 +52,11 @@ def _mean_logits(network: keras.Model, views: str) -> Any:
     elif views != "flip":
         raise ParamsError(f"test_time_views is {views!r}, expected one of {', '.join(VIEWS)}")
     both = [image for view in seen for image in (view, ops.flip(view, axis=2))]
-    logits = ops.reshape(network(ops.concatenate(both, axis=0)), (len(both), -1, network.output_shape[-1]))
-    return ops.sum(logits * np.array(weights, np.float32)[:, None, None], axis=0)
+    logits, features = (
+        ops.reshape(one, (len(both), -1, one.shape[-1])) for one in network(ops.concatenate(both, axis=0))
+    )
+    mean = ops.sum(logits * np.array(weights, np.float32)[:, None, None], axis=0)
+    return keras.Model(images, [mean, features[0]], name=network.name)
 
 
 def at_temperature(model: keras.Model, temperature: float) -> keras.Model:

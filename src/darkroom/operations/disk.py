@@ -11,6 +11,7 @@ PARTS = {
     "checkpoints and weights": (".darkroom",),
     "more in DVC's cache": (".dvc/cache",),
 }
+HARD_LINKS = "`dvc config --local cache.type hardlink,copy`, then `dvc checkout --relink`"
 
 
 def usage(root: Path) -> dict[str, int]:
@@ -22,9 +23,11 @@ def usage(root: Path) -> dict[str, int]:
 def in_words(used: dict[str, int]) -> str:
     """Return what takes space, and what to do about it."""
     parts = ", ".join(f"{part} {n_bytes / 1e6:,.0f} MB" for part, n_bytes in used.items() if n_bytes)
+    shares = used["more in DVC's cache"] < used["images and features"]
+    advice = "" if shares else f"; it can share the files of the last one, which are then read-only ({HARD_LINKS})"
     return (
-        f"{sum(used.values()) / 1e6:,.0f} MB: {parts}. Images are stored decoded, and DVC's cache has every earlier "
-        "version of data and models; `darkroom gc` lists what can be deleted"
+        f"{sum(used.values()) / 1e6:,.0f} MB: {parts}. Images are stored decoded, and DVC's cache has every version of "
+        f"data and models{advice}. `darkroom gc` lists what can be deleted"
     )
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, RegistryError
 from darkroom.operations.disk import in_words, usage
 from darkroom.operations.preflight import check_merges, check_repository
@@ -103,12 +104,15 @@ def _environment(root: Path) -> Finding:
     ready = root / ".venv" / ".ready"
     if ready.is_file() and (was := ready.read_text().strip()) != str(root):
         return Finding("environment", "wrong", f"the repository was moved from {was or 'elsewhere'}; run `make setup`")
-    python = shutil.which("python")
+    python = shutil.which("python3")
+    own = root / ".venv" / "bin" / "python"
+    if python and own.is_file():  # pipelines/__init__.py goes over to it
+        python = str(own)
     if python is None or Path(python).parent != Path(sys.executable).parent:
         return Finding(
             "environment",
             "wrong",
-            f"`python`, which runs the stages, is {python or 'not found'}, not {sys.executable}; activate the "
+            f"`python3`, which runs the stages, is {python or 'not found'}, not {sys.executable}; activate the "
             f"environment: . {Path(sys.prefix) / 'bin' / 'activate'}",
         )
     return Finding("environment", "ok", f"stages run with {python}")
@@ -142,7 +146,7 @@ def _disk(root: Path) -> Finding:
 
 def _gpu() -> Finding:
     if shutil.which("nvidia-smi") is None:
-        return Finding("gpu", "ok", f"no NVIDIA driver; {len(os.sched_getaffinity(0))} CPU cores are used")
+        return Finding("gpu", "ok", f"no NVIDIA driver; {usable_cores()} CPU cores are used")
     try:
         asked = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"],

@@ -5,10 +5,10 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 
 from dotenv import load_dotenv
 
@@ -16,6 +16,9 @@ from darkroom.errors import DarkroomError
 from darkroom.project.repository import repository_root
 from darkroom.project.stage_runs import current_stage, last_run, timed
 from darkroom.project.text import escaped
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def stage_paths(description: str | None, *names: str) -> argparse.Namespace:
@@ -38,6 +41,14 @@ def say(message: str) -> None:
     global _last_line
     _last_line = message
     print(message, file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Any] | None = None, *, total: int | None = None, unit: str = "image") -> "tqdm[Any]":
+    """Return a progress bar that counts items, or by its `update`; it is shown on a terminal only."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty()
+    return tqdm(items, total=total, unit=unit, leave=False, dynamic_ncols=True, disable=not shown)
 
 
 class _Stream:
@@ -131,7 +142,11 @@ def _run_stage(main: Callable[[], None]) -> None:
     before = last_run(stage, root=root)
     say(f"{purpose}{f' ({before.seconds:.0f} s last time)' if before else ''}")
     opening = _last_line
-    timed(stage, main, root=root, said=lambda: _last_line if _last_line != opening else "")
+    try:
+        timed(stage, main, root=root, said=lambda: _last_line if _last_line != opening else "")
+    except KeyboardInterrupt:
+        say(f"interrupted; the next `dvc repro` goes on with {stage}")
+        raise
 
 
 def _terminate(signum: int, _frame: object) -> NoReturn:

@@ -15,6 +15,11 @@ def repository_root() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
 
 
+def is_experiment_in_place() -> bool:
+    """Return whether `dvc exp run` runs this process without --temp or --queue: it leaves its params in params.yaml."""
+    return bool(os.environ.get("DVC_EXP_NAME")) and Path.cwd().resolve() == repository_root()
+
+
 def checkout() -> Path:
     """Return the repository, for what works on the files of one.
 

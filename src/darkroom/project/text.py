@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -58,6 +59,24 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
     """
     near = get_close_matches(word, known, n=n, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def written(value: Any) -> str:
+    """Return a setting's value as params.yaml would write it; floats are rounded to 3 digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def in_short(settings: Mapping[str, Any]) -> str:
+    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted key the last part that tells it from the others."""
+    short = {key: key.removesuffix(".name").rpartition(".")[2] for key in settings}
+    times = Counter(short.values())
+    return " ".join(
+        f"{short[key] if times[short[key]] == 1 else key}={written(value)}" for key, value in settings.items()
+    )
 
 
 def percent(fraction: float | None) -> str:

@@ -115,7 +115,8 @@ class Case:
             comparisons.record(self._champion.name, ids, models, run_id=run_id, passed=decision.promote, reason=reason)
         made = decision.tests.get("champion", {}).get("n_comparisons", 1)
         noted = {"passed": decision.promote, "reasons": " ".join(decision.reasons), "comparison": made}
-        comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()})
+        said = f"{'passed all gates' if decision.promote else 'not promoted'}. {' '.join(decision.reasons)}"
+        comparisons.note(run_id, {f"promotion.{key}": str(value) for key, value in noted.items()}, decision=said)
 
 
 def _path(winner: Winner, champion: Version | None, reference: Version | None, gates: Gates) -> Path:

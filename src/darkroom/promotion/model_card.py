@@ -75,7 +75,7 @@ def render(
         "source": source or {},
         "n_test": sum(data["counts"]["test"].values()),
         "splits": split_sizes(data["counts"]),
-        "gates": _gates(promotion.get("tests", {})),
+        "gates": gates(promotion.get("tests", {})),
         "uses": _uses(model, data["dataset"]),
         "limits": _limits(model, metrics, data, promotion.get("tests", {}).get("champion", {})),
         "classes": _worst_classes(metrics.get("per_class", {})),
@@ -84,9 +84,9 @@ def render(
         "candidate": tags.get("candidate", ""),
         "run_id": run_id,
     }
-    environment = _environment()
+    templates_of = environment()
     templates = ("model_card.md.j2", "model_card.html.j2", "model_card_short.md.j2")
-    return Card(*(environment.get_template(template).render(facts) for template in templates))
+    return Card(*(templates_of.get_template(template).render(facts) for template in templates))
 
 
 def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
@@ -160,7 +160,7 @@ def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _gates(tests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def gates(tests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return (gate, status, sentence) of every gate."""
     return [
         (name.replace("_", " "), str(said.get("status", "")).replace("_", " "), str(said.get("sentence", "")))
@@ -179,8 +179,9 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= CLASSES_IN_A_ROW else f"{shown} and {len(names) - CLASSES_IN_A_ROW} more"
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return the templates of this package, with the filters that they use."""
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("darkroom.promotion", ""),
         # Names of classes and files come from whoever made the data; in Markdown the filter md escapes them.
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -189,9 +190,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(percent=percent, number=_number, md=_markdown)
-    environment.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
-    return environment
+    templates.filters.update(percent=percent, number=_number, md=_markdown)
+    templates.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
+    return templates
 
 
 def _number(value: float, digits: int = 0) -> str:

@@ -1,6 +1,7 @@
 """What becomes of a winner: kept, registered, waiting for approval, or promoted to champion."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,15 +106,20 @@ def promote_if_better(
     return outcome
 
 
-def in_words(said: dict[str, Any]) -> str:
-    """Return the decision of a report in words; reports/promotion.json keeps the one word."""
+def in_words(said: Mapping[str, Any], *, is_current: bool = True) -> str:
+    """Return the decision of a report in words; reports/promotion.json keeps the one word.
+
+    Args:
+        is_current: False where the champion has changed since.
+    """
     champion = said["champion_after"]
+    is_champion, stays = ("is champion", "stays champion") if is_current else ("became champion", "stayed champion")
     return {
         "unchanged": "nothing new to promote",
-        "kept": f"not promoted, version {champion} stays champion" if champion else "not promoted, still no champion",
+        "kept": f"not promoted, version {champion} {stays}" if champion else "not promoted, still no champion",
         "would_promote": "would be promoted (experiment)",
         "awaiting_approval": "waiting for approval",
-        "promoted": f"promoted, version {said['version']} is champion",
+        "promoted": f"promoted, version {said['version']} {is_champion}",
     }[str(said["decision"])]
 
 

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from darkroom.project.params import Section
 
-Attribute = Literal["brightness", "size", "source", "incoming"]
+Attribute = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Level = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.files.writing import read_json
+from darkroom.project.text import percent
 from darkroom.promotion import model_card
 from darkroom.promotion.decision import Decision
 from darkroom.promotion.gates import parity
@@ -116,4 +117,26 @@ def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> N
         tags=version.tags,
         run_id=version.run_id,
     )
-    register.store_card(version, markdown=card.markdown, html=card.html, description=card.short)
+    heading, _, rest = card.short.partition("\n\n")
+    description = "\n\n".join([heading, _figures(winner, version), rest])
+    register.store_card(version, markdown=card.markdown, html=card.html, description=description)
+
+
+def _figures(winner: Winner, version: Version) -> str:
+    """Return what MLflow's page of a version does not show itself: figures, and links to run, report and card."""
+    metrics, trained = winner.metrics, read_json(winner.onnx.with_name("run.json"))
+    shown = {
+        "Validation accuracy": percent(trained.get("val_accuracy")),
+        "Macro F1": percent(metrics.get("macro_f1")),
+        "Calibration error": percent(metrics.get("ece")),
+        "Latency": f"{metrics['latency_ms_p50']:.2f} ms" if "latency_ms_p50" in metrics else "–",
+        "model.onnx": f"{metrics['model_bytes'] / 1e6:.2f} MB" if "model_bytes" in metrics else "–",
+    }
+    table = [f"| {' | '.join(row)} |" for row in (shown, ["---"] * len(shown), shown.values())]
+    links = [f"commit `{version.tags.get('git.commit', 'unknown')[:12]}`"]
+    if version.run_id and runs.tags_of(version.run_id) is not None:
+        with runs.reopen(version.run_id) as run:
+            card = run.page(f"model_card/{version.name}-{version.version}/model_card.html")
+            links += [f"[{label}]({run.page(path)})" for label, path in (("run", ""), ("report", "evaluation.html"))]
+            links.append(f"[model card]({card})")
+    return "\n".join([*table, "", ", ".join(links)])

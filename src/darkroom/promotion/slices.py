@@ -6,10 +6,12 @@ The attributes by which images are sliced:
     size        height times width of the original, in pixels; cut at the terciles
     source      the directories inside the class directory, by which whoever collects images may tell cameras or sites
     apart incoming    dropped into data/incoming later, or original
+    any other name    that column of the label table, by value; numbers of more than ten values at their terciles
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from contextlib import suppress
+from itertools import dropwhile, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,9 @@ import numpy as np
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.errors import DataError
 from darkroom.promotion.scoring import BATCH
+
+OWN = ("brightness", "size", "source", "incoming")
+MOST_VALUES = 10  # of a column of numbers that are taken for names
 
 
 class Slice(NamedTuple):
@@ -65,15 +70,17 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
     """Return the slices of these images by the named attributes; see slices.py.
 
     Raises:
-        DataError: the index has no column for an attribute.
+        DataError: the index has no column for an attribute; says which there are.
     """
     index = dataset.index().iloc[rows]
-    needed = {"size": ("height", "width"), "source": ("source",), "incoming": ("incoming",)}
+    of_table = list(dropwhile(lambda column: column != "incoming", index.columns))[1:]  # where preprocess puts them
+    needed = {"brightness": (), "size": ("height", "width")}
     for name in by:
-        if missing := sorted(set(needed.get(name, ())) - set(index.columns)):
+        if missing := sorted(set(needed.get(name, (name,))) - set(index.columns)):
             raise DataError(
                 f"{dataset.directory}: the index has no column {missing[0]!r}, so the test set cannot be sliced by "
-                f"{name}; run `dvc repro --force preprocess`, or remove it from promote.gates.slice_accuracy.by"
+                f"{name}; correct promote.gates.slice_accuracy.by ({', '.join(OWN)}, or a column of the label table: "
+                f"{', '.join(of_table) or 'it has no others'})"
             )
     values: dict[str, Callable[[], np.ndarray]] = {
         "brightness": lambda: brightness(dataset, rows),
@@ -81,13 +88,23 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
         "source": lambda: source_folders(index["source"].tolist(), index["label"].tolist()),
         "incoming": lambda: index["incoming"].to_numpy(bool),
     }
-    return slices_by({name: values[name]() for name in by})
+    return slices_by({name: values[name]() if name in values else _column(index[name].tolist()) for name in by})
+
+
+def _column(texts: Sequence[str]) -> np.ndarray:
+    """Return a column of a label table: (n,), float where it holds numbers of many values, else str."""
+    if len(set(texts)) > MOST_VALUES:
+        with suppress(ValueError):
+            numbers = np.array(texts, dtype=float)
+            return numbers if np.isfinite(numbers).all() else np.array(texts, dtype=str)
+    return np.array(texts, dtype=str)
 
 
 def _by_value(name: str, values: np.ndarray) -> list[Slice]:
     if values.dtype.kind == "b":
         return [Slice(name if value else "original", values == value) for value in np.unique(values)]
-    return [Slice(f"{name} {value or '(no directory)'}", values == value) for value in np.unique(values)]
+    empty = "(no directory)" if name == "source" else "(empty)"
+    return [Slice(f"{name} {value or empty}", values == value) for value in np.unique(values)]
 
 
 def _by_tercile(name: str, values: np.ndarray) -> list[Slice]:

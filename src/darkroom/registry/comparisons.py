@@ -15,7 +15,8 @@ from typing import Any
 from darkroom.errors import RegistryError
 from darkroom.registry.ledger import ledger
 from darkroom.registry.snapshot import Registered, Version
-from darkroom.tracking.store import client, existing, store_errors, tracking_uri
+from darkroom.tracking import runs
+from darkroom.tracking.store import client, store_errors, tracking_uri
 
 KEY = "comparisons."  # registered-model tags comparisons.<first id of the test set when it was first used>.<number>
 REFERENCE = "margin.reference"  # version tag: the version against which the next margin is held
@@ -81,14 +82,16 @@ def decided(registered: Registered) -> list[dict[str, Any]]:
     return [{"n_comparisons": content["n"], "decisions": content["decisions"]} for content in found]
 
 
-def note(run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run: what was decided about its model. A run that is gone or deleted is passed over."""
-    opened = client()
-    with store_errors(tracking_uri()):
-        found = existing(lambda: opened.get_run(run_id))
-        if found and found.info.lifecycle_stage == "active":
-            for key, value in tags.items():
-                opened.set_tag(run_id, key, value)
+def note(run_id: str, tags: Mapping[str, str], *, decision: str) -> None:
+    """Set tags of a run and say in its description what was decided about its model; a run that is gone is passed over.
+
+    Args:
+        decision: in Markdown.
+    """
+    if runs.tags_of(run_id) is not None:
+        with runs.reopen(run_id) as run:
+            run.set_tags(tags)
+            run.note("Decision", decision)
 
 
 def reference(registered: Registered, champion: Version) -> Version | None:

@@ -12,6 +12,8 @@ from darkroom.files.writing import sha256_of
 from darkroom.registry.ledger import ledger
 from darkroom.registry.snapshot import DOWNLOAD_NOTE, MODEL_FILE, SHA256, Version
 from darkroom.registry.versions import damage, find
+from darkroom.tracking import runs
+from darkroom.tracking.pages import version_page
 from darkroom.tracking.store import client, download, existing, registry_uri, store_errors, tracking_uri
 
 if TYPE_CHECKING:
@@ -116,11 +118,14 @@ def store_card(version: Version, *, markdown: str, html: str, description: str) 
     """
     opened, kept = client(), []
     with store_errors(tracking_uri()):
-        if version.run_id and existing(lambda: opened.get_run(version.run_id)):
+        if version.run_id and runs.tags_of(version.run_id) is not None:
             folder = f"model_card/{version.name}-{version.version}"
             opened.log_text(version.run_id, markdown, f"{folder}/model_card.md")
             opened.log_text(version.run_id, html, f"{folder}/model_card.html")
             kept.append(f"runs:/{version.run_id}/{folder}")
+            with runs.reopen(version.run_id) as run:
+                page = version_page(version.name, version.version)
+                run.note("Version", f"[{version.name} version {version.version}]({page})")
         text = description[:DESCRIPTION_CHARACTERS]
         opened.update_model_version(version.name, version.version, description=text)
     return [*kept, f"models:/{version.name}/{version.version}"]

@@ -13,7 +13,8 @@ from darkroom.errors import RegistryError
 
 MODEL_FILE = "artifacts/model.onnx"  # inside a version's directory
 PACKAGE_FILE = "code/package.py"
-IMPORTED_FILES = ("code/headers.py", "code/images.py")  # by package.py, in this order; versions of before have none
+# By package.py, in this order; older versions lack some.
+IMPORTED_FILES = ("code/headers.py", "code/images.py", "code/machine.py")
 DOWNLOAD_NOTE = "registered_model_meta"  # MLflow writes it into a directory that it downloads; no file of a version
 SHA256 = "sha256/"  # version tags sha256/<path of a file>
 HISTORY = "history."  # registered-model tags history.000001, ...

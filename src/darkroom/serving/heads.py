@@ -119,7 +119,7 @@ class Shown:
             best = sorted(answer["probabilities"].items(), key=lambda one: -one[1])
             more["probabilities"] = dict(best[: self.top])
         if self.threshold is not None:
-            more["abstained"] = answer["probability"] < self.threshold
+            more["abstained"] = answer["probability"] < self.threshold or answer.get("unknown", False)
         return answer | more
 
 

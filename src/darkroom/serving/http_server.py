@@ -1,8 +1,7 @@
 """HTTP/1.1 for an ASGI application, on llhttp's strict parser, with bounds on what a client may take of the server.
 
-uvicorn bounds no head with this parser, drops connections that are about to send when it ends, tells nobody that a
-client left, and loses the body of a request that offers an upgrade; Granian takes twice the processor time
-(benchmarks/http_layer.py).
+uvicorn bounds no head with this parser, loses the body of a request that offers an upgrade, and when it ends it closes
+connections whose clients are about to send; Granian takes more processor time (docs/decisions.md).
 """
 
 import asyncio

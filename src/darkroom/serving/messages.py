@@ -57,6 +57,7 @@ class Facts:
     classes: list[str]
     image_shape: tuple[int, ...]
     abstain_below: float | None
+    unknown_below: float | None = None
 
 
 def packed(parts: Sequence[bytes]) -> bytes:

@@ -34,6 +34,9 @@ class Metrics:
             registry=registry,
         )
         self.predictions = Counter("darkroom_predictions", "Images classified", ["version", "label"], registry=registry)
+        self.unknown = Counter(
+            "darkroom_unknown", "Images that the model finds unknown", ["version"], registry=registry
+        )
         self.abstained = Counter(
             "darkroom_abstained", "Images answered below the model's own threshold", ["version"], registry=registry
         )
@@ -79,6 +82,7 @@ class Metrics:
         """
         self.batch_images.observe(len(images))
         self.network_seconds.observe(notes["network_seconds"])
+        self.unknown.labels(version).inc(sum(one["unknown"] for one in notes["images"]))
         self.abstained.labels(version).inc(sum(one["abstained"] for one in notes["images"]))
         for image, one in zip(images, notes["images"], strict=True):
             self.predictions.labels(version, one["label"]).inc()

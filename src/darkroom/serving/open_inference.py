@@ -26,7 +26,10 @@ LIVE, READY = "/v2/health/live", "/v2/health/ready"
 WELCOME = "send one input named image, image files as BYTES of shape [n], base64 in JSON or binary data behind it"
 MAX_LISTS = 32  # of the JSON, beside one per image, so that json.loads builds little: base64 has no brackets
 MAX_VALUES = 128  # likewise
-DATATYPES = {"label": "BYTES", "probability": "FP32", "probabilities": "FP32", "abstained": "BOOL"}  # of the outputs
+DATATYPES = {  # of the outputs; a model that cannot tell does not have the last two
+    **{"label": "BYTES", "probability": "FP32", "probabilities": "FP32", "abstained": "BOOL"},
+    **{"familiarity": "FP32", "unknown": "BOOL"},
+}
 _INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 Responses = dict[int | str, dict[str, Any]]  # of a path, as FastAPI describes them
 Size = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
@@ -57,7 +60,7 @@ class OutputParameters(BaseModel):
 class Output(BaseModel):
     """An output that is asked for."""
 
-    name: Literal["label", "probability", "probabilities", "abstained"]
+    name: Literal["label", "probability", "probabilities", "abstained", "familiarity", "unknown"]
     parameters: OutputParameters = OutputParameters()
 
 
@@ -72,7 +75,7 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(None, max_length=128)
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[Output] = Field([], max_length=4, description="Default: all.")
+    outputs: list[Output] = Field([], max_length=6, description="Default: all.")
     parameters: RequestParameters = RequestParameters()
 
 
@@ -161,6 +164,8 @@ def answer(
     n, classes = len(answers), served.facts.classes
     outputs, behind = list[dict[str, Any]](), list[bytes]()
     for name, is_binary in asked.outputs.items():
+        if name not in _outputs(served):
+            continue
         of_all = name == "probabilities"
         data = [one[name][c] for one in answers for c in classes] if of_all else [one[name] for one in answers]
         output = {"name": name, "datatype": DATATYPES[name], "shape": [n, len(classes)] if of_all else [n]}
@@ -208,8 +213,10 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
     @router.get(path, summary="The model's inputs and outputs", responses=other)
     async def metadata(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
         classes = served.facts.classes
-        shapes = {"label": [-1], "probability": [-1], "probabilities": [-1, len(classes)], "abstained": [-1]}
-        outputs = [{"name": name, "datatype": DATATYPES[name], "shape": shape} for name, shape in shapes.items()]
+        shapes = {"probabilities": [-1, len(classes)]}
+        outputs = [
+            {"name": name, "datatype": DATATYPES[name], "shape": shapes.get(name, [-1])} for name in _outputs(served)
+        ]
         return {
             "name": served.version.name,
             "versions": [served.version.version],
@@ -230,6 +237,12 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
     @router.post(f"{path}/infer", summary="Classify images", response_model=InferAnswer, responses=other | of_infer)
     async def infer(body: InferRequest, served: Annotated[Served, Depends(asked)]) -> None:
         """Images and answers are in the JSON, or behind it as the extension for binary data has it."""
+
+
+def _outputs(served: Served) -> list[str]:
+    """Return the names of what the model tells of an image."""
+    tells = served.facts.unknown_below is not None
+    return [name for name in DATATYPES if tells or name not in ("familiarity", "unknown")]
 
 
 def _served(follower: Follower, name: str, version: str | None) -> Served:

@@ -89,7 +89,14 @@ class Prediction(BaseModel):
     label: str = Field(description="The most probable class.")
     probability: float = Field(description="Of the label.", ge=0, le=1.0001)
     probabilities: dict[str, float] = Field(description="Of every class.")
-    abstained: bool = Field(description="True where the probability is below the model's own threshold.")
+    abstained: bool = Field(description="True where the probability is below the model's threshold, or it is unknown.")
+    familiarity: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of known images that look at least as strange; missing: the model cannot tell.",
+    )
+    unknown: bool | None = Field(None, description="True where the familiarity is below unknown_below of the model.")
 
 
 class Unread(BaseModel):
@@ -144,6 +151,7 @@ class ModelFacts(BaseModel):
     classes: list[str]
     image_shape: list[int] = Field(min_length=3, max_length=3, description="Height, width, channels of the network.")
     abstain_below: float | None
+    unknown_below: float | None
     problem: str | None = Field(description="Why it is not the version under the alias; null: it is.")
     max_body_bytes: int
     max_pixels: int

@@ -16,6 +16,7 @@ from typing import Any
 import uvloop
 from starlette.types import ASGIApp
 
+from darkroom.deployable.machine import usable_cores, usable_memory
 from darkroom.errors import ParamsError
 from darkroom.monitoring.feedback import FeedbackLog
 from darkroom.monitoring.kept_images import Keeping
@@ -41,6 +42,9 @@ from darkroom.serving.recorder import Answered, Recorder
 
 GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
 LAST_SECONDS = 5.0  # for the workers after that
+SERVER_BYTES = 512 << 20  # of the server itself, with max_held_bytes of requests
+WORKER_BYTES = 128 << 20  # of a worker with a small network; measured: 90 MB
+LEAST_BYTES, MOST_BYTES = 256 << 20, 2 << 30  # that a worker may allocate for images
 OPEN_FILES = 65_536
 BACKLOG = 2048  # connections that wait to be accepted
 
@@ -100,6 +104,25 @@ def serve(settings: Settings) -> None:
     # What C libraries write about broken images would stand between the lines of the log.
     with bound, native_stderr_silenced(), never_waiting():
         uvloop.run(_serve(settings, bound))
+
+
+def n_workers_of() -> int:
+    """Return how many workers this machine, or this container, has room for: one per core, at least 2.
+
+    While one decodes a large image, another answers.
+    """
+    memory = usable_memory()
+    room = usable_cores() if memory is None else (memory - SERVER_BYTES) // (WORKER_BYTES + LEAST_BYTES)
+    return max(2, min(usable_cores(), room))
+
+
+def worker_bytes_of(n_workers: int) -> int:
+    """Return how much each worker may allocate for images: 2 GB, or its share of what this container has."""
+    memory = usable_memory()
+    if memory is None:
+        return MOST_BYTES
+    share = (memory - SERVER_BYTES) // n_workers - WORKER_BYTES
+    return max(LEAST_BYTES, min(MOST_BYTES, share))
 
 
 async def _serve(settings: Settings, bound: socket.socket) -> None:

@@ -64,6 +64,7 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
         target.flush()
         return
     facts = {"classes": package.classes, "image_shape": package.image_shape, "abstain_below": package.abstain_below}
+    facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of before do not have it
     send(_ENCODER.encode(facts).encode())
     target.flush()
     _limit_memory(task.memory_bytes)
@@ -190,7 +191,7 @@ def _failed(image: _Image, error: Exception) -> _Image:
 
 def _noted(image: _Image, *, is_logged: bool) -> dict[str, Any]:
     answer = image.answer
-    noted = {key: answer[key] for key in ("label", "probability", "abstained")}
+    noted = {key: answer.get(key, False) for key in ("label", "probability", "abstained", "unknown")}
     noted["decode_seconds"] = image.decode_seconds
     if is_logged and image.pixels is not None:
         noted["id"] = hashlib.sha256(image.data).hexdigest()

@@ -4,6 +4,7 @@ from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
 from darkroom.project.text import redact
 from darkroom.tracking.artifacts import artifact_folder, is_gone, refuse_misplaced
+from darkroom.tracking.pages import offer_views
 from darkroom.tracking.store import client, sqlite_file, store_errors, tracking_uri
 
 
@@ -24,12 +25,15 @@ def connect(experiment: str) -> str:
     with store_errors(uri), store_lock("tracking"):
         known = opened.get_experiment_by_name(experiment)
         if known is None:
-            return str(opened.create_experiment(experiment, artifact_location=location))
+            created = str(opened.create_experiment(experiment, artifact_location=location))
+            offer_views(opened, created, {})
+            return created
         if known.lifecycle_stage != "active":
             raise RegistryError(
                 f"experiment {experiment!r} was deleted in the MLflow store {redact(uri)}; "
                 f"restore it with `mlflow experiments restore --experiment-id {known.experiment_id}`"
             )
+        offer_views(opened, known.experiment_id, known.tags)
         is_elsewhere = known.artifact_location != location or (
             # Every run writes an artifact: another host has the directory.
             sqlite_file(uri) is None and opened.search_runs([known.experiment_id], max_results=1)
@@ -41,3 +45,20 @@ def connect(experiment: str) -> str:
             "MLflow server keep the artifacts, or, if this repository was moved, run `darkroom registry-check --repair`"
         )
     return str(known.experiment_id)
+
+
+def latest() -> str | None:
+    """Return the id of the experiment that has the newest run; None where there are no runs.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
+    opened = client()
+    with store_errors(tracking_uri()):
+        known = {each.experiment_id: each for each in opened.search_experiments()}
+        found = opened.search_runs([*known], order_by=["attributes.start_time DESC"], max_results=1) if known else []
+        if not found:
+            return None
+        experiment = known[found[0].info.experiment_id]
+        offer_views(opened, experiment.experiment_id, experiment.tags)  # of runs that were made before there were any
+    return str(experiment.experiment_id)

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 from darkroom.tracking.artifacts import is_gone
 from darkroom.tracking.experiments import connect
+from darkroom.tracking.pages import NOTE, run_page
 
+SUBJECTS = ("Version", "Decision", "Test", "Validation", "Settings", "Commit")  # of a description, in this order
+CURVE = "epoch/"  # begins the names of metrics that have a value per epoch; MLflow shows them as a group of charts
 PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
 RESTORED = "restored.run_id"  # tag of a run that stands in for one of another store: the id that it has there
 
@@ -39,21 +42,57 @@ class Run:
 
     id: str
     experiment: str
+    experiment_id: str
     tracking_uri: str
     _client: Any
 
     def log_epoch(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Record the metrics of one epoch at step `epoch`, in one transaction."""
-        self.log_metrics(logs, step=epoch)
+        """Record the metrics of one epoch, counted from 1, in one transaction.
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record metrics at the step (0 if None)."""
+        They are points of the curves epoch/NAME, at the step `epoch`. MLflow's tables show the last point of a curve,
+        which is not what is kept: the metrics to compare runs by have names of their own.
+        """
+        self.log_metrics({f"{CURVE}{name}": value for name, value in logs.items()}, step=epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None, model_uri: str = "") -> None:
+        """Record metrics at the step (0 if None).
+
+        Args:
+            model_uri: what log_package returned: the metrics are that model's too, if this store knows it.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        entries = [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        now, model = int(time.time() * 1000), model_uri.removeprefix("models:/") or None
         with store_errors(self.tracking_uri):
+            if model and not existing(lambda: self._client.get_logged_model(model)):
+                model = None
+            entries = [Metric(name, float(value), now, step or 0, model_id=model) for name, value in metrics.items()]
             self._client.log_batch(self.id, metrics=entries)
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        with store_errors(self.tracking_uri):
+            self._client.update_run(self.id, name=name)
+
+    def note(self, about: str, text: str) -> None:
+        """Say something in the run's description: one paragraph, which replaces the one about the same.
+
+        MLflow folds a description after a few lines: what was decided and measured comes first, whenever it was said.
+        """
+        with store_errors(self.tracking_uri):
+            told = self._client.get_run(self.id).data.tags.get(NOTE, "").split("\n\n")
+            start = f"**{about}:** "
+            kept = [paragraph for paragraph in told if paragraph and not paragraph.startswith(start)]
+            order = [f"**{subject}:** " for subject in SUBJECTS]
+            ranks = {
+                paragraph: next((rank for rank, first in enumerate(order) if paragraph.startswith(first)), -1)
+                for paragraph in [*kept, start + text]
+            }
+            self._client.set_tag(self.id, NOTE, "\n\n".join(sorted(ranks, key=lambda paragraph: ranks[paragraph])))
+
+    def page(self, artifact: str = "") -> str:
+        """Return the address of the run, or of one of its artifacts, in MLflow's UI."""
+        return run_page(self.experiment_id, self.id, artifact)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run, over existing ones."""
@@ -195,7 +234,7 @@ def run(
         else:
             source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name), "mlflow.source.type": "LOCAL"}
             run_id = opened.create_run(experiment_id, run_name=name, tags={**source, **tags}).info.run_id
-    current = Run(run_id, experiment, tracking_uri(), opened)
+    current = Run(run_id, experiment, experiment_id, tracking_uri(), opened)
     with _closing(current):
         current.set_tags(tags)
         current.log_params(params)
@@ -233,10 +272,11 @@ def reopen(run_id: str) -> Iterator[Run]:
     opened = client()
     with store_errors(tracking_uri()):
         found = opened.get_run(run_id)
-        experiment = opened.get_experiment(found.info.experiment_id).name
+        experiment_id = found.info.experiment_id
+        experiment = opened.get_experiment(experiment_id).name
     if found.info.lifecycle_stage != "active":
         raise RegistryError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
-    yield Run(run_id, experiment, tracking_uri(), opened)
+    yield Run(run_id, experiment, experiment_id, tracking_uri(), opened)
 
 
 def tags_of(run_id: str) -> dict[str, str] | None:

@@ -56,10 +56,11 @@ class Trained:
     val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
     the precision of that. val_right says which validation images that are (see answers.packed). held_out are answers
     about more images than those for validation, where these are few, a head was solved, and it is the best of all
-    phases; else None.
+    phases; else None. described gives logits and features of the same network (see inference.described).
     """
 
     model: "keras.Model"
+    described: "keras.Model"
     progress: Progress
     batch_size: int
     val_accuracy: float
@@ -107,12 +108,13 @@ def train_candidate(
         run = _Run(recipe, data, image_shape, features, extractor_of, policy, fraction, batch_size, checkpoint, reports)
         network, progress, held_out = run.transfer() if transfer_mode(recipe) else (*run.network(), None)
         views, accuracy, right = recipe["test_time_views"], progress.best_val_accuracy, progress.best_right
-        model = inference.deployable(network, views)
+        described = inference.described(network, views)
+        model = inference.answering(described)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
             size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
             found = inference.right(model, data.val_images, data.val_labels, batch_size=size)
             accuracy, right = float(found.mean()), packed(found)
-        return Trained(model, progress, batch_size, accuracy, right, held_out)
+        return Trained(model, described, progress, batch_size, accuracy, right, held_out)
 
     if recipe["batch_size"] != "auto":
         distribution.check_batch_size(recipe["batch_size"])
@@ -272,7 +274,7 @@ class _Run:
             label_smoothing=recipe["label_smoothing"],
             variation=variation_of(recipe, data),
             early_stopping=recipe["early_stopping"],
-            keep=recipe["keep"],
+            keep=recipe["checkpoint"],
             plateau=build_plateau(recipe),
             schedule=schedule,
         )

@@ -21,6 +21,8 @@ from darkroom.training.statistics import Reestimation
 from darkroom.training.variation import Variation
 from darkroom.training.variation_layer import with_draws
 
+PLAIN_LOSS = "cross_entropy"  # without label smoothing and class weights
+
 
 class Batches(Protocol):
     """Training batches: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
@@ -43,7 +45,8 @@ class Phase:
         epochs: those before a resume included.
         optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
         name: in every row of the history.
-        label_smoothing: in [0, 1); of the training loss alone, val_loss is the plain cross-entropy, without weights.
+        label_smoothing: in [0, 1); of what is minimised: train_loss and val_loss are the plain cross-entropy, without
+            class weights too, so that one can be held against the other.
         variation: how the batches are drawn; the draws are applied by fit().
         early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
         keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
@@ -98,7 +101,8 @@ def fit(
     reestimate = Reestimation(trained) if is_averaging(optimizer) else None
     state = trained.variables  # weights and random state; asked before compile() adds the metrics'
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=phase.label_smoothing)
-    trained.compile(optimizer, loss, metrics=["accuracy"])
+    plain = keras.metrics.CategoricalCrossentropy(PLAIN_LOSS, from_logits=True)
+    trained.compile(optimizer, loss, metrics=["accuracy", plain])  # of metrics Keras knows no weights
     optimizer.build(trained.trainable_variables)
     variables = [*state, *optimizer.variables]
     kept = checkpoint.load() if checkpoint else None
@@ -164,7 +168,7 @@ def _run_epoch(
     if own is not None:
         network.set_weights(own)
     record = {
-        "train_loss": logs["loss"][0],
+        "train_loss": logs[PLAIN_LOSS][0],
         "val_loss": val_loss,
         "train_accuracy": logs["accuracy"][0],
         "val_accuracy": float(right.mean()),

@@ -199,7 +199,7 @@ class Plateau(Section):
     factor: Annotated[float, Field(gt=0, lt=1)]
 
 
-class Variation(Section):
+class TrainAugmentation(Section):
     """Random draws that vary the training images again every epoch."""
 
     shift: Annotated[int, Field(ge=0)]  # largest shift in pixels
@@ -246,11 +246,12 @@ class TrainParams(Section):
     class_weights: Literal["none", "balanced", "effective", "auto"] | dict[str, NonNegative]
     averaging: Rate  # of the weights over the steps (EMA), 0: none
     early_stopping: EarlyStopping | None
-    keep: Literal["best", "last"]  # epoch, by validation accuracy; last is for schedules that end near 0
-    variation: Variation
+    checkpoint: Literal["best", "last"]  # epoch, by validation accuracy; last is for schedules that end near 0
+    train_augmentation: TrainAugmentation
     test_time_views: Literal["one", "flip", "flip_and_shift"]
     calibration: Literal["temperature", "none"]
     abstain: Abstain | None
+    unknown_below: Level | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
     seed: Annotated[int, Field(ge=0)]

@@ -1,5 +1,6 @@
 """What a model promises of its answers: from images that were set aside to what its ONNX file says of itself."""
 
+import math
 from typing import Any, NamedTuple
 
 from darkroom.evaluation.metrics.abstention import ALWAYS, find_threshold, least_images
@@ -12,6 +13,23 @@ class Promise(NamedTuple):
 
     metadata: dict[str, Any]
     sentence: str
+
+
+def unknown(unknown_below: float, *, scale: dict[str, list[float]], n_images: int) -> Promise:
+    """Return from which strangeness on an image is unknown.
+
+    Args:
+        unknown_below: share of known images that may be unknown.
+        scale: see familiarity.scale_of.
+        n_images: that it rests on.
+    """
+    metadata = {"unknown_below": unknown_below, "familiarity": scale}
+    limit = f"stranger than all but {100 * unknown_below:g}% of known ones"
+    least = math.floor(1 / unknown_below)
+    if n_images < least:
+        few = f"{n_images:,} images that were held out cannot show which are {limit}: it takes {least:,} at least"
+        return Promise(metadata, f"finds no image unknown: {few}; add images, or raise preprocess.val_fraction")
+    return Promise(metadata, f"finds images unknown that are {limit}, by {n_images:,} that were held out")
 
 
 def abstention(recipe: Recipe, *, guide: HeldOut, calibration: HeldOut, by_folds: bool) -> Promise:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Recipe = Mapping[str, Any]
 FEW_VALIDATION = 500  # images: a temperature or an accuracy from fewer is mostly chance
 OF_STEPS = (  # the first two are of the head alone; fine-tuning has its own
-    *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "keep"),
-    *("variation", "precision", "architecture.dropout"),
+    *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "checkpoint"),
+    *("train_augmentation", "precision", "architecture.dropout"),
 )
 
 
@@ -193,7 +193,7 @@ def check(
     Raises:
         ParamsError: says which setting, and what to do.
     """
-    mode, variation, size = transfer_mode(recipe), Variation(**recipe["variation"]), min(image_shape[:2])
+    mode, variation, size = transfer_mode(recipe), Variation(**recipe["train_augmentation"]), min(image_shape[:2])
     if mode is None:
         check_picture_size(recipe["architecture"]["name"], arguments(recipe), image_shape)
     elif features is None or features.backbone is None:
@@ -217,13 +217,13 @@ def check(
         return  # nothing varies features
     if variation.cutout >= size:
         raise ParamsError(
-            f"variation.cutout is {variation.cutout}: it would blank whole images of {image_shape[:2]} pixels; "
-            f"the maximum is {size - 1}"
+            f"train_augmentation.cutout is {variation.cutout}: it would blank whole images of "
+            f"{image_shape[:2]} pixels; the maximum is {size - 1}"
         )
     if variation.shift >= size:
         raise ParamsError(
-            f"variation.shift is {variation.shift}: it would move images of {image_shape[:2]} pixels out of view; "
-            f"the maximum is {size - 1}"
+            f"train_augmentation.shift is {variation.shift}: it would move images of "
+            f"{image_shape[:2]} pixels out of view; the maximum is {size - 1}"
         )
 
 
@@ -332,7 +332,7 @@ def build_plateau(recipe: Recipe) -> "Plateau | None":
 def variation_of(recipe: Recipe, data: Data) -> Variation:
     """Return what varies the training: nothing where features are trained on, or one batch only."""
     varied = len(data.images.shape) == 4 and not recipe["debug"]["overfit_one_batch"]
-    return Variation(**recipe["variation"]) if varied else Variation()
+    return Variation(**recipe["train_augmentation"]) if varied else Variation()
 
 
 def epoch_batches(recipe: Recipe, data: Data, *, batch_size: int, epoch: int) -> EpochBatches | OneBatch:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,15 @@ from darkroom.project.params import digest, in_section
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
+from darkroom.tracking.differences import name_run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training.calibration import HeldOut, calibrated, validated
 from darkroom.training.candidate import Reports, Trained, train_candidate
 from darkroom.training.checkpoints import Checkpoint
+from darkroom.training.familiarity import learn
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
-from darkroom.training.promises import abstention
+from darkroom.training.promises import Promise, abstention, unknown
 from darkroom.training.recipe import Recipe, extractor_of, n_epochs, set_aside_from, transfer_mode
 
 if TYPE_CHECKING:
@@ -81,39 +83,39 @@ def train_tracked(
     tags = lineage | {"tuned": json.dumps(tuned), "precision": dtype_policy, "device": described}
     tags |= {f"version.{name}": text for name, text in versions.items()}
     _end_others(checkpoints, candidate, key=key)
+    name, differs = name_run(f"train-{candidate}", experiment=experiment, params=recipe, tags=lineage, tuned=tuned)
     with (
         store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
-        runs.run(
-            experiment=experiment, name=f"train-{candidate}", params=recipe, tags=tags, resume=checkpoint.run_id
-        ) as record,
+        runs.run(experiment=experiment, name=name, params=recipe, tags=tags, resume=checkpoint.run_id) as record,
     ):
         checkpoint.run_id = record.id
         data = opened.prepared
         record.log_dataset(experiment, data_digest, source=str(data.directory), counts=data.manifest["counts"])
         with in_section(f"train.{candidate}"):
             trained = _train(recipe, opened, dtype_policy=dtype_policy, checkpoint=checkpoint, record=record)
-        model, answers, metadata, changes = _calibrated(recipe, trained, opened, candidate=candidate)
+        made = _calibrated(recipe, trained, opened, candidate=candidate)
         said = {
             "candidate": candidate,
             "git_commit": lineage["git.commit"],
             "git_dirty": lineage["git.dirty"] == "true",
             "data_digest": data_digest,
             "params_digest": params_digest,
-            "held_out_accuracy": answers.accuracy,
-            "held_out_images": len(answers.labels),
+            "params": recipe,
+            "held_out_accuracy": made.answers.accuracy,
+            "held_out_images": len(made.answers.labels),
         }
-        files: dict[str, Any] = {"metadata": opened.metadata | metadata, "said": said, "out": out}
-        changes["onnx_max_abs_difference"] = _write(model, trained, opened, record=record, **files)
+        difference = _write(made, trained, opened, record=record, said=said, out=out)
         record.log_metrics(
             {
                 "best_epoch": trained.progress.best_epoch,
                 "train_seconds": trained.progress.train_seconds,
                 "batch_size": trained.batch_size,
-                "held_out_accuracy": answers.accuracy,
-                **changes,
+                "held_out_accuracy": made.answers.accuracy,
+                "onnx_max_abs_difference": difference,
+                **made.numbers,
             }
         )
-        record.log_artifact(out / "history.csv")
+        _describe(record, trained, recipe, lineage, differs=differs)
         checkpoint.delete()
     return trained
 
@@ -163,35 +165,63 @@ def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Che
     )
 
 
-def _calibrated(
-    recipe: Recipe, trained: Trained, opened: Opened, *, candidate: str
-) -> "tuple[keras.Model, HeldOut, dict[str, Any], dict[str, float]]":
-    """Return the model to deploy, what it was chosen by, what it says of itself, and numbers for the run."""
+class _Calibrated(NamedTuple):
+    """The model to deploy, what it was chosen by, what it says of itself, and numbers for the run."""
+
+    model: "keras.Model"
+    strangeness: "keras.Model | None"
+    answers: HeldOut
+    metadata: dict[str, Any]
+    numbers: dict[str, float]
+
+
+def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: str) -> _Calibrated:
     options: Any = {"views": recipe["test_time_views"], "batch_size": trained.batch_size}
     answers = trained.held_out or validated(trained.model, opened.data, **options)
     wanted = set_aside_from(recipe) is not None
     aside = None if opened.calibration is None else validated(trained.model, opened.calibration, **options)
     guide, calibration = (answers, aside) if aside or not wanted else answers.halves(seed=recipe["seed"])
-    model, changes = trained.model, dict[str, float]()
+    model, numbers, metadata = trained.model, dict[str, float](), dict[str, Any]()
     if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
-        model, changes = calibrated(model, guide)
-        temperature = changes["temperature"]
+        model, numbers = calibrated(model, guide)
+        temperature = numbers["temperature"]
         fitted = f"fitted on {len(guide.labels)} images that were held out"
         say(f"train: {candidate}: temperature {temperature:.3f}, {fitted}")
         guide, calibration = guide.at_temperature(temperature), calibration and calibration.at_temperature(temperature)
-    if calibration is None:
-        return model, answers, {}, changes
-    promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)
+    familiar = None
+    if recipe["unknown_below"] is not None and not recipe["debug"]["overfit_one_batch"]:
+        familiar = learn(recipe, trained, opened)
+        promise = unknown(recipe["unknown_below"], scale=familiar.scale, n_images=familiar.n_images)
+        metadata |= _said(promise, candidate=candidate)
+        if opened.calibration and aside and calibration:  # what is unknown has no answer that may be wrong
+            is_known = familiar.of(opened.calibration.val_images, trained) >= recipe["unknown_below"]
+            calibration = HeldOut(calibration.probabilities[is_known], calibration.labels[is_known])
+    if calibration is not None:
+        promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)
+        metadata |= _said(promise, candidate=candidate)
+        numbers["abstain_below"] = metadata["abstain_below"]
+    return _Calibrated(model, familiar and familiar.model, answers, metadata, numbers)
+
+
+def _said(promise: Promise, *, candidate: str) -> dict[str, Any]:
     say(f"train: {candidate}: {promise.sentence}")
-    return model, answers, promise.metadata, changes | {"abstain_below": promise.metadata["abstain_below"]}
+    return promise.metadata
+
+
+def _describe(record: runs.Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
+    """Say in the run's description what came of it, and how it differs from the last one."""
+    epochs = f"epoch {trained.progress.best_epoch} of {n_epochs(recipe)}"
+    record.note("Validation", f"accuracy {trained.val_accuracy:.2%}, kept from {epochs}")
+    record.note("Settings", differs)
+    changed = " with uncommitted changes" if lineage["git.dirty"] == "true" else ""
+    record.note("Commit", f"`{lineage['git.commit'][:12]}`{changed}, data `{lineage['data.digest'][:12]}`")
 
 
 def _write(
-    model: "keras.Model",
+    made: _Calibrated,
     trained: Trained,
     opened: Opened,
     *,
-    metadata: dict[str, Any],
     record: runs.Run,
     said: Mapping[str, Any],
     out: Path,
@@ -201,26 +231,29 @@ def _write(
 
     progress, images = trained.progress, opened.data.val_images
     shown = images[np.arange(min(PARITY_IMAGES, len(images)))]
-    difference = export(model, out, metadata=metadata, images=shown)
+    metadata = opened.metadata | made.metadata
+    difference = export(made.model, out, metadata=metadata, images=shown, strangeness=made.strangeness)
     columns = list(progress.history[0])
     write_seen_ids(out / SEEN_FILE, seen_ids(opened.prepared))
-    write_csv(out / "history.csv", columns, [[record[name] for name in columns] for record in progress.history])
-    metrics = {
-        "val_accuracy": trained.val_accuracy,
-        "val_loss": progress.best_val_loss,
-        "best_epoch": progress.best_epoch,
-        "train_seconds": round(progress.train_seconds, 3),
-    }
+    write_csv(out / "history.csv", columns, [[told[name] for name in columns] for told in progress.history])
+    record.log_artifact(out / "history.csv")
+    best = progress.best_epoch
+    kept = progress.history[best - 1]
+    of_best = {name: kept[name] for name in ("train_loss", "train_accuracy")}
+    record.log_metrics({**of_best, "val_accuracy": trained.val_accuracy, "val_loss": progress.best_val_loss}, step=best)
+    # One number, under the candidate's name: `dvc exp show` has a column for each, and fits into a terminal.
+    metrics = {said["candidate"]: {"val_accuracy": trained.val_accuracy}}
     write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {
         "run_id": record.id,
         "experiment": record.experiment,
         "tracking_uri": redact(tracking_uri()),
-        "model_uri": record.log_package(
-            out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=progress.best_epoch
-        ),
+        "model_uri": record.log_package(out / "model.onnx", seen=out / SEEN_FILE, input_example=shown[:1], step=best),
         **said,
-        **{name: metrics[name] for name in ("best_epoch", "val_accuracy", "train_seconds")},
+        "best_epoch": best,
+        "val_accuracy": trained.val_accuracy,
+        "val_loss": progress.best_val_loss,
+        "train_seconds": round(progress.train_seconds, 3),
     }
     write_text(out / "run.json", json.dumps(summary, indent=2) + "\n")
     return difference

@@ -12,6 +12,7 @@ from darkroom.compute.workers import Workers
 from darkroom.project.console import say
 from darkroom.project.locks import store_lock
 from darkroom.project.params import digest
+from darkroom.project.text import in_short
 from darkroom.tracking import provenance
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.runs import Run
@@ -33,6 +34,8 @@ SEARCHED = (
     *("errors.py", "project", "files", "compute", "figures", "data/arrays", "data/fetching", "deployable"),
     *("evaluation/metrics", "networks", "tracking", "training", "tuning"),
 )
+
+AS_GIVEN = "params.yaml"  # in the name of a trial that changes nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +165,7 @@ class Tuning:
                 record.log_metrics(summary(rows))
                 shown = "none" if chosen.number is None else str(chosen.number)
                 record.set_tags({"chosen.trial": shown, "chosen.reason": chosen.reason})
+                record.note("Choice", chosen.reason)
                 record.log_artifact(folder)
                 record.log_artifact(best)
             location.point_at(self.candidate, study=name, n_trials=n_finished(rows), values=values)
@@ -195,7 +199,7 @@ class Tuning:
             return replace(
                 first,
                 number=drawn.number,
-                name=f"trial-{drawn.number}",
+                name=f"trial-{drawn.number} {in_short(drawn.overrides) or AS_GIVEN}",
                 recipe=self._as_trial(overrides.apply(self.base, drawn.overrides)),
                 tags={**tags, "trial": str(drawn.number)},
                 deadline=None if drawn.is_baseline else deadline,  # without trial 0 no other can be judged
@@ -222,7 +226,7 @@ class Tuning:
     def _first_task(self, search: Search, record: Run, *, tags: Mapping[str, str]) -> trial.Task:
         return trial.Task(
             number=0,
-            name="trial-0",
+            name=f"trial-0 {AS_GIVEN}",
             study=search.name,
             storage=location.storage_of(self.storage, study=search.name),
             plan=self.plan,
@@ -258,7 +262,7 @@ class Tuning:
             return replace(
                 first,
                 number=row.number,
-                name=f"confirm-{row.number}",
+                name=f"confirm-{row.number} {in_short(search.overrides(row.number)) or AS_GIVEN}",
                 recipe={**recipe, "seed": recipe["seed"] + 1, "calibration": "none"},
                 fraction=1.0,
                 measured=(),

@@ -64,7 +64,8 @@ def expected_minutes(rows: Sequence[TrialRow], full: recipe.Recipe, short: recip
 
 def _trained(tasks: Sequence[trial.Task], workers: Callable[[], Workers]) -> list[Outcome]:
     with workers() as places:
-        say(f"tune: {', '.join(task.name for task in tasks)}: at full length on another seed")
+        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
+        say(f"tune: {names}: at full length on another seed")
         ending = [places.submit(number % places.n, trial.confirm, task) for number, task in enumerate(tasks)]
         return [_ended(future) for future in ending]
 

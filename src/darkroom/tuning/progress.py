@@ -9,7 +9,8 @@ from typing import NoReturn, Self
 from tqdm import tqdm
 
 from darkroom.project.console import say
-from darkroom.tuning.rows import ENDED, TrialRow, best_trial, last_accuracy, n_finished, params_in_short
+from darkroom.project.text import in_short
+from darkroom.tuning.rows import ENDED, TrialRow, best_trial, last_accuracy, n_finished
 
 
 class SearchProgress:
@@ -64,4 +65,4 @@ def _trial_line(row: TrialRow, *, is_best: bool) -> str:
         how += f", {row.seconds:.0f} s"
     if row.reason:
         how += f": {row.reason}"
-    return f"{how} ({params_in_short(row)})"
+    return f"{how} ({in_short(row.params)})"

@@ -1,13 +1,13 @@
-"""The trials of a search as plain rows, what follows from them, and trials.csv. The standard library only."""
+"""The trials of a search as plain rows, what follows from them, and trials.csv; nothing heavy is loaded."""
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from darkroom.files import writing
+from darkroom.project.text import written
 
 STATES = ("running", "complete", "pruned", "failed", "killed", "waiting")
 FINISHED = frozenset({"complete", "pruned", "failed"})
@@ -108,24 +108,6 @@ def n_finished(rows: Sequence[TrialRow]) -> int:
 def param_names(rows: Iterable[TrialRow]) -> list[str]:
     """Return the names of all parameters in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.params))
-
-
-def written(value: Any) -> str:
-    """Return a parameter's value as params.yaml would write it; floats are rounded to 3 digits."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def params_in_short(row: TrialRow) -> str:
-    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted name the last part that tells it from the others."""
-    short = {name: name.removesuffix(".name").rpartition(".")[2] for name in row.params}
-    times = Counter(short.values())
-    return " ".join(
-        f"{short[name] if times[short[name]] == 1 else name}={written(value)}" for name, value in row.params.items()
-    )
 
 
 def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:

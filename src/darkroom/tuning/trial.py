@@ -84,7 +84,8 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
     Args:
         epochs: of each phase, at most; None for as many as the params have.
     """
-    return {**recipe.shortened(settings, epochs=epochs), "keep": "best", "calibration": "none"}
+    shorter = recipe.shortened(settings, epochs=epochs)
+    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None}
 
 
 def judged(settings: Recipe) -> range:
@@ -184,10 +185,14 @@ def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
             if task.deadline is not None and time.time() > task.deadline and not is_last:
                 raise Stopped(f"tune.minutes were over after epoch {epoch}")
 
-        ended = _train(task, on_epoch_end)
-        metrics = ended.metrics
-        renamed = {"best_val_accuracy" if name == "val_accuracy" else name: metrics[name] for name in metrics}
-        record.log_metrics(renamed)  # the curve's last point is not the best one
+        try:
+            ended = _train(task, on_epoch_end)
+        except Stopped as stop:
+            number, _, drawn = task.name.partition(" ")
+            record.rename(f"{number} pruned {drawn}")  # MLflow knows no such status, and shows a cross
+            record.note("Pruned", str(stop))
+            raise
+        record.log_metrics(ended.metrics)  # a trial that was pruned has none: it is not compared with whole ones
     return ended
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.data.augmentation.transforms import augment_image, build
+from darkroom.data.augmentation.transforms import augment_image, build, check
 from darkroom.errors import ParamsError
 
 RGB = (24, 24, 3)
@@ -48,6 +48,24 @@ def test_a_copy_has_the_shape_and_type_of_its_image(shape: tuple[int, int, int])
     assert copy.shape == shape
     assert copy.dtype == np.uint8
     assert not np.array_equal(copy, noise(shape))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        {"RandomResizedCrop": {"size": "auto", "scale": [0.5, 0.6], "p": 1.0}},
+        {"RandomSizedCrop": {"size": "auto", "min_max_height": [10, 20], "p": 1.0}},
+        {"OneOf": {"transforms": [{"Resize": {"height": "auto", "width": "auto"}}], "p": 1.0}},
+        {"PadIfNeeded": {"min_height": "auto", "min_width": "auto"}},
+    ],
+)
+def test_a_size_that_is_auto_is_that_of_the_images(transform: dict[str, Any]) -> None:
+    check([transform])
+    assert draw([transform], shape=(24, 40, 3)).shape == (24, 40, 3)
+    if "Crop" in next(iter(transform)):
+        assert not np.array_equal(draw([transform], shape=(24, 40, 3)), noise((24, 40, 3)))
+        sized = {name: {**arguments, "size": [24, 40]} for name, arguments in transform.items()}
+        assert np.array_equal(draw([transform], shape=(24, 40, 3)), draw([sized], shape=(24, 40, 3)))
 
 
 def test_no_transforms_give_the_image_itself() -> None:

@@ -347,7 +347,7 @@ def test_a_mirror_that_is_no_folder_is_wrong_usage(tmp_path: Path) -> None:
 # path
 
 
-def test_a_folder_becomes_one_tar_of_its_content_alone(tmp_path: Path) -> None:
+def test_a_folder_becomes_one_tar_of_its_content_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["dogs/b.jpg", "cats/ä\n b.jpg", "cats/deep/\udcff.jpg", ".hidden", "README.md"]
     for place in ("here", "there"):
         write_folder(tmp_path / place / "photos", *(names if place == "here" else reversed(names)))
@@ -355,6 +355,7 @@ def test_a_folder_becomes_one_tar_of_its_content_alone(tmp_path: Path) -> None:
     (tmp_path / "there/photos/dogs/b.jpg").chmod(0o600)
     for place in ("here", "there"):
         get(dataset({"kind": "path", "path": "photos"}), tmp_path / place / "raw", base=tmp_path / place)
+    assert ": images packed into 1 file, 0.0 MB from path photos\n" in capsys.readouterr().err
     for file in ("images.tar", "manifest.json"):
         assert (tmp_path / "here/raw" / file).read_bytes() == (tmp_path / "there/raw" / file).read_bytes()
     assert str(tmp_path) not in (tmp_path / "here/raw/manifest.json").read_text()

@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import BACKBONES, Backbone, Weights, find_backbone
-from darkroom.networks.backbones.values import BATCH_NORM, hed_values, lite0_values, read_safetensors
+from darkroom.networks.backbones.values import BATCH_NORM, hed_values, lite_values, read_safetensors
 from darkroom.networks.backbones.weights import Offered, read_weight_sources
 
 pytestmark = pytest.mark.heavy
@@ -249,9 +249,9 @@ def test_the_random_layers_of_a_network_stay_silent_in_training() -> None:
     np.testing.assert_array_equal(np.asarray(model(images, training=True)), np.asarray(model(images)))
 
 
-def checkpoint() -> dict[str, np.ndarray]:
-    """The tensors of EfficientNet-Lite0 as PyTorch names and shapes them."""
-    from darkroom.networks.backbones.efficientnet_lite0 import LITE0_STAGES
+def checkpoint(name: str = LITE0) -> dict[str, np.ndarray]:
+    """The tensors of an EfficientNet-Lite as PyTorch names and shapes them."""
+    from darkroom.networks.backbones.efficientnet_lite import stages
 
     tensors: dict[str, np.ndarray] = {}
 
@@ -262,7 +262,7 @@ def checkpoint() -> dict[str, np.ndarray]:
     convolution("_conv_stem", "_bn0", 32, 3, 3, 3)
     width = 32
     number = 0
-    for kernel_size, _, expansion, out, repeats in LITE0_STAGES:
+    for kernel_size, _, expansion, out, repeats in stages(name):
         for _ in range(repeats):
             block, wide = f"_blocks.{number}.", width * expansion
             if expansion > 1:
@@ -270,8 +270,24 @@ def checkpoint() -> dict[str, np.ndarray]:
             convolution(f"{block}_depthwise_conv", f"{block}_bn1", wide, 1, kernel_size, kernel_size)
             convolution(f"{block}_project_conv", f"{block}_bn2", out, wide, 1, 1)
             width, number = out, number + 1
-    convolution("_conv_head", "_bn1", 1280, 320, 1, 1)
+    convolution("_conv_head", "_bn1", 1280, width, 1, 1)
     return tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "repeats"),
+    [
+        ("efficientnet-lite0", [16, 24, 40, 80, 112, 192, 320], [1, 2, 2, 3, 3, 4, 1]),
+        ("efficientnet-lite1", [16, 24, 40, 80, 112, 192, 320], [1, 3, 3, 4, 4, 5, 1]),
+        ("efficientnet-lite2", [16, 24, 48, 88, 120, 208, 352], [1, 3, 3, 4, 4, 5, 1]),
+    ],
+)
+def test_networks_of_the_family_differ_in_width_and_depth(name: str, widths: list[int], repeats: list[int]) -> None:
+    from darkroom.networks.backbones.efficientnet_lite import stages
+
+    assert [stage.width for stage in stages(name)] == widths
+    assert [stage.repeats for stage in stages(name)] == repeats
+    assert sum(tensor.size for tensor in checkpoint(name).values()) == find_backbone(name).n_values
 
 
 def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
@@ -282,7 +298,7 @@ def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
     tensors = checkpoint()
     assert sum(tensor.size for tensor in tensors.values()) == find_backbone(LITE0).n_values
     monkeypatch.setattr(values, "read_checkpoint", lambda _: tensors)
-    by_layer = lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
+    by_layer = lite_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
     for layer in extractor.backbone_network(lite0).layers:
         if layer.weights:
             assert [value.shape for value in by_layer.pop(layer.name)] == [tuple(w.shape) for w in layer.weights]
@@ -299,8 +315,8 @@ def test_the_checkpoint_of_efficientnet_lite0_finds_its_layers(
     with pytest.raises(DataError, match=r"a.pth: top_conv has shapes .*1000.*, expected .*1280"):
         extractor.extractor(LITE0, image_shape=(32, 32, 3), image_size=(32, 32), weights=weights)
     del tensors["_conv_head.weight"]
-    with pytest.raises(DataError, match="a.pth: tensor '_conv_head.weight' is missing; expected EfficientNet-Lite0"):
-        lite0_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
+    with pytest.raises(DataError, match="a.pth: tensor '_conv_head.weight' is missing; expected an EfficientNet-Lite"):
+        lite_values(tmp_path / "a.pth", list(extractor.blocks(lite0)))
 
 
 def safetensors(path: Path, tensors: dict[str, np.ndarray], **changes: Any) -> Path:
@@ -330,8 +346,8 @@ def test_a_file_of_safetensors_has_the_names_of_the_checkpoint(lite0: Any, tmp_p
     kernel = network.get_layer("block3b_dwconv").get_weights()[0]
     assert kernel[1, 4, 7, 0] == tensors["_blocks.4._depthwise_conv.weight"][7, 0, 1, 4]
     del tensors["_conv_head.weight"]
-    with pytest.raises(DataError, match="tensor '_conv_head.weight' is missing; expected EfficientNet-Lite0"):
-        lite0_values(safetensors(path, tensors), list(extractor.blocks(lite0)))
+    with pytest.raises(DataError, match="tensor '_conv_head.weight' is missing; expected an EfficientNet-Lite"):
+        lite_values(safetensors(path, tensors), list(extractor.blocks(lite0)))
 
 
 def test_tensors_of_safetensors_come_back_as_they_were(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from darkroom.networks.backbones.table import BACKBONES, check_image_size, find_
         ("mobilenetv2", "did you mean 'mobilenet-v2'"),
         (
             "clip",
-            "unknown backbone 'clip'; known: efficientnet-lite0, vgg16-hed, .*, convnext-xlarge, or none",
+            "unknown backbone 'clip'; known: efficientnet-lite0, .*, vgg16-hed, .*, convnext-xlarge, or none",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_key_that_train_lacks_is_refused_without_a_search_too() -> None:
         ({"epochs": {"int": [3, 40]}}, "epochs"),
         ({"seed": {"int": [0, 9]}}, "seed"),
         ({"calibration": {"categorical": ["none", "temperature"]}}, "calibration"),
-        ({"keep": {"categorical": ["best", "last"]}}, "keep"),
+        ({"checkpoint": {"categorical": ["best", "last"]}}, "checkpoint"),
         ({"debug.max_steps": {"int": [3, 40]}}, "debug.max_steps"),
         (
             {

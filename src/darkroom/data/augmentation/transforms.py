@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Transforms = Sequence[Mapping[str, Mapping[str, Any] | None]]
 
 _PROBES = 4  # calls per transform in build(); finds changes of shape that depend on a draw, in about 1 ms
+_ANY_SHAPE = (64, 64)  # stands for that of the images, which `check` does not know
 
 
 def build(transforms: Transforms, *, image_shape: tuple[int, int, int]) -> "Compose":
@@ -37,7 +38,7 @@ def build(transforms: Transforms, *, image_shape: tuple[int, int, int]) -> "Comp
     Sequential, whose `transforms` is again such a list. Draw with augment_image(): it sets the random state.
 
     Args:
-        transforms: as in params.yaml; may be empty.
+        transforms: as in params.yaml; may be empty. A size, height or width that is "auto" is that of the images.
         image_shape: (H, W, C) of the images to come; each transform is tried on noise of this shape.
 
     Raises:
@@ -125,13 +126,20 @@ def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray
     owner = next(parent for parent in kind.__mro__ if "__init__" in vars(parent))
     strict = {"strict": True} if "InitSchema" in vars(owner) else {}
     try:
-        step = kind(**arguments, **strict)
+        step = kind(**_sized(arguments, _ANY_SHAPE if probe is None else probe.shape), **strict)
     except Exception as error:
         raise ParamsError(f"{where}: {name} cannot be built: {_sentence(error)}") from None
     _check_targets(step, name, where=where)
     if probe is not None:
         _try(step, name, where=where, probe=probe)
     return step
+
+
+def _sized(arguments: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return arguments of a transform in which a size that is `auto` is that of the images (H, W, C)."""
+    height, width = shape[:2]
+    sizes = {"size": (height, width), "height": height, "min_height": height, "width": width, "min_width": width}
+    return {key: sizes.get(key, value) if value == "auto" else value for key, value in arguments.items()}
 
 
 def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarray | None) -> Any:

@@ -176,7 +176,8 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
             if number < len(sources):
                 say(f"{called}: {reasons[-1]}; trying the next source")
         else:
-            say(f"{called}: {summary(payloads)} from {describe(source)}")
+            packed = "images packed into " if (directory / PACKED_FOLDER).is_file() else ""
+            say(f"{called}: {packed}{summary(payloads)} from {describe(source)}")
             return source, payloads
     wanted = " or ".join(", ".join(_mirror_names(source)) for source in sources if _mirror_names(source))
     ways = [f"put {wanted} into a directory and set DARKROOM_MIRROR to it"] if wanted else []

@@ -15,9 +15,9 @@ import numpy as np
 from keras import layers, ops
 
 from darkroom.errors import DataError, ParamsError
-from darkroom.networks.backbones.efficientnet_lite0 import efficientnet_lite0
+from darkroom.networks.backbones.efficientnet_lite import efficientnet_lite
 from darkroom.networks.backbones.table import NO_WEIGHTS, Backbone, Weights, check_image_size, find_backbone
-from darkroom.networks.backbones.values import Values, hed_values, lite0_values
+from darkroom.networks.backbones.values import Values, hed_values, lite_values
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels scaled to 0..1
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -187,7 +187,7 @@ def backbone_network(model: keras.Model) -> keras.Model:
 def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) -> keras.Model:
     """Return the network from RGB images in the backbone's own range to features, with its weights loaded."""
     if backbone.keras_class is None:
-        network = efficientnet_lite0(image_size)
+        network = efficientnet_lite(backbone.name, image_size)
     else:
         network = getattr(keras.applications, backbone.keras_class)(
             include_top=False,
@@ -258,7 +258,7 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
     """
     path = cast(Path, weights.path)
     if backbone.keras_class is None and path.suffix in (".pth", ".safetensors"):
-        _set(network, lite0_values(path, list(_blocks_of(network))), path)
+        _set(network, lite_values(path, list(_blocks_of(network))), path)
     elif backbone.name == "vgg16-hed" and weights.origin == "pretrained":
         _set(network, hed_values(path), path)
     else:

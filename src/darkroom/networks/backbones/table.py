@@ -52,6 +52,8 @@ NO_WEIGHTS = Weights("none")
 
 _ROWS = (
     Backbone("efficientnet-lite0", None, 32, 1280, 3_413_024, "lite"),
+    Backbone("efficientnet-lite1", None, 32, 1280, 4_189_344, "lite"),
+    Backbone("efficientnet-lite2", None, 32, 1280, 4_869_168, "lite"),
     # ImageNet's values moved on: trained further to find edges (BSDS500), at small steps in the first blocks and larger
     # ones in the last. Good features, but not those that articles about VGG16 report.
     Backbone("vgg16-hed", "VGG16", 32, 512, 14_714_688, "caffe", "ImageNet, then edges of BSDS500"),

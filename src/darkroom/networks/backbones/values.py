@@ -26,7 +26,7 @@ DTYPES = {
 }
 
 # The names that the PyTorch port of EfficientNet-Lite gives to the parts of a block.
-LITE0_PARTS = {
+LITE_PARTS = {
     "_expand_conv": "expand_conv",
     "_bn0": "expand_bn",
     "_depthwise_conv": "dwconv",
@@ -34,12 +34,12 @@ LITE0_PARTS = {
     "_project_conv": "project_conv",
     "_bn2": "project_bn",
 }
-LITE0_ENDS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn"}
+LITE_ENDS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "top_conv", "_bn1": "top_bn"}
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def lite0_values(path: Path, blocks: list[str]) -> Values:
-    """Return the values of EfficientNet-Lite0 by the tensors of its PyTorch port, the classifier left out.
+def lite_values(path: Path, blocks: list[str]) -> Values:
+    """Return the values of an EfficientNet-Lite by the tensors of its PyTorch port, the classifier left out.
 
     Args:
         path: the port's checkpoint, or the same tensors as .safetensors.
@@ -49,9 +49,9 @@ def lite0_values(path: Path, blocks: list[str]) -> Values:
         DataError: the file is damaged, or lacks a tensor.
     """
     tensors = read_safetensors(path) if path.suffix == ".safetensors" else read_checkpoint(path)
-    layers = dict(LITE0_ENDS)
+    layers = dict(LITE_ENDS)
     for number, block in enumerate(blocks):
-        layers |= {f"_blocks.{number}.{part}": f"{block}_{ours}" for part, ours in LITE0_PARTS.items()}
+        layers |= {f"_blocks.{number}.{part}": f"{block}_{ours}" for part, ours in LITE_PARTS.items()}
     values: Values = {}
     try:
         for theirs, ours in layers.items():
@@ -63,7 +63,7 @@ def lite0_values(path: Path, blocks: list[str]) -> Values:
                 order = (2, 3, 0, 1) if ours.endswith("dwconv") else (2, 3, 1, 0)
                 values[ours] = [tensors[f"{theirs}.weight"].transpose(order)]
     except KeyError as error:
-        raise DataError(f"{path.name}: tensor {error} is missing; expected EfficientNet-Lite0") from None
+        raise DataError(f"{path.name}: tensor {error} is missing; expected an EfficientNet-Lite") from None
     return values
 
 

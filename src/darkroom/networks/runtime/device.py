@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from darkroom.deployable.machine import usable_cores
 from darkroom.errors import ParamsError, TrainingError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -67,7 +68,7 @@ def prepare(device: str = "auto") -> str:
 
 def describe(found: list[Gpu], *, backend: str) -> str:
     """Return the GPUs, or the CPU where there are none, and the backend, in words."""
-    names = [gpu.name for gpu in found] or [f"CPU, {_cpu_name()}, {os.cpu_count()} cores"]
+    names = [gpu.name for gpu in found] or [f"CPU, {_cpu_name()}, {usable_cores()} cores"]
     counted = [f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
     return f"{', '.join(counted)} ({backend})"
 
@@ -75,6 +76,8 @@ def describe(found: list[Gpu], *, backend: str) -> str:
 def _prepare_tensorflow(*, hide: bool) -> None:
     import tensorflow as tf  # Keras has no call for visible devices or memory growth
 
+    if usable_cores() < (os.cpu_count() or 1) and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        tf.config.threading.set_intra_op_parallelism_threads(usable_cores())  # it knows nothing of quotas
     if hide:
         tf.config.set_visible_devices([], "GPU")
     for gpu in tf.config.get_visible_devices("GPU"):

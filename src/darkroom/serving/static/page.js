@@ -81,11 +81,12 @@ function show(file, answer, milliseconds) {
   at("truth").value = "";
   at("thanks").textContent = "";
   const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-  const said = `${prediction.label}, ${percent(prediction.probability)}`;
-  tell({ status: `Done: ${said}${prediction.abstained ? ", but not sure" : ""}.` });
+  const said = prediction.unknown ? "unknown" : `${prediction.label}, ${percent(prediction.probability)}`;
+  tell({ status: `Done: ${said}${prediction.abstained && !prediction.unknown ? ", but not sure" : ""}.` });
   at("status").classList.add("heard"); // who sees the page sees it below
-  at("answer").textContent = prediction.label;
-  at("unsure").hidden = !prediction.abstained;
+  at("answer").textContent = prediction.unknown ? "unknown" : prediction.label;
+  at("unsure").hidden = !prediction.abstained || prediction.unknown;
+  at("strange").hidden = !prediction.unknown;
   at("bars").replaceChildren(...rows.slice(0, SHOWN).map(bar));
   const rest = rows.slice(SHOWN);
   at("more").hidden = rest.length === 0;

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from darkroom.figures.style import LIGHT, WIDTH, save, style
+from darkroom.project.text import written
 from darkroom.tuning.figures.points import draw_points, legend, limit_accuracy, save_words, scale_numbers
-from darkroom.tuning.rows import TrialRow, last_accuracy, param_names, written
+from darkroom.tuning.rows import TrialRow, last_accuracy, param_names
 
 MOST_PANELS = 12
 MOST_BARS = 20

@@ -18,8 +18,9 @@ from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
 CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
     "epochs": "a trial has tune.epochs",
     "architecture.finetune_epochs": "a trial has tune.epochs",
-    "keep": "a trial is judged in its best epoch",
+    "checkpoint": "a trial is judged in its best epoch",
     "calibration": "it does not change which class is the most probable",
+    "unknown_below": "it changes what is answered, and not how",
     "abstain": "it changes what is answered, and not how",
     "seed": "one seed is only luckier than another",
     "debug": "it is for finding mistakes",

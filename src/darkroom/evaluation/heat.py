@@ -1,0 +1,62 @@
+"""What the winner looks at: heat maps of its worst errors, and whether one place at the border decides many answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.deployable.package import Package
+from darkroom.evaluation.candidates import Answer, Candidate, data_uri
+from darkroom.explanation.maps import EXACT, Explainer, Spot, common_spot, overlaid
+
+N_MASKS = 200
+# Images whose maps are computed: exact ones cost one pass of the network, others N_MASKS.
+MOST_ERRORS = {True: 64, False: 8}
+MOST_RIGHT = {True: 64, False: 16}
+
+
+class Heat(NamedTuple):
+    """Heat maps for the report.
+
+    Attributes:
+        method: how the maps were made.
+        errors: data: URIs of the first of the worst errors, each the map for the predicted class over the image.
+        spot: a place at the border that decides correct answers too, None if there is none.
+        n_right: number of correct answers that were looked at for it.
+    """
+
+    method: str
+    errors: list[str]
+    spot: Spot | None
+    n_right: int
+
+
+def heat_of(folder: Path, candidates: Sequence[Candidate], dataset: Dataset, worst: Sequence[Answer]) -> Heat:
+    """Return the heat maps of a candidate.
+
+    Args:
+        folder: with its model.onnx; the name is that of the candidate.
+        candidates: scored on the test images of dataset.
+        worst: its worst errors.
+    """
+    candidate = next(one for one in candidates if one.name == folder.name)
+    path = folder / "model.onnx"
+    explain = Explainer(path, Package.load(path), n_masks=N_MASKS)
+    is_exact = explain.method == EXACT
+    wrong = worst[: MOST_ERRORS[is_exact]]
+    rows, predicted = dataset.rows("test"), candidate.probabilities.argmax(axis=1)
+    right = np.flatnonzero(predicted == dataset.labels[rows])
+    right = (
+        right[np.linspace(0, len(right) - 1, min(len(right), MOST_RIGHT[is_exact]), dtype=int)] if len(right) else right
+    )
+    images = np.concatenate([np.empty((0, *dataset.image_shape), np.uint8), *(one.image[None] for one in wrong)])
+    images = np.concatenate([images, dataset.images[rows[right]]])
+    if not len(images):
+        return Heat(explain.method, [], None, 0)
+    maps = explain(images, [dataset.classes.index(one.predicted) for one in wrong] + predicted[right].tolist())
+    shown = [overlaid(one.image, heat) for one, heat in zip(wrong, maps, strict=False)]
+    uris = [data_uri(cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()) for image in shown]
+    return Heat(explain.method, uris, common_spot(maps[len(wrong) :]), len(right))

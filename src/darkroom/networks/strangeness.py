@@ -1,0 +1,101 @@
+"""How unlike an image is to all that a network was trained on: one number, as a second output of its exported graph.
+
+The sum of two measures, each divided by its spread over known images: the Mahalanobis distance of the last features to
+the nearest class mean, with one covariance for all classes (Lee et al. 2018), sees images of another kind; the energy
+of the logits (Liu et al. 2020) sees those between classes. Features have length 1 (Mueller and Hein 2025): a network
+answers what it does not know with short ones, which are near everything. Of the distance only the directions in which
+they vary most are kept; what lies outside counts as if it varied alike in each other one (Tipping and Bishop 1999).
+What else was tried is in benchmarks/unknown.py.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+MOST_DIRECTIONS = 64
+IMAGES_PER_DIRECTION = 10
+SHORTEST = 1e-6  # length of features
+LEAST_VARIANCE = 1e-3  # of the mean: where features hardly vary, as units that are never active, more is no news
+
+
+class Known(NamedTuple):
+    """The features of the training images, at length 1.
+
+    Attributes:
+        mean: float32 (features,).
+        directions: (features, r), orthonormal: those in which features vary most within classes.
+        scale: (r,): what divides them, so that they vary by 1 each.
+        centres: (classes, r): the means of the classes, scaled.
+        rest: the variance in each direction outside; 0 where there is none.
+        spreads: of distance and energy over images that were not trained on.
+    """
+
+    mean: np.ndarray
+    directions: np.ndarray
+    scale: np.ndarray
+    centres: np.ndarray
+    rest: float
+    spreads: tuple[float, float] = (1.0, 1.0)
+
+    def spread_over(self, logits: np.ndarray, features: np.ndarray) -> "Known":
+        """Return the same with the spreads over these images."""
+        of_distance, of_energy = (
+            max(float(np.std(one)), 1e-6) for one in (distances(features, self), energies(logits))
+        )
+        return self._replace(spreads=(of_distance, of_energy))
+
+
+def known(features: np.ndarray, labels: np.ndarray) -> Known:
+    """Return what is known of training images.
+
+    Args:
+        features: float32 (n, features), n at least 2.
+        labels: (n,), int.
+    """
+    n_images, n_features = features.shape
+    of_length_1 = features.astype(np.float64) / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), SHORTEST)
+    mean = of_length_1.mean(axis=0)
+    centred = of_length_1 - mean
+    members = np.unique(labels, return_inverse=True)[1]
+    centres = np.stack([centred[members == number].mean(axis=0) for number in range(members.max() + 1)])
+    within = centred - centres[members]
+    variance, directions = (found[..., ::-1] for found in np.linalg.eigh(within.T @ within / n_images))
+    least = LEAST_VARIANCE * max(float(variance.mean()), 1e-12)
+    n_kept = min(MOST_DIRECTIONS, n_features, max(1, n_images // IMAGES_PER_DIRECTION))
+    directions, scale = directions[:, :n_kept], np.sqrt(np.maximum(variance[:n_kept], least))
+    outside = (centred**2).sum() - ((centred @ directions) ** 2).sum()
+    rest = max(outside / n_images / (n_features - n_kept), least) if n_kept < n_features else 0.0
+    arrays = (mean, directions, scale, centres @ directions / scale)
+    mean, directions, scale, centres = (array.astype(np.float32) for array in arrays)
+    return Known(mean, directions, scale, centres, float(rest))
+
+
+def distances(features: Any, of: Known) -> Any:
+    """Return the distances of features (n, features) from what is known: (n,), of an array or of a layer's output."""
+    length = ops.maximum(ops.sqrt(ops.sum(features**2, axis=1, keepdims=True)), SHORTEST)
+    centred = features / length - of.mean
+    inside = ops.matmul(centred, of.directions)
+    scaled = inside / of.scale
+    to_origin = ops.sum(scaled**2, axis=1)
+    found = to_origin + ops.min(ops.matmul(scaled, -2 * of.centres.T) + (of.centres**2).sum(axis=1), axis=1)
+    if of.rest:
+        found = found + ops.relu(ops.sum(centred**2, axis=1) - ops.sum(inside**2, axis=1)) / of.rest
+    return found
+
+
+def energies(logits: Any) -> Any:
+    """Return the energies of logits (n, classes): (n,), the greater, the less any class is seen."""
+    return -ops.logsumexp(logits, axis=1)
+
+
+def measured(described: keras.Model, of: Known) -> keras.Model:
+    """Return the model that gives for images how strange they are, (n,).
+
+    Args:
+        described: as inference.described returned it.
+    """
+    logits, features = described.outputs
+    strangeness = distances(features, of) / of.spreads[0] + energies(logits) / of.spreads[1]
+    return keras.Model(described.input, strangeness, name="strangeness")

@@ -1,0 +1,82 @@
+"""What share of known images look at least as strange as one: from a trained network to a scale for its strangeness."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from darkroom.deployable.package import familiarities
+from darkroom.training.candidate import Trained
+from darkroom.training.opened import Opened
+from darkroom.training.recipe import Recipe, transfer_mode
+
+if TYPE_CHECKING:
+    import keras
+
+TRAINING_IMAGES = 5000  # whose features describe what is known
+SCALE_MARKS = 300
+
+
+class Familiarity(NamedTuple):
+    """How strange images are, and what that says.
+
+    Attributes:
+        model: images to strangeness.
+        scale: {strangeness: ascending, share: of held-out images that are at least as strange}; see `scale_of`.
+        n_images: that were held out.
+    """
+
+    model: "keras.Model"
+    scale: dict[str, list[float]]
+    n_images: int
+
+    def of(self, images: Any, trained: Trained) -> np.ndarray:
+        """Return the familiarity of images, (n,), in (0, 1]."""
+        from darkroom.networks import inference
+
+        return familiarities(inference.answers(self.model, images, batch_size=trained.batch_size), self.scale)
+
+
+def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
+    """Return what a trained network finds familiar: described by training images, set to scale by validation images."""
+    from darkroom.networks import inference, strangeness
+
+    data, described = opened.data, trained.described
+    batch_size = max(1, trained.batch_size // inference.VIEWS[recipe["test_time_views"]])
+    if opened.features is not None and transfer_mode(recipe) == "features":  # of the same backbone, and computed
+        values, labels = opened.features.arrays("train")
+        rows = _spread(len(labels))
+        known = strangeness.known(values[rows], labels[rows])
+    else:
+        rows = _spread(len(data.labels))
+        _, values = _answers(described, data.images, rows, batch_size=batch_size)
+        known = strangeness.known(values, data.labels[rows])
+    logits, values = _answers(described, data.val_images, np.arange(len(data.val_labels)), batch_size=batch_size)
+    model = strangeness.measured(described, known.spread_over(logits, values))
+    held_out = inference.answers(model, data.val_images, batch_size=batch_size)
+    return Familiarity(model, scale_of(held_out), len(held_out))
+
+
+def scale_of(strangeness: np.ndarray) -> dict[str, list[float]]:
+    """Return the marks of a scale: an image is as familiar as the share at the last mark that it is stranger than.
+
+    Before the first mark that is 1. Of n held-out images and a new one of their kind, all n + 1 ranks are as likely; so
+    a share below u comes with a probability of at most u (Bates et al. 2023).
+
+    Args:
+        strangeness: (n,), of held-out images, n at least 1.
+    """
+    descending, n_images = np.sort(strangeness)[::-1], len(strangeness)
+    ranks = np.unique(np.geomspace(1, n_images, SCALE_MARKS).round().astype(int))[::-1]
+    return {"strangeness": descending[ranks - 1].tolist(), "share": (ranks / (n_images + 1)).tolist()}
+
+
+def _answers(model: "keras.Model", images: Any, rows: np.ndarray, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    parts = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+    found = [model.predict_on_batch(images[part]) for part in parts]
+    logits, features = (np.concatenate(one) for one in zip(*found, strict=True))
+    return logits, features
+
+
+def _spread(n_images: int) -> np.ndarray:
+    """Return the numbers of some images, evenly spread."""
+    return np.unique(np.linspace(0, n_images - 1, min(n_images, TRAINING_IMAGES)).astype(int))
