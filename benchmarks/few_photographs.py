@@ -11,10 +11,9 @@ heads: all heads are fitted to the same features, those of the preset `folder`, 
     preset does, and solves its head; scikit-learn's logistic regression has all of them: at C = 1, at the C that five
     folds choose, and at the C that is best for the test images, which nobody can know. `without_roots` is Darkroom's
     head on the features as they come; `standardised` on each feature divided by its standard deviation; `with_copies`
-    on one augmented copy of every image too. Means over the seeds; seconds are those of the processor,
-    of one thread with OPENBLAS_NUM_THREADS=1; standard_error is that of an accuracy of so many
-    test images. behind is by how many standard errors Darkroom is behind the best head that does not know the test
-    images: at most a third of one.
+    on one augmented copy of every image too. Means over the seeds; seconds are those of the processor, of one thread
+    with OPENBLAS_NUM_THREADS=1; standard_error is that of an accuracy of so many test images. behind is by how many
+    standard errors Darkroom is behind the best head that does not know the test images: at most a third of one.
 whole: from a folder of files to the accuracy on the test images. Darkroom is `dvc repro evaluate` with the preset, in a
     process for every stage, with tracking, export and report; fastai is peers/fastai_vision.py: its vision_learner with
     the same backbone and the same weights, and its fine_tune. That one runs in an environment of its own:
@@ -30,6 +29,7 @@ import sys
 import tarfile
 import time
 import warnings
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,17 +66,16 @@ def main() -> None:
         return
     warnings.filterwarnings("ignore", module="sklearn")  # what has not converged is as good
     result: dict[str, Any] = {}
+    python = options.fastai_python.absolute() if options.fastai_python else None
     if options.features:
         options.features = options.features.absolute()
         options.features.mkdir(parents=True, exist_ok=True)
-    with clone() as root:
-        os.chdir(root)
+    with clone() as root, chdir(root):
         for name in ARCHIVES:
             if name not in options.skip:
                 kept = options.features and options.features / f"{name}.npz"
                 result[name] = heads(root, mirror, name, sizes=options.sizes, seeds=options.seeds, kept=kept)
         if "whole" not in options.skip:
-            python = options.fastai_python.absolute() if options.fastai_python else None
             result["whole"] = {
                 name: {str(size): whole(root, mirror, name, size=size, python=python) for size in options.whole_sizes}
                 for name in ARCHIVES
