@@ -121,6 +121,7 @@ def test_maps_that_point_everywhere_have_no_common_spot(tmp_path):
     found = maps.Explainer(path, Package.load(path))(images[1::2], [1] * 30)
     assert maps.common_spot(found) is None
     assert maps.common_spot(found[:0]) is None
+    assert maps.common_spot(np.zeros((3, SIDE, SIDE), np.float32)) is None
 
 
 def test_a_map_is_laid_over_the_image():

@@ -90,6 +90,8 @@ def common_spot(maps: np.ndarray) -> Spot | None:
     shares = positive / np.maximum(positive.sum(axis=(1, 2), keepdims=True), 1e-9)
     mean = shares.mean(axis=0)
     cells = cv2.resize(mean, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+    if not cells.any():  # nothing in any of them speaks for its class
+        return None
     cells /= cells.sum()
     around = cv2.boxFilter(cells, -1, (2, 2), normalize=False, borderType=cv2.BORDER_CONSTANT, anchor=(0, 0))
     row, column = np.unravel_index(int(around[:-1, :-1].argmax()), (CELLS - 1, CELLS - 1))
