@@ -52,9 +52,8 @@ def main() -> None:
         test, recent = index.iloc[rows], index.iloc[dataset.rows("recent")]
         predictions.write_predictions(candidates, test, recent, dataset.classes, paths.predictions)
         worst = {one.name: scored.worst_errors(one, dataset, test, n_errors=params.worst_images) for one in candidates}
-        unsure = {
-            one.name: scored.least_certain(one, dataset, test, n_answers=params.worst_images) for one in candidates
-        }
+        n_shown = params.worst_images
+        unsure = {one.name: scored.least_certain(one, dataset, test, n_answers=n_shown) for one in candidates}
         earlier = read_earlier(tuning=paths.tuning, data=paths.data, augment=paths.augment, candidates=named)
         report.write_plots(candidates, labels, paths.plots, searches=earlier.searches, **options)
         drawn = {}
@@ -65,14 +64,14 @@ def main() -> None:
             records[name].log_artifact(pictures, "pictures")
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
-        heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
-        shown = {"worst": worst[winner], "unsure": unsure[winner], "heat": heat}
+        shown: dict[str, Any] = {"worst": worst[winner], "unsure": unsure[winner]}
+        shown["heat"] = heat_of(paths.models / winner, candidates, dataset, worst[winner])
         told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)
         write_text(paths.page, page)
         records[winner].log_artifact(paths.page)
-    test_ids_sha256 = hashlib.sha256("\n".join(sorted(test["id"])).encode()).hexdigest()
-    summary = {"test_ids_sha256": test_ids_sha256, "winner": winner, "candidates": metrics}
+    digest = hashlib.sha256("\n".join(sorted(test["id"])).encode()).hexdigest()
+    summary = {"test_ids_sha256": digest, "winner": winner, "candidates": metrics}
     write_text(paths.out, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     say(f"evaluate: {winner}: {report.in_words(metrics[winner], n_images=len(rows))}")
     if unreadable := advice(dataset.classes):

@@ -9,7 +9,7 @@ import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.deployable.package import Package
-from darkroom.evaluation.candidates import Candidate, Answer, data_uri
+from darkroom.evaluation.candidates import Answer, Candidate, data_uri
 from darkroom.explanation.maps import EXACT, Explainer, Spot, common_spot, overlaid
 
 N_MASKS = 200
