@@ -135,7 +135,7 @@ def test_help_shows_what_an_option_takes_as_other_tools_do(monkeypatch, capfd):
         _, out, err = run(monkeypatch, capfd, name, "--help")
         assert re.search(r"<[a-z]|^Usage:.*[{}]", out + err) is None, name
     _, out, _ = run(monkeypatch, capfd, "serve", "--help")
-    for shown in ("--port PORT", "--poll-seconds SECONDS", "--max-body-mb MB", "--threads INTEGER", "--log PATH"):
+    for shown in ("--port PORT", "--poll-seconds SECONDS", "--max-body-mb MB", "--workers INTEGER", "--log PATH"):
         assert f"  {shown} " in out
     _, out, _ = run(monkeypatch, capfd, "predict", "--help")
     assert out.startswith("Usage: darkroom predict [OPTIONS] FILE...\n")

@@ -60,7 +60,7 @@ def refusal(params: Path, values: dict[str, Any]) -> str:
         ("tune.trials", "tune.trials is 'x': input should be a valid integer"),
         ("tune.space.cnn", "tune.space.cnn: found x, expected a mapping of train's keys to ranges"),
         ("tuning", "unknown section 'tuning'; known sections: "),
-        ("train.cnn.epoch", "train.cnn has an unknown key 'epoch'; known keys: architecture, "),
+        ("train.cnn.epoch", "train.cnn has an unknown key 'epoch'; known keys: abstain, architecture, "),
     ],
 )
 def test_a_mistake_in_any_section_is_answered(params: Path, key: str, message: str) -> None:

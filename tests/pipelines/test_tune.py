@@ -204,7 +204,7 @@ def test_a_choice_is_confirmed_at_full_length_on_another_seed(tuned: tuple[Stage
     assert f"tune: {names[0]}, {names[1]}: at full length on another seed\n" in printed
     reason = json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
     assert re.search(r"; confirmed with 1\.0000 against 0\.\d{4} at full length on another seed$", reason)
-    value = "select value from params join runs using (run_uuid) where runs.name = ? and params.key = ?"
+    value = "select value from params join runs using (run_uuid) where runs.name like ? || ' %' and params.key = ?"
     for name, rate in zip(names, (str(stage.best["learning_rate"]), "1e-05"), strict=True):
         assert stage.query(value, name, "seed") == [("8",)]
         assert stage.query(value, name, "epochs") == [("4",)]
@@ -218,7 +218,7 @@ def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage,
     stage.call(tune.main)
     assert len(stage.trials()) == 4
     assert stage.best == best
-    assert len(stage.query("select name from runs where name = 'confirm-0'")) == 1
+    assert len(stage.query("select name from runs where name like 'confirm-0 %'")) == 1
     text = (stage.root / "params.yaml").read_text()
     text = text.replace("calibration: temperature", "calibration: none").replace("checkpoint: best", "checkpoint: last")
     (stage.root / "params.yaml").write_text(text.replace("trials: 4", "trials: 5"))  # no trial sees the others

@@ -64,7 +64,8 @@ def test_one_command_ends_with_a_promoted_model(promoted: Project) -> None:
     run = load(promoted, "models/cnn/run.json")
     assert set(run) == {
         "run_id", "experiment", "tracking_uri", "model_uri", "candidate", "git_commit", "git_dirty", "data_digest",
-        "params_digest", "held_out_accuracy", "held_out_images", "best_epoch", "val_accuracy", "train_seconds",
+        "params_digest", "params", "held_out_accuracy", "held_out_images", "best_epoch", "val_accuracy", "val_loss",
+        "train_seconds",
     }  # fmt: skip
     evaluation = load(promoted, "reports/evaluation.json")
     assert set(evaluation) == {"test_ids_sha256", "winner", "candidates"}
@@ -81,6 +82,12 @@ def test_one_command_ends_with_a_promoted_model(promoted: Project) -> None:
     }  # fmt: skip
     assert promotion["decision"] == "promoted"
     assert promotion["champion_before"] is None
+
+
+@pytest.mark.parametrize("example", examples("smoke"), ids=lambda example: example.command)
+def test_a_command_of_the_docs_answers_so(promoted: Project, example: Example) -> None:
+    printed = promoted.run(*example.command.split())
+    assert agree(example.answer, printed, root=promoted.root), printed
 
 
 def test_lineage_reads_from_the_version_back_to_commit_and_data(promoted: Project) -> None:
@@ -139,12 +146,6 @@ def test_the_summary_names_winner_decision_and_version(promoted: Project) -> Non
     printed = promoted.run("darkroom", "report")
     for part in ("cnn", "95 %", "digits", "make ui"):
         assert part in printed
-
-
-@pytest.mark.parametrize("example", examples("smoke"), ids=lambda example: example.command)
-def test_a_command_of_the_docs_answers_so(promoted: Project, example: Example) -> None:
-    printed = promoted.run(*example.command.split())
-    assert agree(example.answer, printed, root=promoted.root), printed
 
 
 def test_dvc_shows_metrics_and_plots(promoted: Project) -> None:

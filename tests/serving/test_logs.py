@@ -42,7 +42,7 @@ def test_lines_of_libraries_are_json_as_ours_are(monkeypatch: pytest.MonkeyPatch
                 raise ValueError("bad")
             except ValueError:
                 logging.getLogger("asyncio").exception("Task exception\nwas never retrieved")
-            logging.getLogger("uvicorn.error").warning("Invalid %s", "request")
+            logging.getLogger("starlette").warning("Invalid %s", "request")
             logs._Handler().handle(logging.makeLogRecord({"name": "broken", "msg": "only %s", "args": ("a", "b")}))
             logging.getLogger("quiet").info("nobody asked")
             print("half a line", end="", file=sys.stderr)
@@ -53,7 +53,7 @@ def test_lines_of_libraries_are_json_as_ours_are(monkeypatch: pytest.MonkeyPatch
     assert (task["event"], task["logger"], task["level"]) == ("library", "asyncio", "error")
     assert task["message"] == "Task exception was never retrieved"
     assert "ValueError: bad" in task["traceback"]
-    assert (invalid["logger"], invalid["message"]) == ("uvicorn.error", "Invalid request")
+    assert (invalid["logger"], invalid["message"]) == ("starlette", "Invalid request")
     assert broken["message"] == "only %s"
     assert (printed["event"], printed["message"]) == ("printed", "half a line and its end")
     assert after["event"] == "after"

@@ -48,7 +48,7 @@ def strict(root):
         "2",
         "--max-waiting",
         "2",
-        "--threads",
+        "--workers",
         "1",
     ]
     with Server(root, *options, "--head-seconds", "1", "--body-seconds", "0.5", "--no-access-log") as server:
@@ -477,7 +477,7 @@ def check_cheap_start(server):
 
 def test_sigterm_lets_requests_in_flight_be_answered(root, tmp_path):
     slow = cv2.imencode(".png", np.zeros((7000, 7000), np.uint8))[1].tobytes()
-    with Server(root, "--threads", "1", "--log", str(tmp_path / "log")) as server, ThreadPoolExecutor(3) as pool:
+    with Server(root, "--workers", "1", "--log", str(tmp_path / "log")) as server, ThreadPoolExecutor(3) as pool:
         predict(server, png(cat=True))
         predict(server, b"text")
         predict_json(server, {"images": [encoded(png(cat=False)), encoded(png(cat=True))]})

@@ -81,7 +81,6 @@ class ServeOptions:
         int | None,
         typer.Option(
             "--workers",
-            "--threads",
             min=1,
             help="Number of processes that decode and predict; default: one per core, at least 2, as memory allows.",
         ),

@@ -77,10 +77,11 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
     needed = {"brightness": (), "size": ("height", "width")}
     for name in by:
         if missing := sorted(set(needed.get(name, (name,))) - set(index.columns)):
+            choice = f"{', '.join(OWN)}, or a column of the label table: {', '.join(of_table) or 'it has no others'}"
+            remedy = f"correct promote.gates.slice_accuracy.by ({choice})"
             raise DataError(
                 f"{dataset.directory}: the index has no column {missing[0]!r}, so the test set cannot be sliced by "
-                f"{name}; correct promote.gates.slice_accuracy.by ({', '.join(OWN)}, or a column of the label table: "
-                f"{', '.join(of_table) or 'it has no others'})"
+                f"{name}; {'run `dvc repro preprocess`' if name in OWN else remedy}"
             )
     values: dict[str, Callable[[], np.ndarray]] = {
         "brightness": lambda: brightness(dataset, rows),
