@@ -80,7 +80,6 @@ class ServeOptions:
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers",
             min=1,
             help="Number of processes that decode and predict; default: one per core, at least 2, as memory allows.",
         ),
