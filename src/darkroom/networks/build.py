@@ -18,7 +18,7 @@ from darkroom.networks.architectures.fast import WHITENING, whitening
 from darkroom.networks.architectures.table import ARCHITECTURES, check_architecture
 
 OUTPUTS = ("softmax", "sigmoid")
-FEATURES = "features"  # the layer that gives what logits are computed from, and the head of a backbone
+FEATURES = "last_features"  # the layer that gives what logits are computed from
 ROOT_OFFSET = 0.01  # the slope at 0 stays at 10
 
 

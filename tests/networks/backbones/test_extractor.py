@@ -68,6 +68,16 @@ def onnx_features(model: Any, images: np.ndarray, path: Path) -> np.ndarray:
     return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
 
 
+def test_a_head_on_it_leaves_its_features_to_be_read(lite0: Any) -> None:
+    from darkroom.networks import build, inference
+
+    network = build.with_head(lite0, build.build_head(1280, n_classes=3))
+    images = pictures(2, 28, 28, 1)
+    logits, features = inference.described(network).predict_on_batch(images)
+    assert logits.shape == (2, 3)
+    np.testing.assert_allclose(features, lite0.predict_on_batch(images), rtol=1e-5, atol=1e-6)
+
+
 def test_the_table_has_every_network_of_keras_applications() -> None:
     import keras
 
