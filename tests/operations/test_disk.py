@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from darkroom.operations.disk import in_words, usage
+from darkroom.operations.disk import in_short, in_words, usage
 
 
 def test_a_file_that_the_cache_shares_counts_once(tmp_path: Path) -> None:
@@ -16,5 +16,6 @@ def test_a_file_that_the_cache_shares_counts_once(tmp_path: Path) -> None:
     assert in_words(used).startswith(
         "3 MB: images and features 1 MB, models and reports 1 MB, more in DVC's cache 1 MB."
     )
+    assert in_short(used).startswith("3 MB; `darkroom doctor`")
     assert "cache.type hardlink,copy" in in_words(used)
     assert "cache.type" not in in_words({**used, "more in DVC's cache": 1})

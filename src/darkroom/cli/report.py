@@ -50,7 +50,7 @@ def report(
         ("decision", f"{in_words(promotion, is_current=is_current)}. {' '.join(promotion['reasons'])}"),
         ("champion", f"models:/{name}@champion is {f'version {champion}' if champion else 'not set'}{moved}"),
         ("report", str(root / "reports" / "report.html")),
-        ("disk", disk.in_words(disk.usage(root))),
+        ("disk", disk.in_short(disk.usage(root))),
     )
     print()
     _print_labelled(

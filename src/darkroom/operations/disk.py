@@ -31,6 +31,12 @@ def in_words(used: dict[str, int]) -> str:
     )
 
 
+def in_short(used: dict[str, int]) -> str:
+    """Return how much space is taken, and which commands say more."""
+    total = sum(used.values()) / 1e6
+    return f"{total:,.0f} MB; `darkroom doctor` says what takes it, `darkroom gc` what can be deleted"
+
+
 def _blocks(path: Path, seen: set[tuple[int, int]]) -> int:
     total = 0
     for file in _files(path):
