@@ -62,8 +62,8 @@ def test_a_first_candidate_needs_what_no_champion_can_tell():
     assert decision.reasons == [
         "The candidate's test accuracy 95.00 % on 200 images reaches the minimum 90.00 %.",
         "There is no champion yet.",
-        "Also passed: min_test_images, every_class, max_ece, max_error_answered, min_answered, max_latency_ms_p95, "
-        "max_model_bytes.",
+        "Also passed: minimum test images, every class, maximum calibration error, maximum error answered, minimum "
+        "answered, maximum latency ms p95, maximum model bytes.",
     ]
     assert {name for name, status in statuses(decision).items() if status == "not_applicable"} == {
         "new_class", "champion", "champion_recent", "class_recall", "slice_accuracy", "max_parity_difference",
@@ -82,7 +82,7 @@ def test_a_better_candidate_is_promoted():
     assert set(statuses(decision).values()) == {"passed", "not_applicable"}
     assert "is better than the champion (93.00 %)" in decision.reasons[1]
     assert decision.reasons[-1].startswith(
-        "Also passed: min_test_images, every_class, class_recall, slice_accuracy, max_"
+        "Also passed: minimum test images, every class, class recall, slice accuracy, maximum "
     )
 
 

@@ -207,7 +207,7 @@ def _reasons(verdicts: Mapping[str, Verdict], *, new: Sequence[str]) -> list[str
     if warning := against_champion.used_up(verdicts["champion"]):
         reasons.append(warning)
     if passed := [name for name, verdict in others.items() if verdict.status == "passed"]:
-        reasons.append(f"Also passed: {', '.join(passed)}.")
+        reasons.append(f"Also passed: {', '.join(map(gates.in_words, passed))}.")
     if new:
         reasons.append(f"The champion does not know {gates.listed(new)}; their images count as its errors.")
     return reasons

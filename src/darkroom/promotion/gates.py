@@ -26,6 +26,16 @@ class Verdict:
         return {"status": self.status, "sentence": self.sentence, **self.numbers}
 
 
+def in_words(gate: str) -> str:
+    """Return the name of a gate for a reader.
+
+    >>> in_words("min_test_images")
+    'minimum test images'
+    """
+    words = {"min": "minimum", "max": "maximum", "ece": "calibration error"}
+    return " ".join(words.get(word, word) for word in gate.split("_"))
+
+
 def off(name: str) -> Verdict:
     """Return the verdict of a gate that is switched off."""
     return Verdict("off", f"The gate {name} is off (promote.gates.{name} is null).")

@@ -11,6 +11,7 @@ import jinja2
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
 from darkroom.project.text import ordinal, percent
+from darkroom.promotion.gates import in_words
 
 CLASSES_IN_A_ROW = 12  # named in a sentence
 CLASSES_IN_TABLE = 50  # of more, those with the worst recall
@@ -163,7 +164,7 @@ def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
 def gates(tests: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Return (gate, status, sentence) of every gate."""
     return [
-        (name.replace("_", " "), str(said.get("status", "")).replace("_", " "), str(said.get("sentence", "")))
+        (in_words(name), str(said.get("status", "")).replace("_", " "), str(said.get("sentence", "")))
         for name, said in tests.items()
     ]
 
