@@ -20,7 +20,7 @@ def test_the_deployed_model_has_the_temperature_of_the_answers():
     images, labels = rng.integers(0, 256, (40, 4, 4, 1), dtype=np.uint8), rng.integers(0, 2, 40)
     keras.utils.set_random_seed(0)
     pictures = keras.Input((4, 4, 1), dtype="uint8")
-    x = keras.layers.Flatten(name="features")(keras.layers.Rescaling(1 / 25)(pictures))
+    x = keras.layers.Flatten(name="last_features")(keras.layers.Rescaling(1 / 25)(pictures))
     model = inference.deployable(keras.Model(pictures, keras.layers.Dense(2)(x)))
     answers = validated(model, Data(images[:0], labels[:0], images, labels, ["a", "b"]), views="one", batch_size=8)
     cooled, changes = calibrated(model, answers)
