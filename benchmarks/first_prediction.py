@@ -55,7 +55,7 @@ def main() -> None:
             "candidates": list(evaluation["candidates"]),
             "test_accuracy": evaluation["candidates"][evaluation["winner"]]["test_accuracy"],
             "decision": promotion["decision"],
-            "predicted": json.loads(answer),
+            "predicted": {key: value for key, value in json.loads(answer).items() if key != "file"},
         }
     }
     report(

@@ -33,6 +33,9 @@ ARCHIVE = "cats_vs_dogs.tar"
 PARAMS: dict[str, Any] = {
     "image_size": [160, 160],
     "color": "rgb",
+    "resize": "stretch",
+    "background": [255, 255, 255],
+    "white_level": 65535,
     "val_fraction": 0.1,
     "test_fraction": 0.15,
     "recent_fraction": 0.2,
@@ -183,7 +186,7 @@ def memory(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
         _raw_folder(place / "raw", archive)
         sections = {
             "preprocess": PARAMS | {"image_size": [64, 64]},
-            "compute": {"backend": options.backend, "workers": options.workers},
+            "compute": {"backend": options.backend, "workers": options.workers, "cluster": None, "device": "auto"},
         }
         (place / "params.yaml").write_text(json.dumps(sections))
         command = [sys.executable, "-m", "pipelines.preprocess", "--raw", "raw", "--incoming", "incoming"]
