@@ -59,7 +59,7 @@ format: setup  ## apply ruff's fixes and formatting
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --no-annotate --quiet --custom-compile-command "make lock"
 
-lock: setup  ## write requirements.lock and requirements-s3.lock anew from pyproject.toml
+lock: setup  ## write requirements.lock and requirements-s3.lock again from pyproject.toml
 	$(COMPILE) --extra dev --output-file requirements.lock
 	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
 	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)

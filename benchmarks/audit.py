@@ -4,7 +4,7 @@
     DARKROOM_MIRROR=folder python -m benchmarks.audit --keep features    # and keeps them there for the next time
     DARKROOM_MIRROR=folder python -m benchmarks.audit --sets cats-vs-dogs --seeds 0    # a trial run
 
-Needs cleanlab (`uv pip install cleanlab==2.9.0`), which is no dependency of Darkroom. Both sides get the same features
+Needs cleanlab (`uv pip install cleanlab==2.9.0`), which Darkroom does not depend on. Both sides get the same features
 of a frozen EfficientNet-Lite0 and the same labels, one after the other in one process. Cleanlab's side is what its
 documentation shows: out-of-fold probabilities of scikit-learn's LogisticRegression in 5 folds, and find_label_issues.
 

@@ -118,7 +118,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def answered(url: str) -> bytes:
-    """Return the body of a URL, nothing if there is no answer."""
+    """Return the body of a URL, empty if the server does not answer."""
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - of this machine
             return bytes(answer.read())

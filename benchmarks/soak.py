@@ -90,7 +90,7 @@ def promotions(name: str) -> list[Callable[[], object]]:
     from darkroom.registry import aliases, versions
     from darkroom.tracking import store
 
-    store.client()  # the import of MLflow is no part of the load
+    store.client()  # so that importing MLflow does not count as load
     first, second, third = sorted(versions.read(name).versions.values(), key=lambda version: int(version.version))
     return [
         lambda: aliases.promote(second, replacing=first.version, reasons=["soak"]),

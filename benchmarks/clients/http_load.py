@@ -6,7 +6,7 @@ The plan is {host, port, connections, seconds, warm_up_seconds, pause_seconds, r
 requests in base64, which the connections send in turn, with a pause after each answer if there is to be one. Bytes are
 prepared and answers hardly looked at, so that on a small machine the client leaves the processor to the server: it is
 good for 15,000 answers per second and core. A process of its own, so that it shares no interpreter lock with what it
-measures. A connection that the server ends counts as an error and is opened anew.
+measures. A connection that the server ends counts as an error and is opened again.
 """
 
 import asyncio

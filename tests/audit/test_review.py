@@ -80,7 +80,7 @@ def test_a_decision_is_a_line_and_undo_takes_it_back(client, decisions, audited)
 
 def test_what_makes_no_sense_is_refused(client, decisions):
     answer = client.post("/decisions", json={"row": 5, "new": "eleven"})
-    assert (answer.status_code, answer.text[:25]) == (400, "'eleven' is no class; exp")
+    assert (answer.status_code, answer.text[:25]) == (400, "'eleven' is not a class; ")
     assert client.post("/decisions", json={"row": 99, "new": "3"}).status_code == 400
     assert client.get("/images/99").status_code == 404
     assert client.post("/undo").json() == {"row": None, "made": []}

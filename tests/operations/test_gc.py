@@ -120,7 +120,7 @@ def test_after_it_registry_rollback_and_prediction_work(root):
     assert names(gc.plan(root, name="pets", keep=1, days=0), "version") == []
 
 
-def test_a_model_that_was_removed_can_be_registered_anew(root):
+def test_a_model_that_was_removed_can_be_registered_again(root):
     assert registered(root, 1).version == "6"
 
 

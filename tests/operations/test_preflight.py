@@ -21,7 +21,9 @@ def test_a_clean_branch_with_a_name_can_commit(here):
 def test_a_folder_without_git_cannot_commit(tmp_path):
     from darkroom.operations.workspace import Workspace
 
-    with pytest.raises(TrainingError, match=r"is no git repository \(not a git repository.*run `git init`, or retrain"):
+    with pytest.raises(
+        TrainingError, match=r"is not a git repository \(not a git repository.*run `git init`, or retrain"
+    ):
         preflight.check_repository(Workspace(tmp_path, log=tmp_path / "log.txt"))
 
 

@@ -699,7 +699,7 @@ def test_a_correction_to_an_unknown_class_is_refused(place):
     place.raw(images)
     correct((images["cat/1.png"], "cat", "dgo"))
     with pytest.raises(
-        DataError, match="the new label 'dgo' of .* is no class of the dataset; expected drop or one of"
+        DataError, match="the new label 'dgo' of .* is not a class of the dataset; expected drop or one of"
     ):
         place.run()
     Path("data/corrections.csv").write_text("id,old,new,who,when\nabc,cat,dog,ann,now\n")

@@ -235,7 +235,7 @@ def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch)
     assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
 
 
-def test_a_version_whose_files_are_gone_is_registered_anew(root, monkeypatch):
+def test_a_version_whose_files_are_gone_is_registered_again(root, monkeypatch):
     train(root, reads=0)
     with monkeypatch.context() as patch:
         patch.setattr(aliases, "promote", interrupted)
@@ -566,7 +566,7 @@ def test_where_a_champion_was_lost_nothing_is_promoted(root, lose, said, last, r
         with pytest.raises(RegistryError, match="no earlier champion is left"):
             aliases.rollback("pets", reason="lost")
         client().delete_registered_model("pets")
-        assert promoted()["decision"] == "promoted", "a registered model that was deleted begins anew"
+        assert promoted()["decision"] == "promoted", "a registered model that was deleted begins again"
         return
     champion, replaced = aliases.rollback("pets", reason="deleted by mistake")
     assert (champion.version, replaced, versions.read("pets").hold) == (last, None, None)

@@ -102,7 +102,7 @@ def test_loading_a_version_leaves_its_folder_as_it_was(shared_store):
     ]
 
 
-def test_a_model_whose_files_were_deleted_is_registered_anew(shared_store):
+def test_a_model_whose_files_were_deleted_is_registered_again(shared_store):
     name = next(names)
     uri = train(shared_store, reads=0, experiment=name)
     digest = sha256_of(shared_store / "models/cnn/model.onnx")

@@ -60,7 +60,7 @@ def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
 
 
 def test_a_number_that_is_used_again_is_noticed():
-    """Of a registered model that was deleted and registered anew; another tag makes no other version."""
+    """Of a registered model that was deleted and registered again; another tag makes no other version."""
 
     def version(run, sha256, **tags):
         return Version("pets", "1", run, f"file:///{run}", {"sha256/artifacts/model.onnx": sha256, **tags})
@@ -81,7 +81,7 @@ def test_a_number_that_is_used_again_is_noticed():
         found.append(again)
         follower.look()
         assert follower.served.version == again
-    message = "now serving version 1 as it was registered anew under this number"
+    message = "now serving version 1 as it was registered again under this number"
     assert said == [("version_taken", message)] * 2
     assert [one.version for one in retired] == [version("a", "aa"), version("b", "aa")]
 

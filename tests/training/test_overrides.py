@@ -95,7 +95,7 @@ def test_a_file_that_says_nothing_overrides_nothing(tmp_path: Path, text: str) -
         (b"3: 0.1", "3 is not a key of train, expected text; run `dvc repro tune`"),
     ],
 )
-def test_a_damaged_file_says_what_writes_it_anew(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_damaged_file_says_what_writes_it_again(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "best.yaml").write_bytes(content)
     with pytest.raises(DataError, match=rf"best\.yaml: {re.escape(message)}") as caught:
         overrides.read(tmp_path / "best.yaml")

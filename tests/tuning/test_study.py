@@ -88,7 +88,7 @@ def test_trial_0_is_tried_again_however_often_it_is_lost(journal: Path) -> None:
         study.lose(number, "killed", is_own_doing=True)
 
 
-def test_a_study_in_which_every_trial_failed_is_begun_anew(journal: Path) -> None:
+def test_a_study_in_which_every_trial_failed_is_begun_again(journal: Path) -> None:
     study = a_search(journal)
     for number in range(3):
         study.ask()

@@ -42,7 +42,7 @@ class Decisions:
         if not 0 <= row < len(self._ids):
             raise DataError(f"there is no image {row}; expected 0 to {len(self._ids) - 1}")
         if new not in {*self.classes, DROP}:
-            raise DataError(f"{new!r} is no class; expected {DROP} or one of {', '.join(self.classes)}")
+            raise DataError(f"{new!r} is not a class; expected {DROP} or one of {', '.join(self.classes)}")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         line = Correction(self._ids[row], self._labels[row], new, self.who, when)
         self._edit(lambda lines: [*(one for one in lines if one[:2] != line[:2]), line])

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 
 from darkroom.audit.findings import KINDS, Finding
 from darkroom.audit.run import Audit, in_words
+from darkroom.files.templates import templates
 from darkroom.files.writing import write_csv, write_text
 
 COLUMNS = ("kind", "id", "source", "split", "label", "suggested", "quality", "agreeing_neighbours", "beside")
@@ -24,13 +24,7 @@ BESIDE = 3
 def write(audit: Audit, folder: Path) -> Path:
     """Write suspects.csv and index.html into folder; return the path of the page."""
     write_csv(folder / "suspects.csv", COLUMNS, lines(audit))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("darkroom.audit", ""),
-        autoescape=True,  # names of classes and files come from whoever made the data
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("darkroom.audit")
     page = environment.get_template("index.html.j2").render(
         dataset=audit.dataset.manifest["dataset"],
         summary=in_words(audit),

@@ -41,7 +41,7 @@ def nearest(features: np.ndarray, groups: np.ndarray, *, k: int = N_NEIGHBOURS) 
 
     Args:
         features: float32 (n, D).
-        groups: int (n,): images of one group are no neighbours of each other, such as near-duplicates: they repeat the
+        groups: int (n,): images of one group are not neighbours of each other, such as near-duplicates: they repeat the
             label as they repeat the image.
         k: number of neighbours.
     """

@@ -86,7 +86,7 @@ def feedback(given: FeedbackOptions) -> None:
         )
         if copied.unknown:
             left = ", ".join(f"{name} ({n})" for name, n in copied.unknown.items())
-            print(f"left out, because they are no classes of version {version.version} or data/incoming: {left}")
+            print(f"left out, because they are not classes of version {version.version} or data/incoming: {left}")
 
 
 def _log_folder(given: Path | None, root: Path) -> Path:

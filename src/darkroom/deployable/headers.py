@@ -83,7 +83,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
     Raises:
         TooManyPixelsError: it has more than max_pixels.
-        ValueError: it is no image, has more than one frame, is truncated, or claims more than its size allows.
+        ValueError: it is not an image, has more than one frame, is truncated, or claims more than its size allows.
     """
     if not data:
         raise ValueError("0 bytes: the file is empty")

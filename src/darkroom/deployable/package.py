@@ -114,7 +114,7 @@ class Package:
         See images.prepare.
 
         Raises:
-            ValueError: data are no image, an animation, truncated, or larger than max_pixels.
+            ValueError: data are not an image, are an animation, truncated, or larger than max_pixels.
         """
         return prepare(data, self.form, max_pixels=self.max_pixels)[0]
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
@@ -17,6 +16,7 @@ from darkroom.evaluation.metrics import classification
 from darkroom.evaluation.page import MARKER
 from darkroom.figures import grid
 from darkroom.figures.style import SPLITS
+from darkroom.files.templates import templates
 from darkroom.files.writing import write_csv
 from darkroom.project.params import flatten
 from darkroom.project.text import percent
@@ -107,13 +107,7 @@ def render(
     best = next(candidate for candidate in candidates if candidate.name == winner)
     classes: list[str] = manifest["classes"]
     counts = classification.confusion_matrix(best.probabilities.argmax(axis=1), labels, n_classes=len(classes))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("darkroom.evaluation", ""),
-        autoescape=True,  # names of classes and files come from whoever made the data
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("darkroom.evaluation")
     environment.filters.update(percent=percent, number=_number, size=_size, short=_short)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

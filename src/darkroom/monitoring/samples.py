@@ -2,7 +2,7 @@
 
 Images are measured on the pixels that the network takes, by both sides, so that they compare although training images
 are kept resized. What depends on the model (label, confidence, and the size of those pixels) is compared for one
-version at a time. An image counts once on either side, however often it was asked: a health check is no traffic.
+version at a time. An image counts once on either side, however often it was asked: health checks are not traffic.
 """
 
 from collections.abc import Callable

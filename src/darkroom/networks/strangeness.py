@@ -16,7 +16,7 @@ from keras import ops
 MOST_DIRECTIONS = 64
 IMAGES_PER_DIRECTION = 10
 SHORTEST = 1e-6  # length of features
-LEAST_VARIANCE = 1e-3  # of the mean: where features hardly vary, as units that are never active, more is no news
+LEAST_VARIANCE = 1e-3  # of the mean: units that are never active hardly vary, and would count for too much
 
 
 class Known(NamedTuple):

@@ -50,7 +50,7 @@ class Copied:
         n_copied: to data/incoming, from there they are in the next `dvc repro`.
         n_known: lie there already.
         n_absent: whose files nobody has kept.
-        unknown: label -> images that stay behind, because it is no class of the model or of data/incoming.
+        unknown: label -> images that stay behind, because it is not a class of the model or of data/incoming.
     """
 
     n_copied: int

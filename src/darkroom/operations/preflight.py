@@ -54,7 +54,7 @@ def check_repository(tree: Workspace) -> None:
         )
     if asked.status:
         raise TrainingError(
-            f"{tree.root} is no git repository ({asked.last_error}); run `git init`, or retrain without --commit"
+            f"{tree.root} is not a git repository ({asked.last_error}); run `git init`, or retrain without --commit"
         )
     folder = Path(asked.printed.strip())
     for name, what in UNFINISHED.items():

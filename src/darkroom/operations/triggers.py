@@ -269,7 +269,7 @@ def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 
 
 def _cause(said: Any) -> str | None:
-    """Return one entry of a stage's status in words, None for one that is no reason to train."""
+    """Return one entry of a stage's status in words, None for one that is not a reason to train."""
     if said == ALWAYS:
         return None
     if not isinstance(said, Mapping):

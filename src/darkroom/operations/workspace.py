@@ -57,7 +57,7 @@ class Workspace:
 
         Args:
             shown: its name in errors.
-            allowed: the exit statuses that are no error.
+            allowed: the exit statuses that are not errors.
 
         Raises:
             LockedError: another DVC command is at work here.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
+from darkroom.files.templates import templates
 from darkroom.project.text import ordinal, percent
 from darkroom.promotion.gates import in_words
 
@@ -85,9 +86,9 @@ def render(
         "candidate": tags.get("candidate", ""),
         "run_id": run_id,
     }
-    templates_of = environment()
-    templates = ("model_card.md.j2", "model_card.html.j2", "model_card_short.md.j2")
-    return Card(*(templates_of.get_template(template).render(facts) for template in templates))
+    names = ("model_card.md.j2", "model_card.html.j2", "model_card_short.md.j2")
+    of_package = environment()
+    return Card(*(of_package.get_template(name).render(facts) for name in names))
 
 
 def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
@@ -182,18 +183,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def environment() -> jinja2.Environment:
     """Return the templates of this package, with the filters that they use."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("darkroom.promotion", ""),
-        # Names of classes and files come from whoever made the data; in Markdown the filter md escapes them.
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.filters.update(percent=percent, number=_number, md=_markdown)
-    templates.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
-    return templates
+    found = templates("darkroom.promotion")
+    found.filters.update(percent=percent, number=_number, md=_markdown)
+    found.globals.update(in_table=CLASSES_IN_TABLE, colors=COLORS)
+    return found
 
 
 def _number(value: float, digits: int = 0) -> str:

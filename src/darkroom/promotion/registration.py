@@ -26,7 +26,7 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
 
     Args:
         lock: dvc.lock, which says of every stage what it read.
-        again: files of the version that holds this model are lost: it is logged anew.
+        again: files of the version that holds this model are lost: it is logged again.
     """
     trained = read_json(winner.onnx.with_name("run.json"))
     lineage = lineage_tags(

@@ -200,7 +200,7 @@ def lost_champion(registered: Registered) -> str | None:
     if left := _last_champion(registered):
         return lost + f"make version {left.version} champion with `darkroom rollback --to {left.version} --reason ...`"
     return lost + (
-        "no earlier champion is left to compare with: restore the store from a backup, or start anew by deleting the "
+        "no earlier champion is left to compare with: restore the store from a backup, or start again by deleting the "
         f"registered model {name} in MLflow's UI"
     )
 

@@ -178,7 +178,7 @@ def _add_feedback(router: APIRouter) -> None:
         **{status: text for status, text in REFUSALS.items() if status != 400},
         400: "The body is not JSON of the expected form, or has too many labels.",
         404: "The server takes no feedback, because it keeps no log of predictions.",
-        422: "A label is no name of a class, or differs from a class in case alone; the error lists the classes.",
+        422: "A label is not the name of a class, or differs from a class in case alone; the error lists the classes.",
         503: "The labels could not be stored, or too much is waiting already.",
     }
 

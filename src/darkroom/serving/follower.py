@@ -100,7 +100,7 @@ class Follower:
         self._refused, self.problem = None, None
         message = f"now serving version {version.version}, previously {before.version.version}"
         if version.version == before.version.version:
-            message = f"now serving version {version.version} as it was registered anew under this number"
+            message = f"now serving version {version.version} as it was registered again under this number"
         self._log("version_taken", message, version=version.version, before=before.version.version)
         remove_others(version, before.version)
 

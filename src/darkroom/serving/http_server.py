@@ -59,7 +59,7 @@ class HttpServer:
     ) -> None:
         """Answer until `stop`, and then until no client is connected any more.
 
-        From then on every answer is the last of its connection; clients that connect anew are answered too. After
+        From then on every answer is the last of its connection; new clients are answered too. After
         drain_seconds idle connections are closed, and after grace_seconds what is still in flight is given up.
         """
         sweeping = asyncio.ensure_future(self._sweep())
@@ -104,7 +104,7 @@ class _Connection(asyncio.Protocol):
         self._exchange: _Exchange | None = None  # that is being received
         self._unanswered: deque[_Exchange] = deque()  # the first one is at work
         self._parser = httptools.HttpRequestParser(self)
-        self._n_beside = 0  # bytes that are no body, since the last request was complete
+        self._n_beside = 0  # bytes outside a body, since the last request was complete
         self._n_body = 0
         self._since = time.monotonic()  # when it began to wait for the client
         self._is_ending = self._is_broken = self._is_half_closed = False

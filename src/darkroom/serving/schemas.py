@@ -78,7 +78,7 @@ class Stored(BaseModel):
 
     request_id: str = REQUEST
     n_stored: int
-    unknown_classes: list[str] = Field(description="Labels that are no class of the version: stored, and never right.")
+    unknown_classes: list[str] = Field(description="Labels that the version does not know: stored, and never right.")
 
 
 class Prediction(BaseModel):

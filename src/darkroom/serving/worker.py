@@ -43,7 +43,7 @@ def main() -> None:
         signal.signal(one, signal.SIG_IGN)
     source = sys.stdin.buffer
     target = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     messages = _messages(source)
     try:
         _serve(Task.of(next(messages)[0]), messages, target)

@@ -72,7 +72,7 @@ def here(location: str) -> str:
 def misplaced() -> dict[str, str]:
     """Return the recorded places of experiments that are not where they belong, each with the place where they do.
 
-    A database that is no file may serve several repositories: of it only what is gone there and found here.
+    A database that is not a file may serve several repositories: of it only what is gone there and found here.
 
     Raises:
         RegistryError: the store does not answer.

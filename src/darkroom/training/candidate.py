@@ -136,7 +136,7 @@ def halving(
     Args:
         attempt: takes the batch size.
         start: the batch size to begin with, unless the checkpoint knows a smaller one.
-        checkpoint: begins anew with every attempt.
+        checkpoint: starts again with every attempt.
         say: takes a line for the user.
 
     Raises:

@@ -77,7 +77,7 @@ class Checkpoint:
     def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray] | None] | None:
         """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
 
-        The best weights are None where they were never saved: of a head that is solved anew at every start.
+        The best weights are None where they were never saved: of a head that is solved again at every start.
 
         Raises:
             TrainingError: the files contradict each other.

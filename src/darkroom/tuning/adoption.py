@@ -29,7 +29,7 @@ def changes(root: Path, candidate: str | None) -> dict[str, dict[str, tuple[Any,
 
     Raises:
         DataError: a candidate was not tuned yet.
-        ParamsError: it is no section of train, or best.yaml does not suit it.
+        ParamsError: it is not a section of train, or best.yaml does not suit it.
     """
     with contextlib.chdir(root):
         found = {}

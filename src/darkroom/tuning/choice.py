@@ -38,8 +38,8 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float)
     With two: the cheapest of the trials that are more accurate than trial 0 in this sense, or as accurate and cheaper,
     and as accurate as the most accurate one.
 
-    Where trial 0 failed, or is beyond a limit, its values are no choice; where it did not come to its end, nothing can
-    be told, and they stay.
+    Where trial 0 failed, or is beyond a limit, its values cannot be chosen; where it did not end, nothing is known, and
+    they stay.
 
     Args:
         objectives: val_accuracy first, then one of rows.COSTS if there are two.

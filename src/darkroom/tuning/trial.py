@@ -149,7 +149,7 @@ def run(task: Task) -> Outcome:
 
 
 def confirm(task: Task) -> Outcome:
-    """Return how a training ended that is no trial of the study, and has no limit of time. Raises as run() does."""
+    """Return how a training ended that is not a trial of the study, and has no limit of time. Raises as run() does."""
     return _ended(task, lambda _epoch, _accuracy: None)
 
 

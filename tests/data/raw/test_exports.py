@@ -118,8 +118,8 @@ def test_of_several_choices_the_layout_names_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        ({"a": 1}, "labels.json is no export of Label Studio; expected a list of tasks, as JSON or JSON-MIN"),
-        ([], "labels.json is no export of Label Studio"),
+        ({"a": 1}, "labels.json is not an export of Label Studio; expected a list of tasks, as JSON or JSON-MIN"),
+        ([], "labels.json is not an export of Label Studio"),
         ([task("1.jpg", "cat"), task("2.jpg", "cat", "dog")], "1 of 2 images have several labels; keep one"),
         ([task("1.jpg", "cat"), {**task("2.jpg", "x"), "annotations": []}], "1 of 2 images have no label"),
         ([task("1.jpg", "cat"), task("3.jpg", "cat")], "labels.json names 1 image not there .such as '3.jpg'"),

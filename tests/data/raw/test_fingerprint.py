@@ -86,7 +86,7 @@ def test_a_broken_link_is_known_by_its_target(photos, mark):
     assert len(set(marks)) == 3
 
 
-def test_a_damaged_memory_is_written_anew(photos, mark, tmp_path):
+def test_a_damaged_memory_is_written_again(photos, mark, tmp_path):
     before = mark()
     (remembered,) = (tmp_path / "memory").iterdir()
     remembered.write_text("[1, 2")

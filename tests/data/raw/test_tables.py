@@ -235,7 +235,11 @@ def test_a_table_that_cannot_be_understood_is_refused(rows: list[dict[str, str]]
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("labels.xlsx", b"PK", "labels.xlsx is no table; expected a file that ends with .csv, .tsv, .jsonl, .parquet"),
+        (
+            "labels.xlsx",
+            b"PK",
+            "labels.xlsx is not a table; expected a file that ends with .csv, .tsv, .jsonl, .parquet",
+        ),
         ("t.csv", b"path,label\n\xff,1\n", "t.csv is not UTF-8 (byte 11); save it as UTF-8"),
         ("t.csv", b"path,label\na,b,c\n", "t.csv, row 2: more values than the header has names; quote values with ','"),
         ("t.csv", b'path,label\n"a,b\n', "t.csv cannot be read: unexpected end of data"),

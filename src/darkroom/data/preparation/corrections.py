@@ -117,7 +117,7 @@ class Corrections:
         for line in lines:
             if line.new not in {*classes, DROP}:
                 raise DataError(
-                    f"data/corrections.csv: the new label {shown(line.new)} of {line.id[:12]}... is no class of the "
+                    f"data/corrections.csv: the new label {shown(line.new)} of {line.id[:12]}... is not a class of the "
                     f"dataset; expected {DROP} or one of {', '.join(map(shown, sorted(classes)))}"
                 )
         if DROP in classes and any(line.new == DROP for line in lines):

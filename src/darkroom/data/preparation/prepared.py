@@ -59,7 +59,7 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
     codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
     if not numbers:
         raise DataError(
-            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is no column of a "
+            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is not a column of a "
             "label table; correct it"
         )
     sides: dict[int, set[int]] = {}

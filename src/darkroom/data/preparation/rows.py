@@ -135,8 +135,8 @@ class Rows:
     def add(self, images: list[tuple[RawImage, bool]], batch: Batch) -> np.ndarray:
         """Take in images (with whether each is incoming) as they were read; return those that become new rows.
 
-        Bytes with two labels are no one's, and close() rejects all of them; but an incoming image never takes away one
-        of the dataset: there it is rejected alone. So incoming images come last.
+        Bytes with two labels are all rejected by close(); but an incoming image never takes away one of the dataset:
+        there it is rejected alone. So incoming images come last.
         """
         reasons = dict(batch.rejected)
         new: list[int] = []

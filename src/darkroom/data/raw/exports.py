@@ -57,7 +57,7 @@ def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[s
     called = f"{where}: {name}"
     tasks = _json(data, called=called)
     if not is_label_studio(tasks):
-        raise DataError(f"{called} is no export of Label Studio; expected a list of tasks, as JSON or JSON-MIN")
+        raise DataError(f"{called} is not an export of Label Studio; expected a list of tasks, as JSON or JSON-MIN")
     fields = [task["data"] if isinstance(task.get("data"), dict) else task for task in tasks]
     path = find_column(list(fields[0]), layout.get("path_column"), PATHS, called=called, key="path_column")
     given = layout.get("label_column")

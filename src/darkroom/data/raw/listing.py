@@ -67,7 +67,7 @@ def listing_of_files(where: Path, found: Sequence[tuple[str, Path, bool]]) -> Li
 def walk(directory: Path) -> Iterator[tuple[str, Path, bool]]:
     """Yield (name with "/", path, is it a directory) of everything below but hidden files and litter, sorted by name.
 
-    Links are followed. What is no directory counts as a file, also a broken link; see unreadable().
+    Links are followed. What is not a directory counts as a file, also a broken link; see unreadable().
 
     Raises:
         DataError: at the end, directories that cannot be listed, or that hold themselves through a link.

@@ -117,14 +117,14 @@ def place_by_tables(
 def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, str]]:
     """Return the rows of a table by their line in it, each a dict from column to text, "" where it lacks the column.
 
-    A row of parquet has its number in place of a line. Spaces around the name of a column are no part of it.
+    A row of parquet has its number in place of a line. Spaces around the name of a column are ignored.
 
     Raises:
         DataError: the suffix is none of SUFFIXES, or the content is not what it says.
     """
     called, suffix = f"{where}: {name}", PurePosixPath(name).suffix.casefold()
     if suffix not in SUFFIXES:
-        raise DataError(f"{called} is no table; expected a file that ends with {', '.join(SUFFIXES)}")
+        raise DataError(f"{called} is not a table; expected a file that ends with {', '.join(SUFFIXES)}")
     if suffix == ".parquet":
         rows = _parquet(data, called=called)
     else:

@@ -21,7 +21,7 @@ class Threshold(NamedTuple):
     """A threshold, and what was seen at it.
 
     Attributes:
-        abstain_below: answers with a smaller probability are no answers; ALWAYS where no threshold passed.
+        abstain_below: answers with a smaller probability do not count; ALWAYS where no threshold passed.
         n_images: calibration images.
         n_answered, n_wrong: of them, at this threshold; where none passed, at the one that was tried first.
     """
