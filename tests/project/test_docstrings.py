@@ -8,18 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.command_line import SOURCE
 from tests.support.onnx_model import write_model
 
-MODULES = [
-    "data.preparation.auto",
-    "data.preparation.splits",
-    "deployable.package",
-    "evaluation.metrics.classification",
-    "files.writing",
-    "project.text",
-    "promotion.paired",
-    "tuning.space.syntax",
-]
+MODULES = sorted(  # with an example
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    for path in SOURCE.glob("darkroom/**/*.py")
+    if "    >>> " in path.read_text()
+)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -28,6 +24,6 @@ def test_the_examples_of_a_module_hold(name: str, tmp_path: Path, monkeypatch: p
     weights = np.array([[0.01, 0.0]] * 64)  # a bright image is a cat
     write_model(Path("model.onnx"), classes=["cat", "dog"], image_shape=(8, 8, 1), weights=weights)
     cv2.imwrite("photo.png", np.full((8, 8), 255, np.uint8))
-    failed, attempted = doctest.testmod(importlib.import_module(f"darkroom.{name}"))
+    failed, attempted = doctest.testmod(importlib.import_module(name))
     assert attempted > 0
     assert failed == 0

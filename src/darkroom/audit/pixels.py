@@ -9,7 +9,7 @@ import numpy as np
 from darkroom.audit.suspects import main_directions
 from darkroom.data.arrays.dataset import Images
 from darkroom.data.preparation.decoding import perceptual_hashes
-from darkroom.data.preparation.splits import near_duplicate_components
+from darkroom.data.preparation.near_duplicates import near_duplicate_components
 
 EDGE = 32  # pixels of the small copies
 CHUNK = 512  # images in memory at a time, of each thread

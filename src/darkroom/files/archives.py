@@ -5,9 +5,7 @@ import gzip
 import io
 import lzma
 import os
-import re
 import stat
-import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,17 +15,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from darkroom.errors import DataError
-from darkroom.project.text import escaped, shown, utf8
+from darkroom.files.member_names import safe_name, zip_name
+from darkroom.project.text import escaped, shown
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
-LONGEST_NAME = 4096  # bytes, as the paths of Linux
 MOST_MEMBERS = 10_000_000  # at about 300 bytes of memory each
-_UTF8_NAME = 0x800  # flag of a zip member
-_UNICODE_PATH = 0x7075  # extra field of a zip member
 _WINDOWS = (0, 10, 14)  # the create_system of a zip member: FAT, NTFS, VFAT
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
@@ -142,7 +138,7 @@ class TarArchive:
                 if member.issparse() or not (member.isreg() or member.isdir()):
                     kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "a file of unknown type")
                     raise DataError(f"{self.path}: member {shown(member.name)} is {kind}; only files are read")
-                name = _safe_name(member.name, self.path)
+                name = safe_name(member.name, self.path)
                 if name:
                     yield Entry(name, member.size, member.isdir(), member.offset_data)
             end = tar.offset
@@ -192,8 +188,8 @@ class ZipArchive:
                 raise DataError(f"{self.path}: member {shown(info.filename)} is {kind}; only files are read")
             if info.flag_bits & 0x1:
                 raise DataError(f"{self.path}: member {shown(info.filename)} is encrypted; pack it without a password")
-            spelled = _zip_name(info, self.path)
-            name = _safe_name(spelled, self.path)
+            spelled = zip_name(info, self.path)
+            name = safe_name(spelled, self.path)
             if info.create_system in _WINDOWS or not slashes:
                 name, spelled = name.replace("\\", "/"), spelled.replace("\\", "/")
             name = name.strip("/")
@@ -278,51 +274,6 @@ def _unpacked(path: Path, kind: str) -> IO[bytes]:
     if kind == "xz":
         return lzma.open(path, "rb")
     return bz2.open(path, "rb") if kind == "bz2" else path.open("rb")
-
-
-def _zip_name(info: zipfile.ZipInfo, path: Path) -> str:
-    """Return the name of a member as it was meant; zipfile takes all that is not marked as UTF-8 for code page 437.
-
-    Many programs write UTF-8 without the mark, some add the name as Info-ZIP's Unicode Path (extra field 0x7075 of the
-    zip specification, APPNOTE 4.6.9).
-
-    Raises:
-        DataError: the encoding of the name is unknown.
-    """
-    name = info.orig_filename
-    if not info.flag_bits & _UTF8_NAME and not name.isascii():
-        raw = name.encode("cp437")
-        try:
-            name = (_unicode_path(info.extra, raw) or raw).decode("utf-8")
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{path}: the name {shown(name)} of a member is in an unknown encoding (not UTF-8: {raw!r}); pack it "
-                "again, with UTF-8 names"
-            ) from None
-    return name.partition("\0")[0]
-
-
-def _unicode_path(extra: bytes, raw: bytes) -> bytes | None:
-    """Return the UTF-8 name in an extra field, None where there is none or it belongs to another name than `raw`."""
-    while len(extra) >= 4:
-        kind, n_bytes = struct.unpack_from("<HH", extra)
-        content, extra = extra[4 : 4 + n_bytes], extra[4 + n_bytes :]
-        if kind == _UNICODE_PATH and content[:5] == struct.pack("<BI", 1, zlib.crc32(raw)):
-            return content[5:]
-    return None
-
-
-def _safe_name(name: str, path: Path) -> str:
-    n_bytes = len(utf8(name).encode())
-    if n_bytes > LONGEST_NAME:
-        raise DataError(
-            f"{path}: the name {shown(name[:60])}... has {n_bytes:,} bytes, more than {LONGEST_NAME:,}; "
-            "this is not a dataset"
-        )
-    parts = re.split(r"[/\\]", name)
-    if parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:[/\\]", name):
-        raise DataError(f"{path}: member {shown(name)} points outside the archive; do not use this archive")
-    return utf8("/".join(part for part in name.split("/") if part not in ("", ".")))
 
 
 def _unique(path: Path, entries: Iterator[Entry]) -> Iterator[Entry]:

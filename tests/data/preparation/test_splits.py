@@ -6,14 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.data.preparation.splits import (
-    Assignment,
-    Fractions,
-    Images,
-    assign,
-    check_classes,
-    near_duplicate_components,
-)
+from darkroom.data.preparation.near_duplicates import near_duplicate_components
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
 from darkroom.errors import DataError
 
 TRAIN, VAL, TEST, RECENT, UNUSED = 0, 1, 2, 3, -1

@@ -25,13 +25,13 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import SPLIT_CODES
+from darkroom.data.preparation.near_duplicates import joined, near_duplicate_components
 from darkroom.errors import DataError
 
 _OF_TEST = "near-duplicate of a test image"
@@ -231,7 +231,7 @@ class _Draft:
         given = self._given[rows[kept]]
         order = np.argsort(given, kind="stable")
         same = (given[order[1:]] == given[order[:-1]]) & (given[order[1:]] >= 0)
-        linked = _joined(linked, order[:-1][same], order[1:][same])
+        linked = joined(linked, order[:-1][same], order[1:][same])
         return [rows[kept[part]] for part in _several(linked)]
 
     def _held_out(self, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
@@ -310,29 +310,6 @@ def _fill(splits: np.ndarray, sizes: np.ndarray, *, needed: Sequence[int], other
         able = [place for place, split in enumerate(splits.tolist()) if n_groups[split] > 1 or split not in needed]
         if n_groups[wanted] == 0 and able:
             splits[min(able, key=lambda place: (-n_groups[int(splits[place])], sizes[place]))] = wanted
-
-
-def near_duplicate_components(hashes: np.ndarray, *, bits: int) -> np.ndarray:
-    """Return for every row the first row of its component, int64 (n,): rows are linked when hashes differ in <= bits.
-
-    The 64 bits are cut into bits + 2 blocks: two hashes that differ in at most `bits` bits agree in at least two whole
-    blocks. So it is enough to compare rows that share two blocks, which for every two blocks are neighbours after
-    sorting. Memory is a few numbers per row; time grows like n log n unless very many hashes share blocks.
-
-    >>> near_duplicate_components(np.array([0b1111, 0b1110, 1 << 60], np.uint64), bits=1).tolist()
-    [0, 0, 2]
-    """
-    unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    roots = np.arange(len(unique))
-    edges = np.linspace(0, 64, bits + 3).astype(int).tolist()
-    blocks = [(1 << high) - (1 << low) for low, high in pairwise(edges)]
-    for one, other in combinations(blocks, 2):
-        for left, right in _sharing(unique, np.uint64(one | other)):
-            near = np.bitwise_count(unique[left] ^ unique[right]) <= bits
-            roots = _joined(roots, left[near], right[near])
-    first_row = np.full(len(unique), len(hashes))
-    np.minimum.at(first_row, roots, first)
-    return np.asarray(first_row[roots][inverse], np.int64)
 
 
 def check_classes(
@@ -414,30 +391,3 @@ def _repeats(
         if kept != row and row in asked:
             found.append((row, kept, _REPEATED))
     return found
-
-
-def _sharing(hashes: np.ndarray, mask: np.uint64) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield all pairs of positions whose hashes agree in the bits of the mask, at most one per position at a time."""
-    keys = hashes & mask
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    left = np.arange(len(keys))
-    for distance in range(1, len(keys)):
-        left = left[left + distance < len(keys)]
-        left = left[keys[left] == keys[left + distance]]
-        if len(left) == 0:
-            return
-        yield order[left], order[left + distance]
-
-
-def _joined(roots: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return the components' roots (the smallest position of each) after linking every left with its right."""
-    while len(left) > 0:
-        low = np.minimum(roots[left], roots[right])
-        np.minimum.at(roots, roots[left], low)
-        np.minimum.at(roots, roots[right], low)
-        while np.any(roots != (further := roots[roots])):
-            roots = further
-        apart = roots[left] != roots[right]
-        left, right = left[apart], right[apart]
-    return roots
