@@ -16,7 +16,8 @@ overhead: p50 of one connection, less the p50 of Package.predict on the same byt
 photograph: the same for JPEGs of 12 megapixels and the network of 224x224.
 ready: seconds from the start of the command to the first 200 of the server's probe, the lesser of two.
 import: seconds of a process that imports darkroom.cli.main.
-threads: darkroom's requests per second with some --threads and --network-threads; by default one per core, and one.
+workers: darkroom's requests per second with some --workers and --network-threads; by default one per core (at least
+    2), and one.
 
 The networks are the default one (compact) for 28x28 grey and 224x224 colour, untrained: weights do not change the time.
 Load through changes of the champion, lost workers and bombs is benchmarks/soak.py.
@@ -43,7 +44,7 @@ from benchmarks.clients.http_load import measure, quantile, request
 from benchmarks.record import arguments, report
 from benchmarks.served import FILTERS, Server
 
-PARTS = ("rate", "overhead", "photograph", "ready", "import", "threads")
+PARTS = ("rate", "overhead", "photograph", "ready", "import", "workers")
 PROBES = {"litserve": "/health", "bentoml": "/readyz", "fastapi": "/readyz"}  # of the peers
 PHOTOGRAPH_SIZE = 224
 PHOTOGRAPH_CONNECTIONS = (1, 8)
@@ -104,8 +105,8 @@ def measured(size: int, options: argparse.Namespace) -> dict[str, Any]:
         found["ready_seconds"] = {
             start.__name__: min(ready_seconds(partial(start, size)) for _ in range(2)) for start in starts
         }
-    if "threads" in options.parts:
-        found["requests_per_second_with_threads"] = with_threads(size, files, options)
+    if "workers" in options.parts:
+        found["requests_per_second_with_workers"] = with_workers(size, files, options)
     return found
 
 
@@ -237,15 +238,15 @@ def photograph(options: argparse.Namespace) -> dict[str, Any]:
     return sizes | found
 
 
-def with_threads(size: int, files: list[bytes], options: argparse.Namespace) -> dict[str, float]:
-    """Return darkroom's requests per second at 8 connections by its numbers of threads."""
+def with_workers(size: int, files: list[bytes], options: argparse.Namespace) -> dict[str, float]:
+    """Return darkroom's requests per second at 8 connections by its numbers of workers and threads of the network."""
     raw = [request("/v1/predict", file, "application/octet-stream") for file in files]
     n_cores, found = len(os.sched_getaffinity(0)), {}
-    for n_threads, of_network in ((2, 1), (n_cores, 1), (n_cores, n_cores), (2 * n_cores, 1)):
-        with served.darkroom(size, "--threads", str(n_threads), "--network-threads", str(of_network)) as server:
+    for n_workers, of_network in ((2, 1), (n_cores, 1), (n_cores, n_cores), (2 * n_cores, 1)):
+        with served.darkroom(size, "--workers", str(n_workers), "--network-threads", str(of_network)) as server:
             plan = {"connections": 8, "seconds": options.seconds, "warm_up": 0.5}
             rates = [measure(server.port, raw, **plan)["requests_per_second"] for _ in range(options.rounds)]
-        found[f"{n_threads}, network {of_network}"] = statistics.median(rates)
+        found[f"{n_workers}, network {of_network}"] = statistics.median(rates)
     return found
 
 

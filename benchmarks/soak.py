@@ -137,8 +137,7 @@ def watched(
 
 def kill_worker(server: served.Server, killed: list[float]) -> None:
     """Kill the child process of the server that has lived longest, if it has any, and note the time."""
-    children = [one for one in server.processes()[1:] if "resource_tracker" not in " ".join(one.cmdline())]
-    if children:
+    if children := server.processes()[1:]:
         oldest = min(children, key=lambda process: process.create_time())
         killed.append(time.time())
         os.kill(oldest.pid, signal.SIGKILL)

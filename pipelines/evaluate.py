@@ -64,7 +64,7 @@ def main() -> None:
             records[name].log_artifact(pictures, "pictures")
             said = report.in_words(metrics[name], n_images=len(rows))
             records[name].note("Test", f"{said}; [report]({records[winner].page('evaluation.html')})")
-        heat = heat_of(paths.models / winner, candidates, dataset, worst[winner])
+        heat = heat_of(paths.models / winner / "model.onnx", best, dataset, worst[winner])
         shown = {"worst": worst[winner], "unsure": unsure, "heat": heat}
         told: dict[str, Any] = {"manifest": dataset.manifest, "calibration_bins": params.calibration_bins}
         page = report.render(candidates, labels, winner=winner, shown=shown, drawn=drawn, earlier=earlier, **told)

@@ -289,7 +289,7 @@ MAY_IMPORT = {
     "networks/runtime": "deployable",
     "networks/architectures": "project",
     "evaluation/metrics": "",
-    "explanation": "",
+    "explanation": "deployable",
     "files": "project",
     "compute": "deployable project",
     "tracking": "deployable project",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from tests.project.test_contracts import MAY_IMPORT
 from tests.support.project import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -38,6 +39,14 @@ def test_the_first_screen_shows_what_was_measured(benchmark: str) -> None:
 def test_the_duration_of_make_run_is_the_measured_one() -> None:
     minutes = result("fresh_clone")["make_run_seconds_with_setup"] / 60
     assert f"{minutes:.1f} minutes" in README
+
+
+def test_packages_import_only_what_stands_above_them() -> None:
+    (layout,) = (block for block in README.split("```") if block.startswith("\nerrors\n"))
+    line_of = {name: number for number, line in enumerate(layout.strip().splitlines()) for name in line.split()}
+    assert line_of.keys() == MAY_IMPORT.keys()
+    for name, others in MAY_IMPORT.items():
+        assert all(line_of[other] < line_of[name] for other in others.split()), name
 
 
 def test_the_flow_shows_every_stage_in_the_order_of_dvc_yaml() -> None:

@@ -92,6 +92,8 @@ def waiting(server):
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n", 400),
         (b"GET /healthz HTTP/2.0\r\nHost: x\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 400),
+        (b"GET /healthz HTTP/2.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n", 400),
         (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n", 400),
         (b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nA:\r\n b\r\n", 400),

@@ -52,8 +52,9 @@ class Decisions:
         """Take the last decision back and return its row; None if there is none."""
         if not self._made:
             return None
-        row, line = self._made.pop()
+        row, line = self._made[-1]
         self._edit(lambda lines: [one for one in lines if one != line])
+        self._made.pop()
         return row
 
     def _edit(self, edited: Callable[[Sequence[Correction]], list[Correction]]) -> None:

@@ -57,7 +57,6 @@ def _section(audit: Audit, kind: str) -> dict[str, Any]:
     shown = found[: SHOWN.get(kind, SHOWN_OF_OTHERS)]
     index = audit.dataset.index()
     return {
-        "kind": kind,
         "title": KINDS[kind],
         "n": len(found),
         "images": [_card(audit, one, source=index["source"][one.row], split=index["split"][one.row]) for one in shown],

@@ -3,6 +3,7 @@
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from darkroom.audit.decisions import Decisions
+from darkroom.audit.findings import KINDS
 from darkroom.audit.report import encoded
 from darkroom.audit.run import Audit
 from darkroom.errors import DarkroomError
@@ -25,6 +27,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -52,7 +55,7 @@ def build_app(audit: Audit, decisions: Decisions) -> FastAPI:
     secret = secrets.token_urlsafe()
 
     def check(request: Request) -> None:
-        if not secrets.compare_digest(request.headers.get("X-Review", ""), secret):
+        if not secrets.compare_digest(request.headers.get("X-Review", "").encode(), secret.encode()):
             raise HTTPException(403, "reload the page: it is of an earlier review")
 
     @app.exception_handler(DarkroomError)
@@ -60,9 +63,10 @@ def build_app(audit: Audit, decisions: Decisions) -> FastAPI:
         return Response(str(error), 400, media_type="text/plain")
 
     @app.get("/findings")
-    def listed() -> dict[str, Any]:
+    def listed(response: Response) -> dict[str, Any]:
+        response.headers.update(HEADERS)
         found = {"classes": audit.dataset.classes, "findings": findings, "secret": secret, "made": decisions.made}
-        return {**found, "file": str(decisions.path)}
+        return {**found, "file": str(decisions.path), "digest": audit.dataset.manifest["digest"]}
 
     @app.get("/images/{row}")
     def image(row: int) -> Response:
@@ -93,18 +97,19 @@ def _findings(audit: Audit) -> list[dict[str, Any]]:
     sources, splits = index["source"].tolist(), index["split"].tolist()
     shown: dict[int, dict[str, Any]] = {}
     for one in audit.found:
+        if one.row in shown or len(shown) == MOST:
+            continue
         beside = [{"row": row, "label": classes[labels[row]]} for row in one.beside]
-        said = {
+        shown[one.row] = {
             "row": one.row,
             "kind": one.kind,
+            "why": KINDS[one.kind],
             "label": classes[labels[one.row]],
             "suggested": None if one.suggested is None else classes[one.suggested],
             "source": sources[one.row],
             "split": splits[one.row],
             "beside": beside,
         }
-        if one.row not in shown and len(shown) < MOST:
-            shown[one.row] = said
     return list(shown.values())
 
 
@@ -141,4 +146,5 @@ def serve(server: uvicorn.Server, *, port: int, said: Callable[[str], None]) -> 
                 f"port {port} cannot be used ({error.strerror}); pass another one with --port"
             ) from None
         said(f"review at http://127.0.0.1:{listening.getsockname()[1]}/ (Ctrl-C ends it)")
-        server.run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
+            server.run(sockets=[listening])

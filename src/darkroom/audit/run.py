@@ -90,8 +90,8 @@ def audit(root: Path, *, source: str, bits: int) -> Audit:
 
 
 def _decided(root: Path, ids: list[str], labels: list[str]) -> set[int]:
-    """Return the rows whose label, as it is now, a person confirmed or has corrected for the next preprocess."""
-    said = {(line.id, line.old) for line in read_corrections(root / CORRECTIONS)}
+    """Return the rows whose label, as it is now, a person confirmed, gave, or has corrected for the next preprocess."""
+    said = {(line.id, label) for line in read_corrections(root / CORRECTIONS) for label in (line.old, line.new)}
     return {row for row, looked_at in enumerate(zip(ids, labels, strict=True)) if looked_at in said}
 
 

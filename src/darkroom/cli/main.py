@@ -27,7 +27,10 @@ app.add_typer(feedback.app)
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 failed, 2 wrong usage or params, 3 drift, 75 the lock is held."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or params, 3 drift or too many wrong labels, 75 the lock is held.
+    """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # read by console.run
     run(lambda: app(args=arguments, prog_name="darkroom"))
 

@@ -142,6 +142,6 @@ def gc(
         print(f"{name}: keeping versions {', '.join(numbers) or 'none'}")
     if planned.n_outside:
         print(f"{planned.n_outside} items lie outside this repository ({root}) and stay")
-    print(f"DVC's cache: {said_of_cache}{'' if dvc else '; they stay without --dvc'}")
+    print(f"DVC's cache: {said_of_cache}{'' if dvc or cache is None else '; they stay without --dvc'}")
     said = "deleted" if yes else "would be deleted; delete them with --yes"
     print(f"{len(planned.waste)} items, {planned.n_bytes / 1e6:,.1f} MB {said}")

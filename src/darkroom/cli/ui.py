@@ -14,6 +14,7 @@ import typer
 from darkroom.errors import RegistryError
 from darkroom.project.console import say
 from darkroom.project.repository import checkout
+from darkroom.project.text import redact
 
 app = typer.Typer()
 
@@ -41,8 +42,8 @@ def ui(
         say(f"port {port} is taken; using {free}")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(free)]
     # Its jobs are for language models, and cost three more processes.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen([*command, "--backend-store-uri", uri], env=environment) as server:
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+    with subprocess.Popen(command, env=environment) as server:  # its address may hold a password
         try:
             _wait(server, free)
             _show(f"http://{HOST}:{free}/{page}", browser=browser)
@@ -90,6 +91,6 @@ def _wait(server: "subprocess.Popen[bytes]", port: int) -> None:
 
 
 def _show(address: str, *, browser: bool) -> None:
-    print(f"runs: {address}", flush=True)
+    print(f"runs: {redact(address)}", flush=True)
     if browser:
         webbrowser.open(address)

@@ -24,7 +24,7 @@ GALLERY_SIDE = 160  # pixels; larger images are shrunk to it, smaller ones enlar
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 ROWS_AT_ONCE = 1024  # images held in memory: 150 MB at 224x224 RGB
 RUN_KEYS = {"run_id", "experiment", "tracking_uri", "git_commit", "git_dirty", "data_digest", "best_epoch"}
-RUN_KEYS |= {"model_uri", "val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
+RUN_KEYS |= {"model_uri", "params", "val_accuracy", "train_seconds", "held_out_accuracy", "held_out_images"}
 
 
 def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapping[str, int]) -> str:
@@ -168,7 +168,8 @@ def score(
     metrics |= abstention.measure(of_test, dataset.labels[test], abstained, classes=dataset.classes)
     if familiarity is not None:
         unknown = familiarity < package.unknown_below
-        metrics["share_unknown"], metrics["share_unknown_ci95"] = float(unknown.mean()), _interval(unknown)
+        metrics["share_unknown"] = float(unknown.mean())
+        metrics["share_unknown_ci95"] = list(classification.accuracy_interval(unknown))
     latencies = package.latencies_ms(dataset.images[int(test[0])], repeats=latency_repeats)
     metrics["latency_ms_p50"], metrics["latency_ms_p95"] = np.quantile(latencies, [0.5, 0.95]).tolist()
     metrics["model_bytes"] = path.stat().st_size
@@ -235,10 +236,6 @@ def _answers(package: Package, dataset: Dataset, rows: np.ndarray) -> tuple[np.n
     found = [package.answers(dataset.images[rows[start : start + ROWS_AT_ONCE]]) for start in starts]
     familiarity = [more for _, more in found if more is not None]
     return np.concatenate([one for one, _ in found]), np.concatenate(familiarity) if familiarity else None
-
-
-def _interval(members: np.ndarray) -> list[float]:
-    return list(classification.accuracy_interval(members))
 
 
 def _load(path: Path, dataset: Dataset) -> Package:

@@ -34,24 +34,20 @@ class Heat(NamedTuple):
     n_right: int
 
 
-def heat_of(folder: Path, candidates: Sequence[Candidate], dataset: Dataset, worst: Sequence[Answer]) -> Heat:
+def heat_of(path: Path, candidate: Candidate, dataset: Dataset, worst: Sequence[Answer]) -> Heat:
     """Return the heat maps of a candidate.
 
     Args:
-        folder: with its model.onnx; the name is that of the candidate.
-        candidates: scored on the test images of dataset.
+        path: its model.onnx.
+        candidate: scored on the test images of dataset.
         worst: its worst errors.
     """
-    candidate = next(one for one in candidates if one.name == folder.name)
-    path = folder / "model.onnx"
     explain = Explainer(path, Package.load(path), n_masks=N_MASKS)
     is_exact = explain.method == EXACT
     wrong = worst[: MOST_ERRORS[is_exact]]
     rows, predicted = dataset.rows("test"), candidate.probabilities.argmax(axis=1)
     right = np.flatnonzero(predicted == dataset.labels[rows])
-    right = (
-        right[np.linspace(0, len(right) - 1, min(len(right), MOST_RIGHT[is_exact]), dtype=int)] if len(right) else right
-    )
+    right = right[np.linspace(0, len(right) - 1, min(len(right), MOST_RIGHT[is_exact]), dtype=int)]
     images = np.concatenate([np.empty((0, *dataset.image_shape), np.uint8), *(one.image[None] for one in wrong)])
     images = np.concatenate([images, dataset.images[rows[right]]])
     if not len(images):

@@ -128,7 +128,7 @@ def render(
         **shown,
         n_bins=calibration_bins,
         earlier=earlier,
-        settings={each.name: flatten(each.run.get("params", {})) for each in candidates},
+        settings={each.name: flatten(each.run["params"]) for each in candidates},
         marker=MARKER,
     )
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from darkroom.deployable.machine import usable_cores
+
 # What stands between a linear layer and the probabilities, or between the pooling and it, and changes no order.
 AFTER_LINEAR = {"Softmax", "Mul", "Div", "Add", "Identity", "Cast"}
 AFTER_POOLING = {"Squeeze", "Flatten", "Reshape", "Identity", "Cast"}
@@ -33,7 +35,7 @@ def read_ending(model: Any) -> Ending | None:
     makers = {name: node for node in graph.node for name in node.output}
     constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
 
     def back(name: str, passed: set[str]) -> Any:
@@ -95,6 +97,7 @@ class ActivationMaps:
         exposed.graph.output.append(onnx.ValueInfoProto(name=ending.features))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = usable_cores()  # ONNX Runtime counts the machine's
         self._session = onnxruntime.InferenceSession(exposed.SerializeToString(), options)
         self._input = self._session.get_inputs()[0].name
         self._ending = ending

@@ -15,7 +15,7 @@ EXACT, BY_MASKS = "class activation map", "RISE"
 SHOWN_SIDE = 256  # pixels; smaller images are enlarged to it
 HEAT = 0.65  # weight of the colour where the map is highest
 CELLS = 8  # per edge, when the places of many maps are compared
-CONCENTRATED = 0.3  # of all heat in a cell of the border: 1/64 of the area
+CONCENTRATED = 0.3  # of all heat in 2 x 2 cells at the border: 1/16 of the area
 
 
 class Explainer:

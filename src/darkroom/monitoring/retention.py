@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +43,13 @@ def remove_oldest(paths: Iterable[Path], *, max_seconds: float, max_bytes: float
     """
     found, failed = [], None
     for path in paths:
-        with suppress(FileNotFoundError):  # another process was faster, here and below
+        try:
             state = path.stat()
             found.append((state.st_mtime, state.st_size, path))
+        except FileNotFoundError:  # another process was faster, here and below
+            continue
+        except OSError as error:
+            failed = error
     oldest, n_bytes = time.time() - max_seconds, 0
     for changed, size, path in sorted(found, reverse=True):
         n_bytes += size

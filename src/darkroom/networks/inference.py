@@ -77,8 +77,14 @@ def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
         images: of length n, indexable by an int array, gives uint8 (n, H, W, C).
         batch_size: images at a time.
     """
+    return outputs(model, images, batch_size=batch_size)[0]
+
+
+def outputs(model: keras.Model, images: Any, *, batch_size: int) -> list[np.ndarray]:
+    """Return every output of a model for images; arguments as for `answers`."""
     parts = np.array_split(np.arange(len(images)), max(1, -(-len(images) // batch_size)))
-    return np.concatenate([model.predict_on_batch(images[part]) for part in parts])
+    found = [keras.tree.flatten(model.predict_on_batch(images[part])) for part in parts]
+    return [np.concatenate(one) for one in zip(*found, strict=True)]
 
 
 def right(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> np.ndarray:

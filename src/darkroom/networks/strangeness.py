@@ -89,6 +89,11 @@ def energies(logits: Any) -> Any:
     return -ops.logsumexp(logits, axis=1)
 
 
+def summed(logits: Any, features: Any, of: Known) -> Any:
+    """Return how strange images are by their logits and features, (n,): of arrays, or of the outputs of layers."""
+    return distances(features, of) / of.spreads[0] + energies(logits) / of.spreads[1]
+
+
 def measured(described: keras.Model, of: Known) -> keras.Model:
     """Return the model that gives for images how strange they are, (n,).
 
@@ -96,5 +101,4 @@ def measured(described: keras.Model, of: Known) -> keras.Model:
         described: as inference.described returned it.
     """
     logits, features = described.outputs
-    strangeness = distances(features, of) / of.spreads[0] + energies(logits) / of.spreads[1]
-    return keras.Model(described.input, strangeness, name="strangeness")
+    return keras.Model(described.input, summed(logits, features, of), name="strangeness")

@@ -1,6 +1,9 @@
 """Find out what a repository takes of the disk, and say why."""
 
+import os
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # In this order: a file that several of them have as a hard link counts for the first.
@@ -40,15 +43,16 @@ def in_short(used: dict[str, int]) -> str:
 def _blocks(path: Path, seen: set[tuple[int, int]]) -> int:
     total = 0
     for file in _files(path):
-        stat = file.lstat()
-        if (stat.st_dev, stat.st_ino) not in seen:
-            seen.add((stat.st_dev, stat.st_ino))
-            total += stat.st_blocks * 512
+        with suppress(FileNotFoundError):  # a running stage has replaced it
+            found = file.lstat()
+            if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                total += found.st_blocks * 512
     return total
 
 
 def _files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from (file for file in path.rglob("*") if file.is_file() and not file.is_symlink())
-    elif path.is_file():
+    if not path.is_dir():
         yield path
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder, name) for name in names)

@@ -9,7 +9,6 @@ of the aliases stay: they are small, and the record.
 import json
 import re
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -178,14 +177,16 @@ class OldData(NamedTuple):
 def old_data(root: Path, *, remove: bool) -> OldData:
     """Return the files in DVC's cache that nothing uses (`dvc gc --all-commits --all-experiments`).
 
-    A version of the registry was made from data that its commit names, so that these stay.
+    The data of a version that was trained from a commit stays; of one trained from uncommitted data (git.dirty) only
+    the model stays.
 
     Args:
         remove: whether to delete them.
 
     Raises:
         DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else. Or a merge
-            left conflicts in dvc.lock.
+            left conflicts in dvc.lock. Or a file that would go lies outside of the repository: others may share the
+            cache.
         TrainingError: DVC refuses.
     """
     if state := WorkInProgress(root).state():
@@ -197,14 +198,18 @@ def old_data(root: Path, *, remove: bool) -> OldData:
         return OldData(0, 0)
     check_merges(root)
     tree = Workspace(root, log=root / ".darkroom" / "gc.log")
-    # Outside of git there are no commits to look at.
-    used = ["--all-commits", "--all-experiments"] if (root / ".git").exists() else ["--workspace"]
-    command = [sys.executable, "-m", "dvc", "gc", *used, "--force"]
-    said = tree.run([*command, "--dry"], shown="dvc gc").printed
+    # Outside of git there are no commits to look at; the repository may lie below the top of git's.
+    in_git = any((folder / ".git").exists() for folder in (root, *root.resolve().parents))
+    command = ["gc", *(["--all-commits", "--all-experiments"] if in_git else ["--workspace"]), "--force"]
+    said = tree.dvc(*command, "--dry", echo=False).printed
     files = [Path(path) for path in re.findall(r"^Removing (.+)$", said, re.MULTILINE)]
+    if outside := next((file for file in files if not file.resolve().is_relative_to(root.resolve())), None):
+        raise DataError(
+            f"DVC's cache has {outside}, outside of {root}: other repositories may need it; use `dvc gc --projects`"
+        )
     found = OldData(len(files), sum(file.lstat().st_size for file in files))
     if remove and files:
-        tree.run(command, shown="dvc gc")
+        tree.dvc(*command, echo=False)
     return found
 
 

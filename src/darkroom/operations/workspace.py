@@ -44,20 +44,21 @@ class Workspace:
         self._on_start = on_start
         self._on_look = on_look
 
-    def dvc(self, *arguments: str) -> Ended:
-        """Run a command of DVC, whose output is shown; see `run`."""
-        return self.run([sys.executable, "-m", "dvc", *arguments], shown="dvc")
+    def dvc(self, *arguments: str, echo: bool = True) -> Ended:
+        """Run a command of DVC, whose output is shown unless `echo` is false; see `run`."""
+        return self.run([sys.executable, "-m", "dvc", *arguments], shown="dvc", echo=echo)
 
     def git(self, *arguments: str, allowed: Container[int] = (0,)) -> Ended:
         """Run a command of git; see `run`."""
         return self.run(["git", "-c", "core.quotePath=false", *arguments], shown="git", allowed=allowed)
 
-    def run(self, command: Sequence[str], *, shown: str, allowed: Container[int] = (0,)) -> Ended:
+    def run(self, command: Sequence[str], *, shown: str, allowed: Container[int] = (0,), echo: bool = False) -> Ended:
         """Return how a command ended.
 
         Args:
             shown: its name in errors.
             allowed: the exit statuses that are not errors.
+            echo: whether its output is shown on stderr too.
 
         Raises:
             LockedError: another DVC command is at work here.
@@ -70,7 +71,7 @@ class Workspace:
             environment=self._environment,
             on_start=self._on_start,
             on_look=self._on_look,
-            echo=shown == "dvc",
+            echo=echo,
         )
         if ended.status in allowed:
             return ended

@@ -58,7 +58,7 @@ def render(
     Args:
         name, version: as registered.
         created: when, ISO 8601.
-        model: the metadata of its package: classes, image_shape, color, and abstain_below if it has one.
+        model: the metadata of its package: classes, image_shape, color; abstain_below, unknown_below if it has them.
         metrics: of the model, from evaluation.json.
         promotion: promotion.json: decision, reasons, champion_before, tests by gate.
         data: manifest.json of the prepared data.
@@ -140,9 +140,9 @@ def _limits(
 def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """Return when the model answers, and what was promised and measured of that."""
     other = "It knows no other class: an image of anything else gets one of these labels"
-    threshold, asked = model.get("abstain_below"), model.get("abstain")
+    threshold, asked, strange = model.get("abstain_below"), model.get("abstain"), _strange(model, metrics)
     if threshold is None:
-        return [f"{other} too. It never abstains."]
+        return [f"{other} too{', unless it looks strange' if strange else '. It never abstains'}.", *strange]
     promised = ""
     if asked:
         rate, confidence = 100 * asked["error_rate"], 100 * asked["confidence"]
@@ -159,6 +159,17 @@ def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
         low, high = (percent(side) for side in metrics["error_answered_ci95"])
         of_these = f"{wrong} of these answers were wrong (95 % interval {low} to {high})"
         said.append(f"It answered {answered} of the test images, and {of_these}.")
+    return [*said, *strange]
+
+
+def _strange(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Return which images the model says are unknown, and how many test images are; nothing if it cannot tell."""
+    if (limit := model.get("unknown_below")) is None:
+        return []
+    rest = 100 - 100 * limit
+    said = [f"An image stranger than {rest:g} % of the validation images is marked as unknown, and as abstained."]
+    if "share_unknown" in metrics:
+        said.append(f"So were {percent(metrics['share_unknown'])} of the test images.")
     return said
 
 

@@ -134,8 +134,8 @@ def _figures(winner: Winner, version: Version) -> str:
     }
     table = [f"| {' | '.join(row)} |" for row in (shown, ["---"] * len(shown), shown.values())]
     links = [f"commit `{version.tags.get('git.commit', 'unknown')[:12]}`"]
-    if version.run_id and runs.tags_of(version.run_id) is not None:
-        with runs.reopen(version.run_id) as run:
+    with runs.reopen_if_known(version.run_id) as run:
+        if run:
             card = run.page(f"model_card/{version.name}-{version.version}/model_card.html")
             links += [f"[{label}]({run.page(path)})" for label, path in (("run", ""), ("report", "evaluation.html"))]
             links.append(f"[model card]({card})")

@@ -88,8 +88,8 @@ def note(run_id: str, tags: Mapping[str, str], *, decision: str) -> None:
     Args:
         decision: in Markdown.
     """
-    if runs.tags_of(run_id) is not None:
-        with runs.reopen(run_id) as run:
+    with runs.reopen_if_known(run_id) as run:
+        if run:
             run.set_tags(tags)
             run.note("Decision", decision)
 

@@ -118,12 +118,12 @@ def store_card(version: Version, *, markdown: str, html: str, description: str) 
     """
     opened, kept = client(), []
     with store_errors(tracking_uri()):
-        if version.run_id and runs.tags_of(version.run_id) is not None:
-            folder = f"model_card/{version.name}-{version.version}"
-            opened.log_text(version.run_id, markdown, f"{folder}/model_card.md")
-            opened.log_text(version.run_id, html, f"{folder}/model_card.html")
-            kept.append(f"runs:/{version.run_id}/{folder}")
-            with runs.reopen(version.run_id) as run:
+        with runs.reopen_if_known(version.run_id) as run:
+            if run:
+                folder = f"model_card/{version.name}-{version.version}"
+                opened.log_text(run.id, markdown, f"{folder}/model_card.md")
+                opened.log_text(run.id, html, f"{folder}/model_card.html")
+                kept.append(f"runs:/{run.id}/{folder}")
                 page = version_page(version.name, version.version)
                 run.note("Version", f"[{version.name} version {version.version}]({page})")
         text = description[:DESCRIPTION_CHARACTERS]

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Scope
 MAX_HEAD_BYTES = 1 << 16  # of a request, or of what is between the pieces of its body
 MAX_HELD_BYTES = 1 << 16  # of a body, until the application takes them
 LINGER_SECONDS = 2.0  # of reading on after the last answer, so that a client that still sends can read it
+LINGER_BYTES = 1 << 20
 PROBE_SECONDS = 0.05  # between the first two looks whether a client that closed its side is gone
 SWEEP_SECONDS = 1.0  # between two looks at connections that do nothing
 INVALID = b"Invalid HTTP request received."
@@ -105,7 +106,7 @@ class _Connection(asyncio.Protocol):
         self._unanswered: deque[_Exchange] = deque()  # the first one is at work
         self._parser = httptools.HttpRequestParser(self)
         self._n_beside = 0  # bytes outside a body, since the last request was complete
-        self._n_body = 0
+        self._n_body = self._n_passed_over = 0
         self._since = time.monotonic()  # when it began to wait for the client
         self._is_ending = self._is_broken = self._is_half_closed = False
         self._can_write = asyncio.Event()
@@ -126,17 +127,19 @@ class _Connection(asyncio.Protocol):
         self._unanswered.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending or self._is_broken:
-            return
-        self._n_beside += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse()
-        if self._n_beside > MAX_HEAD_BYTES + 8 * self._n_body:  # a chunk of one byte has five beside it
-            self._refuse()
+        if self._is_ending:
+            self._n_passed_over += len(data)
+            if self._n_passed_over > LINGER_BYTES:
+                self._transport.abort()
+        rest = memoryview(data)
+        while rest and not (self._is_ending or self._is_broken):
+            self._n_beside += len(rest)
+            try:
+                rest = self._parse(rest)
+            except httptools.HttpParserError:
+                self._refuse()
+            if self._n_beside > MAX_HEAD_BYTES + 8 * self._n_body:  # a chunk of one byte has five beside it
+                self._refuse()
 
     def eof_received(self) -> bool:
         if self._unanswered and not self._exchange and not self._is_ending:
@@ -149,6 +152,8 @@ class _Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._since = time.monotonic()
         self._can_write.clear()
+        if not self._unanswered and not self._is_ending:
+            self._transport.pause_reading()  # else `answered` does
 
     def resume_writing(self) -> None:
         self._can_write.set()
@@ -191,6 +196,7 @@ class _Connection(asyncio.Protocol):
             self._exchange.complete()
             self._exchange = None
             self._n_beside = self._n_body = 0
+            self.read_on()  # so that it is seen when the client leaves
 
     # From exchanges and the server
 
@@ -221,8 +227,10 @@ class _Connection(asyncio.Protocol):
         """An answer was written whole."""
         self._unanswered.popleft()
         self._since = time.monotonic()
-        if is_last or self._is_broken:
-            self._end(at_once=exchange.is_complete and not self._unanswered)
+        if is_last:
+            self._end(at_once=exchange.is_complete and not self._unanswered and not self._is_broken)
+        elif self._is_broken and not self._unanswered:
+            self._say_invalid()
         else:
             self._go_on()
 
@@ -261,37 +269,56 @@ class _Connection(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Begin with the next request, or read it."""
-        if self._is_ending or not self._can_write.is_set():
+        if self._is_ending:
             return
-        if not self._unanswered:
+        if not self._can_write.is_set():
+            self._transport.pause_reading()  # until the client reads: its answers are held meanwhile
+        elif not self._unanswered:
             self._transport.resume_reading()
         elif self._unanswered[0].task is None:
             self._start(self._unanswered[0])
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Read on as if the client had not offered another protocol: the parser leaves a body to that one."""
-        if self._parser.get_method() == b"CONNECT":
-            self._refuse()
-            return
+    def _parse(self, data: memoryview) -> memoryview:
+        """Return what is left to be parsed."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade()
+            return data[upgrade.args[0] :]
+        return data[:0]
+
+    def _decline_upgrade(self) -> None:
+        """Go on as if the client had not offered another protocol: the parser leaves a body to that one.
+
+        Raises:
+            HttpParserError: the request cannot be answered without that.
+        """
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError(INVALID.decode())
         headers = [(name, value) for name, value in self._headers if name != b"upgrade"]
-        line = b"%s %s HTTP/1.1\r\n" % (self._parser.get_method(), self._target)
+        line = b"%s %s HTTP/%s\r\n" % (method, self._target, version)
         head = line + b"".join(b"%s: %s\r\n" % one for one in headers) + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
-        self._n_beside = 0
-        self.data_received(head + rest)
+        self._n_beside = len(head)
+        self._parser.feed_data(head)
 
     def _refuse(self) -> None:
         """Answer what is no HTTP, after the requests before it."""
         if self._is_broken or self._is_ending:
             return
         self._is_broken = True
-        if self._exchange and self._exchange is self._unanswered[0] and not self._exchange.is_begun:
+        if self._exchange and not self._exchange.is_begun:
             self._exchange.lose()  # its body is what is broken
-            self._unanswered.clear()
+            self._unanswered.pop()
+            self._exchange = None
         if not self._unanswered:
-            more = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-            self.write(_STATUS_LINES[400] + more + b"content-length: %d\r\n\r\n" % len(INVALID) + INVALID)
-            self._end(at_once=True)
+            self._say_invalid()
+
+    def _say_invalid(self) -> None:
+        more = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
+        self.write(_STATUS_LINES[400] + more + b"content-length: %d\r\n\r\n" % len(INVALID) + INVALID)
+        self._end(at_once=False)
 
     def _end(self, *, at_once: bool) -> None:
         self._is_ending = True
@@ -324,7 +351,7 @@ class _Exchange:
         self._body = bytearray()
         self._arrived: asyncio.Future[None] | None = None
         self._start: Message | None = None
-        self._is_lost = self._is_answered = False
+        self._is_lost = self._is_answered = self._is_taken = False
 
     @classmethod
     def of(
@@ -344,8 +371,8 @@ class _Exchange:
         version = parser.get_http_version()
         of_name = dict(headers)
         n_hosts = sum(name == b"host" for name, _ in headers)
-        encoding = of_name.get(b"transfer-encoding", b"chunked").lower()
-        if version not in ("1.0", "1.1") or n_hosts > 1 or encoding != b"chunked":
+        encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if version not in ("1.0", "1.1") or n_hosts > 1 or encodings not in ([], [b"chunked"]):
             raise httptools.HttpParserError(INVALID.decode())
         if version == "1.1" and not n_hosts:
             raise httptools.HttpParserError(INVALID.decode())
@@ -365,7 +392,7 @@ class _Exchange:
             "server": peer[:2],
         }
         keep_alive = version == "1.1" and parser.should_keep_alive()
-        expects = of_name.get(b"expect", b"").lower() == b"100-continue"
+        expects = version == "1.1" and of_name.get(b"expect", b"").lower() == b"100-continue"
         return cls(scope, connection=connection, keep_alive=keep_alive, expects=expects)
 
     async def run(self, app: ASGIApp) -> None:
@@ -401,7 +428,7 @@ class _Exchange:
 
     async def receive(self) -> Message:
         """Return the next piece of the body."""
-        while not self._body and not self.is_complete and not self._is_answered:
+        while not self._is_answered and (self._is_taken or not (self._body or self.is_complete)):
             if self._expects:
                 self._expects = False
                 self._connection.write(_CONTINUE)
@@ -412,6 +439,7 @@ class _Exchange:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
         self._body.clear()
+        self._is_taken = self.is_complete
         return {"type": "http.request", "body": body, "more_body": not self.is_complete}
 
     async def send(self, message: Message) -> None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from darkroom.registry.snapshot import Version
 
 OUT_OF_MEMORY = 77  # exit code of a worker
+# Of an image from here on the network takes nearly all of the time, and gains nothing by batches on a CPU.
+LARGE_PIXELS = 64 * 64
 ANSWERED, REFUSED, FAILED = range(3)  # what becomes of an image
 
 

@@ -20,9 +20,18 @@ from typing import Any, cast
 from darkroom.compute.local import thread_limits
 from darkroom.errors import RegistryError
 from darkroom.serving.limits import Log, busy
-from darkroom.serving.messages import ANSWERED, FAILED, OUT_OF_MEMORY, REFUSED, Facts, Task, Unpacker, packed
+from darkroom.serving.messages import (
+    ANSWERED,
+    FAILED,
+    LARGE_PIXELS,
+    OUT_OF_MEMORY,
+    REFUSED,
+    Facts,
+    Task,
+    Unpacker,
+    packed,
+)
 
-LARGE_PIXELS = 64 * 64  # from here on the network takes nearly all of the time, and gains nothing by batches on a CPU
 BATCH_BYTES = 1 << 16  # of files that a worker takes at once: larger ones are decoded by several workers
 START_SECONDS = 120.0  # until a new worker has loaded its version
 MAX_PAUSE = 30.0  # seconds between two starts of a worker that ends before it is ready
@@ -219,7 +228,7 @@ class Pool:
         if worker in self._free:
             self._free.remove(worker)
         open_images = [image for image in worker.images if not image.group.done.done()]
-        if self._is_closed or (worker.is_ended and not open_images):
+        if self._is_closed or worker.is_ended:
             return
         cause, sentence = _why(code, self._task.seconds)
         if not self._facts.done():
@@ -266,8 +275,8 @@ class Pool:
             images = self._next_images()
             self._free.pop().take(images)
         if self._is_retired and not self._waiting:
-            for worker in self._free:
-                worker.end()
+            while self._free:
+                self._free.pop().end()
 
     def _next_images(self) -> list[Image]:
         share = -(-len(self._waiting) // len(self._free))

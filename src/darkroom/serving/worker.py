@@ -23,7 +23,7 @@ import numpy as np
 from darkroom.errors import DarkroomError, RegistryError
 from darkroom.monitoring.measures import measures
 from darkroom.registry import versions
-from darkroom.serving.messages import ANSWERED, FAILED, OUT_OF_MEMORY, REFUSED, Task, packed
+from darkroom.serving.messages import ANSWERED, FAILED, LARGE_PIXELS, OUT_OF_MEMORY, REFUSED, Task, packed
 
 NO_MEMORY = -4  # StsNoMem of OpenCV
 NO_ROOM = re.compile("bad_alloc|allocate memory")  # of ONNX Runtime
@@ -100,7 +100,8 @@ def _loaded(task: Task) -> Any:
         import cv2
 
         cv2.setNumThreads(1)  # the workers are what runs in parallel
-        for n_images in (task.max_batch, 1):
+        height, width = package.image_shape[:2]
+        for n_images in (1,) if height * width >= LARGE_PIXELS else (task.max_batch, 1):
             package.probabilities(np.zeros((n_images, *package.image_shape), np.uint8))
     except Exception as error:  # the version's own code
         said = f"{task.version.name} version {task.version.version} does not answer: {type(error).__name__}: {error}"

@@ -48,7 +48,7 @@ def connect(experiment: str) -> str:
 
 
 def latest() -> str | None:
-    """Return the id of the experiment that has the newest run; None where there are no runs.
+    """Return the id of the experiment that has the newest run of a stage; None where there is none.
 
     Raises:
         RegistryError: the store does not answer.
@@ -56,7 +56,8 @@ def latest() -> str | None:
     opened = client()
     with store_errors(tracking_uri()):
         known = {each.experiment_id: each for each in opened.search_experiments()}
-        found = opened.search_runs([*known], order_by=["attributes.start_time DESC"], max_results=1) if known else []
+        of_stages, newest = "tags.`dvc.stage` LIKE '%'", ["attributes.start_time DESC"]  # others may use the store too
+        found = opened.search_runs([*known], of_stages, order_by=newest, max_results=1) if known else []
         if not found:
             return None
         experiment = known[found[0].info.experiment_id]

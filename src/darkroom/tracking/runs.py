@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -277,6 +277,13 @@ def reopen(run_id: str) -> Iterator[Run]:
     if found.info.lifecycle_stage != "active":
         raise RegistryError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
     yield Run(run_id, experiment, experiment_id, tracking_uri(), opened)
+
+
+@contextmanager
+def reopen_if_known(run_id: str | None) -> Iterator[Run | None]:
+    """Open a finished run as `reopen` does; None where there is none, or the store has it no longer."""
+    with reopen(run_id) if run_id and tags_of(run_id) is not None else nullcontext() as run:
+        yield run
 
 
 def tags_of(run_id: str) -> dict[str, str] | None:

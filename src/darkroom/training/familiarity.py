@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from darkroom.data.arrays.selection import Selection
 from darkroom.deployable.package import familiarities
 from darkroom.training.candidate import Trained
 from darkroom.training.opened import Opened
@@ -23,21 +24,27 @@ class Familiarity(NamedTuple):
         model: images to strangeness.
         scale: {strangeness: ascending, share: of held-out images that are at least as strange}; see `scale_of`.
         n_images: that were held out.
+        batch_size: images at a time, so that all their views fit into memory.
     """
 
     model: "keras.Model"
     scale: dict[str, list[float]]
     n_images: int
+    batch_size: int
 
-    def of(self, images: Any, trained: Trained) -> np.ndarray:
+    def of(self, images: Any) -> np.ndarray:
         """Return the familiarity of images, (n,), in (0, 1]."""
         from darkroom.networks import inference
 
-        return familiarities(inference.answers(self.model, images, batch_size=trained.batch_size), self.scale)
+        return familiarities(inference.answers(self.model, images, batch_size=self.batch_size), self.scale)
 
 
 def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
-    """Return what a trained network finds familiar: described by training images, set to scale by validation images."""
+    """Return what a trained network finds familiar: described by training images, set to scale by validation images.
+
+    A head of few images was fitted to those for validation too (see head_phase.solve_head). It is surer of them than of
+    new ones, so the share of known images that are found unknown holds nearly, not exactly.
+    """
     from darkroom.networks import inference, strangeness
 
     data, described = opened.data, trained.described
@@ -48,12 +55,12 @@ def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
         known = strangeness.known(values[rows], labels[rows])
     else:
         rows = _spread(len(data.labels))
-        _, values = _answers(described, data.images, rows, batch_size=batch_size)
+        _, values = inference.outputs(described, Selection([(data.images, rows)]), batch_size=batch_size)
         known = strangeness.known(values, data.labels[rows])
-    logits, values = _answers(described, data.val_images, np.arange(len(data.val_labels)), batch_size=batch_size)
-    model = strangeness.measured(described, known.spread_over(logits, values))
-    held_out = inference.answers(model, data.val_images, batch_size=batch_size)
-    return Familiarity(model, scale_of(held_out), len(held_out))
+    logits, values = inference.outputs(described, data.val_images, batch_size=batch_size)
+    known = known.spread_over(logits, values)
+    held_out = np.asarray(strangeness.summed(logits, values, known))
+    return Familiarity(strangeness.measured(described, known), scale_of(held_out), len(held_out), batch_size)
 
 
 def scale_of(strangeness: np.ndarray) -> dict[str, list[float]]:
@@ -68,13 +75,6 @@ def scale_of(strangeness: np.ndarray) -> dict[str, list[float]]:
     descending, n_images = np.sort(strangeness)[::-1], len(strangeness)
     ranks = np.unique(np.geomspace(1, n_images, SCALE_MARKS).round().astype(int))[::-1]
     return {"strangeness": descending[ranks - 1].tolist(), "share": (ranks / (n_images + 1)).tolist()}
-
-
-def _answers(model: "keras.Model", images: Any, rows: np.ndarray, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    parts = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
-    found = [model.predict_on_batch(images[part]) for part in parts]
-    logits, features = (np.concatenate(one) for one in zip(*found, strict=True))
-    return logits, features
 
 
 def _spread(n_images: int) -> np.ndarray:

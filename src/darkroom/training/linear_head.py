@@ -71,7 +71,7 @@ def solve(
     problem = _Problem(features, targets)
     labels = targets.argmax(axis=1)
     folds = assign_folds(labels, groups, n_folds=N_FOLDS, seed=seed)
-    n_tried = _n_tried(len(labels))
+    n_tried = max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, len(labels))))
     held_out = np.flatnonzero(judged & (folds < n_tried))
     best, kept, starts = _best_penalty(problem, labels, weights, folds=folds, n_tried=n_tried, held_out=held_out)
     kernel, bias = problem.coefficients(problem.minimize(weights, best, start=starts[0]))
@@ -118,11 +118,6 @@ def out_of_fold(
             return logits
         everything = np.arange(len(labels))
         return compared(_Problem(features, targets), everything, [best * len(sample) / len(labels)])[1]
-
-
-def _n_tried(n_images: int) -> int:
-    """Return how many folds penalties are compared on."""
-    return max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, n_images)))
 
 
 def _best_penalty(

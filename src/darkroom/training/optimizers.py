@@ -178,7 +178,7 @@ def make_optimizer(
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> list[np.ndarray]:
     """Return the values of `variables` to validate and deploy with: of those that are averaged the average.
 
-    What the optimizer does not train keeps its value: BatchNorm's statistics, which statistics.reestimate() then has to
+    What the optimizer does not train keeps its value: BatchNorm's statistics, which statistics.Reestimation then has to
     find for these weights. Before the first step, and without averaging, all values are the present ones.
 
     Args:

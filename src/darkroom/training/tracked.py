@@ -193,8 +193,10 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
         familiar = learn(recipe, trained, opened)
         promise = unknown(recipe["unknown_below"], scale=familiar.scale, n_images=familiar.n_images)
         metadata |= _said(promise, candidate=candidate)
-        if opened.calibration and aside and calibration:  # what is unknown has no answer that may be wrong
-            is_known = familiar.of(opened.calibration.val_images, trained) >= recipe["unknown_below"]
+        if (
+            opened.calibration is not None and calibration is not None
+        ):  # what is unknown has no answer that may be wrong
+            is_known = familiar.of(opened.calibration.val_images) >= recipe["unknown_below"]
             calibration = HeldOut(calibration.probabilities[is_known], calibration.labels[is_known])
     if calibration is not None:
         promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)

@@ -85,7 +85,11 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
         epochs: of each phase, at most; None for as many as the params have.
     """
     shorter = recipe.shortened(settings, epochs=epochs)
-    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None}
+    abstain = shorter["abstain"] and {
+        "error_rate": 0.5,
+        "confidence": 0.5,
+    }  # trials see only whether images are set aside
+    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None, "abstain": abstain}
 
 
 def judged(settings: Recipe) -> range:

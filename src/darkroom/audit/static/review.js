@@ -1,15 +1,7 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const KINDS = {
-  label: "The label is probably wrong",
-  twins: "The same image has two labels",
-  outlier: "It resembles no other image",
-  blank: "All pixels are alike",
-  dark: "Nothing in it is bright",
-  bright: "Nothing in it is dark",
-  tiny: "The original is far smaller than the others",
-};
+const address = (row) => `images/${row}?${review.digest}`; // rows of other data are other images
 let review = null;
 let place = 0;
 let made = new Set();
@@ -42,7 +34,7 @@ function next() {
 
 function picture(image, row, alt) {
   image.onload = () => image.classList.toggle("small", image.naturalWidth < 128);
-  image.src = `images/${row}`;
+  image.src = address(row);
   image.alt = alt;
 }
 
@@ -59,7 +51,7 @@ function show() {
   close();
   if (!one) return;
   picture(at("image"), one.row, `An image labelled ${one.label}`);
-  at("kind").textContent = KINDS[one.kind];
+  at("kind").textContent = one.why;
   at("label").textContent = one.label;
   at("suggested").textContent = one.suggested ?? "";
   at("arrow").hidden = at("take").hidden = one.suggested === null;
@@ -78,7 +70,7 @@ function show() {
     item.append(image, name);
     return item;
   }));
-  if (all[place + 1]) new Image().src = `images/${all[place + 1].row}`;
+  if (all[place + 1]) new Image().src = address(all[place + 1].row);
 }
 
 async function guarded(action) {

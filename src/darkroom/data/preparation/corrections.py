@@ -173,7 +173,9 @@ LISTED = ("source", *Correction._fields, "split", "changes_the_measure")
 
 
 def _split(one: Corrected, splits: Mapping[int, str]) -> str:
-    return splits.get(one.row, "unused") if one.row is not None else f"dropped from {one.official}"
+    if one.row is not None:
+        return splits.get(one.row, "unused")
+    return "dropped" if one.official == "train" else f"dropped from {one.official}"  # else nobody drew a split for it
 
 
 def is_measure(one: Corrected, splits: Mapping[int, str]) -> bool:

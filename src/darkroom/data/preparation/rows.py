@@ -188,7 +188,9 @@ class Rows:
         is_dropped = correction.new == DROP
         number = None if is_dropped else len(self.names) if row is None else row
         done = Corrected(image.name, correction, number, image.split or "train")
-        self.corrections.applied.setdefault(image_id, done)
+        before = self.corrections.applied.get(image_id)
+        if before is None or SPLIT_CODES[done.official] > SPLIT_CODES[before.official]:  # as in add: held out wins
+            self.corrections.applied[image_id] = done
         return None if is_dropped else correction.new
 
     def _against_data_set(self, row: int, label: str) -> str:

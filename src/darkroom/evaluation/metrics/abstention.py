@@ -6,7 +6,7 @@ does not pass is taken. As no threshold is tried after a failure, all tests toge
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,12 +89,9 @@ def measure(
         classes: the class names, in the order of the columns.
     """
     wrong = probabilities.argmax(axis=1) != labels
-    per_class = {name: _shares(wrong[own], abstained[own]) for name, own in _members(labels, classes)}
+    members = {name: labels == number for number, name in enumerate(classes)}
+    per_class = {name: _shares(wrong[own], abstained[own]) for name, own in members.items()}
     return {**_shares(wrong, abstained), "answered_per_class": per_class}
-
-
-def _members(labels: np.ndarray, classes: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    return ((name, labels == number) for number, name in enumerate(classes))
 
 
 def _shares(wrong: np.ndarray, abstained: np.ndarray) -> dict[str, Any]:

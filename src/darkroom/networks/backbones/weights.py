@@ -89,7 +89,7 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
     path = repository_root() / Path(file).expanduser()
     if not path.is_file():
         raise DataError(f"embed.weights.path: no such file: {path}")
-    # The tensors of a .safetensors file have the names of EfficientNet-Lite0's PyTorch port.
+    # The tensors of a .safetensors file have the names of EfficientNet-Lite's PyTorch port.
     suffixes = KERAS_SUFFIXES if backbone.keras_class else (*KERAS_SUFFIXES, ".safetensors")
     if path.suffix not in suffixes:
         why = "; a PyTorch checkpoint may run code when it is read" if path.suffix in (".pth", ".pt") else ""
