@@ -7,16 +7,15 @@ connections whose clients are about to send; Granian takes more processor time (
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from email.utils import formatdate
-from http import HTTPStatus
 from socket import socket
 from typing import cast
-from urllib.parse import unquote_to_bytes
 
 import httptools
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp
+
+from darkroom.serving.exchange import INVALID, STATUS_LINES, Exchange
 
 MAX_HEAD_BYTES = 1 << 16  # of a request, or of what is between the pieces of its body
 MAX_HELD_BYTES = 1 << 16  # of a body, until the application takes them
@@ -24,9 +23,6 @@ LINGER_SECONDS = 2.0  # of reading on after the last answer, so that a client th
 LINGER_BYTES = 1 << 20
 PROBE_SECONDS = 0.05  # between the first two looks whether a client that closed its side is gone
 SWEEP_SECONDS = 1.0  # between two looks at connections that do nothing
-INVALID = b"Invalid HTTP request received."
-_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HttpServer:
@@ -102,8 +98,8 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._exchange: _Exchange | None = None  # that is being received
-        self._unanswered: deque[_Exchange] = deque()  # the first one is at work
+        self._exchange: Exchange | None = None  # that is being received
+        self._unanswered: deque[Exchange] = deque()  # the first one is at work
         self._parser = httptools.HttpRequestParser(self)
         self._n_beside = 0  # bytes outside a body, since the last request was complete
         self._n_body = self._n_passed_over = 0
@@ -175,7 +171,7 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():
             return
-        exchange = _Exchange.of(
+        exchange = Exchange.of(
             self._parser, self._target, self._headers, connection=self, peer=self._transport.get_extra_info("sockname")
         )
         self._exchange = exchange
@@ -223,7 +219,7 @@ class _Connection(asyncio.Protocol):
         if len(self._unanswered) == 1 and not self._is_ending:
             self._transport.resume_reading()
 
-    def answered(self, exchange: "_Exchange", *, is_last: bool) -> None:
+    def answered(self, exchange: "Exchange", *, is_last: bool) -> None:
         """An answer was written whole."""
         self._unanswered.popleft()
         self._since = time.monotonic()
@@ -262,7 +258,7 @@ class _Connection(asyncio.Protocol):
         if self._is_half_closed and self._unanswered:
             self._unanswered[0].probe()
 
-    def _start(self, exchange: "_Exchange") -> None:
+    def _start(self, exchange: "Exchange") -> None:
         exchange.task = asyncio.ensure_future(exchange.run(self._server.app))
         self._server.tasks.add(exchange.task)
         exchange.task.add_done_callback(self._server.tasks.discard)
@@ -317,7 +313,7 @@ class _Connection(asyncio.Protocol):
 
     def _say_invalid(self) -> None:
         more = b"content-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-        self.write(_STATUS_LINES[400] + more + b"content-length: %d\r\n\r\n" % len(INVALID) + INVALID)
+        self.write(STATUS_LINES[400] + more + b"content-length: %d\r\n\r\n" % len(INVALID) + INVALID)
         self._end(at_once=False)
 
     def _end(self, *, at_once: bool) -> None:
@@ -331,151 +327,3 @@ class _Connection(asyncio.Protocol):
             self._transport.write_eof()
         self._transport.resume_reading()
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
-
-
-class _Exchange:
-    """One request and its answer, as ASGI has them.
-
-    Attributes:
-        is_complete: whether the whole request is there.
-        is_begun: whether a part of the answer was written.
-    """
-
-    def __init__(self, scope: Scope, *, connection: _Connection, keep_alive: bool, expects: bool) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self.is_complete = self.is_begun = False
-        self._scope = scope
-        self._connection = connection
-        self._keep_alive = keep_alive
-        self._expects = expects
-        self._body = bytearray()
-        self._arrived: asyncio.Future[None] | None = None
-        self._start: Message | None = None
-        self._is_lost = self._is_answered = self._is_taken = False
-
-    @classmethod
-    def of(
-        cls,
-        parser: httptools.HttpRequestParser,
-        target: bytes,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        connection: _Connection,
-        peer: tuple[str, int],
-    ) -> "_Exchange":
-        """Return what the head of a request asks for.
-
-        Raises:
-            HttpParserError: it is not HTTP/1.1 or 1.0, has not one Host, or a transfer encoding beside chunked.
-        """
-        version = parser.get_http_version()
-        of_name = dict(headers)
-        n_hosts = sum(name == b"host" for name, _ in headers)
-        encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-        if version not in ("1.0", "1.1") or n_hosts > 1 or encodings not in ([], [b"chunked"]):
-            raise httptools.HttpParserError(INVALID.decode())
-        if version == "1.1" and not n_hosts:
-            raise httptools.HttpParserError(INVALID.decode())
-        path, _, query = target.partition(b"?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": version,
-            "method": parser.get_method().decode(),
-            "scheme": "http",
-            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
-            "raw_path": path,
-            "query_string": query,
-            "root_path": "",
-            "headers": headers,
-            "client": None,
-            "server": peer[:2],
-        }
-        keep_alive = version == "1.1" and parser.should_keep_alive()
-        expects = version == "1.1" and of_name.get(b"expect", b"").lower() == b"100-continue"
-        return cls(scope, connection=connection, keep_alive=keep_alive, expects=expects)
-
-    async def run(self, app: ASGIApp) -> None:
-        """Have the application answer; what it leaves open ends the connection."""
-        try:
-            await app(self._scope, self.receive, self.send)
-        finally:
-            if not self._is_answered and not self._is_lost:
-                self._connection.abort()
-
-    def feed(self, body: bytes) -> int:
-        """Take a piece of the body; return how much of it the application has not taken yet."""
-        if not self._is_answered:
-            self._body += body
-            self._wake()
-        return len(self._body)
-
-    def complete(self) -> None:
-        """The body is complete."""
-        self.is_complete = True
-        self._wake()
-
-    def lose(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._is_lost = True
-        if self.task:
-            self.task.cancel()
-
-    def probe(self) -> None:
-        """Send what a client that still listens passes over."""
-        if self._scope["http_version"] == "1.1" and not self.is_begun:
-            self._connection.write(_CONTINUE)
-
-    async def receive(self) -> Message:
-        """Return the next piece of the body."""
-        while not self._is_answered and (self._is_taken or not (self._body or self.is_complete)):
-            if self._expects:
-                self._expects = False
-                self._connection.write(_CONTINUE)
-            self._connection.read_on()
-            self._arrived = asyncio.get_running_loop().create_future()
-            await self._arrived
-        if self._is_answered:
-            return {"type": "http.disconnect"}
-        body = bytes(self._body)
-        self._body.clear()
-        self._is_taken = self.is_complete
-        return {"type": "http.request", "body": body, "more_body": not self.is_complete}
-
-    async def send(self, message: Message) -> None:
-        """Write the head or a piece of the answer."""
-        if self._is_lost:
-            return
-        if message["type"] == "http.response.start":
-            self._start = message
-            return
-        body = b"" if self._scope["method"] == "HEAD" else message.get("body", b"")
-        if self._start:
-            body, self._start = self._head(self._start) + body, None
-            self.is_begun = True
-        self._connection.write(body)
-        if not message.get("more_body"):
-            self._is_answered = True
-            self._wake()
-            self._connection.answered(self, is_last=not self._keep_alive)
-        else:
-            await self._connection.writable()
-
-    def _head(self, start: Message) -> bytes:
-        headers = start["headers"]
-        names = {name for name, _ in headers}
-        if self._connection.closes or b"connection" in names or b"content-length" not in names:
-            self._keep_alive = False
-        return b"".join(self._head_parts(start["status"], headers))
-
-    def _head_parts(self, status: int, headers: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
-        yield _STATUS_LINES[status]
-        yield self._connection.date
-        for name, value in headers:
-            if name != b"connection":
-                yield b"%s: %s\r\n" % (name, value)
-        yield b"\r\n" if self._keep_alive else b"connection: close\r\n\r\n"
-
-    def _wake(self) -> None:
-        if self._arrived and not self._arrived.done():
-            self._arrived.set_result(None)
