@@ -87,6 +87,7 @@ def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
         "git_commit": "c0ffee",
         "git_dirty": False,
         "data_digest": "d1ce",
+        "params": {"learning_rate": 0.1},
         "params_digest": "p",
         "best_epoch": 2,
         "val_accuracy": 0.9 if folder.name == "transfer" else 0.75,

@@ -162,7 +162,7 @@ class Signals:
             "model_uri": uri,
         }
         said |= {"git_commit": "c" * 40, "git_dirty": False, "data_digest": data.manifest["digest"]}
-        said |= {"params_digest": "p" * 64, "best_epoch": 0, "val_accuracy": 0.9, "train_seconds": 1.0}
+        said |= {"params": {}, "params_digest": "p" * 64, "best_epoch": 0, "val_accuracy": 0.9, "train_seconds": 1.0}
         said |= {"held_out_accuracy": 0.9, "held_out_images": 60}
         (folder / "run.json").write_text(json.dumps(said))
         (folder / "history.csv").write_text("epoch,train_loss,val_loss,train_accuracy,val_accuracy\n0,1,1,0.9,0.9\n")
