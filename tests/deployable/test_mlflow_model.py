@@ -91,7 +91,9 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert answers["frame"]["index"] == [7, 8, 9]
     assert len({json.dumps(row) for row in answers["frame"]["data"]}) == 1
     assert answers["frame"]["data"][0][3] is False
-    assert [row[4] for row in answers["array"]["data"]] == [one["prediction_set"] for one in package.predict(list(images))]
+    assert [row[4] for row in answers["array"]["data"]] == [
+        one["prediction_set"] for one in package.predict(list(images))
+    ]
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python-headless"), ("onnxruntime", "onnxruntime")])

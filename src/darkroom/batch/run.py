@@ -101,8 +101,8 @@ def run(
 
     Columns: path, id (sha256 of the bytes), label, probability, probabilities (a list in the order of the classes,
     which the file's metadata name under the key darkroom), abstained, familiarity, unknown, prediction_set (a list),
-    version, error. Of an image without an answer, label to prediction_set are null, and of one that cannot be read the id too;
-    familiarity, unknown and prediction_set are null if the version does not tell them.
+    version, error. Of an image without an answer, label to prediction_set are null, and of one that cannot be read the
+    id too; familiarity, unknown and prediction_set are null if the version does not tell them.
 
     Args:
         source: see inputs.open_inputs.
