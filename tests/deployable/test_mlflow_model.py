@@ -91,9 +91,8 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert answers["frame"]["index"] == [7, 8, 9]
     assert len({json.dumps(row) for row in answers["frame"]["data"]}) == 1
     assert answers["frame"]["data"][0][3] is False
-    assert [row[4] for row in answers["array"]["data"]] == [
-        one["prediction_set"] for one in package.predict(list(images))
-    ]
+    listed = [answer["prediction_set"] for answer in package.predict(list(images))]
+    assert [row[4] for row in answers["array"]["data"]] == listed
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python-headless"), ("onnxruntime", "onnxruntime")])
