@@ -3,9 +3,9 @@
     DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets                  # makes the features first: 10 minutes
     DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets --keep features  # and keeps them there, or has them
 
-Heads are solved on the features of a few, more and all training images of CIFAR-10, so that they are right on few and
-on most images. Half of the validation images fit the temperature; of the others 1,000 calibrate, the rest is measured,
-in many draws. `of_pairs` are 100 classes: the classes of two images, whose probabilities are multiplied.
+Heads are solved on the features of 100 to 40,000 training images of CIFAR-10, so that they are right on few and on most
+images. Of the other 9,000 half fit the temperature; of those left 1,000 calibrate, the rest is measured, in many draws.
+`of_pairs` are 100 classes: the classes of two images, whose probabilities are multiplied.
 
 u: of the paper (Angelopoulos et al. 2020). 0: the class itself is not added to the mass before it, so that the first
     one is always listed; 1: it is, and the first one is listed besides; random: drawn, likewise.
@@ -29,13 +29,14 @@ from darkroom.training.linear_head import log_softmax, solve
 
 COVERAGE = 0.95
 N_CALIBRATION = 1000
+N_HELD_OUT = 9000
 SHAPES = [(0.0, 1), (0.01, 1), (0.01, 5), (0.1, 1)]  # lambda and k_reg
 Answers = tuple[np.ndarray, np.ndarray]
 
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 50_000], help="images of a head")
+    parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 40_000], help="images of a head")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
     options = parser.parse_args()
@@ -54,16 +55,20 @@ def main() -> None:
 
 
 def answers_of_head(folder: Path, n_images: int) -> Answers:
-    """Return probabilities and labels of the validation images that the temperature was not fitted on."""
-    dataset, train, held_out = Dataset.open(folder / "prepared"), read(folder, "train"), read(folder, "val")
-    rows = np.random.default_rng(0).permutation(len(train.values))[:n_images]
-    labels = dataset.labels[train.rows[rows]]
-    judged = {"groups": train.groups[rows], "judged": np.ones(len(rows), bool), "weights": np.ones(len(rows))}
-    head = solve(train.values[rows], np.eye(len(dataset.classes), dtype=np.float32)[labels], **judged, seed=7)
-    probabilities = np.exp(log_softmax(held_out.values @ head.kernel + head.bias))
-    truth, first = dataset.labels[held_out.rows], np.arange(len(probabilities)) % 2 == 0
-    temperature = fit_temperature(probabilities[first], truth[first])
-    return scaled(probabilities[~first], temperature), truth[~first]
+    """Return probabilities and labels of images that neither head nor temperature were fitted on."""
+    dataset, train = Dataset.open(folder / "prepared"), read(folder, "train")
+    order, labels = np.random.default_rng(0).permutation(len(train.values)), dataset.labels[train.rows]
+    rows, fitting, others = order[:n_images], order[-N_HELD_OUT::2], order[-N_HELD_OUT + 1 :: 2]
+    head = solve(
+        train.values[rows],
+        np.eye(len(dataset.classes), dtype=np.float32)[labels[rows]],
+        weights=np.ones(n_images),
+        groups=train.groups[rows],
+        judged=np.ones(n_images, bool),
+        seed=7,
+    )
+    said = [np.exp(log_softmax(train.values[part] @ head.kernel + head.bias)) for part in (fitting, others)]
+    return scaled(said[1], fit_temperature(said[0], labels[fitting])), labels[others]
 
 
 def pairs(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
