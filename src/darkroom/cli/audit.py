@@ -59,6 +59,8 @@ def audit(
 
 
 def _review(found: "Audit", root: Path, *, port: int) -> None:
+    import secrets
+
     from darkroom.audit.decisions import Decisions
     from darkroom.audit.review import serve, server
     from darkroom.audit.run import CORRECTIONS
@@ -66,7 +68,8 @@ def _review(found: "Audit", root: Path, *, port: int) -> None:
     from darkroom.project.locks import whoami
 
     decisions = Decisions(root / CORRECTIONS, found.dataset, who=whoami())
-    serve(server(found, decisions), port=port, said=say)
+    secret = secrets.token_urlsafe()
+    serve(server(found, decisions, secret=secret), port=port, secret=secret, said=say)
     n = len(decisions.made)
     say(f"{n} decisions in {CORRECTIONS}" + ("; commit it, then run `dvc repro`" if n else ""))
 
