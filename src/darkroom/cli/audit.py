@@ -23,9 +23,11 @@ def audit(
         typer.Option(
             "--by",
             metavar="SOURCE",
-            help="Judge labels by features of the backbone, by pixels, or auto: by features if there are any.",
+            help="Judge labels by features of the backbone, by pixels, by network (the candidate, trained once per "
+            "fold), or auto: by features if there are any, else by pixels.",
         ),
     ] = "auto",
+    n_folds: Annotated[int, typer.Option("--folds", min=2, help="Number of trainings of --by network.")] = 3,
     max_wrong: Annotated[
         float | None,
         typer.Option("--max-wrong", min=0, max=1, help="Exit with code 3 if a larger fraction of labels looks wrong."),
@@ -44,7 +46,7 @@ def audit(
     if by not in SOURCES:
         raise ParamsError(f"--by is {by!r}; expected one of {', '.join(SOURCES)}")
     root = checkout()
-    found = run.audit(root, source=by, bits=_bits(root))
+    found = run.audit(root, source=by, bits=_bits(root), n_folds=n_folds)
     page = report.write(found, root / run.REPORTS)
     n_wrong = len(found.of_kind("label"))
     if as_json:
