@@ -25,8 +25,9 @@ def small(epochs: int) -> Recipe:
 
 def answered(recipe: Recipe, labels: np.ndarray, groups: np.ndarray, said: list[str]) -> np.ndarray:
     images = digits()[0]
-    about = {"groups": groups, "classes": CLASSES, "n_folds": 2, "device": "cpu", "say": said.append}
-    return folds.out_of_fold(recipe, images, labels, **about)
+    return folds.out_of_fold(
+        recipe, images, labels, groups=groups, classes=CLASSES, n_folds=2, device="cpu", say=said.append
+    )
 
 
 def test_a_network_of_other_folds_sees_the_right_class():
