@@ -130,6 +130,13 @@ def test_the_model_is_described_with_its_limits(server):
     assert (facts["max_pixels"], facts["max_images"], facts["max_body_bytes"]) == (50_000_000, 64, 16 << 20)
 
 
+def test_a_server_without_explanations_says_how_to_get_them(server):
+    answer = server.client.post("/v1/explain", content=png(cat=True))
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "this server does not explain its answers; start it with --explain"
+    assert server.client.get("/v1/model").json()["explain"] is False
+
+
 def test_probes_answer(server):
     assert server.client.get("/healthz").json() == {"status": "ok"}
     assert server.client.get("/readyz").json() == {"status": "ready"}

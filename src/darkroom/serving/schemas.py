@@ -105,6 +105,18 @@ class Prediction(BaseModel):
     )
 
 
+class Explanation(Prediction):
+    """What the network says about an image, and what in it speaks for that."""
+
+    request_id: str = REQUEST
+    model: str
+    version: str
+    method: str = Field(description="Class activation map, which is exact, or RISE, which covers parts of the image.")
+    map: str = Field(
+        description="PNG as data: URI: the image as the network sees it; bright places speak for the label."
+    )
+
+
 class Unread(BaseModel):
     """An image that could not be read."""
 
@@ -164,3 +176,4 @@ class ModelFacts(BaseModel):
     max_pixels: int
     max_images: int
     feedback: bool = Field(description="Whether true labels are taken: the server keeps a log of predictions.")
+    explain: bool = Field(description="Whether answers are explained: the server runs with --explain.")
