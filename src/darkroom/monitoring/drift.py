@@ -39,7 +39,7 @@ class Sample:
 
     Attributes:
         measures: name -> float (n,), one value per image; any subset of brightness, contrast, sharpness, size,
-            confidence. Those that both sides have are compared.
+            confidence, familiarity. Those that both sides have are compared.
         labels: (n,) str, the classes of the images; empty: not compared.
     """
 
