@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import cifar10, mnist, record, serve, soak, tuning, tuning_peers, unknown
+from benchmarks import cifar10, http_layer, mnist, record, serve, soak, tuning, tuning_peers, unknown
 from darkroom.cli import presets
 from darkroom.project.params import read_params
 from darkroom.tuning.rows import TrialRow
@@ -106,3 +106,15 @@ def test_strangers_are_ranked_and_false_alarms_counted():
     known, strange = np.array([-1.0, -0.5, -0.001]), np.array([-0.001, -0.001])
     assert unknown.area(known, strange) == pytest.approx(5 / 6, abs=1e-4)
     assert unknown.rate_below(0.01, known)["share"] == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_servers_are_compared_turn_by_turn():
+    def turn(rate, p95_ms):
+        return {"requests_per_second": rate, "p95_ms": p95_ms, "cpu_ms": 0.1}
+
+    ours = [turn(8.0, 1.0), turn(4.0, 2.0), turn(6.0, 1.0)]
+    others = [turn(4.0, 2.0), turn(4.0, 2.0), turn(2.0, 4.0)]
+    found = http_layer.compared({"darkroom": ours, "granian": others})
+    assert found["times_the_requests_of"] == {"granian": 2.0}
+    assert found["share_of_the_p95_of"] == {"granian": 0.5}
+    assert found["times_the_cpu_of"] == {"granian": 1.0}

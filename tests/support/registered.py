@@ -21,14 +21,17 @@ def write_version(
     abstain_below: float | None = None,
     strangeness: np.ndarray | None = None,
     scale: dict[str, list[float]] | None = None,
+    listed_up_to: float | None = None,
 ) -> Version:
     """Write the files of a version that tells dark images from light ones, and return it.
 
     Args:
         strangeness: see write_model; None: the version does not tell.
         scale: of strangeness; see familiarity.scale_of.
+        listed_up_to: threshold of its prediction sets; None: it has none.
     """
     told = {"unknown_below": 0.01, "familiarity": scale} if scale else {}
+    sets = listed_up_to and {"coverage": 0.9, "threshold": listed_up_to, "penalty": 0.01, "free": 1}
     n_pixels = int(np.prod(shape))
     weights = np.zeros((n_pixels, 2), np.float32)
     weights[:, 1] = 0.05 / n_pixels
@@ -38,7 +41,7 @@ def write_version(
         classes=CLASSES,
         image_shape=shape,
         weights=weights,
-        metadata={"abstain_below": abstain_below, **told},
+        metadata={"abstain_below": abstain_below, "sets": sets, **told},
         strangeness=strangeness,
     )
     (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)

@@ -51,6 +51,7 @@ promote:
     max_ece: null
     max_error_answered: null
     min_answered: null
+    min_coverage: null
     max_latency_ms_p95: 1000.0
     max_model_bytes: 100000
     max_parity_difference: 0.00001
@@ -101,15 +102,23 @@ def prepare(root: Path) -> None:
         writer.finish(index=index, manifest={"dataset": "pets", "classes": CLASSES, "color": "grey"})
 
 
+# Of an image that speaks for neither class both are listed.
+SETS = {"coverage": 0.9, "threshold": 0.6, "penalty": 0.01, "free": 1, "n_images": 100, "by_folds": False}
+UNKNOWN = {"unknown_below": 0.01, "familiarity": {"strangeness": [100.0, 250.0], "share": [0.5, 0.001]}}
+
+
 def model_reading(pixel: int, path: Path, classes: list[str] | None = None, *, tells: bool = False) -> Path:
     """Write the ONNX model that believes one pixel; one that tells knows no image with a last pixel above 250."""
     weights = np.zeros((16, 2), np.float32)
     weights[pixel, 1] = weights[pixel + 8, 0] = 0.01
-    told = {"unknown_below": 0.01, "familiarity": {"strangeness": [100.0, 250.0], "share": [0.5, 0.001]}}
-    of_last = np.eye(16)[15] if tells else None
-    metadata = told if tells else None
-    shown = classes or CLASSES
-    return write_model(path, classes=shown, image_shape=SHAPE, weights=weights, metadata=metadata, strangeness=of_last)
+    return write_model(
+        path,
+        classes=classes or CLASSES,
+        image_shape=SHAPE,
+        weights=weights,
+        metadata={"sets": SETS, **(UNKNOWN if tells else {})},
+        strangeness=np.eye(16)[15] if tells else None,
+    )
 
 
 def write_candidate(root: Path, *, reads: int, tells: bool = False) -> tuple[Path, Path]:
