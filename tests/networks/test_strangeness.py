@@ -85,8 +85,9 @@ def test_the_exported_graph_tells_how_strange_an_image_is(with_backbone: bool, v
     package = Package.load(tmp_path / "model.onnx")
     expected = np.asarray(strangeness.distances(features, known)) / known.spreads[0]
     energy = -np.log(np.exp(logits).sum(axis=1))
-    assert (energy < known.least_energy).sum() == 3, "of 60"
-    expected = expected + np.maximum(energy, known.least_energy) / known.spreads[1]
+    least, greatest = known.energy_range
+    assert ((energy < least).sum(), (energy > greatest).sum()) == (3, 6), "of 60"
+    expected = expected + np.clip(energy, least, greatest) / known.spreads[1]
     np.testing.assert_allclose(package.strangeness(images), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(package.probabilities(images), model.predict(images, verbose=0), atol=1e-5)
     with pytest.MonkeyPatch.context() as patch:
