@@ -1,5 +1,6 @@
 """Fixtures that several packages of tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from darkroom.compute.local import thread_limits
 from tests.support import postgres as postgres_server
 from tests.support.project import ROOT, Project, clone
 
+# While the tests are imported nothing is thrown away. Afterwards a full collection would walk over the objects of
+# TensorFlow and of all tests: 0.7 s of CPU time, and Keras asks for one wherever it forgets a network.
+gc.disable()
 if "PYTEST_XDIST_WORKER" in os.environ:  # it shares the cores, and so do the processes that it starts
     os.environ.update(thread_limits(1))
 
@@ -40,6 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = ROOT / "tests"
     places = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
