@@ -20,21 +20,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # it shares the cores, and so do the pr
 # The files that take longest, longest first. The first worker to be free takes the next file: so none is left alone
 # with a long one at the end, as long as xdist does not sort the files itself (--no-loadscope-reorder).
 LONGEST = (
-    "pipelines/test_tune.py",
-    "project/test_pipeline.py",
     "operations/test_retrain.py",
+    "project/test_pipeline.py",
+    "pipelines/test_tune.py",
     "registry/test_lock.py",
+    "training/test_candidate.py",
     "compute/test_clusters.py",
+    "pipelines/test_train.py",
+    "pipelines/test_promote.py",
+    "networks/backbones/test_extractor.py",
+    "networks/runtime/test_device.py",
+    "project/test_gpu_benchmark.py",
+    "promotion/test_fair_comparison.py",
+    "networks/architectures/test_architectures.py",
+    "pipelines/test_embed.py",
+    "pipelines/test_check.py",
     "tuning/test_coordinator.py",
     "project/test_consumer.py",
-    "training/test_candidate.py",
-    "pipelines/test_train.py",
-    "networks/architectures/test_architectures.py",
     "serving/test_server.py",
-    "pipelines/test_check.py",
-    "networks/backbones/test_extractor.py",
-    "pipelines/test_promote.py",
-    "project/test_gpu_benchmark.py",
+    "pipelines/test_evaluate.py",
+    "training/test_fit.py",
+    "tuning/test_trial.py",
 )
 
 

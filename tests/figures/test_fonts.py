@@ -50,7 +50,8 @@ def test_a_title_is_as_wide_as_its_letters_are() -> None:
 
 
 def test_a_title_breaks_where_parts_of_a_name_end() -> None:
-    assert grid._wrapped("as semi-detached_house/left", 6.0, most=5).split("\n") == ["as semi-", "detached_", "house/left"]
+    lines = grid._wrapped("as semi-detached_house/left", 6.0, most=5).split("\n")
+    assert lines == ["as semi-", "detached_", "house/left"]
     assert grid._wrapped("one two three", 4.0) == "one\ntwo…"
 
 
