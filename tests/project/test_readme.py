@@ -39,6 +39,22 @@ def test_the_first_screen_shows_what_was_measured(benchmark: str) -> None:
 def test_the_duration_of_make_run_is_the_measured_one() -> None:
     minutes = result("fresh_clone")["make_run_seconds_with_setup"] / 60
     assert f"{minutes:.1f} minutes" in README
+    assert f"{minutes:.1f} minutes" in (ROOT / "docs" / "index.md").read_text()
+
+
+def test_decisions_state_what_was_measured() -> None:
+    decisions = (ROOT / "docs" / "decisions.md").read_text()
+    resized, embedded, searched = result("resize"), result("embed"), result("tuning_peers")
+    large, modes = resized["twelve_megapixels"], resized["test_accuracy"]
+    assert (
+        f"{large['times_faster_than_in_full']:.1f} times as fast, {large['mean_difference_of_255']:.1f} of 255"
+        in decisions
+    )
+    assert f"{modes['crop']:.1%}, stretched {modes['stretch']:.1%}".replace("%", " %") in decisions
+    assert f"{embedded['ratio']} times as fast" in decisions
+    compared = (ROOT / "docs" / "compare.md").read_text()
+    for tuner in ("keras-tuner", "autokeras"):
+        assert f"{searched[tuner]['val_accuracy']:.1%}".replace("%", " %") in compared
 
 
 def test_packages_import_only_what_stands_above_them() -> None:

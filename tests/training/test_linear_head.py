@@ -38,6 +38,18 @@ def test_the_head_is_that_of_scikit_learn_at_its_penalty(n_features: int) -> Non
     assert ours == pytest.approx(reference.predict_proba(scaled), abs=0.01)
 
 
+def test_the_number_of_threads_of_a_product_changes_nothing() -> None:
+    from threadpoolctl import threadpool_limits
+
+    features, labels = clouds(600, 300)
+    heads = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads):
+            heads.append(solved(features, labels))
+    assert np.array_equal(heads[0].kernel, heads[1].kernel)
+    assert np.array_equal(heads[0].held_out_logits, heads[1].held_out_logits)
+
+
 def test_held_out_answers_are_as_good_as_those_for_new_images() -> None:
     features, labels = clouds(240, 300, distance=3.0)
     head = solved(features / np.geomspace(1, 100, 300).astype(np.float32), labels)
