@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from pathlib import Path
 
@@ -65,6 +66,19 @@ def test_predict_draws_what_speaks_for_the_answer(shop):
     assert drawn.shape == (512, 512, 3), "two images of 256 x 256, each with its map beside it"
     assert (drawn[:256, :256] == drawn[:256, :256, :1]).all(), "the image itself is grey"
     assert not (drawn[:256, 256:] == drawn[:256, 256:, :1]).all()
+
+
+def test_label_next_lists_the_least_sure_image_first(shop, monkeypatch, capfd):
+    image = np.zeros((4, 4), np.uint8)
+    Path("new").mkdir()
+    for name, pixel in (("cat.png", 0), ("between.png", 128), ("dog.png", 255)):
+        image[0, 0], image[2, 0] = pixel, 255 - pixel
+        Path("new", name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    code, out, err = run(monkeypatch, capfd, "label-next", "2", "new")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(lines), lines[0]["file"]) == (0, 2, "new/between.png")
+    assert re.fullmatch("the model says (cat|dog) 5[0-9]% or (cat|dog) [45][0-9]%", lines[0]["why"])
+    assert err == "2 of 3 images without a label; 0 others are labelled or repeated, 0 cannot be read\n"
 
 
 def test_predict_reads_one_image_from_stdin(shop):
