@@ -28,7 +28,7 @@ class Incoming:
         made: the rows that were labelled, in order.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path], classes: Sequence[str]) -> None:
+    def __init__(self, folder: Path, files: Sequence[Path], classes: list[str]) -> None:
         self.folder, self.files, self.classes = folder, files, classes
         self._made: list[_Made] = []
 
