@@ -70,7 +70,7 @@ def test_only_images_without_a_label_are_read(files, tmp_path):
     assert found.unknown is not None
     assert found.unknown.tolist() == [False, True, True, False, False]
     assert found.probabilities.shape == (5, 2)
-    with pytest.raises(DataError, match="no image without a label; 6 are labelled, 1 cannot be read"):
+    with pytest.raises(DataError, match="no image without a label; 7 are labelled, 1 cannot be read"):
         unlabelled.read(tmp_path / "new", package, labelled={sha256_of(path) for path in files})
 
 
