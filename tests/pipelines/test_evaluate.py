@@ -24,6 +24,8 @@ from tests.support.project import ROOT
 
 CLASSES = ["<script>alert(1)</script>", "dark & low", "zebra"]
 SHAPE = (12, 12, 1)
+SETS = {"coverage": 0.9, "threshold": 0.8, "penalty": 0.01, "free": 1}
+MEASURED_SETS = ["coverage", "coverage_ci95", "mean_set_size", "mean_set_size_ci95", "sets_per_class"]
 PARAMS: dict[str, Any] = {
     "train": {"cnn": {}, "transfer": {}, "older": {}},
     "evaluate": {"calibration_bins": 10, "worst_images": 6, "latency_repeats": 5},
@@ -76,8 +78,8 @@ def thirds(sharpness):
     return weights.reshape(-1, 3)
 
 
-def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES):
-    write_model(folder / "model.onnx", classes=classes, image_shape=SHAPE, weights=weights)
+def write_candidate(folder, *, run_id="0" * 32, weights=None, classes=CLASSES, metadata=None):
+    write_model(folder / "model.onnx", classes=classes, image_shape=SHAPE, weights=weights, metadata=metadata)
     said = {
         "run_id": run_id,
         "experiment": "thirds",
@@ -209,7 +211,8 @@ def evaluated(tmp_path_factory):
     made = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
     run_ids = dict(zip(("cnn", "transfer"), made.stdout.split(), strict=True))
     write_candidate(folder / "models" / "cnn", run_id=run_ids["cnn"])
-    write_candidate(folder / "models" / "transfer", run_id=run_ids["transfer"], weights=thirds(0.5))
+    sure = {"run_id": run_ids["transfer"], "weights": thirds(0.5), "metadata": {"sets": SETS}}
+    write_candidate(folder / "models" / "transfer", **sure)
     # What an earlier preset left behind; its run is in no store.
     write_candidate(folder / "models" / "older", run_id="f" * 32, weights=thirds(50))
     tuned = folder / "reports" / "tune" / "cnn"
@@ -221,7 +224,8 @@ def evaluated(tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
         r"evaluate: transfer: test accuracy 0\.\d{4}, 95% interval [\d.]+ to [\d.]+, 45 images; "
-        r"recent accuracy [01]\.\d{4}, 95% interval [\d.]+ to [\d.]+, 15 images\n",
+        r"recent accuracy [01]\.\d{4}, 95% interval [\d.]+ to [\d.]+, 15 images; "
+        r"its prediction sets hold the true class of [\d.]+%, [12]\.\d\d classes on average\n",
         done.stderr,
     )
     return folder, run_ids
@@ -240,6 +244,7 @@ def test_the_evaluation_keeps_its_contract(evaluated):
         assert list(metrics) == [
             *["test_accuracy", "test_accuracy_ci95", "test_loss", "macro_f1", "ece", "per_class"],
             *["share_answered", "share_answered_ci95", "error_answered", "error_answered_ci95", "answered_per_class"],
+            *(MEASURED_SETS if name == "transfer" else []),
             *["latency_ms_p50", "latency_ms_p95", "model_bytes", "recent"],
         ]
         assert list(metrics["recent"]) == [
@@ -331,6 +336,7 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
         "it won",
         "2 trials",
         "Least certain right answers",
+        f"with the true one for {best['coverage']:.2%} of images",
     ):
         assert fact in page, fact
     for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
@@ -349,6 +355,11 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
             stored = dict(database.execute("select key, value from metrics where run_uuid = ?", (run_id,)).fetchall())
             low, high = summary[name]["test_accuracy_ci95"]
             answered, wrong = (summary[name][f"{part}_answered_ci95"] for part in ("share", "error"))
+            sets = {
+                f"{key}_{side}": value
+                for key in ("coverage_ci95", "mean_set_size_ci95")
+                for side, value in zip(("low", "high"), summary[name].get(key, []), strict=False)
+            }
             recent = summary[name]["recent"]
             recent_low, recent_high = recent["accuracy_ci95"]
             assert stored == pytest.approx(
@@ -356,6 +367,7 @@ def test_the_training_runs_get_metrics_and_pictures(evaluated):
                 | {"test_accuracy_ci95_low": low, "test_accuracy_ci95_high": high}
                 | {"share_answered_ci95_low": answered[0], "share_answered_ci95_high": answered[1]}
                 | {"error_answered_ci95_low": wrong[0], "error_answered_ci95_high": wrong[1]}
+                | sets
                 | {f"recent_{key}": value for key, value in recent.items() if isinstance(value, float | int)}
                 | {"recent_accuracy_ci95_low": recent_low, "recent_accuracy_ci95_high": recent_high}
             )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import cifar10, mnist, record, serve, soak, tuning, tuning_peers
+from benchmarks import cifar10, http_layer, mnist, record, serve, soak, tuning, tuning_peers
 from darkroom.cli import presets
 from darkroom.project.params import read_params
 from darkroom.tuning.rows import TrialRow
@@ -86,3 +86,15 @@ def test_a_server_is_judged_by_the_median_of_its_turns():
     found = serve.median([*turns[:2], turns[2] | {"max_ms": None, "n_errors": 1}])
     assert (found["requests_per_second"], found["p50_ms"], found["max_ms"]) == (6.0, 1.1, 9.0)
     assert (found["n_requests"], found["n_errors"]) == (30, 1)
+
+
+def test_servers_are_compared_turn_by_turn():
+    def turn(rate, p95_ms):
+        return {"requests_per_second": rate, "p95_ms": p95_ms, "cpu_ms": 0.1}
+
+    ours = [turn(8.0, 1.0), turn(4.0, 2.0), turn(6.0, 1.0)]
+    others = [turn(4.0, 2.0), turn(4.0, 2.0), turn(2.0, 4.0)]
+    found = http_layer.compared({"darkroom": ours, "granian": others})
+    assert found["times_the_requests_of"] == {"granian": 2.0}
+    assert found["share_of_the_p95_of"] == {"granian": 0.5}
+    assert found["times_the_cpu_of"] == {"granian": 1.0}

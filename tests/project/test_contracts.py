@@ -313,7 +313,7 @@ MAY_IMPORT = {
     "audit": "project files data/arrays data/preparation evaluation training",
     "promotion": "project files tracking data/raw data/arrays registry evaluation",
     "batch": "deployable project files compute registry monitoring",
-    "serving": "deployable project compute registry monitoring",
+    "serving": "deployable project explanation compute registry monitoring",
     "operations": "deployable project files tracking data/raw registry monitoring",
     "lr_find": "project networks/runtime networks figures data/arrays training",
     "tuning": "deployable project networks/runtime files compute tracking networks figures data/arrays training",

@@ -18,7 +18,10 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served_repository(tmp_path_factory.mktemp("openapi")) as root, Server(root, "--log", "log") as server:
+    with (
+        served_repository(tmp_path_factory.mktemp("openapi")) as root,
+        Server(root, "--log", "log", "--explain") as server,
+    ):
         yield server
 
 
@@ -26,6 +29,7 @@ def server(tmp_path_factory):
     ("method", "path"),
     [
         ("POST", "/v1/predict"),
+        ("POST", "/v1/explain"),
         ("POST", "/v1/feedback"),
         ("GET", "/v1/model"),
         ("GET", "/readyz"),
@@ -49,7 +53,7 @@ def test_generated_requests_are_answered_as_described(server, method, path):
 
 def test_all_that_a_client_may_ask_is_described_with_examples(server):
     description = server.client.get("/openapi.json").json()
-    posted = {"/v1/predict", "/v1/feedback"}
+    posted = {"/v1/predict", "/v1/explain", "/v1/feedback"}
     of_protocol = {path for path in description["paths"] if path.startswith("/v2")}
     assert set(description["paths"]) == {*posted, "/v1/model", "/healthz", "/readyz", "/metrics", *of_protocol}
     labels = description["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["examples"]

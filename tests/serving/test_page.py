@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(root):
-    with Server(root, "--log", str(root / "log")) as server:
+    with Server(root, "--explain", "--log", str(root / "log")) as server:
         yield server
 
 
@@ -63,6 +63,25 @@ def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
     assert page.get_by_alt_text("Your image, classified as cat").is_visible()
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390, "nothing sticks out on a phone"
+
+
+def test_all_classes_of_a_prediction_set_are_named(page, root):
+    (root / "neither.png").write_bytes(png(cat=None))
+    page.get_by_label("Choose an image").set_input_files(root / "neither.png")
+    page.get_by_role("heading", name="cat or dog", exact=True).wait_for()
+    assert page.get_by_role("status").inner_text() == "Done: cat or dog."
+
+
+def test_the_page_shows_what_speaks_for_the_answer(page, root):
+    for name in ("cat.png", "cat.png"):
+        page.get_by_label("Choose an image").set_input_files(root / name)
+        page.get_by_role("heading", name="cat", exact=True).wait_for()
+        assert page.locator("#map").is_hidden(), "the map of an image before is gone"
+        page.get_by_role("button", name="Why?").click()
+        page.get_by_text("Bright places speak for “cat”.").wait_for()
+        shown = page.get_by_alt_text("What in your image speaks for cat")
+        assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
+        assert page.get_by_role("button", name="Why?").is_hidden()
 
 
 def test_the_true_class_may_be_told(page, root):
@@ -112,6 +131,7 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser, root):
         page.get_by_label("This server asks for an access token").fill(TOKEN)
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="cat", exact=True).wait_for()
+        assert page.get_by_role("button", name="Why?").is_hidden(), "the server runs without --explain"
         page.close()
 
 

@@ -12,7 +12,6 @@ import uvloop
 from darkroom.errors import RegistryError
 from darkroom.serving import server
 from darkroom.serving.batching import Batcher
-from darkroom.serving.follower import Served
 from darkroom.serving.limits import Refused
 from darkroom.serving.messages import Task, Unpacker, packed
 from darkroom.serving.pool import Image, Pool, WorkerFailed
@@ -39,11 +38,11 @@ class Started:
         self.batcher = Batcher(max_waiting=max_waiting, seconds=request_seconds)
 
     async def load(self):
-        self.served = Served(self.pool._task.version, await self.pool.start(), self.pool)
+        await self.pool.start()
 
     def ask(self, *texts):
         images = [text.encode() for text in texts]
-        return asyncio.ensure_future(self.batcher.submit(self.served, images, request_id="ab12"))
+        return asyncio.ensure_future(self.batcher.submit(self.pool, images, request_id="ab12"))
 
     async def labels(self, *texts):
         return labels(await self.ask(*texts))
@@ -151,7 +150,7 @@ def test_an_image_that_breaks_a_batch_fails_alone(tmp_path):
 def test_unreadable_images_keep_their_place_among_the_answers(tmp_path):
     async def scenario(one):
         images = [b"text", b"white", "said before", b"black"]
-        answers = await one.batcher.submit(one.served, images)
+        answers = await one.batcher.submit(one.pool, images)
         assert labels(answers) == ["not an image", "light", "said before", "dark"]
         assert [answer.is_error for answer in answers] == [True, False, True, False]
 
@@ -230,13 +229,18 @@ def test_a_version_that_cannot_be_loaded_is_said(tmp_path):
         run(tmp_path, None, side=0, n=2)
 
 
+def test_a_version_that_cannot_be_explained_is_said(tmp_path):
+    with pytest.raises(RegistryError, match="pets version 1 cannot be explained: .* serve it without --explain"):
+        run(tmp_path, None, explains=True)
+
+
 # What is done for nobody
 
 
 @pytest.mark.parametrize("how", ["cancelled", "too late"])
 def test_images_whose_client_is_gone_are_not_decoded(tmp_path, how):
     async def scenario(one):
-        first = asyncio.ensure_future(Batcher(max_waiting=9, seconds=60).submit(one.served, [b"wait first"]))
+        first = asyncio.ensure_future(Batcher(max_waiting=9, seconds=60).submit(one.pool, [b"wait first"]))
         await asyncio.sleep(0)
         gone = one.ask("white", "white")
         await asyncio.sleep(0)

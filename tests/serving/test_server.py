@@ -78,7 +78,7 @@ def test_a_raw_image_is_answered_with_label_and_version(server):
     (prediction,) = body["predictions"]
     assert (body["model"], body["version"], prediction["label"]) == ("pets", "1", "cat")
     assert prediction["probability"] == prediction["probabilities"]["cat"] > 0.9
-    assert prediction["abstained"] is False
+    assert (prediction["abstained"], prediction["prediction_set"]) == (False, ["cat"])
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "IMAGE/JPEG; q=1", ""])
@@ -128,6 +128,13 @@ def test_the_model_is_described_with_its_limits(server):
     assert (facts["model"], facts["version"], facts["alias"], facts["problem"]) == ("pets", "1", "champion", None)
     assert (facts["classes"], facts["image_shape"]) == (["cat", "dog"], [4, 4, 1])
     assert (facts["max_pixels"], facts["max_images"], facts["max_body_bytes"]) == (50_000_000, 64, 16 << 20)
+
+
+def test_a_server_without_explanations_says_how_to_get_them(server):
+    answer = server.client.post("/v1/explain", content=png(cat=True))
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "this server does not explain its answers; start it with --explain"
+    assert server.client.get("/v1/model").json()["explain"] is False
 
 
 def test_probes_answer(server):

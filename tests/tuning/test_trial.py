@@ -90,6 +90,16 @@ def test_no_trial_is_judged_before_most_of_its_last_schedule() -> None:
     assert list(trial.judged({**RECIPE, "epochs": 30, "architecture": head})) == [33]
 
 
+def test_a_trial_sees_only_whether_images_are_set_aside() -> None:
+    promises: list[dict[str, Any]] = [
+        {"sets": {"coverage": 0.9}},
+        {"sets": {"coverage": 0.95}},
+        {"abstain": {"error_rate": 0.01, "confidence": 0.95}},
+    ]
+    nothing, *seen = (trial.as_trial({**RECIPE, **promise}, epochs=2) for promise in ({}, *promises))
+    assert seen[0] == seen[1] == seen[2] != nothing
+
+
 def test_out_of_memory_fails_the_trial_with_that_reason(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from darkroom.training import candidate
 

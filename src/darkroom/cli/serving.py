@@ -107,6 +107,12 @@ class ServeOptions:
     request_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds from a request's body to its answer; then 503.")
     ] = 30.0
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain/--no-explain", help="Explain answers at /v1/explain and on the page, in one more process."
+        ),
+    ] = False
     image_seconds: Annotated[
         float,
         typer.Option(min=0.1, help="Processor seconds for one image; a worker that takes longer is replaced."),
@@ -167,8 +173,8 @@ def serve(given: ServeOptions) -> None:
     from darkroom.serving.limits import Limits
     from darkroom.serving.server import Settings, n_workers_of, serve, worker_bytes_of
 
-    n_workers = given.workers or n_workers_of()
-
+    n_beside = 1 if given.explain else 0
+    n_workers = given.workers or n_workers_of(n_beside=n_beside)
     limits = Limits(
         max_body_bytes=given.max_body_mb << 20,
         max_held_bytes=max(16 * given.max_body_mb, 256) << 20,
@@ -181,7 +187,7 @@ def serve(given: ServeOptions) -> None:
         request_seconds=given.request_seconds,
         image_seconds=given.image_seconds,
         ready_seconds=given.ready_seconds,
-        worker_bytes=given.worker_mb << 20 if given.worker_mb else worker_bytes_of(n_workers),
+        worker_bytes=given.worker_mb << 20 if given.worker_mb else worker_bytes_of(n_workers + n_beside),
     )
     keeping = Keeping(given.keep_images, given.keep_days * 86400, given.keep_mb << 20) if given.keep_images else None
     bounded = given.log_days is not None or given.log_mb is not None
@@ -203,6 +209,7 @@ def serve(given: ServeOptions) -> None:
             log_folder=given.log,
             keeping=keeping,
             retention=retention if bounded else None,
+            explains=given.explain,
             drain_seconds=given.drain_seconds,
             limits=limits,
         )

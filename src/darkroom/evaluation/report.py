@@ -146,6 +146,9 @@ def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
         wrong = metrics["error_answered"]
         of_these = "" if wrong is None else f", {wrong:.2%} of them wrongly"
         said.append(f"answers {metrics['share_answered']:.2%} of the test images{of_these}")
+    if "coverage" in metrics:
+        size = f"{metrics['mean_set_size']:.2f} classes on average"
+        said.append(f"its prediction sets hold the true class of {metrics['coverage']:.2%}, {size}")
     return "; ".join(said)
 
 

@@ -85,9 +85,10 @@ class ActivationMaps:
     Args:
         model: an onnx.ModelProto.
         ending: of it.
+        threads: CPU threads of an inference; None: every core that this process may use.
     """
 
-    def __init__(self, model: Any, ending: Ending) -> None:
+    def __init__(self, model: Any, ending: Ending, *, threads: int | None = None) -> None:
         import onnx
         import onnxruntime
 
@@ -97,7 +98,7 @@ class ActivationMaps:
         exposed.graph.output.append(onnx.ValueInfoProto(name=ending.features))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = usable_cores()  # ONNX Runtime counts the machine's
+        options.intra_op_num_threads = threads or usable_cores()  # ONNX Runtime counts the machine's
         self._session = onnxruntime.InferenceSession(exposed.SerializeToString(), options)
         self._input = self._session.get_inputs()[0].name
         self._ending = ending
@@ -118,10 +119,14 @@ class ActivationMaps:
         return np.asarray(np.einsum("nhwk,kn->nhw", features, weights[:, classes]), np.float32)
 
 
-def opened(path: Path) -> ActivationMaps | None:
-    """Return the class activation maps of an ONNX file; None where its graph ends otherwise."""
+def opened(path: Path, *, threads: int | None = None) -> ActivationMaps | None:
+    """Return the class activation maps of an ONNX file; None where its graph ends otherwise.
+
+    Args:
+        threads: see ActivationMaps.
+    """
     import onnx
 
     model = onnx.load(path)
     ending = read_ending(model)
-    return ActivationMaps(model, ending) if ending else None
+    return ActivationMaps(model, ending, threads=threads) if ending else None

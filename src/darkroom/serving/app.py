@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
+from fastapi.openapi.models import Example
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
@@ -15,10 +16,11 @@ from darkroom.serving.feedback import FEEDBACK
 from darkroom.serving.follower import Follower
 from darkroom.serving.limits import Limits, Unready
 from darkroom.serving.metrics import CONTENT_TYPE, Metrics
-from darkroom.serving.predictions import PREDICT
+from darkroom.serving.predictions import EXPLAIN, PREDICT
 from darkroom.serving.schemas import (
     REFUSALS,
     Answer,
+    Explanation,
     Images,
     Labels,
     ModelFacts,
@@ -34,7 +36,7 @@ STATIC = Path(__file__).parent / "static"
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 PAGE_HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "cache-control": "no-cache",
@@ -42,10 +44,12 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQIHWP4DwABAQEANl9ngAAAAABJRU5ErkJggg=="  # PNG, white
-ENCODED = Body(openapi_examples={"one": {"value": {"image": PIXEL}}, "several": {"value": {"images": [PIXEL, PIXEL]}}})
+ONE: dict[str, Example] = {"one": {"value": {"image": PIXEL}}}
+ENCODED = Body(openapi_examples={**ONE, "several": {"value": {"images": [PIXEL, PIXEL]}}})
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"image": {"type": "array", "items": BINARY}}, "required": ["image"]}
 BODIES = {"image/*": BINARY, "application/octet-stream": BINARY, "multipart/form-data": FORM}  # besides JSON
+CONTENT = {content_type: {"schema": schema} for content_type, schema in BODIES.items()}
 TRUE = {"id": "5f2b" * 16, "label": "dog"}
 LABELS = Body(openapi_examples={"one": {"value": TRUE}, "several": {"value": {"feedback": [TRUE]}}})
 ID = {  # front.py answers every request with the same header
@@ -98,6 +102,7 @@ def build(
     root_path: str,
     needs_token: bool,
     takes_feedback: bool,
+    explains: bool,
     n_waiting: Callable[[], int],
     unready: Unready,
 ) -> FastAPI:
@@ -108,6 +113,7 @@ def build(
         root_path: of a proxy in front, where the description says that the paths are; empty: none.
         needs_token: whether the front asks for a token.
         takes_feedback: whether the front takes true labels.
+        explains: whether it explains answers.
         n_waiting: returns the number of images that are accepted and not answered.
         unready: returns why the server should get no requests, None: it should.
     """
@@ -127,8 +133,10 @@ def build(
         responses={401: {"model": Problem, "description": "The token is missing or wrong."}},
     )
     _add_predict(protected)
+    _add_explain(protected)
     _add_feedback(protected)
-    _add_facts(protected, follower=follower, limits=limits, alias=alias, takes_feedback=takes_feedback)
+    does = {"feedback": takes_feedback, "explain": explains}
+    _add_facts(protected, follower=follower, limits=limits, alias=alias, does=does)
 
     @protected.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
     async def prometheus() -> Response:
@@ -155,7 +163,6 @@ def _add_predict(router: APIRouter) -> None:
         422: {"description": "No image could be read.", "model": NoneRead},
         **{status: {"description": text, "model": Problem} for status, text in REFUSALS.items()},
     }
-    content = {content_type: {"schema": schema} for content_type, schema in BODIES.items()}
 
     # For the document, and for the answer to other methods: front.py answers a POST before it comes here.
     @router.post(
@@ -164,12 +171,35 @@ def _add_predict(router: APIRouter) -> None:
         operation_id="predict",
         response_model=Answer,
         responses=responses,
-        openapi_extra={"requestBody": {"content": content}, "parameters": [ID, TRACE, *SHOWN]},
+        openapi_extra={"requestBody": {"content": CONTENT}, "parameters": [ID, TRACE, *SHOWN]},
     )
     async def predict(body: Annotated[OneImage | Images, ENCODED]) -> None:
         """One image that cannot be read is answered with 422.
 
         Of several, each has its own answer, and the status is 422 only if none could be read.
+        """
+
+
+def _add_explain(router: APIRouter) -> None:
+    described = {
+        **REFUSALS,
+        404: "The server does not explain its answers; start it with --explain.",
+        422: "The image could not be read.",
+    }
+
+    # For the document, as predict is.
+    @router.post(
+        EXPLAIN,
+        summary="Say what in an image speaks for its class",
+        operation_id="explain",
+        response_model=Explanation,
+        responses={status: {"description": text, "model": Problem} for status, text in described.items()},
+        openapi_extra={"requestBody": {"content": CONTENT}, "parameters": [ID, TRACE]},
+    )
+    async def explain(body: Annotated[OneImage, Body(openapi_examples=ONE)]) -> None:
+        """One image per request, in the forms of /v1/predict.
+
+        A map that is not exact takes 400 inferences. Maps are made one at a time.
         """
 
 
@@ -199,7 +229,7 @@ def _add_feedback(router: APIRouter) -> None:
 
 
 def _add_facts(
-    router: APIRouter, *, follower: Follower, limits: Limits, alias: str | None, takes_feedback: bool
+    router: APIRouter, *, follower: Follower, limits: Limits, alias: str | None, does: dict[str, bool]
 ) -> None:
     @router.get("/v1/model", summary="The loaded version and its input format")
     async def model(request: Request) -> ModelFacts:
@@ -215,11 +245,12 @@ def _add_facts(
             image_shape=list(served.facts.image_shape),
             abstain_below=served.facts.abstain_below,
             unknown_below=served.facts.unknown_below,
+            coverage=served.facts.coverage,
             problem=follower.problem,
             max_body_bytes=limits.max_body_bytes,
             max_pixels=limits.max_pixels,
             max_images=limits.max_images,
-            feedback=takes_feedback,
+            **does,
         )
 
 

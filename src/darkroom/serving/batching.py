@@ -3,13 +3,12 @@
 import asyncio
 from collections.abc import Sequence
 
-from darkroom.serving.follower import Served
 from darkroom.serving.limits import busy
-from darkroom.serving.pool import Answer, Group, Image, refusal
+from darkroom.serving.pool import Answer, Group, Image, Pool, refusal
 
 
 class Batcher:
-    """Hands images to the workers of a version. All of it belongs to the event loop.
+    """Hands images to workers. All of it belongs to the event loop.
 
     Args:
         max_waiting: images that are accepted and not answered yet, whichever version answers them.
@@ -24,10 +23,11 @@ class Batcher:
         self._seconds = seconds
         self.n_waiting = 0
 
-    async def submit(self, served: Served, images: Sequence[bytes | str], *, request_id: str = "") -> list[Answer]:
+    async def submit(self, pool: Pool, images: Sequence[bytes | str], *, request_id: str = "") -> list[Answer]:
         """Return one answer per image, in their order, all from this version. Whoever cancels this frees the images.
 
         Args:
+            pool: the workers of a version.
             images: image files; a text is the reason why there is none, and becomes the answer.
             request_id: for the log.
 
@@ -45,7 +45,7 @@ class Batcher:
             return group.complete()
         self.n_waiting += n_images
         try:
-            served.pool.put(
+            pool.put(
                 Image(group, position, image) for position, image in enumerate(images) if not isinstance(image, str)
             )
             async with asyncio.timeout(self._seconds):
@@ -56,4 +56,4 @@ class Batcher:
             self.n_waiting -= n_images
             if group.n_open:
                 done.cancel()  # nobody waits for what workers have of it
-                served.pool.drop(group)
+                pool.drop(group)

@@ -168,4 +168,5 @@ def from_base64(text: str) -> bytes | str:
 
 def too_many(max_images: int) -> Refused:
     """Return the refusal of a request with more images than that."""
-    return Refused(400, f"the request has more than {max_images} images; send them in several requests")
+    images = "one image" if max_images == 1 else f"{max_images} images"
+    return Refused(400, f"the request has more than {images}; send them in several requests")

@@ -18,11 +18,16 @@ RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again;
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A version, what it says about itself, and the workers that answer with it."""
+    """A version, what it says about itself, and the workers that answer with it.
+
+    Attributes:
+        explaining: the worker that explains its answers; None: the server does not.
+    """
 
     version: Version
     facts: Facts
     pool: Pool
+    explaining: Pool | None = None
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 

@@ -18,7 +18,7 @@ from darkroom.serving.feedback import FEEDBACK
 from darkroom.serving.follower import Follower
 from darkroom.serving.limits import Disconnected, Log, Refused
 from darkroom.serving.metrics import Metrics
-from darkroom.serving.predictions import PREDICT
+from darkroom.serving.predictions import EXPLAIN, PREDICT
 from darkroom.serving.request import ENCODER, JSON, AnswerOf, Request
 
 INFER = "/v2/models/MODEL/infer"  # as label of counters
@@ -26,6 +26,7 @@ OPEN = {open_inference.LIVE, open_inference.READY}
 PROTECTED = ("/v1/", "/v2", "/metrics")  # by the token; probes and the page, which asks for the token, are open
 KNOWN = {  # as labels of counters
     PREDICT,
+    EXPLAIN,
     FEEDBACK,
     "/v1/model",
     "/healthz",

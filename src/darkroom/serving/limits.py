@@ -20,7 +20,7 @@ class Limits:
         max_batch: images that the network is given at once.
         head_seconds: from connecting, or from the last answer, until the next request's head is there.
         body_seconds: from the head of a request until its body is there.
-        request_seconds: from then on until its images are answered.
+        request_seconds: from then on until its images are answered; also of processor time for an explanation.
         image_seconds: of processor time for an image, or for the small ones that a worker is given together.
         worker_bytes: that a worker may allocate beyond what it has when its version is loaded.
         ready_seconds: that the oldest image may wait for a worker while the server says that it is ready.

@@ -31,6 +31,7 @@ class Task:
         seconds: of work on what comes at once.
         memory_bytes: beyond what the version takes after it is loaded.
         is_logged: whether the log of predictions wants to know ids and measures of images.
+        explains: whether it explains its answers, at the lowest priority of the processor.
     """
 
     version: Version
@@ -40,6 +41,7 @@ class Task:
     seconds: float
     memory_bytes: int
     is_logged: bool
+    explains: bool = False
 
     def packed(self) -> bytes:
         """Return the first message."""
@@ -60,6 +62,7 @@ class Facts:
     image_shape: tuple[int, ...]
     abstain_below: float | None
     unknown_below: float | None = None
+    coverage: float | None = None
 
 
 def packed(parts: Sequence[bytes]) -> bytes:

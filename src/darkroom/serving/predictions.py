@@ -1,4 +1,4 @@
-"""POST to /v1/predict and /v2/models/MODEL/infer: a body to images, and answers to a body."""
+"""POST to /v1/predict, /v1/explain and /v2/models/MODEL/infer: a body to images, and answers to a body."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,21 +9,29 @@ from darkroom.serving import heads, open_inference
 from darkroom.serving.batching import Batcher
 from darkroom.serving.bodies import LARGE, Intake, images_of
 from darkroom.serving.follower import Follower, Served
-from darkroom.serving.limits import Limits
+from darkroom.serving.limits import Limits, Refused
 from darkroom.serving.metrics import Metrics
 from darkroom.serving.pool import Answer
 from darkroom.serving.request import ENCODER, AnswerOf, Request
 
-PREDICT = "/v1/predict"
+PREDICT, EXPLAIN = "/v1/predict", "/v1/explain"
 AskedT = TypeVar("AskedT")
 
 
 class Predictions:
-    """See above."""
+    """See above.
 
-    def __init__(self, *, follower: Follower, batcher: Batcher, metrics: Metrics, limits: Limits) -> None:
+    Args:
+        batcher: hands images to the workers that predict.
+        explainer: hands images to the worker that explains; None: explanations are refused.
+    """
+
+    def __init__(
+        self, *, follower: Follower, batcher: Batcher, explainer: Batcher | None, metrics: Metrics, limits: Limits
+    ) -> None:
         self._follower = follower
         self._batcher = batcher
+        self._explainer = explainer
         self._metrics = metrics
         self._max_images = limits.max_images
         self._intake = Intake(limits)
@@ -32,20 +40,15 @@ class Predictions:
         """Return what answers a path, None if it is not one of these."""
         if path == PREDICT:
             return self._predict
+        if path == EXPLAIN:
+            return self._explain
         model = open_inference.model_of(path)
         return partial(self._infer, model=model) if model else None
 
     async def _predict(self, request: Request) -> bytes:
         shown = heads.Shown.of(request.query) if request.query else None
-        content_type = request.headers.get(b"content-type", b"").decode("latin-1")
-
-        def parsed(body: bytes) -> tuple[list[bytes | str], None]:
-            return images_of(body, content_type, max_images=self._max_images), None
-
-        is_cheap = content_type.startswith("image/")
-        _, served, answers = await self._classified(request, parsed, is_cheap=is_cheap)
-        version = served.version
-        told = {"request_id": request.id, "model": version.name, "version": version.version}
+        served, answers = await self._of_images(request, max_images=self._max_images)
+        told = _told(request, served)
         if all(answer.is_error for answer in answers):
             request.status = 422
             first = answers[0].value["error"]
@@ -55,6 +58,27 @@ class Predictions:
         else:
             texts = [answer.text for answer in answers]
         return b'%s,"predictions":[%s]}' % (ENCODER.encode(told)[:-1].encode(), b",".join(texts))
+
+    async def _explain(self, request: Request) -> bytes:
+        if self._explainer is None:
+            raise Refused(404, "this server does not explain its answers; start it with --explain")
+        served, (answer,) = await self._of_images(request, max_images=1, explainer=self._explainer)
+        if answer.is_error:
+            raise Refused(422, answer.value["error"])
+        return b"%s,%s" % (ENCODER.encode(_told(request, served))[:-1].encode(), answer.text[1:])
+
+    async def _of_images(
+        self, request: Request, *, max_images: int, explainer: Batcher | None = None
+    ) -> tuple[Served, list[Answer]]:
+        """Return the version that answered, and its answers to the images of a body in one of the forms of /v1."""
+        content_type = request.headers.get(b"content-type", b"").decode("latin-1")
+
+        def parsed(body: bytes) -> tuple[list[bytes | str], None]:
+            return images_of(body, content_type, max_images=max_images), None
+
+        is_cheap = content_type.startswith("image/")
+        _, served, answers = await self._classified(request, parsed, is_cheap=is_cheap, explainer=explainer)
+        return served, answers
 
     async def _infer(self, request: Request, *, model: tuple[str, str | None]) -> bytes:
         open_inference.check_model(self._follower.served, *model)
@@ -75,13 +99,19 @@ class Predictions:
         return body + behind
 
     async def _classified(
-        self, request: Request, parsed: Callable[[bytes], tuple[list[bytes | str], AskedT]], *, is_cheap: bool = False
+        self,
+        request: Request,
+        parsed: Callable[[bytes], tuple[list[bytes | str], AskedT]],
+        *,
+        is_cheap: bool = False,
+        explainer: Batcher | None = None,
     ) -> tuple[AskedT, Served, list[Answer]]:
         """Return what was asked beside the images, the version that answered and its answers.
 
         Args:
             parsed: returns the images of a body, and what was asked beside them.
             is_cheap: whether that takes no time, however large the body is.
+            explainer: hands the images to the worker that explains; None: they are only classified.
         """
         heads.refuse_encoded(request.headers)
         body = await self._intake.receive(heads.declared_length(request.headers), request.receive)
@@ -90,9 +120,15 @@ class Predictions:
             images, asked = parsed(body) if at_once else await asyncio.to_thread(parsed, body)
             request.n_images = len(images)
             served = self._follower.served
-            answers = await self._batcher.submit(served, images, request_id=request.id)
+            pool = served.explaining if explainer and served.explaining else served.pool
+            answers = await (explainer or self._batcher).submit(pool, images, request_id=request.id)
         finally:
             self._intake.release(len(body))
         if n_errors := sum(answer.is_error for answer in answers):
             self._metrics.images_refused.inc(n_errors)
         return asked, served, answers
+
+
+def _told(request: Request, served: Served) -> dict[str, str]:
+    """Return what an answer of /v1 begins with."""
+    return {"request_id": request.id, "model": served.version.name, "version": served.version.version}

@@ -5,10 +5,9 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from darkroom.registry.snapshot import Version
 from darkroom.serving.app import build
 from darkroom.serving.batching import Batcher
 from darkroom.serving.feedback import Feedback
-from darkroom.serving.follower import Follower, Served
+from darkroom.serving.follower import Follower
 from darkroom.serving.front import Front
 from darkroom.serving.http_server import HttpServer
 from darkroom.serving.limits import Limits, Unready
@@ -36,7 +35,8 @@ from darkroom.serving.logs import log, never_waiting
 from darkroom.serving.messages import Task
 from darkroom.serving.metrics import Metrics
 from darkroom.serving.origins import opened_to
-from darkroom.serving.pool import Image, Pool
+from darkroom.serving.pool import Image
+from darkroom.serving.pools import OnBatch, Pools
 from darkroom.serving.predictions import Predictions
 from darkroom.serving.recorder import Answered, Recorder
 
@@ -45,6 +45,7 @@ LAST_SECONDS = 5.0  # for the workers after that
 SERVER_BYTES = 512 << 20  # of the server itself, with max_held_bytes of requests
 WORKER_BYTES = 128 << 20  # of a worker with a small network; measured: 90 MB
 LEAST_BYTES, MOST_BYTES = 256 << 20, 2 << 30  # that a worker may allocate for images
+MOST_EXPLAINED = 4  # requests for explanations that are accepted and not answered yet; beyond them, 503
 OPEN_FILES = 65_536
 BACKLOG = 2048  # connections that wait to be accepted
 
@@ -65,6 +66,7 @@ class Settings:
         log_folder: of the log of predictions and of feedback; None: none is kept, and no feedback is taken.
         keeping: which images are kept in the log's directory; None: none.
         retention: how long, and how much of, the log is kept; None: all.
+        explains: whether answers are explained, by one more process.
         drain_seconds: for clients to send what they are about to, when the server is asked to end.
     """
 
@@ -83,6 +85,7 @@ class Settings:
     log_folder: Path | None
     keeping: Keeping | None
     retention: Retention | None
+    explains: bool
     drain_seconds: float
     limits: Limits
 
@@ -106,13 +109,16 @@ def serve(settings: Settings) -> None:
         uvloop.run(_serve(settings, bound))
 
 
-def n_workers_of() -> int:
+def n_workers_of(*, n_beside: int = 0) -> int:
     """Return how many workers this machine, or this container, has room for: one per core, at least 2.
 
     While one decodes a large image, another answers.
+
+    Args:
+        n_beside: other processes of the same size.
     """
     memory = usable_memory()
-    room = usable_cores() if memory is None else (memory - SERVER_BYTES) // (WORKER_BYTES + LEAST_BYTES)
+    room = usable_cores() if memory is None else (memory - SERVER_BYTES) // (WORKER_BYTES + LEAST_BYTES) - n_beside
     return max(2, min(usable_cores(), room))
 
 
@@ -130,20 +136,19 @@ async def _serve(settings: Settings, bound: socket.socket) -> None:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     async with AsyncExitStack() as parts:
         recorder = parts.enter_context(_recording(settings, metrics))
-        pools = Pools(settings, on_batch=_noting(metrics, recorder), ended=metrics.restarted)
+        pools = _pools(settings, metrics, recorder)
         parts.push_async_callback(pools.finish, LAST_SECONDS)
         follower = await asyncio.to_thread(_follower, settings, pools)
         # Until here a signal ends the process at once; from here on it ends in order.
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, stop.set)
-        batcher = Batcher(max_waiting=limits.max_waiting, seconds=limits.request_seconds)
         http = HttpServer(idle_seconds=limits.head_seconds)
 
         def unready() -> str | None:
             trouble = follower.served.pool.trouble(limits.ready_seconds)
             return "the server is about to stop" if http.is_draining else trouble
 
-        http.app = _application(settings, follower=follower, batcher=batcher, metrics=metrics, unready=unready)
+        http.app = _application(settings, follower=follower, metrics=metrics, unready=unready)
         with _address_errors(*bound.getsockname()[:2]):  # another process may have bound it as well, and listened first
             listening = await http.listen(bound, backlog=BACKLOG)
         _say_serving(bound, follower.served.version)
@@ -162,10 +167,10 @@ def _say_serving(bound: socket.socket, version: Version) -> None:
     log("serving", f"{version.name} version {version.version} on {url}", **what)
 
 
-def _application(
-    settings: Settings, *, follower: Follower, batcher: Batcher, metrics: Metrics, unready: Unready
-) -> ASGIApp:
+def _application(settings: Settings, *, follower: Follower, metrics: Metrics, unready: Unready) -> ASGIApp:
     limits, alias = settings.limits, None if settings.version else settings.alias
+    batcher = Batcher(max_waiting=limits.max_waiting, seconds=limits.request_seconds)
+    explainer = Batcher(max_waiting=MOST_EXPLAINED, seconds=limits.request_seconds) if settings.explains else None
     feedback_log = FeedbackLog(settings.log_folder) if settings.log_folder else None
     inner = build(
         follower=follower,
@@ -175,10 +180,11 @@ def _application(
         root_path=settings.root_path,
         needs_token=settings.token is not None,
         takes_feedback=feedback_log is not None,
+        explains=settings.explains,
         n_waiting=lambda: batcher.n_waiting,
         unready=unready,
     )
-    predictions = Predictions(follower=follower, batcher=batcher, metrics=metrics, limits=limits)
+    predictions = Predictions(follower=follower, batcher=batcher, explainer=explainer, metrics=metrics, limits=limits)
     feedback = Feedback(feedback_log, follower=follower, metrics=metrics, limits=limits)
     front = Front(
         inner,
@@ -193,41 +199,11 @@ def _application(
     return opened_to(front, settings.cors_origins)
 
 
-class Pools:
-    """The workers of every version that answers, or has just stopped to."""
+def _pools(settings: Settings, metrics: Metrics, recorder: Recorder | None) -> Pools:
+    limits = settings.limits
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        on_batch: Callable[[Version, list[Image], dict[str, Any]], None],
-        ended: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._on_batch = on_batch
-        self._ended = ended
-        self._loop = asyncio.get_running_loop()
-        self._all: list[Pool] = []
-
-    def load(self, version: Version) -> Served:
-        """Return a version that workers have loaded; for a thread of its own.
-
-        Raises:
-            RegistryError: a file is gone or changed, or the package does not load or not answer.
-        """
-        return asyncio.run_coroutine_threadsafe(self._load(version), self._loop).result()
-
-    def retire(self, served: Served) -> None:
-        """End the workers of a version that gets no more requests; for any thread."""
-        self._loop.call_soon_threadsafe(served.pool.retire)
-
-    async def finish(self, seconds: float) -> None:
-        """End all workers, at the latest after some seconds."""
-        await asyncio.gather(*(pool.finish(seconds) for pool in self._all))
-
-    async def _load(self, version: Version) -> Served:
-        settings, limits = self._settings, self._settings.limits
-        task = Task(
+    def task_of(version: Version) -> Task:
+        return Task(
             version=version,
             network_threads=settings.network_threads,
             max_pixels=limits.max_pixels,
@@ -236,9 +212,14 @@ class Pools:
             memory_bytes=limits.worker_bytes,
             is_logged=settings.log_folder is not None,
         )
-        pool = Pool(task, n=settings.n_workers, on_batch=partial(self._on_batch, version), ended=self._ended, log=log)
-        self._all = [*(one for one in self._all if one.n_workers), pool]
-        return Served(version, await pool.start(), pool)
+
+    return Pools(
+        task_of,
+        n_workers=settings.n_workers,
+        explain_seconds=limits.request_seconds if settings.explains else None,
+        on_batch=_noting(metrics, recorder),
+        ended=metrics.restarted,
+    )
 
 
 def _follower(settings: Settings, pools: Pools) -> Follower:
@@ -269,7 +250,7 @@ def _recording(settings: Settings, metrics: Metrics) -> Iterator[Recorder | None
         recorder.close()
 
 
-def _noting(metrics: Metrics, recorder: Recorder | None) -> Callable[[Version, list[Image], dict[str, Any]], None]:
+def _noting(metrics: Metrics, recorder: Recorder | None) -> OnBatch:
     def note(version: Version, images: list[Image], notes: dict[str, Any]) -> None:
         metrics.note(version.version, images, notes)
         if recorder:

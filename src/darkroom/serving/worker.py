@@ -23,9 +23,11 @@ import numpy as np
 from darkroom.errors import DarkroomError, RegistryError
 from darkroom.monitoring.measures import measures
 from darkroom.registry import versions
+from darkroom.serving.explaining import Explaining
 from darkroom.serving.messages import ANSWERED, FAILED, LARGE_PIXELS, OUT_OF_MEMORY, REFUSED, Task, packed
 
 NO_MEMORY = -4  # StsNoMem of OpenCV
+NICENESS = 10  # of a worker that explains: beside one that predicts it gets a tenth of a core
 NO_ROOM = re.compile("bad_alloc|allocate memory")  # of ONNX Runtime
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -59,18 +61,22 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
 
     try:
         package = _loaded(task)
+        explain = _explaining(task, package) if task.explains else None
     except DarkroomError as error:
         send(_ENCODER.encode({"refused": str(error)}).encode())
         target.flush()
         return
     facts = {"classes": package.classes, "image_shape": package.image_shape, "abstain_below": package.abstain_below}
     facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of before do not have it
+    facts["coverage"] = (getattr(package, "sets", None) or {}).get("coverage")  # nor this
     send(_ENCODER.encode(facts).encode())
     target.flush()
     _limit_memory(task.memory_bytes)
     for images in messages:
         _set_alarms(task.seconds)
         batch = _Batch(package, images)
+        if explain:
+            batch.explain(explain)
         send(*batch.answers())
         if task.is_logged:
             target.flush()  # measuring takes a while
@@ -109,6 +115,22 @@ def _loaded(task: Task) -> Any:
     return package
 
 
+def _explaining(task: Task, package: Any) -> Explaining:
+    """Return what explains, after it has done so once, and leave the processor to other processes from then on.
+
+    Raises:
+        RegistryError: the version cannot be explained.
+    """
+    try:
+        explain = Explaining(task.version, package, threads=task.network_threads)
+        explain(np.zeros(package.image_shape, np.uint8), package.classes[0])
+    except Exception as error:  # of onnx, or the version's own code
+        said = f"{task.version.name} version {task.version.version} cannot be explained"
+        raise RegistryError(f"{said}: {type(error).__name__}: {error}; serve it without --explain") from error
+    os.nice(NICENESS)
+    return explain
+
+
 def _limit_memory(n_bytes: int) -> None:
     """Let this process allocate so much more; on systems other than Linux nothing counts it."""
     try:
@@ -139,6 +161,15 @@ class _Batch:
         if readable:
             _predict(package, readable)
         self._network_seconds = time.perf_counter() - began
+
+    def explain(self, explain: Explaining) -> None:
+        """Add to each answer what speaks for it."""
+        for image in self._images:
+            if image.outcome == ANSWERED and image.pixels is not None:
+                try:
+                    image.answer |= explain(image.pixels, image.answer["label"])
+                except Exception as error:  # the version's own code
+                    _failed(image, error)
 
     def answers(self) -> list[bytes]:
         """Return the parts of the first answer: outcomes, one byte each, and the answers."""

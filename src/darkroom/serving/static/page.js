@@ -1,12 +1,14 @@
 "use strict";
 
 const SHOWN = 10; // bars, before the rest is asked for
+const NAMED = 4; // classes of a prediction set
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
 let facts = null; // of /v1/model
 let latest = 0; // number of the newest image: answers to older ones are not shown
 let waiting = null; // the image held back until the token is given
 let asked = null; // the id of the request whose answer is shown
+let shown = null; // its image
 
 function authorized(headers = {}) {
   return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
@@ -16,6 +18,15 @@ function percent(share) {
   const text = (100 * share).toFixed(1);
   if (share > 0 && text === "0.0") return "< 0.1 %";
   return share < 1 && text === "100.0" ? "> 99.9 %" : `${text} %`;
+}
+
+// "cat or dog": of a model with prediction sets the classes among which the true one is, else its label
+function either({ label, prediction_set: names = [label] }) {
+  const shown = names.slice(0, names.length > NAMED + 1 ? NAMED : names.length);
+  const rest = names.length - shown.length;
+  if (rest) shown.push(`${rest} others`);
+  const last = shown.pop();
+  return shown.length ? `${shown.join(", ")} or ${last}` : last;
 }
 
 function named(model) {
@@ -78,13 +89,19 @@ async function classify(file) {
 function show(file, answer, milliseconds) {
   const [prediction] = answer.predictions;
   asked = answer.request_id;
+  shown = file;
   at("truth").value = "";
   at("thanks").textContent = "";
+  at("why").hidden = !facts?.explain;
+  at("why").disabled = false;
+  at("map").hidden = true;
+  at("because").textContent = "";
   const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-  const said = prediction.unknown ? "unknown" : `${prediction.label}, ${percent(prediction.probability)}`;
+  const classes = prediction.unknown ? "unknown" : either(prediction);
+  const said = classes === prediction.label ? `${classes}, ${percent(prediction.probability)}` : classes;
   tell({ status: `Done: ${said}${prediction.abstained && !prediction.unknown ? ", but not sure" : ""}.` });
   at("status").classList.add("heard"); // who sees the page sees it below
-  at("answer").textContent = prediction.unknown ? "unknown" : prediction.label;
+  at("answer").textContent = classes;
   at("unsure").hidden = !prediction.abstained || prediction.unknown;
   at("strange").hidden = !prediction.unknown;
   at("bars").replaceChildren(...rows.slice(0, SHOWN).map(bar));
@@ -108,6 +125,26 @@ function show(file, answer, milliseconds) {
   at("name").textContent = file.name || "pasted image";
   at("result").hidden = false;
   at("drop").scrollIntoView({ block: "start" }); // on a phone the answer is below the edge of the screen
+}
+
+async function explain() {
+  const mine = latest;
+  at("why").disabled = true; // one map takes hundreds of answers of the network
+  at("because").textContent = "Looking for what speaks for it …";
+  const headers = authorized({ "Content-Type": "application/octet-stream" });
+  const answer = await fetch("v1/explain", { method: "POST", body: shown, headers }).catch(() => null);
+  const said = await answer?.json().catch(() => null);
+  if (mine !== latest) return;
+  at("why").disabled = false;
+  if (!answer?.ok) {
+    at("because").textContent = `No map: ${said?.error ?? "the server did not answer"}.`;
+    return;
+  }
+  at("why").hidden = true;
+  at("map").src = said.map;
+  at("map").alt = `What in your image speaks for ${said.label}`;
+  at("map").hidden = false;
+  at("because").textContent = `Bright places speak for “${said.label}”. The image is shown as the model sees it (${said.method}).`;
 }
 
 function bar([label, share]) {
@@ -153,6 +190,7 @@ at("access").addEventListener("submit", (event) => {
   if (waiting) classify(waiting);
   waiting = null;
 });
+at("why").addEventListener("click", explain);
 at("feedback").addEventListener("submit", async (event) => {
   event.preventDefault();
   const id = asked;

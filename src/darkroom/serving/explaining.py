@@ -1,0 +1,34 @@
+"""What a worker that explains adds to an answer: the image with its heat map."""
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+
+from darkroom.explanation.maps import Explainer, overlaid
+from darkroom.registry.snapshot import Version
+from darkroom.registry.versions import fetch
+
+
+class Explaining:
+    """Explains the answers of a version.
+
+    Args:
+        package: of the version.
+        threads: CPU threads of one inference.
+    """
+
+    def __init__(self, version: Version, package: Any, *, threads: int) -> None:
+        self._classes = package.classes
+        self._explain = Explainer(fetch(version), package, threads=threads)
+
+    def __call__(self, pixels: np.ndarray, label: str) -> dict[str, str]:
+        """Return the method, and as `map` a PNG as data: URI in which bright places speak for the label.
+
+        Args:
+            pixels: uint8 (H, W, C), as the network takes them.
+        """
+        (heat,) = self._explain(pixels[np.newaxis], [self._classes.index(label)])
+        content = cv2.imencode(".png", overlaid(pixels, heat)[:, :, ::-1])[1].tobytes()
+        return {"method": self._explain.method, "map": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
