@@ -14,6 +14,7 @@ from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of
 from darkroom.registry.versions import load
 from tests.audit.test_review import SECRET
+from tests.support.chromium import chromium
 from tests.support.registered import write_version
 
 
@@ -80,29 +81,62 @@ def test_what_is_in_incoming_is_labelled(files, tmp_path):
     assert unlabelled.labelled_ids(tmp_path) == {sha256_of(files[1])}
 
 
-def test_the_page_labels_images_that_have_no_label(files, tmp_path):
-    labels = Incoming(tmp_path / "incoming", files, ["dark", "light"])
-    card = {"row": 2, "kind": "unlabelled", "why": "unsure", "label": None, "suggested": "dark"}
+@pytest.fixture
+def labels(files, tmp_path):
+    return Incoming(tmp_path / "incoming", files, ["dark", "light"])
+
+
+@pytest.fixture
+def address(labels):
+    """A page of two images without a label, served as the command does."""
+    card = {"kind": "unlabelled", "why": "unsure", "label": None, "suggested": "dark", "split": "", "beside": []}
     shown = review.Shown(
         labels.classes,
-        [{**card, "source": "2.PNG", "split": "", "beside": []}],
+        [{**card, "row": row, "source": f"{row}.PNG"} for row in (2, 4)],
         lambda row: np.full((8, 8, 1), row, np.uint8),
         "Run it.",
     )
     ready, said = threading.Event(), []
 
     def tell(text: str) -> None:
-        said.append(text.split()[2].partition("#")[0])
+        said.append(text.split()[2])
         ready.set()
 
     server = review.server(shown, labels, secret=SECRET)
     thread = threading.Thread(target=review.serve, args=(server,), kwargs={"port": 0, "secret": SECRET, "said": tell})
     thread.start()
     assert ready.wait(20)
-    with httpx.Client(base_url=said[0], headers={"X-Review": SECRET}) as client:
-        assert client.get("/findings").json()["findings"][0]["label"] is None
-        assert client.post("/decisions", json={"row": 2, "new": "light"}).json() == {"made": [2]}
-        assert client.post("/decisions", json={"row": 2, "new": "drop"}).status_code == 400
+    yield said[0]
     server.should_exit = True
     thread.join()
-    assert labelled(tmp_path / "incoming") == [f"light/{sha256_of(files[2])[:6]}.png"]
+
+
+def test_an_image_without_a_label_is_not_dropped(address, labels):
+    with httpx.Client(base_url=address.partition("#")[0], headers={"X-Review": SECRET}) as client:
+        assert client.get("/findings").json()["findings"][0]["label"] is None
+        assert client.post("/decisions", json={"row": 2, "new": "drop"}).status_code == 400
+        assert client.post("/decisions", json={"row": 2, "new": "light"}).json() == {"made": [2]}
+    assert labelled(labels.folder) == [f"light/{sha256_of(labels.files[2])[:6]}.png"]
+
+
+@pytest.mark.heavy
+def test_the_page_labels_images_that_have_no_label(address, labels):
+    with chromium() as browser:
+        page = browser.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        page.get_by_text("1 of 2").wait_for()
+        hidden = [name for name in ("keep", "drop", "arrow", "take") if not page.locator(f"#{name}").is_visible()]
+        assert hidden == ["keep", "drop", "arrow"]
+        for key in ("k", "d", "s"):  # the first two do nothing
+            page.keyboard.press(key)
+        page.get_by_text("2 of 2, 1 decided", exact=True).wait_for()
+        page.keyboard.press("c")
+        page.keyboard.type("light")
+        page.keyboard.press("Enter")
+        page.get_by_text("Run it.").wait_for()
+        assert complaints == []
+    short = [sha256_of(labels.files[row])[:6] for row in (2, 4)]
+    assert labelled(labels.folder) == [f"dark/{short[0]}.png", f"light/{short[1]}.png"]
