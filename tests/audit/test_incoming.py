@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import cv2
 import httpx
@@ -89,7 +90,14 @@ def labels(files, tmp_path):
 @pytest.fixture
 def address(labels):
     """A page of two images without a label, served as the command does."""
-    card = {"kind": "unlabelled", "why": "unsure", "label": None, "suggested": "dark", "split": "", "beside": []}
+    card: dict[str, Any] = {
+        "kind": "unlabelled",
+        "why": "unsure",
+        "label": None,
+        "suggested": "dark",
+        "split": "",
+        "beside": [],
+    }
     shown = review.Shown(
         labels.classes,
         [{**card, "row": row, "source": f"{row}.PNG"} for row in (2, 4)],
