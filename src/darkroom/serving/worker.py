@@ -224,6 +224,7 @@ def _failed(image: _Image, error: Exception) -> _Image:
 def _noted(image: _Image, *, is_logged: bool) -> dict[str, Any]:
     answer = image.answer
     noted = {key: answer.get(key, False) for key in ("label", "probability", "abstained", "unknown")}
+    noted["familiarity"] = answer.get("familiarity")
     noted["decode_seconds"] = image.decode_seconds
     if is_logged and image.pixels is not None:
         noted["id"] = hashlib.sha256(image.data).hexdigest()
