@@ -1,5 +1,6 @@
 """Fixtures that several packages of tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,27 +11,36 @@ from darkroom.compute.local import thread_limits
 from tests.support import postgres as postgres_server
 from tests.support.project import ROOT, Project, clone
 
+# While the tests are imported nothing is thrown away. Afterwards a full collection would walk over the objects of
+# TensorFlow and of all tests: 0.7 s of CPU time, and Keras asks for one wherever it forgets a network.
+gc.disable()
 if "PYTEST_XDIST_WORKER" in os.environ:  # it shares the cores, and so do the processes that it starts
     os.environ.update(thread_limits(1))
 
 # The files that take longest, longest first. The first worker to be free takes the next file: so none is left alone
 # with a long one at the end, as long as xdist does not sort the files itself (--no-loadscope-reorder).
 LONGEST = (
-    "pipelines/test_tune.py",
-    "project/test_pipeline.py",
     "operations/test_retrain.py",
+    "project/test_pipeline.py",
+    "pipelines/test_tune.py",
     "registry/test_lock.py",
+    "training/test_candidate.py",
     "compute/test_clusters.py",
+    "pipelines/test_train.py",
+    "pipelines/test_promote.py",
+    "networks/backbones/test_extractor.py",
+    "networks/runtime/test_device.py",
+    "project/test_gpu_benchmark.py",
+    "promotion/test_fair_comparison.py",
+    "networks/architectures/test_architectures.py",
+    "pipelines/test_embed.py",
+    "pipelines/test_check.py",
     "tuning/test_coordinator.py",
     "project/test_consumer.py",
-    "training/test_candidate.py",
-    "pipelines/test_train.py",
-    "networks/architectures/test_architectures.py",
     "serving/test_server.py",
-    "pipelines/test_check.py",
-    "networks/backbones/test_extractor.py",
-    "pipelines/test_promote.py",
-    "project/test_gpu_benchmark.py",
+    "pipelines/test_evaluate.py",
+    "training/test_fit.py",
+    "tuning/test_trial.py",
 )
 
 
@@ -40,6 +50,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = ROOT / "tests"
     places = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from darkroom.audit import findings, report, run
 from darkroom.audit.material import Vectors
 from darkroom.data.arrays.features import FeaturesWriter
 from darkroom.data.preparation.corrections import Correction, write_corrections
-from darkroom.errors import DataError
-from tests.support.flipped_digits import digits, write_prepared
+from darkroom.errors import DataError, ParamsError
+from tests.support.flipped_digits import N_FLIPPED, digits, write_prepared
+from tests.support.training_stage import train_section
 
 BLANK, DARK, TWIN, OF, TINY = 3, 10, 17, 24, 31
 
@@ -113,6 +114,29 @@ def test_features_are_preferred_and_what_lacks_them_is_told(tmp_path):
     write_features(tmp_path, images.reshape(700, -1).astype(np.float32), rows, digest="other")
     with pytest.raises(DataError, match="the features belong to other prepared images; run `dvc repro embed`"):
         run.audit(tmp_path, source="features", bits=4)
+
+
+@pytest.mark.heavy
+def test_networks_judge_the_labels_that_they_did_not_see(tmp_path):
+    import keras  # noqa: F401 - else it is loaded with the stderr of this test, and keeps it
+
+    images, labels, flipped = digits()
+    write_prepared(tmp_path, images, flipped)
+    section = train_section(epochs="6").replace("[4, 8]", "[16, 32]")
+    (tmp_path / "params.yaml").write_text(f"candidates: [cnn]\n{section}")
+    found = run.audit(tmp_path, source="network", bits=4, n_folds=2)
+    assert found.by == ["700 by networks that were trained on the others"]
+    suspects = {one.row for one in found.of_kind("label")}
+    assert len(suspects & set(np.flatnonzero(labels != flipped).tolist())) >= 0.7 * N_FLIPPED
+    assert len(suspects) < 2 * N_FLIPPED
+    assert len(found.of_kind("label")[0].beside) == 10
+
+
+def test_without_a_network_the_command_says_what_to_pass(tmp_path):
+    images, _, flipped = digits()
+    write_prepared(tmp_path, images, flipped)
+    with pytest.raises(ParamsError, match="no candidate is trained from the start.*; pass --by features"):
+        run.audit(tmp_path, source="network", bits=4)
 
 
 def test_where_classes_cannot_be_told_apart_a_warning_says_so():

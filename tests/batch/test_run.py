@@ -68,7 +68,7 @@ def test_every_image_is_answered_as_its_package_answers_it(images, version, tmp_
         expected = package.predict([data])[0]
         assert row["id"] == hashlib.sha256(data).hexdigest()
         assert (row["label"], row["abstained"], row["version"], row["error"]) == (expected["label"], False, "3", None)
-        assert row["familiarity"] is row["unknown"] is None, "this version cannot tell"
+        assert row["familiarity"] is row["unknown"] is row["prediction_set"] is None, "this version cannot tell"
         assert row["probability"] == pytest.approx(expected["probability"])
         assert row["probabilities"] == pytest.approx([expected["probabilities"][name] for name in CLASSES])
     assert {row["label"] for row in rows} == set(CLASSES)
@@ -240,6 +240,21 @@ def test_an_unfamiliar_image_is_marked_as_unknown(images, tmp_path):
     assert [row["unknown"] for row in rows] == [answer["unknown"] for answer in expected]
     assert [row["familiarity"] for row in rows] == pytest.approx([answer["familiarity"] for answer in expected])
     assert 0 < summary.abstained == sum(row["unknown"] for row in rows) < N_IMAGES
+
+
+def test_a_prediction_set_is_a_list(tmp_path):
+    images = tmp_path / "in"
+    images.mkdir()
+    write_images(images, 20)
+    (images / "0007.png").write_text("no picture")
+    version = write_version(tmp_path / "version", listed_up_to=0.8)
+    run.run(str(images), tmp_path / "out.parquet", version=version)
+    *rows, refused = sorted(rows_of(tmp_path / "out.parquet"), key=lambda row: row["path"] == "0007.png")
+    package = versions.load(version)
+    expected = [package.predict([(images / row["path"]).read_bytes()])[0]["prediction_set"] for row in rows]
+    assert [row["prediction_set"] for row in rows] == expected
+    assert {len(listed) for listed in expected} == {1, 2}
+    assert refused["prediction_set"] is None
 
 
 def stopped_after(n_chunks, images, out, version):

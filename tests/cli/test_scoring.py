@@ -54,7 +54,7 @@ def test_predict_answers_from_the_champion_without_mlflow(shop):
         ("dög 1.png", "dog", "pets", "1"),
     ]
     assert all(0.5 < line["probability"] <= 1 for line in lines)
-    assert set(lines[0]) == {"file", "label", "probability", "model", "version"}
+    assert set(lines[0]) == {"file", "label", "probability", "prediction_set", "model", "version"}
 
 
 def test_predict_draws_what_speaks_for_the_answer(shop):

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*AnyType:UserWarning"),
 ]
 CLASSES = ["cat", "dog", "owl"]
+COLUMNS = ["label", "probability", "probabilities", "abstained", "prediction_set"]
 SHAPE = (8, 8, 3)
 CONSUMER = """
 import sys
@@ -50,7 +51,8 @@ def logged(tmp_path_factory):
     root = tmp_path_factory.mktemp("repository")
     with pytest.MonkeyPatch.context() as patch:
         fresh_store(root, patch)
-        onnx = write_model(root / "trained.onnx", classes=CLASSES, image_shape=SHAPE)
+        sets = {"coverage": 0.9, "threshold": 0.9, "penalty": 0.01, "free": 1}
+        onnx = write_model(root / "trained.onnx", classes=CLASSES, image_shape=SHAPE, metadata={"sets": sets})
         np.save(seen := root / "seen_ids.npy", np.arange(3, dtype=np.uint64))
         with runs.run(experiment="pets", name="train", params={}, tags={}) as run:
             uri = run.log_package(onnx, seen=seen, input_example=np.zeros((1, *SHAPE), np.uint8))
@@ -81,7 +83,7 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert ended.stderr == "[]\n"
     answers = json.loads(ended.stdout)
     package = Package.load(onnx)
-    assert answers["array"]["columns"] == ["label", "probability", "probabilities", "abstained"]
+    assert answers["array"]["columns"] == COLUMNS
     expected = package.probabilities(images)
     found = np.array([[row[2][name] for name in CLASSES] for row in answers["array"]["data"]])
     assert np.abs(found - expected).max() < 1e-6
@@ -89,6 +91,8 @@ def test_a_consumer_needs_neither_darkroom_nor_tensorflow(logged, tmp_path):
     assert answers["frame"]["index"] == [7, 8, 9]
     assert len({json.dumps(row) for row in answers["frame"]["data"]}) == 1
     assert answers["frame"]["data"][0][3] is False
+    listed = [answer["prediction_set"] for answer in package.predict(list(images))]
+    assert [row[4] for row in answers["array"]["data"]] == listed
 
 
 @pytest.mark.parametrize(("module", "package"), [("cv2", "opencv-python-headless"), ("onnxruntime", "onnxruntime")])
@@ -118,7 +122,7 @@ def test_the_folder_holds_no_pickle_and_pins_its_packages(logged):
 
 def test_the_signature_says_the_output_and_allows_every_input(model):
     assert model.metadata.signature.inputs is None
-    assert model.metadata.signature.outputs.input_names() == ["label", "probability", "probabilities", "abstained"]
+    assert model.metadata.signature.outputs.input_names() == COLUMNS
 
 
 def test_every_form_of_an_image_gets_the_same_answer(model, logged, png):

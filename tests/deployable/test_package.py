@@ -240,10 +240,29 @@ def test_an_unfamiliar_image_is_unknown_and_not_answered(tmp_path):
         Package.load(write_model(tmp_path / "other.onnx", **written))
 
 
+def test_the_prediction_set_lists_the_most_probable_first(tmp_path):
+    told = {"sets": {"coverage": 0.9, "threshold": 0.55, "penalty": 0.01, "free": 1}}
+    weights = np.zeros((16, 3))
+    weights[0], weights[1] = np.log([0.5, 0.1, 0.4]) / 255, np.log([0.1, 0.89, 0.01]) / 255
+    path = write_model(tmp_path / "m.onnx", classes=CLASSES, image_shape=(4, 4, 1), weights=weights, metadata=told)
+    package_ = Package.load(path)
+    images = np.zeros((3, 4, 4, 1), np.uint8)
+    images[0, 0, 0], images[1, 0, 1] = 255, 255
+    answers = package_.predict(list(images), batch_size=2)
+    assert list(answers[0]) == package_.columns
+    first, second, third = CLASSES
+    assert [answer["prediction_set"] for answer in answers] == [[first, third], [second], [first, second]]
+    assert all(answer["prediction_set"][0] == answer["label"] for answer in answers)
+    members = package_.prediction_sets(package_.probabilities(images))
+    np.testing.assert_array_equal(members, [[True, False, True], [False, True, False], [True, True, False]])
+    assert package_.predict([]) == []
+
+
 def test_a_model_that_cannot_tell_says_nothing_of_it(classifier):
     images = np.zeros((1, 16, 16, 3), np.uint8)
     assert classifier.answers(images)[1] is None
-    assert "unknown" not in classifier.predict(images)[0]
+    assert not {"unknown", "prediction_set"} & classifier.predict(images)[0].keys()
+    assert classifier.prediction_sets(np.full((1, 3), 1 / 3)) is None
     assert classifier.columns == ["label", "probability", "probabilities", "abstained"]
     with pytest.raises(ValueError, match="the model does not tell how strange an image is"):
         classifier.strangeness(images)

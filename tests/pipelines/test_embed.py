@@ -51,14 +51,18 @@ def write(directory: Path, splits: Sequence[str], *, seed: int, parents: Sequenc
     return ids
 
 
+def prepared_in(folder: Path) -> Path:
+    """Write 40 prepared images (20 to train, 10 val, 10 test) and 20 copies."""
+    splits = ["train", "train", "val", "test"] * 10
+    ids = write(folder / "prepared", splits, seed=1)
+    parents = [name for name, split in zip(ids, splits, strict=True) if split == "train"]
+    write(folder / "augmented", ["train"] * 20, seed=2, parents=parents)
+    return folder
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """40 prepared images (20 to train, 10 val, 10 test) and 20 copies."""
-    splits = ["train", "train", "val", "test"] * 10
-    ids = write(tmp_path / "prepared", splits, seed=1)
-    parents = [name for name, split in zip(ids, splits, strict=True) if split == "train"]
-    write(tmp_path / "augmented", ["train"] * 20, seed=2, parents=parents)
-    return tmp_path
+    return prepared_in(tmp_path)
 
 
 def write_params(folder: Path, **changes: Any) -> None:
@@ -161,15 +165,20 @@ def test_data_without_copies_have_rows_too(workspace: Path) -> None:
     assert [len(chosen(workspace, max_images=cap)) for cap in (10, 30, None)] == [10, 20, 20]
 
 
-@pytest.mark.heavy
-def test_features_are_those_of_the_extractor_for_each_image(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """The extractor whose weights the stage draws: it takes seconds to build."""
     from darkroom.networks.backbones.extractor import extractor
 
+    return extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
+
+
+@pytest.mark.heavy
+def test_features_are_those_of_the_extractor_for_each_image(
+    workspace: Path, network: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     features = stage(workspace)
     assert (features.backbone, features.weights, features.image_size) == ("efficientnet-lite0", "none", (32, 32))
-    network = extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
     prepared, augmented = Dataset.open(workspace / "prepared"), Dataset.open(workspace / "augmented")
     pictures = {
         "train": np.concatenate([prepared.images[prepared.rows("train")], augmented.images[:]]),
@@ -190,25 +199,28 @@ def test_features_are_those_of_the_extractor_for_each_image(
     assert last.startswith("embed: 1280 features of 40 training images (of 40, copies included) and 10 validation im")
 
 
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory: pytest.TempPathFactory) -> Features:
+    """Features of at most 24 training images; each run of the stage takes seconds."""
+    return stage(prepared_in(tmp_path_factory.mktemp("capped")), max_images=24)
+
+
 @pytest.mark.heavy
-def test_equal_settings_give_equal_features(workspace: Path) -> None:
-    features = stage(workspace, max_images=24)
-    assert (len(features.arrays("train")[0]), len(features.arrays("val")[0])) == (24, 10)
-    assert stage(workspace, max_images=24).digest == features.digest
+def test_equal_settings_give_equal_features(workspace: Path, capped: Features) -> None:
+    assert (len(capped.arrays("train")[0]), len(capped.arrays("val")[0])) == (24, 10)
+    assert stage(workspace, max_images=24).digest == capped.digest
 
 
 @pytest.mark.heavy
 def test_features_of_a_file_of_weights_are_bound_to_its_content(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, capped: Features, network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from darkroom.networks.backbones.extractor import backbone_network, extractor
+    from darkroom.networks.backbones.extractor import backbone_network
     from darkroom.networks.backbones.table import find_backbone
     from darkroom.networks.backbones.weights import obtain_weights
 
     monkeypatch.setenv("DVC_ROOT", str(workspace))
-    by_seed, file = stage(workspace, max_images=4), workspace / "mine.weights.h5"
-    expected = by_seed.arrays("val")[0].copy()
-    network = extractor("efficientnet-lite0", image_shape=SHAPE, image_size=(32, 32), seed=7)
+    expected, file = capped.arrays("val")[0], workspace / "mine.weights.h5"
     backbone_network(network).save_weights(file)
     features = stage(workspace, max_images=4, seed=8, weights={"path": file.name, "sha256": None})
     np.testing.assert_allclose(features.arrays("val")[0], expected, rtol=1e-3, atol=1e-3 * expected.max())

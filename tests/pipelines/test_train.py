@@ -237,13 +237,17 @@ def test_a_threshold_is_calibrated_on_images_that_chose_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = Stage(tmp_path)
-    stage.params(epochs="2", abstain="{error_rate: 0.2, confidence: 0.9}", unknown_below="0.2")
+    stage.params(epochs="2", abstain="{error_rate: 0.2, confidence: 0.9}", sets="{coverage: 0.8}", unknown_below="0.2")
     stage.call(train.main)
     package = Package.load(stage.root / "models" / "cnn" / "model.onnx")
     said, run = package.metadata["abstain"], json.loads((stage.root / "models" / "cnn" / "run.json").read_text())
     assert 30 < said["n_images"] + run["held_out_images"] <= 40, "those that are unknown are not counted"
     assert (said["error_rate"], said["n_wrong"], said["by_folds"]) == (0.2, 0, False)
     assert package.abstain_below == 0.0, "all are right"
+    assert package.sets is not None
+    assert package.sets["n_images"] + run["held_out_images"] == 40, "unknown ones have a set too"
+    answer = package.predict([np.zeros((16, 16, 1), np.uint8)])[0]
+    assert answer["prediction_set"] == [answer["label"]], "all are right without a second"
     printed = capsys.readouterr().err
     assert "train: cnn: does not answer below 0: then at most 20% of the answers are wrong" in printed
     assert "train: cnn: finds images unknown that are stranger than all but 20% of known ones" in printed

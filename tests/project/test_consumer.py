@@ -142,4 +142,5 @@ def test_mlflows_own_server_answers_base64_in_a_dataframe_split(repository, clie
     assert "root:" not in refused.text
     predictions = answer.json()["predictions"]
     assert [row["label"] for row in predictions] == ["cat", "dog"]
-    assert set(predictions[0]) == {"label", "probability", "probabilities", "abstained"}
+    assert set(predictions[0]) == {"label", "probability", "probabilities", "abstained", "prediction_set"}
+    assert predictions[0]["prediction_set"] == ["cat"]

@@ -23,11 +23,13 @@ RULE = {
     "max_ece": 0.1,
     "max_error_answered": 0.01,
     "min_answered": 0.9,
+    "min_coverage": 0.9,
     "max_latency_ms_p95": 5.0,
     "max_model_bytes": 1_000_000,
     "max_parity_difference": 0.00001,
 }
 METRICS = {"ece": 0.02, "latency_ms_p95": 0.5, "model_bytes": 400_000, "error_answered": 0.01, "share_answered": 0.9}
+METRICS |= {"coverage": 0.9}
 LABELS = np.array(["cat", "dog"] * 100)
 SLICES = [Slice("dark", np.arange(200) < 50), Slice("bright", np.arange(200) >= 50)]
 
@@ -63,7 +65,7 @@ def test_a_first_candidate_needs_what_no_champion_can_tell():
         "The candidate's test accuracy 95.00 % on 200 images reaches the minimum 90.00 %.",
         "There is no champion yet.",
         "Also passed: minimum test images, every class, maximum calibration error, maximum error answered, minimum "
-        "answered, maximum latency ms p95, maximum model bytes.",
+        "answered, minimum coverage, maximum latency ms p95, maximum model bytes.",
     ]
     assert {name for name, status in statuses(decision).items() if status == "not_applicable"} == {
         "new_class", "champion", "champion_recent", "class_recall", "slice_accuracy", "max_parity_difference",
@@ -116,6 +118,12 @@ def test_a_candidate_that_loses_the_dark_images_is_kept_out():
             "min_answered",
             0.5,
             "The candidate's share of test images answered 50.00 % is below the minimum",
+        ),
+        (
+            "coverage",
+            "min_coverage",
+            0.89,
+            "The candidate's share of test images with the true class in the prediction set 89.00 % is below the",
         ),
         ("latency_ms_p95", "max_latency_ms_p95", 7.5, "The candidate's latency of one image (p95) 7.5 ms is above"),
         ("model_bytes", "max_model_bytes", 2_000_000, "The candidate's model of 2,000,000 bytes is above the limit"),

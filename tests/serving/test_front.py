@@ -10,6 +10,7 @@ import struct
 import pytest
 
 from tests.support.served import Server, eventually, png
+from tests.support.trained_repository import SETS
 
 pytestmark = pytest.mark.heavy
 TOKEN = "a-long-secret"  # noqa: S105
@@ -58,6 +59,7 @@ def raw(server, request):
 def test_options_come_from_command_variables_and_file(server):
     facts = server.client.get("/v1/model").json()
     assert (facts["alias"], facts["max_images"], facts["feedback"]) == ("champion", 3, True)
+    assert facts["coverage"] == SETS["coverage"]
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/openapi.json", "/v1/model", "/static/page.js"])
@@ -275,6 +277,7 @@ def test_outputs_are_those_of_a_prediction(server):
     for name in ("label", "probability", "abstained"):
         assert outputs[name] == [one[name] for one in expected]
     assert outputs["probabilities"] == [one["probabilities"][name] for one in expected for name in ("cat", "dog")]
+    assert outputs["prediction_set"] == [name in one["prediction_set"] for one in expected for name in ("cat", "dog")]
 
 
 def test_outputs_come_behind_the_json_where_that_is_asked_for(server):

@@ -65,6 +65,13 @@ def test_a_chosen_picture_is_answered_with_label_and_bars(page, root):
     assert width <= 390, "nothing sticks out on a phone"
 
 
+def test_all_classes_of_a_prediction_set_are_named(page, root):
+    (root / "neither.png").write_bytes(png(cat=None))
+    page.get_by_label("Choose an image").set_input_files(root / "neither.png")
+    page.get_by_role("heading", name="cat or dog", exact=True).wait_for()
+    assert page.get_by_role("status").inner_text() == "Done: cat or dog."
+
+
 def test_the_page_shows_what_speaks_for_the_answer(page, root):
     for name in ("cat.png", "cat.png"):
         page.get_by_label("Choose an image").set_input_files(root / name)

@@ -78,7 +78,7 @@ def test_a_raw_image_is_answered_with_label_and_version(server):
     (prediction,) = body["predictions"]
     assert (body["model"], body["version"], prediction["label"]) == ("pets", "1", "cat")
     assert prediction["probability"] == prediction["probabilities"]["cat"] > 0.9
-    assert prediction["abstained"] is False
+    assert (prediction["abstained"], prediction["prediction_set"]) == (False, ["cat"])
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "IMAGE/JPEG; q=1", ""])

@@ -20,14 +20,17 @@ def write_version(
     shape: tuple[int, int, int] = (8, 8, 1),
     abstain_below: float | None = None,
     unknown_above: float | None = None,
+    listed_up_to: float | None = None,
 ) -> Version:
     """Write the files of a version that tells dark images from light ones, and return it.
 
     Args:
         unknown_above: mean of the pixels; None: it does not tell.
+        listed_up_to: threshold of its prediction sets; None: it has none.
     """
     scale = {"strangeness": [unknown_above], "share": [0.001]}
     told = {"unknown_below": 0.01, "familiarity": scale} if unknown_above else {}
+    sets = listed_up_to and {"coverage": 0.9, "threshold": listed_up_to, "penalty": 0.01, "free": 1}
     n_pixels = int(np.prod(shape))
     weights = np.zeros((n_pixels, 2), np.float32)
     weights[:, 1] = 0.05 / n_pixels
@@ -37,7 +40,7 @@ def write_version(
         classes=CLASSES,
         image_shape=shape,
         weights=weights,
-        metadata={"abstain_below": abstain_below, **told},
+        metadata={"abstain_below": abstain_below, "sets": sets, **told},
         tells_strangeness=bool(told),
     )
     (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)

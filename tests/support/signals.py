@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from darkroom.data.arrays.dataset import Dataset
@@ -31,6 +32,7 @@ from tests.support.raw_files import write_manifest
 from tests.support.trained_repository import answers_here, fresh_store
 
 SIDE = 16  # pixels
+PIXEL = bytes(cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes())
 CLASSES = ("left", "right")
 ALL = {"colour": 1.0, "fine": 1.0, "sides": 1.0}
 PATHS = {name: "data/" + name for name in ("raw", "incoming", "prepared")} | {
@@ -95,6 +97,8 @@ class Signals:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fresh_store(root, monkeypatch)
         monkeypatch.setattr(register, "verify", answers_here)
+        # To draw is most of the time that evaluate takes here; tests of its own look at what is drawn.
+        monkeypatch.setattr(Figure, "savefig", lambda _figure, target, **_: Path(target).write_bytes(PIXEL))
         self.root, self._patch = root, monkeypatch
         self.params: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
         self.params |= {"candidates": ["cnn"], "train": {"cnn": {}}}

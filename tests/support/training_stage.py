@@ -38,6 +38,7 @@ train:
     test_time_views: one
     calibration: temperature
     abstain: null
+    sets: null
     unknown_below: null
     precision: float32
     debug: {overfit_one_batch: false, max_steps: null}

@@ -11,7 +11,7 @@ from darkroom.data.arrays.seen import set_aside
 from darkroom.evaluation.metrics.abstention import ALWAYS
 from darkroom.training.calibration import HeldOut
 from darkroom.training.opened import open_data
-from darkroom.training.promises import abstention
+from darkroom.training.promises import FREE, PENALTY, abstention, prediction_sets
 from darkroom.training.recipe import FEW_VALIDATION, set_aside_from, vectors
 from tests.support.shades import write_shades
 from tests.training.test_recipe import TRANSFER, made
@@ -61,11 +61,30 @@ def test_what_cannot_be_shown_is_never_answered(n_images: int, n_wrong: int, why
     )
 
 
+@pytest.mark.parametrize(("by_folds", "about"), [(False, ""), (True, ", which are answered by heads of folds: that")])
+def test_sets_are_said_with_what_they_rest_on(by_folds: bool, about: str) -> None:
+    found = prediction_sets(made(sets={"coverage": 0.95}), calibration=held_out(400, n_wrong=40), by_folds=by_folds)
+    said = found.metadata["sets"]
+    assert 0.55 < said.pop("threshold") < 0.6, "21 of the 40 wrong answers must be covered, the least sure"
+    assert said == {"coverage": 0.95, "penalty": PENALTY, "free": FREE, "n_images": 400, "by_folds": by_folds}
+    limit = "lists classes so that the true one is among them for 95% of images"
+    assert found.sentence.startswith(f"{limit}: 1.05 classes on average of 400 calibration images{about}")
+
+
+def test_with_too_few_images_every_class_is_listed() -> None:
+    found = prediction_sets(made(sets={"coverage": 0.95}), calibration=held_out(18), by_folds=False)
+    assert found.metadata["sets"]["threshold"] > 1 + PENALTY
+    assert found.sentence == (
+        "lists every class: 18 calibration images do not show when the true one is among them for 95% of images: "
+        "it takes 19 at least; add images, or raise preprocess.val_fraction"
+    )
+
+
 def test_images_are_set_aside_where_something_is_promised() -> None:
     solved = {"architecture": {**TRANSFER, "mode": "features"}, "abstain": ABSTAIN}
     assert set_aside_from(made()) is None
     assert set_aside_from(made(abstain=ABSTAIN, debug={"overfit_one_batch": True, "max_steps": None})) is None
-    assert set_aside_from(made(abstain=ABSTAIN)) == 2
+    assert set_aside_from(made(abstain=ABSTAIN)) == set_aside_from(made(sets={"coverage": 0.9})) == 2
     assert set_aside_from(made(**solved, test_time_views="flip")) == 2, "no folds answer for views"
     assert set_aside_from(made(**solved)) == set_aside_from(made(abstain=ABSTAIN), searching=True) == FEW_VALIDATION
 

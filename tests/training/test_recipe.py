@@ -1,5 +1,7 @@
 """What a recipe is refused for, and what it says of the data: all without Keras."""
 
+import copy
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +28,14 @@ TRANSFER = {"name": "transfer", "units": 0, "dropout": 0.0, "unfreeze": 1, "fine
 TRANSFER |= {"finetune_learning_rate": 0.01}
 
 
+@cache
+def _smoke() -> dict[str, Any]:
+    return dict(presets.read("smoke", root=ROOT)["train"]["cnn"])
+
+
 def made(**changes: Any) -> dict[str, Any]:
     """The default preset's recipe for small data, with changes."""
-    default = presets.read("smoke", root=ROOT)["train"]["cnn"]
+    default = copy.deepcopy(_smoke())
     return {**default, "batch_size": 16, "architecture": {**default["architecture"], "filters": [4]}, **changes}
 
 

@@ -1,6 +1,7 @@
 """A trial in a worker: its end, and what is left of it. Searches with real workers: tests/pipelines/test_tune.py."""
 
 import dataclasses
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def test_no_trial_is_judged_before_most_of_its_last_schedule() -> None:
     assert list(trial.judged({**RECIPE, "epochs": 30, "architecture": head})) == [33]
 
 
+def test_a_trial_sees_only_whether_images_are_set_aside() -> None:
+    promises: list[dict[str, Any]] = [
+        {"sets": {"coverage": 0.9}},
+        {"sets": {"coverage": 0.95}},
+        {"abstain": {"error_rate": 0.01, "confidence": 0.95}},
+    ]
+    nothing, *seen = (trial.as_trial({**RECIPE, **promise}, epochs=2) for promise in ({}, *promises))
+    assert seen[0] == seen[1] == seen[2] != nothing
+
+
 def test_out_of_memory_fails_the_trial_with_that_reason(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     from darkroom.training import candidate
 
@@ -106,6 +117,17 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_trial(study: Study) -> 
         trial.run(study.next(tracking_uri="http://127.0.0.1:1"))
 
 
+def test_of_a_trial_that_has_ended_no_graph_stays_in_memory(study: Study) -> None:
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    def n_graphs_after_a_trial() -> int:
+        assert trial.run(study.next(recipe={**study.task.recipe, "epochs": 1})).state == "complete"
+        return sum(type(found) is FuncGraph for found in gc.get_objects())
+
+    assert n_graphs_after_a_trial() == n_graphs_after_a_trial()
+
+
+@pytest.mark.slow
 def test_the_memory_of_a_worker_stays_flat_over_many_trials(study: Study) -> None:
     import psutil
 

@@ -3,11 +3,20 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.preparation.corrections import DROP, Correction, read_corrections, write_corrections
 from darkroom.errors import DataError
 from darkroom.project.locks import store_lock
+
+
+class _Made(NamedTuple):
+    """A decision: the row of the image, its line in the file, and the lines that this replaced, with their places."""
+
+    row: int
+    line: Correction
+    replaced: list[tuple[int, Correction]]
 
 
 class Decisions:
@@ -27,11 +36,11 @@ class Decisions:
         self.classes = dataset.classes
         index = dataset.index()
         self._ids, self._labels = index["id"].tolist(), index["label"].tolist()
-        self._made: list[tuple[int, Correction]] = []
+        self._made: list[_Made] = []
 
     @property
     def made(self) -> list[int]:
-        return [row for row, _ in self._made]
+        return [one.row for one in self._made]
 
     def decide(self, row: int, new: str) -> None:
         """Give an image a label: that of a class, its own (it is confirmed), or `drop`.
@@ -45,17 +54,34 @@ class Decisions:
             raise DataError(f"{new!r} is not a class; expected {DROP} or one of {', '.join(self.classes)}")
         when = datetime.now(UTC).isoformat(timespec="seconds")
         line = Correction(self._ids[row], self._labels[row], new, self.who, when)
-        self._edit(lambda lines: [*(one for one in lines if one[:2] != line[:2]), line])
-        self._made.append((row, line))
+        replaced: list[tuple[int, Correction]] = []
+
+        def added(lines: Sequence[Correction]) -> list[Correction]:
+            replaced.extend((place, one) for place, one in enumerate(lines) if one[:2] == line[:2])
+            return [*(one for one in lines if one[:2] != line[:2]), line]
+
+        self._edit(added)
+        self._made.append(_Made(row, line, replaced))
 
     def undo(self) -> int | None:
-        """Take the last decision back and return its row; None if there is none."""
+        """Take the last decision back and return its row; None if there is none.
+
+        Lines that it replaced are put where they were. A decision that another review has replaced since stays so.
+        """
         if not self._made:
             return None
-        row, line = self._made[-1]
-        self._edit(lambda lines: [one for one in lines if one != line])
+        last = self._made[-1]
+
+        def restored(lines: Sequence[Correction]) -> list[Correction]:
+            rest = [one for one in lines if one != last.line]
+            if len(rest) < len(lines):
+                for place, one in last.replaced:
+                    rest.insert(place, one)
+            return rest
+
+        self._edit(restored)
         self._made.pop()
-        return row
+        return last.row
 
     def _edit(self, edited: Callable[[Sequence[Correction]], list[Correction]]) -> None:
         """Read, change and write the file, which a second review may write too."""

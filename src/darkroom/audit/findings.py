@@ -10,6 +10,7 @@ from darkroom.audit.material import N_FEATURES, Answers, Vectors
 from darkroom.training.linear_head import log_softmax, out_of_fold
 
 SEED = 7  # of the folds
+LEAST_PROBABILITY = 1e-7  # float32 rounds smaller ones to 0
 FAR = 1.5  # interquartile ranges above the upper quartile: outside of Tukey's fences
 KINDS = {
     "label": "the label is probably wrong",
@@ -58,18 +59,25 @@ class Judged(NamedTuple):
     neighbours: suspects.Neighbours | None
 
 
-def by_vectors(vectors: Vectors, labels: np.ndarray, *, n_classes: int) -> Judged:
-    """Return what heads on other folds and neighbours say of the images of these vectors.
+def by_vectors(
+    vectors: Vectors, labels: np.ndarray, *, n_classes: int, probabilities: np.ndarray | None = None
+) -> Judged:
+    """Return what models of other folds and neighbours say of the images of these vectors.
 
     Args:
         labels: int64, of all prepared images.
+        probabilities: (n, classes), of models that did not see the groups of these images; None: linear heads on the
+            vectors, one per fold.
     """
     own = labels[vectors.rows]
     values = suspects.main_directions(vectors.values, n=N_FEATURES)
-    logits = out_of_fold(values, own, n_classes=n_classes, groups=vectors.groups, seed=SEED)
+    if probabilities is None:
+        logarithms = log_softmax(out_of_fold(values, own, n_classes=n_classes, groups=vectors.groups, seed=SEED))
+    else:
+        logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     neighbours = suspects.nearest(values, vectors.groups)
     shares = suspects.votes(neighbours, own, n_classes=n_classes)
-    both = suspects.together(log_softmax(logits), shares, own)
+    both = suspects.together(logarithms, shares, own)
     return Judged(vectors.rows, suspects.verdicts(both, own), float((both.argmax(axis=1) == own).mean()), neighbours)
 
 

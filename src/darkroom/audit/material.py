@@ -1,4 +1,4 @@
-"""What the labels are judged by: features of the frozen backbone, else pixels; and the winner's answers on test images.
+"""What the labels are judged by: features of the frozen backbone, pixels, or networks; answers on test images.
 
 None of it has seen the label of the image that it judges.
 """
@@ -11,11 +11,17 @@ import numpy as np
 from darkroom.audit import pixels
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import SPLITS, Features
-from darkroom.errors import DataError
+from darkroom.data.arrays.selection import Selection
+from darkroom.errors import DataError, ParamsError
 from darkroom.evaluation.predictions import read_predictions
 from darkroom.files.writing import read_json
+from darkroom.project.console import say
+from darkroom.project.params import read_params
+from darkroom.training import folds, overrides
+from darkroom.training.params import TrainParams
+from darkroom.training.recipe import Recipe
 
-SOURCES = ("auto", "features", "pixels")
+SOURCES = ("auto", "features", "pixels", "network")
 N_FEATURES = 512  # directions of the largest variance that the heads are given: half the time of 1,280
 
 
@@ -52,20 +58,21 @@ def vectors(prepared: Dataset, features: Path, *, source: str, copies: np.ndarra
 
     Args:
         features: data/features.
-        source: a name of SOURCES; auto: features where there are any.
+        source: a name of SOURCES; auto: features where there are any; network: pixels, by which neighbours are found.
         copies, rows: small copies of these rows of prepared, see pixels.small_copies.
 
     Raises:
         DataError: features are asked for and there are none; or they are of other images.
     """
-    if source != "pixels":
+    if source in ("auto", "features"):
         found = _features(prepared, features)
         if found is not None:
             return found
         if source == "features":
             raise DataError(f"{features} has no features; set embed.backbone in params.yaml and run `dvc repro embed`")
     groups = prepared.index()["group"].factorize()[0][rows]
-    return Vectors(rows, pixels.waves(copies, seed=0), groups, "the pixels")
+    name = "networks that were trained on the others" if source == "network" else "the pixels"
+    return Vectors(rows, pixels.waves(copies, seed=0), groups, name)
 
 
 def _features(prepared: Dataset, directory: Path) -> Vectors | None:
@@ -83,6 +90,46 @@ def _features(prepared: Dataset, directory: Path) -> Vectors | None:
         numbers.append(rows[originals])
     about = np.concatenate(numbers)
     return Vectors(about[:, 1], np.concatenate(values), about[:, 2], f"the features of {opened.backbone}")
+
+
+def network_answers(prepared: Dataset, vectors: Vectors, root: Path, *, n_folds: int) -> np.ndarray:
+    """Return what the first candidate that is trained from the start says of images that it did not see.
+
+    It is trained n_folds times, with its settings in params.yaml and those that `tune` found.
+
+    Returns:
+        float32 (n, classes), in the order of vectors.
+
+    Raises:
+        ParamsError: params.yaml has no such candidate, or its settings do not suit the images.
+    """
+    name, recipe = _recipe(root)
+    say(f"audit: {name} is trained {n_folds} times, without the images whose labels it judges")
+    return folds.out_of_fold(
+        recipe,
+        Selection([(prepared.images, vectors.rows)]),
+        prepared.labels[vectors.rows],
+        groups=vectors.groups,
+        classes=prepared.classes,
+        n_folds=n_folds,
+        device=str(read_params(root / "params.yaml").get("compute", {}).get("device", "auto")),
+        say=lambda line: say(f"audit: {name}: {line}"),
+    )
+
+
+def _recipe(root: Path) -> tuple[str, Recipe]:
+    """Return the first candidate that is trained from the start, and its settings."""
+    params = read_params(root / "params.yaml")
+    for name in params.get("candidates", []):
+        section = params.get("train", {}).get(name, {})
+        if section.get("architecture", {}).get("name", "transfer") != "transfer":
+            settings = TrainParams.model_validate(section).model_dump()
+            best = root / "models" / name / "best.yaml"
+            return name, overrides.with_best(settings, best)[0] if best.exists() else settings
+    raise ParamsError(
+        f"{root / 'params.yaml'}: no candidate is trained from the start, so there is no network to judge labels; pass "
+        "--by features"
+    )
 
 
 def answers(prepared: Dataset, reports: Path) -> Answers | None:

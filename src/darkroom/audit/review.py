@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -41,49 +41,53 @@ class Decision(BaseModel):
     new: str
 
 
-def build_app(audit: Audit, decisions: Decisions) -> FastAPI:
+def build_app(audit: Audit, decisions: Decisions, *, secret: str) -> FastAPI:
     """Return the application.
 
     Args:
         audit: whose findings are shown.
         decisions: where they go.
+        secret: what a request must know. It is in the fragment of the address that the command prints, so the other
+            users of the machine do not learn it, and neither do pages elsewhere.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     findings = _findings(audit)
-    # A form of another page cannot send it: a header of one's own needs a permission that is never given.
-    secret = secrets.token_urlsafe()
 
-    def check(request: Request) -> None:
-        if not secrets.compare_digest(request.headers.get("X-Review", "").encode(), secret.encode()):
-            raise HTTPException(403, "reload the page: it is of an earlier review")
+    def check(given: str) -> None:
+        if not secrets.compare_digest(given.encode(), secret.encode()):
+            raise HTTPException(403, "open the address that the command printed: this one is of an earlier review")
+
+    def by_header(request: Request) -> None:
+        check(request.headers.get("X-Review", ""))
+
+    known = [Depends(by_header)]
 
     @app.exception_handler(DarkroomError)
     async def refused(_: Request, error: DarkroomError) -> Response:
         return Response(str(error), 400, media_type="text/plain")
 
-    @app.get("/findings")
+    @app.get("/findings", dependencies=known)
     def listed(response: Response) -> dict[str, Any]:
         response.headers.update(HEADERS)
-        found = {"classes": audit.dataset.classes, "findings": findings, "secret": secret, "made": decisions.made}
-        return {**found, "file": str(decisions.path), "digest": audit.dataset.manifest["digest"]}
+        found = {"classes": audit.dataset.classes, "findings": findings, "made": decisions.made}
+        return {**found, "file": str(decisions.path)}
 
     @app.get("/images/{row}")
-    def image(row: int) -> Response:
+    def image(row: int, secret: str = "") -> Response:
+        check(secret)  # an <img> sends no header
         if not 0 <= row < len(audit.dataset.images):
             raise HTTPException(404, f"there is no image {row}")
         content, media_type = encoded(audit.dataset.images[row], side=SIDE)
         return Response(content, media_type=media_type, headers={**HEADERS, "Cache-Control": "max-age=600"})
 
-    @app.post("/decisions")
-    def decide(decision: Decision, request: Request) -> dict[str, list[int]]:
-        check(request)
+    @app.post("/decisions", dependencies=known)
+    def decide(decision: Decision) -> dict[str, list[int]]:
         decisions.decide(decision.row, decision.new)
         return {"made": decisions.made}
 
-    @app.post("/undo")
-    def undo(request: Request) -> dict[str, Any]:
-        check(request)
+    @app.post("/undo", dependencies=known)
+    def undo() -> dict[str, Any]:
         return {"row": decisions.undo(), "made": decisions.made}
 
     for path, name, media_type in [("/", "review.html", "text/html"), *((f"/{n}", n, t) for n, t in ASSETS.items())]:
@@ -122,16 +126,18 @@ def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def server(audit: Audit, decisions: Decisions) -> uvicorn.Server:
+def server(audit: Audit, decisions: Decisions, *, secret: str) -> uvicorn.Server:
     """Return the server of the page, which `serve` starts; its should_exit ends it."""
-    return uvicorn.Server(uvicorn.Config(build_app(audit, decisions), log_level="warning", access_log=False))
+    app = build_app(audit, decisions, secret=secret)
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
 
 
-def serve(server: uvicorn.Server, *, port: int, said: Callable[[str], None]) -> None:
+def serve(server: uvicorn.Server, *, port: int, secret: str, said: Callable[[str], None]) -> None:
     """Serve the page on this machine until Ctrl-C.
 
     Args:
         port: 0: any free one.
+        secret: the server's.
         said: told the address.
 
     Raises:
@@ -145,6 +151,6 @@ def serve(server: uvicorn.Server, *, port: int, said: Callable[[str], None]) -> 
             raise DarkroomError(
                 f"port {port} cannot be used ({error.strerror}); pass another one with --port"
             ) from None
-        said(f"review at http://127.0.0.1:{listening.getsockname()[1]}/ (Ctrl-C ends it)")
+        said(f"review at http://127.0.0.1:{listening.getsockname()[1]}/#{secret} (Ctrl-C ends it)")
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
             server.run(sockets=[listening])

@@ -12,6 +12,7 @@ from darkroom.data.preparation.corrections import read_corrections
 
 REPORTS = "reports/audit"  # relative to the repository
 CORRECTIONS = "data/corrections.csv"
+N_FOLDS = 3
 ENOUGH_AGREEMENT = 0.7  # of labels and out-of-fold answers: below it errors of the heads outnumber wrong labels
 
 
@@ -41,12 +42,13 @@ class Audit(NamedTuple):
         return [one for one in self.found if one.kind in kinds]
 
 
-def audit(root: Path, *, source: str, bits: int) -> Audit:
+def audit(root: Path, *, source: str, bits: int, n_folds: int = N_FOLDS) -> Audit:
     """Return what is found in data/prepared of a repository.
 
     Args:
         source: what labels are judged by, see material.vectors.
         bits: see preprocess.near_duplicate_bits.
+        n_folds: how often the network is trained, where it judges.
 
     Raises:
         DataError: nothing is prepared, or files do not belong together.
@@ -56,7 +58,8 @@ def audit(root: Path, *, source: str, bits: int) -> Audit:
     used = np.flatnonzero(dataset.splits != SPLIT_CODES[UNUSED])
     copies = pixels.small_copies(dataset.images, used)
     vectors = material.vectors(dataset, root / "data" / "features", source=source, copies=copies, rows=used)
-    judged = [findings.by_vectors(vectors, labels, n_classes=len(dataset.classes))]
+    said = material.network_answers(dataset, vectors, root, n_folds=n_folds) if source == "network" else None
+    judged = [findings.by_vectors(vectors, labels, n_classes=len(dataset.classes), probabilities=said)]
     by = [f"{len(vectors.rows):,} by {vectors.name}"]
     answers = material.answers(dataset, root / "reports") if len(vectors.rows) < len(used) else None
     if answers is not None and len(answers.rows):

@@ -100,6 +100,7 @@ def schema() -> "pa.Schema":
             ("abstained", pa.bool_()),
             ("familiarity", pa.float32()),
             ("unknown", pa.bool_()),
+            ("prediction_set", pa.list_(pa.string())),
             ("version", pa.string()),
             ("error", pa.string()),
         ]
@@ -146,11 +147,27 @@ def _table(
         pa.array(abstained, mask=missing),
         pa.array(familiarity, pa.float32(), from_pandas=True),
         pa.array(unknown, mask=np.isnan(familiarity)),
+        _sets(package, probabilities, missing),
         pa.repeat(pa.scalar(work.version.version, pa.string()), n),
         pa.array(errors, pa.string()),
     ]
     table = pa.Table.from_arrays(columns, schema=schema())
     return table.append_column("time", pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), n))
+
+
+def _sets(package: Any, probabilities: np.ndarray, missing: np.ndarray) -> "pa.Array":
+    """Return the prediction set of each image, the most probable class first; null where the version has none."""
+    import pyarrow as pa
+
+    kind = pa.list_(pa.string())
+    if getattr(package, "sets", None) is None:  # a version of before has no such attribute
+        return pa.nulls(len(missing), kind)
+    order, members = np.argsort(-probabilities, axis=1, kind="stable"), package.prediction_sets(probabilities)
+    listed, sizes = order[np.take_along_axis(members, order, axis=1)], np.zeros(len(missing), np.int32)
+    sizes[~missing] = members.sum(axis=1)
+    ends = np.cumsum(np.append(0, sizes), dtype=np.int32)
+    names = pa.array(package.classes, pa.string()).take(pa.array(listed))
+    return pa.ListArray.from_arrays(pa.array(ends), names, mask=pa.array(missing)).cast(kind)
 
 
 def _ask(package: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -100,9 +100,9 @@ def run(
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
 
     Columns: path, id (sha256 of the bytes), label, probability, probabilities (a list in the order of the classes,
-    which the file's metadata name under the key darkroom), abstained, familiarity, unknown, version, error. Of an image
-    without an answer, label to unknown are null, and of one that cannot be read the id too; of a version that cannot
-    tell, familiarity and unknown.
+    which the file's metadata name under the key darkroom), abstained, familiarity, unknown, prediction_set (a list),
+    version, error. Of an image without an answer, label to prediction_set are null, and of one that cannot be read the
+    id too; familiarity, unknown and prediction_set are null if the version does not tell them.
 
     Args:
         source: see inputs.open_inputs.

@@ -23,9 +23,11 @@ def audit(
         typer.Option(
             "--by",
             metavar="SOURCE",
-            help="Judge labels by features of the backbone, by pixels, or auto: by features if there are any.",
+            help="Judge labels by features of the backbone, by pixels, by network (the candidate, trained once per "
+            "fold), or auto: by features if there are any, else by pixels.",
         ),
     ] = "auto",
+    n_folds: Annotated[int, typer.Option("--folds", min=2, help="Number of trainings of --by network.")] = 3,
     max_wrong: Annotated[
         float | None,
         typer.Option("--max-wrong", min=0, max=1, help="Exit with code 3 if a larger fraction of labels looks wrong."),
@@ -44,7 +46,7 @@ def audit(
     if by not in SOURCES:
         raise ParamsError(f"--by is {by!r}; expected one of {', '.join(SOURCES)}")
     root = checkout()
-    found = run.audit(root, source=by, bits=_bits(root))
+    found = run.audit(root, source=by, bits=_bits(root), n_folds=n_folds)
     page = report.write(found, root / run.REPORTS)
     n_wrong = len(found.of_kind("label"))
     if as_json:
@@ -59,6 +61,8 @@ def audit(
 
 
 def _review(found: "Audit", root: Path, *, port: int) -> None:
+    import secrets
+
     from darkroom.audit.decisions import Decisions
     from darkroom.audit.review import serve, server
     from darkroom.audit.run import CORRECTIONS
@@ -66,7 +70,8 @@ def _review(found: "Audit", root: Path, *, port: int) -> None:
     from darkroom.project.locks import whoami
 
     decisions = Decisions(root / CORRECTIONS, found.dataset, who=whoami())
-    serve(server(found, decisions), port=port, said=say)
+    secret = secrets.token_urlsafe()
+    serve(server(found, decisions, secret=secret), port=port, secret=secret, said=say)
     n = len(decisions.made)
     say(f"{n} decisions in {CORRECTIONS}" + ("; commit it, then run `dvc repro`" if n else ""))
 

@@ -238,7 +238,7 @@ def _answers(
             yield {"file": file, "error": " ".join(str(error).split())}
             continue
         line = {"file": file, "label": answer["label"], "probability": answer["probability"]}
-        line |= {key: answer[key] for key in ("familiarity", "unknown") if key in answer}
+        line |= {key: answer[key] for key in ("familiarity", "unknown", "prediction_set") if key in answer}
         yield line | ({"abstained": True} if answer["abstained"] else {})
 
 

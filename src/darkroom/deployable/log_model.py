@@ -39,7 +39,7 @@ def log_package(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's advice about type hints and examples, and its use of old pandas
         from mlflow.models import Model, ModelSignature
-        from mlflow.types.schema import ColSpec, DataType, Map, Schema
+        from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
 
         types = {
             "label": DataType.string,
@@ -48,6 +48,7 @@ def log_package(
             "abstained": DataType.boolean,
             "familiarity": DataType.double,
             "unknown": DataType.boolean,
+            "prediction_set": Array(DataType.string),
         }
         outputs = [ColSpec(type=types[name], name=name) for name in Package.load(onnx_path).columns]
         here = Path(__file__).parent

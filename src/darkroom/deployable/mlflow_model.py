@@ -31,7 +31,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row per image: label, probability, probabilities (class -> probability), abstained.
 
-        Of a model that can tell, familiarity and unknown too; see Package.predict.
+        Of a model that can tell, familiarity and unknown too; of one with sets, prediction_set; see Package.predict.
 
         Args:
             model_input: a DataFrame with the column `image`, each value an encoded image (bytes, or base64 text), the

@@ -46,6 +46,7 @@ class Package:
         form: both, and how an image is brought into it.
         abstain_below: answers with a smaller probability are marked as abstained; None: never.
         unknown_below: images that are less familiar are marked as unknown, and abstained; None: the model cannot tell.
+        sets: how a prediction set is made (threshold, penalty, free) and for which coverage; None: the model has none.
         metadata: everything that the ONNX file says about itself.
 
     >>> package = Package.load("model.onnx")
@@ -66,9 +67,10 @@ class Package:
         self.image_shape = self.form.image_shape
         self.color = self.form.color
         self.abstain_below: float | None = metadata.get("abstain_below")
+        self.unknown_below: float | None = metadata.get("unknown_below")
+        self.sets: dict[str, Any] | None = metadata.get("sets")
         self.max_pixels = max_pixels
         self._session = session
-        self.unknown_below: float | None = metadata.get("unknown_below")
         self._input = session.get_inputs()[0].name
         n_outputs = 1 if self.unknown_below is None else 2
         self._outputs = [output.name for output in session.get_outputs()[:n_outputs]]
@@ -199,7 +201,9 @@ class Package:
         An answer holds label (the most probable class), probability (of that class), probabilities (a dict from class)
         and abstained: true where the model has a threshold and the probability is below it; the label stands all the
         same. Of a model that can tell, it holds too how familiar the image is (see `answers`), and unknown: true where
-        that is below unknown_below; it is abstained then too. Only batch_size images are held at a time.
+        that is below unknown_below; it is abstained then too. Of a model with sets, prediction_set lists the classes
+        among which the true one is at their coverage, the most probable first. Only batch_size images are held at a
+        time.
 
         Raises:
             ValueError: an item is not an image; the message names its position.
@@ -218,6 +222,17 @@ class Package:
         """Return which images are not answered, by their probabilities (n, classes) and how familiar they are: (n,)."""
         unsure = probabilities.max(axis=1, initial=0) < (self.abstain_below or 0.0)
         return np.asarray(unsure if familiarity is None else unsure | (familiarity < (self.unknown_below or 0.0)))
+
+    def prediction_sets(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Return which classes are in the prediction set of each image, bool (n, classes); None: the model has none.
+
+        Args:
+            probabilities: (n, classes), as `probabilities` returns them.
+        """
+        if self.sets is None:
+            return None
+        scores = set_scores(probabilities, penalty=self.sets["penalty"], free=self.sets["free"])
+        return np.asarray(scores <= self.sets["threshold"])
 
     def latencies_ms(self, image: np.ndarray, *, repeats: int, warm_up: int = 10) -> np.ndarray:
         """Return how many milliseconds the network took for one image (uint8, already decoded): float64 (repeats,)."""
@@ -240,7 +255,7 @@ class Package:
 
     def _answered(self, images: np.ndarray, *, batch_size: int) -> Iterator[dict[str, Any]]:
         probabilities, familiarity = self.answers(images, batch_size=batch_size)
-        abstained = self.abstains(probabilities, familiarity).tolist()
+        abstained, members = self.abstains(probabilities, familiarity).tolist(), self.prediction_sets(probabilities)
         for position, row in enumerate(probabilities):
             best = int(row.argmax())
             answer = {
@@ -252,13 +267,17 @@ class Package:
             if familiarity is not None:
                 answer["familiarity"] = float(familiarity[position])
                 answer["unknown"] = bool(familiarity[position] < (self.unknown_below or 0.0))
+            if members is not None:
+                ordered = np.argsort(-row, kind="stable")
+                answer["prediction_set"] = [self.classes[number] for number in ordered if members[position, number]]
             yield answer
 
     @property
     def columns(self) -> list[str]:
         """The keys of an answer."""
         told = [] if self.unknown_below is None else ["familiarity", "unknown"]
-        return ["label", "probability", "probabilities", "abstained", *told]
+        listed = [] if self.sets is None else ["prediction_set"]
+        return ["label", "probability", "probabilities", "abstained", *told, *listed]
 
 
 def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.ndarray:
@@ -269,6 +288,27 @@ def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.
         scale: strangeness, ascending, and share.
     """
     return np.array([1.0, *scale["share"]])[np.searchsorted(scale["strangeness"], strangeness, side="left")]
+
+
+def set_scores(probabilities: np.ndarray, *, penalty: float, free: int) -> np.ndarray:
+    """Return the threshold from which on each class is in the prediction set of an image: float64 (n, classes).
+
+    Regularised adaptive prediction sets (RAPS; Angelopoulos et al. 2020, arXiv 2009.14193) without their random draw,
+    u = 0: the probability of all classes that are more probable, and a penalty for each rank after the first `free`.
+    The most probable class has 0, so that no set is empty. Of equally probable classes the first comes first.
+
+    Args:
+        probabilities: (n, classes), rows sum to 1.
+        penalty: lambda of the paper.
+        free: k_reg of the paper, at least 1.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ordered = np.take_along_axis(probabilities, order, axis=1).astype(float)
+    ranks = np.arange(1, probabilities.shape[1] + 1)
+    scores = np.empty(ordered.shape)
+    before = np.cumsum(ordered, axis=1) - ordered
+    np.put_along_axis(scores, order, before + penalty * np.maximum(ranks - free, 0), axis=1)
+    return scores
 
 
 def _read(path: Path) -> bytes:

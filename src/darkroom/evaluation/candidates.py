@@ -14,7 +14,7 @@ from darkroom.data.arrays.dataset import Dataset
 from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from darkroom.errors import DataError
-from darkroom.evaluation.metrics import abstention, classification
+from darkroom.evaluation.metrics import abstention, classification, prediction_sets
 from darkroom.files.writing import read_csv
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ def score(
     metrics = classification.evaluate(of_test, dataset.labels[test], **options)
     abstained = package.abstains(of_test, familiarity)
     metrics |= abstention.measure(of_test, dataset.labels[test], abstained, classes=dataset.classes)
+    if (members := package.prediction_sets(of_test)) is not None:
+        metrics |= prediction_sets.measure(members, dataset.labels[test], classes=dataset.classes)
     if familiarity is not None:
         unknown = familiarity < package.unknown_below
         metrics["share_unknown"] = float(unknown.mean())

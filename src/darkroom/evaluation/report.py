@@ -1,5 +1,6 @@
 """Write what an evaluation found: tables for `dvc plots` and promotion, plots, and one page that holds them all."""
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
 from darkroom.evaluation import figures
@@ -108,7 +110,7 @@ def render(
     classes: list[str] = manifest["classes"]
     counts = classification.confusion_matrix(best.probabilities.argmax(axis=1), labels, n_classes=len(classes))
     environment = templates("darkroom.evaluation")
-    environment.filters.update(percent=percent, number=_number, size=_size, short=_short)
+    environment.filters.update(percent=percent, number=_number, size=_size, short=_short, breakable=_breakable)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         dark = _draw_outcome(best, labels, folder, classes=classes, calibration_bins=calibration_bins, dark=True)
@@ -146,6 +148,9 @@ def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
         wrong = metrics["error_answered"]
         of_these = "" if wrong is None else f", {wrong:.2%} of them wrongly"
         said.append(f"answers {metrics['share_answered']:.2%} of the test images{of_these}")
+    if "coverage" in metrics:
+        size = f"{metrics['mean_set_size']:.2f} classes on average"
+        said.append(f"its prediction sets hold the true class of {metrics['coverage']:.2%}, {size}")
     return "; ".join(said)
 
 
@@ -235,6 +240,11 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], *, most: int = 8) ->
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _breakable(name: str) -> Markup:
+    """Return a name that a browser may break after each underscore, slash and dot, and not in the middle of a word."""
+    return Markup(re.sub(r"([_/.]+)", r"\1<wbr>", str(escape(name))))  # noqa: S704 - it is escaped
 
 
 def _short(cell: str) -> str:

@@ -16,6 +16,7 @@ BOXES = ("Last Resort", "Adobe Blank")  # fonts that have a box, or nothing, for
 PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # of the extra `fonts`: Noto
 
 _family_of: dict[str, str | None] = {}  # of every character that was asked for; None: no font has it
+_width_of: dict[str, float] = {}  # in ems, of every character that a font has
 
 
 def families(texts: Iterable[str]) -> list[str]:
@@ -29,6 +30,12 @@ def legible(text: str) -> str:
     r"""Return text with the characters that no font has spelled out, such as \u732b."""
     _look_up(set(text))
     return "".join(c if _family_of[c] else c.encode("unicode_escape").decode() for c in text)
+
+
+def width(text: str) -> float:
+    """Return the width in ems of a line of text that `legible` returned."""
+    _look_up(set(text))
+    return sum(_width_of[c] for c in text)
 
 
 def advice(names: Iterable[str]) -> str | None:
@@ -48,21 +55,25 @@ def _look_up(characters: set[str]) -> None:
         if missing:
             found = _drawable(path, missing)
             _family_of.update(dict.fromkeys(found, family))
-            missing -= found
+            _width_of.update(found)
+            missing -= found.keys()
     _family_of.update(dict.fromkeys(missing))
 
 
-def _drawable(path: str, characters: set[str]) -> set[str]:
-    """Return those of characters that a font has an outline for; colour emoji are bitmaps, which cannot be drawn."""
+def _drawable(path: str, characters: set[str]) -> dict[str, float]:
+    """Return the widths in ems of those characters that a font has an outline for; colour emoji are bitmaps, which
+    cannot be drawn.
+    """
     try:
         font = FT2Font(path)
         held = {c for c in characters if font.get_char_index(ord(c))}
         if not font.scalable:
-            return set()
+            return {}
         font.set_size(12, 72)
-        return {c for c in held if c.isspace() or font.load_char(ord(c)).width > 0}
+        glyphs = {c: font.load_char(ord(c)) for c in held}
+        return {c: one.linearHoriAdvance / 65536 / 12 for c, one in glyphs.items() if c.isspace() or one.width > 0}
     except (OSError, RuntimeError, ValueError):  # not a font that FreeType reads
-        return set()
+        return {}
 
 
 @cache

@@ -1,6 +1,6 @@
 """A grid of images with a caption each, as one image file."""
 
-import textwrap
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from darkroom.errors import DataError
+from darkroom.figures.fonts import width as ems
 from darkroom.figures.style import DPI, clean, ink, save, style
 
 
@@ -24,8 +25,8 @@ def image_grid(
 
     Args:
         images: each uint8, (H, W), (H, W, 1) or (H, W, 3) RGB; sizes may differ, the aspect ratio is kept.
-        titles: one per image; a long line is wrapped, and ends with an ellipsis after the second one; characters are
-            shown as they are (no TeX).
+        titles: one per image; a long line is wrapped where words, or parts joined by a hyphen, an underscore or a
+            slash, end, and ends with an ellipsis after the second one; characters are shown as they are (no TeX).
 
     Raises:
         DataError: there are no images, the counts disagree, or an image has another shape or dtype.
@@ -36,8 +37,8 @@ def image_grid(
     n_rows = -(-len(images) // n_columns)
     cell, gap, margin, text_height = 1.15, 0.14, 0.14, 0.16
     width = 2 * margin + n_columns * (cell + gap) - gap
-    titles = ["\n".join(_wrapped(line, 17) for line in title.split("\n")) for title in titles]
-    heading = _wrapped(heading, int(width * 11), most=6)
+    titles = ["\n".join(_wrapped(line, (cell + gap / 2) * 72 / 7.5) for line in title.split("\n")) for title in titles]
+    heading = _wrapped(heading, (width - 2 * margin) * 72 / 9 / 1.15, most=6)  # bold letters are wider
     lines = max(title.count("\n") + 1 if title else 0 for title in titles)
     head = 0.16 + 0.18 * (heading.count("\n") + 1) if heading else 0.0
     row_height = cell + lines * text_height + gap
@@ -58,10 +59,23 @@ def image_grid(
         return save(figure, path)
 
 
-def _wrapped(text: str, width: int, *, most: int = 2) -> str:
-    """Return text in at most so many lines of at most `width` characters, with an ellipsis where that is not enough."""
-    lines = textwrap.wrap(clean(text, 10_000), width, max_lines=most, placeholder="…")
-    return "\n".join(lines)
+def _wrapped(text: str, width: float, *, most: int = 2) -> str:
+    """Return text in at most so many lines of at most `width` ems, with an ellipsis where that is not enough."""
+    lines = [""]
+    for part in re.findall(r"\s*[^\s\-_/]*[\-_/]*", clean(text, 10_000)):
+        if ems(lines[-1] + part) > width and lines[-1]:
+            lines.append("")
+            part = part.lstrip()
+        for character in part:  # a part that is wider than a line is broken
+            if ems(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    if len(lines) > most:
+        last = lines[most - 1]
+        while ems(last + "…") > width:
+            last = last[:-1]
+        lines[most - 1] = last.rstrip() + "…"
+    return "\n".join(line.rstrip() for line in lines[:most])
 
 
 def _place(axes: Any, image: np.ndarray, *, left: float, top: float, cell: float) -> None:

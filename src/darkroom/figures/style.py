@@ -42,9 +42,15 @@ SPLITS = {"train": "training", "val": "validation"}
 
 
 def clean(text: str, longest: int) -> str:
-    """Return text in one line of at most `longest` characters that can be drawn; control characters become spaces."""
+    """Return text in one line of at most `longest` characters that can be drawn; control characters become spaces.
+
+    A longer one has an ellipsis before its last third: often the end alone tells one class from another.
+    """
     line = legible(" ".join("".join(character if character.isprintable() else " " for character in text).split()))
-    return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    if len(line) <= longest:
+        return line
+    tail = longest // 3
+    return f"{line[: longest - 1 - tail].rstrip()}…{line[len(line) - tail :].lstrip()}"
 
 
 def ink(name: str, *, dark: bool = False) -> str:

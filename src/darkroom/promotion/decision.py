@@ -118,6 +118,7 @@ def _alone(
         "min_answered": lambda limit: gates.at_least(
             "share_answered", _known("share_answered", metrics), limit=limit, what="share of test images answered"
         ),
+        "min_coverage": lambda limit: _coverage(metrics, limit),
         "max_latency_ms_p95": lambda limit: _at_most("latency_ms_p95", metrics, limit, what=LATENCY, unit=" ms"),
         "max_model_bytes": lambda limit: _at_most("model_bytes", metrics, limit, what="model of", unit=" bytes"),
         "max_parity_difference": lambda _: not_applicable(
@@ -184,6 +185,14 @@ def _error_answered(metrics: Mapping[str, float], limit: float) -> Verdict:
     if _known("error_answered", metrics) is None:
         return not_applicable("The candidate answers no test image, so none of its answers is wrong.")
     return _at_most("error_answered", metrics, limit, what="share of wrong answers among those given")
+
+
+def _coverage(metrics: Mapping[str, float], limit: float) -> Verdict:
+    if "coverage" not in metrics:
+        missing = "The candidate has no prediction sets; set `sets` of train, or promote.gates.min_coverage to null."
+        return gates.verdict(False, missing, min_coverage=limit)
+    what = "share of test images with the true class in the prediction set"
+    return gates.at_least("coverage", metrics["coverage"], limit=limit, what=what)
 
 
 def _known(name: str, metrics: Mapping[str, float]) -> float:

@@ -58,7 +58,8 @@ def render(
     Args:
         name, version: as registered.
         created: when, ISO 8601.
-        model: the metadata of its package: classes, image_shape, color; abstain_below, unknown_below if it has them.
+        model: the metadata of its package: classes, image_shape, color; abstain_below, sets, unknown_below if it has
+            them.
         metrics: of the model, from evaluation.json.
         promotion: promotion.json: decision, reasons, champion_before, tests by gate.
         data: manifest.json of the prepared data.
@@ -106,7 +107,7 @@ def _limits(
     model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[str]:
     """Return where the model ends, as far as it is known; `comparison` is that with the champion, if there was one."""
-    limits = [*_answers(model, metrics), "Details finer than the resized image are lost."]
+    limits = [*_answers(model, metrics), *_sets(model, metrics), "Details finer than the resized image are lost."]
     if (white := model.get("white_level", 65535)) < 65535:
         limits.append(f"Images of 16 bits must have values up to {white:,}; brighter ones are refused.")
     if model["color"] == "grey":
@@ -160,6 +161,19 @@ def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
         of_these = f"{wrong} of these answers were wrong (95 % interval {low} to {high})"
         said.append(f"It answered {answered} of the test images, and {of_these}.")
     return [*said, *strange]
+
+
+def _sets(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
+    """Return how often the true class is in the prediction set, as promised and as measured; nothing without sets."""
+    if (asked := model.get("sets")) is None:
+        return []
+    nearly, share = "nearly " if asked["by_folds"] else "", 100 * asked["coverage"]
+    said = [f"Its prediction sets hold the true class of {nearly}{share:g} % of images like those in the dataset."]
+    if "coverage" in metrics:
+        low, high = (percent(side) for side in metrics["coverage_ci95"])
+        of_test = f"{percent(metrics['coverage'])} of the test images (95 % interval {low} to {high})"
+        said.append(f"They did for {of_test}, with {metrics['mean_set_size']:.2f} classes on average.")
+    return said
 
 
 def _strange(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:

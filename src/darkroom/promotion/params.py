@@ -65,6 +65,7 @@ class Gates(Section):
     max_ece: Share | None
     max_error_answered: Share | None
     min_answered: Share | None
+    min_coverage: Share | None
     max_latency_ms_p95: Annotated[float, Field(gt=0)] | None
     max_model_bytes: Count | None
     max_parity_difference: Annotated[float, Field(gt=0, le=1)] | None

@@ -26,7 +26,7 @@ BATCH = 256  # images held in memory at a time
 ORIGINALS = 32  # the same, of original files, and what they become for one model
 SEEN = f"artifacts/{SEEN_FILE}"
 # What a model says of itself that changes no pixel of its input.
-NOT_OF_FORM = {"dataset", "classes", "abstain_below", "abstain", "unknown_below", "familiarity"}
+NOT_OF_FORM = {"dataset", "classes", "abstain_below", "abstain", "sets", "unknown_below", "familiarity"}
 
 
 class NotComparable(DataError):  # noqa: N818 - a reason

@@ -245,6 +245,7 @@ def _add_facts(
             image_shape=list(served.facts.image_shape),
             abstain_below=served.facts.abstain_below,
             unknown_below=served.facts.unknown_below,
+            coverage=served.facts.coverage,
             problem=follower.problem,
             max_body_bytes=limits.max_body_bytes,
             max_pixels=limits.max_pixels,

@@ -62,6 +62,7 @@ class Facts:
     image_shape: tuple[int, ...]
     abstain_below: float | None
     unknown_below: float | None = None
+    coverage: float | None = None
 
 
 def packed(parts: Sequence[bytes]) -> bytes:

@@ -26,10 +26,11 @@ LIVE, READY = "/v2/health/live", "/v2/health/ready"
 WELCOME = "send one input named image, image files as BYTES of shape [n], base64 in JSON or binary data behind it"
 MAX_LISTS = 32  # of the JSON, beside one per image, so that json.loads builds little: base64 has no brackets
 MAX_VALUES = 128  # likewise
-DATATYPES = {  # of the outputs; a model that cannot tell does not have the last two
+DATATYPES = {  # of the outputs; a model does not have those of the second line that it cannot tell
     **{"label": "BYTES", "probability": "FP32", "probabilities": "FP32", "abstained": "BOOL"},
-    **{"familiarity": "FP32", "unknown": "BOOL"},
+    **{"familiarity": "FP32", "unknown": "BOOL", "prediction_set": "BOOL"},
 }
+OF_EVERY_CLASS = ("probabilities", "prediction_set")  # shape [n, classes]
 _INFER = re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 Responses = dict[int | str, dict[str, Any]]  # of a path, as FastAPI describes them
 Size = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
@@ -60,7 +61,7 @@ class OutputParameters(BaseModel):
 class Output(BaseModel):
     """An output that is asked for."""
 
-    name: Literal["label", "probability", "probabilities", "abstained", "familiarity", "unknown"]
+    name: Literal["label", "probability", "probabilities", "abstained", "familiarity", "unknown", "prediction_set"]
     parameters: OutputParameters = OutputParameters()
 
 
@@ -75,7 +76,7 @@ class InferRequest(BaseModel):
 
     id: str | None = Field(None, max_length=128)
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[Output] = Field([], max_length=6, description="Default: all.")
+    outputs: list[Output] = Field([], max_length=len(DATATYPES), description="Default: all.")
     parameters: RequestParameters = RequestParameters()
 
 
@@ -166,9 +167,13 @@ def answer(
     for name, is_binary in asked.outputs.items():
         if name not in _outputs(served):
             continue
-        of_all = name == "probabilities"
-        data = [one[name][c] for one in answers for c in classes] if of_all else [one[name] for one in answers]
-        output = {"name": name, "datatype": DATATYPES[name], "shape": [n, len(classes)] if of_all else [n]}
+        data = [one[name] for one in answers]
+        if name == "probabilities":
+            data = [one[c] for one in data for c in classes]
+        elif name == "prediction_set":
+            data = [c in one for one in data for c in classes]
+        shape = [n, len(classes)] if name in OF_EVERY_CLASS else [n]
+        output = {"name": name, "datatype": DATATYPES[name], "shape": shape}
         if is_binary:
             behind.append(_packed(DATATYPES[name], data))
             outputs.append({**output, "parameters": {"binary_data_size": len(behind[-1])}})
@@ -213,9 +218,9 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
     @router.get(path, summary="The model's inputs and outputs", responses=other)
     async def metadata(served: Annotated[Served, Depends(asked)]) -> dict[str, Any]:
         classes = served.facts.classes
-        shapes = {"probabilities": [-1, len(classes)]}
         outputs = [
-            {"name": name, "datatype": DATATYPES[name], "shape": shapes.get(name, [-1])} for name in _outputs(served)
+            {"name": name, "datatype": DATATYPES[name], "shape": [-1, len(classes)] if name in OF_EVERY_CLASS else [-1]}
+            for name in _outputs(served)
         ]
         return {
             "name": served.version.name,
@@ -241,8 +246,9 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
 
 def _outputs(served: Served) -> list[str]:
     """Return the names of what the model tells of an image."""
-    tells = served.facts.unknown_below is not None
-    return [name for name in DATATYPES if tells or name not in ("familiarity", "unknown")]
+    unknown_below, coverage = served.facts.unknown_below, served.facts.coverage
+    of = {"familiarity": unknown_below, "unknown": unknown_below, "prediction_set": coverage}
+    return [name for name in DATATYPES if name not in of or of[name] is not None]
 
 
 def _served(follower: Follower, name: str, version: str | None) -> Served:

@@ -345,7 +345,7 @@ class _Worker(asyncio.SubprocessProtocol):
             self._pool.refused(told["refused"])
             return
         self.is_ready = True
-        facts = Facts(told["classes"], tuple(told["image_shape"]), told["abstain_below"], told["unknown_below"])
+        facts = Facts(**{**told, "image_shape": tuple(told["image_shape"])})
         self._pool.ready(self, facts)
 
     def _deliver(self, message: list[bytes]) -> None:

@@ -97,6 +97,12 @@ class Prediction(BaseModel):
         description="Share of known images that look at least as strange; missing: the model cannot tell.",
     )
     unknown: bool | None = Field(None, description="True where the familiarity is below unknown_below of the model.")
+    prediction_set: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="The true class is among these for the model's coverage of images; the most probable first. "
+        "Missing: the model has no sets.",
+    )
 
 
 class Explanation(Prediction):
@@ -164,6 +170,7 @@ class ModelFacts(BaseModel):
     image_shape: list[int] = Field(min_length=3, max_length=3, description="Height, width, channels of the network.")
     abstain_below: float | None
     unknown_below: float | None
+    coverage: float | None = Field(description="Share of images whose true class is in the prediction_set.")
     problem: str | None = Field(description="Why it is not the version under the alias; null: it is.")
     max_body_bytes: int
     max_pixels: int

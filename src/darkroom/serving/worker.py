@@ -68,6 +68,7 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
         return
     facts = {"classes": package.classes, "image_shape": package.image_shape, "abstain_below": package.abstain_below}
     facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of before do not have it
+    facts["coverage"] = (getattr(package, "sets", None) or {}).get("coverage")  # nor this
     send(_ENCODER.encode(facts).encode())
     target.flush()
     _limit_memory(task.memory_bytes)

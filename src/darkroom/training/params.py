@@ -225,6 +225,12 @@ class Abstain(Section):
     confidence: Level
 
 
+class Sets(Section):
+    """List the classes among which the true one is for this share of images."""
+
+    coverage: Level
+
+
 class Debug(Section):
     """Switches for finding a mistake."""
 
@@ -251,6 +257,7 @@ class TrainParams(Section):
     test_time_views: Literal["one", "flip", "flip_and_shift"]
     calibration: Literal["temperature", "none"]
     abstain: Abstain | None
+    sets: Sets | None
     unknown_below: Level | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug

@@ -3,9 +3,19 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from darkroom.deployable.package import set_scores
+from darkroom.evaluation.metrics import prediction_sets as conformal
 from darkroom.evaluation.metrics.abstention import ALWAYS, find_threshold, least_images
 from darkroom.training.calibration import HeldOut
 from darkroom.training.recipe import Recipe
+
+PENALTY, FREE = (
+    0.01,
+    5,
+)  # of what benchmarks/prediction_sets.py compares, nearly the smallest sets for 10 and 100 classes
+ROUNDING = 1e-5  # the probabilities of the ONNX file may differ from those of the calibration by so much
 
 
 class Promise(NamedTuple):
@@ -60,3 +70,30 @@ def abstention(recipe: Recipe, *, guide: HeldOut, calibration: HeldOut, by_folds
     if found.n_images < least:
         why = f"it takes {least:,} at least; add images, raise preprocess.val_fraction or abstain.error_rate"
     return Promise(metadata, f"never answers: {n_images} do not show that {limit}: {why}")
+
+
+def prediction_sets(recipe: Recipe, *, calibration: HeldOut, by_folds: bool) -> Promise:
+    """Return up to which score a class is in the prediction set of an image; see package.set_scores.
+
+    With fewer images than prediction_sets.least_images() every class is listed.
+
+    Args:
+        recipe: with `sets`.
+        calibration, by_folds: as of abstention().
+    """
+    coverage, (probabilities, labels, _) = recipe["sets"]["coverage"], calibration
+    scores = set_scores(probabilities, penalty=PENALTY, free=FREE)
+    found = conformal.find_threshold(scores[np.arange(len(labels)), labels], coverage)
+    n_images, n_classes = len(labels), probabilities.shape[1]
+    threshold = min(found + ROUNDING, 1 + PENALTY * n_classes)  # JSON has no infinity; no score is greater
+    rule = {"threshold": threshold, "penalty": PENALTY, "free": FREE}
+    metadata = {"sets": {"coverage": coverage, **rule, "n_images": n_images, "by_folds": by_folds}}
+    limit = f"the true one is among them for {100 * coverage:g}% of images"
+    if math.isinf(found):
+        least = f"it takes {conformal.least_images(coverage):,} at least; add images, or raise preprocess.val_fraction"
+        return Promise(
+            metadata, f"lists every class: {n_images:,} calibration images do not show when {limit}: {least}"
+        )
+    size = f"{(scores <= threshold).sum(axis=1).mean():.2f} classes on average"
+    about = ", which are answered by heads of folds: that holds nearly for the model" if by_folds else ""
+    return Promise(metadata, f"lists classes so that {limit}: {size} of {n_images:,} calibration images{about}")

@@ -132,7 +132,7 @@ def set_aside_from(recipe: Recipe, *, searching: bool = False) -> int | None:
     Args:
         searching: whether this is for a search, whose trials must all be judged by the same images: with few, by all.
     """
-    if recipe["abstain"] is None or recipe["debug"]["overfit_one_batch"]:
+    if (recipe["abstain"] is None and recipe["sets"] is None) or recipe["debug"]["overfit_one_batch"]:
         return None
     by_folds = is_solved(recipe) and transfer_mode(recipe) == "features" and recipe["test_time_views"] == "one"
     return FEW_VALIDATION if searching or by_folds else 2

@@ -28,7 +28,7 @@ from darkroom.training.checkpoints import Checkpoint
 from darkroom.training.familiarity import learn
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
-from darkroom.training.promises import Promise, abstention, unknown
+from darkroom.training.promises import Promise, abstention, prediction_sets, unknown
 from darkroom.training.recipe import Recipe, extractor_of, n_epochs, set_aside_from, transfer_mode
 
 if TYPE_CHECKING:
@@ -188,6 +188,9 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
         fitted = f"fitted on {len(guide.labels)} images that were held out"
         say(f"train: {candidate}: temperature {temperature:.3f}, {fitted}")
         guide, calibration = guide.at_temperature(temperature), calibration and calibration.at_temperature(temperature)
+    if calibration is not None and recipe["sets"] is not None:
+        promise = prediction_sets(recipe, calibration=calibration, by_folds=aside is None)
+        metadata |= _said(promise, candidate=candidate)
     familiar = None
     if recipe["unknown_below"] is not None and not recipe["debug"]["overfit_one_batch"]:
         familiar = learn(recipe, trained, opened)
@@ -198,7 +201,7 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
         ):  # what is unknown has no answer that may be wrong
             is_known = familiar.of(opened.calibration.val_images) >= recipe["unknown_below"]
             calibration = HeldOut(calibration.probabilities[is_known], calibration.labels[is_known])
-    if calibration is not None:
+    if calibration is not None and recipe["abstain"] is not None:
         promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)
         metadata |= _said(promise, candidate=candidate)
         numbers["abstain_below"] = metadata["abstain_below"]

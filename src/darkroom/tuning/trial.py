@@ -85,11 +85,12 @@ def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
         epochs: of each phase, at most; None for as many as the params have.
     """
     shorter = recipe.shortened(settings, epochs=epochs)
-    abstain = shorter["abstain"] and {
-        "error_rate": 0.5,
-        "confidence": 0.5,
-    }  # trials see only whether images are set aside
-    return {**shorter, "checkpoint": "best", "calibration": "none", "unknown_below": None, "abstain": abstain}
+    promises = shorter["abstain"] or shorter["sets"]
+    abstain = (
+        {"error_rate": 0.5, "confidence": 0.5} if promises else None
+    )  # a trial sees only that images are set aside
+    told = {"checkpoint": "best", "calibration": "none", "unknown_below": None, "abstain": abstain, "sets": None}
+    return {**shorter, **told}
 
 
 def judged(settings: Recipe) -> range:

@@ -59,6 +59,7 @@ def test_a_key_that_train_lacks_is_refused_without_a_search_too() -> None:
         ({"calibration": {"categorical": ["none", "temperature"]}}, "calibration"),
         ({"checkpoint": {"categorical": ["best", "last"]}}, "checkpoint"),
         ({"debug.max_steps": {"int": [3, 40]}}, "debug.max_steps"),
+        ({"sets.coverage": {"float": [0.8, 0.99]}}, "sets.coverage"),
         (
             {
                 "architecture": {

@@ -1,19 +1,17 @@
 "use strict";
 
 const at = (id) => document.getElementById(id);
-const address = (row) => `images/${row}?${review.digest}`; // rows of other data are other images
+const secret = location.hash.slice(1); // of the address that the command printed
+const address = (row) => `images/${row}?secret=${secret}`;
 let review = null;
 let place = 0;
 let made = new Set();
 let busy = false;
 
 async function ask(path, body) {
-  const options = body === undefined ? {} : {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-Review": review.secret },
-    body: JSON.stringify(body),
-  };
-  const answer = await fetch(path, options);
+  const headers = { "X-Review": secret };
+  const sent = { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(path, body === undefined ? { headers } : sent);
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }

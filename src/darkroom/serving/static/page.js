@@ -1,6 +1,7 @@
 "use strict";
 
 const SHOWN = 10; // bars, before the rest is asked for
+const NAMED = 4; // classes of a prediction set
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
 let facts = null; // of /v1/model
@@ -17,6 +18,15 @@ function percent(share) {
   const text = (100 * share).toFixed(1);
   if (share > 0 && text === "0.0") return "< 0.1 %";
   return share < 1 && text === "100.0" ? "> 99.9 %" : `${text} %`;
+}
+
+// "cat or dog": of a model with prediction sets the classes among which the true one is, else its label
+function either({ label, prediction_set: names = [label] }) {
+  const shown = names.slice(0, names.length > NAMED + 1 ? NAMED : names.length);
+  const rest = names.length - shown.length;
+  if (rest) shown.push(`${rest} others`);
+  const last = shown.pop();
+  return shown.length ? `${shown.join(", ")} or ${last}` : last;
 }
 
 function named(model) {
@@ -87,10 +97,11 @@ function show(file, answer, milliseconds) {
   at("map").hidden = true;
   at("because").textContent = "";
   const rows = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-  const said = prediction.unknown ? "unknown" : `${prediction.label}, ${percent(prediction.probability)}`;
+  const classes = prediction.unknown ? "unknown" : either(prediction);
+  const said = classes === prediction.label ? `${classes}, ${percent(prediction.probability)}` : classes;
   tell({ status: `Done: ${said}${prediction.abstained && !prediction.unknown ? ", but not sure" : ""}.` });
   at("status").classList.add("heard"); // who sees the page sees it below
-  at("answer").textContent = prediction.unknown ? "unknown" : prediction.label;
+  at("answer").textContent = classes;
   at("unsure").hidden = !prediction.abstained || prediction.unknown;
   at("strange").hidden = !prediction.unknown;
   at("bars").replaceChildren(...rows.slice(0, SHOWN).map(bar));

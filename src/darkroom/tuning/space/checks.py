@@ -22,6 +22,7 @@ CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
     "calibration": "it does not change which class is the most probable",
     "unknown_below": "it changes what is answered, and not how",
     "abstain": "it changes what is answered, and not how",
+    "sets": "it changes what is answered, and not how",
     "seed": "one seed is only luckier than another",
     "debug": "it is for finding mistakes",
 }

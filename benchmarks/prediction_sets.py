@@ -1,0 +1,102 @@
+"""Do prediction sets hold the true class as often as stated, and how many classes does it take? Ways to make them.
+
+    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets                  # makes the features first: 10 minutes
+    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets --keep features  # and keeps them there, or has them
+
+Heads are solved on the features of a few, more and all training images of CIFAR-10, so that they are right on few and
+on most images. Half of the validation images fit the temperature; of the others 1,000 calibrate, the rest is measured,
+in many draws. `of_pairs` are 100 classes: the classes of two images, whose probabilities are multiplied.
+
+u: of the paper (Angelopoulos et al. 2020). 0: the class itself is not added to the mass before it, so that the first
+    one is always listed; 1: it is, and the first one is listed besides; random: drawn, likewise.
+"""
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.audit import make, read
+from benchmarks.record import arguments, report
+from darkroom.data.arrays.dataset import Dataset
+from darkroom.deployable.package import set_scores
+from darkroom.evaluation.metrics.prediction_sets import find_threshold
+from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
+from darkroom.training.linear_head import log_softmax, solve
+
+COVERAGE = 0.95
+N_CALIBRATION = 1000
+SHAPES = [(0.0, 1), (0.01, 1), (0.01, 5), (0.1, 1)]  # lambda and k_reg
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 50_000], help="images of a head")
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
+    options = parser.parse_args()
+    os.environ["DARKROOM_MIRROR"] = str(Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve())
+    result: dict[str, Any] = {"coverage_stated": COVERAGE}
+    with ExitStack() as stack:
+        folder = (options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))) / "cifar10"
+        make("cifar10", folder)
+        for n_images in options.training:
+            answers = answers_of_head(folder, n_images)
+            result[f"trained_on_{n_images}"] = compared(answers, draws=options.draws)
+            if n_images == max(options.training):
+                result["of_pairs"] = compared(pairs(*answers), draws=options.draws)
+    target = {"target": "coverage as stated; the sets of u 0 no larger than those of u random or 1"}
+    report("prediction_sets", {**target, **result}, packages=["numpy", "scipy"], save=options.save)
+
+
+def answers_of_head(folder: Path, n_images: int) -> Answers:
+    """Return probabilities and labels of the validation images that the temperature was not fitted on."""
+    dataset, train, held_out = Dataset.open(folder / "prepared"), read(folder, "train"), read(folder, "val")
+    rows = np.random.default_rng(0).permutation(len(train.values))[:n_images]
+    labels = dataset.labels[train.rows[rows]]
+    judged = {"groups": train.groups[rows], "judged": np.ones(len(rows), bool), "weights": np.ones(len(rows))}
+    head = solve(train.values[rows], np.eye(len(dataset.classes), dtype=np.float32)[labels], **judged, seed=7)
+    probabilities = np.exp(log_softmax(held_out.values @ head.kernel + head.bias))
+    truth, first = dataset.labels[held_out.rows], np.arange(len(probabilities)) % 2 == 0
+    temperature = fit_temperature(probabilities[first], truth[first])
+    return scaled(probabilities[~first], temperature), truth[~first]
+
+
+def pairs(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
+    """Return the answers about the images and their neighbours at once."""
+    other, n_classes = np.roll(np.arange(len(labels)), 1), probabilities.shape[1]
+    both = probabilities[:, :, None] * probabilities[other][:, None, :]
+    return both.reshape(len(labels), -1), labels * n_classes + labels[other]
+
+
+def compared(answers: Answers, *, draws: int) -> dict[str, Any]:
+    probabilities, labels = answers
+    found: dict[str, Any] = {"accuracy": round(float((probabilities.argmax(axis=1) == labels).mean()), 4)}
+    for penalty, free in SHAPES:
+        scores = set_scores(probabilities, penalty=penalty, free=free)
+        for u in ("0", "random", "1"):
+            rng = np.random.default_rng(1)
+            share = rng.random((len(labels), 1)) if u == "random" else float(u)
+            runs = [one_draw(scores + share * probabilities, probabilities, labels, rng=rng) for _ in range(draws)]
+            coverage, size = np.mean(runs, axis=0).round(4).tolist()
+            found[f"u {u}, lambda {penalty:g}, k {free}"] = {"coverage": coverage, "mean_set_size": size}
+    return found
+
+
+def one_draw(
+    scores: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, *, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return coverage and mean size of the sets of images that did not calibrate."""
+    order = rng.permutation(len(labels))
+    own, rest = order[:N_CALIBRATION], order[N_CALIBRATION:]
+    members = scores[rest] <= find_threshold(scores[own, labels[own]], COVERAGE)
+    members[np.arange(len(rest)), probabilities[rest].argmax(axis=1)] = True
+    return float(members[np.arange(len(rest)), labels[rest]].mean()), float(members.sum(axis=1).mean())
+
+
+if __name__ == "__main__":
+    main()
