@@ -57,7 +57,7 @@ class Package:
     ('cat', False)
     """
 
-    MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB, and the decoder needs up to twice as much
+    MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB; most decoders need twice as much, that of JPEG 2000 nine times
     MAX_BYTES = 50_000_000  # of an image file
 
     def __init__(self, session: Any, metadata: dict[str, Any], *, source: str, max_pixels: int) -> None:
