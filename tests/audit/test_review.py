@@ -46,7 +46,7 @@ def address(audited, decisions):
         said.extend(text.split()[2].split("#"))
         ready.set()
 
-    server = review.server(audited, decisions, secret=SECRET)
+    server = review.server(review.findings(audited, then="Commit it."), decisions, secret=SECRET)
     thread = threading.Thread(target=review.serve, args=(server,), kwargs={"port": 0, "secret": SECRET, "said": tell})
     thread.start()
     assert ready.wait(20)
@@ -145,10 +145,10 @@ def test_the_page_is_worked_by_keys_and_fits_a_phone(address, decisions, audited
         page.keyboard.press("c")
         page.keyboard.type("7")
         page.keyboard.press("Enter")
-        page.get_by_role("heading", name="All findings were looked at.").wait_for()
+        page.get_by_role("heading", name="All images were looked at.").wait_for()
         page.keyboard.press("u")
         page.get_by_text("4 of 4, 2 decided", exact=True).wait_for()
         page.get_by_role("button", name="Drop the image").click()
-        page.get_by_role("heading", name="All findings were looked at.").wait_for()
+        page.get_by_role("heading", name="All images were looked at.").wait_for()
         assert complaints == []
     assert decided(decisions) == [(labels[5], "3"), (labels[9], labels[9]), (labels[14], "drop")]

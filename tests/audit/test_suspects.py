@@ -38,7 +38,7 @@ def test_answers_are_of_heads_that_did_not_see_the_label(judged):
 def test_many_images_are_answered_with_a_penalty_found_on_some(monkeypatch):
     images, labels, _ = digits()
     vectors, groups = waves(images, seed=0), np.arange(len(labels))
-    monkeypatch.setattr("darkroom.training.linear_head.FOLDED_IMAGES", 300)
+    monkeypatch.setattr("darkroom.training.linear_head.PENALTY_IMAGES", 300)
     logits = out_of_fold(vectors, labels, n_classes=10, groups=groups, seed=7)
     assert (logits.argmax(axis=1) == labels).mean() > 0.95
     assert len(np.unique(assign_folds(labels, groups, n_folds=3, seed=8))) == 3

@@ -232,14 +232,18 @@ def test_an_answer_below_the_threshold_is_marked(images, tmp_path):
 
 
 def test_an_unfamiliar_image_is_marked_as_unknown(images, tmp_path):
-    version = write_version(tmp_path / "version", unknown_above=130.0)
-    summary = run.run(str(images), tmp_path / "out.parquet", version=version)
+    scale = {"strangeness": [130.0], "share": [0.001]}
+    version = write_version(tmp_path / "version", strangeness=np.full(64, 1 / 64), scale=scale)
+    options = run.Options(log=tmp_path / "log")
+    summary = run.run(str(images), tmp_path / "out.parquet", version=version, options=options)
     rows = rows_of(tmp_path / "out.parquet")
     package = versions.load(version)
     expected = [package.predict([(images / row["path"]).read_bytes()])[0] for row in rows]
     assert [row["unknown"] for row in rows] == [answer["unknown"] for answer in expected]
     assert [row["familiarity"] for row in rows] == pytest.approx([answer["familiarity"] for answer in expected])
     assert 0 < summary.abstained == sum(row["unknown"] for row in rows) < N_IMAGES
+    logged = {row["id"]: row["familiarity"] for row in read(tmp_path / "log").to_pylist()}
+    assert logged == {row["id"]: row["familiarity"] for row in rows}
 
 
 def test_a_prediction_set_is_a_list(tmp_path):

@@ -1,16 +1,21 @@
 import json
+import re
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from darkroom.files.writing import sha256_of
 from darkroom.registry import aliases, register
-from tests.support.command_line import darkroom, run
-from tests.support.trained_repository import fresh_store, prepare, train
+from tests.support.command_line import SOURCE, darkroom, run
+from tests.support.trained_repository import clean_environment, fresh_store, prepare, train
 
 pytestmark = pytest.mark.heavy
 
@@ -65,6 +70,46 @@ def test_predict_draws_what_speaks_for_the_answer(shop):
     assert drawn.shape == (512, 512, 3), "two images of 256 x 256, each with its map beside it"
     assert (drawn[:256, :256] == drawn[:256, :256, :1]).all(), "the image itself is grey"
     assert not (drawn[:256, 256:] == drawn[:256, 256:, :1]).all()
+
+
+def write_new_images() -> None:
+    image = np.zeros((4, 4), np.uint8)
+    Path("new").mkdir()
+    for name, pixel in (("cat.png", 0), ("between.png", 128), ("dog.png", 255)):
+        image[0, 0], image[2, 0] = pixel, 255 - pixel
+        Path("new", name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+def test_label_next_lists_the_least_sure_image_first(shop, monkeypatch, capfd):
+    write_new_images()
+    code, out, err = run(monkeypatch, capfd, "label-next", "2", "new")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert (code, len(lines), lines[0]["file"]) == (0, 2, "new/between.png")
+    assert re.fullmatch("the model says (cat|dog) 5[0-9]% or (cat|dog) [45][0-9]%", lines[0]["why"])
+    assert err == "2 of 3 images without a label; 0 others are labelled or repeated, 0 cannot be read\n"
+
+
+def test_label_next_serves_a_page_that_labels_into_incoming(shop, registered):
+    write_new_images()
+    command = [sys.executable, "-m", "darkroom.cli.main", "label-next", "1", "new", "--review", "--port", "0"]
+    environment = {**clean_environment(), "PYTHONPATH": str(SOURCE)}
+    copy = registered / "data/incoming/dog" / f"{sha256_of(Path('new/between.png'))}.png"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        said = iter(process.stderr)
+        address = next(line for line in said if line.startswith("review at ")).split()[2]
+        url, _, secret = address.partition("#")
+        with httpx.Client(base_url=url, headers={"X-Review": secret}) as client:
+            assert client.get("/findings").json()["classes"] == ["cat", "dog"]
+            assert client.get("/images/0", params={"secret": secret}).headers["content-type"] == "image/png"
+            assert client.get("/images/1", params={"secret": secret}).status_code == 404
+            client.post("/decisions", json={"row": 0, "new": "dog"})
+            assert copy.is_file()
+            client.post("/undo")
+            assert not copy.exists()
+        process.send_signal(signal.SIGINT)
+        assert "0 images labelled in" in next(said)
+    assert process.returncode == 0
 
 
 def test_predict_reads_one_image_from_stdin(shop):

@@ -224,7 +224,7 @@ def test_an_unfamiliar_image_is_unknown_and_not_answered(tmp_path):
         "weights": np.zeros((16, 3)),
         "metadata": told,
     }
-    package_ = Package.load(write_model(tmp_path / "m.onnx", **written, tells_strangeness=True))
+    package_ = Package.load(write_model(tmp_path / "m.onnx", **written, strangeness=np.full(16, 1 / 16)))
     images = np.stack([np.full((4, 4, 1), value, np.uint8) for value in (50, 150, 250)])
     answers = package_.predict(list(images), batch_size=2)
     assert list(answers[0]) == package_.columns

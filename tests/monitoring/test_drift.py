@@ -39,6 +39,14 @@ def test_a_shift_is_drift_and_the_reason_says_what_moved():
     ]
 
 
+def test_a_tenth_of_new_objects_is_seen_in_familiarity():
+    known, new = (sample(1000, seed=seed, familiarity=np.linspace(0.001, 1, 1000)) for seed in (1, 2))
+    new.measures["familiarity"][::10] = 0.0003
+    before = sample(familiarity=np.linspace(0.0005, 1, 2000))
+    assert compare(before, known).drifted is False
+    assert [check.name for check in compare(before, new).checks if check.drifted] == ["familiarity"]
+
+
 def test_other_classes_are_drift_the_most_shifted_first():
     report = compare(sample(), sample(seed=1, labels=(0.1, 0.3, 0.6)))
     check = check_of(report, "label")

@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.errors import DataError
 from darkroom.monitoring import measures
-from darkroom.monitoring.log import PredictionLog, read
+from darkroom.monitoring.log import ADDED, PredictionLog, read
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -24,6 +24,7 @@ def row(number, *, at=NOON):
         "version": "3",
         "label": "cat",
         "confidence": 0.75,
+        "familiarity": 0.5,
         "brightness": 0.5,
         "contrast": 0.25,
         "sharpness": 100.0,
@@ -97,12 +98,14 @@ def test_files_written_before_the_window_are_not_opened(tmp_path):
         read(tmp_path)
 
 
-def test_files_of_a_release_without_request_ids_are_read(tmp_path):
+def test_files_of_earlier_releases_are_read_beside_newer_ones(tmp_path):
     with PredictionLog(tmp_path) as log:
         log.append([row(0)])
-    (file,) = tmp_path.glob("*.parquet")
-    pq.write_table(pq.read_table(file).drop_columns(["request_id", "position"]), file)
-    assert read(tmp_path).to_pylist() == [{**row(0), "request_id": None, "position": None}]
+        log.flush()
+        (file,) = tmp_path.glob("*.parquet")
+        pq.write_table(pq.read_table(file).drop_columns(list(ADDED)), file)
+        log.append([row(1)])
+    assert read(tmp_path).to_pylist() == [{**row(0), **dict.fromkeys(ADDED)}, row(1)]
 
 
 def test_a_file_that_is_being_written_is_not_read(tmp_path):

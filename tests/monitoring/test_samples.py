@@ -17,10 +17,12 @@ from darkroom.monitoring import figure, measures, samples
 from darkroom.monitoring.drift import compare
 from darkroom.monitoring.log import PredictionLog, read
 from darkroom.registry import versions
+from darkroom.training.familiarity import scale_of
 from tests.support.registered import write_version
 
 N = 600
 SHAPE = (12, 12, 3)
+STRIPES = np.where(np.arange(12) % 4 < 2, 1, -1)[:, None, None] * np.ones(SHAPE)
 
 
 def photographs(n=N):
@@ -50,6 +52,39 @@ def repository(tmp_path_factory):
         writer.finish(index=index, manifest={"dataset": "a", "classes": ["dark", "light"], "color": "rgb"})
     run.run(str(root / "incoming"), root / "out.parquet", version=version, options=run.Options(log=root / "log"))
     return root, version
+
+
+def striped(*, seed):
+    """Images with horizontal stripes, of many brightnesses and contrasts."""
+    rng = np.random.default_rng(seed)
+    brightness, contrast = (rng.integers(*bounds, (N, 1, 1, 1)) for bounds in ((80, 170), (10, 40)))
+    return (brightness + contrast * STRIPES + rng.normal(0, 5, (N, *SHAPE))).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def of_stripes(tmp_path_factory):
+    """Prepared images with horizontal stripes, half for testing; a version to which other images are strange."""
+    root, images = tmp_path_factory.mktemp("stripes"), striped(seed=0)
+    away = -STRIPES.reshape(-1) / STRIPES.size
+    scale = scale_of(striped(seed=1).reshape(N, -1) @ away)
+    version = write_version(root / "version", shape=SHAPE, strangeness=away, scale=scale)
+    labels = [answer["label"] for answer in versions.load(version).predict(list(images))]
+    columns = {"id": [f"{row:064x}" for row in range(N)], "label": labels, "split": ["train", "test"] * (N // 2)}
+    with DatasetWriter(root / "data" / "prepared", image_shape=SHAPE, shard_bytes=1 << 20) as writer:
+        writer.append(images)
+        index = pd.DataFrame({"row": range(N), **columns, "width": 12, "height": 12})
+        writer.finish(index=index, manifest={"dataset": "a", "classes": ["dark", "light"], "color": "rgb"})
+    return root, version
+
+
+def asked(repository, images, folder):
+    """Compare the answers about images with the training data."""
+    (folder / "in").mkdir(parents=True)
+    for number, image in enumerate(images):
+        (folder / "in" / f"{number:04d}.png").write_bytes(cv2.imencode(".png", image[:, :, ::-1])[1].tobytes())
+    options = run.Options(log=folder / "log")
+    run.run(str(folder / "in"), folder / "out.parquet", version=repository[1], options=options)
+    return inspect(repository, folder / "log")
 
 
 def relabelled(root, target, *, splits, label=None):
@@ -174,6 +209,40 @@ def test_classes_that_the_version_cannot_answer_are_left_out(repository, tmp_pat
     assert set(check.classes) == {"dark", "light"}
     assert found.report.drifted is False
     assert found.notes == ["label is compared without grey: not a class of both the version and the training images."]
+
+
+def test_a_new_object_is_seen_though_its_measures_stay_the_same(of_stripes, tmp_path):
+    """Turned by 90 degrees an image has the same brightness, contrast, sharpness and size."""
+    known, turned = (
+        asked(of_stripes, images, tmp_path / name)
+        for name, images in {"known": striped(seed=2), "turned": striped(seed=2).swapaxes(1, 2)}.items()
+    )
+    names = ["brightness", "contrast", "sharpness", "size", "confidence", "familiarity", "label"]
+    assert {check.name: check.drifted for check in known.report.checks} == dict.fromkeys(names, False)
+    assert {check.name for check in turned.report.checks if check.drifted} == {"familiarity"}
+    assert turned.report.reasons[0].startswith("familiarity has drifted: median 0.5")
+    assert (known.notes, turned.notes) == ([], [])
+    picture = tmp_path / "drift.png"
+    figure.drift(turned.report, turned.reference, turned.window, picture)
+    assert picture.stat().st_size > 0
+
+
+def test_rows_without_familiarity_do_not_hide_a_verdict(of_stripes, tmp_path):
+    """Those of an earlier release, for example."""
+    asked(of_stripes, striped(seed=3), tmp_path)
+    log_of(tmp_path / "before", read(tmp_path / "log").to_pylist(), familiarity=None)
+    found = inspect(of_stripes, tmp_path / "before")
+    assert "familiarity" not in [check.name for check in found.report.checks]
+    assert found.report.drifted is False
+
+
+def test_familiarity_needs_test_images_as_confidence_does(of_stripes, tmp_path):
+    root, version = of_stripes
+    relabelled(root, tmp_path, splits=["train"])
+    log = asked(of_stripes, striped(seed=4), tmp_path / "asked").window
+    found = inspect((tmp_path, version), tmp_path / "asked" / "log")
+    assert {"familiarity", "confidence"} <= set(log.measures)
+    assert found.notes[0].startswith("confidence and familiarity are not compared: ")
 
 
 def test_a_health_check_counts_as_one_image(repository, tmp_path):

@@ -46,6 +46,21 @@ def test_what_lies_outside_of_the_kept_directions_is_strange() -> None:
     assert np.isfinite(np.asarray(strangeness.distances(np.zeros((1, 100), np.float32), known))).all()
 
 
+def test_no_energy_makes_up_for_a_distance() -> None:
+    """As noise has it whose features are longer than those of any known image."""
+    from darkroom.networks import strangeness
+
+    labels = np.arange(300) % 3
+    features = (5 * np.eye(3, 10)[labels] + RNG.normal(size=(300, 10))).astype(np.float32)
+    weights = RNG.normal(size=(10, 3)).astype(np.float32)
+    known = strangeness.known(features, labels).spread_over(features @ weights, features)
+    longer = 100 * np.roll(features, 5, axis=1)
+    energies = [np.asarray(strangeness.energies(one @ weights)) for one in (features, longer)]
+    sums = [np.asarray(strangeness.summed(one @ weights, one, known)) for one in (features, longer)]
+    assert np.median(energies[1]) < energies[0].min()
+    assert np.median(sums[1]) > sums[0].max()
+
+
 @pytest.mark.parametrize(("with_backbone", "views"), [(False, "one"), (True, "flip_and_shift")])
 def test_the_exported_graph_tells_how_strange_an_image_is(with_backbone: bool, views: str, tmp_path: Path) -> None:
     from darkroom.deployable.package import Package
@@ -69,7 +84,10 @@ def test_the_exported_graph_tells_how_strange_an_image_is(with_backbone: bool, v
     assert export.export(model, tmp_path, metadata=said, images=images, strangeness=told) < 1e-5
     package = Package.load(tmp_path / "model.onnx")
     expected = np.asarray(strangeness.distances(features, known)) / known.spreads[0]
-    expected = expected - np.log(np.exp(logits).sum(axis=1)) / known.spreads[1]
+    energy = -np.log(np.exp(logits).sum(axis=1))
+    least, greatest = known.energy_range
+    assert ((energy < least).sum(), (energy > greatest).sum()) == (3, 6), "of 60"
+    expected = expected + np.clip(energy, least, greatest) / known.spreads[1]
     np.testing.assert_allclose(package.strangeness(images), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(package.probabilities(images), model.predict(images, verbose=0), atol=1e-5)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,11 +1,15 @@
 """The arithmetic of the benchmarks, and how they change params; the measurements themselves are no tests."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
-from benchmarks import cifar10, http_layer, mnist, record, serve, soak, tuning, tuning_peers
+from benchmarks import cifar10, http_layer, mnist, record, serve, soak, tuning, tuning_peers, unknown
 from darkroom.cli import presets
 from darkroom.project.params import read_params
 from darkroom.tuning.rows import TrialRow
+from tests.support.onnx_model import write_model
 
 
 @pytest.mark.parametrize(("accuracy", "expected"), [(0.4, 10.0), (0.5, 10.0), (0.6, 20.5), (0.8, 31.0), (0.9, None)])
@@ -86,6 +90,22 @@ def test_a_server_is_judged_by_the_median_of_its_turns():
     found = serve.median([*turns[:2], turns[2] | {"max_ms": None, "n_errors": 1}])
     assert (found["requests_per_second"], found["p50_ms"], found["max_ms"]) == (6.0, 1.1, 9.0)
     assert (found["n_requests"], found["n_errors"]) == (30, 1)
+
+
+def test_what_the_second_output_costs_is_counted(tmp_path):
+    told = {"unknown_below": 0.01, "familiarity": {"strangeness": [9.0], "share": [0.001]}}
+    given: dict[str, Any] = {"classes": ["a", "b"], "image_shape": (8, 8, 1), "metadata": told}
+    path = write_model(tmp_path / "model.onnx", **given, strangeness=np.ones(64))
+    found = unknown.cost(path, np.zeros((8, 8, 1), np.uint8))
+    assert 64 * 4 < found["onnx_bytes_added"] < 1000, "the weights, a node and what the metadata say"
+    assert found["onnx_bytes"] == path.stat().st_size
+    assert found["latency_ratio"] > 0
+
+
+def test_strangers_are_ranked_and_false_alarms_counted():
+    known, strange = np.array([-1.0, -0.5, -0.001]), np.array([-0.001, -0.001])
+    assert unknown.area(known, strange) == pytest.approx(5 / 6, abs=1e-4)
+    assert unknown.rate_below(0.01, known)["share"] == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_servers_are_compared_turn_by_turn():

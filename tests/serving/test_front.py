@@ -308,6 +308,11 @@ def test_outputs_come_behind_the_json_where_that_is_asked_for(server):
         ({"images": []}, 400, "inputs.0.shape.0"),
         ({"n_json": 10**6}, 400, "Inference-Header-Content-Length is not"),
         ({"outputs": [{"name": "score"}]}, 400, "outputs.0.name: Input should be 'label', 'probability'"),
+        (
+            {"outputs": [{"name": "familiarity"}]},
+            400,
+            "pets version 1 does not tell familiarity; its outputs are label,",
+        ),
     ],
 )
 def test_a_request_of_the_protocol_is_refused_with_a_sentence(server, asked, status, said):

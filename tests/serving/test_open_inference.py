@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from darkroom.serving.limits import Refused
-from darkroom.serving.open_inference import DATATYPES, Asked, model_of
+from darkroom.serving.open_inference import Asked, model_of
 
 FILES: list[bytes | str] = [b"one", b"", b"three\0"]
 ENCODED = [base64.b64encode(file).decode() for file in (b"one", b"", b"three\0")]
@@ -34,7 +34,7 @@ def taken(body: bytes, behind: bytes | None = None, n_json: bytes | None = None)
     [([3], ENCODED), ([3, 1], [[text] for text in ENCODED]), ([1, 3], [ENCODED]), ([3, 1], ENCODED)],
 )
 def test_files_come_in_the_json_flat_or_nested(shape: list[int], data: Any) -> None:
-    assert taken(request(shape, data=data)) == Asked(FILES, None, dict.fromkeys(DATATYPES, False))
+    assert taken(request(shape, data=data)) == Asked(FILES, None, {})
 
 
 def test_text_that_is_no_base64_fails_its_image_alone() -> None:
@@ -49,7 +49,7 @@ def test_files_come_behind_the_json() -> None:
 def test_outputs_are_chosen_and_say_where_they_are_to_be() -> None:
     outputs = [{"name": "abstained", "parameters": {"binary_data": False}}, {"name": "label"}]
     body = request([1], data=["QQ=="], id="7", outputs=outputs, parameters={"binary_data_output": True})
-    assert taken(body) == Asked([b"A"], "7", {"abstained": False, "label": True})
+    assert taken(body) == Asked([b"A"], "7", {"abstained": False, "label": True}, binary=True)
 
 
 @pytest.mark.parametrize(

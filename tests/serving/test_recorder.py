@@ -14,8 +14,9 @@ from tests.support.served import eventually
 MEASURES = {"width": 4, "height": 4, "brightness": 0.2, "contrast": 0.0, "sharpness": 0.0}
 
 
-def answered(data, position=0, **measures):
-    return Answered(data, hashlib.sha256(data).hexdigest(), "cat", 0.75, MEASURES | measures, "ab12", position)
+def answered(data, position=0, familiarity=None, **measures):
+    image = hashlib.sha256(data).hexdigest()
+    return Answered(data, image, "cat", 0.75, familiarity, MEASURES | measures, "ab12", position)
 
 
 ANSWERED = answered(b"a file")
@@ -59,12 +60,13 @@ class Broken(log.PredictionLog):
 
 def test_an_odd_picture_is_recorded_without_its_size(tmp_path, hooks, said):
     recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks)
-    recorder.record("1", [answered(b"a format of its own", 1, width=None, height=None), ANSWERED])
+    recorder.record("1", [answered(b"a format of its own", 1, 0.25, width=None, height=None), ANSWERED])
     recorder.close()
     rows = log.read(tmp_path / "log").to_pylist()
     assert sorted(((row["width"], row["height"]) for row in rows), key=str) == [(4, 4), (None, None)]
     assert [row["brightness"] for row in rows] == pytest.approx([0.2, 0.2])
     assert sorted((row["request_id"], row["position"]) for row in rows) == [("ab12", 0), ("ab12", 1)]
+    assert sorted((row["position"], row["familiarity"]) for row in rows) == [(0, None), (1, 0.25)]
     assert said == []
 
 

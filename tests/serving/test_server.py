@@ -470,6 +470,29 @@ def test_a_version_may_be_fixed(root):
         check_cheap_start(fixed)
 
 
+def test_a_version_that_knows_the_unknown_tells_it_everywhere(root, tmp_path):
+    version = register_pets(root, reads=0, tells=True).version
+    pixels = np.zeros((4, 4), np.uint8)
+    pixels[2, 0] = pixels[-1, -1] = 255
+    strange = cv2.imencode(".png", pixels)[1].tobytes()
+    inputs = {"name": "image", "datatype": "BYTES", "shape": [2], "data": [encoded(png(cat=True)), encoded(strange)]}
+    with Server(root, "--version", version, "--log", str(tmp_path / "log")) as telling:
+        several = predict_json(telling, {"images": inputs["data"]}).json()["predictions"]
+        outputs = telling.client.post("/v2/models/pets/infer", json={"inputs": [inputs]}).json()["outputs"]
+        described = telling.client.get("/v2/models/pets").json()["outputs"]
+        unknown = f'darkroom_unknown_total{{version="{version}"}} 2.0'
+        eventually(lambda: unknown in telling.client.get("/metrics").text)
+    assert [[one[key] for key in ("label", "familiarity", "unknown", "abstained")] for one in several] == [
+        ["cat", 1.0, False, False],
+        ["cat", 0.001, True, True],
+    ]
+    by_name = {one["name"]: one["data"] for one in outputs}
+    assert (by_name["familiarity"], by_name["unknown"]) == ([1.0, 0.001], [False, True])
+    assert [one["name"] for one in described] == list(by_name)
+    rows = log.read(tmp_path / "log").to_pylist()
+    assert sorted(row["familiarity"] for row in rows) == pytest.approx([0.001, 0.001, 1, 1])
+
+
 # Beginning and end
 
 
@@ -499,6 +522,7 @@ def test_sigterm_lets_requests_in_flight_be_answered(root, tmp_path):
     assert sorted(row["label"] for row in small) == ["cat", "cat", "dog"]
     assert (len(rows), {row["version"] for row in rows}) == (6, {"1"})
     assert all(row["confidence"] > 0.4 and len(row["id"]) == 64 for row in rows)
+    assert {row["familiarity"] for row in rows} == {None}, "the version does not tell it"
     lines = [line["request_id"] for line in server.events("request") if line["n_images"] and line["status"] == 200]
     assert {row["request_id"] for row in rows} == {*lines}
     assert sorted(row["position"] for row in rows) == [0, 0, 0, 0, 0, 1]

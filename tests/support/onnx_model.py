@@ -17,12 +17,12 @@ def write_model(
     weights: np.ndarray | None = None,
     metadata: dict[str, Any] | None = None,
     input_type: int = TensorProto.UINT8,
-    tells_strangeness: bool = False,
+    strangeness: np.ndarray | None = None,
 ) -> Path:
     """Write a classifier of uint8 (n, *image_shape) with weights (pixels, classes) and return path.
 
-    `metadata` is merged into the darkroom metadata; None for a key takes it away. With tells_strangeness the mean of
-    the pixels is a second output.
+    `metadata` is merged into the darkroom metadata; None for a key takes it away. With strangeness, the weights
+    (pixels,) of a sum of the pixels, this sum is a second output.
     """
     n_pixels = int(np.prod(image_shape))
     if weights is None:
@@ -41,18 +41,17 @@ def write_model(
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
     ]
     outputs = [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(classes)])]
-    if tells_strangeness:
-        nodes.append(helper.make_node("ReduceMean", ["flat"], ["strangeness"], axes=[1], keepdims=0))
+    constants = {"shape": np.array([-1, n_pixels], np.int64), "weights": weights.astype(np.float32)}
+    if strangeness is not None:
+        constants["of strangeness"] = strangeness.astype(np.float32)
+        nodes.append(helper.make_node("MatMul", ["flat", "of strangeness"], ["strangeness"]))
         outputs.append(helper.make_tensor_value_info("strangeness", TensorProto.FLOAT, ["n"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", input_type, ["n", *image_shape])],
         outputs,
-        [
-            numpy_helper.from_array(np.array([-1, n_pixels], np.int64), "shape"),
-            numpy_helper.from_array(weights.astype(np.float32), "weights"),
-        ],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(model, {"darkroom": json.dumps({k: v for k, v in said.items() if v is not None})})

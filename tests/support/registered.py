@@ -19,17 +19,18 @@ def write_version(
     number: str = "3",
     shape: tuple[int, int, int] = (8, 8, 1),
     abstain_below: float | None = None,
-    unknown_above: float | None = None,
+    strangeness: np.ndarray | None = None,
+    scale: dict[str, list[float]] | None = None,
     listed_up_to: float | None = None,
 ) -> Version:
     """Write the files of a version that tells dark images from light ones, and return it.
 
     Args:
-        unknown_above: mean of the pixels; None: it does not tell.
+        strangeness: see write_model; None: the version does not tell.
+        scale: of strangeness; see familiarity.scale_of.
         listed_up_to: threshold of its prediction sets; None: it has none.
     """
-    scale = {"strangeness": [unknown_above], "share": [0.001]}
-    told = {"unknown_below": 0.01, "familiarity": scale} if unknown_above else {}
+    told = {"unknown_below": 0.01, "familiarity": scale} if scale else {}
     sets = listed_up_to and {"coverage": 0.9, "threshold": listed_up_to, "penalty": 0.01, "free": 1}
     n_pixels = int(np.prod(shape))
     weights = np.zeros((n_pixels, 2), np.float32)
@@ -41,7 +42,7 @@ def write_version(
         image_shape=shape,
         weights=weights,
         metadata={"abstain_below": abstain_below, "sets": sets, **told},
-        tells_strangeness=bool(told),
+        strangeness=strangeness,
     )
     (folder / PACKAGE_FILE).parent.mkdir(exist_ok=True)
     for file in (PACKAGE_FILE, *IMPORTED_FILES):

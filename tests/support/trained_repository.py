@@ -117,27 +117,34 @@ def prepare(root: Path) -> None:
 
 # Of an image that speaks for neither class both are listed.
 SETS = {"coverage": 0.9, "threshold": 0.6, "penalty": 0.01, "free": 1, "n_images": 100, "by_folds": False}
+UNKNOWN = {"unknown_below": 0.01, "familiarity": {"strangeness": [100.0, 250.0], "share": [0.5, 0.001]}}
 
 
-def model_reading(pixel: int, path: Path, classes: list[str] | None = None) -> Path:
-    """Write the ONNX model that believes one pixel."""
+def model_reading(pixel: int, path: Path, classes: list[str] | None = None, *, tells: bool = False) -> Path:
+    """Write the ONNX model that believes one pixel; one that tells knows no image with a last pixel above 250."""
     weights = np.zeros((16, 2), np.float32)
     weights[pixel, 1] = weights[pixel + 8, 0] = 0.01
-    told = {"sets": SETS}
-    return write_model(path, classes=classes or CLASSES, image_shape=SHAPE, weights=weights, metadata=told)
+    return write_model(
+        path,
+        classes=classes or CLASSES,
+        image_shape=SHAPE,
+        weights=weights,
+        metadata={"sets": SETS, **(UNKNOWN if tells else {})},
+        strangeness=np.eye(16)[15] if tells else None,
+    )
 
 
-def write_candidate(root: Path, *, reads: int) -> tuple[Path, Path]:
+def write_candidate(root: Path, *, reads: int, tells: bool = False) -> tuple[Path, Path]:
     """Write the model of the candidate `cnn`, and the ids of the images that it has seen; return both paths."""
     folder = root / "models" / "cnn"
-    onnx = model_reading(reads, folder / "model.onnx")
+    onnx = model_reading(reads, folder / "model.onnx", tells=tells)
     write_seen_ids(folder / SEEN_FILE, seen_ids(Dataset.open(root / "data" / "prepared")))
     return onnx, folder / SEEN_FILE
 
 
-def train(root: Path, *, reads: int, experiment: str = "pets") -> str:
+def train(root: Path, *, reads: int, experiment: str = "pets", tells: bool = False) -> str:
     """Train (write) the candidate `cnn`, log it, evaluate it; return the URI of its package."""
-    onnx, seen = write_candidate(root, reads=reads)
+    onnx, seen = write_candidate(root, reads=reads, tells=tells)
     tags = {"dvc.stage": "train@cnn", "git.commit": "c" * 40, "git.dirty": "false", "candidate": "cnn"}
     with runs.run(experiment=experiment, name="train-cnn", params={"reads": reads}, tags=tags) as run:
         uri = run.log_package(onnx, seen=seen)

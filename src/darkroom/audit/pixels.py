@@ -22,7 +22,7 @@ WAVES = 1024  # random Fourier features
 PIXEL_DIRECTIONS = 64
 
 
-def small_copies(images: Images, rows: np.ndarray) -> np.ndarray:
+def small_copies(images: Images | np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return copies of at most EDGE x EDGE pixels: uint8 (n, h, w, C)."""
     height, width, n_channels = images.shape[1:]
     size = (min(width, EDGE), min(height, EDGE))

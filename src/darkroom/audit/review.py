@@ -1,18 +1,18 @@
-"""The page on which a person decides about findings, on this machine alone."""
+"""The page on which a person decides about images, one by one, on this machine alone."""
 
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from darkroom.audit.decisions import Decisions
 from darkroom.audit.findings import KINDS
 from darkroom.audit.report import encoded
 from darkroom.audit.run import Audit
@@ -41,18 +41,48 @@ class Decision(BaseModel):
     new: str
 
 
-def build_app(audit: Audit, decisions: Decisions, *, secret: str) -> FastAPI:
+class Deciding(Protocol):
+    """Where decisions go: decisions.Decisions, or incoming.Incoming."""
+
+    @property
+    def made(self) -> list[int]:
+        """The rows that were decided about, in order."""
+
+    def decide(self, row: int, new: str) -> None:
+        """Give an image a label."""
+
+    def undo(self) -> int | None:
+        """Take the last decision back and return its row."""
+
+
+class Shown(NamedTuple):
+    """What the page shows.
+
+    Attributes:
+        classes: what a label may be.
+        cards: one per image, in the order in which they are shown: row, kind, why, label (None: it has none yet),
+            suggested, source, split, beside (row and label of other images).
+        image: gives the image of a row, uint8 (H, W, C); IndexError or ValueError: there is none.
+        then: what to do when all are decided.
+    """
+
+    classes: list[str]
+    cards: list[dict[str, Any]]
+    image: Callable[[int], np.ndarray]
+    then: str
+
+
+def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
     """Return the application.
 
     Args:
-        audit: whose findings are shown.
-        decisions: where they go.
+        shown: what there is to decide about.
+        decisions: where decisions go.
         secret: what a request must know. It is in the fragment of the address that the command prints, so the other
             users of the machine do not learn it, and neither do pages elsewhere.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
-    findings = _findings(audit)
 
     def check(given: str) -> None:
         if not secrets.compare_digest(given.encode(), secret.encode()):
@@ -70,15 +100,15 @@ def build_app(audit: Audit, decisions: Decisions, *, secret: str) -> FastAPI:
     @app.get("/findings", dependencies=known)
     def listed(response: Response) -> dict[str, Any]:
         response.headers.update(HEADERS)
-        found = {"classes": audit.dataset.classes, "findings": findings, "made": decisions.made}
-        return {**found, "file": str(decisions.path)}
+        return {"classes": shown.classes, "findings": shown.cards, "made": decisions.made, "then": shown.then}
 
     @app.get("/images/{row}")
     def image(row: int, secret: str = "") -> Response:
         check(secret)  # an <img> sends no header
-        if not 0 <= row < len(audit.dataset.images):
-            raise HTTPException(404, f"there is no image {row}")
-        content, media_type = encoded(audit.dataset.images[row], side=SIDE)
+        try:
+            content, media_type = encoded(shown.image(row), side=SIDE)
+        except (IndexError, ValueError):  # a file that was moved away meanwhile
+            raise HTTPException(404, f"there is no image {row}") from None
         return Response(content, media_type=media_type, headers={**HEADERS, "Cache-Control": "max-age=600"})
 
     @app.post("/decisions", dependencies=known)
@@ -95,16 +125,20 @@ def build_app(audit: Audit, decisions: Decisions, *, secret: str) -> FastAPI:
     return app
 
 
-def _findings(audit: Audit) -> list[dict[str, Any]]:
-    """Return the findings as the page shows them, one per image, the worst first."""
+def findings(audit: Audit, *, then: str) -> Shown:
+    """Return the findings as the page shows them, one per image, the worst first.
+
+    Args:
+        then: see Shown.
+    """
     index, classes, labels = audit.dataset.index(), audit.dataset.classes, audit.dataset.labels
     sources, splits = index["source"].tolist(), index["split"].tolist()
-    shown: dict[int, dict[str, Any]] = {}
+    cards: dict[int, dict[str, Any]] = {}
     for one in audit.found:
-        if one.row in shown or len(shown) == MOST:
+        if one.row in cards or len(cards) == MOST:
             continue
         beside = [{"row": row, "label": classes[labels[row]]} for row in one.beside]
-        shown[one.row] = {
+        cards[one.row] = {
             "row": one.row,
             "kind": one.kind,
             "why": KINDS[one.kind],
@@ -114,7 +148,7 @@ def _findings(audit: Audit) -> list[dict[str, Any]]:
             "split": splits[one.row],
             "beside": beside,
         }
-    return list(shown.values())
+    return Shown(classes, list(cards.values()), audit.dataset.images.__getitem__, then)
 
 
 def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:
@@ -126,9 +160,9 @@ def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
-def server(audit: Audit, decisions: Decisions, *, secret: str) -> uvicorn.Server:
+def server(shown: Shown, decisions: Deciding, *, secret: str) -> uvicorn.Server:
     """Return the server of the page, which `serve` starts; its should_exit ends it."""
-    app = build_app(audit, decisions, secret=secret)
+    app = build_app(shown, decisions, secret=secret)
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
 
 

@@ -64,14 +64,15 @@ def _review(found: "Audit", root: Path, *, port: int) -> None:
     import secrets
 
     from darkroom.audit.decisions import Decisions
-    from darkroom.audit.review import serve, server
+    from darkroom.audit.review import findings, serve, server
     from darkroom.audit.run import CORRECTIONS
     from darkroom.project.console import say
     from darkroom.project.locks import whoami
 
     decisions = Decisions(root / CORRECTIONS, found.dataset, who=whoami())
     secret = secrets.token_urlsafe()
-    serve(server(found, decisions, secret=secret), port=port, secret=secret, said=say)
+    shown = findings(found, then=f"Commit {CORRECTIONS}, then run dvc repro.")
+    serve(server(shown, decisions, secret=secret), port=port, secret=secret, said=say)
     n = len(decisions.made)
     say(f"{n} decisions in {CORRECTIONS}" + ("; commit it, then run `dvc repro`" if n else ""))
 

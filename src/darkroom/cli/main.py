@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli import audit, feedback, init, operations, registry, report, scoring, serving, ui
+from darkroom.cli import audit, feedback, init, labelling, operations, registry, report, scoring, serving, ui
 from darkroom.cli.options import Commands, Force, Json
 from darkroom.project.console import run
 from darkroom.project.repository import checkout
@@ -17,6 +17,7 @@ from darkroom.project.repository import checkout
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 app.add_typer(init.app)
 app.add_typer(audit.app)
+app.add_typer(labelling.app)
 app.add_typer(report.app)
 app.add_typer(ui.app)
 app.add_typer(registry.app)

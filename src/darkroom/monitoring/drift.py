@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 N_BINS = 10  # of the reference: deciles
+TAILS = {"familiarity": 0.01}  # the share of the reference in a bin more at the lower end: there new objects lie
 SMALLEST_SHARE = 1e-4  # of a bin in the PSI, whose logarithm has no value for an empty one
 SMALLEST_EXPECTED = 5  # rows of a class in the window; rarer ones are counted together, as the chi-square test needs
 
@@ -39,7 +40,7 @@ class Sample:
 
     Attributes:
         measures: name -> float (n,), one value per image; any subset of brightness, contrast, sharpness, size,
-            confidence. Those that both sides have are compared.
+            confidence, familiarity. Those that both sides have are compared.
         labels: (n,) str, the classes of the images; empty: not compared.
     """
 
@@ -147,15 +148,19 @@ def population_stability_index(reference: np.ndarray, window: np.ndarray) -> flo
     return float(((q - p) * np.log(q / p)).sum())
 
 
-def bin_edges(reference: np.ndarray) -> np.ndarray:
+def bin_edges(reference: np.ndarray, *, tail: float | None = None) -> np.ndarray:
     """Return the inner edges of bins that hold about one tenth of the reference each, ascending.
 
     A value that holds a tenth or more by itself, as the size does where all images have one, is a bin of its own: what
     lies beyond it on either side must not be counted with it.
+
+    Args:
+        tail: the share at the lower end that is a bin of its own; None: none is.
     """
-    deciles, counts = np.unique(np.quantile(reference, np.arange(1, N_BINS) / N_BINS), return_counts=True)
-    heavy = deciles[counts > 1]
-    return np.unique(np.concatenate([deciles, np.nextafter(heavy, -np.inf)]))
+    shares = [*([tail] if tail else []), *np.arange(1, N_BINS) / N_BINS]
+    quantiles, counts = np.unique(np.quantile(reference, shares), return_counts=True)
+    heavy = quantiles[counts > 1]
+    return np.unique(np.concatenate([quantiles, np.nextafter(heavy, -np.inf)]))
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -171,7 +176,7 @@ def _check_measure(name: str, reference: np.ndarray, window: np.ndarray, *, limi
     if min(len(reference), len(window)) == 0:
         psi, statistic, p_value = 0.0, 0.0, 1.0
     else:
-        edges = bin_edges(reference)
+        edges = bin_edges(reference, tail=TAILS.get(name))
         psi = population_stability_index(histogram(reference, edges), histogram(window, edges))
         tested = ks_2samp(reference, window, method="asymp")  # the exact one takes minutes for 50,000 rows
         statistic, p_value = float(tested.statistic), float(tested.pvalue)

@@ -139,4 +139,5 @@ _UNITS = {
     "sharpness": "variance of the Laplacian",
     "size": "square root of the area, pixels",
     "confidence": "probability of the prediction",
+    "familiarity": "share of known images at least as strange",
 }

@@ -26,13 +26,14 @@ COLUMNS = {  # and their types
     "version": "string",  # of the registered model
     "label": "string",
     "confidence": "float32",  # the probability of the label
+    "familiarity": "float32",  # share of known images at least as strange; null where the version does not tell
     **dict.fromkeys(FEATURES, "float32"),
     "width": "int32",  # of the image as it was sent, in pixels
     "height": "int32",
     "request_id": "string",  # of the request that asked; null in a log of `darkroom batch`
     "position": "int32",  # of the image in that request, from 0
 }
-SINCE_REQUESTS = ("request_id", "position")  # files of earlier releases do not have them
+ADDED = ("request_id", "position", "familiarity")  # files of earlier releases do not have them
 
 _NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 
@@ -152,14 +153,14 @@ def schema() -> "pa.Schema":
 
 
 def completed(table: "pa.Table") -> "pa.Table":
-    """Return a table with the columns and types of a log; those of requests are null where it has none.
+    """Return a table with the columns and types of a log; those of ADDED are null where it has none.
 
     Raises:
         KeyError: another column is missing.
     """
     import pyarrow as pa
 
-    for name in SINCE_REQUESTS:
+    for name in ADDED:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, schema().field(name).type))
     return table.select(list(COLUMNS)).cast(schema())

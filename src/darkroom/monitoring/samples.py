@@ -1,8 +1,9 @@
 """The two sides of a comparison for drift: rows of a prediction log, and what the model was trained on.
 
 Images are measured on the pixels that the network takes, by both sides, so that they compare although training images
-are kept resized. What depends on the model (label, confidence, and the size of those pixels) is compared for one
-version at a time. An image counts once on either side, however often it was asked: health checks are not traffic.
+are kept resized. What depends on the model (label, confidence, familiarity, and the size of those pixels) is compared
+for one version at a time. An image counts once on either side, however often it was asked: health checks are not
+traffic.
 """
 
 from collections.abc import Callable
@@ -124,6 +125,8 @@ def logged_sample(table: "pa.Table") -> Sample:
     """Return rows with columns of the prediction log as a sample; of the columns that are missing there is nothing."""
     names = set(table.column_names)
     measures = {name: table[name].to_numpy() for name in (*FEATURES, "confidence") if name in names}
+    if "familiarity" in names and len(familiarity := table["familiarity"].drop_null()):
+        measures["familiarity"] = familiarity.to_numpy()
     if {"width", "height"} <= names:
         size = _size(*(table[name].to_numpy() for name in ("width", "height")))
         measures["size"] = size[np.isfinite(size)]  # an image whose header was not understood has none
@@ -173,17 +176,32 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
     return Sample(measures, np.array(dataset.classes, dtype=str)[dataset.labels[rows]])
 
 
-def confidence_on_test(dataset: Dataset, package: Any) -> np.ndarray:
-    """Return the confidence of a version on the test images of classes that it knows: float (n,).
+def answers_on_test(dataset: Dataset, package: Any) -> dict[str, np.ndarray]:
+    """Return the confidence of a version on the test images of classes that it knows: float (n,); none for no images.
 
-    It is asked again: predictions.parquet holds the answers of the last candidate, which may not have been promoted.
+    Of a version that tells, familiarity too. It is asked again: predictions.parquet holds the answers of the last
+    candidate, which may not have been promoted.
     """
     known = [label for label, name in enumerate(dataset.classes) if name in package.classes]
     rows = dataset.rows("test")
     rows = _spread(rows[np.isin(dataset.labels[rows], known)], MAX_TEST_IMAGES)
-    batches = (dataset.images[rows[start : start + BATCH]] for start in range(0, len(rows), BATCH))
-    parts = [package.probabilities(images, batch_size=NETWORK_BATCH).max(axis=1) for images in batches]
-    return np.concatenate(parts) if parts else np.empty(0)
+    if not len(rows):
+        return {}
+    parts = [_asked(package, dataset.images[rows[start : start + BATCH]]) for start in range(0, len(rows), BATCH)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _asked(package: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return confidence and familiarity, as a log holds them: another precision moves values across edges of bins."""
+    if not _tells(package):
+        return {"confidence": package.probabilities(images, batch_size=NETWORK_BATCH).max(axis=1)}
+    probabilities, familiarity = package.answers(images, batch_size=NETWORK_BATCH)
+    return {"confidence": probabilities.max(axis=1), "familiarity": familiarity.astype(np.float32)}
+
+
+def _tells(package: Any) -> bool:
+    """Return whether a version tells how familiar an image is; the code of older ones does not know the question."""
+    return getattr(package, "unknown_below", None) is not None
 
 
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:
@@ -203,13 +221,14 @@ def _with_answers(before: Sample, window: Sample, dataset: Dataset, package: Any
         listed = ", ".join(others[:SHOWN_CLASSES]) + (", ..." if len(others) > SHOWN_CLASSES else "")
         notes.append(f"label is compared without {listed}: not a class of both the version and the training images.")
     before, window = (Sample(side.measures, side.labels[np.isin(side.labels, known)]) for side in (before, window))
+    skipped = "confidence and familiarity are" if _tells(package) else "confidence is"
     if tuple(package.image_shape) != dataset.image_shape:
         sizes = ["x".join(map(str, shape)) for shape in (package.image_shape, dataset.image_shape)]
-        notes.append(f"confidence is not compared: the version takes images of {sizes[0]}, the data are {sizes[1]}.")
-    elif len(confidence := confidence_on_test(dataset, package)):
-        before = Sample({**before.measures, "confidence": confidence}, before.labels)
+        notes.append(f"{skipped} not compared: the version takes images of {sizes[0]}, the data are {sizes[1]}.")
+    elif answers := answers_on_test(dataset, package):
+        before = Sample({**before.measures, **answers}, before.labels)
     else:
-        notes.append(f"confidence is not compared: {dataset.directory} has no test images of the version's classes.")
+        notes.append(f"{skipped} not compared: {dataset.directory} has no test images of the version's classes.")
     return before, window, notes
 
 

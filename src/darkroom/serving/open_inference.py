@@ -101,11 +101,18 @@ class InferAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, taken apart: its images, as bodies.images_of has them, its id, and output -> whether it is binary."""
+    """A request, taken apart.
+
+    Attributes:
+        images: as bodies.images_of has them.
+        outputs: each that is asked for -> whether it is binary; empty: all that the model tells.
+        binary: whether these are.
+    """
 
     images: list[bytes | str]
     id: str | None
     outputs: dict[str, bool]
+    binary: bool = False
 
     @classmethod
     def of(cls, body: bytes, n_json: bytes | None, *, max_images: int) -> "Asked":
@@ -129,8 +136,7 @@ class Asked:
         images = _images(tensor, body[end:])
         binary = request.parameters.binary_data_output
         asked: dict[str, bool | None] = {one.name: one.parameters.binary_data for one in request.outputs}
-        asked = asked or dict.fromkeys(DATATYPES)
-        return cls(images, request.id, {name: binary if own is None else own for name, own in asked.items()})
+        return cls(images, request.id, {name: binary if own is None else own for name, own in asked.items()}, binary)
 
 
 def model_of(path: str) -> tuple[str, str | None] | None:
@@ -157,16 +163,19 @@ def answer(
     """Return the JSON of an answer, and the outputs that come behind it.
 
     Raises:
-        Refused: 422, an image could not be read: the protocol has no place for one image's error.
+        Refused: 400, the model does not tell what is asked for; 422, an image could not be read: the protocol has no
+            place for one image's error.
     """
+    told = _outputs(served)
+    if missing := [name for name in asked.outputs if name not in told]:
+        here = f"{served.version.name} version {served.version.version}"
+        raise _bad(f"{here} does not tell {' and '.join(missing)}; its outputs are {', '.join(told)}")
     for number, one in enumerate(answers):
         if "error" in one:
             raise Refused(422, f"image {number}: {one['error']}" if len(answers) > 1 else one["error"])
     n, classes = len(answers), served.facts.classes
     outputs, behind = list[dict[str, Any]](), list[bytes]()
-    for name, is_binary in asked.outputs.items():
-        if name not in _outputs(served):
-            continue
+    for name, is_binary in (asked.outputs or dict.fromkeys(told, asked.binary)).items():
         data = [one[name] for one in answers]
         if name == "probabilities":
             data = [one[c] for one in data for c in classes]

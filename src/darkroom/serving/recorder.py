@@ -27,6 +27,7 @@ class Answered(NamedTuple):
 
     Attributes:
         id: the sha256 of the file.
+        familiarity: None: the version does not tell.
         measures: see monitoring.measures.
     """
 
@@ -34,6 +35,7 @@ class Answered(NamedTuple):
     id: str
     label: str
     probability: float
+    familiarity: float | None
     measures: dict[str, float | None]
     request_id: str
     position: int
@@ -182,6 +184,7 @@ def _row(version: str, now: datetime, one: Answered) -> dict[str, Any]:
         "version": version,
         "label": one.label,
         "confidence": one.probability,
+        "familiarity": one.familiarity,
         **one.measures,
         "request_id": one.request_id,
         "position": one.position,

@@ -254,10 +254,15 @@ def _noting(metrics: Metrics, recorder: Recorder | None) -> OnBatch:
     def note(version: Version, images: list[Image], notes: dict[str, Any]) -> None:
         metrics.note(version.version, images, notes)
         if recorder:
-            who = [(image.data, image.group.id, image.position) for image in images]
+            keys = ("id", "label", "probability", "familiarity", "measures")
             answered = [
-                Answered(data, one["id"], one["label"], one["probability"], one["measures"], request_id, position)
-                for (data, request_id, position), one in zip(who, notes["images"], strict=True)
+                Answered(
+                    data=image.data,
+                    request_id=image.group.id,
+                    position=image.position,
+                    **{key: one[key] for key in keys},
+                )
+                for image, one in zip(images, notes["images"], strict=True)
             ]
             recorder.record(version.version, answered)
 

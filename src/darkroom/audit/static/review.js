@@ -19,7 +19,7 @@ async function ask(path, body) {
 async function start() {
   review = await ask("findings");
   for (const name of review.classes) at("known").append(new Option(name));
-  at("file").textContent = review.file;
+  at("then").textContent = review.then;
   made = new Set(review.made);
   next();
 }
@@ -48,14 +48,17 @@ function show() {
   at("undo").disabled = at("back").disabled = made.size === 0;
   close();
   if (!one) return;
-  picture(at("image"), one.row, `An image labelled ${one.label}`);
+  picture(at("image"), one.row, one.label === null ? "An image without a label" : `An image labelled ${one.label}`);
   at("kind").textContent = one.why;
-  at("label").textContent = one.label;
+  at("label").textContent = one.label ?? "";
+  at("keep").hidden = at("drop").hidden = one.label === null;
   at("suggested").textContent = one.suggested ?? "";
-  at("arrow").hidden = at("take").hidden = one.suggested === null;
-  at("keep").querySelector("b").textContent = one.label;
+  at("take").hidden = one.suggested === null;
+  at("arrow").hidden = one.suggested === null || one.label === null;
+  at("keep").querySelector("b").textContent = one.label ?? "";
   at("take").querySelector("b").textContent = one.suggested ?? "";
-  at("source").textContent = `${one.source} (${one.split}${one.split === "test" || one.split === "recent" ? ": a correction changes the measure" : ""})`;
+  const measured = one.split === "test" || one.split === "recent" ? ": a correction changes the measure" : "";
+  at("source").textContent = one.split ? `${one.source} (${one.split}${measured})` : one.source;
   at("beside").textContent = one.kind === "twins" ? "The other one" : "Most similar images";
   at("beside").hidden = one.beside.length === 0;
   at("neighbours").replaceChildren(...one.beside.map((other) => {
@@ -125,14 +128,14 @@ function close() {
 const KEYS = {
   k: () => decide(review.findings[place]?.label ?? null),
   s: () => decide(review.findings[place]?.suggested ?? null),
-  d: () => decide("drop"),
+  d: () => decide(review.findings[place]?.label == null ? null : "drop"),
   u: undo,
   c: open,
   ArrowRight: skip,
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") { close(); at("keep").focus(); return; }
+  if (event.key === "Escape") { close(); at("other").focus(); return; }
   if (!review || event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
   const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (action) { event.preventDefault(); action(); }

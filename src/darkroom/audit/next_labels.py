@@ -1,0 +1,46 @@
+"""Which images without a label to label first: unknown ones, then those that the model is least sure of. Pure."""
+
+import numpy as np
+
+from darkroom.audit.pixels import SAME
+from darkroom.data.preparation.decoding import perceptual_hashes
+
+UNKNOWN_SHARE = 0.25  # of the places: a folder of other things should not take all
+SAME_BITS = 4  # maximum Hamming distance between perceptual hashes of copies
+
+
+def label_next(
+    probabilities: np.ndarray, copies: np.ndarray, *, n: int, unknown: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the positions of at most n images, the first to label first.
+
+    Unknown images come first, in up to a quarter of the places. Then come those with the smallest margin, the
+    difference of the two highest probabilities (Scheffer et al. 2001). Of images that are copies of each other, such as
+    frames of a film, one is chosen.
+
+    Args:
+        probabilities: (m, classes), of the model.
+        copies: uint8 (m, h, w, C), see pixels.small_copies.
+        n: at least 1.
+        unknown: bool (m,), images that the model does not know; None: it does not tell.
+    """
+    ordered = np.sort(probabilities, axis=1)
+    by_margin = np.argsort(ordered[:, -1] - ordered[:, -2], kind="stable")
+    hashes = perceptual_hashes(copies)
+    chosen = list[int]()
+    if unknown is not None:
+        _choose(by_margin[unknown[by_margin]], hashes, copies, chosen, most=int(UNKNOWN_SHARE * n))
+        by_margin = by_margin[~unknown[by_margin]]
+    _choose(by_margin, hashes, copies, chosen, most=n)
+    return np.array(chosen, np.int64)
+
+
+def _choose(candidates: np.ndarray, hashes: np.ndarray, copies: np.ndarray, chosen: list[int], *, most: int) -> None:
+    """Append candidates that repeat none of the chosen ones, until there are `most`."""
+    for one in candidates.tolist():
+        if len(chosen) >= most:
+            return
+        similar = np.bitwise_count(hashes[chosen] ^ hashes[one]) <= SAME_BITS
+        others = copies[np.array(chosen, np.int64)[similar]].astype(np.float32)
+        if not (np.abs(others - copies[one]).mean(axis=(1, 2, 3)) < SAME).any():
+            chosen.append(one)
