@@ -1,14 +1,18 @@
 """What the headers of image files say, and which files never reach OpenCV."""
 
+import json
+import os
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from darkroom.deployable.headers import MOST_SCANS, TooManyPixelsError, checked_header, read_header
+from tests.support import decoding_memory
 from tests.support.image_files import (
     STILLS,
     animations,
@@ -23,6 +27,7 @@ from tests.support.image_files import (
     tiff_of_strip,
     tiff_of_tile,
 )
+from tests.support.project import ROOT
 
 LIMIT = 50_000_000
 
@@ -192,3 +197,21 @@ def test_no_mutation_takes_much_memory_or_time() -> None:
         accepted.append(rounds)
     assert accepted[0] == accepted[1]  # what OpenCV was refused, it calls a damaged file
     assert len(accepted[0]) > 400
+
+
+@pytest.mark.parametrize(
+    ("side", "n_mutations", "seed"),
+    [(1200, 3, 1), *(pytest.param(2800, 20, seed, marks=pytest.mark.slow) for seed in (2, 3))],
+)
+def test_no_file_takes_more_memory_than_its_header_allows(
+    tmp_path: Path, side: int, n_mutations: int, seed: int
+) -> None:
+    decoding_memory.write_large(tmp_path, side)
+    command = [sys.executable, "-m", "tests.support.decoding_memory", str(tmp_path), str(n_mutations), str(seed)]
+    environment = os.environ | decoding_memory.ENVIRONMENT
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["name"]: one["beyond"] for one in found if one["beyond"]} == {}
+    assert {one["name"] for one in found if one["n_accepted"] == 0} == set()
+    assert sum(one["n_accepted"] for one in found) > (1 + n_mutations / 5) * len(found)

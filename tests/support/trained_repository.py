@@ -9,12 +9,15 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy import Engine, event
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
@@ -60,12 +63,22 @@ promote:
 
 @functools.cache
 def empty_database() -> bytes:
-    """MLflow's tables, created once per process: its migrations take 4 s."""
+    """MLflow's tables, created once per process: its migrations take 4 s.
+
+    From now on no store of this process waits until the disk has what it wrote, three quarters of the time of a write:
+    only a machine that loses its power could lose it, and no test is about that.
+    """
+    event.listen(Engine, "connect", _do_not_wait_for_the_disk)
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", folder)
         patch.setenv("MLFLOW_TRACKING_URI", "")
         experiments.connect("Default")
         return Path(folder, "mlflow.db").read_bytes()
+
+
+def _do_not_wait_for_the_disk(connection: Any, _record: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def fresh_store(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -57,7 +57,8 @@ class Package:
     ('cat', False)
     """
 
-    MAX_PIXELS = 50_000_000  # refused unread above this: 150 MB as RGB, and the decoder needs up to twice as much
+    # Refused unread above this: 150 MB as RGB. Most decoders need twice as much, that of JPEG 2000 up to nine times.
+    MAX_PIXELS = 50_000_000
     MAX_BYTES = 50_000_000  # of an image file
 
     def __init__(self, session: Any, metadata: dict[str, Any], *, source: str, max_pixels: int) -> None:

@@ -31,7 +31,7 @@ class Task:
         seconds: of work on what comes at once.
         memory_bytes: beyond what the version takes after it is loaded.
         is_logged: whether the log of predictions wants to know ids and measures of images.
-        explains: whether it explains its answers, at the lowest priority of the processor.
+        explains: whether it explains its answers, while no other process wants the processor.
     """
 
     version: Version

@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,6 @@ from darkroom.serving.explaining import Explaining
 from darkroom.serving.messages import ANSWERED, FAILED, LARGE_PIXELS, OUT_OF_MEMORY, REFUSED, Task, packed
 
 NO_MEMORY = -4  # StsNoMem of OpenCV
-NICENESS = 10  # of a worker that explains: beside one that predicts it gets a tenth of a core
 NO_ROOM = re.compile("bad_alloc|allocate memory")  # of ONNX Runtime
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -116,7 +116,7 @@ def _loaded(task: Task) -> Any:
 
 
 def _explaining(task: Task, package: Any) -> Explaining:
-    """Return what explains, after it has done so once, and leave the processor to other processes from then on.
+    """Return what explains, after it has done so once; from then on this process gives way to others.
 
     Raises:
         RegistryError: the version cannot be explained.
@@ -127,8 +127,15 @@ def _explaining(task: Task, package: Any) -> Explaining:
     except Exception as error:  # of onnx, or the version's own code
         said = f"{task.version.name} version {task.version.version} cannot be explained"
         raise RegistryError(f"{said}: {type(error).__name__}: {error}; serve it without --explain") from error
-    os.nice(NICENESS)
+    _give_way()
     return explain
+
+
+def _give_way() -> None:
+    """Work only while no other process wants the processor. With a nice value alone, one that wakes up still waits."""
+    with suppress(OSError):  # refused in some containers; other systems than Linux do not have it
+        for thread in Path("/proc/self/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _limit_memory(n_bytes: int) -> None:
