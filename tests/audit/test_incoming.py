@@ -63,7 +63,8 @@ def test_a_label_that_is_no_class_is_refused(files, tmp_path):
 
 
 def test_only_images_without_a_label_are_read(files, tmp_path):
-    package = load(write_version(tmp_path / "version", unknown_above=150))
+    scale = {"strangeness": [150.0], "share": [0.001]}
+    package = load(write_version(tmp_path / "version", strangeness=np.full(64, 1 / 64), scale=scale))
     (tmp_path / "new" / "note.txt").write_text("no image")
     (tmp_path / "new" / "again.png").write_bytes(files[5].read_bytes())
     found = unlabelled.read(tmp_path / "new", package, labelled={sha256_of(files[0])})
