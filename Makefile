@@ -37,7 +37,7 @@ ui: setup  ## the runs in MLflow's UI on this repository's store (PORT=5000, or 
 docs: setup  ## build the pages of docs/ into site/, and check their links
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "open site/index.html"
 
-# Three processes for two cores: a fifth of the time a test waits, for a disk, a process or a deadline.
+# Three processes on two cores, because tests spend a fifth of their time waiting for a disk, a process or a deadline.
 test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
 	python -m slipcover -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 	@python -c 'import json; print("coverage:", json.load(open(".coverage.json"))["summary"]["percent_covered_display"], "%")'

@@ -17,6 +17,7 @@ many: how long the audit of 50,000 rows takes: the features of CIFAR-10, repeate
 and not the time.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -86,7 +87,10 @@ def main() -> None:
 
 def make(name: str, folder: Path) -> None:
     """Prepare the images of a data set, and compute the features of all training and validation images."""
+    settings, made = json.dumps(SETS[name]), folder / "settings.json"
     if (folder / "features").exists():
+        if not made.exists() or made.read_text() != settings:
+            raise SystemExit(f"{folder} was made with other settings; delete it")
         return
     preset, changes = SETS[name]
     with clone() as root:
@@ -94,6 +98,7 @@ def make(name: str, folder: Path) -> None:
         seconds(root, "dvc", "repro", "embed")
         for part in ("prepared", "features"):
             shutil.copytree(root / "data" / part, folder / part)
+    made.write_text(settings)
 
 
 def read(folder: Path, split: str) -> Vectors:

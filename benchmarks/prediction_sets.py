@@ -3,7 +3,7 @@
     DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets                  # makes the features first: 10 minutes
     DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets --keep features  # and keeps them there, or has them
 
-Heads are solved on the features of 100 to 40,000 training images of CIFAR-10, so that they are right on few and on most
+Heads are solved on the features of 100 to 11,000 training images of CIFAR-10, so that they are right on few and on most
 images. Of the other 9,000 half fit the temperature; of those left 1,000 calibrate, the rest is measured, in many draws.
 `of_pairs` are 100 classes: the classes of two images, whose probabilities are multiplied.
 
@@ -23,7 +23,7 @@ from benchmarks.audit import make, read
 from benchmarks.record import arguments, report
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.deployable.package import set_scores
-from darkroom.evaluation.metrics.prediction_sets import find_threshold
+from darkroom.evaluation.metrics.prediction_sets import score_threshold
 from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
 from darkroom.training.linear_head import log_softmax, solve
 
@@ -36,7 +36,7 @@ Answers = tuple[np.ndarray, np.ndarray]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 40_000], help="images of a head")
+    parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 11_000], help="images of a head")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
     options = parser.parse_args()
@@ -57,6 +57,8 @@ def main() -> None:
 def answers_of_head(folder: Path, n_images: int) -> Answers:
     """Return probabilities and labels of images that neither head nor temperature were fitted on."""
     dataset, train = Dataset.open(folder / "prepared"), read(folder, "train")
+    if (most := len(train.values) - N_HELD_OUT) < n_images:
+        raise SystemExit(f"{n_images} training images were asked for; there are {most} beside those held out")
     order, labels = np.random.default_rng(0).permutation(len(train.values)), dataset.labels[train.rows]
     rows, fitting, others = order[:n_images], order[-N_HELD_OUT::2], order[-N_HELD_OUT + 1 :: 2]
     head = solve(
@@ -98,7 +100,7 @@ def one_draw(
     """Return coverage and mean size of the sets of images that did not calibrate."""
     order = rng.permutation(len(labels))
     own, rest = order[:N_CALIBRATION], order[N_CALIBRATION:]
-    members = scores[rest] <= find_threshold(scores[own, labels[own]], COVERAGE)
+    members = scores[rest] <= score_threshold(scores[own, labels[own]], COVERAGE)
     members[np.arange(len(rest)), probabilities[rest].argmax(axis=1)] = True
     return float(members[np.arange(len(rest)), labels[rest]].mean()), float(members.sum(axis=1).mean())
 

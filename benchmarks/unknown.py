@@ -8,12 +8,13 @@ Three models are trained by `dvc repro` in a clone, with `unknown_below`: the de
 cats-vs-dogs, and the preset folder on CIFAR-10 without three of its classes.
 
 auroc: the area under the ROC curve, of known test images against images of another kind: `far` ones have nothing to do
-    with the classes, `near` ones are alike. Strangers come as files or arrays through Package.image, as in serving.
+    with the classes, `near` ones are alike. Files come through Package.image, as in serving; noise, blank and turned
+    images are made at the size of the network.
     familiarity and maximum_softmax are what the ONNX file answers. The others are computed from logits and features of
     model.keras: the energy (Liu et al. 2020), the distance to the 50th nearest of the training images (Sun et al.
     2022), the Mahalanobis distance (Lee et al. 2018) and the relative one (Ren et al. 2021).
 false_alarms: the share of known test images below a level, which it should be, with its 95 % interval; found: that of
-    strangers. A level takes as many validation images as its inverse, and others say null.
+    strangers.
 latency_ratio: medians of one image with and without the second output, which take turns; onnx_bytes_added likewise.
 drift: windows of digits of which a share is turned by 90 degrees, so that brightness, contrast and size are the same:
     how many of them `darkroom drift` sees, with familiarity and without it.

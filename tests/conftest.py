@@ -11,11 +11,9 @@ from darkroom.compute.local import thread_limits
 from tests.support import postgres as postgres_server
 from tests.support.project import ROOT, Project, clone
 
-# While the tests are imported nothing is thrown away. Afterwards a full collection would walk over the objects of
-# TensorFlow and of all tests: 0.7 s of CPU time, and Keras asks for one wherever it forgets a network.
-gc.disable()
 if "PYTEST_XDIST_WORKER" in os.environ:  # it shares the cores, and so do the processes that it starts
     os.environ.update(thread_limits(1))
+    gc.disable()  # until the tests are collected, see below
 
 # The files that take longest, longest first. The first worker to be free takes the next file: so none is left alone
 # with a long one at the end, as long as xdist does not sort the files itself (--no-loadscope-reorder).
@@ -50,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = ROOT / "tests"
     places = {tests / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    # What importing the tests has made lives to the end. Frozen, it is not walked over by full collections, of which
+    # Keras asks for many: 0.7 s of CPU time each.
     gc.freeze()
     gc.enable()
 

@@ -1,5 +1,6 @@
 """Labels that are given to images of a folder, by hand and on the page."""
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_a_label_that_is_no_class_is_refused(files, tmp_path):
     with pytest.raises(DataError, match="there is no image 6; expected 0 to 5"):
         labels.decide(6, "dark")
     files[0].unlink()
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match="0.PNG: cannot be read .*; it was there when the review began"):
         labels.decide(0, "dark")
     assert labels.made == []
 
@@ -65,20 +66,48 @@ def test_a_label_that_is_no_class_is_refused(files, tmp_path):
 def test_only_images_without_a_label_are_read(files, tmp_path):
     scale = {"strangeness": [150.0], "share": [0.001]}
     package = load(write_version(tmp_path / "version", strangeness=np.full(64, 1 / 64), scale=scale))
-    (tmp_path / "new" / "note.txt").write_text("no image")
+    (tmp_path / "new" / "note.txt").write_text("of no interest")
+    (tmp_path / "new" / "odd.png").write_text("no image")
+    (tmp_path / "new" / ".thumbnails").mkdir()
+    (tmp_path / "new" / ".thumbnails" / "4.png").write_bytes(files[4].read_bytes() + b"smaller")
+    with (tmp_path / "new" / "film.png").open("wb") as film:
+        film.truncate(package.MAX_BYTES + 1)
     (tmp_path / "new" / "again.png").write_bytes(files[5].read_bytes())
     found = unlabelled.read(tmp_path / "new", package, labelled={sha256_of(files[0])})
     assert [path.name for path in found.files] == ["2.PNG", "4.PNG", "again.png", "1.PNG", "3.PNG"]
-    assert (found.n_labelled, found.n_unread) == (2, 1)
+    assert found.n_labelled == 2
+    assert [line.partition(":")[0] for line in found.unread] == ["film.png", "odd.png"]
+    assert found.unread[0] == "film.png: 50,000,001 bytes are more than an image may have (50,000,000)"
     assert found.unknown is not None
     assert found.unknown.tolist() == [False, True, True, False, False]
     assert found.probabilities.shape == (5, 2)
-    with pytest.raises(DataError, match="no image without a label; 7 are labelled, 1 cannot be read"):
+    with pytest.raises(
+        DataError, match="no image without a label; 7 are labelled, 2 cannot be read .first: film.png: "
+    ):
         unlabelled.read(tmp_path / "new", package, labelled={sha256_of(path) for path in files})
+
+
+def test_a_copy_that_somebody_moved_does_not_stop_undo(files, tmp_path):
+    labels = Incoming(tmp_path / "incoming", files, ["dark", "light"])
+    labels.decide(0, "dark")
+    labels.decide(0, "light")
+    shutil.rmtree(tmp_path / "incoming")
+    assert (labels.undo(), labels.undo(), labels.undo()) == (0, 0, None)
+
+
+def test_a_new_directory_in_incoming_is_a_class(tmp_path):
+    for name in ("owl", ".ipynb_checkpoints", "@eaDir"):
+        (tmp_path / "data" / "incoming" / name).mkdir(parents=True)
+    assert unlabelled.known_classes(tmp_path) == {"owl"}
 
 
 def test_what_is_in_incoming_is_labelled(files, tmp_path):
     assert unlabelled.labelled_ids(tmp_path) == set()
+    below = tmp_path / "data" / "incoming" / "dark" / "of may" / "0.png"
+    below.parent.mkdir(parents=True)
+    below.write_bytes(files[0].read_bytes())
+    assert unlabelled.labelled_ids(tmp_path) == {sha256_of(files[0])}
+    below.unlink()
     Incoming(tmp_path / "data" / "incoming", files, ["dark"]).decide(1, "dark")
     assert unlabelled.labelled_ids(tmp_path) == {sha256_of(files[1])}
 

@@ -31,6 +31,12 @@ def test_of_copies_one_is_chosen():
     assert label_next(PROBABILITIES, copies, n=4).tolist() == [0, 4, 5, 6]
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_quarter_of_few_places_may_be_none(n):
-    assert label_next(PROBABILITIES, COPIES, n=n, unknown=np.arange(12) == 11).tolist() == [0, 1, 2][:n]
+@pytest.mark.parametrize(("n", "expected"), [(1, [11]), (3, [11, 0, 1])])
+def test_a_quarter_of_few_places_is_one(n, expected):
+    assert label_next(PROBABILITIES, COPIES, n=n, unknown=np.arange(12) == 11).tolist() == expected
+
+
+def test_unknown_images_fill_the_places_that_are_left():
+    found = label_next(PROBABILITIES, COPIES, n=8, unknown=np.arange(12) >= 2)
+    assert found.tolist() == [2, 3, 0, 1, 4, 5, 6, 7]
+    assert len(label_next(PROBABILITIES, COPIES, n=12, unknown=np.ones(12, bool))) == 12

@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -285,6 +286,22 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(images, version, tmp_pa
     run.run(str(images), tmp_path / "whole.parquet", version=version)
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "whole.parquet"]
+
+
+def test_parts_of_an_earlier_release_are_used(images, version, tmp_path):
+    out = tmp_path / "out.parquet"
+    stopped_after(2, images, out, version)
+    part = tmp_path / "out.parquet.parts" / "00000000.arrow"
+    with pa.memory_map(str(part)) as file:
+        table = pa.ipc.open_file(file).read_all().drop_columns(["prediction_set", "unknown"])
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, table.schema) as file:
+        file.write_table(table)
+    part.unlink()
+    part.write_bytes(content.getvalue())
+    assert run.run(str(images), out, version=version).resumed == 2 * run.SMALLEST_CHUNK
+    run.run(str(images), tmp_path / "whole.parquet", version=version)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
 
 
 def test_another_run_is_not_continued_and_says_what_differs(images, version, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from darkroom.deployable.package import Package
-from darkroom.explanation import activation, maps
+from darkroom.explanation import activation, maps, masking
 from darkroom.training.linear_head import solve
 from tests.support.onnx_model import write_model
 
@@ -132,3 +132,11 @@ def test_a_map_is_laid_over_the_image():
     assert shown.shape == (130, 260, 3)
     assert (shown[:50, :100] == 128).all()
     assert (np.ptp(shown.astype(int), axis=2) > 0).any()
+
+
+@pytest.mark.parametrize("probability", [0.7, 0.9, 0.99999])
+def test_an_answer_that_nothing_changes_has_an_empty_map(probability: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)
+    constant = np.array([1 - probability, probability], np.float32)
+    found = masking.rise(lambda images: np.tile(constant, (len(images), 1)), image, 1, n_masks=400, seed=0)
+    assert np.abs(found).max() < 1e-9

@@ -234,6 +234,12 @@ def test_rows_without_familiarity_do_not_hide_a_verdict(of_stripes, tmp_path):
     found = inspect(of_stripes, tmp_path / "before")
     assert "familiarity" not in [check.name for check in found.report.checks]
     assert found.report.drifted is False
+    rows = read(tmp_path / "log").to_pylist()
+    log_of(tmp_path / "mixed", rows[:50])
+    log_of(tmp_path / "mixed", rows[50:], familiarity=None)
+    found = inspect(of_stripes, tmp_path / "mixed")
+    assert found.report.drifted is False
+    assert found.notes == ["familiarity is not compared: only 50 rows have it, 200 are needed."]
 
 
 def test_familiarity_needs_test_images_as_confidence_does(of_stripes, tmp_path):

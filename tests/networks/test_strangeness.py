@@ -61,6 +61,17 @@ def test_no_energy_makes_up_for_a_distance() -> None:
     assert np.median(sums[1]) > sums[0].max()
 
 
+def test_an_energy_far_below_that_of_known_images_is_strange() -> None:
+    from darkroom.networks import strangeness
+
+    labels = np.arange(300) % 3
+    features = (5 * np.eye(3, 10)[labels] + RNG.normal(size=(300, 10))).astype(np.float32)
+    weights = np.eye(10, 3, dtype=np.float32)
+    known = strangeness.known(features, labels).spread_over(features @ weights, features)
+    sums = [np.asarray(strangeness.summed(one @ weights, one, known)) for one in (features, 20 * features)]
+    assert sums[1].min() > sums[0].max(), "the same directions, longer than any"
+
+
 @pytest.mark.parametrize(("with_backbone", "views"), [(False, "one"), (True, "flip_and_shift")])
 def test_the_exported_graph_tells_how_strange_an_image_is(with_backbone: bool, views: str, tmp_path: Path) -> None:
     from darkroom.deployable.package import Package
@@ -85,9 +96,10 @@ def test_the_exported_graph_tells_how_strange_an_image_is(with_backbone: bool, v
     package = Package.load(tmp_path / "model.onnx")
     expected = np.asarray(strangeness.distances(features, known)) / known.spreads[0]
     energy = -np.log(np.exp(logits).sum(axis=1))
-    least, greatest = known.energy_range
-    assert ((energy < least).sum(), (energy > greatest).sum()) == (3, 6), "of 60"
-    expected = expected + np.clip(energy, least, greatest) / known.spreads[1]
+    lowest, least, greatest = known.energy_marks
+    assert ((energy < lowest).sum(), (energy < least).sum(), (energy > greatest).sum()) == (1, 3, 6), "of 60"
+    counted = np.clip(energy, least, greatest) + np.maximum(lowest - energy, 0)
+    expected = expected + counted / known.spreads[1]
     np.testing.assert_allclose(package.strangeness(images), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(package.probabilities(images), model.predict(images, verbose=0), atol=1e-5)
     with pytest.MonkeyPatch.context() as patch:

@@ -310,8 +310,8 @@ MAY_IMPORT = {
         "deployable project networks/runtime networks/architectures evaluation/metrics files tracking networks "
         "data/arrays networks/backbones"
     ),
-    "audit": "project files data/arrays data/preparation evaluation training",
-    "promotion": "project files tracking data/raw data/arrays registry evaluation",
+    "audit": "project files data/raw data/arrays data/preparation evaluation training",
+    "promotion": "project evaluation/metrics files tracking data/raw data/arrays registry evaluation",
     "batch": "deployable project files compute registry monitoring",
     "serving": "deployable project explanation compute registry monitoring",
     "operations": "deployable project files tracking data/raw registry monitoring",

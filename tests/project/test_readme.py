@@ -52,11 +52,19 @@ def test_decisions_state_what_was_measured() -> None:
     )
     assert f"{modes['crop']:.1%}, stretched {modes['stretch']:.1%}".replace("%", " %") in decisions
     assert f"{embedded['ratio']} times as fast" in decisions
-    sets = result("prediction_sets")["trained_on_40000"]
+    sets = result("prediction_sets")["trained_on_11000"]
     sizes = [sets[f"u {u}, lambda 0.01, k 1"]["mean_set_size"] for u in ("0", "random", "1")]
     assert (
         "{:.2f} classes on average, {:.2f} with a random share of it, {:.2f} with all of it".format(*sizes) in decisions
     )
+    audited, asked = result("audit"), result("label_next")
+    for side, words in {
+        "darkroom": "cats and dogs {}, MNIST {}, CIFAR-10 {}",
+        "cleanlab": "features {}, {}, {}",
+    }.items():
+        found = [f"{100 * audited[name][side]['recall_at_n']:.0f} %" for name in ("cats-vs-dogs", "mnist", "cifar10")]
+        assert words.format(*found) in decisions
+    assert f"{100 * asked['gain']:.1f} points more accuracy with 2,000 chosen labels" in decisions
     compared = (ROOT / "docs" / "compare.md").read_text()
     for tuner in ("keras-tuner", "autokeras"):
         assert f"{searched[tuner]['val_accuracy']:.1%}".replace("%", " %") in compared

@@ -150,9 +150,9 @@ def test_a_model_that_never_answers_says_why():
     )
 
 
-@pytest.mark.parametrize(("by_folds", "nearly"), [(False, ""), (True, "nearly ")])
+@pytest.mark.parametrize(("by_folds", "nearly"), [(False, "at least "), (True, "nearly ")])
 def test_sets_are_said_as_promised_and_as_measured(by_folds, nearly):
-    sets = {"coverage": 0.95, "by_folds": by_folds}
+    sets = {"coverage": 0.95, "by_folds": by_folds, "n_images": 19}
     model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "sets": sets}
     measured = {"coverage": 0.9637, "coverage_ci95": [0.9519, 0.9712], "mean_set_size": 1.218}
     metrics = {"test_accuracy": 0.9731, "test_accuracy_ci95": [0.96, 0.98], "recent": None, **measured}
@@ -160,6 +160,8 @@ def test_sets_are_said_as_promised_and_as_measured(by_folds, nearly):
     assert f"Its prediction sets hold the true class of {nearly}95 % of images like those in the dataset." in text
     assert "They did for 96.37% of the test images (95 % interval 95.19% to 97.12%), with 1.22 classes" in text
     assert "prediction sets" not in card().markdown
+    text = card(model={**model, "sets": {**sets, "n_images": 18}}, metrics=metrics).markdown
+    assert "Its prediction sets list every class: 18 calibration images are too few for 95 %." in text
 
 
 def test_missing_test_images_and_manifests_are_said_so():

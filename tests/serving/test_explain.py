@@ -98,7 +98,13 @@ def test_few_explanations_wait_and_predictions_do_not(server):
         worker.resume()
 
 
-def test_explanations_are_no_predictions_in_log_and_counters(server):
+def test_a_parameter_that_explains_nothing_is_refused(server):
+    answer = server.client.post("/v1/explain?threshold=0.9", content=png(cat=True))
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "/v1/explain takes no query parameters; /v1/predict takes top and threshold"
+
+
+def test_explanations_are_no_predictions_in_the_counters(server):
     explain(server, png(cat=False))
     text = server.client.get("/metrics").text
     assert 'darkroom_requests_total{path="/v1/explain",status="200"}' in text

@@ -322,6 +322,14 @@ def test_a_request_of_the_protocol_is_refused_with_a_sentence(server, asked, sta
     eventually(lambda: metric(server, counter))
 
 
+def test_images_of_a_refused_request_are_not_answered(server):
+    counter = "darkroom_batch_images_count"
+    inferred(server)
+    before = metric(server, counter)
+    assert inferred(server, outputs=[{"name": "familiarity"}]).status_code == 400
+    assert metric(server, counter) == before > 0
+
+
 @pytest.mark.parametrize("path", ["dogs", "dogs/ready", "pets/versions/2", "pets/versions/2/ready"])
 def test_another_model_is_neither_described_nor_ready(server, path):
     answer = server.client.get(f"/v2/models/{path}")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from darkroom.errors import ParamsError
+from darkroom.errors import ParamsError, TrainingError
 from darkroom.training import folds
 from darkroom.training.recipe import Recipe
 from tests.support.flipped_digits import CLASSES, digits
@@ -42,13 +42,45 @@ def test_a_network_of_other_folds_sees_the_right_class():
     assert said[0].startswith("fold 1 of 2: the answers agree with ")
 
 
-def test_a_group_is_in_one_fold():
-    _, labels, _ = digits()
-    groups = np.repeat(np.arange(2), 350)
-    rng = np.random.default_rng(0)
-    noise = np.where(np.arange(700) < 350, rng.integers(0, 10, 700), labels)
-    found = answered(small(epochs=2), noise, groups, [])
-    assert (found.argmax(axis=1) == noise)[:350].mean() < 0.25
+def test_a_group_is_in_one_fold(monkeypatch):
+    seen: list[list[int]] = []
+
+    def no_training(_recipe, *, data, **_):
+        numbers = [part[np.arange(len(part))].reshape(len(part), -1) for part in (data.images, data.val_images)]
+        seen.extend(part[:, 0].tolist() for part in numbers)
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(folds, "train_candidate", no_training)
+    groups = np.arange(700) // 7
+    images = np.broadcast_to(groups.astype(np.uint8)[:, None, None, None], (700, 8, 8, 1))
+    with pytest.raises(TrainingError, match="enough"):
+        folds.out_of_fold(
+            small(epochs=1),
+            images,
+            digits()[1],
+            groups=groups,
+            classes=CLASSES,
+            n_folds=2,
+            device="cpu",
+            say=print,
+        )
+    train, held_out = seen
+    assert len(train) + len(held_out) == 700
+    assert not {*train} & {*held_out}
+
+
+def test_no_schedule_watches_the_labels_of_the_fold(monkeypatch):
+    recipes = []
+
+    def no_training(recipe, **_):
+        recipes.append(recipe)
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(folds, "train_candidate", no_training)
+    plateau = {"name": "plateau", "metric": "val_loss", "factor": 0.5, "patience": 1}
+    with pytest.raises(TrainingError, match="enough"):
+        answered(made(schedule=plateau), digits()[1], np.arange(700), [])
+    assert recipes[0]["schedule"]["metric"] == "train_loss"
 
 
 def test_a_candidate_for_transfer_is_refused():

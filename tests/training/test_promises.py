@@ -67,15 +67,15 @@ def test_sets_are_said_with_what_they_rest_on(by_folds: bool, about: str) -> Non
     said = found.metadata["sets"]
     assert 0.55 < said.pop("threshold") < 0.6, "21 of the 40 wrong answers must be covered, the least sure"
     assert said == {"coverage": 0.95, "penalty": PENALTY, "free": FREE, "n_images": 400, "by_folds": by_folds}
-    limit = "lists classes so that the true one is among them for 95% of images"
-    assert found.sentence.startswith(f"{limit}: 1.05 classes on average of 400 calibration images{about}")
+    limit = "lists the classes among which the true one is for 95% of images"
+    assert found.sentence.startswith(f"{limit}: 1.05 on average, over 400 calibration images{about}")
 
 
 def test_with_too_few_images_every_class_is_listed() -> None:
     found = prediction_sets(made(sets={"coverage": 0.95}), calibration=held_out(18), by_folds=False)
     assert found.metadata["sets"]["threshold"] > 1 + PENALTY
     assert found.sentence == (
-        "lists every class: 18 calibration images do not show when the true one is among them for 95% of images: "
+        "lists every class: 18 calibration images are too few for a coverage of 95%: "
         "it takes 19 at least; add images, or raise preprocess.val_fraction"
     )
 

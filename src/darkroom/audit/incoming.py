@@ -1,11 +1,14 @@
 """Labels that a person gives to images of a folder: each is copied to data/incoming/<class>/, and taken back again."""
 
+import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from darkroom.errors import DataError
-from darkroom.files.writing import replacing, sha256_of, write_errors
+from darkroom.files.writing import replacing, write_errors
 
 
 class _Made(NamedTuple):
@@ -31,6 +34,7 @@ class Incoming:
     def __init__(self, folder: Path, files: Sequence[Path], classes: list[str]) -> None:
         self.folder, self.files, self.classes = folder, files, classes
         self._made: list[_Made] = []
+        self._lock = Lock()  # two tabs may decide at the same time
 
     @property
     def made(self) -> list[int]:
@@ -45,10 +49,17 @@ class Incoming:
         if not 0 <= row < len(self.files):
             raise DataError(f"there is no image {row}; expected 0 to {len(self.files) - 1}")
         if new not in self.classes:
-            raise DataError(f"{new!r} is not a class; expected one of {', '.join(self.classes)}")
+            raise DataError(
+                f"{new!r} is not a class; expected one of {', '.join(self.classes)}; for a new class make its "
+                f"directory in {self.folder} and start again"
+            )
         file = self.files[row]
-        with write_errors(self.folder):
-            name = f"{sha256_of(file)}{file.suffix.lower()}"
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error.strerror}); it was there when the review began") from None
+        with self._lock, write_errors(self.folder):
+            name = f"{hashlib.sha256(content).hexdigest()}{file.suffix.lower()}"
             copy = self.folder / new / name
             earlier = next(self.folder.glob(f"*/{name}"), None)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -56,18 +67,20 @@ class Incoming:
                 earlier.rename(copy)
             else:
                 with replacing(copy) as part:
-                    part.write_bytes(file.read_bytes())
-        self._made.append(_Made(row, copy, earlier))
+                    part.write_bytes(content)
+            self._made.append(_Made(row, copy, earlier))
 
     def undo(self) -> int | None:
         """Take the last label back and return the row of its image; None if there is none."""
-        if not self._made:
-            return None
-        last = self._made[-1]
-        with write_errors(self.folder):
+        with self._lock, write_errors(self.folder):
+            if not self._made:
+                return None
+            last = self._made[-1]
             if last.earlier is None:
                 last.copy.unlink(missing_ok=True)
             else:
-                last.copy.rename(last.earlier)
-        self._made.pop()
-        return last.row
+                last.earlier.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # it was moved by somebody else: it stays so
+                    last.copy.rename(last.earlier)
+            self._made.pop()
+            return last.row

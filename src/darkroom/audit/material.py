@@ -16,7 +16,7 @@ from darkroom.errors import DataError, ParamsError
 from darkroom.evaluation.predictions import read_predictions
 from darkroom.files.writing import read_json
 from darkroom.project.console import say
-from darkroom.project.params import read_params
+from darkroom.project.params import read_params, validated
 from darkroom.training import folds, overrides
 from darkroom.training.params import TrainParams
 from darkroom.training.recipe import Recipe
@@ -103,7 +103,7 @@ def network_answers(prepared: Dataset, vectors: Vectors, root: Path, *, n_folds:
     Raises:
         ParamsError: params.yaml has no such candidate, or its settings do not suit the images.
     """
-    name, recipe = _recipe(root)
+    name, recipe = candidate_recipe(root)
     say(f"audit: {name} is trained {n_folds} times, without the images whose labels it judges")
     return folds.out_of_fold(
         recipe,
@@ -117,13 +117,17 @@ def network_answers(prepared: Dataset, vectors: Vectors, root: Path, *, n_folds:
     )
 
 
-def _recipe(root: Path) -> tuple[str, Recipe]:
-    """Return the first candidate that is trained from the start, and its settings."""
+def candidate_recipe(root: Path) -> tuple[str, Recipe]:
+    """Return the first candidate that is trained from the start, and its settings.
+
+    Raises:
+        ParamsError: params.yaml has none, or its settings are wrong.
+    """
     params = read_params(root / "params.yaml")
     for name in params.get("candidates", []):
-        section = params.get("train", {}).get(name, {})
-        if section.get("architecture", {}).get("name", "transfer") != "transfer":
-            settings = TrainParams.model_validate(section).model_dump()
+        section = (params.get("train") or {}).get(name) or {}
+        if (section.get("architecture") or {}).get("name", "transfer") != "transfer":
+            settings = validated(section, TrainParams, name=f"train.{name}", path=root / "params.yaml").model_dump()
             best = root / "models" / name / "best.yaml"
             return name, overrides.with_best(settings, best)[0] if best.exists() else settings
     raise ParamsError(

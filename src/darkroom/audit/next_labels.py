@@ -1,5 +1,7 @@
 """Which images without a label to label first: unknown ones, then those that the model is least sure of. Pure."""
 
+import math
+
 import numpy as np
 
 from darkroom.audit.pixels import SAME
@@ -14,9 +16,9 @@ def label_next(
 ) -> np.ndarray:
     """Return the positions of at most n images, the first to label first.
 
-    Unknown images come first, in up to a quarter of the places. Then come those with the smallest margin, the
-    difference of the two highest probabilities (Scheffer et al. 2001). Of images that are copies of each other, such as
-    frames of a film, one is chosen.
+    Unknown images come first, in up to a quarter of the places, and last where the known ones leave some. Between them
+    come those with the smallest margin, the difference of the two highest probabilities (Scheffer et al. 2001). Of
+    images that are copies of each other, such as frames of a film, one is chosen.
 
     Args:
         probabilities: (m, classes), of the model.
@@ -29,8 +31,10 @@ def label_next(
     hashes = perceptual_hashes(copies)
     chosen = list[int]()
     if unknown is not None:
-        _choose(by_margin[unknown[by_margin]], hashes, copies, chosen, most=int(UNKNOWN_SHARE * n))
-        by_margin = by_margin[~unknown[by_margin]]
+        strange, by_margin = by_margin[unknown[by_margin]], by_margin[~unknown[by_margin]]
+        _choose(strange, hashes, copies, chosen, most=math.ceil(UNKNOWN_SHARE * n))
+        _choose(by_margin, hashes, copies, chosen, most=n)
+        by_margin = strange  # those that were chosen repeat themselves
     _choose(by_margin, hashes, copies, chosen, most=n)
     return np.array(chosen, np.int64)
 

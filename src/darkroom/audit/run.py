@@ -53,6 +53,8 @@ def audit(root: Path, *, source: str, bits: int, n_folds: int = N_FOLDS) -> Audi
     Raises:
         DataError: nothing is prepared, or files do not belong together.
     """
+    if source == "network":
+        material.candidate_recipe(root)  # a mistake in params.yaml is said before anything is computed
     dataset = Dataset.open(root / "data" / "prepared")
     index, labels = dataset.index(), dataset.labels
     used = np.flatnonzero(dataset.splits != SPLIT_CODES[UNUSED])

@@ -160,7 +160,7 @@ def _sets(package: Any, probabilities: np.ndarray, missing: np.ndarray) -> "pa.A
     import pyarrow as pa
 
     kind = pa.list_(pa.string())
-    if getattr(package, "sets", None) is None:  # a version of before has no such attribute
+    if getattr(package, "sets", None) is None:  # versions of earlier releases lack it
         return pa.nulls(len(missing), kind)
     order, members = np.argsort(-probabilities, axis=1, kind="stable"), package.prediction_sets(probabilities)
     listed, sizes = order[np.take_along_axis(members, order, axis=1)], np.zeros(len(missing), np.int32)
@@ -173,7 +173,7 @@ def _sets(package: Any, probabilities: np.ndarray, missing: np.ndarray) -> "pa.A
 def _ask(package: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return probabilities, and how familiar the images are: None where the version cannot tell."""
     size = batch_size(package.image_shape)
-    if not hasattr(package, "answers"):  # a version of before
+    if not hasattr(package, "answers"):  # a version of an earlier release
         return package.probabilities(images, batch_size=size), None
     probabilities, familiarity = package.answers(images, batch_size=size)
     return probabilities, familiarity

@@ -274,6 +274,7 @@ def _schema(package: Any, version: Version) -> "pa.Schema":
 
 def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None) -> dict[str, Any]:
     """Write all parts as `out`, and the file of the log before it; return the counts of Summary."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -287,6 +288,9 @@ def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None)
             logged = stack.enter_context(replacing(log / _log_name(parts)))
             log_writer = stack.enter_context(pq.ParquetWriter(logged, schema(), compression="zstd"))
         for table in _row_groups(parts):
+            for field in columns:  # parts of an earlier release lack those that came later
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
             writer.write_table(table.select(columns.names).cast(columns))
             errors = table.filter(pc.is_valid(table["error"])).select(["path", "error"])
             counts["images"] += table.num_rows
@@ -302,7 +306,7 @@ def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None)
 
 
 def _row_groups(parts: Path) -> Iterator["pa.Table"]:
-    """Yield the parts in their order, as tables of about ROW_GROUP rows."""
+    """Yield the parts in their order, as tables of about ROW_GROUP rows; columns that a part lacks are null."""
     import pyarrow as pa
 
     held: list[pa.Table] = []
@@ -310,10 +314,10 @@ def _row_groups(parts: Path) -> Iterator["pa.Table"]:
         with pa.memory_map(str(path)) as file:
             held.append(pa.ipc.open_file(file).read_all())
         if sum(table.num_rows for table in held) >= ROW_GROUP:
-            yield pa.concat_tables(held)
+            yield pa.concat_tables(held, promote_options="default")
             held = []
     if held:
-        yield pa.concat_tables(held)
+        yield pa.concat_tables(held, promote_options="default")
 
 
 def _log_name(parts: Path) -> str:

@@ -27,13 +27,15 @@ def audit(
             "fold), or auto: by features if there are any, else by pixels.",
         ),
     ] = "auto",
-    n_folds: Annotated[int, typer.Option("--folds", min=2, help="Number of trainings of --by network.")] = 3,
+    n_folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Number of trainings of --by network.", show_default="3")
+    ] = None,
     max_wrong: Annotated[
         float | None,
         typer.Option("--max-wrong", min=0, max=1, help="Exit with code 3 if a larger fraction of labels looks wrong."),
     ] = None,
     review: Annotated[
-        bool, typer.Option("--review", help="Then open a page on this machine to correct the labels, one key each.")
+        bool, typer.Option("--review", help="Then serve a page on this machine to correct the labels, one key each.")
     ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of that page; 0: any free one.")] = 8010,
     as_json: Json = False,
@@ -45,8 +47,10 @@ def audit(
 
     if by not in SOURCES:
         raise ParamsError(f"--by is {by!r}; expected one of {', '.join(SOURCES)}")
+    if n_folds and by != "network":
+        raise ParamsError("--folds is the number of trainings of --by network; pass both, or neither")
     root = checkout()
-    found = run.audit(root, source=by, bits=_bits(root), n_folds=n_folds)
+    found = run.audit(root, source=by, bits=_bits(root), n_folds=n_folds or run.N_FOLDS)
     page = report.write(found, root / run.REPORTS)
     n_wrong = len(found.of_kind("label"))
     if as_json:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+SHOWN = 3  # files that cannot be read
+
 
 @dataclass(frozen=True)
 class LabelNextOptions:
@@ -28,7 +30,7 @@ class LabelNextOptions:
     alias: Annotated[str, typer.Option(help="Alias of the version that is asked.")] = "champion"
     review: Annotated[
         bool,
-        typer.Option("--review", help="Then open a page on this machine to label them, into data/incoming/<class>."),
+        typer.Option("--review", help="Then serve a page on this machine to label them, into data/incoming/CLASS."),
     ] = False
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of that page; 0: any free one.")] = 8010
 
@@ -36,7 +38,7 @@ class LabelNextOptions:
 @app.command("label-next")
 @takes(LabelNextOptions)
 def label_next(given: LabelNextOptions) -> None:
-    """List the images of a folder whose labels would teach the model most, one JSON line each, the first first.
+    """List the images of a folder to label first, one JSON line each: unknown ones, and those the model is unsure of.
 
     Images that are labelled already, in data/prepared or data/incoming, and copies of others are left out.
     """
@@ -51,7 +53,7 @@ def label_next(given: LabelNextOptions) -> None:
     cards = [_card(found, package.classes, number, row) for number, row in enumerate(chosen.tolist())]
     say(
         f"{len(cards)} of {len(found.files):,} images without a label; {found.n_labelled} others are labelled or "
-        f"repeated, {found.n_unread} cannot be read"
+        f"repeated, {len(found.unread)} cannot be read" + "".join(f"\n  {line}" for line in found.unread[:SHOWN])
     )
     if given.review:
         _review(root, [found.files[row] for row in chosen], cards, package, port=given.port)
@@ -82,11 +84,11 @@ def _review(root: Path, files: list[Path], cards: list[dict[str, Any]], package:
 
     from darkroom.audit.incoming import Incoming
     from darkroom.audit.review import Shown, serve, server
+    from darkroom.audit.unlabelled import known_classes
     from darkroom.project.console import say
 
     incoming = root / "data" / "incoming"
-    there = (path.name for path in incoming.glob("*") if path.is_dir())
-    classes = sorted({*package.classes, *there})
+    classes = sorted({*package.classes, *known_classes(root)})
     labels = Incoming(incoming, files, classes)
 
     def image(row: int) -> "np.ndarray":

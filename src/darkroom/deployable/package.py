@@ -292,7 +292,7 @@ def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.
 
 
 def set_scores(probabilities: np.ndarray, *, penalty: float, free: int) -> np.ndarray:
-    """Return the threshold from which on each class is in the prediction set of an image: float64 (n, classes).
+    """Return the lowest threshold at which each class enters the prediction set of an image: float64 (n, classes).
 
     Regularised adaptive prediction sets (RAPS; Angelopoulos et al. 2020, arXiv 2009.14193) without their random draw,
     u = 0: the probability of all classes that are more probable, and a penalty for each rank after the first `free`.

@@ -50,8 +50,8 @@ def rise(answers: Answers, image: np.ndarray, label: int, *, n_masks: int, seed:
         part = covers[:, :, :, None]
         probabilities = answers(np.rint(part * image + (1 - part) * mean).astype(np.uint8))[:, label]
         probabilities = np.clip(probabilities, LEAST, 1 - LEAST)
-        log_odds = np.log(probabilities / (1 - probabilities))
+        log_odds = np.log(probabilities / (1 - probabilities)).astype(float)  # in float32, rounding would draw a map
         weighted += np.einsum("n,nhw->hw", log_odds, covers)
-        seen += covers.sum(axis=0)
+        seen += covers.sum(axis=0, dtype=float)
         total += float(log_odds.sum())
     return np.asarray((weighted - total / n_masks * seen) / n_masks, np.float32)

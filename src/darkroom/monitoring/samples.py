@@ -97,6 +97,11 @@ def inspect(
     if repeats := of_version.num_rows - images.num_rows:
         notes.append(f"{repeats} rows repeat an image of the window and are not counted again.")
     window = logged_sample(images)
+    n_familiar, least = len(window.measures.get("familiarity", ())), (limits or Limits()).min_rows
+    if 0 < n_familiar < least <= images.num_rows:
+        notes.append(f"familiarity is not compared: only {n_familiar} rows have it, {least} are needed.")
+        kept = {name: values for name, values in window.measures.items() if name != "familiarity"}
+        window = Sample(kept, window.labels)
     if reference:
         before, data = stored_sample(reference), None
     else:
@@ -177,10 +182,10 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
 
 
 def answers_on_test(dataset: Dataset, package: Any) -> dict[str, np.ndarray]:
-    """Return the confidence of a version on the test images of classes that it knows: float (n,); none for no images.
+    """Return a version's answers on the test images of classes that it knows, each float (n,); empty without images.
 
-    Of a version that tells, familiarity too. It is asked again: predictions.parquet holds the answers of the last
-    candidate, which may not have been promoted.
+    They are confidence and, of a version that tells, familiarity. It is asked again: predictions.parquet holds the
+    answers of the last candidate, which may not have been promoted.
     """
     known = [label for label, name in enumerate(dataset.classes) if name in package.classes]
     rows = dataset.rows("test")

@@ -69,10 +69,19 @@ def load_section(name: str, model: type[SectionT]) -> SectionT:
         values = values[part]
     if not isinstance(values, dict):
         raise ParamsError(f"{PARAMS_FILE}: {name} is {values!r}, expected a mapping of keys to values")
+    return validated(values, model, name=name, path=PARAMS_FILE)
+
+
+def validated(values: object, model: type[SectionT], *, name: str, path: Path | str) -> SectionT:
+    """Return a section of the params file `path` as its model.
+
+    Raises:
+        ParamsError: a key is unknown, missing, mistyped or out of range.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ParamsError(f"{PARAMS_FILE}: {explain(name, model, error)}") from None
+        raise ParamsError(f"{path}: {explain(name, model, error)}") from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from darkroom.data.arrays.dataset import corrected, split_sizes
+from darkroom.evaluation.metrics.prediction_sets import least_calibration_images
 from darkroom.files.templates import templates
 from darkroom.project.text import ordinal, percent
 from darkroom.promotion.gates import in_words
@@ -167,8 +168,12 @@ def _sets(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     """Return how often the true class is in the prediction set, as promised and as measured; nothing without sets."""
     if (asked := model.get("sets")) is None:
         return []
-    nearly, share = "nearly " if asked["by_folds"] else "", 100 * asked["coverage"]
-    said = [f"Its prediction sets hold the true class of {nearly}{share:g} % of images like those in the dataset."]
+    nearly, share = "nearly " if asked["by_folds"] else "at least ", 100 * asked["coverage"]
+    n_images = asked["n_images"]
+    if n_images < least_calibration_images(asked["coverage"]):
+        said = [f"Its prediction sets list every class: {n_images} calibration images are too few for {share:g} %."]
+    else:
+        said = [f"Its prediction sets hold the true class of {nearly}{share:g} % of images like those in the dataset."]
     if "coverage" in metrics:
         low, high = (percent(side) for side in metrics["coverage_ci95"])
         of_test = f"{percent(metrics['coverage'])} of the test images (95 % interval {low} to {high})"

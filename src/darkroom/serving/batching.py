@@ -13,14 +13,16 @@ class Batcher:
     Args:
         max_waiting: images that are accepted and not answered yet, whichever version answers them.
         seconds: until the answers of a request are there.
+        advice: for clients that waited so long in vain.
 
     Attributes:
         n_waiting: such images.
     """
 
-    def __init__(self, *, max_waiting: int, seconds: float) -> None:
+    def __init__(self, *, max_waiting: int, seconds: float, advice: str = "try again in a second") -> None:
         self._max_waiting = max_waiting
         self._seconds = seconds
+        self._advice = advice
         self.n_waiting = 0
 
     async def submit(self, pool: Pool, images: Sequence[bytes | str], *, request_id: str = "") -> list[Answer]:
@@ -51,7 +53,7 @@ class Batcher:
             async with asyncio.timeout(self._seconds):
                 return await done
         except TimeoutError:
-            raise busy(f"the images were not answered within {self._seconds:g} s") from None
+            raise busy(f"the images were not answered within {self._seconds:g} s", advice=self._advice) from None
         finally:
             self.n_waiting -= n_images
             if group.n_open:

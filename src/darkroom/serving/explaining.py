@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from darkroom.explanation.maps import Explainer, overlaid
+from darkroom.explanation.maps import N_MASKS, Explainer, overlaid
 from darkroom.registry.snapshot import Version
 from darkroom.registry.versions import fetch
 
@@ -17,11 +17,12 @@ class Explaining:
     Args:
         package: of the version.
         threads: CPU threads of one inference.
+        n_masks: see Explainer.
     """
 
-    def __init__(self, version: Version, package: Any, *, threads: int) -> None:
+    def __init__(self, version: Version, package: Any, *, threads: int, n_masks: int = N_MASKS) -> None:
         self._classes = package.classes
-        self._explain = Explainer(fetch(version), package, threads=threads)
+        self._explain = Explainer(fetch(version), package, threads=threads, n_masks=n_masks)
 
     def __call__(self, pixels: np.ndarray, label: str) -> dict[str, str]:
         """Return the method, and as `map` a PNG as data: URI in which bright places speak for the label.

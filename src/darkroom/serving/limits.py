@@ -50,9 +50,9 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure of the server
         self.headers = headers
 
 
-def busy(message: str) -> Refused:
+def busy(message: str, *, advice: str = "try again in a second") -> Refused:
     """Return the refusal of a request that would be welcome a little later."""
-    return Refused(503, f"{message}; try again in a second", headers=((b"retry-after", b"1"),))
+    return Refused(503, f"{message}; {advice}", headers=((b"retry-after", b"1"),))
 
 
 class Disconnected(Exception):  # noqa: N818 - nobody is left to be told

@@ -157,6 +157,19 @@ def check_model(served: Served, name: str, version: str | None) -> None:
         raise Refused(404, f"{asked} is not served here; {here.name} version {here.version} is")
 
 
+def check_outputs(asked: Asked, served: Served) -> list[str]:
+    """Return the names of the outputs of a model.
+
+    Raises:
+        Refused: 400, it does not tell what is asked for.
+    """
+    told = _outputs(served)
+    if missing := [name for name in asked.outputs if name not in told]:
+        here = f"{served.version.name} version {served.version.version}"
+        raise _bad(f"{here} does not tell {' and '.join(missing)}; its outputs are {', '.join(told)}")
+    return told
+
+
 def answer(
     asked: Asked, served: Served, answers: Sequence[Mapping[str, Any]], *, request_id: str
 ) -> tuple[dict[str, Any], bytes]:
@@ -166,10 +179,7 @@ def answer(
         Refused: 400, the model does not tell what is asked for; 422, an image could not be read: the protocol has no
             place for one image's error.
     """
-    told = _outputs(served)
-    if missing := [name for name in asked.outputs if name not in told]:
-        here = f"{served.version.name} version {served.version.version}"
-        raise _bad(f"{here} does not tell {' and '.join(missing)}; its outputs are {', '.join(told)}")
+    told = check_outputs(asked, served)
     for number, one in enumerate(answers):
         if "error" in one:
             raise Refused(422, f"image {number}: {one['error']}" if len(answers) > 1 else one["error"])

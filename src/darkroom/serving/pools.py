@@ -23,7 +23,7 @@ class Pools:
         n_workers: of a version.
         explain_seconds: of processor time for an explanation, by one more worker; None: nothing is explained.
         on_batch: called with every batch that was answered.
-        ended: called with the cause, a word, when a worker ended that should not.
+        ended: called with the cause, a word, when a worker that predicts ended and should not.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Pools:
         pools = [pool := Pool(task, n=self._n_workers, on_batch=on_batch, ended=self._ended, log=log)]
         if self._explain_seconds is not None:
             task = replace(task, max_batch=1, seconds=self._explain_seconds, is_logged=False, explains=True)
-            explaining = Pool(task, n=1, on_batch=_not_noted, ended=self._ended, log=log)
+            explaining = Pool(task, n=1, on_batch=_not_noted, ended=_not_counted, log=log)
             pools.append(explaining)
         self._all = [*(one for one in self._all if one.n_workers), *pools]
         try:
@@ -82,3 +82,7 @@ class Pools:
 
 def _not_noted(images: list[Image], notes: dict[str, Any]) -> None:
     """Leave explanations out of the log and the counters of predictions."""
+
+
+def _not_counted(cause: str) -> None:
+    """Leave explanations that took too long out of what operators are alerted on; the log has them."""

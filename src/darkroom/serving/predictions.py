@@ -62,6 +62,8 @@ class Predictions:
     async def _explain(self, request: Request) -> bytes:
         if self._explainer is None:
             raise Refused(404, "this server does not explain its answers; start it with --explain")
+        if request.query:
+            raise Refused(400, f"{EXPLAIN} takes no query parameters; {PREDICT} takes top and threshold")
         served, (answer,) = await self._of_images(request, max_images=1, explainer=self._explainer)
         if answer.is_error:
             raise Refused(422, answer.value["error"])
@@ -86,6 +88,7 @@ class Predictions:
         def parsed(body: bytes) -> tuple[list[bytes | str], open_inference.Asked]:
             n_json = request.headers.get(open_inference.N_JSON)
             asked = open_inference.Asked.of(body, n_json, max_images=self._max_images)
+            open_inference.check_outputs(asked, self._follower.served)
             return asked.images, asked
 
         asked, served, answers = await self._classified(request, parsed)
@@ -120,7 +123,8 @@ class Predictions:
             images, asked = parsed(body) if at_once else await asyncio.to_thread(parsed, body)
             request.n_images = len(images)
             served = self._follower.served
-            pool = served.explaining if explainer and served.explaining else served.pool
+            pool = served.explaining if explainer else served.pool
+            assert pool is not None  # noqa: S101 - a server that explains has one for every version
             answers = await (explainer or self._batcher).submit(pool, images, request_id=request.id)
         finally:
             self._intake.release(len(body))

@@ -170,7 +170,10 @@ def _say_serving(bound: socket.socket, version: Version) -> None:
 def _application(settings: Settings, *, follower: Follower, metrics: Metrics, unready: Unready) -> ASGIApp:
     limits, alias = settings.limits, None if settings.version else settings.alias
     batcher = Batcher(max_waiting=limits.max_waiting, seconds=limits.request_seconds)
-    explainer = Batcher(max_waiting=MOST_EXPLAINED, seconds=limits.request_seconds) if settings.explains else None
+    explainer = None
+    if settings.explains:
+        advice = "try again later; if it never answers, its operator can raise --request-seconds"
+        explainer = Batcher(max_waiting=MOST_EXPLAINED, seconds=limits.request_seconds, advice=advice)
     feedback_log = FeedbackLog(settings.log_folder) if settings.log_folder else None
     inner = build(
         follower=follower,
@@ -181,7 +184,7 @@ def _application(settings: Settings, *, follower: Follower, metrics: Metrics, un
         needs_token=settings.token is not None,
         takes_feedback=feedback_log is not None,
         explains=settings.explains,
-        n_waiting=lambda: batcher.n_waiting,
+        n_waiting=lambda: batcher.n_waiting + (explainer.n_waiting if explainer else 0),
         unready=unready,
     )
     predictions = Predictions(follower=follower, batcher=batcher, explainer=explainer, metrics=metrics, limits=limits)

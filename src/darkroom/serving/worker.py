@@ -67,8 +67,8 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
         target.flush()
         return
     facts = {"classes": package.classes, "image_shape": package.image_shape, "abstain_below": package.abstain_below}
-    facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of before do not have it
-    facts["coverage"] = (getattr(package, "sets", None) or {}).get("coverage")  # nor this
+    facts["unknown_below"] = getattr(package, "unknown_below", None)  # versions of earlier releases lack it
+    facts["coverage"] = (getattr(package, "sets", None) or {}).get("coverage")  # and this
     send(_ENCODER.encode(facts).encode())
     target.flush()
     _limit_memory(task.memory_bytes)
@@ -116,25 +116,26 @@ def _loaded(task: Task) -> Any:
 
 
 def _explaining(task: Task, package: Any) -> Explaining:
-    """Return what explains, after it has done so once; from then on this process gives way to others.
+    """Return the explainer, after a short trial; this process gives way to others from now on.
 
     Raises:
         RegistryError: the version cannot be explained.
     """
     try:
-        explain = Explaining(task.version, package, threads=task.network_threads)
-        explain(np.zeros(package.image_shape, np.uint8), package.classes[0])
+        _give_way()
+        trial = Explaining(task.version, package, threads=task.network_threads, n_masks=2)
+        trial(np.zeros(package.image_shape, np.uint8), package.classes[0])
     except Exception as error:  # of onnx, or the version's own code
         said = f"{task.version.name} version {task.version.version} cannot be explained"
         raise RegistryError(f"{said}: {type(error).__name__}: {error}; serve it without --explain") from error
-    _give_way()
-    return explain
+    return Explaining(task.version, package, threads=task.network_threads)
 
 
 def _give_way() -> None:
     """Work only while no other process wants the processor. With a nice value alone, one that wakes up still waits."""
-    with suppress(OSError):  # refused in some containers; other systems than Linux do not have it
-        for thread in Path("/proc/self/task").iterdir():
+    threads = Path("/proc/self/task")  # of Linux alone
+    for thread in threads.iterdir() if threads.is_dir() else ():
+        with suppress(OSError):  # refused in some containers; or the thread has ended
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 

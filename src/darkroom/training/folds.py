@@ -26,8 +26,8 @@ def out_of_fold(
 ) -> np.ndarray:
     """Return for every image the probabilities of a network that was not trained on its group: float32 (n, classes).
 
-    The weights of the last epoch answer, whatever the recipe says: to choose an epoch by the labels of a fold would be
-    to look at them.
+    The weights of the last epoch answer, and a schedule that watches validation watches training, whatever the recipe
+    says: to choose by the labels of a fold would be to look at them.
 
     Args:
         recipe: of a network that is trained from the start.
@@ -45,6 +45,8 @@ def out_of_fold(
     if transfer_mode(recipe) is not None:
         raise ParamsError("a candidate for transfer is not trained in folds; its features judge labels")
     recipe = {**recipe, "checkpoint": "last", "early_stopping": None}
+    if (schedule := recipe["schedule"])["name"] == "plateau":
+        recipe["schedule"] = {**schedule, "metric": schedule["metric"].replace("val_", "train_")}
     folds = assign_folds(labels, groups, n_folds=n_folds, seed=recipe["seed"])
     parts = []
     for fold in range(n_folds):

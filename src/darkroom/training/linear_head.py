@@ -20,14 +20,14 @@ PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))
 PATIENCE = 2  # penalties in a row that are no better
 N_FOLDS = 5
 FOLDED_IMAGES = 10_000  # that the folds answer for: above it fewer folds are tried, one of 20,000 images
-PENALTY_IMAGES = 4_000  # that out_of_fold compares penalties on: half the time of 10,000, and as many wrong labels
+PENALTY_IMAGES = 4_000  # that out_of_fold compares penalties on
 SHARPEST, SOFTEST = 1 / 4, 4.0  # temperatures
 # Where answers of few images do not tell, the penalty per image that was best over many small sets decides: a factor of
 # ten beside it counts as much as LOSS_OF_TEN in the sum of their losses.
 USUAL_PENALTY, LOSS_OF_TEN = 0.6, 8.0
 LEAST_VARIANCE = 1e-7  # of the largest: less is rounding
 BIAS_PENALTY = 1e-4  # else the bias of a class of which a fold has no image would have no end
-# Of SciPy's L-BFGS. The folds end sooner: they choose the same penalties in less than half the time.
+# Of SciPy's L-BFGS. The folds end sooner: they are only compared.
 FOLD_OPTIONS: Any = {"maxiter": 300, "gtol": 1e-4, "ftol": 1e-5}
 OPTIONS: Any = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-8}
 
@@ -78,7 +78,7 @@ def solve(
     folds = assign_folds(labels, groups, n_folds=N_FOLDS, seed=seed)
     n_tried = max(1, min(N_FOLDS, FOLDED_IMAGES * N_FOLDS // max(1, len(labels))))
     held_out = np.flatnonzero(judged & (folds < n_tried))
-    with _fold_per_core() as each:
+    with _single_threaded_products() as each:
         problem = _Problem(features, targets)
         best, kept, starts = _best_penalty(
             problem, labels, weights, folds=folds, n_tried=n_tried, held_out=held_out, each=each
@@ -104,7 +104,7 @@ def out_of_fold(
     targets = np.eye(n_classes, dtype=np.float32)[labels]
     n_parts = -(-len(labels) // PENALTY_IMAGES)
     sample = np.flatnonzero(assign_folds(labels, groups, n_folds=n_parts, seed=seed + 1) == 0)
-    with _fold_per_core() as each:
+    with _single_threaded_products() as each:
 
         def compared(problem: "_Problem", rows: np.ndarray, penalties: Sequence[float]) -> tuple[float, np.ndarray]:
             folds = assign_folds(labels[rows], groups[rows], n_folds=N_FOLDS, seed=seed)
@@ -127,10 +127,11 @@ def out_of_fold(
 
 
 @contextmanager
-def _fold_per_core() -> Iterator[Each]:
-    """Yield a map whose calls run at the same time, each on one core.
+def _single_threaded_products() -> Iterator[Each]:
+    """Yield a map whose calls run at the same time; a product of matrices uses one thread.
 
-    Where other programs want the cores too, a product of matrices that waits for all of them takes many times as long.
+    Where other programs want the cores too, a product that waits for all of them takes many times as long. Without
+    threadpoolctl the number of threads is left to the library.
     """
     with ExitStack() as stack:
         try:

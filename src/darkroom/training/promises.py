@@ -80,17 +80,16 @@ def prediction_sets(recipe: Recipe, *, calibration: HeldOut, by_folds: bool) -> 
     """
     coverage, (probabilities, labels, _) = recipe["sets"]["coverage"], calibration
     scores = set_scores(probabilities, penalty=PENALTY, free=FREE)
-    found = conformal.find_threshold(scores[np.arange(len(labels)), labels], coverage)
+    found = conformal.score_threshold(scores[np.arange(len(labels)), labels], coverage)
     n_images, n_classes = len(labels), probabilities.shape[1]
     threshold = min(found + ROUNDING, 1 + PENALTY * n_classes)  # JSON has no infinity; no score is greater
     rule = {"threshold": threshold, "penalty": PENALTY, "free": FREE}
     metadata = {"sets": {"coverage": coverage, **rule, "n_images": n_images, "by_folds": by_folds}}
-    limit = f"the true one is among them for {100 * coverage:g}% of images"
+    share = f"{100 * coverage:g}%"
     if math.isinf(found):
-        least = f"it takes {conformal.least_images(coverage):,} at least; add images, or raise preprocess.val_fraction"
-        return Promise(
-            metadata, f"lists every class: {n_images:,} calibration images do not show when {limit}: {least}"
-        )
-    size = f"{(scores <= threshold).sum(axis=1).mean():.2f} classes on average"
+        least = f"it takes {conformal.least_calibration_images(coverage):,} at least"
+        why = f"{n_images:,} calibration images are too few for a coverage of {share}: {least}"
+        return Promise(metadata, f"lists every class: {why}; add images, or raise preprocess.val_fraction")
+    size = f"{(scores <= threshold).sum(axis=1).mean():.2f} on average, over {n_images:,} calibration images"
     about = ", which are answered by heads of folds: that holds nearly for the model" if by_folds else ""
-    return Promise(metadata, f"lists classes so that {limit}: {size} of {n_images:,} calibration images{about}")
+    return Promise(metadata, f"lists the classes among which the true one is for {share} of images: {size}{about}")

@@ -8,7 +8,7 @@ import pytest
 
 from darkroom.deployable.package import set_scores
 from darkroom.evaluation.metrics.classification import accuracy_interval
-from darkroom.evaluation.metrics.prediction_sets import find_threshold, least_images, measure
+from darkroom.evaluation.metrics.prediction_sets import least_calibration_images, measure, score_threshold
 
 CLASSES = 6
 
@@ -41,7 +41,7 @@ def test_the_stated_coverage_holds_on_average_over_100_draws(n_images: int) -> N
     for _ in range(100):
         some, own = drawn(n_images, rng)
         calibration = set_scores(some, penalty=0.01, free=1)[np.arange(n_images), own]
-        found.append(np.mean(scores <= find_threshold(calibration, 0.9)))
+        found.append(np.mean(scores <= score_threshold(calibration, 0.9)))
     error = 3 * np.std(found) / 10
     assert 0.9 - error < np.mean(found) < 0.9 + 1 / (n_images + 1) + error, "no more is listed than needed"
 
@@ -73,12 +73,12 @@ def test_of_equal_probabilities_the_first_is_listed_first() -> None:
 
 def test_the_threshold_is_the_exact_quantile_of_few_images() -> None:
     scores = np.random.default_rng(0).permutation(np.arange(1, 101))
-    assert find_threshold(scores, 0.95) == 96, "ceil(101 * 0.95)"
-    assert find_threshold(scores[:1], 0.5) == scores[0]
+    assert score_threshold(scores, 0.95) == 96, "ceil(101 * 0.95)"
+    assert score_threshold(scores[:1], 0.5) == scores[0]
     for coverage in (0.5, 0.8, 0.9, 0.95, 0.99, 0.999):
-        least = least_images(coverage)
-        assert find_threshold(np.arange(least), coverage) == least - 1
-        assert find_threshold(np.arange(least - 1), coverage) == math.inf, "one image fewer shows nothing"
+        least = least_calibration_images(coverage)
+        assert score_threshold(np.arange(least), coverage) == least - 1
+        assert score_threshold(np.arange(least - 1), coverage) == math.inf, "one image fewer shows nothing"
 
 
 def test_coverage_and_size_have_intervals_and_stand_per_class() -> None:

@@ -3,6 +3,7 @@
 const at = (id) => document.getElementById(id);
 const secret = location.hash.slice(1); // of the address that the command printed
 const address = (row) => `images/${row}?secret=${secret}`;
+addEventListener("hashchange", () => location.reload()); // the address of a later review in the same tab
 let review = null;
 let place = 0;
 let made = new Set();

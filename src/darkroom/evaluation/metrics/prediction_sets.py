@@ -15,19 +15,19 @@ from darkroom.evaluation.metrics.classification import accuracy_interval
 ROUNDING = 1e-9  # of a product of floats: 0.07 * 100 is more than 7
 
 
-def least_images(coverage: float) -> int:
+def least_calibration_images(coverage: float) -> int:
     """Return how many calibration images it takes before a set may leave out a class.
 
-    >>> least_images(0.95)
+    >>> least_calibration_images(0.95)
     19
     """
     return math.ceil(coverage / (1 - coverage) - ROUNDING)
 
 
-def find_threshold(scores: np.ndarray, coverage: float) -> float:
+def score_threshold(scores: np.ndarray, coverage: float) -> float:
     """Return the threshold up to which a class must be listed: the ceil((n + 1) coverage)-th smallest score.
 
-    Infinity, which lists every class, with fewer than least_images().
+    Infinity, which lists every class, with fewer than least_calibration_images().
 
     Args:
         scores: (n,), of the true class of each calibration image; the smaller, the sooner a class is listed.

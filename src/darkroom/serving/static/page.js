@@ -22,11 +22,11 @@ function percent(share) {
 
 // "cat or dog": of a model with prediction sets the classes among which the true one is, else its label
 function either({ label, prediction_set: names = [label] }) {
-  const shown = names.slice(0, names.length > NAMED + 1 ? NAMED : names.length);
-  const rest = names.length - shown.length;
-  if (rest) shown.push(`${rest} others`);
-  const last = shown.pop();
-  return shown.length ? `${shown.join(", ")} or ${last}` : last;
+  const listed = names.slice(0, names.length > NAMED + 1 ? NAMED : names.length);
+  const rest = names.length - listed.length;
+  if (rest) listed.push(`${rest} others`);
+  const last = listed.pop();
+  return listed.length ? `${listed.join(", ")} or ${last}` : last;
 }
 
 function named(model) {
@@ -92,7 +92,7 @@ function show(file, answer, milliseconds) {
   shown = file;
   at("truth").value = "";
   at("thanks").textContent = "";
-  at("why").hidden = !facts?.explain;
+  at("why").hidden = !facts?.explain || prediction.unknown;
   at("why").disabled = false;
   at("map").hidden = true;
   at("because").textContent = "";
