@@ -65,6 +65,9 @@ def test_decisions_state_what_was_measured() -> None:
         found = [f"{100 * audited[name][side]['recall_at_n']:.0f} %" for name in ("cats-vs-dogs", "mnist", "cifar10")]
         assert words.format(*found) in decisions
     assert f"{100 * asked['gain']:.1f} points more accuracy with 2,000 chosen labels" in decisions
+    strangers = [result("unknown")[name]["auroc"]["far"]["all"] for name in ("digits", "cats-vs-dogs", "left-out")]
+    areas = [", ".join(f"{found[score]:.3f}" for found in strangers) for score in ("familiarity", "maximum_softmax")]
+    assert "{} (maximum softmax {})".format(*areas) in decisions
     compared = (ROOT / "docs" / "compare.md").read_text()
     for tuner in ("keras-tuner", "autokeras"):
         assert f"{searched[tuner]['val_accuracy']:.1%}".replace("%", " %") in compared
