@@ -363,7 +363,7 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
         "it won",
         "2 trials",
         "Least certain right answers",
-        f"with the true one for {best['coverage']:.2%} of images",
+        f"they contain the true class for {best['coverage']:.2%} of images",
     ):
         assert fact in page, fact
     for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
