@@ -132,6 +132,13 @@ def test_networks_judge_the_labels_that_they_did_not_see(tmp_path):
     assert len(found.of_kind("label")[0].beside) == 10
 
 
+def test_a_mistake_in_params_is_said_before_anything_is_computed(tmp_path):
+    section = train_section(epochs="6").replace("epochs:", "epocs:", 1)
+    (tmp_path / "params.yaml").write_text(f"candidates: [cnn]\n{section}")
+    with pytest.raises(ParamsError, match=r"params.yaml: train.cnn .*epocs"):
+        run.audit(tmp_path, source="network", bits=4)
+
+
 def test_without_a_network_the_command_says_what_to_pass(tmp_path):
     images, _, flipped = digits()
     write_prepared(tmp_path, images, flipped)

@@ -86,7 +86,7 @@ def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
 
     def check(given: str) -> None:
         if not secrets.compare_digest(given.encode(), secret.encode()):
-            raise HTTPException(403, "open the address that the command printed: this one is of an earlier review")
+            raise HTTPException(403, "this address has no secret, or that of an earlier review; open the one that the command printed")
 
     def by_header(request: Request) -> None:
         check(request.headers.get("X-Review", ""))

@@ -101,9 +101,7 @@ def energies(logits: Any) -> Any:
 def summed(logits: Any, features: Any, of: Known) -> Any:
     """Return how strange images are by their logits and features, (n,): of arrays, or of the outputs of layers."""
     energy, (lowest, least, greatest) = energies(logits), of.energy_marks
-    counted = ops.clip(energy, least, greatest)
-    if np.isfinite(lowest):
-        counted = counted + ops.relu(lowest - energy)
+    counted = ops.clip(energy, least, greatest) + ops.relu(lowest - energy)
     return distances(features, of) / of.spreads[0] + counted / of.spreads[1]
 
 

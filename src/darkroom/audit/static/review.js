@@ -13,7 +13,10 @@ async function ask(path, body) {
   const headers = { "X-Review": secret };
   const sent = { method: "POST", headers: { ...headers, "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const answer = await fetch(path, body === undefined ? { headers } : sent);
-  if (!answer.ok) throw new Error(await answer.text());
+  if (!answer.ok) {
+    const said = await answer.text();
+    throw new Error(said.startsWith("{") ? JSON.parse(said).detail : said);
+  }
   return answer.json();
 }
 
