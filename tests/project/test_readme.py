@@ -68,6 +68,10 @@ def test_decisions_state_what_was_measured() -> None:
     strangers = [result("unknown")[name]["auroc"]["far"]["all"] for name in ("digits", "cats-vs-dogs", "left-out")]
     areas = [", ".join(f"{found[score]:.3f}" for found in strangers) for score in ("familiarity", "maximum_softmax")]
     assert "{} (maximum softmax {})".format(*areas) in decisions
+    small, large_images = result("serve")["28x28"], result("serve")["224x224"]
+    assert f"{small['overhead_p50_ms']:.2f} ms over the bare network at 28x28" in decisions
+    times = [one["times_the_requests_of_mlflow"]["8"] for one in (small, large_images)]
+    assert "{:.1f} and {:.1f} times the requests per second of MLflow's server".format(*times) in decisions
     compared = (ROOT / "docs" / "compare.md").read_text()
     for tuner in ("keras-tuner", "autokeras"):
         assert f"{searched[tuner]['val_accuracy']:.1%}".replace("%", " %") in compared
