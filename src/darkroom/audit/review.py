@@ -86,7 +86,8 @@ def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
 
     def check(given: str) -> None:
         if not secrets.compare_digest(given.encode(), secret.encode()):
-            raise HTTPException(403, "this address has no secret, or that of an earlier review; open the one that the command printed")
+            said = "this address has no secret, or that of an earlier review; open the one that the command printed"
+            raise HTTPException(403, said)
 
     def by_header(request: Request) -> None:
         check(request.headers.get("X-Review", ""))
