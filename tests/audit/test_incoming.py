@@ -55,7 +55,7 @@ def test_a_label_that_is_no_class_is_refused(files, tmp_path):
     labels = Incoming(tmp_path / "incoming", files, ["dark", "light"])
     with pytest.raises(DataError, match="'../x' is not a class; expected one of dark, light"):
         labels.decide(0, "../x")
-    with pytest.raises(DataError, match="there is no image 6; expected 0 to 5"):
+    with pytest.raises(DataError, match="image 6 does not exist; expected 0 to 5"):
         labels.decide(6, "dark")
     files[0].unlink()
     with pytest.raises(DataError, match="0.PNG: cannot be read .*; it was there when the review began"):

@@ -142,7 +142,7 @@ def test_a_mistake_in_params_is_said_before_anything_is_computed(tmp_path):
 def test_without_a_network_the_command_says_what_to_pass(tmp_path):
     images, _, flipped = digits()
     write_prepared(tmp_path, images, flipped)
-    with pytest.raises(ParamsError, match="no candidate is trained from the start.*; pass --by features"):
+    with pytest.raises(ParamsError, match="every candidate uses a backbone.*; pass --by features"):
         run.audit(tmp_path, source="network", bits=4)
 
 

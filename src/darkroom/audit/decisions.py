@@ -46,10 +46,10 @@ class Decisions:
         """Give an image a label: that of a class, its own (it is confirmed), or `drop`.
 
         Raises:
-            DataError: there is no such image or class, or the file cannot be read.
+            DataError: the image or the class does not exist, or the file cannot be read.
         """
         if not 0 <= row < len(self._ids):
-            raise DataError(f"there is no image {row}; expected 0 to {len(self._ids) - 1}")
+            raise DataError(f"image {row} does not exist; expected 0 to {len(self._ids) - 1}")
         if new not in {*self.classes, DROP}:
             raise DataError(f"{new!r} is not a class; expected {DROP} or one of {', '.join(self.classes)}")
         when = datetime.now(UTC).isoformat(timespec="seconds")

@@ -44,10 +44,10 @@ class Incoming:
         """Copy an image to the directory of its class, away from that of another class.
 
         Raises:
-            DataError: there is no such image or class, or the disk refuses.
+            DataError: the image or the class does not exist, or a file cannot be written.
         """
         if not 0 <= row < len(self.files):
-            raise DataError(f"there is no image {row}; expected 0 to {len(self.files) - 1}")
+            raise DataError(f"image {row} does not exist; expected 0 to {len(self.files) - 1}")
         if new not in self.classes:
             raise DataError(
                 f"{new!r} is not a class; expected one of {', '.join(self.classes)}; for a new class make its "

@@ -131,7 +131,7 @@ def candidate_recipe(root: Path) -> tuple[str, Recipe]:
             best = root / "models" / name / "best.yaml"
             return name, overrides.with_best(settings, best)[0] if best.exists() else settings
     raise ParamsError(
-        f"{root / 'params.yaml'}: no candidate is trained from the start, so there is no network to judge labels; pass "
+        f"{root / 'params.yaml'}: every candidate uses a backbone, so no network can judge the labels; pass "
         "--by features"
     )
 

@@ -109,7 +109,7 @@ def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
         try:
             content, media_type = encoded(shown.image(row), side=SIDE)
         except (IndexError, ValueError):  # a file that was moved away meanwhile
-            raise HTTPException(404, f"there is no image {row}") from None
+            raise HTTPException(404, f"image {row} does not exist") from None
         return Response(content, media_type=media_type, headers={**HEADERS, "Cache-Control": "max-age=600"})
 
     @app.post("/decisions", dependencies=known)

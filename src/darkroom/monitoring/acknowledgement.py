@@ -71,7 +71,7 @@ def write_acknowledgement(log: Path, acknowledgement: Acknowledgement) -> None:
     """Put it in the place of the one before.
 
     Raises:
-        DataError: the disk refuses.
+        DataError: a file cannot be written.
     """
     path = log / FILE
     with write_errors(path):

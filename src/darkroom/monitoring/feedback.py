@@ -57,7 +57,7 @@ class FeedbackLog:
         """Write the labels; when this returns they are on the disk.
 
         Raises:
-            DataError: the disk refuses; some of the labels may be written, and writing them again does no harm.
+            DataError: a file cannot be written; some of the labels may be written, and writing them again does no harm.
         """
         lines = [json.dumps(_as_json(label), ensure_ascii=False) for label in labels]
         data = "\n".join(["", *lines, ""]).encode()

@@ -51,7 +51,7 @@ class KeptImages:
         """Write an image, unless it is there or larger than all may be; return whether it was written.
 
         Raises:
-            DataError: the disk refuses.
+            DataError: a file cannot be written.
         """
         if len(data) > self._keeping.max_bytes:
             return False

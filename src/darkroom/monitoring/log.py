@@ -88,7 +88,7 @@ class PredictionLog:
         """Write what is held to a file of its own, and return whether anything was.
 
         Raises:
-            DataError: the disk refuses. These rows are given up: a full disk must not fill the memory as well.
+            DataError: a file cannot be written. These rows are given up: a full disk must not fill the memory as well.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -179,7 +179,7 @@ def keep_image(folder: Path, image_id: str, data: bytes) -> bool:
     """Write the bytes of an image to images/<first two digits>/<id> in a directory, and return whether they were new.
 
     Raises:
-        DataError: the disk refuses.
+        DataError: a file cannot be written.
     """
     path = folder / "images" / image_id[:2] / image_id
     if path.exists():

@@ -108,7 +108,7 @@ def copy_to_incoming(
         new_classes: whether a label may become a new class.
 
     Raises:
-        DataError: the log cannot be read, or the disk refuses.
+        DataError: the log cannot be read, or a file cannot be written.
     """
     import pandas as pd
 

@@ -97,7 +97,7 @@ def store(log: FeedbackLog, labels: Sequence[TrueLabel], *, classes: Sequence[st
     """Write the labels, and return those that are none of the classes.
 
     Raises:
-        Refused: the disk refuses.
+        Refused: a file cannot be written.
     """
     try:
         log.append(labels)
