@@ -1,27 +1,24 @@
 """Classify any number of images into one parquet file, and go on where a killed run ended.
 
 Images are taken in chunks; each chunk that was answered is a file of OUT.parts/, and when all are there they become OUT
-in one step. A chunk's file appears whole or not at all, and holds its images once: however often a run is killed, OUT
-is what an undisturbed run would have written.
+in one step; see parts.py.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.batch import answers
+from darkroom.batch import parts as in_parts
 from darkroom.batch.inputs import open_inputs
 from darkroom.compute.stream import n_workers_of, stream
-from darkroom.errors import DataError, LockedError, ParamsError
-from darkroom.files.array_folder import MANIFEST
-from darkroom.files.writing import replacing, write_errors, write_text
-from darkroom.monitoring.log import file_name, schema
+from darkroom.errors import ParamsError
 from darkroom.registry import versions
 from darkroom.registry.snapshot import Version
 
@@ -33,11 +30,7 @@ if TYPE_CHECKING:
 CHUNK_IMAGES = 1024
 CHUNK_PIXELS = 256 * 224 * 224
 SMALLEST_CHUNK = 16
-ROW_GROUP = 65_536  # rows of OUT that are in memory at once
-SHOWN_ERRORS = 3
 PARQUET = ("", ".parquet", ".pq")  # endings of OUT
-PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden one that was being written
-LOG_NAME = "log_name"
 METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
 
 
@@ -130,7 +123,7 @@ def run(
     parts = out.with_name(f"{out.name}.parts")
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(source, limit=options.limit))
-        stack.enter_context(_alone(parts, out))
+        stack.enter_context(in_parts.alone(parts, out))
         described = {
             "input": source,
             "limit": options.limit,
@@ -142,8 +135,8 @@ def run(
         n_chunks = 4 * n_workers_of(options.workers)  # at least, where there are enough images
         most = min(CHUNK_IMAGES, CHUNK_PIXELS // (package.image_shape[0] * package.image_shape[1]))
         size = max(SMALLEST_CHUNK, inputs.count(most * n_chunks) // n_chunks)
-        size = _begin(parts, described, size=size, restart=options.restart)
-        done = _Done(parts)
+        size = in_parts.begin(parts, described, size=size, restart=options.restart)
+        done = in_parts.Done(parts)
         resumed = finished = done.n_images
         on_progress(finished, inputs.n)
         work = answers.Work(
@@ -157,172 +150,16 @@ def run(
             cluster=options.cluster,
         )
         for number, n_rows, data in answered:
-            _write(parts / f"{number:08d}.arrow", data)
+            in_parts.write(parts, number, data)
             finished += n_rows
             on_progress(finished, inputs.n)
         done.check_all_taken()
-        counts = _assemble(parts, out, columns=_schema(package, version), log=log)
+        counts = in_parts.assemble(parts, out, columns=_schema(package, version), log=log)
         shutil.rmtree(parts)
     seconds = round(time.monotonic() - began, 3)
     return Summary(str(out), version.name, version.version, resumed=resumed, seconds=seconds, **counts)
 
 
-@contextmanager
-def _alone(parts: Path, out: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    with write_errors(parts):
-        parts.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(parts / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise LockedError(f"{out} is being written by another process; wait for it, or choose another file") from None
-
-
-def _begin(parts: Path, described: dict[str, Any], *, size: int, restart: bool) -> int:
-    """Return how many images a chunk has: as many as in the killed run that goes on here, if there is one.
-
-    Raises:
-        DataError: the killed run did something else.
-    """
-    path = parts / MANIFEST
-    earlier = None if restart else _read_manifest(path)
-    if earlier:
-        _check_same(parts, earlier, described)
-        return int(earlier["chunk_images"])
-    path.unlink(missing_ok=True)  # first: without it, no part is of any use
-    for left in [*parts.glob("*.arrow"), parts / LOG_NAME]:
-        left.unlink(missing_ok=True)
-    with write_errors(path):
-        write_text(path, json.dumps(described | {"chunk_images": size}))
-    return size
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there, or left empty by a machine that lost its power
-        return None
-
-
-def _check_same(parts: Path, earlier: dict[str, Any], described: dict[str, Any]) -> None:
-    for key, now in described.items():
-        then = earlier.get(key)
-        if then == now:
-            continue
-        finish = f"--version {then}" if key == "version" else "its arguments"
-        raise _of_another_run(parts, f"with {key} {then}, not {now}; finish it with {finish}")
-
-
-def _of_another_run(parts: Path, what: str) -> DataError:
-    return DataError(f"{parts} belongs to a run {what}, or start over with --restart")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with write_errors(path), replacing(path) as part:
-        part.write_bytes(data)
-
-
-class _Done:
-    """The chunks that an earlier, killed run has answered, each with the fingerprint of its images.
-
-    Attributes:
-        n_images: of all of them.
-    """
-
-    def __init__(self, parts: Path) -> None:
-        import pyarrow as pa
-
-        self._parts = parts
-        self._left = dict[int, str]()
-        self.n_images = 0
-        for path in parts.glob(PARTS):
-            try:
-                with pa.memory_map(str(path)) as file:
-                    table = pa.ipc.open_file(file).read_all()
-            except (OSError, pa.ArrowInvalid):  # a failing machine has left it without its end
-                continue
-            self._left[int(path.stem)] = (table.schema.metadata or {}).get(answers.FINGERPRINT, b"").decode()
-            self.n_images += table.num_rows
-
-    def take(self, number: int, fingerprint: str) -> bool:
-        """Return whether a chunk is done.
-
-        Raises:
-            DataError: it is, but with other images.
-        """
-        known = self._left.pop(number, None)
-        if known not in (None, fingerprint):
-            raise self._other_images()
-        return known is not None
-
-    def check_all_taken(self) -> None:
-        """Raise DataError if there are chunks of more images than there are now."""
-        if self._left:
-            raise self._other_images()
-
-    def _other_images(self) -> DataError:
-        return _of_another_run(self._parts, "on other images; finish it with its arguments")
-
-
 def _schema(package: Any, version: Version) -> "pa.Schema":
-
     said = {"classes": package.classes, "model": version.name, "version": version.version}
     return answers.schema().with_metadata({METADATA_KEY: json.dumps(said)})
-
-
-def _assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None) -> dict[str, Any]:
-    """Write all parts as `out`, and the file of the log before it; return the counts of Summary."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    counts: dict[str, Any] = {"images": 0, "failed": 0, "abstained": 0, "errors": []}
-    written = parts / "rows.parquet"  # beside the parts: what a kill leaves of it goes with them
-    with write_errors(out), ExitStack() as stack:
-        # Dictionaries where values repeat; hashes and probabilities have nothing to share.
-        dictionary = ["label", "version", "error"]
-        writer = stack.enter_context(pq.ParquetWriter(written, columns, compression="zstd", use_dictionary=dictionary))
-        if log:
-            logged = stack.enter_context(replacing(log / _log_name(parts)))
-            log_writer = stack.enter_context(pq.ParquetWriter(logged, schema(), compression="zstd"))
-        for table in _row_groups(parts):
-            for field in columns:  # parts of an earlier release lack those that came later
-                if field.name not in table.column_names:
-                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-            writer.write_table(table.select(columns.names).cast(columns))
-            errors = table.filter(pc.is_valid(table["error"])).select(["path", "error"])
-            counts["images"] += table.num_rows
-            counts["failed"] += errors.num_rows
-            counts["abstained"] += pc.sum(table["abstained"]).as_py() or 0
-            first = errors.slice(0, SHOWN_ERRORS - len(counts["errors"])).to_pylist()
-            counts["errors"] += [f"{row['path']}: {row['error']}" for row in first]
-            if log:
-                log_writer.write_table(answers.log_rows(table))
-    with write_errors(out):
-        written.replace(out)  # the log is in its place already, under a name that a second attempt uses again
-    return counts
-
-
-def _row_groups(parts: Path) -> Iterator["pa.Table"]:
-    """Yield the parts in their order, as tables of about ROW_GROUP rows; columns that a part lacks are null."""
-    import pyarrow as pa
-
-    held: list[pa.Table] = []
-    for path in sorted(parts.glob(PARTS)):
-        with pa.memory_map(str(path)) as file:
-            held.append(pa.ipc.open_file(file).read_all())
-        if sum(table.num_rows for table in held) >= ROW_GROUP:
-            yield pa.concat_tables(held, promote_options="default")
-            held = []
-    if held:
-        yield pa.concat_tables(held, promote_options="default")
-
-
-def _log_name(parts: Path) -> str:
-    """Return the name of this run's file in the log, the same after a kill: the images are logged once."""
-    path = parts / LOG_NAME
-    if not path.exists():
-        write_text(path, file_name(0))
-    return path.read_text(encoding="utf-8")
