@@ -42,7 +42,7 @@ def heat_of(path: Path, candidate: Candidate, dataset: Dataset, worst: Sequence[
         candidate: scored on the test images of dataset.
         worst: its worst errors.
     """
-    explain = Explainer(path, Package.load(path), n_masks=N_MASKS)
+    explain = Explainer(path, Package.load(path))
     is_exact = explain.method == EXACT
     wrong = worst[: MOST_ERRORS[is_exact]]
     rows, predicted = dataset.rows("test"), candidate.probabilities.argmax(axis=1)
@@ -52,7 +52,9 @@ def heat_of(path: Path, candidate: Candidate, dataset: Dataset, worst: Sequence[
     images = np.concatenate([images, dataset.images[rows[right]]])
     if not len(images):
         return Heat(explain.method, [], None, 0)
-    maps = explain(images, [dataset.classes.index(one.predicted) for one in wrong] + predicted[right].tolist())
+    maps = explain(
+        images, [dataset.classes.index(one.predicted) for one in wrong] + predicted[right].tolist(), n_masks=N_MASKS
+    )
     shown = [overlaid(one.image, heat) for one, heat in zip(wrong, maps, strict=False)]
     uris = [data_uri(cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()) for image in shown]
     return Heat(explain.method, uris, common_spot(maps[len(wrong) :]), len(right))

@@ -24,32 +24,31 @@ class Explainer:
     Args:
         path: of model.onnx.
         package: its Package.
-        n_masks: where the maps are not exact: more are smoother, and take longer.
         threads: CPU threads of an exact map; None: every core that this process may use.
 
     Attributes:
         method: EXACT or BY_MASKS.
     """
 
-    def __init__(self, path: Path, package: Any, *, n_masks: int = N_MASKS, threads: int | None = None) -> None:
+    def __init__(self, path: Path, package: Any, *, threads: int | None = None) -> None:
         self._package = package
-        self._n_masks = n_masks
         self._exact = activation.opened(path, threads=threads)
         self.method = EXACT if self._exact else BY_MASKS
 
-    def __call__(self, images: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    def __call__(self, images: np.ndarray, labels: Sequence[int], *, n_masks: int = N_MASKS) -> np.ndarray:
         """Return a map of each image, float32 (n, H, W): above 0 where it speaks for the class, at most 1.
 
         Args:
             images: uint8 (n, H, W, C), as the network takes them.
             labels: (n,), of which class each map is.
+            n_masks: where the maps are not exact: more are smoother, and take longer.
         """
         height, width = images.shape[1:3]
         if self._exact:
             found = self._exact(images, np.asarray(labels, int))
             found = np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in found])
         else:
-            answers, plan = self._package.probabilities, {"n_masks": self._n_masks, "seed": SEED}
+            answers, plan = self._package.probabilities, {"n_masks": n_masks, "seed": SEED}
             pairs = zip(images, labels, strict=True)
             found = np.stack([masking.rise(answers, image, label, **plan) for image, label in pairs])
         return np.asarray(found / np.maximum(found.max(axis=(1, 2), keepdims=True), 1e-9), np.float32)

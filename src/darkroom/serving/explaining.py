@@ -6,7 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from darkroom.explanation.maps import N_MASKS, Explainer, overlaid
+from darkroom.explanation.maps import Explainer, overlaid
 from darkroom.registry.snapshot import Version
 from darkroom.registry.versions import fetch
 
@@ -17,12 +17,14 @@ class Explaining:
     Args:
         package: of the version.
         threads: CPU threads of one inference.
-        n_masks: see Explainer.
     """
 
-    def __init__(self, version: Version, package: Any, *, threads: int, n_masks: int = N_MASKS) -> None:
+    def __init__(self, version: Version, package: Any, *, threads: int) -> None:
         self._classes = package.classes
-        self._explain = Explainer(fetch(version), package, threads=threads, n_masks=n_masks)
+        self._explain = Explainer(fetch(version), package, threads=threads)
+        self._explain(
+            np.zeros((1, *package.image_shape), np.uint8), [0], n_masks=2
+        )  # so that it fails here, if it does
 
     def __call__(self, pixels: np.ndarray, label: str) -> dict[str, str]:
         """Return the method, and as `map` a PNG as data: URI in which bright places speak for the label.

@@ -123,12 +123,10 @@ def _explaining(task: Task, package: Any) -> Explaining:
     """
     try:
         _give_way()
-        trial = Explaining(task.version, package, threads=task.network_threads, n_masks=2)
-        trial(np.zeros(package.image_shape, np.uint8), package.classes[0])
+        return Explaining(task.version, package, threads=task.network_threads)
     except Exception as error:  # of onnx, or the version's own code
         said = f"{task.version.name} version {task.version.version} cannot be explained"
         raise RegistryError(f"{said}: {type(error).__name__}: {error}; serve it without --explain") from error
-    return Explaining(task.version, package, threads=task.network_threads)
 
 
 def _give_way() -> None:
