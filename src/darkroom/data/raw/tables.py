@@ -1,4 +1,4 @@
-"""Label tables: a CSV, TSV, JSON Lines or parquet file that gives each image its class, and more if it likes."""
+"""Label tables: CSV, TSV, JSON Lines or parquet files with the class of each image, and other columns."""
 
 import csv
 import json
@@ -36,14 +36,14 @@ SPLITS = ("split", "subset", "set")
 
 @dataclass(frozen=True)
 class Table:
-    """What a label table says of its images.
+    """A label table.
 
     Attributes:
         name: its path in the dataset.
-        called: what to call it in an error.
-        rows: column to text, by the line of the row.
+        called: its name in errors.
+        rows: dicts of column to text, by line.
         path, label, split: the names of these columns; split may be None.
-        exported: whether a program wrote it, whose paths may begin with directories of another machine.
+        exported: whether a program exported it, so that paths may begin with directories of another machine.
     """
 
     name: str
@@ -59,7 +59,7 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
     """Return a CSV, TSV, JSON Lines or parquet file as a table.
 
     Args:
-        layout: may name the columns; without that the first of the usual names is taken.
+        layout: may name the columns; by default the first of the usual names is used.
 
     Raises:
         DataError: see read_table, or there are no rows, or a column is missing.
@@ -79,19 +79,20 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
 def place_by_tables(
     names: Sequence[tuple[str, bool]], tables: Sequence[Table], *, where: Path, root: str | None = None
 ) -> list[Placed]:
-    """Return the images that tables name, in their order, with class, split and all other columns.
+    """Return the images of tables, in their order, with class, split and all other columns.
 
-    Where no column says the split, the names of several tables or of their directories may (train.csv and test.csv).
+    Without a column for the split, the names of several tables or of their directories may give it (train.csv,
+    test.csv).
 
     Args:
         names: (path with "/" between its parts, whether it is a directory) of the dataset; Placed.number is the
             position.
-        where: what to call the dataset in an error.
-        root: the directory that paths start from; None: it is found, see finding.find.
+        where: the dataset's name in errors.
+        root: the directory to which paths are relative; None: detected, see finding.find.
 
     Raises:
-        DataError: a row has no path or label, the split is none that is known, an image is not there or named twice,
-            or two class names differ by case, spaces or Unicode form only.
+        DataError: a row has no path or label, a split is unknown, an image is missing or named twice, or two class
+            names differ only in case, spaces or Unicode form.
     """
     files = Files(names)
     splits = _splits(tables, where=where)
@@ -115,12 +116,12 @@ def place_by_tables(
 
 
 def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, str]]:
-    """Return the rows of a table by their line in it, each a dict from column to text, "" where it lacks the column.
+    """Return the rows of a table by line, each a dict from column to text, "" for missing values.
 
-    A row of parquet has its number in place of a line. Spaces around the name of a column are ignored.
+    For parquet the key is the number of the row. Spaces around the names of columns are ignored.
 
     Raises:
-        DataError: the suffix is none of SUFFIXES, or the content is not what it says.
+        DataError: the suffix is not in SUFFIXES, or the content does not match it.
     """
     called, suffix = f"{where}: {name}", PurePosixPath(name).suffix.casefold()
     if suffix not in SUFFIXES:
@@ -139,14 +140,14 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
 
 
 def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, Any]]:
-    """Return the rows of CSV, whose separator is found out (Excel writes semicolons in many countries), or of TSV."""
+    """Return the rows of TSV, or of CSV, whose separator is detected (Excel writes semicolons in many countries)."""
     head = text.partition("\n")[0]
     separator = "\t" if suffix == ".tsv" else max(",;\t", key=head.count)
     rows: dict[int, dict[str, Any]] = {}
     try:
         reader = csv.DictReader(StringIO(text, newline=""), delimiter=separator, strict=True)
         for row in reader:
-            rows[reader.reader.line_num] = row  # the line_num of a DictReader leaves blank lines out
+            rows[reader.reader.line_num] = row  # the line_num of a DictReader does not count blank lines
     except csv.Error as error:
         raise DataError(f"{called} cannot be read: {error}") from None
     if long := next((line for line, row in rows.items() if None in row), None):
@@ -179,17 +180,17 @@ def _parquet(data: bytes, *, called: str) -> dict[int, dict[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text that a CSV would have; whole numbers without a point, as 3 and not 3.0."""
+    """Return a value as text, as in a CSV; whole numbers without a decimal point (3, not 3.0)."""
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
-    """Return the column that the setting `key` of a layout names, or that has the first of the usual names.
+    """Return the column that the setting `key` of a layout names, else the first with a usual name.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such column.
     """
     wanted = [given.strip()] if given else usual
     found = next((name for word in wanted for name in header if (name if given else name.casefold()) == word), None)
@@ -220,7 +221,7 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
 
 
 def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], str]:
-    """Return the split, where there is one, by the number of the table and the line."""
+    """Return the splits by number of the table and line, for rows that have one."""
     said: dict[tuple[int, int], str] = {}
     by_name = splits_by_name([table.name for table in tables], where=where)
     for number, table in enumerate(tables):
