@@ -177,8 +177,8 @@ class OldData(NamedTuple):
 def old_data(root: Path, *, remove: bool) -> OldData:
     """Return the files in DVC's cache that nothing uses (`dvc gc --all-commits --all-experiments`).
 
-    The data of versions that were trained from a commit are kept; of those trained from uncommitted data (git.dirty) only
-    the model is.
+    The data of versions that were trained from a commit are kept; of those trained from uncommitted data (git.dirty)
+    only the model is.
 
     Args:
         remove: whether to delete them.
