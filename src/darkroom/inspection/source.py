@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from darkroom.data.raw.labels import placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, walk
-from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_litter, split_of, words
+from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_document, is_litter, split_of, words
 from darkroom.data.raw.placement import Placed, check_classes
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
@@ -158,8 +158,10 @@ def _largest(tables: list[Source]) -> Source:
 def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source | None:
     """Return the dataset without directories of unlabelled images and of masks, None if it still does not fit."""
     directories = {str(above) for name in _files(listing) for above in PurePosixPath(name).parents} - {"."}
-    inside = {posixpath.basename(posixpath.dirname(name)) for name in directories}
-    skip = sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, inside)})
+    holding = {posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
+    of_images = {posixpath.dirname(name) for name in _files(listing) if not is_document(name)}
+    labelled = {posixpath.basename(name) for name in holding} | _parts_of_classes(directories, of_images)
+    skip = sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, labelled)})
     for left_out in [*([name] for name in skip), *([skip] if len(skip) > 1 else [])]:
         with suppress(DataError):
             found = read({"skip": left_out})
@@ -169,16 +171,42 @@ def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], So
     return None
 
 
-def _holds_no_class(name: str, inside: Set[str]) -> bool:
-    """Return whether the name of a directory is that of unlabelled images or masks.
+def _is_wrapped(directory: str) -> bool:
+    """Return whether a directory is the inner one of `test/test`."""
+    above, name = posixpath.split(directory)
+    return posixpath.basename(above) == name
+
+
+def _parts_of_classes(directories: Set[str], of_images: Set[str]) -> set[str]:
+    """Return the names of directories that lie beside images of a class, beside its `train`, or in several classes.
 
     Args:
-        inside: the names of directories that hold directories.
+        of_images: directories that images lie in.
+    """
+    above = {name: posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
+    times = Counter(map(posixpath.basename, above))
+    of_train = {
+        holder
+        for name, holder in above.items()
+        if name in of_images and split_of(posixpath.basename(name)) == ("train", True)
+    }
+    return {
+        posixpath.basename(name)
+        for name, holder in above.items()
+        if holder in of_images | of_train or times[posixpath.basename(name)] > 1
+    }
+
+
+def _holds_no_class(name: str, labelled: Set[str]) -> bool:
+    """Return whether a directory is one of unlabelled images or of masks by its name.
+
+    Args:
+        labelled: the names of directories that hold directories, or lie in a class.
     """
     said, (split, is_sure) = words(name), split_of(name)
     maybe_class = {"mask", "label"}.intersection(said)
     of_other_pictures = bool(said) and not maybe_class and all(map(BESIDE_IMAGES.fullmatch, said))
-    is_test = is_sure and split != "train" and name not in inside
+    is_test = is_sure and split != "train" and name not in labelled
     return any(map(UNLABELLED.fullmatch, said)) or of_other_pictures or is_test
 
 

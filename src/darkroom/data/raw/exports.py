@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from darkroom.data.raw.tables import LABELS, PATHS, Table, as_text, find_column
+from darkroom.data.raw.columns import LABELS, PATHS, find_column
+from darkroom.data.raw.tables import Table, as_text
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 

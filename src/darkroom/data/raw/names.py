@@ -14,7 +14,7 @@ KeyT = TypeVar("KeyT")
 OFFICIAL = ("train", "val", "test")  # in the order of a stream of images
 _WORDS = {
     "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validate", "validation", "vld", "dev"),
     "test": ("test", "testing", "tst", "holdout"),
     "eval": ("eval", "evaluation"),  # val beside a test directory, else test
 }
@@ -28,11 +28,15 @@ BESIDE_IMAGES = re.compile(  # in names of directories of masks, annotations and
 )
 UNLABELLED = re.compile(r"pred|predict|predictions?|unlabell?ed")  # in names of directories of images without a class
 
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
+
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini", "__macosx", "system volume information"}
 _LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
 _DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
 _DOCUMENTS |= {".dvc"}  # written by `dvc add data/incoming/cats` beside the directory
+_DOCUMENTS |= {".cache"}  # written by Ultralytics beside the directories of splits
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"}
 _DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
@@ -78,8 +82,17 @@ def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
 
 
 def same_name(name: str) -> str:
-    """Return a key that is equal for class names that some file systems do not distinguish (NFC, case, spaces)."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
+    """Return a key that is equal for class names that readers or some file systems do not distinguish.
+
+    It is the NFC form, case folded, without invisible characters, extra spaces, and trailing dots, which Windows drops;
+    a whole number that a table has as a float (1.0) becomes an integer.
+
+    >>> same_name("Hot\u00a0 dog."), same_name("cat\u200b"), same_name("3.0")
+    ('hot dog', 'cat', '3')
+    """
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    plain = " ".join(visible.casefold().split()).rstrip(". ") or name
+    return plain.split(".")[0] if _WHOLE_FLOAT.fullmatch(plain) else plain
 
 
 def is_document(path: str) -> bool:

@@ -204,6 +204,7 @@ def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
         return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
     below = _splits_below_classes(directory, path, where=where)
     if not below:
+        _refuse_parts_of_classes(directory, path, where=where)
         _refuse_siblings(directory, path, where=where)
         _refuse_split_classes(directory, where=where)
     _refuse_what_is_no_class(directory, path, where=where)
@@ -228,6 +229,7 @@ def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str,
         for label in _unwrapped(child, ())[0].children
     )
     inner, inside = _unwrapped(directory.children[name], (*path, name), classes=classes)
+    _refuse_parts_of_classes(inner, inside, where=where, split=split)
     _refuse_siblings(inner, inside, where=where)
     _refuse_what_is_no_class(inner, inside, where=where, in_split=True)
     return _Part(inside, split)
@@ -257,6 +259,25 @@ def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where
             f"classes with `level`: {len(path) + 1} for {shown(above)}, {len(path) + 3} for {shown(shared[0])}"
         )
     return settled(by_name)
+
+
+def _refuse_parts_of_classes(
+    directory: _Directory, path: tuple[str, ...], *, where: Path, split: str | None = None
+) -> None:
+    """Refuse `cats/val` beside images of classes that are in no split, or inside another split."""
+    said = {
+        f"{label}/{name}": split_of(name)[0] if split_of(name)[1] else None
+        for label, child in directory.children.items()
+        for name in child.children
+    }
+    splits = {*said.values(), *(split for child in directory.children.values() if split or child.has_images)}
+    held_out = [name for name, own in said.items() if own not in (None, "train", split)]
+    if held_out and len(splits) > 1:
+        raise DataError(
+            f"{where}: {shown(min(held_out))} seems to be a part of a split that other images have no part in; arrange "
+            "all as train/<class>/<image> and val or test beside train, name it in `skip` of the layout, or say that "
+            f"all in it belongs to its class with `level`: {len(path) + 1} in the layout"
+        )
 
 
 def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
@@ -397,9 +418,10 @@ def check_names(classes: set[str], where: Path) -> None:
     for name in sorted(classes):
         other = forms.setdefault(same_name(name), name)
         if other != name:
-            # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
-            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
-            both = f"{other!a} and {name!a}" if same else f"{shown(other)} and {shown(name)}"
-            raise DataError(
-                f"{where}: the class names {both} differ only in case, spaces or Unicode form; merge the directories"
-            )
+            # Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.
+            one, two = (unicodedata.normalize("NFC", form) for form in (other, name))
+            in_case = one != two and one.casefold() == two.casefold()
+            both = f"{shown(other)} and {shown(name)}" if in_case else f"{other!a} and {name!a}"
+            point = same_name(name).isdecimal() and "." in f"{other}{name}"
+            what = "the decimal point" if point else "case, spaces or Unicode form"
+            raise DataError(f"{where}: the class names {both} differ only in {what}; make them one class")

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from darkroom.data.raw.columns import LABELS, SPLITS, find_column
 from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.names import settled, split_of, splits_by_name
 from darkroom.data.raw.placement import Folders, Placed, below_root, check_names
-from darkroom.data.raw.tables import LABELS, SPLITS, as_text, find_column
+from darkroom.data.raw.tables import as_text
 from darkroom.errors import DataError
 from darkroom.files.archives import broken_as_data_error
 from darkroom.project.text import first_line, shown, utf8
