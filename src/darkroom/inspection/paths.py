@@ -1,4 +1,4 @@
-"""What the paths of files seem to say, where no layout fits them or another one may be meant."""
+"""Guesses from the paths of files: unlabelled images, classes in file names, other possible layouts."""
 
 import posixpath
 import re
@@ -9,12 +9,12 @@ from pathlib import PurePosixPath
 from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_document, split_of, words
 from darkroom.data.raw.placement import Placed
 
-FROM_NAMES = 0.8  # of the files share the beginning of their name with another one, where it is taken for a class
+FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
 _CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
 
 
 def directories_without_classes(files: Collection[str]) -> list[str]:
-    """Return the names of directories whose images seem to have no classes: those to predict, and masks."""
+    """Return the names of directories that seem to hold unlabelled images or masks."""
     directories = {str(above) for name in files for above in PurePosixPath(name).parents} - {"."}
     holding = {posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
     of_images = {posixpath.dirname(name) for name in files if not is_document(name)}
@@ -62,7 +62,7 @@ def _holds_no_class(name: str, labelled: Set[str]) -> bool:
 
 
 def directories_in_classes(placed: Sequence[Placed]) -> str | None:
-    """Return one of the directories inside classes, where all images lie in one and a class has several."""
+    """Return one of the directories inside classes if all images lie in such directories, else None."""
     inside: dict[str, set[str]] = {}
     for image in placed:
         above = image.name.split("/")[:-1]
@@ -77,13 +77,13 @@ def directories_in_classes(placed: Sequence[Placed]) -> str | None:
 
 
 def lists_of_splits(files: Collection[str]) -> list[str]:
-    """Return the texts that seem to list the images of a split other than train: meta/test.txt."""
+    """Return the text files that seem to list the images of a split other than train, such as meta/test.txt."""
     said = {name: split_of(PurePosixPath(name).stem) for name in files if name.casefold().endswith(".txt")}
     return sorted(name for name, (split, sure) in said.items() if sure and split != "train")
 
 
 def class_in_name(files: Collection[str]) -> list[str]:
-    """Return what to do where the names of files begin with their classes: cat.1.jpg, Siamese_12.jpg."""
+    """Return advice if the names of files begin with their classes, as in cat.1.jpg and Siamese_12.jpg."""
     first: dict[str, str] = {}
     starts: Counter[str] = Counter()
     for name in files:

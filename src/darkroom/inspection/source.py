@@ -1,4 +1,4 @@
-"""Open a directory, an archive or a label table as `download` will read it, and find the layout that fits it."""
+"""Open a directory, an archive or a label table as `download` will, and find its layout."""
 
 import posixpath
 import re
@@ -26,21 +26,21 @@ from darkroom.inspection.paths import (
 )
 from darkroom.project.text import escaped, shown
 
-MOST_TABLES = 20  # more tables than that describe one image each
-DEEPEST_TABLE = 2  # directories above it
-LARGEST_TABLE = 64 << 20  # bytes of one that is tried without being asked for
-_EXPORT = ".json"  # of COCO and Label Studio
+MOST_TABLES = 20  # with more tables, each describes a single image
+DEEPEST_TABLE = 2  # maximum number of directories above a table
+LARGEST_TABLE = 64 << 20  # bytes; larger tables are not tried unless the user names them
+_EXPORT = ".json"  # suffix of COCO and Label Studio
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
-_ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # of a contest; its labels are examples
+_ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a contest, with placeholder labels
 
 
 class Source(NamedTuple):
-    """A dataset of the user's, and how it is read.
+    """A user's dataset and how it is read.
 
     Attributes:
         listing: its files.
         layout: for download.dataset.
-        placed: its images, with class and split; a number is a position in the listing.
+        placed: its images, with class and split, numbered by position in the listing.
         notes: sentences about how the layout was chosen.
     """
 
@@ -55,12 +55,12 @@ def opened(path: Path, *, layout: Mapping[str, Any] | None, max_archive_bytes: i
     """Yield the dataset at a path.
 
     Args:
-        path: a directory, zip or tar, or a label table whose paths start from its directory.
-        layout: keys of a layout that the user gave; None: it is found out.
+        path: a directory, zip or tar, or a label table whose paths are relative to its directory.
+        layout: keys of a layout from the user; None: detected.
         max_archive_bytes: see open_archive.
 
     Raises:
-        DataError: there is nothing, or nothing that a layout fits.
+        DataError: the path does not exist, or no layout fits.
     """
     if not path.exists():
         raise DataError(f"no such file or directory: {escaped(str(path))}")
@@ -116,7 +116,7 @@ def _layout_of(listing: Listing, number: int) -> dict[str, Any]:
 
 
 def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source:
-    """Return the dataset with the first layout that fits: a table, unless the directories say the same or more.
+    """Return the dataset with the first layout that fits: a table, unless the directories say as much.
 
     Raises:
         DataError: no layout fits.
@@ -137,9 +137,9 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
 
 
 def _better(by_folders: Source, table: Source) -> Source:
-    """Return what says more of the images, the directories or a table, with a note about the other.
+    """Return the more informative layout, directories or a table, with a note about the other.
 
-    A table is a description of the directories that it has all images of; one that has some of them is something else.
+    A table that names all images of the directories describes them; one that names only some does not.
     """
     name, n = _tables_of(table), len(by_folders.placed)
     rows = {image.name: image for image in table.placed}
@@ -159,7 +159,7 @@ def _better(by_folders: Source, table: Source) -> Source:
 
 
 def _says_more(by_folders: Source, rows: Mapping[str, Placed]) -> str:
-    """Return what a table says of images that directories do not: their splits, or groups such as patients."""
+    """Return what a table adds to the directories: the splits, groups such as patients, or nothing."""
     found = [(image, rows[image.name]) for image in by_folders.placed if image.name in rows]
     if any(row.split and row.split != image.split for image, row in found):
         return "the splits"
@@ -168,7 +168,7 @@ def _says_more(by_folders: Source, rows: Mapping[str, Placed]) -> str:
 
 
 def _with_notes(source: Source) -> Source:
-    """Return a dataset with notes about what a user may have meant otherwise."""
+    """Return a dataset with notes about files that are left out and about other possible layouts."""
     files = [name for name in _files(source.listing) if not is_document(name)]
     notes = list(source.notes)
     if source.layout["kind"] != "folders":
@@ -187,7 +187,7 @@ def _with_notes(source: Source) -> Source:
 
 
 def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tuple[list[Source], list[str]]:
-    """Return the dataset as each label table in it says, and why others do not fit."""
+    """Return the dataset by each of its label tables that fits, and the reasons why others do not fit."""
     found, why_not = [], []
     for suffixes in (SUFFIXES, (_EXPORT,), _SPREADSHEETS):
         numbers = [
@@ -211,10 +211,10 @@ def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tu
 
 
 def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) -> Source:
-    """Return the table that names the most images, or those that the names of several say to be splits as one.
+    """Return the table with the most images, or several tables as one dataset if their names are those of splits.
 
     Raises:
-        DataError: another one names images that it lacks, or an image is in two splits.
+        DataError: another table names images that it lacks, or an image is in two splits.
     """
     largest = max(tables, key=lambda table: len(table.placed))
     said = {
@@ -241,7 +241,7 @@ def _tables_of(source: Source) -> str:
 
 
 def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source | None:
-    """Return the dataset without directories whose images have no classes: those to predict, and masks."""
+    """Return the dataset without directories of unlabelled images and of masks, None if it still does not fit."""
     skip = directories_without_classes(_files(listing))
     for left_out in [*([name] for name in skip), *([skip] if len(skip) > 1 else [])]:
         with suppress(DataError):
@@ -257,5 +257,5 @@ def _files(listing: Listing) -> list[str]:
 
 
 def _looked_at(listing: Listing) -> Iterator[tuple[int, tuple[str, bool]]]:
-    """Yield the entries of a listing that are no litter, with their numbers."""
+    """Yield the entries of a listing that are not litter, with their numbers."""
     return ((n, entry) for n, entry in enumerate(listing.names) if not any(map(is_litter, entry[0].split("/"))))

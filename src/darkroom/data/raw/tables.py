@@ -1,4 +1,4 @@
-"""Label tables: a CSV, TSV, JSON Lines or parquet file that gives each image its class, and more if it likes."""
+"""Label tables: CSV, TSV, JSON Lines or parquet files with the class of each image, and other columns."""
 
 import csv
 import json
@@ -25,14 +25,14 @@ _NESTED = re.compile(r"\s*[\[{].*['\"\d].*[\]}]\s*", re.DOTALL)  # a list or obj
 
 @dataclass(frozen=True)
 class Table:
-    """What a label table says of its images.
+    """A label table.
 
     Attributes:
         name: its path in the dataset.
-        called: what to call it in an error.
-        rows: column to text, by the line of the row.
+        called: its name in errors.
+        rows: dicts of column to text, by line.
         path, label, split: the names of these columns; split may be None.
-        exported: whether a program wrote it, whose paths may begin with directories of another machine.
+        exported: whether a program exported it, so that paths may begin with directories of another machine.
     """
 
     name: str
@@ -48,7 +48,7 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
     """Return a CSV, TSV, JSON Lines or parquet file as a table.
 
     Args:
-        layout: may name the columns; without that the first of the usual names is taken.
+        layout: may name the columns; by default the first of the usual names is used.
 
     Raises:
         DataError: see read_table, or there are no rows, or a column is missing.
@@ -71,20 +71,20 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
 def place_by_tables(
     names: Sequence[tuple[str, bool]], tables: Sequence[Table], *, where: Path, root: str | None = None
 ) -> list[Placed]:
-    """Return the images that tables name, in their order, with class, split and all other columns.
+    """Return the images of tables, in their order, with class, split and all other columns.
 
-    Where no column says the split, the names of several tables or of their directories may (train.csv and test.csv),
-    or else the directories of the images (train/1.jpg and test/1.jpg).
+    Without a column for the split, the names of several tables or of their directories may give it (train.csv,
+    test.csv), or else the directories of the images (train/1.jpg, test/1.jpg).
 
     Args:
         names: (path with "/" between its parts, whether it is a directory) of the dataset; Placed.number is the
             position.
-        where: what to call the dataset in an error.
-        root: the directory that paths start from; None: it is found, see finding.find.
+        where: the dataset's name in errors.
+        root: the directory to which paths are relative; None: detected, see finding.find.
 
     Raises:
-        DataError: a row has no path or label, the split is none that is known, an image is not there or named twice,
-            or two class names differ by case, spaces or Unicode form only.
+        DataError: a row has no path or label, a split is unknown, an image is missing or named twice, or two class
+            names differ only in case, spaces or Unicode form.
     """
     files = Files(names)
     splits = _splits(tables, where=where)
@@ -112,12 +112,12 @@ def place_by_tables(
 
 
 def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, str]]:
-    """Return the rows of a table by their line in it, each a dict from column to text, "" where it lacks the column.
+    """Return the rows of a table by line, each a dict from column to text, "" for missing values.
 
-    A row of parquet has its number in place of a line. Spaces around the name of a column are ignored.
+    For parquet the key is the number of the row. Spaces around the names of columns are ignored.
 
     Raises:
-        DataError: the suffix is none of SUFFIXES, or the content is not what it says.
+        DataError: the suffix is not in SUFFIXES, or the content does not match it.
     """
     called, suffix = f"{where}: {name}", PurePosixPath(name).suffix.casefold()
     if suffix not in SUFFIXES:
@@ -136,7 +136,7 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with a column `label.name` for what is nested in its column `label`, and the one item of a list."""
+    """Return a row with nested values as columns such as `label.name`, and lists of one item as that item."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         one = next(iter(value), None) if isinstance(value, list) and len(value) < 2 else value
@@ -146,7 +146,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, Any]]:
-    """Return the rows of CSV, whose separator is found out (Excel writes semicolons in many countries), or of TSV."""
+    """Return the rows of TSV, or of CSV, whose separator is detected (Excel writes semicolons in many countries)."""
     head = text.partition("\n")[0]
     separator = "\t" if suffix == ".tsv" else max(",;\t", key=head.count)
     rows: dict[int, dict[str, Any]] = {}
@@ -157,7 +157,7 @@ def _separated(text: str, suffix: str, *, called: str) -> dict[int, dict[str, An
             raise DataError(f"{called} has two columns {shown(twice)}; rename one or take it out")
         for row in reader:
             if any(row.values()):  # Excel leaves lines of separators behind
-                rows[reader.reader.line_num] = row  # the line_num of a DictReader leaves blank lines out
+                rows[reader.reader.line_num] = row  # a DictReader does not count blank lines
     except csv.Error as error:
         raise DataError(f"{called} cannot be read: {error}") from None
     if long := next((line for line, row in rows.items() if None in row), None):
@@ -190,8 +190,8 @@ def _parquet(data: bytes, *, called: str) -> dict[int, dict[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text that a CSV would have; whole numbers without a point, as 3 and not 3.0."""
-    if value is None or value != value:  # not a number, as pandas has what is missing
+    """Return a value as text, as in a CSV; whole numbers without a decimal point (3, not 3.0)."""
+    if value is None or value != value:  # NaN: a missing value of pandas
         return ""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
@@ -216,7 +216,7 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
 
 
 def _split_by_directories(placed: Sequence[Placed]) -> list[Placed]:
-    """Return images with the split that a directory above each says; without one unless all have one."""
+    """Return images with the split of a directory above them; unchanged unless every image has one."""
     by_image: dict[int, str] = {}
     for image in placed:
         for split, sure in map(split_of, image.name.split("/")[:-1]):
@@ -229,7 +229,7 @@ def _split_by_directories(placed: Sequence[Placed]) -> list[Placed]:
 
 
 def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], str]:
-    """Return the split, where there is one, by the number of the table and the line."""
+    """Return the splits by number of the table and line, for rows that have one."""
     said: dict[tuple[int, int], str] = {}
     by_name = splits_by_name([table.name for table in tables], where=where)
     for number, table in enumerate(tables):
