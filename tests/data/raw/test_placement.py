@@ -263,6 +263,7 @@ def test_splits_in_the_names_of_classes_are_refused() -> None:
         (["train/cats/1", "train/dogs/1", "test/cats /1"], "the class names 'cats' and 'cats ' differ"),
         (["cats/1", "dogs/"], "the class directory 'dogs' has no images"),
         ([r"a\nb/1", r"A\nB/1"], r"the class names"),
+        ([r"caf\udce9/1", "tea/1"], r"the class name 'caf\udce9' is not UTF-8; rename it, or pack it again"),
         (["1/1", "1.0/1"], "the class names '1' and '1.0' differ only in the decimal point"),
         (["cat/1", "cat./1"], "the class names 'cat' and 'cat.' differ"),
         (["hot dog/1", "hot  dog/1"], "the class names 'hot  dog' and 'hot dog' differ"),

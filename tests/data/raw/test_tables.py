@@ -248,6 +248,13 @@ def test_a_path_in_two_directories_needs_a_root() -> None:
         placed_by(table, "left/1.jpg", root="up")
 
 
+def test_a_table_of_a_split_names_no_images_of_another() -> None:
+    table = {"train.csv": csv_of([{"id": "1", "label": "cat"}])}
+    assert [name for name, *_ in placed_by(table, "data/train/1.jpg", "data/test/1.jpg")] == ["data/train/1.jpg"]
+    with pytest.raises(DataError, match="train.csv names 1 image not there"):
+        placed_by(table, "train/2.jpg", "test/1.jpg")
+
+
 def test_files_that_differ_in_suffix_are_not_guessed() -> None:
     with pytest.raises(DataError, match="names 1 image not there"):
         placed_by({"labels.csv": csv_of([{"path": "1", "label": "cat"}])}, "1.jpg", "1.png")

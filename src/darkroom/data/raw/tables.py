@@ -204,7 +204,8 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
     else:
         folder = posixpath.dirname(table.name)
         elsewhere = table.exported or all(map(_ABSOLUTE.match, paths.values()))
-        found = find(paths, files, called=table.called, folder=folder, exported=elsewhere)
+        split = next(filter(None, (split_of(part)[0] for part in reversed(table.name.split("/")))), None)
+        found = find(paths, files, called=table.called, folder=folder, split=split, exported=elsewhere)
     if found.absent:
         n = len(found.absent)
         such = ", ".join(map(shown, found.absent[:3]))
