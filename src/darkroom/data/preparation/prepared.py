@@ -10,9 +10,10 @@ import numpy as np
 from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.completeness import check_classes
 from darkroom.data.preparation.corrections import LISTED
 from darkroom.data.preparation.rows import Duplicate, Rows
-from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign
 from darkroom.errors import DataError
 from darkroom.files.writing import write_csv
 from darkroom.project.text import escaped, shown
@@ -118,7 +119,7 @@ def split_rows(
 
 
 def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) -> None:
-    """Check that every split has every class; see splits.check_classes.
+    """Check that every split has every class; see completeness.check_classes.
 
     Raises:
         DataError: a class is missing.
