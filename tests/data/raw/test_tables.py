@@ -182,6 +182,13 @@ def test_absolute_paths_of_another_machine_are_found(start: str) -> None:
     ]
 
 
+def test_paths_of_another_machine_keep_their_split() -> None:
+    rows = [{"path": "/data/train/1.jpg", "label": "cat"}]
+    assert placed(rows, ["x/train/1.jpg", "x/test/1.jpg"])[0][0] == "x/train/1.jpg"
+    with pytest.raises(DataError, match="names 1 image not there"):
+        placed(rows, ["x/test/1.jpg"])
+
+
 def test_escaped_paths_are_found_unless_files_are_called_so() -> None:
     rows = [{"path": "my%20cat.jpg", "label": "cat"}]
     assert placed(rows, ["x/my cat.jpg"])[0][0] == "x/my cat.jpg"
