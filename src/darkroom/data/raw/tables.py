@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column, split_column, with_label
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, split_column, with_label
 from darkroom.data.raw.finding import Files, below, find
 from darkroom.data.raw.names import is_a_split, settled, split_of, splits_by_name
 from darkroom.data.raw.placement import Placed, check_names
@@ -60,10 +60,10 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
         raise DataError(f"{called} has no rows; expected one per image")
     header = list(next(iter(rows.values())))
     path = find_column(header, layout.get("path_column"), PATHS, called=called, key="path_column")
-    asked = [name for name in header if name != path and name.casefold() not in LABELS]
+    asked = [name for name in header if name != path and plain(name) not in LABELS]
     split, said = split_column(rows, layout.get("split_column"), asked=asked, called=called)
     rows = {line: {**row, **said.get(line, {})} for line, row in rows.items()}
-    if layout.get("label_column") is None and not any(name.casefold() in LABELS for name in header):
+    if layout.get("label_column") is None and not any(plain(name) in LABELS for name in header):
         rows = with_label(rows, [name for name in header if name not in (path, split)], called=called)
         header = list(next(iter(rows.values())))
     label = find_column(header, layout.get("label_column"), LABELS, called=called, key="label_column")
@@ -173,7 +173,7 @@ def _json_lines(text: str, *, called: str) -> dict[int, dict[str, Any]]:
         if line.strip():
             try:
                 rows[number] = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 rows[number] = None
             if not isinstance(rows[number], dict):
                 raise DataError(f"{called}, line {number} is not a JSON object")
