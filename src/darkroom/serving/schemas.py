@@ -113,7 +113,7 @@ class Explanation(Prediction):
     version: str
     method: str = Field(description="Class activation map, which is exact, or RISE, which covers parts of the image.")
     map: str = Field(
-        description="PNG as data: URI: the image as the network sees it; bright places speak for the label."
+        description="PNG as data: URI: the image as the network sees it; bright places support the label."
     )
 
 
