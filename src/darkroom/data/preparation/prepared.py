@@ -59,10 +59,9 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
     texts, numbers = _group_names(rows, group_by), dict[str, int]()
     codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
     if not numbers:
-        raise DataError(
-            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is not a column of a "
-            "label table; correct it"
-        )
+        pattern = f"fits no path, such as {shown(rows.names[0])}; correct it"
+        column = "is not a column of a label table; a regular expression needs parentheses around what is the group"
+        raise DataError(f"preprocess.group_by ({group_by}) {pattern if re.compile(group_by).groups else column}")
     sides: dict[int, set[int]] = {}
     for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
         if number >= 0 and not incoming:
