@@ -112,9 +112,7 @@ class Explanation(Prediction):
     model: str
     version: str
     method: str = Field(description="Class activation map, which is exact, or RISE, which covers parts of the image.")
-    map: str = Field(
-        description="PNG as data: URI: the image as the network sees it; bright places support the label."
-    )
+    map: str = Field(description="PNG as data: URI: the image as the network sees it; bright places support the label.")
 
 
 class Unread(BaseModel):
