@@ -152,7 +152,7 @@ def test_a_candidate_without_a_section_of_train_is_named(workspace):
     assert "candidates names 'transfr', but train has no such section" in refusal(workspace)
 
 
-def test_an_unknown_key_is_told_with_the_known_ones(workspace):
+def test_an_unknown_key_is_reported_with_the_known_ones(workspace):
     write_params(workspace, bins=3)
     assert "evaluate has an unknown key 'bins'; known keys: calibration_bins, latency_repeats" in refusal(workspace)
 

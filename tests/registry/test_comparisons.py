@@ -113,7 +113,7 @@ def test_a_run_says_what_was_decided_about_its_model(store):
     comparisons.note("f" * 32, {"promotion.passed": "False"}, decision="not promoted")
 
 
-def test_a_deleted_run_is_passed_over(store):
+def test_a_deleted_run_is_ignored(store):
     run = client().create_run("0")
     client().delete_run(run.info.run_id)
     comparisons.note(run.info.run_id, {"promotion.passed": "False"}, decision="not promoted")
@@ -128,7 +128,7 @@ def registered(**references):
     return Registered("pets", versions={key: Version("pets", key, None, "", tags) for key, tags in found.items()})
 
 
-def test_a_margin_is_held_against_the_version_before_the_slide():
+def test_a_margin_is_relative_to_the_version_before_the_slide():
     pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4")
     found = {key: comparisons.reference(pets, version) for key, version in pets.versions.items()}
     named = {key: version and version.version for key, version in found.items()}
