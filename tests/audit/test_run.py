@@ -132,7 +132,7 @@ def test_networks_judge_the_labels_that_they_did_not_see(tmp_path):
     assert len(found.of_kind("label")[0].beside) == 10
 
 
-def test_a_mistake_in_params_is_reported_before_anything_is_computed(tmp_path):
+def test_a_mistake_in_params_is_reported_before_any_computation(tmp_path):
     section = train_section(epochs="6").replace("epochs:", "epocs:", 1)
     (tmp_path / "params.yaml").write_text(f"candidates: [cnn]\n{section}")
     with pytest.raises(ParamsError, match=r"params.yaml: train.cnn .*epocs"):

@@ -338,7 +338,7 @@ def test_a_foreign_commit_stops_no_night_and_is_kept(project, tmp_path):
     assert project.run("git", f"--git-dir={remote}", "rev-parse", "main").strip() == report["commit"]
 
 
-def test_a_refused_push_is_reported_and_made_up_for_the_next_night(project, tmp_path, monkeypatch):
+def test_a_refused_push_is_reported_and_repeated_the_next_night(project, tmp_path, monkeypatch):
     remote = project.root / "remote" / "git"
     hook = remote / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\nexit 1\n")

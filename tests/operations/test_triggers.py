@@ -18,7 +18,7 @@ from tests.support.registered import write_version
 NOW = datetime(2026, 5, 20, 3, tzinfo=UTC)
 
 
-def test_a_champion_that_lacks_files_or_is_missing_is_a_reason_to_run(tmp_path):
+def test_an_incomplete_or_missing_champion_is_a_reason_to_run(tmp_path):
     version = write_version(tmp_path / "model")
     registered = Registered("shades", {"3": version}, {"champion": "3"})
     assert triggers.lost_champion(registered) == triggers.lost_champion(Registered("shades")) == []

@@ -138,12 +138,12 @@ def test_a_margin_is_relative_to_the_version_before_the_slide():
 def test_a_deleted_reference_is_an_error_that_says_the_way_out(store):
     for number in "12":
         client().create_model_version("pets", source=f"file:///models/{number}")
-    comparisons.hold_against(versions.find("pets", version="2"), versions.find("pets", version="1"))
+    comparisons.set_reference(versions.find("pets", version="2"), versions.find("pets", version="1"))
     client().delete_model_version("pets", "1")
     pets = versions.read("pets")
     with pytest.raises(
         RegistryError,
-        match=r"pets: the margin of the champion, version 2, is held against version 1 \(its tag margin.reference\), "
+        match=r"pets: the margin of the champion, version 2, is relative to version 1 \(its tag margin.reference\), "
         r"which was deleted; restore that version from a backup, or set the tag to 2",
     ):
         comparisons.reference(pets, pets.versions["2"])

@@ -145,7 +145,7 @@ class NoneRead(BaseModel):
 class Problem(BaseModel):
     """The reason why a request is refused."""
 
-    error: str = Field(description="One sentence: what came, what was expected.")
+    error: str = Field(description="One sentence: what was received, what was expected.")
     request_id: str = REQUEST
 
 

@@ -163,7 +163,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, server: Server, failures: 
         (["cut", "cut", "cut"], "the connection to 127.0.0.1:[0-9]+ broke, 3 times", 3),
     ],
 )
-def test_what_does_not_pass_is_reported_and_nothing_of_it_is_left(
+def test_what_does_not_pass_is_reported_and_leaves_nothing(
     tmp_path: Path, server: Server, failures: list[int | str], message: str, n_requests: int
 ) -> None:
     server.files["pets.zip"] = bytes(100_000)

@@ -97,7 +97,7 @@ def test_what_keras_offers_is_kept_where_keras_looks(root: Path, mirror: Path) -
     assert obtain_weights(RESNET, "imagenet").path == kept
 
 
-def test_a_damaged_file_in_the_mirror_is_reported_and_left_unchanged(
+def test_a_damaged_file_in_the_mirror_is_reported_and_kept(
     root: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (mirror / "resnet50.h5").write_bytes(CONTENT[:-1])

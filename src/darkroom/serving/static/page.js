@@ -1,6 +1,6 @@
 "use strict";
 
-const SHOWN = 10; // bars, before the rest is asked for
+const SHOWN = 10; // number of bars, until the others are requested
 const NAMED = 4; // classes of a prediction set
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
