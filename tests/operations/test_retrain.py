@@ -57,8 +57,9 @@ def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
 def test_where_nothing_calls_for_it_nothing_runs(project):
     lock = project.read("dvc.lock")
     code = (
-        "import sys; from darkroom.operations.retrain import retrain; from darkroom.operations.params import ordered;"
-        "report = retrain(ordered(force=False, commit=False, push=False));"
+        "import sys; from darkroom.operations.retrain import retrain;"
+        "from darkroom.operations.params import retrain_options;"
+        "report = retrain(retrain_options(force=False, commit=False, push=False));"
         "print(report['decision'], sorted({'mlflow', 'tensorflow', 'keras', 'onnxruntime'} & set(sys.modules)))"
     )
     assert project.run(sys.executable, "-c", code).splitlines()[-1] == "nothing []"

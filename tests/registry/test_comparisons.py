@@ -41,7 +41,7 @@ def test_each_comparison_counts_once(store):
     (tag,) = (value for key, value in versions.read("pets").tags.items() if key.startswith(comparisons.KEY))
     assert json.loads(tag)["n"] == 4
     assert len(tag) < 5000
-    (found,) = comparisons.decided(versions.read("pets"))
+    (found,) = comparisons.decisions(versions.read("pets"))
     assert found["n_comparisons"] == 4
     assert [decision["reason"] for decision in found["decisions"]] == [f"It is {models}." for models in "abcd"]
     assert (found["decisions"][0]["run"], found["decisions"][0]["passed"]) == ("r1", False)

@@ -72,7 +72,7 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
             book.client.set_registered_model_tag(name, key, json.dumps(value))
 
 
-def decided(registered: Registered) -> list[dict[str, Any]]:
+def decisions(registered: Registered) -> list[dict[str, Any]]:
     """Return {n_comparisons, decisions} per test set; a decision is {at, run, passed, reason}, oldest first.
 
     Raises:
