@@ -33,7 +33,7 @@ def _parts_of_classes(directories: Set[str], of_images: Set[str]) -> set[str]:
     """Return the names of directories that lie beside images of a class, beside its `train`, or in several classes.
 
     Args:
-        of_images: directories that images lie in.
+        of_images: directories that contain images.
     """
     above = {name: posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
     times = Counter(map(posixpath.basename, above))
@@ -53,7 +53,7 @@ def _holds_no_class(name: str, labelled: Set[str]) -> bool:
     """Return whether a directory is one of unlabelled images or of masks by its name.
 
     Args:
-        labelled: the names of directories that hold directories, or lie in a class.
+        labelled: the names of directories that contain directories or are in a class.
     """
     said, (split, is_sure) = words(name), split_of(name)
     maybe_class = {"mask", "label"}.intersection(said)
@@ -63,7 +63,7 @@ def _holds_no_class(name: str, labelled: Set[str]) -> bool:
 
 
 def directories_in_classes(placed: Sequence[Placed]) -> str | None:
-    """Return one of the directories inside classes if all images lie in such directories, else None."""
+    """Return one of the directories inside classes if all images are in such directories, else None."""
     inside: dict[str, set[str]] = {}
     for image in placed:
         above = image.name.split("/")[:-1]
