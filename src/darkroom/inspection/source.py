@@ -19,10 +19,10 @@ from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
-    class_in_name,
     directories_in_classes,
     directories_without_classes,
     lists_of_splits,
+    other_classes,
 )
 from darkroom.project.text import escaped, shown
 
@@ -142,7 +142,7 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
-        raise DataError("; ".join([f"{error}{how}", *class_in_name(_files(listing)), *why_not])) from None
+        raise DataError("; ".join([f"{error}{how}", *other_classes(_files(listing)), *why_not])) from None
     found = _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])
