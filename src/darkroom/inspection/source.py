@@ -19,10 +19,10 @@ from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
-    class_in_name,
     directories_in_classes,
     directories_without_classes,
     lists_of_splits,
+    other_classes,
 )
 from darkroom.project.text import escaped, shown
 
@@ -142,7 +142,7 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
-        raise DataError("; ".join([f"{error}{how}", *class_in_name(_files(listing)), *why_not])) from None
+        raise DataError("; ".join([f"{error}{how}", *other_classes(_files(listing)), *why_not])) from None
     found = _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])
@@ -158,15 +158,15 @@ def _better(by_folders: Source, table: Source) -> Source:
     described = {posixpath.dirname(image) for image in rows}
     missing = [image for image in by_folders.placed if image.name not in rows]
     more = _says_more(by_folders, rows)
-    only = f"{name} is not used, because it names only {n - len(missing)} of {n} images; pass its path to use it"
+    only = f"not used: {name}, with only {n - len(missing)} of {n} images; give its path to use it"
     if all(rows.get(image.name, image).label == image.label for image in by_folders.placed):
         if more and not missing:
-            return table._replace(notes=[f"{name} says what the directories do, and {more}"])
-        note = only if more else f"the directories are the classes; {name} says nothing else and is not used"
+            return table._replace(notes=[f"used: {name}, with the classes of the directories and {more}"])
+        note = only if more else f"the directories are the classes; not used: {name}, which says nothing else"
     elif any(posixpath.dirname(image.name) in described for image in missing):
         note = only
     else:
-        return table._replace(notes=[f"{name} says the classes, not the directories"])
+        return table._replace(notes=[f"the classes are those of {name}, not the directories"])
     return by_folders._replace(notes=[note])
 
 
@@ -200,9 +200,17 @@ def _with_notes(source: Source) -> Source:
         notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
     if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):
         notes.append(f"{shown(hidden[0])} is hidden and left out; rename it if it is a class")
-    if not any(image.split for image in source.placed) and (lists := lists_of_splits(_files(source.listing))):
+    if not any(image.split for image in source.placed) and (lists := _lists_of_splits(source)):
         notes.append(f"{shown(lists[0])} may list a split, which is not read; a label table with a column split is")
     return source._replace(notes=notes)
+
+
+def _lists_of_splits(source: Source) -> list[str]:
+    """Return the files that may list a split and were not read."""
+    files = _files(source.listing)
+    if source.layout["kind"] != "folders":  # a test.csv beside a train.csv names images without labels
+        files = [name for name in files if name.casefold().endswith(".txt")]
+    return lists_of_splits(files)
 
 
 def _hidden_classes(source: Source) -> list[str]:
@@ -261,9 +269,9 @@ def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) 
         for part in table.layout["table"].split("/")
         if (split := split_of(part)[0])
     }
-    if is_a_split(said.values()) and not any(image.split for image in largest.placed):
-        kind = next(table.layout["kind"] for table in tables if table.layout["table"] in said)
-        largest = read({"kind": kind, "table": sorted(said)})
+    kinds = {table.layout["kind"] for table in tables if table.layout["table"] in said}
+    if len(kinds) == 1 and is_a_split(said.values()) and not any(image.split for image in largest.placed):
+        largest = read({"kind": kinds.pop(), "table": sorted(said)})
     names = {image.name for image in largest.placed}
     for table in tables:
         if any(image.name not in names for image in table.placed):
