@@ -22,6 +22,7 @@ from darkroom.inspection.paths import (
     class_in_name,
     directories_in_classes,
     directories_without_classes,
+    lie_in_classes,
     lists_of_splits,
 )
 from darkroom.project.text import escaped, shown
@@ -137,12 +138,19 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
             return _with_notes(_largest(tables, read))
         if shards:
             note = f"only the shards are used; {shown(min(others))} and other files are left out"
-            return read({"kind": "parquet"})._replace(notes=[note])
+            try:
+                return read({"kind": "parquet"})._replace(notes=[note])
+            except DataError as reason:
+                why_not.append(str(reason).removeprefix(f"{listing.where}: "))
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
         raise DataError("; ".join([f"{error}{how}", *class_in_name(_files(listing)), *why_not])) from None
-    found = _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
+    try:
+        found = _better(by_folders, _largest(tables, read)) if tables else by_folders
+    except DataError as error:
+        found = by_folders._replace(notes=[f"no label table is used: {str(error).removeprefix(f'{listing.where}: ')}"])
+    found = _with_notes(found)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])
 
@@ -150,22 +158,30 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
 def _better(by_folders: Source, table: Source) -> Source:
     """Return the more informative layout, directories or a table, with a note about the other.
 
-    A table that names all images of the directories describes them; one that names only some does not.
+    A table that names all images of the directories describes them; one that names only some does not. A table may put
+    images of train into another split, but none that the directories hold out.
     """
-    name, n = _tables_of(table), len(by_folders.placed)
+    name, n, is_one = _tables_of(table), len(by_folders.placed), len(table_names(table.layout)) == 1
+    says, unused, it_names = ("says", "is not used", "it names") if is_one else ("say", "are not used", "they name")
     rows = {image.name: image for image in table.placed}
     described = {posixpath.dirname(image) for image in rows}
     missing = [image for image in by_folders.placed if image.name not in rows]
     more = _says_more(by_folders, rows)
-    only = f"{name} is not used, because it names only {n - len(missing)} of {n} images; pass its path to use it"
+    held_out = [image for image in by_folders.placed if image.split not in (None, "train")]
+    contradicts = any(rows.get(image.name, image).split != image.split for image in held_out)
+    only = f"{name} {unused}, because {it_names} only {n - len(missing)} of {n} images"
+    only += "; pass its path to use it" if is_one else ""
     if all(rows.get(image.name, image).label == image.label for image in by_folders.placed):
-        if more and not missing:
-            return table._replace(notes=[f"{name} says what the directories do, and {more}"])
-        note = only if more else f"the directories are the classes; {name} says nothing else and is not used"
+        if more and not missing and not contradicts:
+            return table._replace(notes=[f"{name} {says} what the directories do, and {more}"])
+        note = f"the directories are the classes; {name} {says} nothing else and {unused}"
+        if more:
+            note = only if missing else f"{name} {unused}, because the directories hold out other images"
     elif any(posixpath.dirname(image.name) in described for image in missing):
         note = only
     else:
-        return table._replace(notes=[f"{name} says the classes, not the directories"])
+        splits = " and which images are held out" if contradicts else ""
+        return table._replace(notes=[f"{name} {says} the classes{splits}, not the directories"])
     return by_folders._replace(notes=[note])
 
 
@@ -255,9 +271,9 @@ def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) 
         for part in table.layout["table"].split("/")
         if (split := split_of(part)[0])
     }
-    if is_a_split(said.values()) and not any(image.split for image in largest.placed):
-        kind = next(table.layout["kind"] for table in tables if table.layout["table"] in said)
-        largest = read({"kind": kind, "table": sorted(said)})
+    kinds = {table.layout["kind"] for table in tables if table.layout["table"] in said}
+    if is_a_split(said.values()) and len(kinds) == 1 and not any(image.split for image in largest.placed):
+        largest = read({"kind": kinds.pop(), "table": sorted(said)})
     names = {image.name for image in largest.placed}
     for table in tables:
         if any(image.name not in names for image in table.placed):
@@ -279,6 +295,8 @@ def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], So
         with suppress(DataError):
             found = read({"skip": left_out})
             if all(split_of(image.label)[0] for image in found.placed):  # 1_train beside 1_test
+                continue
+            if any(split_of(name)[1] and lie_in_classes(name, _files(listing), found.placed) for name in left_out):
                 continue
             return found._replace(notes=[f"{' and '.join(map(shown, left_out))} left out: no images of classes"])
     return None

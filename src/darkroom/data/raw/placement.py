@@ -437,4 +437,6 @@ def apart(one: str, other: str) -> str:
     in_case = first != second and first.casefold() == second.casefold()
     both = f"{shown(one)} and {shown(other)}" if in_case else f"{one!a} and {other!a}"
     is_point = same_name(one).isdecimal() and "." in f"{one}{other}"
-    return f"the class names {both} differ only in {'the decimal point' if is_point else 'case, spaces or Unicode form'}"
+    return (
+        f"the class names {both} differ only in {'the decimal point' if is_point else 'case, spaces or Unicode form'}"
+    )
