@@ -243,6 +243,14 @@ def test_what_cannot_be_read_is_rejected_as_preprocess_does(
         ),
         ({**ANIMALS, "old/all.parquet": shard("1")}, ["'old/all.parquet' holds images, too, and is not used"]),
         (
+            photos("patient001/study", "patient002/study"),
+            ["classes such as 'patient001' look like groups; if so, use a label table for the classes"],
+        ),
+        (
+            {**ANIMALS, "train_test_split.txt": b"x"},
+            ["'train_test_split.txt' may list a split, which is not read; a label table with a column split is"],
+        ),
+        (
             {**ANIMALS, "meta/train.txt": b"x", "meta/test.txt": b"x"},
             ["'meta/test.txt' may list a split, which is not read; a label table with a column split is"],
         ),

@@ -17,7 +17,7 @@ from darkroom.data.raw.shards import holds_images, is_shard, listing_of_rows
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
-from darkroom.inspection.groups import is_group_column
+from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
     class_in_name,
     directories_in_classes,
@@ -208,6 +208,9 @@ def _with_notes(source: Source) -> Source:
             f"directories inside the classes, such as {shown(inner)}, belong to them; if these are the classes, use "
             f"--layout 'level: {inner.count('/') + 1}'"
         )
+    labels = {image.label for image in source.placed}
+    if all(map(is_group_name, labels)):
+        notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
     if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):
         notes.append(f"{shown(hidden[0])} is hidden and left out; rename it if it is a class")
     if not any(image.split for image in source.placed) and (lists := lists_of_splits(_files(source.listing))):

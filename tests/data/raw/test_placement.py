@@ -291,6 +291,15 @@ def test_a_split_of_some_images_alone_is_refused(paths: list[str], odd: str) -> 
         placed(*paths)
 
 
+def test_one_split_beside_images_of_no_class_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="'Train' holds directories, as a split does, and 'Meta' does not; set `root` in"
+    ):
+        placed("Train/0/1", "Train/1/1", "Meta/0")
+    assert classes("train/steam/1", "train/2", "bus/1") == ["train", "train", "bus"]
+    assert classes("train/train1/1", "bus/bus1/1") == ["train", "bus"]
+
+
 def test_directories_in_classes_may_say_one_split_alone() -> None:
     assert classes("cats/test/1", "dogs/test/1") == ["cats", "dogs"]
     assert classes("cats/train/1", "cats/train/2", "dogs/1") == ["cats", "cats", "dogs"]

@@ -256,6 +256,26 @@ def test_absolute_paths_of_another_machine_are_found(start: str) -> None:
     ]
 
 
+def test_paths_of_another_machine_keep_their_split() -> None:
+    rows = [{"path": "/data/train/1.jpg", "label": "cat"}]
+    assert placed(rows, ["x/train/1.jpg", "x/test/1.jpg"])[0][0] == "x/train/1.jpg"
+    with pytest.raises(DataError, match="names 1 image not there"):
+        placed(rows, ["x/test/1.jpg"])
+
+
+def test_escaped_paths_are_found_unless_files_are_called_so() -> None:
+    rows = [{"path": "my%20cat.jpg", "label": "cat"}]
+    assert placed(rows, ["x/my cat.jpg"])[0][0] == "x/my cat.jpg"
+    assert placed(rows, ["x/my cat.jpg", "x/my%20cat.jpg"])[0][0] == "x/my%20cat.jpg"
+    with pytest.raises(DataError, match=r"names 1 image not there .such as 'my%20cat.jpg'."):
+        placed(rows, ["x/cat.jpg"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_powershell_are_read(encoding: str) -> None:
+    assert placed_by({"labels.csv": "path,label\na.jpg,Café\n".encode(encoding)}, "a.jpg")[0][1] == "Café"
+
+
 def test_lines_of_separators_alone_are_no_rows() -> None:
     assert len(placed_by({"labels.csv": b"path,label\na.jpg,cat\n,\n,\n"}, "a.jpg")) == 1
 

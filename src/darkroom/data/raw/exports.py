@@ -42,12 +42,12 @@ def coco_table(data: bytes, *, name: str, where: Path) -> Table:
     content = _json(data, called=called)
     if not is_coco(content):
         raise DataError(f"{called} is not COCO; expected an object with images, annotations and categories")
-    labels: dict[Any, set[str]] = {}
-    try:
-        names = {category["id"]: str(category["name"]) for category in content.get("categories", ())}
+    labels: dict[str, set[str]] = {}
+    try:  # ids as texts, because some programs write 1 in one place and "1" in another
+        names = {str(category["id"]): str(category["name"]) for category in content.get("categories", ())}
         for annotation in content["annotations"]:
-            labels.setdefault(annotation["image_id"], set()).add(names[annotation["category_id"]])
-        found = [(str(image["file_name"]), labels.get(image["id"], set())) for image in content["images"]]
+            labels.setdefault(str(annotation["image_id"]), set()).add(names[str(annotation["category_id"])])
+        found = [(str(image["file_name"]), labels.get(str(image["id"]), set())) for image in content["images"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{called} is damaged: nothing is {error}; export it again") from None
     return _table(name, called, content["images"], found, path="file_name", label="category", split=None)
@@ -73,6 +73,8 @@ def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[s
     given = layout.get("label_column")
     choices = [_choices(task, among=[given] if given else LABELS, called=called) for task in tasks]
     named = list(dict.fromkeys(key for of_task in choices for key in of_task))
+    if not named:
+        raise DataError(f"{called}: no task has a choice; label them in Label Studio and export them again")
     usual = [named[0].casefold()] if len(named) == 1 else LABELS
     label = find_column(named, given, usual, called=called, key="label_column")
     found = [

@@ -97,10 +97,13 @@ def find(
 def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
     """Yield paths of another machine with more and more of their common leading directories removed.
 
-    Finally, without the prefix that Label Studio adds to the names of uploaded files.
+    Finally, without the prefix that Label Studio adds to the names of uploaded files. A directory called after a split
+    is kept, so that train/1.jpg is never test/1.jpg.
     """
     parts = {line: path.strip("/").split("/") for line, path in paths.items()}
     for n in range(max(map(len, parts.values()))):
+        if n and any(split_of(part)[1] for of_path in parts.values() for part in of_path[n - 1 : n]):
+            return
         yield {line: "/".join(of_path[min(n, len(of_path) - 1) :]) for line, of_path in parts.items()}
     yield {line: _UPLOADED.sub("", of_path[-1]) for line, of_path in parts.items()}
 

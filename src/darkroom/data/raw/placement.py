@@ -356,6 +356,14 @@ def _refuse_what_is_no_class(
             f"{where}: {shown(names[0])} and {shown(names[1])} look like parts of the images, not classes; use a label "
             f"table{remedy}"
         )
+    deep = {name: child for name, child in directory.children.items() if child.children}
+    for name, child in deep.items() if len(deep) == 1 and not in_split else ():
+        if split_of(name) == ("train", True) and len(child.children) > 1 and not child.has_images:
+            other = next(other for other in names if other != name)
+            raise DataError(
+                f"{where}: {shown(name)} holds directories, as a split does, and {shown(other)} does not; set `root` "
+                f"in the layout to {shown('/'.join((*path, name)))}{remedy}"
+            )
     for name in names:
         held = _unwrapped(directory.children[name], ())[0].children.keys() & set(names) - {name}
         if any(map(UNLABELLED.fullmatch, words(name))) or (split_of(name) == ("test", True) and not in_split):

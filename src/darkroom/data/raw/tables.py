@@ -4,11 +4,13 @@ import csv
 import json
 import posixpath
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from darkroom.data.raw.columns import LABELS, PATHS, find_column, split_column, with_label
 from darkroom.data.raw.finding import Files, below, find
@@ -128,7 +130,7 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
         rows = _parquet(data, called=called)
     else:
         try:
-            text = data.decode("utf-8-sig")
+            text = data.decode("utf-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{called} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
         rows = _json_lines(text, called=called) if suffix == ".jsonl" else _separated(text, suffix, called=called)
@@ -207,7 +209,11 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
         folder = posixpath.dirname(table.name)
         elsewhere = table.exported or all(map(_ABSOLUTE.match, paths.values()))
         split = next(filter(None, (split_of(part)[0] for part in reversed(table.name.split("/")))), None)
-        found = find(paths, files, called=table.called, folder=folder, split=split, exported=elsewhere)
+        where: dict[str, Any] = {"called": table.called, "folder": folder, "split": split, "exported": elsewhere}
+        found = find(paths, files, **where)
+        unquoted = {line: unquote(path) for line, path in paths.items()}  # my%20cat.jpg
+        if found.absent and unquoted != paths:
+            found = min(found, find(unquoted, files, **where), key=lambda one: len(one.absent))
     if found.absent:
         n = len(found.absent)
         such = ", ".join(map(shown, found.absent[:3]))
