@@ -243,6 +243,11 @@ def test_what_cannot_be_read_is_rejected_as_preprocess_does(
         ),
         ({**ANIMALS, "old/all.parquet": shard("1")}, ["'old/all.parquet' holds images, too, and is not used"]),
         (
+            {f"{n}.png": photo(str(n)) for n in range(40)}
+            | {"a.csv": csv("path,label", *(f"{n}.png,{n // 4 / 8}" for n in range(40)))},
+            ["classes such as '1.125' look like measurements; each value is a class of its own"],
+        ),
+        (
             photos("patient001/study", "patient002/study"),
             ["classes such as 'patient001' look like groups; if so, use a label table for the classes"],
         ),

@@ -34,6 +34,7 @@ _EXPORT = ".json"  # suffix of COCO and Label Studio
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _COPIES = {".thumbnails", ".thumbs", ".ipynb_checkpoints", ".AppleDouble"}  # hidden directories of no class
+_MEASURED, _MANY = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?", re.IGNORECASE), 10  # classes that are numbers
 _ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a contest, with placeholder labels
 
 
@@ -209,6 +210,8 @@ def _with_notes(source: Source) -> Source:
             f"--layout 'level: {inner.count('/') + 1}'"
         )
     labels = {image.label for image in source.placed}
+    if len(labels) >= _MANY and all(map(_MEASURED.fullmatch, labels)):
+        notes.append(f"classes such as {shown(max(labels))} look like measurements; each value is a class of its own")
     if all(map(is_group_name, labels)):
         notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
     if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):

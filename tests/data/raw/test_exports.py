@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from darkroom.data.raw.exports import export_kind
 from darkroom.data.raw.labels import placed_in
 from darkroom.data.raw.listing import listing_of_files
 from darkroom.errors import DataError
@@ -134,6 +135,11 @@ def test_of_several_choices_the_layout_names_one(tmp_path: Path) -> None:
 def test_an_export_that_is_of_no_use_is_refused(tmp_path: Path, tasks: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         studio(tmp_path, tasks, "1.jpg", "2.jpg")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"images": ' + b"1" * 5000 + b"}", b"\xff", b"[]", b"{}"])
+def test_json_of_another_kind_is_no_export(data: bytes) -> None:
+    assert export_kind(data) is None
 
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain
 from darkroom.data.raw.tables import Table, as_text
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -16,7 +16,7 @@ def export_kind(data: bytes) -> str | None:
     """Return the kind of the layout that reads JSON, None where it is neither COCO nor of Label Studio."""
     try:
         content = json.loads(data.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return "coco" if is_coco(content) else "label_studio" if is_label_studio(content) else None
 
@@ -75,7 +75,7 @@ def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[s
     named = list(dict.fromkeys(key for of_task in choices for key in of_task))
     if not named:
         raise DataError(f"{called}: no task has a choice; label them in Label Studio and export them again")
-    usual = [named[0].casefold()] if len(named) == 1 else LABELS
+    usual = [plain(named[0])] if len(named) == 1 else LABELS
     label = find_column(named, given, usual, called=called, key="label_column")
     found = [
         (_reference(str(of_task.get(path, ""))), chosen.get(label, set()))
@@ -118,7 +118,8 @@ def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> d
     found: dict[str, set[str]] = {}
     if "annotations" not in task:  # JSON-MIN
         for key, value in task.items():
-            chosen = value.get("choices", ()) if isinstance(value, dict) else [value] if key in among and value else ()
+            alone = [value] if key in among and value not in (None, "") else []
+            chosen = value.get("choices", ()) if isinstance(value, dict) else alone
             if chosen:
                 found[key] = set(map(str, chosen))
         return found
@@ -144,5 +145,5 @@ def _reference(value: str) -> str:
 def _json(data: bytes, *, called: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{called} is not JSON: {error}") from None
