@@ -252,6 +252,10 @@ def test_what_cannot_be_read_is_rejected_as_preprocess_does(
             ["classes such as 'patient001' look like groups; if so, use a label table for the classes"],
         ),
         (
+            {**ANIMALS, "splits.csv": csv("path,split", *(f"{name},train" for name in ANIMALS))},
+            ["'splits.csv' may list a split, which is not read; a label table with a column split is"],
+        ),
+        (
             {**ANIMALS, "train_test_split.txt": b"x"},
             ["'train_test_split.txt' may list a split, which is not read; a label table with a column split is"],
         ),
@@ -266,13 +270,13 @@ def test_what_cannot_be_read_is_rejected_as_preprocess_does(
                 **{"a.csv": csv("path,label", *(f"{name},{name[7:11]}" for name in FLAT))},
             },
             [
-                "'a.csv' says the classes, not the directories",
+                "the classes are those of 'a.csv', not the directories",
                 "1 file is named in no row and left out, such as 'more/1.png'",
             ],
         ),
         (
             {**ANIMALS, "a.csv": csv("path,label,patient", *(f"{name},{name[:4]},{name}" for name in ANIMALS))},
-            ["'a.csv' says what the directories do, and the groups, by 'patient'"],
+            ["used: 'a.csv', with the classes of the directories and the groups, by 'patient'"],
         ),
     ],
 )

@@ -10,7 +10,9 @@ from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, split_of, words
 from darkroom.data.raw.placement import Placed
 
 FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
-_LIST_WORDS = {"list", "lists", "ids", "names", "files", "images", "split"}
+_LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
+_LIST_WORDS = {"list", "lists", "ids", "names", "files", "images", "eval"}
+_SPLIT_WORDS = {"split", "splits", "partition", "partitions"}
 _CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
 
 
@@ -68,10 +70,15 @@ def directories_in_classes(placed: Sequence[Placed]) -> str | None:
 
 
 def lists_of_splits(files: Collection[str]) -> list[str]:
-    """Return the text files that seem to list images of a split, such as meta/test.txt and train_test_split.txt."""
-    stems = {name: words(PurePosixPath(name).stem) for name in files if name.casefold().endswith(".txt")}
-    said = {name: [split_of(word)[0] for word in stem if word not in _LIST_WORDS] for name, stem in stems.items()}
-    return sorted(name for name, splits in said.items() if None not in splits and set(splits) - {"train"})
+    """Return the files that seem to list images of a split, such as meta/test.txt and train_test_split.csv."""
+    found = []
+    for name in files:
+        said = set(words(PurePosixPath(name).stem)) - _LIST_WORDS
+        splits = {split_of(word)[0] for word in said - _SPLIT_WORDS}
+        is_list = None not in splits and (splits - {"train"} or said & _SPLIT_WORDS)
+        if is_list and name.casefold().endswith(_LIST_SUFFIXES):
+            found.append(name)
+    return sorted(found)
 
 
 def class_in_name(files: Collection[str]) -> list[str]:

@@ -150,7 +150,9 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
     try:
         found = _better(by_folders, _largest(tables, read)) if tables else by_folders
     except DataError as error:
-        found = by_folders._replace(notes=[f"no label table is used: {str(error).removeprefix(f'{listing.where}: ')}"])
+        found = by_folders._replace(
+            notes=[f"not used: the label tables; {str(error).removeprefix(f'{listing.where}: ')}"]
+        )
     found = _with_notes(found)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])
@@ -162,27 +164,25 @@ def _better(by_folders: Source, table: Source) -> Source:
     A table that names all images of the directories describes them; one that names only some does not. A table may put
     images of train into another split, but none that the directories hold out.
     """
-    name, n, is_one = _tables_of(table), len(by_folders.placed), len(table_names(table.layout)) == 1
-    says, unused, it_names = ("says", "is not used", "it names") if is_one else ("say", "are not used", "they name")
+    name, n = _tables_of(table), len(by_folders.placed)
     rows = {image.name: image for image in table.placed}
     described = {posixpath.dirname(image) for image in rows}
     missing = [image for image in by_folders.placed if image.name not in rows]
     more = _says_more(by_folders, rows)
     held_out = [image for image in by_folders.placed if image.split not in (None, "train")]
     contradicts = any(rows.get(image.name, image).split != image.split for image in held_out)
-    only = f"{name} {unused}, because {it_names} only {n - len(missing)} of {n} images"
-    only += "; pass its path to use it" if is_one else ""
+    only = f"not used: {name}, with only {n - len(missing)} of {n} images; give its path to use it"
     if all(rows.get(image.name, image).label == image.label for image in by_folders.placed):
         if more and not missing and not contradicts:
-            return table._replace(notes=[f"{name} {says} what the directories do, and {more}"])
-        note = f"the directories are the classes; {name} {says} nothing else and {unused}"
+            return table._replace(notes=[f"used: {name}, with the classes of the directories and {more}"])
+        note = f"the directories are the classes; not used: {name}, which says nothing else"
         if more:
-            note = only if missing else f"{name} {unused}, because the directories hold out other images"
+            note = only if missing else f"not used: {name}, which takes test or validation images of the directories"
     elif any(posixpath.dirname(image.name) in described for image in missing):
         note = only
     else:
-        splits = " and which images are held out" if contradicts else ""
-        return table._replace(notes=[f"{name} {says} the classes{splits}, not the directories"])
+        splits = " and the splits" if contradicts else ""
+        return table._replace(notes=[f"the classes{splits} are those of {name}, not the directories"])
     return by_folders._replace(notes=[note])
 
 
@@ -216,9 +216,17 @@ def _with_notes(source: Source) -> Source:
         notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
     if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):
         notes.append(f"{shown(hidden[0])} is hidden and left out; rename it if it is a class")
-    if not any(image.split for image in source.placed) and (lists := lists_of_splits(_files(source.listing))):
+    if not any(image.split for image in source.placed) and (lists := _lists_of_splits(source)):
         notes.append(f"{shown(lists[0])} may list a split, which is not read; a label table with a column split is")
     return source._replace(notes=notes)
+
+
+def _lists_of_splits(source: Source) -> list[str]:
+    """Return the files that may list a split and were not read."""
+    files = _files(source.listing)
+    if source.layout["kind"] != "folders":  # a test.csv beside a train.csv names images without labels
+        files = [name for name in files if name.casefold().endswith(".txt")]
+    return lists_of_splits(files)
 
 
 def _hidden_classes(source: Source) -> list[str]:
@@ -278,7 +286,7 @@ def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) 
         if (split := split_of(part)[0])
     }
     kinds = {table.layout["kind"] for table in tables if table.layout["table"] in said}
-    if is_a_split(said.values()) and len(kinds) == 1 and not any(image.split for image in largest.placed):
+    if len(kinds) == 1 and is_a_split(said.values()) and not any(image.split for image in largest.placed):
         largest = read({"kind": kinds.pop(), "table": sorted(said)})
     names = {image.name for image in largest.placed}
     for table in tables:
