@@ -338,6 +338,7 @@ def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path
     [
         (photos("cats"), "only one class, 'cats'; a classifier needs two"),
         ({"cats/a.jpg": b"x", "dogs/b.jpg": b"y"}, "no image can be decoded"),
+        ({"1.png": b"x", "1.cls": b"0"}, "'1.cls' seems to be the class of an image, as WebDataset writes it: write a"),
         ({"a.png": b"x"}, "'a.png' is not in a class directory; expected <class>/<image>"),
         ({**FLAT, "labels.xlsx": b"PK"}, "labels.xlsx is a spreadsheet; save it as CSV"),
         ({**FLAT, "labels.json": b"[]"}, "labels.json is neither COCO nor an export of Label Studio; save it as CSV"),

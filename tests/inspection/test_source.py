@@ -91,7 +91,7 @@ NAMES = [*ANIMALS]
     [
         (
             {"labels.csv": table(NAMES), "train.csv": table(NAMES[2:6]), "val.csv": table(NAMES[::7])},
-            "not used: the label tables; 'train.csv' and 'val.csv' and 'labels.csv' name different images; put the rows",
+            "not used: the label tables; 'train.csv' and 'val.csv' and 'labels.csv' name different images; put",
         ),
         (
             {"test.csv": table(NAMES), "train.csv": table(NAMES[:5])},

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, split_of, words
 from darkroom.data.raw.placement import Placed
+from darkroom.project.text import escaped
 
 FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
@@ -81,8 +82,13 @@ def lists_of_splits(files: Collection[str]) -> list[str]:
     return sorted(found)
 
 
-def class_in_name(files: Collection[str]) -> list[str]:
-    """Return advice if the names of files begin with their classes, as in cat.1.jpg and Siamese_12.jpg."""
+def other_classes(files: Collection[str]) -> list[str]:
+    """Return advice if file names begin with classes (cat.1.jpg, Siamese_12.jpg) or files hold them (1.cls)."""
+    if labels := [name for name in files if name.casefold().endswith(".cls")]:
+        return [
+            f"'{escaped(min(labels))}' seems to be the class of an image, as WebDataset writes it: write a table "
+            "labels.csv with the columns path and label"
+        ]
     first: dict[str, str] = {}
     starts: Counter[str] = Counter()
     for name in files:

@@ -19,11 +19,11 @@ from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
-    class_in_name,
     directories_in_classes,
     directories_without_classes,
     lie_in_classes,
     lists_of_splits,
+    other_classes,
 )
 from darkroom.project.text import escaped, shown
 
@@ -141,18 +141,17 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
             note = f"only the shards are used; {shown(min(others))} and other files are left out"
             try:
                 return read({"kind": "parquet"})._replace(notes=[note])
-            except DataError as reason:
-                why_not.append(str(reason).removeprefix(f"{listing.where}: "))
+            except DataError as no_shards:
+                why_not.append(str(no_shards).removeprefix(f"{listing.where}: "))
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
-        raise DataError("; ".join([f"{error}{how}", *class_in_name(_files(listing)), *why_not])) from None
+        raise DataError("; ".join([f"{error}{how}", *other_classes(_files(listing)), *why_not])) from None
     try:
         found = _better(by_folders, _largest(tables, read)) if tables else by_folders
     except DataError as error:
-        found = by_folders._replace(
-            notes=[f"not used: the label tables; {str(error).removeprefix(f'{listing.where}: ')}"]
-        )
+        reason = str(error).removeprefix(f"{listing.where}: ")
+        found = by_folders._replace(notes=[f"not used: the label tables; {reason}"])
     found = _with_notes(found)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])

@@ -37,7 +37,7 @@ _LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$re
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
 _DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
 _DOCUMENTS |= {".dvc"}  # written by `dvc add data/incoming/cats` beside the directory
-_DOCUMENTS |= {".cache"}  # written by Ultralytics beside the directories of splits
+_DOCUMENTS |= {".cache", ".lst"}  # written by Ultralytics and MXNet beside the directories of splits
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"}
 _DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
