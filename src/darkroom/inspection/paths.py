@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence, Set
 from pathlib import PurePosixPath
 
-from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_document, split_of, words
+from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, split_of, words
 from darkroom.data.raw.placement import Placed
 from darkroom.project.text import escaped
 
@@ -21,9 +21,19 @@ def directories_without_classes(files: Collection[str]) -> list[str]:
     """Return the names of directories that seem to hold unlabelled images or masks."""
     directories = {str(above) for name in files for above in PurePosixPath(name).parents} - {"."}
     holding = {posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
-    of_images = {posixpath.dirname(name) for name in files if not is_document(name)}
-    labelled = {posixpath.basename(name) for name in holding} | _parts_of_classes(directories, of_images)
+    labelled = {posixpath.basename(name) for name in holding}
     return sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, labelled)})
+
+
+def lie_in_classes(name: str, files: Collection[str], placed: Sequence[Placed]) -> bool:
+    """Return whether directories of this name lie inside the class directories of images."""
+    parts = [(image.name.split("/"), image.label) for image in placed]
+    classes = {"/".join(above[: above.index(label) + 1]) for above, label in parts}
+    return any(
+        not classes.isdisjoint(map(str, directory.parents))
+        for directory in {above for file in files for above in PurePosixPath(file).parents}
+        if directory.name == name
+    )
 
 
 def _is_wrapped(directory: str) -> bool:
@@ -32,31 +42,11 @@ def _is_wrapped(directory: str) -> bool:
     return posixpath.basename(above) == name
 
 
-def _parts_of_classes(directories: Set[str], of_images: Set[str]) -> set[str]:
-    """Return the names of directories that lie beside images of a class, beside its `train`, or in several classes.
-
-    Args:
-        of_images: directories that contain images.
-    """
-    above = {name: posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
-    times = Counter(map(posixpath.basename, above))
-    of_train = {
-        holder
-        for name, holder in above.items()
-        if name in of_images and split_of(posixpath.basename(name)) == ("train", True)
-    }
-    return {
-        posixpath.basename(name)
-        for name, holder in above.items()
-        if holder in of_images | of_train or times[posixpath.basename(name)] > 1
-    }
-
-
 def _holds_no_class(name: str, labelled: Set[str]) -> bool:
     """Return whether a directory is one of unlabelled images or of masks by its name.
 
     Args:
-        labelled: the names of directories that contain directories or are in a class.
+        labelled: the names of directories that contain directories.
     """
     said, (split, is_sure) = words(name), split_of(name)
     maybe_class = {"mask", "label"}.intersection(said)

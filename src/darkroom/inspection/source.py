@@ -21,6 +21,7 @@ from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
     directories_in_classes,
     directories_without_classes,
+    lie_in_classes,
     lists_of_splits,
     other_classes,
 )
@@ -138,12 +139,20 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
             return _with_notes(_largest(tables, read))
         if shards:
             note = f"only the shards are used; {shown(min(others))} and other files are left out"
-            return read({"kind": "parquet"})._replace(notes=[note])
+            try:
+                return read({"kind": "parquet"})._replace(notes=[note])
+            except DataError as no_shards:
+                why_not.append(str(no_shards).removeprefix(f"{listing.where}: "))
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
         raise DataError("; ".join([f"{error}{how}", *other_classes(_files(listing)), *why_not])) from None
-    found = _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
+    try:
+        found = _better(by_folders, _largest(tables, read)) if tables else by_folders
+    except DataError as error:
+        reason = str(error).removeprefix(f"{listing.where}: ")
+        found = by_folders._replace(notes=[f"not used: the label tables; {reason}"])
+    found = _with_notes(found)
     unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
     return found._replace(notes=[*found.notes, *unused])
 
@@ -151,22 +160,28 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
 def _better(by_folders: Source, table: Source) -> Source:
     """Return the more informative layout, directories or a table, with a note about the other.
 
-    A table that names all images of the directories describes them; one that names only some does not.
+    A table that names all images of the directories describes them; one that names only some does not. A table may put
+    images of train into another split, but none that the directories hold out.
     """
     name, n = _tables_of(table), len(by_folders.placed)
     rows = {image.name: image for image in table.placed}
     described = {posixpath.dirname(image) for image in rows}
     missing = [image for image in by_folders.placed if image.name not in rows]
     more = _says_more(by_folders, rows)
+    held_out = [image for image in by_folders.placed if image.split not in (None, "train")]
+    contradicts = any(rows.get(image.name, image).split != image.split for image in held_out)
     only = f"not used: {name}, with only {n - len(missing)} of {n} images; give its path to use it"
     if all(rows.get(image.name, image).label == image.label for image in by_folders.placed):
-        if more and not missing:
+        if more and not missing and not contradicts:
             return table._replace(notes=[f"used: {name}, with the classes of the directories and {more}"])
-        note = only if more else f"the directories are the classes; not used: {name}, which says nothing else"
+        note = f"the directories are the classes; not used: {name}, which says nothing else"
+        if more:
+            note = only if missing else f"not used: {name}, which takes test or validation images of the directories"
     elif any(posixpath.dirname(image.name) in described for image in missing):
         note = only
     else:
-        return table._replace(notes=[f"the classes are those of {name}, not the directories"])
+        splits = " and the splits" if contradicts else ""
+        return table._replace(notes=[f"the classes{splits} are those of {name}, not the directories"])
     return by_folders._replace(notes=[note])
 
 
@@ -293,6 +308,8 @@ def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], So
         with suppress(DataError):
             found = read({"skip": left_out})
             if all(split_of(image.label)[0] for image in found.placed):  # 1_train beside 1_test
+                continue
+            if any(split_of(name)[1] and lie_in_classes(name, _files(listing), found.placed) for name in left_out):
                 continue
             return found._replace(notes=[f"{' and '.join(map(shown, left_out))} left out: no images of classes"])
     return None

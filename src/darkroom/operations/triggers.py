@@ -217,10 +217,11 @@ def incoming_images(folder: Path, *, max_image_bytes: int) -> dict[str, str]:
     Raises:
         DataError: `preprocess` would refuse the directory: a stray file, or classes that differ only in case.
     """
-    from darkroom.data.raw.layouts import Unread, read_folder
+    from darkroom.data.raw.layouts import Unread, list_folder, read_folder
 
     found = {}
-    for image in read_folder(folder, max_image_bytes=max_image_bytes) if folder.is_dir() else ():
+    listed = list_folder(folder) if folder.is_dir() else []
+    for image in read_folder(listed, max_image_bytes=max_image_bytes):
         # An unread image is identified by the reason, for example its size; `preprocess` rejects it anyway.
         content = image.data.reason.encode() if isinstance(image.data, Unread) else image.data
         found[image.name] = hashlib.sha256(bytes(content)).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.data.raw.layouts import RawImage, Unread, oversized, read_folder, read_images
+from darkroom.data.raw.layouts import RawImage, Unread, list_folder, oversized, read_folder, read_images
 from darkroom.errors import DataError
 from tests.support.project import ROOT
 from tests.support.raw_files import pixels, write_folder, write_idx, write_manifest, write_tar, write_zip
@@ -195,7 +195,7 @@ def test_a_layout_of_another_version_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
     write_folder(tmp_path, "dogs/b.jpg", "cats/z/a.jpg", "cats/a b.jpg", "cats/.hidden", ".gitkeep", "README.md")
-    images = list(read_folder(tmp_path, max_image_bytes=1000))
+    images = list(read_folder(list_folder(tmp_path), max_image_bytes=1000))
     assert [(image.name, image.label, image.split) for image in images] == [
         ("cats/a b.jpg", "cats", None),
         ("cats/z/a.jpg", "cats", None),
@@ -206,7 +206,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
 
 def test_what_dvc_add_writes_beside_a_class_folder_is_no_image(tmp_path: Path) -> None:
     write_folder(tmp_path, "cats/a.jpg", "cats.dvc", ".gitignore", "README.md")
-    assert [image.name for image in read_folder(tmp_path, max_image_bytes=1000)] == ["cats/a.jpg"]
+    assert [image.name for image in read_folder(list_folder(tmp_path), max_image_bytes=1000)] == ["cats/a.jpg"]
 
 
 def test_new_images_are_ignored_by_git_and_their_dvc_files_not() -> None:
@@ -219,25 +219,25 @@ def test_new_images_are_ignored_by_git_and_their_dvc_files_not() -> None:
 
 
 def test_a_drop_folder_may_be_empty_or_hold_one_class(tmp_path: Path) -> None:
-    assert list(read_folder(tmp_path, max_image_bytes=10)) == []
+    assert list(read_folder(list_folder(tmp_path), max_image_bytes=10)) == []
     (tmp_path / "dogs").mkdir()
     write_folder(tmp_path, "cats/a.jpg")
-    assert [image.data for image in read_folder(tmp_path, max_image_bytes=10)] == [oversized(21)]
+    assert [image.data for image in read_folder(list_folder(tmp_path), max_image_bytes=10)] == [oversized(21)]
 
 
 def test_a_folder_is_refused_like_an_archive(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such directory; expected <class>/<image>"):
-        list(read_folder(tmp_path / "none", max_image_bytes=10))
+        list(read_folder(list_folder(tmp_path / "none"), max_image_bytes=10))
     write_folder(tmp_path, "cats/a.jpg", "a\n.jpg")
     with pytest.raises(DataError, match=re.escape(r"'a\n.jpg' is not in a class directory")):
-        list(read_folder(tmp_path, max_image_bytes=10))
+        list(read_folder(list_folder(tmp_path), max_image_bytes=10))
 
 
 def test_what_cannot_be_read_is_reported_and_not_waited_for(tmp_path: Path) -> None:
     write_folder(tmp_path, "cats/a.jpg")
     (tmp_path / "cats/b.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "cats/c.jpg")
-    assert [image.data for image in read_folder(tmp_path, max_image_bytes=1000)] == [
+    assert [image.data for image in read_folder(list_folder(tmp_path), max_image_bytes=1000)] == [
         b"content of cats/a.jpg",
         Unread("a broken link to nowhere.jpg"),
         Unread("not a regular file"),

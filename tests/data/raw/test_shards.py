@@ -110,6 +110,18 @@ def test_rows_may_be_read_as_files_in_any_order(tmp_path: Path) -> None:
         rows.read(11)
 
 
+def test_rows_without_images_are_known_after_one_pass(tmp_path: Path) -> None:
+    images = [{"bytes": None if row % 2 else b"1", "path": str(row)} for row in range(8)]
+    pq.write_table(pa.table({"image": images, "label": ["cat", "dog"] * 4}), tmp_path / "x.parquet")
+    shards = listing_of_files(tmp_path, [("x.parquet", tmp_path / "x.parquet", False)])
+    placed = place_in_shards(shards, {"kind": "parquet"}, max_archive_bytes=10**6)
+    rows = listing_of_rows(shards, {"kind": "parquet"}, placed)
+    absent = [rows.unread(number) is not None for number in range(8)]
+    (tmp_path / "x.parquet").unlink()
+    assert [rows.unread(number) is not None for number in range(8)] == absent == [False, True] * 4
+    assert [rows.n_bytes(number) for number in range(8)] == [1, 0] * 4
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "layout", "message"),
     [

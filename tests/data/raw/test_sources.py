@@ -83,6 +83,15 @@ def test_classes_inside_a_new_class_are_refused(tmp_path: Path, kind: str, known
         DataError, match=f"incoming: 'train' would be a new class, but holds the class '{known}' of the"
     ):
         origins(raw, incoming)
+    wanted = {(f"incoming/train/x/{known}/1.png", True)}
+    limits = {"max_archive_bytes": 10**6, "max_image_bytes": 10**6}
+    assert [image.label for image, _ in read_sources(raw, incoming, only=wanted, **limits)] == ["train"]
+
+
+def test_a_nested_class_is_refused_before_images_are_read(tmp_path: Path) -> None:
+    raw, incoming = written(tmp_path / "raw", "zip"), write_folder(tmp_path / "incoming", "batch1/Cats/1.png")
+    with pytest.raises(DataError, match="'batch1' would be a new class, but holds the class 'Cats' of the dataset"):
+        next(read_sources(raw, incoming, max_archive_bytes=10**6, max_image_bytes=10**6))
 
 
 def test_other_originals_are_not_read(tmp_path: Path) -> None:

@@ -109,10 +109,10 @@ def test_a_column_without_a_name_is_no_split() -> None:
         ("Usage", ("Training", "PublicTest", "PrivateTest"), ["train", "test", "test"]),
         ("phase", ("train", "val", "TEST"), ["train", "val", "test"]),
         ("partition", ("train", "", "eval"), ["train", None, "test"]),
-        ("is_valid", ("False", "True", "False"), ["train", "val", "train"]),
+        ("is_valid", ("False", "True", ""), [None, "val", None]),  # may be train, or what its directory says
         ("is_train", ("1", "0", "1"), ["train", "test", "train"]),
         ("is_test_positive", ("1", "0", "1"), [None] * 3),
-        ("place", ("train station", "test lab", "home"), [None] * 3),
+        ("place", ("train station", "test lab", "test track"), [None] * 3),
         ("old", ("train/1.jpg", "test/2.jpg", "test/3.jpg"), [None] * 3),
         ("mode", ("train", "train", "train"), [None] * 3),
     ],
@@ -132,15 +132,85 @@ def test_columns_that_say_different_splits_need_a_choice() -> None:
     assert [split for _, _, split, _ in placed(rows, ["a", "b"], split_column="two")] == ["test", "train"]
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("Usage", ("Training", "PublicTest"), ["train", "test"]),
+        ("is_valid", ("0", "1"), [None, "val"]),
+        ("is_train", ("1", "0"), ["train", "test"]),
+    ],
+)
+def test_a_column_may_be_named_as_it_is_found(column: str, values: tuple[str, ...], expected: list[str | None]) -> None:
+    rows = [{"path": name, "label": "cat", column: value} for name, value in zip("ab", values, strict=True)]
+    named = placed(rows, [*"ab"], split_column=column)
+    assert [split for _, _, split, _ in named] == expected
+    assert named == placed(rows, [*"ab"])
+
+
+def test_a_column_called_split_may_hold_what_others_hold() -> None:
+    rows = [{"path": name, "label": "cat", "split": value} for name, value in (("a", "Training"), ("b", "PublicTest"))]
+    assert [split for _, _, split, _ in placed(rows, ["a", "b"])] == ["train", "test"]
+
+
+def test_columns_of_single_splits_are_read_together() -> None:
+    def splits(**values: str) -> list[str | None]:
+        rows = [{"path": name, "label": "cat"} for name in "abc"]
+        for column, said in values.items():
+            rows = [row | {column: value} for row, value in zip(rows, said, strict=True)]
+        return [split for _, _, split, _ in placed(rows, [*"abc"])]
+
+    assert splits(is_train="100", is_valid="010", is_test="001") == ["train", "val", "test"]
+    assert splits(is_train="100", is_valid="010") == ["train", "val", "test"]
+    assert splits(is_valid="010", is_test="001") == [None, "val", "test"]
+    with pytest.raises(DataError, match="row 3 is in two splits by 'is_train', 'is_test'; correct it, or name the col"):
+        splits(is_train="110", is_test="011")
+    with pytest.raises(DataError, match="row 4 is in no split by 'is_train', 'is_valid', 'is_test'"):
+        splits(is_train="100", is_valid="010", is_test="000")
+
+
+def test_the_column_of_the_class_is_no_split() -> None:
+    rows = [{"path": name, "is_valid": value} for name, value in zip("abc", "010", strict=True)]
+    found = placed(rows, [*"abc"], label_column="is_valid")
+    assert [(label, split) for _, label, split, _ in found] == [("0", None), ("1", None), ("0", None)]
+
+
 def test_directories_of_images_say_the_split_if_no_column_does() -> None:
     rows = [{"path": "train/1.jpg", "label": "cat"}, {"path": "valid/x/1.jpg", "label": "cat"}]
     files = ["data/train/1.jpg", "data/valid/x/1.jpg"]
     assert [split for _, _, split, _ in placed(rows, files)] == ["train", "val"]
     said = [row | {"set": "train"} for row in rows]
     assert [split for _, _, split, _ in placed(said, files)] == ["train", "train"]
-    assert [split for _, _, split, _ in placed([*rows, {"path": "a.jpg", "label": "cat"}], [*files, "data/a.jpg"])] == [
-        None
-    ] * 3
+    partly = [rows[0] | {"is_valid": "1"}, rows[1] | {"is_valid": "0"}, {**rows[0], "path": "train/2.jpg"}]
+    partly[2]["is_valid"] = "0"
+    files = ["train/1.jpg", "valid/x/1.jpg", "train/2.jpg"]
+    assert [split for _, _, split, _ in placed(partly, files)] == ["val", "val", "train"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["seg_train/1", "seg_test/2"], ["train", "test"]),
+        (["all/Training Set/1", "all/Test Set/2"], ["train", "test"]),
+        (["train/test/1", "val/test/2"], ["train", "val"]),  # "test" is a class
+        (["test_data/train/1", "test_data/val/2"], ["train", "val"]),
+        (["test_rig/train/1", "test_rig/val/2", "field/val/3"], ["train", "val", "val"]),
+        (["train station/1", "test track/2"], [None, None]),
+        (["train/1", "train/2"], [None, None]),
+    ],
+)
+def test_directories_may_say_the_split_in_any_nesting(files: list[str], expected: list[str | None]) -> None:
+    rows = [{"path": name, "label": "cat"} for name in files]
+    assert [split for _, _, split, _ in placed(rows, files)] == expected
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("seg_train", "seg_test")])
+def test_an_image_beside_directories_of_splits_is_refused(splits: tuple[str, str]) -> None:
+    files = [f"{splits[0]}/1.jpg", f"{splits[1]}/2.jpg", "extra/3.jpg"]
+    rows = [{"path": name, "label": "cat"} for name in files]
+    message = f"'extra/3.jpg' is in no directory of a split, as '{splits[1]}/2.jpg' is; give every row its split in a"
+    with pytest.raises(DataError, match=message):
+        placed(rows, files)
+    assert [split for _, _, split, _ in placed([row | {"set": "train"} for row in rows], files)] == ["train"] * 3
 
 
 def test_one_column_per_class_says_the_class() -> None:
@@ -150,7 +220,11 @@ def test_one_column_per_class_says_the_class() -> None:
     assert [label for _, label, *_ in placed(said, ["a", "b"])] == ["MEL", "NV"]
     with pytest.raises(DataError, match="row 3: of the classes 'MEL', 'NV' it has 'MEL' and 'NV'; expected one 1 per"):
         placed([rows[0], rows[1] | {"MEL": "1"}], ["a", "b"])
-    with pytest.raises(DataError, match="has no column label or .*, only 'image', 'male', 'female', 'breed'; name it"):
+    coded = [{"image": "a", "cat": "True", "dog": "False"}, {"image": "b", "cat": "False", "dog": "True"}]
+    assert [label for _, label, *_ in placed(coded, ["a", "b"])] == ["cat", "dog"]
+    with pytest.raises(
+        DataError, match="no column label, but 'breed' beside 0/1 columns such as 'male'; name the colu"
+    ):
         placed([{"image": "a", "male": "1", "female": "0", "breed": "pug"}], ["a"])
 
 

@@ -15,6 +15,7 @@ from darkroom.data.preparation.corrections import DROP, Corrected, Corrections
 from darkroom.data.preparation.decoding import Batch, read_batch
 from darkroom.data.raw.layouts import RawImage, Unread
 from darkroom.data.raw.names import same_name
+from darkroom.data.raw.placement import apart
 from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -125,8 +126,7 @@ class Rows:
             other = self._forms.setdefault(same_name(label), label)
             if other != label:
                 raise DataError(
-                    f"{shown(name)}: the class names {other!a} and {label!a} differ only in case or Unicode form; "
-                    "use one of them in the dataset and in data/incoming"
+                    f"{shown(name)}: {apart(other, label)}; use one of them in the dataset and in data/incoming"
                 )
             self._codes[label] = len(self.classes)
             self.classes.append(label)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from darkroom.data.raw.names import is_a_split, split_of
+from darkroom.data.raw.names import is_a_split, split_meant, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -49,62 +49,92 @@ def plain(name: str) -> str:
 
 def split_column(
     rows: Mapping[int, Mapping[str, str]], given: str | None, *, asked: Sequence[str], called: str
-) -> tuple[str | None, dict[int, dict[str, str]]]:
-    """Return the name of the column with the splits, None if there is none, and the values to replace, by line.
+) -> tuple[str | None, dict[int, str]]:
+    """Return the name of the column with the splits, None if there is none, and the splits to put there, by line.
 
-    It is the given column, one with a usual name, or else the one whose values are all names of splits.
+    It is the given column, one with a usual name, or else the one whose values are all names of splits. Columns such as
+    is_train and is_valid count as one; rows in which only `train` can be meant have no split.
 
     Args:
-        asked: the columns whose values are looked at.
+        asked: the columns to choose from if none is given.
 
     Raises:
-        DataError: the given column does not exist, or two columns have different splits.
+        DataError: the given column does not exist, two columns have different splits, or a row is in two.
     """
     header = list(next(iter(rows.values())))
-    if given:
-        return find_column(header, given, (), called=called, key="split_column"), {}
-    if usual := next((name for name in header if plain(name) in SPLITS), None):
-        return usual, {}
-    found: dict[str, tuple[str, ...]] = {}
+    named = find_column(header, given, (), called=called, key="split_column") if given else None
+    if named := named or next((name for name in asked if plain(name) in SPLITS), None):
+        if _is_flag(named, rows):
+            return named, _by_flags(rows, [named], called=called)
+        meant = {value: split_meant(value) for value in {row[named] for row in rows.values()}}
+        return named, {line: split for line, row in rows.items() if (split := meant[row[named]])}
+    found: dict[str, dict[int, str]] = {}
+    flags = [name for name in asked if _is_flag(name, rows)]
+    said = _by_flags(rows, flags, called=called) if flags else {}
+    if is_a_split([split or "train" for split in said.values()]):
+        found[flags[0]] = said
     for name in asked:
         values = {row[name] for row in rows.values()} - {""}
-        of_value = {value: _meant(name, value) for value in values} if len(values) <= _MOST_SPLITS else {}
+        of_value = {value: split_meant(value) for value in values} if len(values) <= _MOST_SPLITS else {}
         if None not in of_value.values() and is_a_split(of_value.values()):
-            found[name] = tuple(of_value.get(row[name]) or "" for row in rows.values())  # "" if the cell is empty
-    if len(set(found.values())) > 1:
+            found[name] = {line: of_value.get(row[name]) or "" for line, row in rows.items()}  # "" if it is empty
+    if len({tuple(split or "train" for split in splits.values()) for splits in found.values()}) > 1:
         both = " and ".join(map(shown, [*found][:2]))
         raise DataError(f"{called}: {both} say different splits; name the right one with `split_column` in the layout")
-    if not found:
-        return None, {}
-    name, splits = next(iter(found.items()))
-    return name, {line: {name: split} for line, split in zip(rows, splits, strict=True)}
+    return next(iter(found.items()), (None, {}))
 
 
-def _meant(column: str, value: str) -> str | None:
-    """Return the split that a value stands for, such as "Training" in Usage or "True" in is_valid, else None."""
-    if match := _OF_SPLIT.fullmatch(column.casefold()):
-        own, sure = split_of(match[1])
-        other = "test" if own == "train" else "train"
-        said = value.strip().casefold()
-        return own if sure and said in _YES else other if sure and said in _NO else None
-    return None if re.search(r"[./\\]", value) else split_of(value)[0]  # train/1.jpg is a path
+def _is_flag(column: str, rows: Mapping[int, Mapping[str, str]]) -> bool:
+    """Return whether a column such as is_valid says of each row whether it is in this split."""
+    match = _OF_SPLIT.fullmatch(column.casefold())
+    if match is None or not split_of(match[1])[1]:
+        return False
+    return {row[column].strip().casefold() for row in rows.values()} <= {*_YES, *_NO, ""}
+
+
+def _by_flags(rows: Mapping[int, Mapping[str, str]], columns: Sequence[str], *, called: str) -> dict[int, str]:
+    """Return the splits by line from columns such as is_train and is_valid, "" for rows that may be train.
+
+    Raises:
+        DataError: a row is in two splits, or there is a column for each split and it is in none.
+    """
+    own = {name: str(split_of(name.casefold().removeprefix("is"))[0]) for name in columns}
+    rest = next((split for split in ("train", "test", "val") if split not in own.values()), None)
+    splits: dict[int, str] = {}
+    for line, row in rows.items():
+        said = {name: row[name].strip().casefold() for name in columns}
+        true = {own[name] for name, value in said.items() if value in _YES}
+        is_out = not true and any(said.values())  # not an empty row
+        if len(true) > 1 or (is_out and rest is None):
+            raise DataError(
+                f"{called}, row {line} is in {'two splits' if true else 'no split'} by {', '.join(map(shown, own))}; "
+                "correct it, or name the column with the split with `split_column` in the layout"
+            )
+        splits[line] = true.pop() if true else rest if is_out and rest and rest != "train" else ""
+    return splits
 
 
 def with_label(
     rows: Mapping[int, Mapping[str, str]], columns: Sequence[str], *, called: str
 ) -> dict[int, dict[str, str]]:
-    """Return rows with a column `label` instead of one 0/1 column per class.
+    """Return rows with a column `label` instead of one column of 0 and 1, or of false and true, per class.
 
     Args:
-        columns: the candidates; unless all hold only 0 and 1, or false and true, the rows are returned unchanged.
+        columns: the candidates; unless several hold only 0 and 1, or false and true, the rows are returned unchanged.
 
     Raises:
-        DataError: a row has several classes, or none.
+        DataError: a row has several classes, or none, or another column is beside those of the classes.
     """
-    classes = [name for name in columns if name]  # pandas writes an index without a name
-    is_coded = all({row[name].strip().casefold() for row in rows.values()} <= _YES | _NO for name in classes)
-    if len(classes) < 2 or not is_coded:
+    named = [name for name in columns if name]  # pandas writes an index without a name
+    classes = [name for name in named if {row[name].strip().casefold() for row in rows.values()} <= _YES | _NO]
+    if len(classes) < 2:
         return {line: dict(row) for line, row in rows.items()}
+    if others := [name for name in named if name not in classes]:
+        raise DataError(
+            f"{called} has no column label, but {shown(others[0])} beside 0/1 columns such as {shown(classes[0])}; "
+            "name the column with the class with `label_column` in the layout, or leave only path, split and one 0/1 "
+            "column per class"
+        )
     chosen = {line: [name for name in classes if row[name].strip().casefold() in _YES] for line, row in rows.items()}
     if odd := next((line for line, names in chosen.items() if len(names) != 1), None):
         such = " and ".join(map(shown, chosen[odd])) or "none"

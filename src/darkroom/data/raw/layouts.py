@@ -1,7 +1,7 @@
 """Read a dataset, downloaded or in a directory, as a stream of labelled images."""
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +119,12 @@ class Images:
     ) -> None:
         self._directory, self._parts, self._max_archive_bytes = directory, parts, max_archive_bytes
 
+    def classes(self) -> set[str]:
+        """Return the classes, empty if they are known only after arrays are read."""
+        if any(listed is None for _, listed in self._parts):
+            return set()
+        return {image.label for _, listed in self._parts if listed for image in listed.placed}
+
     def names(self) -> Iterator[tuple[str, str | None]]:
         """Yield the name and split of every image; of the files, only arrays are read."""
         for part, listed in self._parts:
@@ -158,13 +164,8 @@ class Images:
             counts[block.split] = start + len(block.labels)
 
 
-def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] | None = None) -> Iterator[RawImage]:
-    """Yield the images of a directory `<class>/**/file`, sorted by name; links are followed.
-
-    The data of an unreadable file are Unread.
-
-    Args:
-        max_image_bytes, only: see read_images.
+def list_folder(directory: Path) -> list[tuple[Placed, Path]]:
+    """Return the images of a directory `<class>/**/file` and their paths, sorted by name; links are followed.
 
     Raises:
         DataError: the directory does not exist, an image is in no class directory, or two class names differ only in
@@ -174,11 +175,17 @@ def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] |
         raise DataError(f"{directory}: no such directory; expected <class>/<image>")
     entries = list(walk(directory))
     names = [(name, is_dir) for name, _, is_dir in entries]
-    for placed in place(names, where=directory, folders=None):
-        if only is not None and placed.name not in only:
-            continue
-        path = entries[placed.number][1]
-        yield RawImage(placed.name, placed.label, None, _content(path, max_image_bytes))
+    return [(image, entries[image.number][1]) for image in place(names, where=directory, folders=None)]
+
+
+def read_folder(images: Iterable[tuple[Placed, Path]], *, max_image_bytes: int) -> Iterator[RawImage]:
+    """Yield images that list_folder() returned; the data of an unreadable file are Unread.
+
+    Args:
+        max_image_bytes: see read_images.
+    """
+    for image, path in images:
+        yield RawImage(image.name, image.label, None, _content(path, max_image_bytes))
 
 
 def _content(path: Path, max_image_bytes: int) -> bytes | Unread:

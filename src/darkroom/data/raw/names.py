@@ -1,8 +1,9 @@
 """Tell from the names of files and directories whether they are splits, classes, images or documents."""
 
+import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +54,34 @@ def split_of(name: str) -> tuple[str | None, bool]:
         return None, False
     others = [token for token in tokens if not SPLIT_WORD.fullmatch(token) and not _FILLER.fullmatch(token)]
     return _SPLIT_OF[matches[0][1]], not others
+
+
+def split_meant(name: str) -> str | None:
+    """Return the split (see split_of) in a name that has nothing else or is a single word; None for paths.
+
+    >>> split_meant("PublicTest"), split_meant("seg_train"), split_meant("test track"), split_meant("train/1")
+    ('test', 'train', None, None)
+    """
+    split, is_sure = split_of(name)
+    return None if re.search(r"[/\\]" if is_sure else r"[/\\.\s]", name.strip()) else split
+
+
+def splits_by_directories(paths: Sequence[str]) -> list[str | None]:
+    """Return the split of the topmost directory above each file that means one (train, val, test or eval).
+
+    Directories above all files are not looked at, and a directory whose name is nothing but a split precedes others.
+    All are None unless some are train and some are not.
+
+    >>> splits_by_directories(["seg_train/1.jpg", "seg_test/deep/2.jpg", "3.jpg"])
+    ['train', 'test', None]
+    """
+    folders = [posixpath.dirname(path) for path in paths]
+    n_shared = len(posixpath.commonpath(folders)) if folders else 0
+    said: dict[str, str | None] = {}
+    for folder in set(folders):
+        parts = [part for part in folder[n_shared:].split("/") if split_meant(part)]
+        said[folder] = split_meant(next((part for part in parts if split_of(part)[1]), parts[0])) if parts else None
+    return [said[folder] for folder in folders] if is_a_split(said.values()) else [None] * len(paths)
 
 
 def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
@@ -112,5 +141,5 @@ def words(name: str) -> list[str]:
     return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
 
 
-def is_a_split(splits: Iterable[str | None]) -> bool:
+def is_a_split(splits: Collection[str | None]) -> bool:
     return "train" in splits and len(set(splits) - {None}) > 1

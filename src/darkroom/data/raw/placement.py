@@ -294,10 +294,21 @@ def check_names(classes: set[str], where: Path) -> None:
             raise DataError(f"{where}: the class name {shown(name)} is not UTF-8; rename it, or pack it again")
         other = forms.setdefault(same_name(name), name)
         if other != name:
-            # Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.
-            one, two = (unicodedata.normalize("NFC", form) for form in (other, name))
-            in_case = one != two and one.casefold() == two.casefold()
-            both = f"{shown(other)} and {shown(name)}" if in_case else f"{other!a} and {name!a}"
-            point = same_name(name).isdecimal() and "." in f"{other}{name}"
-            what = "the decimal point" if point else "case, spaces or Unicode form"
-            raise DataError(f"{where}: the class names {both} differ only in {what}; make them one class")
+            raise DataError(f"{where}: {apart(other, name)}; make them one class")
+
+
+def apart(one: str, other: str) -> str:
+    """Return a sentence about class names of which same_name() is equal: they differ in case, spaces and the like.
+
+    Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.
+
+    >>> apart("1", "1.0")
+    "the class names '1' and '1.0' differ only in the decimal point"
+    """
+    first, second = (unicodedata.normalize("NFC", name) for name in (one, other))
+    in_case = first != second and first.casefold() == second.casefold()
+    both = f"{shown(one)} and {shown(other)}" if in_case else f"{one!a} and {other!a}"
+    is_point = same_name(one).isdecimal() and "." in f"{one}{other}"
+    return (
+        f"the class names {both} differ only in {'the decimal point' if is_point else 'case, spaces or Unicode form'}"
+    )

@@ -25,6 +25,7 @@ SUFFIX = ".parquet"
 IMAGES = ("image", "img", "picture", "photo")
 _IMAGES, _ROWS = 16, 1024  # rows in memory at once, with and without the bytes of the images
 NO_BYTES = "the shard has no bytes of it, only a path"  # why an image cannot be read
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")  # of images
 _BUFFER_BYTES = 1 << 20  # to read a column page by page, not as a whole
 
 
@@ -98,24 +99,29 @@ def listing_of_rows(listing: Listing, layout: Mapping[str, Any], placed: Sequenc
         rows.n_bytes,
         read,
         lambda number: BytesIO(read(number)),
-        lambda number: NO_BYTES if rows.content(number) is None else None,
+        lambda number: None if rows.has_bytes(number) else NO_BYTES,
     )
 
 
 class _Rows:
-    """The images of n rows, read in one pass as long as the numbers ascend."""
+    """The images of n rows, read in one pass as long as the numbers ascend; their sizes are remembered."""
 
     def __init__(self, listing: Listing, layout: Mapping[str, Any], *, n: int) -> None:
         self._listing, self._layout, self._n = listing, layout, n
-        self._sizes: dict[int, int] = {}
+        self._sizes: dict[int, int | None] = {}  # None for a row without bytes
         self._rest: Iterator[bytes | None] = iter(())
         self._number, self._content = n, None  # type: int, bytes | None
 
     def n_bytes(self, number: int) -> int:
         """Return the size of an image, 0 if the row has no bytes."""
+        self.has_bytes(number)
+        return self._sizes[number] or 0
+
+    def has_bytes(self, number: int) -> bool:
+        """Return whether a row has an image, not only a path."""
         if number not in self._sizes:
             self.content(number)
-        return self._sizes[number]
+        return self._sizes[number] is not None
 
     def content(self, number: int) -> bytes | None:
         """Return the bytes of an image, None if the row has none."""
@@ -125,15 +131,19 @@ class _Rows:
         while self._number < number:
             self._content = next(self._rest)
             self._number += 1
-            self._sizes[self._number] = len(self._content or b"")
+            self._sizes[self._number] = None if self._content is None else len(self._content)
         return self._content
 
 
 def holds_images(listing: Listing, position: int) -> bool:
-    """Return whether a file is a shard with images in it."""
+    """Return whether a file is a shard with images in it, not with other bytes such as hashes or embeddings."""
     try:
         with _opened(listing, position) as file:
-            return any(_is_image(field.type) for field in file.schema_arrow)
+            able = [field for field in file.schema_arrow if _is_image(field.type)]
+            if any(_has_field(field.type, "bytes") or field.name.casefold() in IMAGES for field in able):
+                return True
+            first: Any = next(file.iter_batches(batch_size=_IMAGES, columns=[field.name for field in able]), {})
+            return any((column.drop_null().to_pylist() or [b""])[0].startswith(_STARTS) for column in first)
     except DataError:
         return False
 

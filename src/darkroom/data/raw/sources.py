@@ -4,13 +4,14 @@ import hashlib
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import RawImage, Unread, read_folder, read_images
+from darkroom.data.raw.layouts import RawImage, Unread, list_folder, open_images, read_folder
+from darkroom.data.raw.names import same_name
+from darkroom.data.raw.placement import Placed
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -40,27 +41,37 @@ def read_sources(
         only: the images to yield, by name and whether incoming; None: all.
 
     Raises:
-        DataError: a source is damaged, data/incoming holds a stray file, or classes of the dataset in another class.
+        DataError: a source is damaged, data/incoming holds a stray file, or, if all images are read, a new class in
+            which classes of the dataset are.
     """
-    old_names = new_names = None
-    if only is not None:
-        old_names = {name for name, is_new in only if not is_new}
-        new_names = {name.removeprefix(PREFIX) for name, is_new in only if is_new}
-    found = read_folder(incoming, max_image_bytes=max_image_bytes, only=new_names) if incoming.is_dir() else iter(())
-    known: set[str] = set()
     # Lists and checks the directory before anything is decoded.
-    first = list(islice(found, 1))
-    for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=old_names):
-        known.add(image.label)
-        yield image, False
-    for image in chain(first, found):
-        inside = next((part for part in image.name.split("/")[1:-1] if part in known), None)
-        if inside and image.label not in known:
+    new = list_folder(incoming) if incoming.is_dir() else []
+    old_names = {name for name, is_new in only if not is_new} if only is not None else None
+    with open_images(raw, max_archive_bytes=max_archive_bytes) as images:
+        known = images.classes()
+        if only is None:
+            _refuse_nested(new, known, incoming)
+        for image in images.read(max_image_bytes=max_image_bytes, only=old_names):
+            known.add(image.label)
+            yield image, False
+    if only is None:  # again for arrays, whose classes are known only now
+        _refuse_nested(new, known, incoming)
+    else:
+        new = [(image, path) for image, path in new if (f"{PREFIX}{image.name}", True) in only]
+    for image in read_folder(new, max_image_bytes=max_image_bytes):
+        yield replace(image, name=f"{PREFIX}{image.name}"), True
+
+
+def _refuse_nested(new: Sequence[tuple[Placed, Path]], known: Collection[str], incoming: Path) -> None:
+    """Refuse `batch1/cats/1.jpg`, where `cats` is a known class and `batch1` is none."""
+    forms = set(map(same_name, known))
+    for image, _ in new:
+        inside = next((part for part in image.name.split("/")[1:-1] if same_name(part) in forms), None)
+        if inside and same_name(image.label) not in forms:
             raise DataError(
                 f"{incoming}: {shown(image.label)} would be a new class, but holds the class {shown(inside)} of the "
                 f"dataset; expected {incoming}/<class>/<image>"
             )
-        yield replace(image, name=f"{PREFIX}{image.name}"), True
 
 
 def read_originals(raw: Path, incoming: Path, origins: Sequence[Origin]) -> Iterator[tuple[int, bytes | np.ndarray]]:

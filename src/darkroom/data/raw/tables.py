@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, split_column, with_label
 from darkroom.data.raw.finding import Files, below, find
-from darkroom.data.raw.names import is_a_split, settled, split_of, splits_by_name
+from darkroom.data.raw.names import settled, split_of, splits_by_directories, splits_by_name
 from darkroom.data.raw.placement import Placed, check_names
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -60,13 +60,15 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
         raise DataError(f"{called} has no rows; expected one per image")
     header = list(next(iter(rows.values())))
     path = find_column(header, layout.get("path_column"), PATHS, called=called, key="path_column")
-    asked = [name for name in header if name != path and plain(name) not in LABELS]
+    given = layout.get("label_column")
+    asked = [name for name in header if name not in (path, given and given.strip()) and plain(name) not in LABELS]
     split, said = split_column(rows, layout.get("split_column"), asked=asked, called=called)
-    rows = {line: {**row, **said.get(line, {})} for line, row in rows.items()}
-    if layout.get("label_column") is None and not any(plain(name) in LABELS for name in header):
+    if split is not None and said:
+        rows = {line: {**row, split: said.get(line, row[split])} for line, row in rows.items()}
+    if given is None and not any(plain(name) in LABELS for name in header):
         rows = with_label(rows, [name for name in header if name not in (path, split)], called=called)
         header = list(next(iter(rows.values())))
-    label = find_column(header, layout.get("label_column"), LABELS, called=called, key="label_column")
+    label = find_column(header, given, LABELS, called=called, key="label_column")
     return Table(name, called, rows, path, label, split)
 
 
@@ -76,7 +78,7 @@ def place_by_tables(
     """Return the images of tables, in their order, with class, split and all other columns.
 
     Without a column for the split, the names of several tables or of their directories may give it (train.csv,
-    test.csv), or else the directories of the images (train/1.jpg, test/1.jpg).
+    test.csv). A row without a split has that of the directories of the image (train/1.jpg, test/1.jpg).
 
     Args:
         names: (path with "/" between its parts, whether it is a directory) of the dataset; Placed.number is the
@@ -85,8 +87,8 @@ def place_by_tables(
         root: the directory to which paths are relative; None: detected, see finding.find.
 
     Raises:
-        DataError: a row has no path or label, a split is unknown, an image is missing or named twice, or two class
-            names differ only in case, spaces or Unicode form.
+        DataError: a row has no path or label, a split is unknown, an image is missing, named twice or beside the
+            directories of splits, or two class names differ only in case, spaces or Unicode form.
     """
     files = Files(names)
     splits = _splits(tables, where=where)
@@ -110,7 +112,7 @@ def place_by_tables(
             others = {key: value for key, value in row.items() if key not in (table.path, table.label, table.split)}
             placed.append(Placed(found[line], name, row[table.label].strip(), splits.get((number, line)), others))
     check_names({image.label for image in placed}, where)
-    return placed if splits else _split_by_directories(placed)
+    return _with_directories(placed, called=tables[0].called)
 
 
 def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, str]]:
@@ -222,17 +224,25 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
     return found.numbers
 
 
-def _split_by_directories(placed: Sequence[Placed]) -> list[Placed]:
-    """Return images with the split of a directory above them; unchanged unless every image has one."""
-    by_image: dict[int, str] = {}
-    for image in placed:
-        for split, sure in map(split_of, image.name.split("/")[:-1]):
-            if split and sure:
-                by_image[image.number] = split
-    if len(by_image) < len(placed) or not is_a_split(by_image.values()):
-        return list(placed)
-    splits = settled(by_image)
-    return [image._replace(split=splits[image.number]) for image in placed]
+def _with_directories(placed: Sequence[Placed], *, called: str) -> list[Placed]:
+    """Return images without a split with that of a directory above them.
+
+    Raises:
+        DataError: none has a split, and directories name the splits of some images only.
+    """
+    by_directory = splits_by_directories([image.name for image in placed])
+    if None in by_directory and any(by_directory) and not any(image.split for image in placed):
+        odd = placed[by_directory.index(None)].name
+        other = next(
+            image.name for image, split in zip(placed, by_directory, strict=True) if split not in (None, "train")
+        )
+        raise DataError(
+            f"{called}: {shown(odd)} is in no directory of a split, as {shown(other)} is; give every row its split "
+            "in a column, which `split_column` in the layout names"
+        )
+    both = zip(placed, by_directory, strict=True)
+    splits = settled({image.number: said for image, split in both if (said := image.split or split)})
+    return [image._replace(split=splits.get(image.number)) for image in placed]
 
 
 def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], str]:
@@ -249,4 +259,4 @@ def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], st
                 raise DataError(
                     f"{table.called}, row {line}: the split is {shown(value)}; expected train, val, test or nothing"
                 )
-    return settled(said)
+    return said
