@@ -1,4 +1,4 @@
-# What people, hooks and CI call. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
+# Commands for people, hooks and CI. `make run` and `make test` need only Python 3.11 to 3.13, make, git and a network.
 PYTHON ?= python3
 PORT ?= 5000
 VENV := .venv
@@ -13,8 +13,8 @@ help:  ## list the targets
 
 setup: $(VENV)/.ready  ## create .venv from requirements.lock, with every package checked by its hash
 
-# uv installs in a tenth of pip's time; pip brings it, pinned and hashed by the same lock file. Packages are compiled at
-# once, on every core: where PYTHONDONTWRITEBYTECODE is set each process would compile TensorFlow again, 5 s of CPU time.
+# uv takes a tenth of pip's time; pip installs it, pinned and hashed by the same lock file. Packages are compiled now, on
+# every core: if PYTHONDONTWRITEBYTECODE is set, each process would compile TensorFlow again, 5 s of CPU time.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit("Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is %d.%d; say make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -24,31 +24,31 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@echo "$(CURDIR)" > $@
 
-# The scripts of an environment name its directory: where the repository was moved or copied it is made again.
+# The scripts of an environment contain its path, so it is made again if the repository was moved or copied.
 $(shell [ "$$(cat $(VENV)/.ready 2>/dev/null)" = "$(CURDIR)" ] || rm -f $(VENV)/.ready)
 
-run: setup  ## from nothing to a promoted model: set up, dvc repro, summary
+run: setup  ## set up, run dvc repro up to a promoted model, print a summary
 	@start=$$(date +%s) && dvc repro && echo && darkroom report --since $$start && \
 	    echo "           . $(VENV)/bin/activate     first, so that the shell finds these commands"
 
-ui: setup  ## the runs in MLflow's UI on this repository's store (PORT=5000, or the next free one)
+ui: setup  ## show the runs in MLflow's UI (PORT=5000, or the next free one)
 	darkroom ui --port $(PORT)
 
 docs: setup  ## build the pages of docs/ into site/, and check their links
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "open site/index.html"
 
-# Three processes on two cores, because tests spend a fifth of their time waiting for a disk, a process or a deadline.
-test: setup lint  ## every check, and every test but those of test-slow; prints the coverage
+# Three processes on two cores, because tests wait for a fifth of their time, for a disk, a process or a deadline.
+test: setup lint  ## run every check, and every test except those of test-slow; print the coverage
 	python -m slipcover -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 	@python -c 'import json; print("coverage:", json.load(open(".coverage.json"))["summary"]["percent_covered_display"], "%")'
 
-test-slow: setup  ## the tests that take minutes: kills at random moments
+test-slow: setup  ## run the tests that take minutes: kills at random moments
 	python -m pytest -m slow
 
-test-fast: setup  ## the tests that load neither TensorFlow nor MLflow, under 40 s
+test-fast: setup  ## run the tests that load neither TensorFlow nor MLflow, under 40 s
 	python -m pytest -m "not heavy"
 
-lint: setup  ## ruff and mypy --strict
+lint: setup  ## run ruff and mypy --strict
 	ruff check $(CODE)
 	ruff format --check $(CODE)
 	mypy
@@ -60,7 +60,7 @@ format: setup  ## apply ruff's fixes and formatting
 COMPILE = uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --no-annotate --quiet --custom-compile-command "make lock"
 
-lock: setup  ## write requirements.lock and requirements-s3.lock again from pyproject.toml
+lock: setup  ## write requirements.lock and requirements-s3.lock from pyproject.toml
 	$(COMPILE) --extra dev --output-file requirements.lock
 	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
 	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
@@ -68,6 +68,6 @@ lock: setup  ## write requirements.lock and requirements-s3.lock again from pypr
 bench: setup  ## run every benchmark and write benchmarks/results
 	set -e; for script in $(filter-out benchmarks/record.py benchmarks/served.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
-clean:  ## remove the environment and caches; data, models and runs stay
+clean:  ## remove the environment and caches; keep data, models and runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

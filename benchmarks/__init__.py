@@ -1,1 +1,1 @@
-"""One script per claim, each against its peer in the same run: `python -m benchmarks.NAME [--save]`."""
+"""One script per claim, each measured against a peer in the same run: `python -m benchmarks.NAME [--save]`."""

@@ -1,20 +1,20 @@
-"""How many wrong labels does `darkroom audit` find, beside cleanlab? 3 % of the labels are made wrong, by chance.
+"""How many wrong labels do `darkroom audit` and cleanlab find? 3 % of the labels are made wrong at random.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.audit                    # makes the features first: 12 minutes
-    DARKROOM_MIRROR=folder python -m benchmarks.audit --keep features    # and keeps them there for the next time
+    DARKROOM_MIRROR=folder python -m benchmarks.audit                    # computes the features first: 12 minutes
+    DARKROOM_MIRROR=folder python -m benchmarks.audit --keep features    # and keeps them there for later runs
     DARKROOM_MIRROR=folder python -m benchmarks.audit --sets cats-vs-dogs --seeds 0    # a trial run
 
 Needs cleanlab (`uv pip install cleanlab==2.9.0`), which Darkroom does not depend on. Both sides get the same features
-of a frozen EfficientNet-Lite0 and the same labels, one after the other in one process. Cleanlab's side is what its
-documentation shows: out-of-fold probabilities of scikit-learn's LogisticRegression in 5 folds, and find_label_issues.
+of a frozen EfficientNet-Lite0 and the same labels, one after the other in one process. Cleanlab is used as in its
+documentation: out-of-fold probabilities of scikit-learn's LogisticRegression in 5 folds, and find_label_issues.
 
-recall_at_n: of the n labels that were made wrong, the share among the n most suspected, which is their precision too.
-corrected: a head is solved on the wrong labels, and on those after the n most suspected were looked at; both are scored
-on validation images, whose labels are right, and compared by McNemar's test.
+recall_at_n: the share of the n wrong labels among the n most suspected ones, which is also their precision.
+corrected: a head is solved on the wrong labels, and on the labels after the n most suspected ones were reviewed; both
+are scored on validation images, whose labels are right, and compared by McNemar's test.
 without_backbone: the same digits judged by their pixels, and by the preset's network, trained 3 times without the
-images that it judges; corrected there is of that network.
-many: how long the audit of 50,000 rows takes: the features of CIFAR-10, repeated with noise, which changes the answers
-and not the time.
+images that it judges; its `corrected` is that of this network.
+many: the time of an audit of 50,000 rows: the features of CIFAR-10, repeated with noise, which changes the answers but
+not the time.
 """
 
 import json
@@ -52,7 +52,7 @@ CIFAR = {
     "embed.backbone": "efficientnet-lite0",
     "embed.weights": "imagenet",
 }
-SETS: dict[str, tuple[str, dict[str, Any]]] = {  # a preset, and what is changed in it
+SETS: dict[str, tuple[str, dict[str, Any]]] = {  # a preset, and the changes to it
     "cats-vs-dogs": (
         "cats-vs-dogs",
         {**ALL, "download.dataset": "cats-vs-dogs-small", "preprocess.val_fraction": 0.3},
@@ -66,7 +66,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the wrong labels")
-    parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
+    parser.add_argument("--keep", type=Path, help="directory for prepared images and features")
     options = parser.parse_args()
     os.environ["DARKROOM_MIRROR"] = str(Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve())
     result = {}
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def make(name: str, folder: Path) -> None:
-    """Prepare the images of a data set, and compute the features of all training and validation images."""
+    """Prepare the images of a dataset, and compute the features of all training and validation images."""
     settings, made = json.dumps(SETS[name]), folder / "settings.json"
     if (folder / "features").exists():
         if not made.exists() or made.read_text() != settings:
@@ -108,7 +108,7 @@ def read(folder: Path, split: str) -> Vectors:
 
 
 def made_wrong(labels: np.ndarray, *, n_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels of which some were changed, and which ones."""
+    """Return labels, some of them changed, and which ones are."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(labels), round(WRONG * len(labels)), replace=False)
     changed = labels.copy()
@@ -117,14 +117,14 @@ def made_wrong(labels: np.ndarray, *, n_classes: int, seed: int) -> tuple[np.nda
 
 
 def one_run(folder: Path, *, seed: int) -> dict[str, dict[str, float]]:
-    """Return what each side finds, and in how many seconds."""
+    """Return the findings and seconds of each side."""
     dataset, vectors = Dataset.open(folder / "prepared"), read(folder, "train")
     n_classes = len(dataset.classes)
     labels, wrong = made_wrong(dataset.labels[vectors.rows], n_classes=n_classes, seed=seed)
     everywhere = dataset.labels.copy()
     everywhere[vectors.rows] = labels
 
-    import scipy.optimize  # noqa: F401 - imports are paid outside of the clocks
+    import scipy.optimize  # noqa: F401 - imported before the time is measured
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
     from joblib import parallel_config
@@ -136,7 +136,7 @@ def one_run(folder: Path, *, seed: int) -> dict[str, dict[str, float]]:
         judged = findings.by_vectors(vectors, everywhere, n_classes=n_classes)
     ours = clock.seconds | measured(judged.verdicts.quality, np.flatnonzero(judged.verdicts.is_suspect), wrong)
 
-    # Folds in threads, one core each, as our own.
+    # Folds in threads, one core each, as in Darkroom.
     with Clock() as clock, parallel_config("threading", n_jobs=-1), threadpool_limits(1, user_api="blas"):
         answers = cross_val_predict(LogisticRegression(), vectors.values, labels, cv=5, method="predict_proba")
         issues = np.flatnonzero(find_label_issues(labels, answers, n_jobs=1))
@@ -145,7 +145,7 @@ def one_run(folder: Path, *, seed: int) -> dict[str, dict[str, float]]:
 
 
 def without_backbone(folder: Path, *, seed: int) -> dict[str, Any]:
-    """Return what pixels find, and what networks do that are trained in folds."""
+    """Return the findings by pixels, and by networks trained in folds."""
     dataset, vectors = Dataset.open(folder / "prepared"), read(folder, "train")
     labels, wrong = made_wrong(dataset.labels[vectors.rows], n_classes=len(dataset.classes), seed=seed)
     everywhere = dataset.labels.copy()
@@ -165,7 +165,7 @@ def without_backbone(folder: Path, *, seed: int) -> dict[str, Any]:
 
 
 def network_right(folder: Path, own: np.ndarray) -> np.ndarray:
-    """Return which validation images the preset's network gets right that is trained on these labels."""
+    """Return which validation images the preset's network, trained on these labels, classifies correctly."""
     from darkroom.networks.inference import right
     from darkroom.training.candidate import train_candidate
 
@@ -207,7 +207,7 @@ def many(folder: Path) -> dict[str, Any]:
 
 
 class Clock:
-    """How long a block takes, and how much CPU time: other programs lengthen the one, and hardly the other."""
+    """The duration and the CPU time of a block; other programs affect the CPU time only little."""
 
     seconds: dict[str, float]
 
@@ -243,7 +243,7 @@ def rounded(found: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def corrected(folder: Path, *, seed: int) -> dict[str, Any]:
-    """Return the accuracy of a head on wrong labels, and on those after the most suspected n were looked at."""
+    """Return the accuracy of a head on wrong labels, and after a review of the n most suspected ones."""
     dataset, vectors, held_out = Dataset.open(folder / "prepared"), read(folder, "train"), read(folder, "val")
     n_classes = len(dataset.classes)
     truth = dataset.labels[vectors.rows]
@@ -269,7 +269,7 @@ def corrected(folder: Path, *, seed: int) -> dict[str, Any]:
 
 
 def looked_at(quality: np.ndarray, labels: np.ndarray, truth: np.ndarray, *, n: int) -> np.ndarray:
-    """Return the labels after the n most suspected were looked at."""
+    """Return the labels after the n most suspected ones were reviewed."""
     suspects = np.argsort(quality, kind="stable")[:n]
     after = labels.copy()
     after[suspects] = truth[suspects]

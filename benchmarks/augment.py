@@ -1,15 +1,15 @@
-"""Augmentation on all cores, written to disk, against one plain albumentations loop that throws its copies away.
+"""Augmentation on all cores, written to disk, against a plain albumentations loop that discards its copies.
 
     python -m benchmarks.augment          # prints; about a minute on 2 cores
     python -m benchmarks.augment --save   # also writes benchmarks/results/augment.json
 
-Both sides take the same images and the same transforms, in this one process run, alternating; medians are reported.
-The plain loop has its images in memory and one core; ours reads, hashes and writes, on all cores.
+Both sides use the same images and transforms, alternating in the same run; medians are reported. The plain loop has
+its images in memory and uses one core; Darkroom reads, hashes and writes, on all cores.
 
-ratio_running: images per second once the first copies have arrived, against the plain loop.
-ratio_running_to_plain_written: the same against a plain loop that writes and hashes its copies too.
-ratio_with_start: all the time from the start of a Python process. Ours starts the workers, which import albumentations;
-the plain loop is charged its own import of it, ours that of pandas.
+ratio_running: images per second after the first copies have arrived, relative to the plain loop.
+ratio_running_to_plain_written: the same relative to a plain loop that also writes and hashes its copies.
+ratio_with_start: the same for the whole time from the start of a Python process. Darkroom's time includes the start of
+the workers, which import albumentations, and the import of pandas; that of the plain loop its import of albumentations.
 """
 
 import os
@@ -107,7 +107,7 @@ def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) ->
             pipeline(image=image)["image"]
 
     def plain_written() -> None:
-        """The same loop, its copies written and hashed one after the other like ours: the same job on one core."""
+        """The same loop, but it writes and hashes its copies like Darkroom: the same job on one core."""
         cv2.setNumThreads(threads)
         with DatasetWriter(folder / "plain", image_shape=shape, shard_bytes=64 << 20) as writer:
             for image in images:
@@ -140,7 +140,7 @@ def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) ->
 
     sides = ("plain", "plain_written", "running", "whole", "import_albumentations", "import_ours")
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    ours()  # the first write to pages that the machine has never used costs several times the later ones
+    ours()  # the first write to unused memory pages takes several times as long as later ones
     for _ in range(rounds):
         seconds["plain"].append(timed(plain))
         seconds["plain_written"].append(timed(plain_written))
@@ -168,7 +168,7 @@ def compare(folder: Path, case: dict[str, Any], *, rounds: int, workers: int) ->
 
 
 def pictures(n_images: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return smooth noise: like photographs, neighbouring pixels resemble each other."""
+    """Return smooth noise: as in photographs, neighbouring pixels are similar."""
     rng = np.random.default_rng(0)
     height, width, channels = shape
     small = rng.integers(0, 256, (64, height // 4, width // 4, channels), dtype=np.uint8)

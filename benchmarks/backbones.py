@@ -1,12 +1,12 @@
-"""Which backbone that comes as a package is worth its time? Accuracy of a linear head, and images per second on a CPU.
+"""Which backbone with packaged weights is worth its time? Accuracy of a linear head, and images per second on a CPU.
 
     python -m benchmarks.backbones --photographs cats_vs_dogs.tar               # 15 minutes on 2 cores
     python -m benchmarks.backbones --photographs cats_vs_dogs.tar --edges 160 --images 400     # a minute
 
-Photographs are cropped to 160 and to 224 pixels. Backbones take the same blocks of images in turns; the speed is the
-median over the blocks. The head is the pipeline's, solved on train/ and scored on test/. `zero_shot` has no head of
-ours: the classifier of ImageNet that is in the same file says cat (5 classes) or dog (118 breeds), whichever of the two
-it finds more probable. It would be near one half if the file, the network or its preprocessing were wrong.
+Photographs are cropped to 160 and to 224 pixels. Backbones process the same blocks of images in turns; the speed is the
+median over the blocks. The head is the pipeline's, solved on train/ and scored on test/. `zero_shot` uses the ImageNet
+classifier in the same file instead: cat (5 classes) or dog (118 breeds), whichever is more probable. Its accuracy would
+be about one half if the file, the network or its preprocessing were wrong.
 """
 
 import os
@@ -30,7 +30,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--photographs", type=Path, required=True, help="a tar of train/<class>/ and test/<class>/")
     parser.add_argument("--edges", type=int, nargs="+", default=(160, 224), help="in pixels")
-    parser.add_argument("--images", type=int, help="at most that many of train/, and of test/; default: all")
+    parser.add_argument("--images", type=int, help="maximum number of images of train/, and of test/; default: all")
     options = parser.parse_args()
     files, labels, is_test = photographs(options.photographs)
     order = np.random.default_rng(0).permutation(len(files))

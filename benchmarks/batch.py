@@ -2,11 +2,11 @@
 
     python -m benchmarks.batch --save
 
-Ours: list the directory, read, hash, validate, decode, resize and classify every image, keep each part for a
-resumption, and write the parquet file. The bare loop: a multiprocessing.Pool with a process per core, each with a
-network on one thread; read, decode with OpenCV, resize, classify in batches of the same size as ours, throw the answers
-away. Both classify the same files with the same network; imports, and the start of the bare loop's processes, are not
-counted.
+Darkroom lists the directory, reads, hashes, validates, decodes, resizes and classifies every image, saves each part so
+that it can resume, and writes the parquet file. The bare loop is a multiprocessing.Pool with a process per core, each
+with a network on one thread, which reads, decodes with OpenCV, resizes, classifies in batches of the same size and
+discards the answers. Both classify the same files with the same network; imports, and the start of the bare loop's
+processes, are not counted.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return images per second of both sides, which take turns, each in a process of its own."""
+    """Return images per second of both sides, which take turns, each in a separate process."""
     write_images(place / "images", case)
     write_network(place / "artifacts" / "model.onnx", shape=case["shape"], filters=case["filters"])
     (place / "code").mkdir()
@@ -80,7 +80,7 @@ def measure(place: Path, case: dict[str, Any], options: argparse.Namespace) -> d
 
 
 def work(name: str, place: Path) -> None:
-    """Be one side."""
+    """Run one side."""
     one_pass = _darkroom(place) if name == "darkroom" else _bare(place)
 
     def timed() -> float:
@@ -110,14 +110,14 @@ def _bare(place: Path) -> Callable[[], object]:
 
     def one_pass() -> int:
         folder = str(place / "images")
-        files = [f"{folder}/{name}" for name in sorted(os.listdir(folder))]  # noqa: PTH208 - as fast as can be
+        files = [f"{folder}/{name}" for name in sorted(os.listdir(folder))]  # noqa: PTH208 - as fast as possible
         batches = [files[start : start + size] for start in range(0, len(files), size)]
         return sum(pool.imap_unordered(_classify, batches, chunksize=max(1, 256 // size)))
 
     return one_pass
 
 
-_session: Any = None  # of a process of the pool, as _start leaves it
+_session: Any = None  # of a process of the pool, set by _start
 _shape: list[int] = []
 
 
@@ -138,7 +138,7 @@ def _classify(files: list[str]) -> int:
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     images = np.empty((len(files), height, width, channels), np.uint8)
     for position, name in enumerate(files):
-        with open(name, "rb") as file:  # noqa: PTH123 - as fast as can be
+        with open(name, "rb") as file:  # noqa: PTH123 - as fast as possible
             image: Any = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
         if image.shape[:2] != (height, width):
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -147,7 +147,7 @@ def _classify(files: list[str]) -> int:
 
 
 def write_images(folder: Path, case: dict[str, Any]) -> None:
-    """Write JPEGs of smooth noise with some grain, which are about as large as photographs of the size."""
+    """Write JPEGs of smooth noise with some grain, with about the file size of photographs."""
     import cv2
 
     folder.mkdir(parents=True)

@@ -1,12 +1,12 @@
-"""How many errors does transfer learning leave of those of a tutorial CNN? Both presets on the same photographs.
+"""How many of the errors of a tutorial CNN remain with transfer learning? Both presets on the same photographs.
 
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs
     DARKROOM_MIRROR=folder python -m benchmarks.cats_vs_dogs --epochs 1   # a trial run
 
-The directory holds cats_vs_dogs.tar (the dataset cats-vs-dogs-small: 2,000 photographs for training, 1,000 for
-testing). Both presets run through `dvc repro` in a clone, up to evaluate. Seconds are those of whole stages, Python's
-start and imports included. The stage embed runs twice: the weights of the backbone are fetched the first time, when
-their mirror does not hold them; what counts is the second time.
+The directory contains cats_vs_dogs.tar (the dataset cats-vs-dogs-small: 2,000 photographs for training, 1,000 for
+testing). Both presets run with `dvc repro` in a clone, up to evaluate. Seconds are those of whole stages, including the
+start of Python and imports. The stage embed runs twice, because the first run may download the weights of the backbone;
+the second one counts.
 """
 
 import json
@@ -28,7 +28,7 @@ def run_preset(root: Path, preset: str, *, epochs: int | None) -> dict[str, Any]
     data = seconds(root, "dvc", "repro", "augment")
     fetched = seconds(root, "dvc", "repro", "--single-item", "embed")
     embed = seconds(root, "dvc", "repro", "--single-item", "--force", "embed")
-    seconds(root, "dvc", "repro", "--single-item", f"tune@{candidate}")  # no trial, but train reads what it writes
+    seconds(root, "dvc", "repro", "--single-item", f"tune@{candidate}")  # no trials, but train reads its output
     train = seconds(root, "dvc", "repro", "--single-item", f"train@{candidate}")
     seconds(root, "dvc", "repro", "evaluate")
     scores = json.loads((root / "reports" / "evaluation.json").read_text())["candidates"][candidate]
@@ -54,10 +54,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of both, for a trial run")
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not (mirror / ARCHIVE).is_file():  # so that `make bench` goes on to the others
+    if not (mirror / ARCHIVE).is_file():  # so that `make bench` continues with the others
         print(f"cats_vs_dogs: skipped; put {ARCHIVE} into DARKROOM_MIRROR", file=sys.stderr)
         return
-    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative path would be relative to the clone
     with clone() as root:
         results = {preset: run_preset(root, preset, epochs=options.epochs) for preset in CANDIDATES}
     article, transfer = (results[preset] for preset in CANDIDATES)

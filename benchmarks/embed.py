@@ -4,8 +4,8 @@
     python -m benchmarks.embed --prepared data/prepared         # and heads on both, with ImageNet weights
 
 Both sides get the same EfficientNet-Lite0 and the same images from a memory-mapped file, in alternating rounds of one
-process, each at the batch size that suits it best; ours also writes the features to disk. What is paid once (export,
-and Keras' tracing) is told apart. With --prepared a logistic regression is fitted on either side's features of the
+process, each at its best batch size; the stage also writes the features to disk. One-time costs (export, and Keras'
+tracing) are reported separately. With --prepared a logistic regression is fitted to each side's features of the
 training images and scored on the test images.
 """
 
@@ -85,7 +85,7 @@ def _speeds(extractor: Any, embedder: Any, images: np.ndarray, *, rounds: int, o
     trace_seconds = time.perf_counter() - started
     sides: dict[str, Callable[[], np.ndarray]] = {"embed": ours}
     sides |= {f"predict_{size}": lambda size=size: by_predict(size) for size in PREDICT_BATCHES}  # type: ignore[misc]
-    found = {name: side() for name, side in sides.items()}  # a first time for both, untimed
+    found = {name: side() for name, side in sides.items()}  # warm up both, untimed
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
@@ -105,7 +105,7 @@ def _speeds(extractor: Any, embedder: Any, images: np.ndarray, *, rounds: int, o
 
 
 def _heads(prepared: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Return the test accuracy of the same head on the features of either side."""
+    """Return the test accuracy of the same head on the features of each side."""
     from sklearn.linear_model import LogisticRegression
 
     from darkroom.data.arrays.dataset import Dataset

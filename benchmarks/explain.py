@@ -1,14 +1,14 @@
-"""What explanations cost, and what they take from predictions, on one server and in one run.
+"""The cost of explanations, and how much they slow down predictions, on one server and in one run.
 
     python -m benchmarks.explain                                                     # 2 minutes on 2 cores
     python -m benchmarks.explain --sizes 28 --rounds 1 --seconds 1                   # a trial run
 
-The networks are those of benchmarks/serve.py, untrained: weights do not change the time. That of 28x28 does not end in
-average pooling, so a map takes 400 inferences (RISE); that of 224x224 does, so a map takes one and is exact.
+The networks are those of benchmarks/serve.py, untrained, because weights do not change the time. That of 28x28 does not
+end in average pooling, so a map needs 400 inferences (RISE); that of 224x224 does, so a map needs one and is exact.
 
 explanations_alone: one client that explains one image after the other.
-alone, beside: predictions at 8 connections, without and with that client; they take turns, the median counts.
-share_of_requests, times_the_p95: beside over alone, of the same turn; the median.
+alone, beside: predictions at 8 connections, without and with that client, in turns; medians.
+share_of_requests, times_the_p95: the ratio of beside to alone in the same turn; medians.
 """
 
 import os
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measured(server: served.Server, size: int, *, rounds: int, seconds: float) -> dict[str, Any]:
-    """Return what the server does with images of one size."""
+    """Return the measurements for images of one size."""
     files = served.images(size)
     to = {path: [request(path, file, "application/octet-stream") for file in files] for path in PATHS}
 
@@ -78,13 +78,13 @@ def measured(server: served.Server, size: int, *, rounds: int, seconds: float) -
 
 
 def together(*measurements: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what each measured while the others did."""
+    """Run all at the same time and return their measurements."""
     with ThreadPoolExecutor(len(measurements)) as pool:
         return [one.result() for one in [pool.submit(measurement) for measurement in measurements]]
 
 
 def shortened(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the medians of the turns, as far as they are of interest."""
+    """Return the medians of the turns for the reported values."""
     found = median([{"cpu_ms": None, **turn} for turn in turns])
     return {key: found[key] for key in KEYS}
 

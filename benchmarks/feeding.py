@@ -1,7 +1,7 @@
-"""Does the input keep up? Training fed by batches.EpochBatches, against the same model on one batch kept in memory.
+"""Does the input keep up? Training with batches.EpochBatches, against the same model on one batch kept in memory.
 
 Both sides run alternately in one process with the network and batch size of the default preset, on random images
-of MNIST's size that lie in a memory-mapped file as data/prepared does.
+of MNIST's size in a memory-mapped file, as in data/prepared.
 """
 
 import statistics
@@ -17,7 +17,7 @@ N_IMAGES, BATCH_SIZE, ROUNDS = 12_800, 128, 9
 
 
 class OneBatch:
-    """The same batch again and again: what an input that costs nothing would be."""
+    """The same batch repeated: an input without any cost."""
 
     def __init__(self, batch: object, *, steps: int) -> None:
         self.batch, self.steps, self.batch_size = batch, steps, BATCH_SIZE

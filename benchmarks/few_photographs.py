@@ -1,22 +1,22 @@
-"""Does the default for one's own photographs hold against the obvious alternatives, where there are few of them?
+"""Is the default for one's own photographs as good as the obvious alternatives if there are only few?
 
     DARKROOM_MIRROR=folder python -m benchmarks.few_photographs                                  # 12 minutes on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.few_photographs --sizes 20 60 --seeds 0 --skip whole   # a trial run
 
-The directory holds cats_vs_dogs.tar (1,000 photographs of each of two classes) and cifar10_jpeg.tar.xz (ten classes),
-whose test images are tested on: all 1,000 of the one, the first 200 of every class of the other.
+The directory contains cats_vs_dogs.tar (1,000 photographs of each of two classes) and cifar10_jpeg.tar.xz (ten
+classes). Tests use all 1,000 test images of the former, and the first 200 of every class of the latter.
 
-heads: all heads are fitted to the same features, those of the preset `folder`, and so are compared without the time
-    that these take. A seed draws some images of every class. Darkroom takes a tenth of them for validation, as the
-    preset does, and solves its head; scikit-learn's logistic regression has all of them: at C = 1, at the C that five
-    folds choose, and at the C that is best for the test images, which nobody can know. `without_roots` is Darkroom's
-    head on the features as they come; `standardised` on each feature divided by its standard deviation; `with_copies`
-    on one augmented copy of every image too. Means over the seeds; seconds are those of the processor, of one thread
-    with OPENBLAS_NUM_THREADS=1; standard_error is that of an accuracy of so many test images. behind is by how many
-    standard errors Darkroom is behind the best head that does not know the test images: at most a third of one.
-whole: from a folder of files to the accuracy on the test images. Darkroom is `dvc repro evaluate` with the preset, in a
-    process for every stage, with tracking, export and report; fastai is peers/fastai_vision.py: its vision_learner with
-    the same backbone and the same weights, and its fine_tune. That one runs in an environment of its own:
+heads: all heads are fitted to the same features, those of the preset `folder`, whose time is not included. A seed draws
+    some images of every class. Darkroom uses a tenth of them for validation, as the preset does, and solves its head;
+    scikit-learn's logistic regression gets all of them: with C = 1, with the C chosen by five folds, and with the best
+    C for the test images, which is unknown in practice. `without_roots` is Darkroom's head on unchanged features;
+    `standardised` on each feature divided by its standard deviation; `with_copies` also on one augmented copy of every
+    image. Means over the seeds; seconds are processor time, of one thread with OPENBLAS_NUM_THREADS=1; standard_error
+    is that of an accuracy on this number of test images. behind is the number of standard errors by which Darkroom is
+    behind the best head that does not use the test images: at most a third of one.
+whole: from a directory of files to the accuracy on the test images. Darkroom is `dvc repro evaluate` with the preset,
+    with a process for every stage, tracking, export and report; fastai is peers/fastai_vision.py: its vision_learner
+    with the same backbone and weights, and its fine_tune. It runs in a separate environment:
 
     uv venv peer && uv pip install --python peer/bin/python fastai==2.8.12 timm==1.0.31
     python -m benchmarks.few_photographs --fastai-python peer/bin/python
@@ -57,14 +57,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--whole-sizes", type=int, nargs="+", default=[20, 60, 300])
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[])
-    parser.add_argument("--features", type=Path, help="a directory that keeps all features for later runs")
+    parser.add_argument("--features", type=Path, help="directory in which features are kept for later runs")
     parser.add_argument("--fastai-python", type=Path, help="an environment with fastai and timm")
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in ARCHIVES.values()):  # so that `make bench` goes on to the others
+    if not all((mirror / name).is_file() for name in ARCHIVES.values()):  # so that `make bench` continues
         print(f"few_photographs: skipped; put {' and '.join(ARCHIVES.values())} into DARKROOM_MIRROR", file=sys.stderr)
         return
-    warnings.filterwarnings("ignore", module="sklearn")  # what has not converged is as good
+    warnings.filterwarnings("ignore", module="sklearn")  # fits that have not converged are as good
     result: dict[str, Any] = {}
     python = options.fastai_python.absolute() if options.fastai_python else None
     if options.features:
@@ -99,7 +99,7 @@ def take_photographs(archive: Path, folder: Path, *, n_train: int, n_test: int) 
 
 
 def use_photographs(root: Path, archive: Path, name: str, *, n_train: int, n_test: int, copies: int) -> None:
-    """Set the preset up for some photographs."""
+    """Configure the preset for some photographs."""
     folder = f"pictures-{name}-{n_train}"
     take_photographs(archive, root / folder, n_train=n_train, n_test=n_test)
     source = {"kind": "path", "path": folder, "layout": "folders"}
@@ -131,7 +131,7 @@ class Photographs:
 def heads(
     root: Path, mirror: Path, name: str, *, sizes: list[int], seeds: list[int], kept: Path | None
 ) -> dict[str, Any]:
-    """Return the accuracies of all heads by the number of images of every class."""
+    """Return the accuracies of all heads, by the number of images per class."""
     if kept and kept.exists():
         with np.load(kept) as arrays:
             photographs = Photographs(**arrays)
@@ -151,7 +151,7 @@ def heads(
 
 
 def embedded(root: Path) -> Photographs:
-    """Return the features of everything that the stages before `embed` prepared, by the preset's backbone."""
+    """Return the features of all prepared images, computed by the preset's backbone."""
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks.backbones.embedding import Embedder
@@ -177,7 +177,7 @@ def embedded(root: Path) -> Photographs:
     rows = np.array([row_of_copy[name] for name in index["id"].iloc[train]])
     return Photographs(
         features(prepared, np.concatenate([train, val])),
-        # Validation images have no copies: they stand for themselves.
+        # Validation images have no copies, so they are used themselves.
         np.concatenate([features(augmented, rows), features(prepared, val)]),
         np.concatenate([prepared.labels[train], prepared.labels[val]]),
         index["group"].factorize()[0][np.concatenate([train, val])],
@@ -217,7 +217,7 @@ def head_accuracies(photographs: Photographs, *, size: int, seed: int, with_copi
 
 
 def darkrooms(photographs: Photographs, rows: np.ndarray, *, seed: int) -> dict[str, float]:
-    """Return accuracy and seconds of the head as `train` makes it of these rows."""
+    """Return accuracy and seconds of the head that `train` makes from these rows."""
     from darkroom.networks.build import root as root_of
     from darkroom.training import recipe
     from darkroom.training.class_weights import choose_class_weights
@@ -250,7 +250,7 @@ def solved(
     *,
     seed: int,
 ) -> float:
-    """Return the accuracy of a solved head on features that are transformed already."""
+    """Return the accuracy of a solved head on features that are already transformed."""
     from darkroom.training.linear_head import solve
 
     n_classes = len(photographs.classes)
@@ -260,7 +260,7 @@ def solved(
 
 
 def scikit_learns(photographs: Photographs, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return accuracies of logistic regression, and the seconds of the one whose C is chosen."""
+    """Return accuracies of logistic regression, and the seconds of the one with the chosen C."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
 
@@ -279,7 +279,7 @@ def scikit_learns(photographs: Photographs, features: np.ndarray, labels: np.nda
 
 
 def summary(rows: list[dict[str, float]], *, n_test: int) -> dict[str, Any]:
-    """Return means, and by how many standard errors Darkroom is behind the best of its rivals."""
+    """Return means, and the number of standard errors by which Darkroom is behind the best other head."""
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     error = float(np.sqrt(means["darkroom"] * (1 - means["darkroom"]) / n_test))
     behind = (max(means[rival] for rival in RIVALS) - means["darkroom"]) / error
@@ -297,11 +297,11 @@ def summary(rows: list[dict[str, float]], *, n_test: int) -> dict[str, Any]:
 
 
 def whole(root: Path, mirror: Path, name: str, *, size: int, python: Path | None) -> dict[str, Any]:
-    """Return accuracy and seconds of the preset, and of fastai where there is a Python with it."""
+    """Return accuracy and seconds of the preset, and of fastai if there is a Python that has it."""
     from darkroom.project.params import read_params
 
     use_photographs(root, mirror / ARCHIVES[name], name, n_train=size, n_test=N_TEST[name], copies=0)
-    weights = weights_of(read_params(root / "params.yaml")["embed"])  # fetched before the time is taken
+    weights = weights_of(read_params(root / "params.yaml")["embed"])  # fetched before the time is measured
     spent = seconds(root, "dvc", "repro", "evaluate")
     evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
     scores = evaluation["candidates"][evaluation["winner"]]

@@ -1,10 +1,10 @@
-"""How long is it from a directory of photographs to a prediction of a promoted model? Three commands in a fresh clone.
+"""How long does it take from a directory of photographs to a prediction? Three commands in a fresh clone.
 
     python -m benchmarks.first_prediction --photographs cats_vs_dogs.tar --classes 2 --per-class 150   # 5 minutes
     python -m benchmarks.first_prediction --photographs cifar10_jpeg.tar.xz --enlarge 224 --save       # 5 x 60
 
-`darkroom init PHOTOGRAPHS`, `dvc repro` and `darkroom predict IMAGE`, with the packages installed; the weights of the
-backbone are downloaded unless the mirror has them.
+The commands are `darkroom init PHOTOGRAPHS`, `dvc repro` and `darkroom predict IMAGE`. Packages are installed before,
+the weights of the backbone are downloaded unless the mirror has them.
 """
 
 import json
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _run(folder: Path, *command: str) -> tuple[float, str]:
-    """Return seconds and output of a command as in a new shell, with the code of the clone."""
+    """Return seconds and output of a command, run as in a new shell with the code of the clone."""
     environment = {
         name: value
         for name, value in os.environ.items()

@@ -1,6 +1,7 @@
-"""How long does a new user wait? `make run` in a fresh clone, installation included, then `dvc repro` with no change.
+"""How long does a new user wait? `make run` in a fresh clone, with the installation, then `dvc repro` with no change.
 
-Downloads of packages depend on the network and on the package manager's cache; the installation is also given apart.
+Downloads of packages depend on the network and on the package manager's cache, so the installation is also reported
+separately.
 """
 
 import json
@@ -24,7 +25,7 @@ def seconds(folder: Path, *command: str) -> float:
 
 def main() -> None:
     options = arguments(__doc__).parse_args()
-    # Of the environment only what a new shell has: the clone must find its own .venv.
+    # Only the environment variables of a new shell: the clone must find its own .venv.
     for name in ("VIRTUAL_ENV", "PYTHONPATH", "MLFLOW_TRACKING_URI", "DVC_ROOT", "MAKEFLAGS", "MAKELEVEL"):
         os.environ.pop(name, None)
     with tempfile.TemporaryDirectory() as folder:

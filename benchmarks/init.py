@@ -2,10 +2,9 @@
 
     python -m benchmarks.init --photographs cats_vs_dogs.tar     # 2 minutes on 2 cores
 
-The files are photographs of the tar, each mirrored, turned and cut in several ways, saved as JPEG (quality 85) below
-two class directories. The time is that of the command from its start to its end; nothing is written (`--check`), and
-the files are in the cache of the system, because they have just been written. `cpu_seconds` does not depend on what
-else the machine does.
+The files are photographs of the tar, each mirrored, rotated and cropped in several ways, saved as JPEG (quality 85) in
+two class directories. The time is that of the whole command with `--check`, which writes nothing; the files are in the
+cache of the system, because they have just been written. `cpu_seconds` does not depend on other load of the machine.
 """
 
 import json
@@ -66,7 +65,7 @@ def main() -> None:
 
 
 def _cpu_seconds() -> float:
-    """Return the time that processes which have ended were at work, on all cores together."""
+    """Return the CPU time of all processes that have ended, on all cores."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

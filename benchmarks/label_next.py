@@ -1,12 +1,12 @@
-"""What are labels worth that `darkroom label-next` asks for, beside as many of images drawn by chance? On CIFAR-10.
+"""Are labels of images listed by `darkroom label-next` better than as many labels of random images? On CIFAR-10.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.label_next                    # makes the features first: 5 minutes
-    DARKROOM_MIRROR=folder python -m benchmarks.label_next --keep features    # takes those of benchmarks/audit.py
+    DARKROOM_MIRROR=folder python -m benchmarks.label_next                    # computes the features first: 5 minutes
+    DARKROOM_MIRROR=folder python -m benchmarks.label_next --keep features    # uses those of benchmarks/audit.py
     DARKROOM_MIRROR=folder python -m benchmarks.label_next --seeds 0 --rounds 1    # a trial run
 
-A pool of 20,000 images, of which 400 chosen by chance are labelled. A head on the features of a frozen
-EfficientNet-Lite0 answers the rest, 400 more are labelled, and so on: 2,000 labels after 4 rounds. Accuracies are those
-on validation images after each round; a seed decides the first 400, and what chance chooses.
+In a pool of 20,000 images, 400 random ones are labelled. A head on the features of a frozen EfficientNet-Lite0
+classifies the rest, 400 more are labelled, and so on: 2,000 labels after 4 rounds. Accuracies are those on validation
+images after each round; a seed decides the first 400 and the random choices.
 """
 
 import os
@@ -35,13 +35,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
+    parser.add_argument("--keep", type=Path, help="directory for prepared images and features")
     options = parser.parse_args()
     os.environ["DARKROOM_MIRROR"] = str(Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve())
     with ExitStack() as stack:
         kept = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make("cifar10", kept / "cifar10")
-        stack.enter_context(threadpool_limits(1, user_api="blas"))  # else products wait for cores that others use
+        stack.enter_context(threadpool_limits(1, user_api="blas"))  # otherwise products wait for busy cores
         pool = Pool(kept / "cifar10")
         curves = {
             side: [pool.accuracies(side, n_rounds=options.rounds, seed=seed) for seed in options.seeds]
@@ -60,7 +60,7 @@ def last(curves: list[list[float]]) -> list[float]:
 
 
 class Pool:
-    """Images whose labels are known once they are asked for, and validation images."""
+    """Images whose labels are unknown until requested, and validation images."""
 
     def __init__(self, folder: Path) -> None:
         dataset, pool, held_out = Dataset.open(folder / "prepared"), read(folder, "train"), read(folder, "val")

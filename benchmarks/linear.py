@@ -1,26 +1,26 @@
-"""Do cost and memory grow as they should? Every stage on 5,000, 20,000 and 50,000 images, and data beyond the RAM.
+"""Are time and memory linear in the number of images? Every stage on 5,000 to 50,000 images, and data beyond RAM.
 
-    python -m benchmarks.linear                                        # some 20 minutes on 2 cores, 5 GB of disk
-    python -m benchmarks.linear --stages embed --skip-limit            # one part; the others stay as recorded
+    python -m benchmarks.linear                                        # about 20 minutes on 2 cores, 5 GB of disk
+    python -m benchmarks.linear --stages embed --skip-limit            # one part; the others are kept as recorded
     python -m benchmarks.linear --sizes 1000 2000 --fixed 300 --data-gb 0.3    # a trial run
 
-The images are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a process of its own, which first
-works on `fixed` images twice: to be warm, and to know the cost that does not depend on the number of images.
+The images are smooth noise of 32x32 pixels as JPEG in a tar. Each stage runs in a separate process, which first runs
+twice on `fixed` images: to warm up, and to measure the cost that does not depend on the number of images.
 
-seconds_per_image: (seconds of all images - seconds of the `fixed` ones) / difference of the images that the stage
-    works on (preprocess: all; augment: 12 copies of those for training; embed: those for training with one copy of
-    each, and those for validation; train: those for training with one copy of each). Of train it is an epoch, after a
-    first one that compiles; of embed it is the features, not the building of the network, which takes 5 s. Each is the
-    least of some rounds: other work on the machine can only add to it.
-peak_mb: resident memory of the process and its workers, shared pages by their share; memory-mapped images are part of
-    it as long as the system has no better use for the pages.
-peak_private_mb: of that, what the processes hold for themselves, which no system can take back.
+seconds_per_image: (seconds of all images - seconds of the `fixed` ones) / difference in the number of images that the
+    stage processes (preprocess: all; augment: 12 copies of training images; embed: training images with one copy of
+    each, and validation images; train: training images with one copy of each). For train it is an epoch, after a first
+    one that compiles; for embed the features, without building the network, which takes 5 s. Each is the minimum of
+    several rounds, because other load can only increase it.
+peak_mb: resident memory of the process and its workers, with shared pages divided among them; it includes memory-mapped
+    images until the system needs their pages.
+peak_private_mb: the private part of it, which the system cannot reclaim.
 
-Data beyond the RAM: a process imports everything and trains on a little data; then its data segment is limited to what
-it has now and `--headroom-mb` more, and it trains on images that are twice as big as that limit. The limit is
-RLIMIT_DATA (`ulimit -d`), which Linux applies to all private writable memory, and not RLIMIT_AS (`ulimit -v`): that one
-counts reserved addresses too, of which TensorFlow takes tens of gigabytes, and memory-mapped files, which can be given
-back at any time. To show that the limit holds, the same process then tries to read all images into memory, and fails.
+Data beyond RAM: a process imports everything and trains on a little data; then its data segment is limited to its
+current size plus `--headroom-mb`, and it trains on images of twice this limit. The limit is RLIMIT_DATA (`ulimit -d`),
+which Linux applies to all private writable memory. RLIMIT_AS (`ulimit -v`) would also count reserved addresses, tens of
+gigabytes with TensorFlow, and memory-mapped files, which can be reclaimed at any time. To show that the limit works,
+the same process then tries to read all images into memory, and fails.
 """
 
 import io
@@ -51,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("preprocess", "augment", "embed", "train")
 ROUNDS = {"preprocess": 15, "augment": 9, "embed": 5, "train": 1}
 EDGE = 32  # pixels
-COPIES = 12  # of each training image: enough work for augment, next to what starting its workers costs
+COPIES = 12  # of each training image: enough work for augment relative to the start of its workers
 LIBRARIES = "pandas pyarrow.parquet cv2 matplotlib.figure joblib"
 IMPORTS = {
     "preprocess": f"{LIBRARIES} darkroom.data.preparation.rows darkroom.figures.style",
@@ -63,7 +63,7 @@ PARAMS: dict[str, Any] = {
     "preprocess": {"image_size": [EDGE, EDGE], "color": "rgb", "val_fraction": 0.2, "test_fraction": 0.2},
     "augment": {
         "copies": COPIES,
-        "preview_images": 1,  # drawing it is most of what does not depend on the number of images
+        "preview_images": 1,  # drawing it is most of the fixed cost
         "transforms": [{"HorizontalFlip": {"p": 0.5}}, {"Affine": {"rotate": [-10, 10], "p": 1.0}}],
     },
 }
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 20_000, 50_000])
     parser.add_argument("--fixed", type=int, default=500)
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--data-gb", type=float, help="size of the data beyond the RAM; without it, twice the limit")
-    parser.add_argument("--headroom-mb", type=int, default=256, help="of memory, beyond what imports and a graph take")
+    parser.add_argument("--data-gb", type=float, help="size of the data beyond RAM; default: twice the limit")
+    parser.add_argument("--headroom-mb", type=int, default=256, help="of memory, in addition to imports and a graph")
     parser.add_argument("--skip-limit", action="store_true")
     options = parser.parse_args()
     result: dict[str, Any] = {"picture": f"{EDGE}x{EDGE} rgb", "fixed": options.fixed}
@@ -93,7 +93,7 @@ def main() -> None:
                     run_stage("preprocess", place)
             if stage == "augment" and {"embed", "train"} & set(
                 options.stages
-            ):  # what comes next is to be measured in minutes, not in hours
+            ):  # so that the next part takes minutes, not hours
                 for place in places.values():
                     make_one_copy(place)
         for place in places.values() if options.stages else ():
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def measure(stage: str, places: dict[int, Path], *, fixed: int) -> dict[str, Any]:
-    """Return seconds per image and peak memory of one stage on each number of images, and the ratio of the former."""
+    """Return seconds per image and peak memory of one stage for each number of images, and the ratio of the seconds."""
     found: dict[str, Any] = {}
     for n, place in places.items():
         if n == fixed:
@@ -138,14 +138,14 @@ def make_one_copy(place: Path) -> None:
 
 
 def run_stage(stage: str, place: Path) -> None:
-    """Run a stage once, in a process of its own."""
+    """Run a stage once, in a separate process."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", f"pipelines.{stage}", *arguments_of(stage)]
     subprocess.run(command, cwd=place, check=True, env=environment)
 
 
 def n_worked_on(stage: str, place: Path) -> int:
-    """Return the number of images that the stage works on."""
+    """Return the number of images that the stage processes."""
     manifest = json.loads((place / "data" / "prepared" / "manifest.json").read_text())
     train, val = (sum(manifest["counts"][split].values()) for split in ("train", "val"))
     n_copies = COPIES * train
@@ -154,7 +154,7 @@ def n_worked_on(stage: str, place: Path) -> int:
 
 
 class Peaks:
-    """The greatest memory of a process and its children, looked at until it ends, 20 times a second."""
+    """The peak memory of a process and its children, sampled 20 times a second until it ends."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._peak = pid, {"Pss": 0, "Anonymous": 0}
@@ -194,7 +194,7 @@ def _memory(pid: int) -> dict[str, int]:
 
 
 def make_place(place: Path, n_images: int) -> Path:
-    """Return a working folder with data/raw and params.yaml, for n images in ten classes."""
+    """Return a working directory with data/raw and params.yaml, for n images in ten classes."""
     import cv2
 
     raw = place / "data" / "raw"
@@ -222,7 +222,7 @@ def make_place(place: Path, n_images: int) -> Path:
 
 
 def work(stage: str, small: Path, big: Path) -> None:
-    """Print the seconds of the stage: of the small place, warm, and of the big one; the least of some rounds."""
+    """Print the minimum seconds of the stage over some rounds: in the small directory, warm, and in the big one."""
     import importlib
 
     for name in IMPORTS[stage].split():
@@ -230,7 +230,7 @@ def work(stage: str, small: Path, big: Path) -> None:
     made = {"embed": features_seconds, "train": lambda: epoch_seconds}
     run = made[stage]() if stage in made else stage_of(stage)
     run(small)
-    # In turns: what the machine does meanwhile meets both.
+    # In turns, so that other load affects both.
     rounds = [(run(small), run(big)) for _ in range(ROUNDS[stage])]
     fixed, seconds = (min(times) for times in zip(*rounds, strict=True))
     print(json.dumps({"fixed": round(fixed, 3), "all": round(seconds, 3)}))
@@ -265,7 +265,7 @@ def stage_of(stage: str) -> Callable[[Path], float]:
 def features_seconds() -> Callable[[Path], float]:
     """Return a function that computes and writes the features of a directory's images and returns its seconds.
 
-    The network is built once: that takes 5 s, give or take one, which would hide what 5,000 images take.
+    The network is built once: that takes 5 s, plus or minus one, more than the differences to be measured.
     """
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.features import FeaturesWriter
@@ -300,7 +300,7 @@ def features_seconds() -> Callable[[Path], float]:
 
 
 def epoch_seconds(place: Path) -> float:
-    """Return the least seconds of an epoch on data/prepared and data/augmented, after a first one that compiles."""
+    """Return the minimum seconds of an epoch on data/prepared and data/augmented, after a first one that compiles."""
     from darkroom.data.arrays.dataset import Dataset
 
     prepared, augmented = (Dataset.open(place / "data" / name) for name in ("prepared", "augmented"))
@@ -342,11 +342,11 @@ def train(data: list[Any], *, epochs: int, filters: list[int], shift: int = 0) -
     ).history
 
 
-# Data beyond the RAM
+# Data beyond RAM
 
 
 def beyond_ram(scratch: Path, *, data_gb: float | None, headroom_mb: int) -> dict[str, Any]:
-    """Train in a limited process, see above, and return what it says.
+    """Train in a process with limited memory, as described above, and return its output.
 
     Args:
         data_gb: size of the data; None: twice the limit.
@@ -367,7 +367,7 @@ def beyond_ram(scratch: Path, *, data_gb: float | None, headroom_mb: int) -> dic
 
 
 def train_limited(scratch: Path, data_gb: float, headroom_mb: int) -> None:
-    """Train on a little, limit this process, train on the data, try to read them whole; print what happened."""
+    """Train on a little data, limit this process, train on all, try to read all into memory; print the results."""
     from darkroom.data.arrays.dataset import Dataset
 
     train([Dataset.open(make_data(scratch / "little", 30_000_000))], epochs=1, filters=[2])
@@ -395,7 +395,7 @@ def train_limited(scratch: Path, data_gb: float, headroom_mb: int) -> None:
 
 
 def data_segment() -> int:
-    """Return the bytes that RLIMIT_DATA would be compared with."""
+    """Return the size in bytes that RLIMIT_DATA limits."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmData:")[2].split()[0]) << 10
 

@@ -1,11 +1,11 @@
-"""What does the default preset gain over a tutorial CNN? Both presets, one after the other, in a clone.
+"""How much better is the default preset than a tutorial CNN? Both presets, one after the other, in a clone.
 
     python -m benchmarks.mnist                             # three seeds of the default preset, one of the tutorial's
     python -m benchmarks.mnist --seeds 7 --epochs 1        # a trial run
 
 A seed decides initial weights, order and random draws; data and copies are the same. Training seconds are those of the
-epochs, validation included. The rest of the train stage (tracking, checkpoints, export, proof of parity) is given
-apart, less the time that importing Keras and MLflow takes in a process of its own.
+epochs, including validation. The rest of the train stage (tracking, checkpoints, export, check of parity) is reported
+separately, without the time for importing Keras and MLflow, measured in another process.
 """
 
 import json
@@ -32,7 +32,7 @@ IMPORTS = "import keras, onnx, onnxruntime, pandas, mlflow.pyfunc, mlflow.store.
 
 @contextmanager
 def clone() -> Iterator[Path]:
-    """Yield a clone of what is committed, in which `darkroom` and `dvc` are those of this environment.
+    """Yield a clone of the last commit, in which `darkroom` and `dvc` are those of this environment.
 
     Its code is imported from the clone: DVC starts stages there, and PYTHONPATH comes before an editable installation.
     """
@@ -53,7 +53,7 @@ def seconds(folder: Path, *command: str) -> float:
 
 
 def use(root: Path, preset: str, changes: dict[str, Any]) -> None:
-    """Put the preset in place of params.yaml of a clone, with other values for some keys ("train.cnn.epochs")."""
+    """Replace params.yaml of a clone with the preset, with other values for some keys ("train.cnn.epochs")."""
     params = presets.read(preset, root=root)
     for key, value in changes.items():
         *above, last = key.split(".")

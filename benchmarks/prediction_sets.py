@@ -1,14 +1,15 @@
-"""Do prediction sets hold the true class as often as stated, and how many classes does it take? Ways to make them.
+"""Do prediction sets contain the true class as often as stated, and how large are they? Several ways to make them.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets                  # makes the features first: 10 minutes
-    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets --keep features  # and keeps them there, or has them
+    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets                  # computes features first: 10 minutes
+    DARKROOM_MIRROR=folder python -m benchmarks.prediction_sets --keep features  # and keeps them there for later runs
 
-Heads are solved on the features of 100 to 11,000 training images of CIFAR-10, so that they are right on few and on most
-images. Of the other 9,000 half fit the temperature; of those left 1,000 calibrate, the rest is measured, in many draws.
-`of_pairs` are 100 classes: the classes of two images, whose probabilities are multiplied.
+Heads are solved on the features of 100 to 11,000 training images of CIFAR-10, so that their accuracy varies from low to
+high. Half of the other 9,000 images fit the temperature; of the rest, 1,000 calibrate the sets and the others measure
+them, in many draws. `of_pairs` has 100 classes: pairs of two images' classes, with the product of their probabilities.
 
-u: of the paper (Angelopoulos et al. 2020). 0: the class itself is not added to the mass before it, so that the first
-    one is always listed; 1: it is, and the first one is listed besides; random: drawn, likewise.
+u: as in the paper (Angelopoulos et al. 2020). 0: the probability of the class itself is not added to the mass before
+    it, so that the first class is always listed; 1: it is added, and the first class is listed anyway; random: a random
+    share is added, likewise.
 """
 
 import os
@@ -38,7 +39,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--training", type=int, nargs="+", default=[100, 1000, 11_000], help="images of a head")
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--keep", type=Path, help="where prepared images and features are kept")
+    parser.add_argument("--keep", type=Path, help="directory for prepared images and features")
     options = parser.parse_args()
     os.environ["DARKROOM_MIRROR"] = str(Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve())
     result: dict[str, Any] = {"coverage_stated": COVERAGE}
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def answers_of_head(folder: Path, n_images: int) -> Answers:
-    """Return probabilities and labels of images that neither head nor temperature were fitted on."""
+    """Return probabilities and labels of images that were not used to fit head or temperature."""
     dataset, train = Dataset.open(folder / "prepared"), read(folder, "train")
     if (most := len(train.values) - N_HELD_OUT) < n_images:
         raise SystemExit(f"{n_images} training images were asked for; there are {most} beside those held out")
@@ -74,7 +75,7 @@ def answers_of_head(folder: Path, n_images: int) -> Answers:
 
 
 def pairs(probabilities: np.ndarray, labels: np.ndarray) -> Answers:
-    """Return the answers about the images and their neighbours at once."""
+    """Return the answers for pairs of each image and its neighbour."""
     other, n_classes = np.roll(np.arange(len(labels)), 1), probabilities.shape[1]
     both = probabilities[:, :, None] * probabilities[other][:, None, :]
     return both.reshape(len(labels), -1), labels * n_classes + labels[other]
@@ -97,7 +98,7 @@ def compared(answers: Answers, *, draws: int) -> dict[str, Any]:
 def one_draw(
     scores: np.ndarray, probabilities: np.ndarray, labels: np.ndarray, *, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Return coverage and mean size of the sets of images that did not calibrate."""
+    """Return coverage and mean size of the sets of images that were not used for calibration."""
     order = rng.permutation(len(labels))
     own, rest = order[:N_CALIBRATION], order[N_CALIBRATION:]
     members = scores[rest] <= score_threshold(scores[own, labels[own]], COVERAGE)

@@ -1,11 +1,11 @@
-"""Preprocess against keras.utils.image_dataset_from_directory, and the memory of 60,000 images against that of 6,000.
+"""Speed of preprocess against keras.utils.image_dataset_from_directory, and memory for 6,000 and for 60,000 images.
 
     python -m benchmarks.preprocess cats_vs_dogs.tar --save
 
-Without a path it is cats_vs_dogs.tar (the dataset cats-vs-dogs-small) in the directory that DARKROOM_MIRROR names.
+The default path is cats_vs_dogs.tar (the dataset cats-vs-dogs-small) in the directory DARKROOM_MIRROR.
 
-Ours: read the tar, hash, validate, decode, resize, find duplicates, split and write shards, index and manifest.
-Keras: decode and resize the same files, unpacked before, and throw the pixels away; listing them is not counted.
+Darkroom reads the tar, hashes, validates, decodes, resizes, finds duplicates, splits and writes shards, index and
+manifest. Keras decodes and resizes the same files, unpacked before, and discards the pixels; listing is not counted.
 """
 
 import argparse
@@ -62,12 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.archive is None:
         options.archive = Path(os.environ.get("DARKROOM_MIRROR", ".")) / ARCHIVE
-        if not options.archive.is_file():  # so that `make bench` goes on to the others
+        if not options.archive.is_file():  # so that `make bench` continues with the others
             print(f"preprocess: skipped; give a tar of images, or put {ARCHIVE} into DARKROOM_MIRROR", file=sys.stderr)
             return
     elif not options.archive.is_file():
         sys.exit(f"preprocess: there is no file {options.archive}")
-    # Outside the repository: 200 MB that a `git add benchmarks` of someone else would otherwise take along.
+    # Outside the repository, so that `git add benchmarks` does not add 200 MB.
     with tempfile.TemporaryDirectory(prefix="darkroom-") as scratch:
         result = {"speed": speed(Path(scratch), options)}
         if not options.skip_memory:
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def speed(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return images per second of both sides, which take turns, each in a process of its own."""
+    """Return images per second of both sides, which take turns, each in a separate process."""
     raw = _raw_folder(scratch / "raw", options.archive)
     with tarfile.open(options.archive) as tar:
         tar.extractall(scratch / "files", filter="data")
@@ -112,13 +112,13 @@ def speed(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def work(name: str, settings: str) -> None:
-    """Be one side."""
+    """Run one side."""
     source, out, size, backend, workers = json.loads(settings)
     be_side(_keras(source, size) if name == "keras" else _darkroom(Path(source), Path(out), size, backend, workers))
 
 
 def _darkroom(raw: Path, out: Path, size: int, backend: str, workers: int) -> Callable[[], float]:
-    import pandas  # noqa: F401  - as the others, loaded before the clock starts
+    import pandas  # noqa: F401  - imported before the time is measured
     import pyarrow  # noqa: F401
 
     from darkroom.data.arrays.dataset_writer import DatasetWriter
@@ -177,7 +177,7 @@ def _keras(files: str, size: int) -> Callable[[], float]:
 
 
 def memory(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the peak resident memory in MB of the whole stage on few and on many images."""
+    """Return the peak resident memory in MB of the whole stage for few and for many images."""
     peaks = {}
     for n_images in (6_000, 60_000):
         place = scratch / f"memory{n_images}"
@@ -213,7 +213,7 @@ def _peak_megabytes(process: subprocess.Popen[bytes]) -> float:
         try:
             whole = psutil.Process(process.pid)
             for one in [whole, *whole.children(recursive=True)]:
-                total += one.memory_full_info().pss  # pages that processes share count once; of files only mapped ones
+                total += one.memory_full_info().pss  # shared pages count once; of files only mapped pages
         except psutil.Error:
             continue
         peak = max(peak, total)

@@ -1,20 +1,20 @@
-"""Does a year of nights fool the gate `champion`, and does it take a better recipe? Real predictions, many years each.
+"""Does the gate `champion` promote by chance within a year, and does it promote better recipes? Real predictions.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.promotion             # some 20 minutes on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.promotion             # about 20 minutes on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.promotion --models 30 10 --years 5    # a trial run
 
-Hundreds of models (real_answers.py) answer all images of a dataset that none of them was trained on. A year draws its
-test set from these images; the others are the truth. In a year without news every night has a new model of the
-champion's recipe, other seed and other training images; in a year with a better recipe the champion is of the old one
-and every night has a model of the better one, until one is taken.
+Hundreds of models (real_answers.py) classify all images of a dataset that none of them was trained on. Each simulated
+year draws a test set from these images; the others give the true accuracy. In a year without news every night has a new
+model of the champion's recipe, with another seed and other training images; in a year with a better recipe the champion
+has the old recipe and every night has a model of the better one, until one is promoted.
 
-any_false: share of years without news in which a model was promoted that is not better in truth.
-any_promotion: share of years without news in which any model was promoted; a lucky seed can be better in truth.
-taken_within: share of years in which a model of the better recipe was promoted within so many nights.
-stated_bias: accuracy on the test set of the promoted model less that in truth, in points, mean over the years in which
-    one was; `corrected`: after the correction for the selection (paired.overstated_accuracy); `audit`: on the half of
-    the test set that no decision reads, where there is one. The draw of the test set itself, which favours all models
-    alike, is taken off by what it does to other models of the old recipe.
+any_false: share of years without news in which a model was promoted that is not truly better.
+any_promotion: share of years without news in which any model was promoted; a lucky seed can be truly better.
+taken_within: share of years in which a model of the better recipe was promoted within this number of nights.
+stated_bias: test accuracy of the promoted model minus its true accuracy, in points, mean over the years with a
+    promotion; `corrected`: after the correction for the selection (paired.overstated_accuracy); `audit`: on the half of
+    the test set that no decision uses, if there is one. The effect of drawing the test set, which is the same for all
+    models, is removed by subtracting its effect on other models of the old recipe.
 """
 
 import os
@@ -33,19 +33,19 @@ from darkroom.promotion import paired
 from darkroom.promotion.answers import Answers
 
 ALPHA, NIGHTS = 0.05, 365
-PATIENCE = 30  # nights in which a better recipe should be taken
+PATIENCE = 30  # nights within which a better recipe should be promoted
 TEST_SIZES = {"mnist": (10_000, 1_000), "cifar10": (10_000, 1_000), "cats-vs-dogs": (1_000,)}
 
 
 class Rule(NamedTuple):
-    """A way to decide.
+    """A decision rule.
 
     Attributes:
         statistic: accuracy | brier | log_loss; the latter two with an accuracy that is not lower.
         spent: the level of a comparison: "planned", alpha / 365; "nightly", alpha every night; "early", alpha / k(k+1).
         two_sided: the level is shared with losses.
-        pooled: the mean of the answers of all nights of the recipe is compared.
-        audit: half of the test set is not read.
+        pooled: whether the mean answer of all nights of the recipe is compared.
+        audit: whether half of the test set is not used.
     """
 
     statistic: str
@@ -74,7 +74,7 @@ RULES = {
 
 
 class Promotion(NamedTuple):
-    """A model that took the champion's place: when, and by how much it is better in truth and otherwise than stated."""
+    """A promoted model: the night, its true gain, and the bias of its stated accuracy."""
 
     night: int
     truly_better: bool
@@ -82,7 +82,7 @@ class Promotion(NamedTuple):
 
 
 class Year:
-    """One draw of test set and truth.
+    """One draw of a test set and the images for the true accuracy.
 
     Args:
         old: the models of the old recipe.
@@ -149,7 +149,7 @@ def _p_value(ours: Answers, theirs: Answers, gains: np.ndarray, rule: Rule) -> f
 
 
 def measure(name: str, source: Source, recipes: Sequence[Sequence[Answers]], *, n_years: int) -> dict[str, Any]:
-    """Return what each rule does on one dataset, by the models of each recipe."""
+    """Return the results of each rule on one dataset, given the models of each recipe."""
     accuracies = [float(np.mean([model.correct.mean() for model in models])) for models in recipes]
     disagreement = float(np.mean(recipes[0][0].correct != recipes[0][1].correct))
     n_pool = len(recipes[0][0].correct)
@@ -170,7 +170,7 @@ def measure(name: str, source: Source, recipes: Sequence[Sequence[Answers]], *, 
 
 
 def _of_rule(rule: Rule, recipes: Sequence[Sequence[Answers]], *, n_test: int, n_years: int) -> dict[str, Any]:
-    """Return the figures of one rule; every rule sees the same years."""
+    """Return the results of one rule; all rules get the same years."""
     old, *better = recipes
     quiet: list[list[Promotion]] = []
     taken: list[list[list[Promotion]]] = [[] for _ in better]
@@ -219,16 +219,16 @@ def main() -> None:
     parser.add_argument(
         "--models", type=int, nargs=2, default=[NIGHTS + 1, 60], help="of the old recipe, of a better one"
     )
-    parser.add_argument("--answers", type=Path, help="folder in which the answers are kept, and read if they are there")
+    parser.add_argument("--answers", type=Path, help="directory in which the answers are kept for later runs")
     parser.add_argument("--years", type=int, default=200)
     parser.add_argument("--datasets", nargs="+", choices=SOURCES, default=list(SOURCES))
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative path would be relative to the clone
     result: dict[str, Any] = {"alpha": ALPHA, "nights": NIGHTS, "years": options.years}
     for name in options.datasets:
         source = SOURCES[name]
-        if source.archive and not (mirror / source.archive).is_file():  # so that `make bench` goes on to the others
+        if source.archive and not (mirror / source.archive).is_file():  # so that `make bench` continues with the others
             print(f"promotion: {name} is skipped; put {source.archive} into DARKROOM_MIRROR", file=sys.stderr)
             continue
         recipes = read_recipes(

@@ -1,9 +1,9 @@
 """Real answers for benchmarks/promotion.py: hundreds of cheap models on MNIST, CIFAR-10, and photographs of pets.
 
-A model is a layer of random ReLU features, drawn by its seed, under a ridge regression (Rahimi & Recht 2007), with a
-temperature for its probabilities. It trains in about a second and is a classifier like any other: two of one recipe,
-with other seeds and other training images, err on other images. A recipe is a number of features. MNIST is classified
-by its pixels, the others by the pooled features of EfficientNet-Lite0 with ImageNet weights.
+A model is a ridge regression on a layer of random ReLU features, drawn by its seed (Rahimi & Recht 2007), with a
+temperature for its probabilities. It trains in about a second and behaves like other classifiers: two models of a
+recipe, with different seeds and training images, make different errors. A recipe is a number of features. MNIST is
+classified by its pixels, the others by the pooled features of EfficientNet-Lite0 with ImageNet weights.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ class Source(NamedTuple):
     """A dataset of the benchmark.
 
     Attributes:
-        archive: what DARKROOM_MIRROR must hold of it; None: it is downloaded.
-        image_size: edge in pixels that the backbone sees; None: the pixels themselves are classified.
-        n_components: principal components of the input that the random features read.
+        archive: its file in DARKROOM_MIRROR; None: it is downloaded.
+        image_size: edge in pixels of the backbone's input; None: the pixels themselves are classified.
+        n_components: number of principal components that are the input of the random features.
         ridge: strength of the regularization.
-        n_pool: number of images for training; a model takes a random half and finds its temperature on the other.
-        recipes: numbers of random features: of the recipe that repeats every night, and of better ones.
+        n_pool: number of images for training; a model uses a random half and fits its temperature on the other.
+        recipes: numbers of random features: of the nightly recipe, and of better ones.
     """
 
     archive: str | None
@@ -51,14 +51,14 @@ SOURCES = {
 
 
 class Inputs(NamedTuple):
-    """What the models read, (n, d) float32, and the true class of each image, (n,) int."""
+    """The input of the models, (n, d) float32, and the true class of each image, (n,) int."""
 
     values: np.ndarray
     labels: np.ndarray
 
 
 def read_inputs(source: Source) -> Inputs:
-    """Return all images of a dataset as its models read them, in an order that a fixed seed drew."""
+    """Return the inputs of all images of a dataset, in an order drawn by a fixed seed."""
     with clone() as root:
         use(root, source.preset, source.changes)
         seconds(root, "dvc", "repro", "preprocess")
@@ -73,7 +73,7 @@ def read_recipes(source: Source, *, n_models: Sequence[int], kept: Path | None) 
 
     Args:
         n_models: of the first recipe, and of each other.
-        kept: a file of answers that is read if it is there, else written.
+        kept: a file of answers, read if it exists, otherwise written.
     """
     if kept and kept.is_file():
         arrays = dict(np.load(kept))
@@ -95,7 +95,7 @@ def read_recipes(source: Source, *, n_models: Sequence[int], kept: Path | None) 
 
 
 def answers(inputs: Inputs, source: Source, *, n_features: int, seed: int) -> Answers:
-    """Return the answers of a new model on all images but the pool for training."""
+    """Return the answers of a new model on all images outside the pool for training."""
     rng, n_pool = np.random.default_rng(seed), source.n_pool
     n_classes = int(inputs.labels.max()) + 1
     shuffled = rng.permutation(n_pool)
@@ -119,7 +119,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _principal(values: np.ndarray, n_components: int) -> np.ndarray:
-    """Return the first principal components of the images, scaled together to variance 1 on average."""
+    """Return the first principal components of the images, scaled by one factor to a mean variance of 1."""
     centred = values - values.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
     reduced = centred @ vectors[:, -n_components:]

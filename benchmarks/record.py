@@ -1,4 +1,4 @@
-"""What every benchmark says beside its numbers: machine, versions, command; and where it is kept."""
+"""Record the result of a benchmark with its machine, versions and command."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ SURROUNDINGS = ("command", "commit", "machine", "python", "versions")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that every benchmark has."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/NAME.json")
     return parser
@@ -31,7 +31,7 @@ def processor() -> str:
 
 
 def git_commit() -> str:
-    """Return the commit, as tracking.provenance does, whose module needs more packages than training alone."""
+    """Return the commit, like tracking.provenance, whose module needs more packages than training does."""
     try:
         command = ["git", "rev-parse", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -48,15 +48,15 @@ def report(
     file: str | None = None,
     parts: Collection[str] = (),
 ) -> None:
-    """Print a benchmark's result with its surroundings as JSON, and keep it when asked.
+    """Print a benchmark's result with its environment as JSON, and save it if requested.
 
     Args:
         name: of the benchmark.
         result: the measured values, units in their names.
-        packages: distributions whose versions matter.
+        packages: distributions whose versions are recorded.
         save: whether to write the file.
         file: its name in benchmarks/results, without .json; None: that of the benchmark.
-        parts: keys of the result that a run may leave out. What it leaves out stays as it was recorded, and `earlier`
+        parts: keys of the result that a run may omit. Omitted parts are kept as recorded before, and `earlier`
             says by which command, at which commit, where.
     """
     record = {
@@ -77,7 +77,7 @@ def report(
 
 
 def with_earlier(record: dict[str, Any], before: dict[str, Any], *, parts: Collection[str]) -> dict[str, Any]:
-    """Return the record with those parts that it lacks and the one before has, and where these come from."""
+    """Return the record with its missing parts taken from the previous record, and their origin."""
     taken = {name: before[name] for name in parts if name in before and name not in record}
     if not taken:
         return record

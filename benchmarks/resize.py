@@ -1,13 +1,13 @@
-"""How should photographs become one size, and what does decoding large JPEGs at a fraction cost and gain?
+"""How should photographs be resized to one size, and what does decoding large JPEGs at a fraction cost and gain?
 
     python -m benchmarks.resize --photographs cats_vs_dogs.tar     # 5 minutes on 2 cores
 
-Accuracy: features of EfficientNet-Lite0 (ImageNet weights) at 160 pixels of every photograph, prepared by each resize
-mode, and a logistic regression on those of train/, its strength chosen by 5-fold cross-validation, scored on test/.
-Modes are compared on the same test images; a difference within its 95 % interval may be chance.
+Accuracy: features of EfficientNet-Lite0 (ImageNet weights) of every photograph at 160 pixels in each resize mode, and a
+logistic regression on those of train/, its penalty chosen by 5-fold cross-validation, scored on test/. Modes are
+compared on the same test images; a difference within its 95 % interval may be chance.
 
-Speed: photographs enlarged to 12 megapixels with noise, saved as JPEG (quality 90), to 224 pixels, by one thread: as
-prepared, and decoded in full before the same resize; in turns, median of the ratios of processor time.
+Speed: photographs enlarged to 12 megapixels with noise, saved as JPEG (quality 90), are resized to 224 pixels by one
+thread: as `preprocess` does, and decoded in full before the same resize; in turns, median ratio of processor time.
 """
 
 import os
@@ -90,7 +90,7 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
 
 
 def _speed(files: list[bytes]) -> dict[str, Any]:
-    """Return times and differences of preparing large photographs, decoded at a fraction and in full."""
+    """Return times and pixel differences for large photographs, decoded at a fraction and in full."""
     from darkroom.deployable.images import Form, decode, prepare, resize
 
     cv2.setNumThreads(1)
@@ -100,7 +100,7 @@ def _speed(files: list[bytes]) -> dict[str, Any]:
         small = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         assert small is not None
         large = cv2.resize(small, (4000, 3000), interpolation=cv2.INTER_CUBIC).astype(np.int16)
-        large += rng.integers(-6, 7, large.shape, dtype=np.int16)  # as a sensor has, or JPEG would be too cheap
+        large += rng.integers(-6, 7, large.shape, dtype=np.int16)  # like a sensor's, or decoding would be too fast
         pixels = np.clip(large, 0, 255).astype(np.uint8)
         photograph = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
         times = []

@@ -1,8 +1,8 @@
-"""What does a night without news cost, and does the champion survive kills? `darkroom retrain` on the smoke preset.
+"""What does a night without news cost, and is the champion safe from kills? `darkroom retrain` on the smoke preset.
 
-A clone of this repository is trained once. Then retraining with nothing new is timed, and a retraining of a changed
-setting is killed (SIGKILL, at random moments) as often as asked, half of the kills hitting only the process that runs
-DVC and half its stages too, while a client keeps asking models:/digits@champion. At last one run is left alone.
+A clone of this repository is trained once. Then a retraining without changes is timed, and a retraining of a changed
+setting is killed (SIGKILL, at random moments) a given number of times, half of the kills only the process that runs DVC
+and half also its stages, while a client keeps loading models:/digits@champion. The last run is not killed.
 """
 
 import itertools
@@ -43,14 +43,14 @@ def clone(folder: Path, environment: dict[str, str]) -> Path:
 
 
 def start(root: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a retraining in a process group of its own."""
+    """Start a retraining in its own process group."""
     command = [sys.executable, "-m", "darkroom.cli.main", "retrain"]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=root, env=environment, start_new_session=True, stdout=quiet, stderr=quiet)
 
 
 def kill_at(process: "subprocess.Popen[bytes]", moment: float, *, stages: bool) -> bool:
-    """Kill the process, with its stages or without, so many seconds from now; return whether it was still there."""
+    """Kill the process, with or without its stages, after some seconds; return whether it was still running."""
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int) -> dict[str, Any]:
-    start(root, environment).wait()  # the first has a record to write
+    start(root, environment).wait()  # the first one writes a record
     no_op = []
     for _ in range(3):
         began = time.perf_counter()
@@ -102,7 +102,7 @@ def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int)
         while n_killed < n_kills:
             if kill_at(start(root, environment), draw.uniform(0.5, whole), stages=n_killed % 2 == 0):
                 n_killed += 1
-            else:  # it was through: something new for the next
+            else:  # it had finished: change something for the next one
                 n_in_time += 1
                 change(root, seed=3 + n_in_time)
         last = start(root, environment)
@@ -129,7 +129,7 @@ def measure(root: Path, environment: dict[str, str], *, n_kills: int, seed: int)
 
 
 def change(root: Path, *, seed: int) -> None:
-    """Give the training another seed: the smallest change that trains again."""
+    """Give the training another seed, the smallest change that causes a training."""
     path = root / "params.yaml"
     lines = path.read_text().splitlines()
     number = max(index for index, line in enumerate(lines) if line.startswith("    seed:"))

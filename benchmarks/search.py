@@ -1,21 +1,21 @@
-"""Does a search take what is better, learn from failures, and rank trials as trainings at full length would?
+"""Does a search choose better values, learn from failures, and rank trials as full trainings do?
 
     DARKROOM_MIRROR=folder python -m benchmarks.search      # half an hour on 2 cores
     python -m benchmarks.search --parts choice failures     # 3 minutes; simulations, without training
 
 choice: simulated answers on validation images. One trial, `best`, is truly better than trial 0 by `gain`; the two
     disagree on a share of the images. The other rivals are as good as trial 0, and disagree with it as much. How often
-    is `best` taken, and how often another in its place? By `choose` (paired, max-t); by McNemar's exact test divided by
-    the number of rivals; and by a test of two proportions, which ignores the pairs, divided likewise. Without a gain
-    nothing should be taken in more than 5 % (alpha).
-failures: a made-up objective over learning rates from 0.001 to 1000, of which those above 0.5 diverge. Those trials are
-    told to TPE as the worst, as Search does, or as failed, which TPE forgets. How many of 30 trials diverge, and how
-    good is the best one? Means of 40 seeds.
-fidelity: the candidate cnn of the preset `folder` on CIFAR-10 images (see tuning_peers.py), with learning rate,
-    weight decay and dropout drawn at random. Which cheap training ranks the draws as the whole one does? Spearman's
-    rank correlation with the whole one's best validation accuracy: of a schedule of a quarter of the epochs; of a fifth
-    of the images; and of the whole training itself at a quarter and at three quarters of its epochs, which is what a
-    pruner sees. regret_points is what the best by the cheap training lacks, at full length, to the best of all.
+    is `best` chosen, and how often another one? By `choose` (paired, max-t); by McNemar's exact test, Bonferroni-
+    corrected for the number of rivals; and by a test of two proportions, which ignores the pairs, corrected likewise.
+    Without a gain nothing should be chosen in more than 5 % (alpha).
+failures: an artificial objective over learning rates from 0.001 to 1000, which diverges above 0.5. These trials are
+    reported to TPE as the worst, as Search does, or as failed, which TPE ignores. How many of 30 trials diverge, and
+    how good is the best one? Means of 40 seeds.
+fidelity: the candidate cnn of the preset `folder` on CIFAR-10 images (see tuning_peers.py), with random learning rate,
+    weight decay and dropout. Which cheap training ranks the draws like the full one? Spearman's rank correlation with
+    the best validation accuracy of the full training: for a schedule of a quarter of the epochs; for a fifth of the
+    images; and for the full training after a quarter and after three quarters of its epochs, as a pruner sees it.
+    regret_points: full accuracy of the best draw minus that of the draw that the cheap training ranks first.
 """
 
 import math
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repetitions", type=int, default=400, help="of each case of the part choice")
     parser.add_argument("--draws", type=int, default=12, help="of the part fidelity")
-    parser.add_argument("--per-class", type=int, default=600, help="images; a sixth of them is for validation")
+    parser.add_argument("--per-class", type=int, default=600, help="number of images, a sixth of them for validation")
     parser.add_argument("--epochs", type=int, default=8, help="of a whole training of the part fidelity")
     options = parser.parse_args()
     result: dict[str, Any] = {}
@@ -70,13 +70,13 @@ def main() -> None:
     report("search", result, packages=["optuna", "tensorflow", "keras"], save=options.save, parts=PARTS)
 
 
-# What is taken
+# Choice
 
 
 def choice(
     n_images: int, accuracy: float, gain: float, disagreement: float, n_rivals: int, *, repetitions: int
 ) -> dict[str, Any]:
-    """Return how often `best` is taken, and how often another."""
+    """Return how often `best` is chosen, and how often another."""
     from darkroom.training.answers import packed
     from darkroom.tuning.choice import choose
     from darkroom.tuning.rows import TrialRow
@@ -119,11 +119,11 @@ def choice(
     return {**case, **shares}
 
 
-# What failures teach
+# Failures
 
 
 def failures(*, is_worst: bool, n_trials: int = 30, n_seeds: int = 40) -> dict[str, float]:
-    """Return how many trials diverged, and the best value, means over the seeds."""
+    """Return the number of diverged trials and the best value, as means over the seeds."""
     import optuna
 
     from darkroom.tuning.plan import Plan
@@ -166,7 +166,7 @@ def failures(*, is_worst: bool, n_trials: int = 30, n_seeds: int = 40) -> dict[s
     return {"n_trials": n_trials, "n_diverged": round(mean(n_diverged), 1), "best": round(mean(best), 4)}
 
 
-# What a cheap training tells
+# Fidelity
 
 
 def fidelity(*, n_draws: int, epochs: int, n_per_class: int) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def drawn(n: int) -> list[dict[str, float]]:
 
 
 def trainer(root: Path) -> Callable[[dict[str, float], int, float], list[float]]:
-    """Return what trains with values of the params, for so many epochs on a fraction of the images: the curve."""
+    """Return a function that trains with given values for some epochs on a fraction of the images: the curve."""
     from darkroom.project.console import loading_keras
     from darkroom.project.params import read_params
     from darkroom.training import overrides

@@ -1,26 +1,26 @@
-"""`darkroom serve` against other servers of models: the same ONNX file, machine and client, in one run.
+"""`darkroom serve` against other model servers: the same ONNX file, machine and client, in one run.
 
     python -m venv PEERS && PEERS/bin/pip install -r benchmarks/peers/serving.txt
     python -m benchmarks.serve --peers PEERS                                     # 15 minutes on 2 cores
     python -m benchmarks.serve --rounds 1 --seconds 1 --parts rate --sizes 28 --connections 8      # a trial run
 
-rate: requests per second and latencies at some connections, each of which sends one image and waits for the answer.
-    All servers are up and take short turns; the median of the turns counts. The client is a process of its own on the
-    same cores (benchmarks/clients/http_load.py). darkroom and FastAPI are sent the image file, the others base64 in
-    JSON, as is `darkroom_json`. darkroom and mlflow serve the registered version with their defaults; the others (see
-    benchmarks/peers/serving_classifier.py) have a process per core, decode with OpenCV, and check nothing.
-    bare_images_per_second is what all cores can do without HTTP, one image at a time: no server is faster.
-    cpu_ms is the server's processor time per request, which other work on the machine changes least.
-overhead: p50 of one connection, less the p50 of Package.predict on the same bytes in this process, with one thread, as
-    the server runs it: what HTTP costs. Bare with all cores is told beside it.
+rate: requests per second and latencies for several numbers of connections, each of which sends one image and waits for
+    the answer. All servers are up and are measured in short turns; medians count. The client is a separate process on
+    the same cores (benchmarks/clients/http_load.py). darkroom and FastAPI get the image file, the others and
+    `darkroom_json` base64 in JSON. darkroom and mlflow serve the registered version with their defaults; the others
+    (see benchmarks/peers/serving_classifier.py) have a process per core, decode with OpenCV, and check nothing.
+    bare_images_per_second is the rate of all cores without HTTP, one image at a time: no server can be faster.
+    cpu_ms is the server's processor time per request, which depends least on other load of the machine.
+overhead: p50 of one connection minus the p50 of Package.predict on the same bytes in this process, with one thread, as
+    the server runs it: the cost of HTTP. The same with all cores is reported too.
 photograph: the same for JPEGs of 12 megapixels and the network of 224x224.
-ready: seconds from the start of the command to the first 200 of the server's probe, the lesser of two.
+ready: seconds from the start of the command to the first 200 of the server's probe, the minimum of two.
 import: seconds of a process that imports darkroom.cli.main.
-workers: darkroom's requests per second with some --workers and --network-threads; by default one per core (at least
+workers: darkroom's requests per second with several --workers and --network-threads; by default one per core (at least
     2), and one.
 
-The networks are the default one (compact) for 28x28 grey and 224x224 colour, untrained: weights do not change the time.
-Load through changes of the champion, lost workers and bombs is benchmarks/soak.py.
+The networks are the default one (compact) for 28x28 grey and 224x224 colour, untrained, because weights do not change
+the time. benchmarks/soak.py measures load during changes of the champion, lost workers and bombs.
 """
 
 import argparse
@@ -56,7 +56,7 @@ TARGETS = {
     "import": "of darkroom.cli.main at most 0.3 s more than of nothing",
 }
 
-Side = tuple[Server, list[bytes]]  # and what it is sent, in turn
+Side = tuple[Server, list[bytes]]  # and its requests, in turn
 
 
 def main() -> None:
@@ -65,11 +65,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", choices=list(FILTERS), default=list(FILTERS))
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, default=5, help="turns of each server")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a turn, after half a second of warm-up")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a turn, after half a second of warm-up")
     parser.add_argument("--peers", type=Path, help="the environment of benchmarks/peers/serving.txt")
     options = parser.parse_args()
     if options.save and set(options.parts) != set(PARTS):
-        parser.error("--save takes all --parts: what is recorded of a size is of one run")
+        parser.error("--save needs all --parts: the record of a size must be of one run")
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measured(size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Return what was asked for about images of one size."""
+    """Return the requested measurements for images of one size."""
     found: dict[str, Any] = {}
     files = served.images(size)
     if {"rate", "overhead"} & set(options.parts):
@@ -111,7 +111,7 @@ def measured(size: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def started(size: int, files: list[bytes], options: argparse.Namespace, *, stack: ExitStack) -> dict[str, Side]:
-    """Start darkroom, and with the part `rate` all others; return each with what it is sent."""
+    """Start darkroom, and with the part `rate` all others; return each with its requests."""
     raw = {
         path: [request(path, file, "application/octet-stream") for file in files]
         for path in ("/v1/predict", "/predict")
@@ -135,14 +135,14 @@ def started(size: int, files: list[bytes], options: argparse.Namespace, *, stack
 
 
 def posted(path: str, bodies: Iterable[dict[str, Any]]) -> list[bytes]:
-    """Return a request with JSON for each body."""
+    """Return a JSON request for each body."""
     return [request(path, json.dumps(body).encode(), "application/json") for body in bodies]
 
 
 def turns(
     sides: dict[str, Side], connections: Iterable[int], *, bare: "Bare", options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Return the median of what each side did in its turns, and how darkroom compares."""
+    """Return the medians of each side's turns, and the ratios of darkroom to the others."""
     each: dict[str, dict[int, list[dict[str, Any]]]] = {name: {n: [] for n in connections} for name in sides}
     rates, alone, overheads = list[float](), list[float](), list[float]()
     for _ in range(options.rounds):
@@ -221,7 +221,7 @@ def onnx_file(size: int) -> Path:
 
 
 def photograph(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the servers do with photographs of 12 megapixels, and what decoding alone takes."""
+    """Return the measurements for photographs of 12 megapixels, and the time of decoding alone."""
     from darkroom.deployable.images import Form, prepare
 
     files = served.photographs()
@@ -239,7 +239,7 @@ def photograph(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def with_workers(size: int, files: list[bytes], options: argparse.Namespace) -> dict[str, float]:
-    """Return darkroom's requests per second at 8 connections by its numbers of workers and threads of the network."""
+    """Return darkroom's requests per second at 8 connections, by the numbers of workers and network threads."""
     raw = [request("/v1/predict", file, "application/octet-stream") for file in files]
     n_cores, found = len(os.sched_getaffinity(0)), {}
     for n_workers, of_network in ((2, 1), (n_cores, 1), (n_cores, n_cores), (2 * n_cores, 1)):
@@ -251,7 +251,7 @@ def with_workers(size: int, files: list[bytes], options: argparse.Namespace) -> 
 
 
 def import_seconds(rounds: int = 5) -> dict[str, float]:
-    """Return the median seconds of a process that imports darkroom.cli.main, and of one that imports nothing."""
+    """Return the median seconds of a process that imports darkroom.cli.main, and of one without imports."""
     found = {}
     for name, code in {"darkroom.cli.main": "import darkroom.cli.main", "nothing": "pass"}.items():
         times = []

@@ -1,4 +1,4 @@
-"""What serve.py and soak.py share: registered versions, the servers that answer with them, and images to send."""
+"""Shared by serve.py and soak.py: registered versions, servers, and images to send."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ class Server:
     ready_seconds: float
 
     def measured(self, requests: list[bytes], **plan: Any) -> dict[str, Any]:
-        """Return what the client saw, and cpu_ms: processor time per request, of all threads and child processes."""
+        """Return the client's measurements and cpu_ms, the processor time per request of all threads and children."""
         before = self.cpu_seconds()
         found = measure(self.port, requests, **plan)
         n_requests = sum(found["statuses"].values())
@@ -48,7 +48,7 @@ class Server:
         return float(sum(one.user + one.system for one in times))
 
     def processes(self) -> list[Any]:
-        """Return the server's process and all that it started."""
+        """Return the server's process and all its children."""
         whole = psutil.Process(self.pid)
         return [whole, *whole.children(recursive=True)]
 
@@ -85,7 +85,7 @@ def peer(name: str, probe: str, model: Path, *, python: Path) -> Iterator[Server
 
 @contextmanager
 def started(command: list[str], port: int, probe: str, variables: dict[str, str] | None = None) -> Iterator[Server]:
-    """Run a server until the end of the block; it is given two minutes to answer its probe."""
+    """Run a server until the end of the block; it must answer its probe within two minutes."""
     # mlflow starts uvicorn by name.
     path = f"{Path(command[0]).parent}{os.pathsep}{os.environ['PATH']}"
     began = time.perf_counter()
@@ -108,7 +108,7 @@ def started(command: list[str], port: int, probe: str, variables: dict[str, str]
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started, in order if they can within ten seconds."""
+    """End a process and its children, by force after ten seconds."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -127,7 +127,7 @@ def answered(url: str) -> bytes:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -157,7 +157,7 @@ def photographs(number: int = 4) -> list[bytes]:
 
 
 def register_versions(root: Path, sizes: list[int]) -> None:
-    """Register versions for each size, the first of them as champion, in a process: Keras is needed for this alone."""
+    """Register versions for each size, the first as champion, in a separate process, because only this needs Keras."""
     arguments = [sys.executable, "-m", "benchmarks.served", str(root), *map(str, sizes)]
     subprocess.run(arguments, check=True, cwd=ROOT)
 

@@ -1,4 +1,4 @@
-"""Two sides of a benchmark that take turns, each a process of its own."""
+"""Two sides of a benchmark that take turns, each in a separate process."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Side:
-    """`python -m MODULE --side ARGUMENTS`: a process that answers every line with the seconds of one more pass."""
+    """A process `python -m MODULE --side ARGUMENTS` that answers every line with the seconds of one more pass."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._command = [sys.executable, "-m", module, "--side", *arguments]
@@ -18,7 +18,7 @@ class Side:
         )
 
     def seconds(self) -> float:
-        """Return how long one pass took; end with an error if the process has."""
+        """Return the seconds of one pass; exit with an error if the process has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("go\n")
@@ -33,6 +33,6 @@ class Side:
 
 
 def be_side(one_pass: Callable[[], float]) -> None:
-    """Print what a pass answers, its seconds, for every line of stdin."""
+    """For every line of stdin, run a pass and print its result, the seconds."""
     for _ in sys.stdin:
         print(one_pass(), flush=True)

@@ -1,17 +1,17 @@
-"""`darkroom serve` under load while everything happens to it: promotions, a rollback, lost workers, and bombs.
+"""`darkroom serve` under load during promotions, a rollback, lost workers, and decompression bombs.
 
     python -m benchmarks.soak --minutes 10 --save
     python -m benchmarks.soak --minutes 0.5 --kills 2      # a trial run
 
-32 connections send an image and wait for the answer, while one more sends image files that are made to exhaust a
-decoder (tests/support/image_files.py: a PNG that claims gigabytes, a JPEG of a thousand scans and the like), twenty a
-second. Over the time the alias moves four times, three promotions and a rollback, and so many worker processes are
-killed (SIGKILL), one after the other.
+32 connections send an image and wait for the answer, while another one sends 20 image files per second that are made to
+exhaust a decoder (tests/support/image_files.py: a PNG that claims gigabytes, a JPEG of a thousand scans and the like).
+Meanwhile the alias moves four times, for three promotions and a rollback, and `--kills` worker processes are killed
+(SIGKILL), one after the other.
 
 errors: answers of 500 and above and connections that ended without an answer, of both clients; `elsewhere` are those
-    that came later than ERROR_SECONDS after a kill: what no lost worker explains.
-memory_mb is that of all the server's processes over the time, pages that they share counted once; growth_mb is the last
-    of it less that after a tenth of the time, when every worker has worked.
+    later than ERROR_SECONDS after a kill, which a lost worker does not explain.
+memory_mb: memory of all the server's processes over time, with shared pages counted once; growth_mb is its last value
+    minus that after a tenth of the time, when every worker has run.
 """
 
 import json
@@ -64,7 +64,7 @@ def soak(*, minutes: float, n_kills: int) -> dict[str, Any]:
         ]
         events = [(seconds * (place + 1) / (len(moves) + 1), move) for place, move in enumerate(moves)]
         killed: list[float] = []
-        # After a tenth of the time: until then the memory settles.
+        # After a tenth of the time, when the memory is stable.
         events += [
             (seconds * (0.1 + 0.85 * place / n_kills), lambda: kill_worker(server, killed)) for place in range(n_kills)
         ]
@@ -103,7 +103,7 @@ def promotions(name: str) -> list[Callable[[], object]]:
 def sending(
     loads: dict[str, dict[str, Any]], name: str, server: served.Server, files: list[bytes], **plan: Any
 ) -> threading.Thread:
-    """Send files to a server from now on; return the thread that does, which leaves its result in loads."""
+    """Start to send files to a server; return the thread, which puts its result into loads."""
     requests = [request("/v1/predict", file, "application/octet-stream") for file in files]
 
     def send() -> None:
@@ -121,7 +121,7 @@ def watched(
     *,
     seconds: float,
 ) -> tuple[list[tuple[float, float]], list[str]]:
-    """Let the events happen; return the memory in MB by the seconds passed, and the versions that answered in turn."""
+    """Trigger the events; return the memory in MB by elapsed seconds, and the versions that answered, in order."""
     began, memory, versions = time.monotonic(), list[tuple[float, float]](), list[str]()
     while any(thread.is_alive() for thread in threads):
         time.sleep(min(5.0, seconds / 100))
@@ -136,7 +136,7 @@ def watched(
 
 
 def kill_worker(server: served.Server, killed: list[float]) -> None:
-    """Kill the child process of the server that has lived longest, if it has any, and note the time."""
+    """Kill the oldest child process of the server, if any, and record the time."""
     if children := server.processes()[1:]:
         oldest = min(children, key=lambda process: process.create_time())
         killed.append(time.time())
@@ -155,13 +155,13 @@ def resident_megabytes(server: served.Server) -> float:
 
 
 def summary(errors: list[tuple[float, int]], killed: list[float]) -> dict[str, Any]:
-    """Return how many errors there were, and those that no kill explains."""
+    """Return the number of errors, and of those that no kill explains."""
     elsewhere = [error for error in errors if not any(0 <= error[0] - moment < ERROR_SECONDS for moment in killed)]
     return {"after_a_kill": len(errors) - len(elsewhere), "elsewhere": len(elsewhere), "statuses": statuses(elsewhere)}
 
 
 def statuses(errors: list[tuple[float, int]]) -> dict[str, int]:
-    """Return how often each status came; 0 is a connection that ended."""
+    """Return the number of answers by status; 0 is a connection that ended."""
     found: dict[str, int] = {}
     for _, status in errors:
         found[str(status)] = found.get(str(status), 0) + 1

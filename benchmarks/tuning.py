@@ -1,25 +1,25 @@
-"""What do workers gain, do they grow, and what does keeping the books cost? Four parts, each alone if asked for.
+"""How much faster are several workers, does their memory grow, and what does bookkeeping cost? Four parts.
 
     python -m benchmarks.tuning                                    # 20 minutes on 2 cores
     python -m benchmarks.tuning --parts overhead cluster           # without training
     python -m benchmarks.tuning --trials 2 --no-op-trials 10 --cluster-trials 100 --cluster-workers 4    # a trial run
 
-workers: the stage tune on the preset mnist in a clone, with one worker and with two, for the candidate cnn and for
+workers: the stage tune on the preset mnist in a clone, with one worker and with two, for the candidates cnn and
     transfer: random trials of one seed, none stopped early, so both train the same networks. trials_per_hour is from
-    the first trial's beginning to the last one's end, the start of the workers (TensorFlow) included;
-    running_trials_per_hour is without it: of every worker, from the end of its first trial on. One worker may use all
-    cores, two have one each. processes_ratio is what this machine allows at best: twice the same work of one thread
-    (products of matrices) in two processes at once, against one after the other; the median of some rounds.
-memory: one worker through 50 trials of an epoch on a fiftieth of MNIST, all of the same network. The resident memory of
-    its process is read ten times a second; rss_mb is the greatest within a trial. growth_mb_per_trial is the slope of
-    the straight line through those of all trials but the first five, in which libraries still fill their pools.
-overhead: trials that train nothing but do all that a trial does beside it: begin and report in the study (a journal
-    file), a run in MLflow (sqlite) with parameters, metrics and artifact. `seconds` are those of the search, its
-    workers' start included. seconds_per_trial is the mean from a trial's being drawn to its end's being kept, without
-    the first trial of each worker, which imports MLflow.
-cluster: 64 processes of this machine on one study in PostgreSQL, each trial 10 ms long: were any lost, or run twice?
-    The server is one of the benchmark's own, without fsync, on loopback. trials_per_second is from the first trial's
-    end to the last one's; processes still start in its first part.
+    the start of the first trial to the end of the last one, including the start of the workers (TensorFlow);
+    running_trials_per_hour is without it: for every worker, from the end of its first trial. One worker may use all
+    cores, two have one each. processes_ratio is the best possible on this machine: the same single-threaded work
+    (matrix products) twice in two processes at once, against one after the other; the median of several rounds.
+memory: one worker for 50 trials of one epoch on a fiftieth of MNIST, all with the same network. The resident memory of
+    its process is sampled ten times a second; rss_mb is the maximum within a trial. growth_mb_per_trial is the slope of
+    a straight line through the values of all trials except the first five, in which libraries still fill their pools.
+overhead: trials that do everything except train: start and report in the study (a journal file), a run in MLflow
+    (sqlite) with parameters, metrics and artifact. `seconds` are those of the search, including the start of its
+    workers. seconds_per_trial is the mean from drawing a trial to recording its end, without the first trial of each
+    worker, which imports MLflow.
+cluster: 64 processes of this machine on one study in PostgreSQL, with trials of 10 ms: were any lost, or run twice? The
+    server is started by the benchmark, without fsync, on loopback. trials_per_second is from the end of the first trial
+    to the end of the last one; processes still start in its first part.
 """
 
 import os
@@ -49,7 +49,7 @@ SETTINGS: dict[str, Any] = {
     "tune.sampler": "random",
     "tune.pruner": "none",
 }
-WARM_UP = 5  # trials whose memory does not count
+WARM_UP = 5  # trials that are not counted for memory
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def workers(*, n_trials: int) -> dict[str, Any]:
         for candidate in ("cnn", "transfer"):
             sides = {}
             for n_workers in (1, 2):
-                study = f"of-{n_workers}"  # else the second would continue the first
+                study = f"of-{n_workers}"  # otherwise the second would continue the first
                 use(root, "mnist", settings | {"tune.workers": n_workers, "tune.study": study})
                 stage_seconds = seconds(root, *stage(candidate))
                 name = f"{study}-{candidate}"
@@ -107,14 +107,14 @@ def workers(*, n_trials: int) -> dict[str, Any]:
 
 
 def stage(candidate: str) -> list[str]:
-    """Return the command of the stage tune of a candidate."""
+    """Return the command of the stage tune for a candidate."""
     folders = ["--prepared", "data/prepared", "--augmented", "data/augmented", "--features", "data/features"]
     made = ["--best", f"models/{candidate}/best.yaml", "--report", f"reports/tune/{candidate}"]
     return [sys.executable, "-m", "pipelines.tune", *folders, *made]
 
 
 def processes_ratio(*, rounds: int = 7) -> float:
-    """Return how much more of the same work two processes of one thread do in a second than one."""
+    """Return the ratio of the work per second of two single-threaded processes to that of one."""
     code = (
         "import sys, time, numpy as np; a = np.ones((512, 512), np.float32); print(flush=True); sys.stdin.readline(); "
         "start = time.perf_counter(); [a @ a for _ in range(1500)]; print(time.perf_counter() - start, flush=True)"
@@ -141,7 +141,7 @@ def rows_of(journal: Path, study: str) -> "list[TrialRow]":
 
 
 def rates(rows: "Sequence[TrialRow]") -> dict[str, Any]:
-    """Return the trials per hour of a search, and what was drawn."""
+    """Return the trials per hour of a search, and its drawn values."""
     assert all(row.state == "complete" for row in rows), [row.state for row in rows]
     ends = defaultdict(list)
     for row in rows:
@@ -165,7 +165,7 @@ def end_of(row: "TrialRow") -> float:
 
 
 def memory(*, n_trials: int) -> dict[str, Any]:
-    """Return how much memory a worker held in each of many trials, and how much it grew from one to the next."""
+    """Return the memory of a worker in each of many trials, and its growth per trial."""
     import numpy as np
 
     from benchmarks.mnist import clone, seconds, use
@@ -213,7 +213,7 @@ def watch(process: "subprocess.Popen[bytes]") -> list[tuple[float, int]]:
 
 
 def overhead(*, n_trials: int) -> dict[str, Any]:
-    """Return the seconds of a search whose trials do nothing but keep books."""
+    """Return the seconds of a search whose trials do only the bookkeeping."""
     from darkroom.cli import presets
     from darkroom.project.params import digest
     from darkroom.tracking import experiments, provenance, runs
@@ -245,7 +245,7 @@ def overhead(*, n_trials: int) -> dict[str, Any]:
 
 
 def keep_books(task: dict[str, Any]) -> "Outcome":
-    """Do in a worker all that trial.run does but train."""
+    """Do everything in a worker that trial.run does, except train."""
     os.environ["MLFLOW_TRACKING_URI"] = task["uri"]
     from darkroom.tracking import runs
     from darkroom.tuning.study import Outcome
@@ -272,7 +272,7 @@ def keep_books(task: dict[str, Any]) -> "Outcome":
 
 
 def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
-    """Return how many trials of many workers on one PostgreSQL study were lost or doubled, and how fast they were."""
+    """Return the numbers of lost and repeated trials of many workers on one PostgreSQL study, and their speed."""
     from tests.support import postgres
 
     if postgres.program("initdb") is None:
@@ -296,7 +296,7 @@ def cluster(*, n_trials: int, n_workers: int) -> dict[str, Any]:
 
 
 def sleep(task: dict[str, Any]) -> "Outcome":
-    """Be a trial of TRIAL_SECONDS in a worker, and leave a line that it ran."""
+    """Run a trial of TRIAL_SECONDS in a worker, and write a line as proof."""
     from darkroom.tuning.study import Outcome
     from darkroom.tuning.trial import Report
 
@@ -317,7 +317,7 @@ def search(
     n_trials: int,
     n_workers: int,
 ) -> "tuple[list[TrialRow], float]":
-    """Run random trials of a function through the coordinator; return them, and the seconds that took."""
+    """Run random trials of a function through the coordinator; return them and the seconds."""
     from darkroom.compute.workers import Workers
     from darkroom.tuning import coordinator
     from darkroom.tuning.plan import Plan
@@ -338,7 +338,7 @@ def search(
 
 
 def importable(function: "Callable[[dict[str, Any]], Outcome]") -> "Callable[[dict[str, Any]], Outcome]":
-    """Return a function as workers can import it: not from __main__, with which all of that would be pickled."""
+    """Return a function that workers can import: not from __main__, which would be pickled as a whole."""
     from benchmarks import tuning
 
     return getattr(tuning, function.__name__)  # type: ignore[no-any-return]
@@ -346,7 +346,7 @@ def importable(function: "Callable[[dict[str, Any]], Outcome]") -> "Callable[[di
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """Work in a directory of its own: locks of this repository are for its own runs."""
+    """Work in a temporary directory, because locks of this repository are for its own runs."""
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder, chdir(folder):
         yield Path(folder)
 

@@ -1,34 +1,34 @@
-"""Which search finds the better model in equal time: tune, plain Optuna, KerasTuner or AutoKeras? One after the other.
+"""Which search finds the best model in equal time: tune, plain Optuna, KerasTuner or AutoKeras? One after the other.
 
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # three hours on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
-The directory holds cifar10_jpeg.tar.xz, of which about 5,000 images are trained on and 1,000 are for validation: the
-same arrays for all. They are treated as somebody's own images, by the candidate cnn of the preset `folder`: its
+The directory contains cifar10_jpeg.tar.xz. About 5,000 of its images are used for training and 1,000 for validation,
+the same arrays for all. They are treated as a user's own images, by the candidate cnn of the preset `folder`: its
 network, optimizer, label smoothing, flips and shifts, and its space of learning rate, weight decay and dropout. Cutout,
-augmented copies and bfloat16 are left out, on all sides. The params are given a bad learning rate, the lowest of the
-space, so that it is known that a search can find a better one: `preset` trains with it, without a search.
+augmented copies and bfloat16 are not used, on all sides. The params have a bad learning rate, the lowest of the space,
+so that a search can certainly find a better one: `preset` trains with it, without a search.
 
-tune searches for so many minutes and then confirms its choice (`tune.confirm`). It takes part twice: with the `alpha`
-of params.yaml, at which a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset:
-the most accurate trial is chosen, and the confirmation decides. What both take together, from the start of the stages
-to their ends, the others get in the same seed; after it no trial begins, and one that runs ends with its epoch. Then
-each side trains a network from the start with the values that it found, for so many epochs on all the training images,
-and keeps the best of those epochs; the accuracy of that one on the test images counts. A trial is what the tool calls
-one: KerasTuner counts one more where Hyperband goes on with a network.
+tune searches for the given minutes and then confirms its choice (`tune.confirm`). It takes part twice: with the `alpha`
+of params.yaml, where a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset,
+where the most accurate trial is chosen and the confirmation decides. The others get the time of both together with the
+same seed, from the start of the stages to their end; after it no trial starts, and a running one ends after its epoch.
+Then each side trains a network from the start with the values that it found, for the given epochs on all the training
+images, and keeps the best epoch, whose accuracy on the test images counts. Trials are counted as by the tool:
+KerasTuner counts another one if Hyperband continues a network.
 
-What differs is the tool. tune has two workers, TPE, and train's own values as trial 0; a trial has the preset's share
+Only the tools differ. tune has two workers, TPE, and the values of train as trial 0; a trial uses the preset's fraction
 of the training images. Plain Optuna searches with the same trainings, one at a time on all cores and on all the
-training images: TPE as Optuna has it, no pruner, and the best trial is taken. Hyperband of KerasTuner draws at random;
-it goes on with networks, for which no schedule knows its end, so the learning rate is constant, which is Keras' own
-way. AutoKeras has blocks, learning rates, dropouts and optimizers of its own: what comes closest to the network are
-four ConvBlocks, each with one of the network's widths, without BatchNorm, and with 3x3 pixels in the first one too; it
-also normalises the images.
+training images: default TPE, no pruner, and the best trial is chosen. KerasTuner's Hyperband draws at random; it
+continues networks, so a schedule cannot know its end, and the learning rate is constant, as is Keras' default.
+AutoKeras has its own blocks, learning rates, dropouts and optimizers: most similar to the network are four ConvBlocks,
+each with one of the network's widths, without BatchNorm, and with 3x3 pixels also in the first one; it also normalises
+the images.
 
-With --runs every run is also kept in a file of JSON lines, and one that is there already is not repeated: a benchmark
-that was killed goes on.
+With --runs every run is also saved in a file of JSON lines, and finished runs are not repeated, so that a killed
+benchmark can resume.
 
-The last two run in an environment of their own (peers/requirements.txt), which is made in a temporary folder, or once:
+The last two run in a separate environment (peers/requirements.txt), which is made in a temporary directory, or once:
 
     uv venv peers && uv pip install --python peers/bin/python -r benchmarks/peers/requirements.txt
     python -m benchmarks.tuning_peers --peers-python peers/bin/python
@@ -55,7 +55,7 @@ ARCHIVE = "cifar10_jpeg.tar.xz"
 PRESET = "folder"
 N_TEST = 200  # of each class
 PEERS = Path(__file__).parent / "peers"
-OURS = {"darkroom": 0.05, "darkroom-alpha-1": 1.0}  # tune.alpha; the second goes on with the study of the first
+OURS = {"darkroom": 0.05, "darkroom-alpha-1": 1.0}  # tune.alpha; the second continues the study of the first
 OTHERS = ("optuna", "keras-tuner", "autokeras", "preset")
 SIDES = (*OURS, *OTHERS)
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="a file of JSON lines that keeps every run")
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not (mirror / ARCHIVE).is_file():  # so that `make bench` goes on to the others
+    if not (mirror / ARCHIVE).is_file():  # so that `make bench` continues with the others
         print(f"tuning_peers: skipped; put {ARCHIVE} into DARKROOM_MIRROR", file=sys.stderr)
         return
     kept = options.runs.read_text().splitlines() if options.runs and options.runs.exists() else []
@@ -89,7 +89,7 @@ def main() -> None:
                 continue
             before = runs.get((seed, "darkroom"), {})
             own = {"tune.alpha": OURS.get(side, 1.0), **({"tune.trials": before["n_trials"]} if before else {})}
-            use(root, PRESET, changes(options, seed=seed) | own)  # a search that has run begins no more trials
+            use(root, PRESET, changes(options, seed=seed) | own)  # a finished search starts no more trials
             if side in OURS:
                 found = ours(root, seconds_before=before.get("search_seconds", 0.0))
             elif side == "preset":
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def peer(side: str, root: Path, python: Path, options: Namespace, *, seed: int, limit: float) -> dict[str, Any]:
-    """Search for so many seconds, and train."""
+    """Search for some seconds, and train."""
     settings = peer_settings(root, options, seed=seed, seconds=limit)
     if side != "optuna":
         return run_peer(root, str(python), str(PEERS / "keras_tuners.py"), side, settings)
@@ -139,7 +139,7 @@ def take_pictures(archive: Path, folder: Path, *, n_per_class: int) -> None:
 
 
 def changes(options: Namespace, *, seed: int) -> dict[str, Any]:
-    """Return what the benchmark changes in the preset."""
+    """Return the changes to the preset."""
     source = {"kind": "path", "path": "pictures", "layout": "folders"}
     return {
         "candidates": ["cnn"],
@@ -163,7 +163,7 @@ def changes(options: Namespace, *, seed: int) -> dict[str, Any]:
 
 
 def write_arrays(root: Path) -> dict[str, int]:
-    """Write what was prepared as arrays.npz for the other sides, and return the number of images by split."""
+    """Write the prepared images as arrays.npz for the other sides, and return the number of images by split."""
     from darkroom.data.arrays.dataset import Dataset
 
     prepared = Dataset.open(root / "data" / "prepared")
@@ -197,7 +197,7 @@ def ours(root: Path, *, seconds_before: float) -> dict[str, Any]:
 
 
 def trained_with(root: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return what the stage train makes of the params with these values."""
+    """Return the result of the stage train with these values."""
     from darkroom.deployable.package import Package
     from darkroom.training import overrides
 
@@ -216,7 +216,7 @@ def trained_with(root: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def peer_settings(root: Path, options: Namespace, *, seed: int, seconds: float) -> Path:
-    """Write what another side needs to know, as JSON, and return where; its time begins now."""
+    """Write the settings of another side as JSON, and return the path; its time starts now."""
     from darkroom.project.params import read_params
 
     params = read_params(root / "params.yaml")
@@ -234,7 +234,7 @@ def peer_settings(root: Path, options: Namespace, *, seed: int, seconds: float) 
 
 
 def run_peer(root: Path, python: str, *arguments: str | Path) -> dict[str, Any]:
-    """Return what another side prints."""
+    """Return the output of another side."""
     environment = dict(os.environ)
     if python != sys.executable:
         del environment["PYTHONPATH"]
@@ -259,7 +259,7 @@ def package_versions(python: Path) -> dict[str, str]:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means over the seeds, and of accuracies each of them."""
+    """Return means over the seeds, and all accuracies."""
     found: dict[str, Any] = {}
     for name in ("val_accuracy", "test_accuracy"):
         values = [run[name] for run in runs]
@@ -273,7 +273,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def comparison(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return in how many seeds tune is more accurate on the test images than each other side, and by how much."""
+    """Return for how many seeds tune is more accurate on the test images than each other side, and by how much."""
     found: dict[str, Any] = {}
     for mine, other in itertools.product(OURS, OTHERS):
         pairs = zip(runs[mine], runs[other], strict=True)

@@ -1,23 +1,24 @@
-"""Does a model know what it was not trained on? Familiarity beside the usual scores, its false alarms and its cost.
+"""Does a model detect images of other kinds? Familiarity against the usual scores, its false alarms and its cost.
 
     DARKROOM_MIRROR=folder python -m benchmarks.unknown                                # 8 minutes on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.unknown --models digits --epochs 1     # a trial run
 
-The directory holds cats_vs_dogs.tar and cifar10_jpeg.tar.xz; garments are left out where Fashion-MNIST cannot be had.
+The directory contains cats_vs_dogs.tar and cifar10_jpeg.tar.xz; without access to Fashion-MNIST garments are left out.
 Three models are trained by `dvc repro` in a clone, with `unknown_below`: the default network on MNIST, the preset
 cats-vs-dogs, and the preset folder on CIFAR-10 without three of its classes.
 
-auroc: the area under the ROC curve, of known test images against images of another kind: `far` ones have nothing to do
-    with the classes, `near` ones are alike. Files come through Package.image, as in serving; noise, blank and turned
+auroc: the area under the ROC curve of known test images against images of another kind: `far` ones have nothing to do
+    with the classes, `near` ones are similar. Files are read by Package.image, as in serving; noise, blank and rotated
     images are made at the size of the network.
-    familiarity and maximum_softmax are what the ONNX file answers. The others are computed from logits and features of
-    model.keras: the energy (Liu et al. 2020), the distance to the 50th nearest of the training images (Sun et al.
-    2022), the Mahalanobis distance (Lee et al. 2018) and the relative one (Ren et al. 2021).
-false_alarms: the share of known test images below a level, which it should be, with its 95 % interval; found: that of
-    strangers.
-latency_ratio: medians of one image with and without the second output, which take turns; onnx_bytes_added likewise.
-drift: windows of digits of which a share is turned by 90 degrees, so that brightness, contrast and size are the same:
-    how many of them `darkroom drift` sees, with familiarity and without it.
+    familiarity and maximum_softmax are outputs of the ONNX file. The others are computed from logits and features of
+    model.keras: the energy (Liu et al. 2020), the distance to the 50th nearest training image (Sun et al. 2022), the
+    Mahalanobis distance (Lee et al. 2018) and the relative one (Ren et al. 2021).
+false_alarms: the share of known test images below a level, which should equal the level, with its 95 % interval; found:
+    the share of images of other kinds below it.
+latency_ratio: ratio of the median times of one image with and without the second output, in turns; onnx_bytes_added:
+    the difference of the sizes.
+drift: windows of digits, a share of them rotated by 90 degrees, so that brightness, contrast and size are the same: the
+    share of windows in which `darkroom drift` detects it, with and without familiarity.
 """
 
 import json
@@ -43,16 +44,16 @@ from darkroom.monitoring import drift, measures
 PHOTOGRAPHS, CIFAR = "cats_vs_dogs.tar", "cifar10_jpeg.tar.xz"
 LEVELS = (0.05, 0.005)
 CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-LEFT_OUT = ("bird", "horse", "truck")  # two animals and a vehicle
+LEFT_OUT = ("bird", "horse", "truck")  # two animals and one vehicle
 N_STRANGERS = 400  # of each kind, at most
 N_KNOWN = 2000  # images for testing, likewise
 SHARES, N_WINDOWS, WINDOW = (0.0, 0.05, 0.1, 0.2, 0.5), 20, 1000
-TURNED = [2, 3, 4, 5, 6, 7, 9]  # which no digit looks like when turned by 90 degrees
+TURNED = [2, 3, 4, 5, 6, 7, 9]  # not similar to any digit when rotated by 90 degrees
 PACKAGES = ["tensorflow", "keras", "onnxruntime", "opencv-python-headless", "scipy", "scikit-learn"]
 
 
 class Model(NamedTuple):
-    """A preset, its candidate, and what is changed in it."""
+    """A preset, its candidate, and the changes to it."""
 
     preset: str
     candidate: str
@@ -74,10 +75,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of the network of digits, for a trial run")
     options = parser.parse_args()
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in (PHOTOGRAPHS, CIFAR)):  # so that `make bench` goes on
+    if not all((mirror / name).is_file() for name in (PHOTOGRAPHS, CIFAR)):  # so that `make bench` continues
         print(f"unknown: skipped; put {PHOTOGRAPHS} and {CIFAR} into DARKROOM_MIRROR", file=sys.stderr)
         return
-    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative path would be relative to the clone
     result: dict[str, Any] = {}
     with clone() as root:
         take_photographs(mirror / CIFAR, root / "cifar", n_train=1000, n_test=N_STRANGERS)
@@ -109,14 +110,14 @@ def main() -> None:
 
 
 def leave_out(everything: Path, known: Path) -> None:
-    """Link the images of all classes but those left out."""
+    """Link the images of all classes except those left out."""
     for folder in everything.glob("*/*"):
         if folder.name not in LEFT_OUT:
             shutil.copytree(folder, known / folder.parent.name / folder.name, copy_function=os.link)
 
 
 def fetch_garments(root: Path) -> None:
-    """Write test images of Fashion-MNIST to garments.npy where they can be had."""
+    """Write test images of Fashion-MNIST to garments.npy if they can be downloaded."""
     use(root, "fashion-mnist", {})
     if subprocess.run(["dvc", "repro", "preprocess"], cwd=root, capture_output=True).returncode == 0:
         dataset = Dataset.open(root / "data" / "prepared")
@@ -133,7 +134,7 @@ def turned(images: np.ndarray) -> np.ndarray:
 
 
 def strangers(name: str, package: Package, dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
-    """Return images of other kinds as the network takes them: far or near -> kind -> uint8 (n, H, W, C)."""
+    """Return images of other kinds as input of the network: far or near -> kind -> uint8 (n, H, W, C)."""
     rng = np.random.default_rng(0)
 
     def of_files(folder: str, classes: Sequence[str]) -> np.ndarray:
@@ -168,7 +169,7 @@ def strangers(name: str, package: Package, dataset: Dataset) -> dict[str, dict[s
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Return what is measured of a model that was trained here."""
+    """Return the measurements of a model that was trained here."""
     folder = Path("models", MODELS[name].candidate)
     package, dataset = Package.load(folder / "model.onnx"), Dataset.open(Path("data/prepared"))
     rows = spread(dataset.rows("test"), N_KNOWN)
@@ -214,7 +215,7 @@ def rate_below(level: float, strangeness: np.ndarray) -> dict[str, Any]:
 
 
 class Scores:
-    """Scores of images, by name: (n,), the greater, the stranger."""
+    """Scores of images, by name: (n,), greater for stranger images."""
 
     def __init__(self, folder: Path, package: Package, dataset: Dataset) -> None:
         import keras
@@ -264,7 +265,7 @@ def of_length_1(features: np.ndarray) -> np.ndarray:
 
 
 def inverse(centred: np.ndarray) -> np.ndarray:
-    """Return the inverse of the covariance, with a thousandth of the mean variance more in each direction."""
+    """Return the inverse of the covariance, with a thousandth of the mean variance added to its diagonal."""
     covariance = centred.T.astype(np.float64) @ centred / len(centred)
     return np.linalg.inv(covariance + 1e-3 * covariance.diagonal().mean() * np.eye(len(covariance)))
 
@@ -274,7 +275,7 @@ def quadratic(features: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def cost(path: Path, image: np.ndarray) -> dict[str, Any]:
-    """Return what the second output costs: a ratio of latencies, and bytes."""
+    """Return the cost of the second output: a ratio of latencies, and bytes."""
     import onnx
 
     whole = onnx.load(path)
@@ -298,7 +299,7 @@ def cost(path: Path, image: np.ndarray) -> dict[str, Any]:
 
 
 def of_drift(package: Package, dataset: Dataset) -> dict[str, Any]:
-    """Return the share of windows in which a measure has drifted, by the share of images that are turned."""
+    """Return the share of windows in which a measure has drifted, by the share of rotated images."""
     rows = dataset.rows("test")
     before, after = rows[::2], rows[1::2]
     rng = np.random.default_rng(0)

@@ -1,13 +1,12 @@
 #!/bin/sh
-# Build the Dockerfile without Docker and without a registry of images, and run `dvc repro --dry --force` in the image.
+# Build the Dockerfile without Docker and without an image registry, and run `dvc repro --dry --force` in the image.
 #
 #   apt-get install buildah debootstrap
 #   deploy/build_image.sh                          as root, on Debian or Ubuntu; 6 GB of disk
-#   deploy/build_image.sh --build-arg NPM=true     whatever `buildah build` takes
+#   deploy/build_image.sh --build-arg NPM=true     any option of `buildah build`
 #
-# The base image is Debian's own Python on a Debian that debootstrap makes here, and is kept for the next build.
-# --isolation chroot needs neither user namespaces nor a running daemon: it works within a container or a virtual
-# machine.
+# The base image is Debian's own Python on a Debian made by debootstrap, and is kept for the next build.
+# --isolation chroot needs neither user namespaces nor a daemon, so it works in a container or a virtual machine.
 set -eu
 cd "$(dirname "$0")/.."
 

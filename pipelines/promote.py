@@ -13,7 +13,7 @@ from darkroom.project.params import load_candidates, load_section
 from darkroom.project.repository import is_experiment_in_place
 from darkroom.promotion.healing import healed
 from darkroom.promotion.outcome import in_words, promote_if_better, report, settled
-from darkroom.promotion.page import decided
+from darkroom.promotion.page import report_page
 from darkroom.promotion.params import PromoteParams
 from darkroom.promotion.winner import read_winner
 
@@ -44,7 +44,7 @@ def main() -> None:
     said = report(outcome, registered)
     said["reasons"] = [*([healing] if healing else []), *said["reasons"]]
     write_text(paths.out, json.dumps(said, indent=2) + "\n")
-    write_text(paths.report, decided(paths.page.read_text(encoding="utf-8"), said))
+    write_text(paths.report, report_page(paths.page.read_text(encoding="utf-8"), said))
     if is_experiment_in_place():
         say(
             "this experiment ran in place: the next `dvc repro` would promote its params; `git checkout params.yaml "

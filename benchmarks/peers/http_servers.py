@@ -1,6 +1,6 @@
-"""`python -m benchmarks.peers.http_servers NAME PORT` serves one fixed answer by one HTTP server, in one process.
+"""`python -m benchmarks.peers.http_servers NAME PORT` serves a fixed answer with an HTTP server, in one process.
 
-NAME is darkroom (the HTTP server of `darkroom serve`, without what stands behind it), uvicorn_h11, uvicorn_httptools or
+NAME is darkroom (the HTTP server of `darkroom serve`, without the classifier), uvicorn_h11, uvicorn_httptools or
 granian. All run the same ASGI application on uvloop, without a log.
 """
 
@@ -61,7 +61,7 @@ def uvicorn(port: int, *, parser: str) -> None:
 
 
 def granian(port: int) -> None:
-    """Serve with Granian; its threads in Rust are beside that of Python."""
+    """Serve with Granian, which has threads in Rust besides that of Python."""
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces, Loops
 

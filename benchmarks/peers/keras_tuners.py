@@ -2,7 +2,7 @@
 
     python benchmarks/peers/keras_tuners.py keras-tuner settings.json
 
-It prints what came of it as one line of JSON. It needs the packages of requirements.txt and nothing of this repository.
+The result is printed as one line of JSON. Needs the packages of requirements.txt, and nothing of this repository.
 """
 
 import json
@@ -26,9 +26,9 @@ Arrays = dict[str, np.ndarray]
 
 
 class Deadline(keras.callbacks.Callback):
-    """Ends a training with the epoch in which the time of the search is over."""
+    """Ends a training after the epoch in which the time of the search runs out."""
 
-    n_epochs = 0  # of all trials: every one trains with a copy of this object
+    n_epochs = 0  # of all trials: each trains with a copy of this object
 
     def __init__(self, end: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Deadline(keras.callbacks.Callback):
 
 
 class Timed:
-    """Lets a tuner begin no trial after its time."""
+    """Prevents a tuner from starting trials after its time."""
 
     end: float
     oracle: Any
@@ -57,11 +57,11 @@ class Hyperband(Timed, keras_tuner.Hyperband):
 
 
 class Greedy(Timed, autokeras.tuners.greedy.Greedy):
-    """What AutoKeras searches with if nothing else is said."""
+    """AutoKeras' default tuner."""
 
 
 def keras_tuner_side(settings: Settings, data: Arrays, *, end: float, folder: str) -> dict[str, Any]:
-    """Return what KerasTuner found: the same network, draws, optimizer, space and most epochs of a trial."""
+    """Return the result of KerasTuner with the same network, draws, optimizer, space and maximum epochs of a trial."""
 
     def build(hp: keras_tuner.HyperParameters) -> keras.Model:
         drawn = {
@@ -100,7 +100,7 @@ def keras_tuner_side(settings: Settings, data: Arrays, *, end: float, folder: st
 
 
 def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str) -> dict[str, Any]:
-    """Return what AutoKeras found among networks of its own blocks that come closest, with optimizers of its own."""
+    """Return the result of AutoKeras with the most similar networks of its own blocks and its own optimizers."""
     filters, shift = settings["recipe"]["architecture"]["filters"], settings["recipe"]["train_augmentation"]["shift"]
     widths = keras_tuner.engine.hyperparameters.Choice("filters", filters)  # each block's own
     pictures = autokeras.ImageInput()
@@ -124,7 +124,7 @@ def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str)
     auto.tuner.end = end
     labels, validation = one_hot(data["labels"]), (data["val_images"], one_hot(data["val_labels"]))
     batch_size, epochs = settings["recipe"]["batch_size"], settings["recipe"]["epochs"]
-    # With an EarlyStopping of ours it trains no final model of its own, of as many epochs as a trial.
+    # If given an EarlyStopping, AutoKeras does not train a final model of its own, with the epochs of a trial.
     never = keras.callbacks.EarlyStopping(patience=settings["trial_epochs"])
     auto.fit(
         data["images"], labels, validation_data=validation, batch_size=batch_size, epochs=settings["trial_epochs"],
@@ -132,7 +132,7 @@ def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str)
     )  # fmt: skip
     found = searched(auto.tuner, settings)
     started = time.time()
-    auto.tuner.hypermodel.set_fit_args(0, epochs=epochs)  # one of its learning rates falls over the epochs
+    auto.tuner.hypermodel.set_fit_args(0, epochs=epochs)  # one of its learning rates decreases over the epochs
     _, model, history = auto.tuner.final_fit(
         x=data["images"], y=labels, validation_data=validation, batch_size=batch_size, epochs=epochs,
         callbacks=[best_epoch(settings)], verbose=0,
@@ -141,7 +141,7 @@ def autokeras_side(settings: Settings, data: Arrays, *, end: float, folder: str)
 
 
 def compact(recipe: Settings, *, learning_rate: float, weight_decay: float, dropout: float) -> keras.Model:
-    """Return darkroom.networks.architectures.compact with the draws and the optimizer of a recipe, to be trained."""
+    """Return darkroom.networks.architectures.compact, compiled with the draws and the optimizer of a recipe."""
     network, variation = recipe["architecture"], recipe["train_augmentation"]
     pictures = keras.Input((32, 32, 3), dtype="uint8")
     x = layers.RandomFlip("horizontal")(pictures)
@@ -169,18 +169,18 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 
 def best_epoch(settings: Settings) -> keras.callbacks.Callback:
-    """Return a callback that keeps the weights of the best epoch, as `keep: best` does, and never stops early."""
+    """Return a callback that keeps the weights of the best epoch, as `checkpoint: best` does, and never stops early."""
     return keras.callbacks.EarlyStopping(
         monitor="val_accuracy", mode="max", patience=settings["recipe"]["epochs"], restore_best_weights=True
     )
 
 
 def searched(tuner: Any, settings: Settings) -> dict[str, Any]:
-    """Return what a search did and found."""
+    """Return the result of a search."""
     trials = [trial for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"]
     best = tuner.oracle.get_best_trials(1)[0]
     values = best.hyperparameters.values
-    # KerasTuner's Hyperband goes on with a network in a trial of its own.
+    # KerasTuner's Hyperband continues a network in another trial.
     drawn = {trial.trial_id for trial in trials if "tuner/trial_id" not in trial.hyperparameters.values}
     return {
         "n_trials": len(trials),
@@ -193,7 +193,7 @@ def searched(tuner: Any, settings: Settings) -> dict[str, Any]:
 
 
 def trained(model: keras.Model, history: Any, data: Arrays, *, started: float) -> dict[str, Any]:
-    """Return what the final model is worth."""
+    """Return the accuracies of the final model."""
     seconds = time.time() - started
     predicted = model.predict(data["test_images"], verbose=0).argmax(axis=1)
     return {
@@ -211,7 +211,7 @@ def main() -> None:
         data = dict(arrays)
     keras.utils.set_random_seed(settings["seed"])
     with tempfile.TemporaryDirectory() as folder:
-        end = settings["started"] + settings["seconds"]  # TensorFlow's start is part of the search, as it is in ours
+        end = settings["started"] + settings["seconds"]  # TensorFlow's start is part of the search, as in Darkroom's
         print(json.dumps(side(settings, data, end=end, folder=folder)))
 
 

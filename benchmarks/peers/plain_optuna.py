@@ -1,8 +1,8 @@
-"""Search with Optuna as it comes: TPE, no pruner, the best trial is taken; a side of benchmarks/tuning_peers.py.
+"""Search with plain Optuna: TPE, no pruner, the best trial is chosen; a side of benchmarks/tuning_peers.py.
 
     python -m benchmarks.peers.plain_optuna settings.json
 
-The trainings are Darkroom's own, of the data in the current directory. It prints what came of it as one line of JSON.
+The trainings are Darkroom's, on the data in the current directory. The result is printed as one line of JSON.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""An ONNX classifier for other servers of models, as their documentation shows it; benchmarks/serve.py measures them.
+"""An ONNX classifier for other model servers, as in their documentation; benchmarks/serve.py measures them.
 
 serving_fastapi.py, serving_litserve.py and serving_bentoml.py each start a process per core, with one thread of ONNX
-Runtime, decode with OpenCV and answer label and probabilities. FastAPI is sent the image file, LitServe and BentoML
-base64 in JSON, the form that both take without more code. None of them checks an image before it is decoded, follows a
-registry, or keeps a log.
+Runtime, decode with OpenCV and answer label and probabilities. FastAPI gets the image file, LitServe and BentoML get
+base64 in JSON, which both accept without more code. None of them checks an image before decoding, follows a registry,
+or keeps a log.
 """
 
 import json
@@ -20,7 +20,7 @@ N_CORES = len(os.sched_getaffinity(0))
 
 
 class Classifier:
-    """The ONNX file, and what it says of itself."""
+    """The ONNX file and its metadata."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()

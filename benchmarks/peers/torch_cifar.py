@@ -2,8 +2,8 @@
 
     python benchmarks/peers/torch_cifar.py STEPS ROUNDS
 
-It prints as one line of JSON how many images a second a bare loop trains on random images that lie in memory: no
-feeding, no augmentation, SGD in place of Muon. It needs torch and nothing of this repository.
+Prints as one line of JSON how many images per second a bare loop trains on random images in memory: no feeding, no
+augmentation, SGD instead of Muon. Needs torch, and nothing of this repository.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The errors that a user of Darkroom can meet; each message is one line: what came, what was expected, what to do.
+"""The errors for users of Darkroom; each message is one line: what was received, what was expected, what to do.
 
 DarkroomError         exit code 1
 ├── ParamsError       exit code 2: params.yaml, a preset or the command line is wrong

@@ -99,7 +99,7 @@ def write_features(root, values, rows, *, digest):
         writer.finish(backbone="tiny", prepared_digest=digest, **about)
 
 
-def test_features_are_preferred_and_what_lacks_them_is_told(tmp_path):
+def test_features_are_preferred_and_what_lacks_them_is_reported(tmp_path):
     images, _, flipped = digits()
     write_prepared(tmp_path, images, flipped)
     digest = json.loads((tmp_path / "data/prepared/manifest.json").read_text())["digest"]
@@ -132,7 +132,7 @@ def test_networks_judge_the_labels_that_they_did_not_see(tmp_path):
     assert len(found.of_kind("label")[0].beside) == 10
 
 
-def test_a_mistake_in_params_is_said_before_anything_is_computed(tmp_path):
+def test_a_mistake_in_params_is_reported_before_any_computation(tmp_path):
     section = train_section(epochs="6").replace("epochs:", "epocs:", 1)
     (tmp_path / "params.yaml").write_text(f"candidates: [cnn]\n{section}")
     with pytest.raises(ParamsError, match=r"params.yaml: train.cnn .*epocs"):
@@ -146,7 +146,7 @@ def test_without_a_network_the_command_says_what_to_pass(tmp_path):
         run.audit(tmp_path, source="network", bits=4)
 
 
-def test_where_classes_cannot_be_told_apart_a_warning_says_so():
+def test_where_classes_cannot_be_distinguished_a_warning_says_so():
     assert run._doubts(0.9, "the pixels") == []
     assert "only 31% of the labels are found again" in run._doubts(0.31, "the pixels")[0]
 

@@ -274,7 +274,7 @@ def stopped_after(n_chunks, images, out, version):
         run.run(str(images), out, version=version, on_progress=interrupt)
 
 
-def test_an_interrupted_run_goes_on_with_what_is_missing(images, version, tmp_path):
+def test_an_interrupted_run_resumes_with_what_is_missing(images, version, tmp_path):
     out = tmp_path / "out.parquet"
     stopped_after(2, images, out, version)
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""`darkroom init`: what it says of images, what it writes, and that `preprocess` then finds the same."""
+"""`darkroom init`: its output, its files, and that `preprocess` then finds the same."""
 
 import json
 import shutil
@@ -357,7 +357,7 @@ def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path
         ),
     ],
 )
-def test_what_will_not_work_is_said_in_one_line(
+def test_what_will_not_work_is_reported_in_one_line(
     files: dict[str, bytes], message: str, init: Any, tmp_path: Path
 ) -> None:
     before = Path("params.yaml").read_text()
@@ -393,7 +393,7 @@ def test_params_with_edits_are_not_lost_without_force(init: Any, tmp_path: Path)
     assert init(source, "--force")[0] == 0
 
 
-def test_a_missing_path_is_said_once(init: Any) -> None:
+def test_a_missing_path_is_reported_once(init: Any) -> None:
     assert init("nowhere") == (1, "", "error: no such file or directory: nowhere\n")
 
 

@@ -1,4 +1,4 @@
-"""What a preset says, merged with the default: values, comments, and what is refused."""
+"""A preset merged with the default: values, comments, and errors."""
 
 from pathlib import Path
 

@@ -78,7 +78,7 @@ def test_rollback_goes_one_step_or_to_an_earlier_champion(name, monkeypatch, cap
 @pytest.mark.parametrize(
     ("days", "is_over"), [("0", True), ("1.0e-9", True), ("0.5", False), (".inf", False), ("null", False), ("x", False)]
 )
-def test_a_hold_whose_days_are_over_is_said_to_have_ended(name, shared_store, monkeypatch, capfd, days, is_over):
+def test_a_hold_whose_days_are_over_is_reported_as_ended(name, shared_store, monkeypatch, capfd, days, is_over):
     rollback(name, reason="dogs are cats")
     params = shared_store / "params.yaml"
     before = params.read_text()

@@ -62,10 +62,10 @@ def test_predict_answers_from_the_champion_without_mlflow(shop):
     assert set(lines[0]) == {"file", "label", "probability", "prediction_set", "model", "version"}
 
 
-def test_predict_draws_what_speaks_for_the_answer(shop):
+def test_predict_draws_what_supports_the_answer(shop):
     ended = darkroom("predict", "cat.png", "no.png", "dög 1.png", "--explain", "why/map.png")
     assert ended.returncode == 1, "no.png cannot be read"
-    assert ended.stderr.decode() == "why/map.png: bright places speak for the answer (RISE)\n"
+    assert ended.stderr.decode() == "why/map.png: bright places support the answer (RISE)\n"
     drawn = np.asarray(cv2.imread("why/map.png"))
     assert drawn.shape == (512, 512, 3), "two images of 256 x 256, each with its map beside it"
     assert (drawn[:256, :256] == drawn[:256, :256, :1]).all(), "the image itself is grey"

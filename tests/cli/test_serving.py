@@ -1,4 +1,4 @@
-"""The options of `darkroom serve`: where they come from, and what is refused before anything is served."""
+"""The options of `darkroom serve`: their sources, and errors before the server starts."""
 
 import json
 from dataclasses import fields

@@ -190,7 +190,7 @@ def leave_a_running_task(workers: Workers, folder: Path) -> None:
     eventually(lambda: not psutil.pid_exists(pid), 2)
 
 
-def test_a_cluster_that_does_not_answer_is_said_within_seconds():
+def test_a_silent_cluster_is_reported_within_seconds():
     before = time.monotonic()
     message = "no Ray cluster answers at 127.0.0.1:9: .*refused.*; start one with `ray start`"
     with pytest.raises(DarkroomError, match=rf"^{message}$"), Workers(1, backend="ray", address="127.0.0.1:9"):

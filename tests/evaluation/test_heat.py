@@ -1,4 +1,4 @@
-"""What the report says about where the winner looks."""
+"""The report's explanations of the winner."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Two hundred folders as people have them: each becomes the right dataset, or is refused in one line."""
+"""Two hundred realistic directories: each becomes the right dataset, or is refused with a one-line error."""
 
 import io
 import json

@@ -109,7 +109,7 @@ def test_fewer_than_ten_steps_are_wrong_usage(
         (0.01, "most steeply; 0.01 is the cautious choice; the peak of"),
     ],
 )
-def test_what_is_cautious_is_said_where_it_is_another_rate(
+def test_what_is_cautious_is_reported_where_it_is_another_rate(
     repository: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -52,7 +52,7 @@ def test_without_a_log_there_is_nothing_to_clean(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_removed_is_said_and_the_rest_is_removed(tmp_path: Path) -> None:
+def test_what_cannot_be_removed_is_reported_and_the_rest_goes(tmp_path: Path) -> None:
     stuck, *others = [tmp_path / f"2020010{day}T000000.000000Z-1-0.parquet" for day in (1, 2, 3)]
     stuck.mkdir()  # no right to remove a file fails alike, but not for root
     for path in others:

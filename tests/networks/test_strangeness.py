@@ -1,4 +1,4 @@
-"""How strange images are to a network: against the formula, and in the exported graph."""
+"""The strangeness of images: compared with the formula, and in the exported graph."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a repository takes of the disk."""
+"""The disk usage of a repository."""
 
 from pathlib import Path
 

@@ -30,7 +30,7 @@ def test_what_has_an_alias_was_rolled_back_or_is_new_stays():
 
 
 @pytest.mark.parametrize("alias", ["champion", "challenger", "previous"])
-def test_what_a_margin_is_held_against_stays(alias):
+def test_the_reference_of_a_margin_is_kept(alias):
     known = {number: version(number) for number in "1234"}
     known["3"] = Version("pets", "3", None, "", {REFERENCE: "1"})
     assert gc.kept_versions(Registered("pets", known, {alias: "3"}), keep=1) == {"1", "3", "4"}
@@ -79,7 +79,7 @@ def bytes_on_disk(root) -> int:
     return sum(path.stat().st_size for path in root.glob("mlartifacts/**/*") if path.is_file())
 
 
-def test_runs_that_go_on_and_young_ones_stay(root):
+def test_running_and_young_runs_stay(root):
     with runs.run(experiment="pets", name="going on", params={"a": 1}, tags={}):
         assert not any("going on" in name for name in names(gc.plan(root, name="pets", keep=1, days=0), "run"))
     plan = gc.plan(root, name="pets", keep=1, days=0)

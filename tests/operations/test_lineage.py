@@ -85,7 +85,7 @@ def test_an_uncommitted_lock_is_no_commits_result(here):
     assert (on_version(), on_run(here)) == (None, None)
 
 
-def test_a_store_that_does_not_answer_is_said_and_asked_later(here, monkeypatch, capsys):
+def test_a_silent_store_is_reported_and_asked_later(here, monkeypatch, capsys):
     here.commit(dvc_lock=LOCK.format("new"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

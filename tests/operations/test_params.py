@@ -2,7 +2,7 @@ import pytest
 
 from darkroom.cli import presets
 from darkroom.errors import ParamsError
-from darkroom.operations.params import ordered
+from darkroom.operations.params import retrain_options
 from darkroom.project.params import read_params
 from tests.support.project import ROOT
 
@@ -18,21 +18,21 @@ def params(tmp_path, monkeypatch):
 
 
 def test_an_order_has_settings_model_and_folders(params):
-    order = ordered(force=False, commit=False, push=False)
+    options = retrain_options(force=False, commit=False, push=False)
     values = read_params(params)
-    assert order.model == values["promote"]["registered_model"]
-    assert order.folders == ["pictures"]
-    assert order.max_image_bytes == values["preprocess"]["max_image_bytes"]
-    assert order.params.mode == "worktree"
+    assert options.model == values["promote"]["registered_model"]
+    assert options.folders == ["pictures"]
+    assert options.max_image_bytes == values["preprocess"]["max_image_bytes"]
+    assert options.params.mode == "worktree"
 
 
 def test_what_is_pushed_is_committed(params):
-    assert ordered(force=False, commit=False, push=True).commit
+    assert retrain_options(force=False, commit=False, push=True).commit
 
 
 def test_a_data_set_of_the_catalogue_has_no_folder(params):
     params.write_text(presets.text("mnist", root=ROOT))
-    assert ordered(force=False, commit=False, push=False).folders == []
+    assert retrain_options(force=False, commit=False, push=False).folders == []
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_a_wrong_setting_is_named(params, old, new, said):
     assert old in before
     params.write_text(before.replace(old, new))
     with pytest.raises(ParamsError, match=said):
-        ordered(force=False, commit=False, push=False)
+        retrain_options(force=False, commit=False, push=False)

@@ -100,7 +100,7 @@ def test_other_files_may_be_edited(here):
     preflight.check_commit(here.tree)
 
 
-def test_conflicts_are_said_in_words_with_the_way_out(here):
+def test_conflicts_are_reported_in_words_with_the_way_out(here):
     here.git("checkout", "--quiet", "-b", "other")
     here.commit(dvc_lock=shared_repository.LOCK.format("theirs"))
     here.git("checkout", "--quiet", "main")

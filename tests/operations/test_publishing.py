@@ -59,7 +59,7 @@ def test_commits_of_others_are_taken_over(here, there):
     assert (here.root / "notes.txt").read_text() == "edited and not committed\n"
 
 
-def test_an_edit_in_the_way_is_neither_lost_nor_passed_over(here, there):
+def test_an_edit_in_the_way_is_neither_lost_nor_ignored(here, there):
     there.commit(dvc_lock=LOCK.format("theirs"))
     there.push()
     here.write({"dvc.lock": LOCK.format("of a dvc repro by hand")})

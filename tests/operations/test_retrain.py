@@ -57,8 +57,9 @@ def history(project: Retrained, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
 def test_where_nothing_calls_for_it_nothing_runs(project):
     lock = project.read("dvc.lock")
     code = (
-        "import sys; from darkroom.operations.retrain import retrain; from darkroom.operations.params import ordered;"
-        "report = retrain(ordered(force=False, commit=False, push=False));"
+        "import sys; from darkroom.operations.retrain import retrain;"
+        "from darkroom.operations.params import retrain_options;"
+        "report = retrain(retrain_options(force=False, commit=False, push=False));"
         "print(report['decision'], sorted({'mlflow', 'tensorflow', 'keras', 'onnxruntime'} & set(sys.modules)))"
     )
     assert project.run(sys.executable, "-c", code).splitlines()[-1] == "nothing []"
@@ -104,7 +105,7 @@ def test_an_edit_that_is_not_committed_is_refused_at_once(project):
     (project.root / "params.yaml").write_text(before)
 
 
-def test_silence_means_failure_where_a_heartbeat_is_asked_for(project):
+def test_silence_means_failure_if_a_heartbeat_is_requested(project):
     params = project.root / "params.yaml"
     before = params.read_text()
     params.write_text(before.replace("heartbeat: false", "heartbeat: true"))
@@ -150,7 +151,7 @@ def test_a_failure_is_told_though_the_report_cannot_be_written(project):
     (project.root / "data/incoming/stray.png").unlink()
 
 
-def test_a_failure_restores_everything_and_the_next_run_goes_on(project):
+def test_a_failure_restores_everything_and_the_next_run_resumes(project):
     lock, onnx = project.read("dvc.lock"), (project.root / "models/cnn/model.onnx").read_bytes()
     project.reads(9)
     project.drop("dog/b.png", b"a new dog")
@@ -338,7 +339,7 @@ def test_a_foreign_commit_stops_no_night_and_is_kept(project, tmp_path):
     assert project.run("git", f"--git-dir={remote}", "rev-parse", "main").strip() == report["commit"]
 
 
-def test_a_refused_push_is_said_and_made_up_for_the_next_night(project, tmp_path, monkeypatch):
+def test_a_refused_push_is_reported_and_repeated_the_next_night(project, tmp_path, monkeypatch):
     remote = project.root / "remote" / "git"
     hook = remote / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\nexit 1\n")

@@ -18,7 +18,7 @@ from tests.support.registered import write_version
 NOW = datetime(2026, 5, 20, 3, tzinfo=UTC)
 
 
-def test_a_champion_that_lacks_files_or_is_gone_calls_for_a_run(tmp_path):
+def test_an_incomplete_or_missing_champion_is_a_reason_to_run(tmp_path):
     version = write_version(tmp_path / "model")
     registered = Registered("shades", {"3": version}, {"champion": "3"})
     assert triggers.lost_champion(registered) == triggers.lost_champion(Registered("shades")) == []
@@ -58,7 +58,7 @@ def test_new_images_are_counted_per_class_by_content():
     assert trigger.reason.startswith("3 new images in data/incoming (cat 2, dog 1): at least retrain.min_new_images")
 
 
-def test_images_that_are_gone_count_too():
+def test_images_that_are_missing_count_too():
     trigger = look({"cat/a.png": "1" * 64}, KNOWN)
     assert trigger.fired
     assert trigger.numbers["gone"] == 1

@@ -152,7 +152,7 @@ def test_a_candidate_without_a_section_of_train_is_named(workspace):
     assert "candidates names 'transfr', but train has no such section" in refusal(workspace)
 
 
-def test_an_unknown_key_is_told_with_the_known_ones(workspace):
+def test_an_unknown_key_is_reported_with_the_known_ones(workspace):
     write_params(workspace, bins=3)
     assert "evaluate has an unknown key 'bins'; known keys: calibration_bins, latency_repeats" in refusal(workspace)
 
@@ -369,7 +369,7 @@ def test_the_report_says_what_was_measured_on_what(evaluated):
     for low_or_high in [*best["test_accuracy_ci95"], *best["recent"]["accuracy_ci95"]]:
         assert f"{low_or_high:.2%}" in page
     n_errors = round(45 * (1 - best["test_accuracy"]))
-    maps = (folder / "reports" / "evaluation.html").read_text(encoding="utf-8").count('alt="What speaks for ')
+    maps = (folder / "reports" / "evaluation.html").read_text(encoding="utf-8").count('alt="What supports ')
     assert maps == min(n_errors, 8), "masks take long, so only the first have a map"
 
 

@@ -689,7 +689,7 @@ def test_corrections_of_one_image_follow_each_other(place):
     assert listed("corrections")[0][2:4] == ["cat", "owl"]
 
 
-def test_a_class_whose_images_are_all_corrected_is_gone(place):
+def test_a_class_whose_images_are_all_corrected_disappears(place):
     images = some("cat", "dog") | {"catt/0.png": png(5)}
     place.raw(images)
     correct((images["catt/0.png"], "catt", "cat"))

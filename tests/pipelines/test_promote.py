@@ -235,7 +235,7 @@ def test_an_interrupted_promotion_is_finished_by_the_next_run(root, monkeypatch)
     assert versions.read("pets").aliases == {"challenger": "1", "champion": "1"}
 
 
-def test_a_version_whose_files_are_gone_is_registered_again(root, monkeypatch):
+def test_a_version_whose_files_are_missing_is_registered_again(root, monkeypatch):
     train(root, reads=0)
     with monkeypatch.context() as patch:
         patch.setattr(aliases, "promote", interrupted)

@@ -73,7 +73,7 @@ def test_a_training_leaves_model_history_and_run_that_agree(stage: Stage) -> Non
     assert not list((stage.root / ".darkroom" / "checkpoints").glob("*")), "no checkpoint outlives its training"
 
 
-def test_a_terminated_training_goes_on_in_the_same_run(stage: Stage) -> None:
+def test_a_terminated_training_resumes_in_the_same_run(stage: Stage) -> None:
     """And a second one, equal and at the same time, does not share its checkpoint."""
     stage.params(epochs="20")
     with stage.start() as process:
@@ -214,7 +214,7 @@ def test_a_wrong_recipe_is_refused_before_anything_heavy_loads(
     assert re.fullmatch(rf"error: params.yaml: train.cnn.*{message}.*\n", done.stderr)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_a_loud_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_requested_and_missing_is_an_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.params(device="gpu")
     monkeypatch.setattr(device, "gpus", lambda: [])
     with pytest.raises(TrainingError, match=r"^compute.device is gpu, but tensorflow found no GPU[^\n]*$"):

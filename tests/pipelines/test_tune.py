@@ -212,7 +212,7 @@ def test_a_choice_is_confirmed_at_full_length_on_another_seed(tuned: tuple[Stage
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_second_call_repeats_nothing_and_more_trials_go_on(tuned: tuple[Stage, str]) -> None:
+def test_a_second_call_repeats_nothing_and_more_trials_continue(tuned: tuple[Stage, str]) -> None:
     stage, _ = tuned
     best = stage.best
     stage.call(tune.main)
@@ -294,7 +294,7 @@ def test_without_trials_values_may_lie_outside_the_ranges(stage: Stage) -> None:
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_trial_that_diverges_fails_and_others_go_on(stage: Stage) -> None:
+def test_a_trial_that_diverges_fails_and_others_continue(stage: Stage) -> None:
     stage.params(
         train=train_section(learning_rate="1.0e+30"),
         space="{cnn: {learning_rate: {categorical: [1.0e+30, 0.1]}}}",
@@ -323,7 +323,7 @@ def test_a_search_in_which_all_trials_fail_says_the_first_reason(stage: Stage) -
 
 
 @pytest.mark.usefixtures("one_process")
-def test_size_and_latency_are_measured_where_they_are_asked_for(stage: Stage) -> None:
+def test_size_and_latency_are_measured_if_requested(stage: Stage) -> None:
     stage.params(
         objectives="[val_accuracy, model_bytes]",
         max_latency_ms="10000.0",
@@ -347,7 +347,7 @@ def wait_for_runs(stage: Stage, process: "subprocess.Popen[str]", *names: str) -
 
 
 @pytest.mark.usefixtures("one_process")
-def test_after_a_sigkill_of_the_stage_the_next_one_goes_on(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_a_sigkill_of_the_stage_the_next_one_resumes(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.params(trials="3")
     process = stage.start()
     wait_for_runs(stage, process, "trial-1")

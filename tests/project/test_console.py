@@ -166,10 +166,10 @@ def test_what_a_stage_says_first_fits_into_80_columns() -> None:
         assert len(f"{purpose.rstrip('.')} (3600 s last time)") <= 80, stage.name
 
 
-def test_an_interrupted_stage_says_where_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_stage_says_where_the_next_run_resumes(tmp_path: Path) -> None:
     ended = end("raise KeyboardInterrupt", cwd=tmp_path, DVC_ROOT=str(tmp_path), DVC_STAGE="train@cnn")
     assert ended[0] == 130
-    assert ended[2].splitlines()[-1] == "interrupted; the next `dvc repro` goes on with train@cnn"
+    assert ended[2].splitlines()[-1] == "interrupted; the next `dvc repro` continues with train@cnn"
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:

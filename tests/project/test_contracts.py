@@ -1,4 +1,4 @@
-"""What the files promise each other: dvc.yaml and the code, params and presets, who imports what."""
+"""The files agree with each other: dvc.yaml and the code, params and presets, packages and imports."""
 
 import ast
 import json

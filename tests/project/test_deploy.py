@@ -1,4 +1,4 @@
-"""The files of deploy/ and the workflows, each held against a checker of its format; none of them needs a network."""
+"""The files of deploy/ and the workflows, each validated by a checker of its format, without a network."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The pages of docs/, and the README with them: they are built, and what they show exists and is answered so."""
+"""The pages of docs/ and the README: they are built, what they name exists, and commands print what they show."""
 
 import json
 import re

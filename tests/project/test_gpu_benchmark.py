@@ -1,4 +1,4 @@
-"""benchmarks.gpu: training where only Keras, a backend, numpy and OpenCV are, and whether backends learn the same."""
+"""benchmarks.gpu: training with only Keras, a backend, numpy and OpenCV, and whether backends learn the same."""
 
 import copy
 import hashlib

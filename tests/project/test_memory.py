@@ -1,4 +1,4 @@
-"""Data that do not fit into the memory that is left are trained on all the same: they stay on disk."""
+"""Training on data that do not fit into the available memory, because they stay on disk."""
 
 import sys
 

@@ -199,7 +199,7 @@ def resumed(promoted: Project) -> Resumed:
         return Resumed(killed, before, after, list(load(promoted, "reports/evaluation.json")["candidates"]))
 
 
-def test_a_killed_training_goes_on_where_it_was_in_the_same_run(promoted: Project, resumed: Resumed) -> None:
+def test_a_killed_training_resumes_where_it_was_in_the_same_run(promoted: Project, resumed: Resumed) -> None:
     epochs = [int(number) for number in re.findall(r"^epoch (\d+)/12", resumed.after, re.MULTILINE)]
     assert epochs[0] in (3, 4, 5, 6), "at most the epoch of the kill is run again"
     assert epochs == list(range(epochs[0], 13))

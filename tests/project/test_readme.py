@@ -1,4 +1,4 @@
-"""What the README says is held against the files it speaks of."""
+"""The README agrees with the files that it describes."""
 
 import json
 import re

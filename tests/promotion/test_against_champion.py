@@ -177,7 +177,7 @@ def test_a_margin_is_not_certain_to_be_kept_on_few_images():
     assert against(answers(0, n=5000), answers(0, n=5000), margin=0.01).status == "passed"
 
 
-def test_a_margin_is_held_against_the_reference_too():
+def test_a_margin_is_relative_to_the_reference_too():
     night_after_night = [answers(60 * night, n=10_000) for night in range(4)]
     reference = night_after_night[0]
     for before, now in pairwise(night_after_night):

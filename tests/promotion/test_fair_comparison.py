@@ -1,4 +1,4 @@
-"""Champion and candidate on the same original files, as consumers send them, and on images that neither has seen."""
+"""Champion and candidate on the same original files, as sent by consumers, and on images that neither has seen."""
 
 import pytest
 

@@ -123,7 +123,7 @@ def test_a_large_loss_of_a_small_class_is_seen(n_images, n_lost, status):
     assert verdict.status == status
 
 
-def test_a_loss_that_cannot_be_told_from_chance_is_said():
+def test_a_loss_that_cannot_be_told_from_chance_is_reported():
     labels = np.repeat(["cat", "dog"], 10)
     options = {"max_drop": 0.1, "max_unproven_drop": 0.2, "alpha": 0.05}
     verdict = gates.class_recall(answers(4, n=20), answers(0, n=20), labels, **options)

@@ -151,7 +151,7 @@ def test_a_model_that_never_answers_says_why():
 
 
 @pytest.mark.parametrize(("by_folds", "nearly"), [(False, "at least "), (True, "nearly ")])
-def test_sets_are_said_as_promised_and_as_measured(by_folds, nearly):
+def test_sets_are_reported_as_promised_and_as_measured(by_folds, nearly):
     sets = {"coverage": 0.95, "by_folds": by_folds, "n_images": 19}
     model = {"classes": ["cat", "dog"], "image_shape": [8, 8, 1], "color": "grey", "sets": sets}
     measured = {"coverage": 0.9637, "coverage_ci95": [0.9519, 0.9712], "mean_set_size": 1.218}
@@ -164,7 +164,7 @@ def test_sets_are_said_as_promised_and_as_measured(by_folds, nearly):
     assert "Its prediction sets list every class: 18 calibration images are too few for 95 %." in text
 
 
-def test_missing_test_images_and_manifests_are_said_so():
+def test_missing_test_images_and_manifests_are_reported():
     found = card(source=None)
     assert "Licence and source: unknown" in found.markdown
     counts = {split: {"cat": 200, "dog": 0} for split in SPLITS}

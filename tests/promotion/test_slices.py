@@ -43,7 +43,7 @@ def test_incoming_images_are_told_from_the_original_ones():
     assert counts(incoming=np.array([True, False, False])) == {"original": 2, "incoming": 1}
 
 
-def test_images_are_told_apart_by_folders_inside_their_class():
+def test_images_are_distinguished_by_folders_inside_their_class():
     sources = source_folders(["cat/kitchen/1.jpg", "dog/kitchen/2.jpg", "dog/3.jpg"], ["cat", "dog", "dog"])
     assert counts(source=sources) == {"source (no directory)": 1, "source kitchen": 2}
 

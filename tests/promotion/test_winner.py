@@ -49,7 +49,7 @@ def test_a_winner_without_a_model_names_the_stage_for_it(folders):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1, 2]"])
-def test_an_evaluation_that_cannot_be_read_is_told(folders, content):
+def test_an_evaluation_that_cannot_be_read_is_reported(folders, content):
     path = folders / "evaluation.json"
     path.unlink() if content is None else path.write_text(content)
     for read in (read_json, checksum) if content is None else (read_json,):

@@ -144,7 +144,7 @@ def test_what_is_missing_is_named_with_what_there_is(root):
         versions.find("pets", version="7")
 
 
-def test_a_version_whose_files_are_gone_is_an_error(root):
+def test_a_version_whose_files_are_missing_is_an_error(root):
     version = registered(root, 0)
     shutil.rmtree(root / "mlartifacts")
     with pytest.raises(RegistryError, match=r"pets version 1: .*model.onnx is missing; restore it"):

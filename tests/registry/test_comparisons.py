@@ -41,7 +41,7 @@ def test_each_comparison_counts_once(store):
     (tag,) = (value for key, value in versions.read("pets").tags.items() if key.startswith(comparisons.KEY))
     assert json.loads(tag)["n"] == 4
     assert len(tag) < 5000
-    (found,) = comparisons.decided(versions.read("pets"))
+    (found,) = comparisons.decisions(versions.read("pets"))
     assert found["n_comparisons"] == 4
     assert [decision["reason"] for decision in found["decisions"]] == [f"It is {models}." for models in "abcd"]
     assert (found["decisions"][0]["run"], found["decisions"][0]["passed"]) == ("r1", False)
@@ -113,7 +113,7 @@ def test_a_run_says_what_was_decided_about_its_model(store):
     comparisons.note("f" * 32, {"promotion.passed": "False"}, decision="not promoted")
 
 
-def test_a_deleted_run_is_passed_over(store):
+def test_a_deleted_run_is_ignored(store):
     run = client().create_run("0")
     client().delete_run(run.info.run_id)
     comparisons.note(run.info.run_id, {"promotion.passed": "False"}, decision="not promoted")
@@ -128,7 +128,7 @@ def registered(**references):
     return Registered("pets", versions={key: Version("pets", key, None, "", tags) for key, tags in found.items()})
 
 
-def test_a_margin_is_held_against_the_version_before_the_slide():
+def test_a_margin_is_relative_to_the_version_before_the_slide():
     pets = registered(v1=None, v2="1", v3="1", v4="4", v5="4")
     found = {key: comparisons.reference(pets, version) for key, version in pets.versions.items()}
     named = {key: version and version.version for key, version in found.items()}
@@ -138,12 +138,12 @@ def test_a_margin_is_held_against_the_version_before_the_slide():
 def test_a_deleted_reference_is_an_error_that_says_the_way_out(store):
     for number in "12":
         client().create_model_version("pets", source=f"file:///models/{number}")
-    comparisons.hold_against(versions.find("pets", version="2"), versions.find("pets", version="1"))
+    comparisons.set_reference(versions.find("pets", version="2"), versions.find("pets", version="1"))
     client().delete_model_version("pets", "1")
     pets = versions.read("pets")
     with pytest.raises(
         RegistryError,
-        match=r"pets: the margin of the champion, version 2, is held against version 1 \(its tag margin.reference\), "
+        match=r"pets: the margin of the champion, version 2, is relative to version 1 \(its tag margin.reference\), "
         r"which was deleted; restore that version from a backup, or set the tag to 2",
     ):
         comparisons.reference(pets, pets.versions["2"])

@@ -1,4 +1,4 @@
-"""Explanations over HTTP: what they show, how few of them are made at once, and that predictions go on meanwhile."""
+"""Explanations over HTTP: their content, the limit of simultaneous ones, and predictions meanwhile."""
 
 import base64
 import json

@@ -170,7 +170,7 @@ def test_feedback_needs_a_log_and_the_token(root):
         assert server.client.get("/v1/model").json()["feedback"] is False
 
 
-def test_a_full_disk_is_said_and_predictions_go_on(root, tmp_path):
+def test_a_full_disk_is_reported_and_predictions_continue(root, tmp_path):
     (tmp_path / "log").write_text("a file where the directory should be")
     with Server(root, "--log", str(tmp_path / "log")) as server:
         answer = send(server, {"id": "x", "label": "cat"})
@@ -208,7 +208,7 @@ def test_labels_that_were_answered_survive_a_kill(root, tmp_path):
     assert [one.id for one in read_feedback(tmp_path)[0]] == [f"r{number}" for number in range(20)]
 
 
-def test_no_image_is_kept_unless_that_is_asked_for(root, tmp_path):
+def test_no_image_is_kept_unless_requested(root, tmp_path):
     with Server(root, "--log", str(tmp_path / "log")) as server:
         predict(server, png(cat=True))
         server.stop()

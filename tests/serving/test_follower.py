@@ -25,7 +25,7 @@ def served(version):
     return Served(version, Facts([], (4, 4, 1), None), no_pool)
 
 
-def test_a_look_that_fails_is_said_and_the_next_one_taken(monkeypatch):
+def test_a_look_that_fails_is_reported_and_the_next_one_taken(monkeypatch):
     said, found = [], [remote("1")]
 
     def find():

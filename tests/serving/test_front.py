@@ -280,7 +280,7 @@ def test_outputs_are_those_of_a_prediction(server):
     assert outputs["prediction_set"] == [name in one["prediction_set"] for one in expected for name in ("cat", "dog")]
 
 
-def test_outputs_come_behind_the_json_where_that_is_asked_for(server):
+def test_outputs_come_behind_the_json_if_requested(server):
     outputs = [
         {"name": "probability", "parameters": {"binary_data": False}},
         *({"name": one} for one in ("label", "abstained", "probabilities")),
@@ -363,7 +363,7 @@ def test_seconds_are_told_by_what_they_were_spent_on(server):
     assert all(0 <= metric(server, f"{name}_sum") < 60 for name in names)
 
 
-def test_a_stale_model_is_told_and_a_registry_that_is_back(server, root):
+def test_a_stale_model_is_reported_and_a_registry_that_is_back(server, root):
     assert metric(server, "darkroom_model_stale") == 0
     before = metric(server, "darkroom_registry_read_timestamp_seconds")
     eventually(lambda: metric(server, "darkroom_registry_read_timestamp_seconds") > before)
@@ -378,7 +378,7 @@ def test_a_stale_model_is_told_and_a_registry_that_is_back(server, root):
     assert server.client.get("/v1/model").json()["problem"] is None
 
 
-def test_a_full_disk_of_the_log_is_said_and_survived(server, root):
+def test_a_full_disk_of_the_log_is_reported_and_survived(server, root):
     predict(server, content=png(cat=True) + b"before")
     eventually(lambda: list((root / "log" / "kept" / "images").glob("*/[!.]*")))
     before = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

@@ -113,7 +113,7 @@ def test_what_follows_an_offer_to_upgrade_is_read_as_http(server):
     assert [part[:6] for part in answer.split(b'"label":')[1:]] == [b'"cat",', b'"dog",']
 
 
-def test_a_body_is_asked_for_where_the_client_waits_for_that(server):
+def test_a_body_is_requested_if_the_client_waits_for_it(server):
     image = png(cat=True)
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(posted(image, b"Expect: 100-continue\r\nConnection: close\r\n").removesuffix(image))

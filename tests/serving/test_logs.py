@@ -1,4 +1,4 @@
-"""The log on stderr: a line is JSON whoever wrote it, and nobody waits for a reader."""
+"""The log on stderr: every line is JSON, and writing never waits for a reader."""
 
 import fcntl
 import json

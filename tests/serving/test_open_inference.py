@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, taken apart; test_front.py asks a real server."""
+"""Parsing requests of the Open Inference Protocol; test_front.py uses a real server."""
 
 import base64
 import json

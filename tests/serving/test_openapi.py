@@ -1,4 +1,4 @@
-"""The server keeps to its OpenAPI document, whatever requests a program makes of it (schemathesis)."""
+"""The server conforms to its OpenAPI document for generated requests (schemathesis)."""
 
 import pytest
 import schemathesis

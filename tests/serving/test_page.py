@@ -78,8 +78,8 @@ def test_the_page_shows_what_speaks_for_the_answer(page, root):
         page.get_by_role("heading", name="cat", exact=True).wait_for()
         assert page.locator("#map").is_hidden(), "the map of an image before is gone"
         page.get_by_role("button", name="Why?").click()
-        page.get_by_text("Bright places speak for “cat”.").wait_for()
-        shown = page.get_by_alt_text("What in your image speaks for cat")
+        page.get_by_text("Bright places support “cat”.").wait_for()
+        shown = page.get_by_alt_text("What in your image supports cat")
         assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
         assert page.get_by_role("button", name="Why?").is_hidden()
 

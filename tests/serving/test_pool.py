@@ -1,4 +1,4 @@
-"""Worker processes: batches, what becomes of images when one of them ends, and what is not done for nobody."""
+"""Worker processes: batches, the images of a worker that ended, and no work for clients that left."""
 
 import asyncio
 import os
@@ -224,12 +224,12 @@ def test_a_worker_that_ended_idle_is_replaced(tmp_path):
     run(tmp_path, scenario)
 
 
-def test_a_version_that_cannot_be_loaded_is_said(tmp_path):
+def test_a_version_that_cannot_be_loaded_is_reported(tmp_path):
     with pytest.raises(RegistryError, match="pets version 1 cannot be loaded: OSError: no model"):
         run(tmp_path, None, side=0, n=2)
 
 
-def test_a_version_that_cannot_be_explained_is_said(tmp_path):
+def test_a_version_that_cannot_be_explained_is_reported(tmp_path):
     with pytest.raises(RegistryError, match="pets version 1 cannot be explained: .* serve it without --explain"):
         run(tmp_path, None, explains=True)
 
@@ -238,7 +238,7 @@ def test_a_version_that_cannot_be_explained_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["cancelled", "too late"])
-def test_images_whose_client_is_gone_are_not_decoded(tmp_path, how):
+def test_images_of_a_disconnected_client_are_not_decoded(tmp_path, how):
     async def scenario(one):
         first = asyncio.ensure_future(Batcher(max_waiting=9, seconds=60).submit(one.pool, [b"wait first"]))
         await asyncio.sleep(0)

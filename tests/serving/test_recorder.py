@@ -100,7 +100,7 @@ def test_rows_that_the_disk_refuses_are_dropped_and_counted(tmp_path, hooks, sai
     assert dropped == {"rows": 6}
 
 
-def test_images_are_kept_by_content_where_that_is_asked_for(tmp_path, hooks, said, dropped):
+def test_images_are_kept_by_content_if_requested(tmp_path, hooks, said, dropped):
     recorder = Recorder(log.PredictionLog(tmp_path / "log"), **hooks, keeping=Keeping(1.0, 3600, 1 << 20))
     recorder.record("1", [ANSWERED, ANSWERED, answered(b"another format")])
     recorder.close()
@@ -130,7 +130,7 @@ def test_images_that_wait_for_the_disk_are_bounded_and_rows_stay(tmp_path, hooks
     assert dropped == {"images": 3}
 
 
-def test_a_disk_that_fails_again_and_again_is_said_once(tmp_path, hooks, said, dropped):
+def test_a_disk_that_fails_again_and_again_is_reported_once(tmp_path, hooks, said, dropped):
     folder = tmp_path / "log"
     folder.write_bytes(b"a file where a directory was")
     keeping = Keeping(1.0, 3600, 1 << 20)
@@ -158,7 +158,7 @@ def test_the_log_is_cleaned_while_it_is_written(tmp_path, hooks):
     assert log.read(tmp_path / "log").num_rows == 1
 
 
-def test_old_files_that_cannot_be_removed_are_said(tmp_path, hooks, said):
+def test_old_files_that_cannot_be_removed_are_reported(tmp_path, hooks, said):
     old = tmp_path / "log" / "20200101T000000.000000Z-1-0.parquet"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))

@@ -1,4 +1,4 @@
-"""What clients get from a real server: answers in every form, refusals that say why, versions that change under way."""
+"""Answers of a real server: every form, refusals with reasons, and changes of the version."""
 
 import base64
 import json
@@ -94,7 +94,7 @@ def test_json_holds_one_image_or_several(server, before):
     assert [prediction["label"] for prediction in several.json()["predictions"]] == ["cat", "dog"]
 
 
-def test_a_form_holds_files_and_other_fields_are_passed_over(server):
+def test_a_form_holds_files_and_other_fields_are_ignored(server):
     files = [("a", ("a.png", png(cat=False))), ("b", ("b.png", png(cat=True)))]
     answer = server.client.post("/v1/predict", files=files, data={"note": "hello"})
     assert [prediction["label"] for prediction in answer.json()["predictions"]] == ["dog", "cat"]
@@ -561,7 +561,7 @@ def test_sigterm_ends_the_process_at_any_moment_of_its_start(root, seconds):
     assert server.stop() in (0, 143, -15)
 
 
-def test_a_port_that_is_taken_is_said_at_once(root, server):
+def test_a_port_that_is_taken_is_reported_at_once(root, server):
     second = Server(root, "--port", str(server.port))
     assert second.process.wait(60) == 2
     second.stop()

@@ -30,7 +30,7 @@ DEADLINE = 180.0  # seconds; the machine may be busy with something else
 
 
 def png(*, cat: bool | None) -> bytes:
-    """Return an image that models reading pixel 0 call a cat or a dog; None: that speaks for neither."""
+    """Return an image that models reading pixel 0 call a cat or a dog; None: that is in between."""
     image = np.zeros(SHAPE, np.uint8)
     image.reshape(-1)[8 if cat else 0] = 0 if cat is None else 255
     return bytes(cv2.imencode(".png", image)[1].tobytes())

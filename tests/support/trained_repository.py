@@ -115,7 +115,7 @@ def prepare(root: Path) -> None:
         writer.finish(index=index, manifest={"dataset": "pets", "classes": CLASSES, "color": "grey"})
 
 
-# Of an image that speaks for neither class both are listed.
+# For an image in between both classes are listed.
 SETS = {"coverage": 0.9, "threshold": 0.6, "penalty": 0.01, "free": 1, "n_images": 100, "by_folds": False}
 UNKNOWN = {"unknown_below": 0.01, "familiarity": {"strangeness": [100.0, 250.0], "share": [0.5, 0.001]}}
 

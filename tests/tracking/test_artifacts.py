@@ -102,7 +102,7 @@ def test_a_copy_works_on_its_own_and_leaves_the_original_alone(original, tmp_pat
     assert is_sound(original) == 7
 
 
-def test_a_moved_repository_goes_on_where_it_is(original, tmp_path, monkeypatch):
+def test_a_moved_repository_continues_where_it_is(original, tmp_path, monkeypatch):
     moved = original.rename(tmp_path / "moved")
     work_in(moved, monkeypatch)
     promote.main()

@@ -205,7 +205,7 @@ def test_a_deleted_run_is_reported_with_the_way_back(root):
         pass
 
 
-def test_a_name_without_versions_is_not_said_to_be_unknown(root):
+def test_a_name_without_versions_is_not_reported_as_unknown(root):
     store.client().create_registered_model("pets")
     with pytest.raises(RegistryError, match="'pets' has no versions in sqlite:///.*; run `dvc repro` to train and"):
         versions.find("pets", alias="champion")

@@ -195,7 +195,7 @@ def test_a_terminated_stage_leaves_a_killed_run(root):
 
 
 @needs_mlflow
-def test_a_run_of_a_killed_process_goes_on_under_its_id(root):
+def test_a_run_of_a_killed_process_resumes_under_its_id(root):
     with opened() as first:
         first.log_epoch(1, {"train_loss": 1.0})
     store.client().update_run(first.id, status="RUNNING")  # as SIGKILL leaves it

@@ -189,7 +189,7 @@ def test_weights_are_copied_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls == [*["get_weights"] * 3, "set_weights"], "set once, to those of the best epoch"
 
 
-def test_training_stops_early_and_a_resume_does_not_go_on(tmp_path: Path) -> None:
+def test_training_stops_early_and_a_resume_does_not_continue(tmp_path: Path) -> None:
     stopping = {"metric": "learning_rate", "patience": 1}  # of the one-cycle schedule it is highest in epoch 1
     for _ in range(2):
         _, progress = train(4, early_stopping=stopping, checkpoint=Checkpoint(tmp_path))

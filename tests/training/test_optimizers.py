@@ -83,7 +83,7 @@ def test_averages_follow_the_weights_early_and_leave_them_alone() -> None:
     assert np.abs(averaged[0] - kernels[-1]).max() < 0.3 * np.abs(initial[0] - kernels[-1]).max()
 
 
-def test_averages_come_in_the_order_asked_for() -> None:
+def test_averages_come_in_the_order_requested() -> None:
     model = compiled(averaging=0.9)
     np.testing.assert_array_equal(
         optimizers.averaged_weights(model.optimizer, model.weights)[0], model.get_weights()[0], "before the first step"

@@ -69,7 +69,7 @@ def test_values_that_yaml_does_not_know_leave_the_old_file(tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["best.yaml"], "and nothing half-written beside it"
 
 
-def test_a_file_that_cannot_be_written_is_said_with_its_path(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "best.yaml").mkdir()
     with pytest.raises(DataError, match=r"best\.yaml: cannot be written"):
         overrides.write(tmp_path / "best.yaml", {}, comment="none")
@@ -108,7 +108,7 @@ def test_a_missing_file_says_what_writes_it(tmp_path: Path) -> None:
         overrides.read(tmp_path / "best.yaml")
 
 
-def test_a_folder_in_its_place_is_said(tmp_path: Path) -> None:
+def test_a_folder_in_its_place_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: Is a directory; fix that"):
         overrides.read(tmp_path)
 

@@ -26,7 +26,7 @@ def held_out(n_images: int, *, n_wrong: int = 0) -> HeldOut:
 
 
 @pytest.mark.parametrize(("by_folds", "about"), [(False, ""), (True, ", which are answered by heads of folds")])
-def test_a_threshold_is_said_with_what_it_rests_on(by_folds: bool, about: str) -> None:
+def test_a_threshold_is_reported_with_what_it_rests_on(by_folds: bool, about: str) -> None:
     answers = held_out(400, n_wrong=40)
     found = abstention(made(abstain=ABSTAIN), guide=answers, calibration=answers, by_folds=by_folds)
     said = found.metadata["abstain"]
@@ -62,7 +62,7 @@ def test_what_cannot_be_shown_is_never_answered(n_images: int, n_wrong: int, why
 
 
 @pytest.mark.parametrize(("by_folds", "about"), [(False, ""), (True, ", which are answered by heads of folds: that")])
-def test_sets_are_said_with_what_they_rest_on(by_folds: bool, about: str) -> None:
+def test_sets_are_reported_with_what_they_rest_on(by_folds: bool, about: str) -> None:
     found = prediction_sets(made(sets={"coverage": 0.95}), calibration=held_out(400, n_wrong=40), by_folds=by_folds)
     said = found.metadata["sets"]
     assert 0.55 < said.pop("threshold") < 0.6, "21 of the 40 wrong answers must be covered, the least sure"

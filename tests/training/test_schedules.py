@@ -73,7 +73,7 @@ def test_a_plateau_is_lowered_after_patience() -> None:
     assert [accuracy.update(value) for value in (0.5, 0.6, 0.6)] == [False, False, True]
 
 
-def test_a_plateau_goes_on_from_its_state() -> None:
+def test_a_plateau_resumes_from_its_state() -> None:
     first, second = (Plateau("val_loss", patience=2, factor=0.5) for _ in range(2))
     second.restore(json.loads(json.dumps(first.state())))  # before any epoch, too
     for loss in (1.0, 2.0):

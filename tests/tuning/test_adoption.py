@@ -99,7 +99,7 @@ def test_the_command_shows_and_writes(
     assert said("--candidate", "cnn") == "no values of params.yaml are replaced\n"
 
 
-def test_a_candidate_that_was_not_tuned_is_said(root: Path) -> None:
+def test_an_untuned_candidate_is_reported(root: Path) -> None:
     (root / "models" / "cnn" / "best.yaml").unlink()
     with pytest.raises(DataError, match=r"models/cnn/best.yaml does not exist yet; run `dvc repro tune`"):
         adoption.changes(root, None)

@@ -80,7 +80,7 @@ def ran(folder: Path) -> list[dict[str, int]]:
     return [json.loads(line) for line in (folder / "ran").read_text().splitlines()]
 
 
-def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path, pool: Workers) -> None:
+def test_exactly_as_many_trials_run_as_were_requested_each_once(tmp_path: Path, pool: Workers) -> None:
     rows, lost = search(tmp_path, pool=pool, n_trials=9)
     assert [row.state for row in rows] == ["complete"] * 9
     assert sorted(entry["trial"] for entry in ran(tmp_path)) == list(range(9))
@@ -88,7 +88,7 @@ def test_exactly_as_many_trials_run_as_were_asked_for_each_once(tmp_path: Path, 
     assert len({entry["process"] for entry in ran(tmp_path)}) == 2, "both workers had some, and stayed alive"
 
 
-def test_a_later_call_goes_on_where_the_earlier_one_ended(tmp_path: Path, pool: Workers) -> None:
+def test_a_later_call_resumes_where_the_earlier_one_ended(tmp_path: Path, pool: Workers) -> None:
     search(tmp_path, pool=pool, n_trials=3)
     rows, _ = search(tmp_path, pool=pool, n_trials=5)
     assert len(rows) == 5
@@ -116,7 +116,7 @@ def test_workers_that_keep_dying_end_the_search(tmp_path: Path) -> None:
         search(tmp_path, n_trials=50, pool=1, how={"all": "die"})
 
 
-def test_a_failed_trial_counts_and_others_go_on(tmp_path: Path, pool: Workers) -> None:
+def test_a_failed_trial_counts_and_others_continue(tmp_path: Path, pool: Workers) -> None:
     rows, _ = search(tmp_path, pool=pool, n_trials=4, how={"1": "fail"})
     assert [row.state for row in rows].count("failed") == 1
     assert len(rows) == 4

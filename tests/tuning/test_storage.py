@@ -48,7 +48,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(journal: Path) -> None:
     assert study.attributes["key"] == 1
 
 
-def test_a_study_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_study_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"there is no study in .*none.journal; set tune.trials above 0"):
         read_rows("s", str(tmp_path / "none.journal"))
     a_search(tmp_path / "one.journal")
@@ -57,13 +57,13 @@ def test_a_study_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["postgresql://host:port/db", "nonsense://host/db", "grpc://host"])
-def test_what_is_no_url_of_a_storage_is_said(storage: str) -> None:
+def test_what_is_no_url_of_a_storage_is_reported(storage: str) -> None:
     with pytest.raises(SearchError, match=f"{storage}"):
         a_search(storage)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "grpc"])
-def test_a_storage_that_does_not_answer_is_said(scheme: str) -> None:
+def test_a_storage_that_does_not_answer_is_reported(scheme: str) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]

@@ -88,7 +88,7 @@ def test_trial_0_is_tried_again_however_often_it_is_lost(journal: Path) -> None:
         study.lose(number, "killed", is_own_doing=True)
 
 
-def test_a_study_in_which_every_trial_failed_is_begun_again(journal: Path) -> None:
+def test_a_study_in_which_every_trial_failed_is_started_again(journal: Path) -> None:
     study = a_search(journal)
     for number in range(3):
         study.ask()
@@ -119,7 +119,7 @@ def test_a_study_is_searched_by_one_living_process_at_a_time(journal: Path) -> N
     assert study.attributes["owner"] is None
 
 
-def test_what_another_process_ended_is_said(journal: Path) -> None:
+def test_what_another_process_ended_is_reported(journal: Path) -> None:
     study = a_search(journal)
     study.ask()
     a_search(journal).lose_running()

@@ -205,7 +205,7 @@ def batch_size(image_shape: tuple[int, int, int]) -> int:
 
 
 def _package(version: Version) -> Any:
-    """Return the version's Package, loaded once per process, with one thread: each core has a worker of its own."""
+    """Return the version's Package, loaded once per process, with one thread, because each core has a worker."""
     key = (version.location, version.version)
     with _loading:
         if key not in _packages:

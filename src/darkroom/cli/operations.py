@@ -44,10 +44,10 @@ def retrain(
     champion and the commit stay; the exit code is 1 as well. The report is written to reports/retrain.json and, as one
     line of JSON, to the end of stdout.
     """
-    from darkroom.operations.params import ordered
+    from darkroom.operations.params import retrain_options
     from darkroom.operations.retrain import retrain as retrain_now
 
-    print(json.dumps(retrain_now(ordered(force=force, commit=commit, push=push))))
+    print(json.dumps(retrain_now(retrain_options(force=force, commit=commit, push=push))))
 
 
 @app.command()
@@ -64,11 +64,11 @@ def acknowledge(
     from datetime import UTC, datetime
 
     from darkroom.operations.alarms import acknowledge as acknowledge_now
-    from darkroom.operations.params import ordered
+    from darkroom.operations.params import retrain_options
 
-    order = ordered(force=False, commit=False, push=False)
+    options = retrain_options(force=False, commit=False, push=False)
     now = datetime.now(UTC)
-    written = acknowledge_now(order.params, root=order.root, model=order.model, reason=reason, days=days, now=now)
+    written = acknowledge_now(options.params, root=options.root, model=options.model, reason=reason, days=days, now=now)
     if as_json:
         print(json_line(asdict(written)))
         return

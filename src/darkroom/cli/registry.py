@@ -23,7 +23,7 @@ def history(model: Model = None, as_json: Json = False) -> None:
     --json adds the moves of all aliases.
     """
     from darkroom.cli import tables
-    from darkroom.registry.comparisons import decided
+    from darkroom.registry.comparisons import decisions
     from darkroom.registry.versions import find, read
 
     name = registered_name(model)
@@ -34,11 +34,11 @@ def history(model: Model = None, as_json: Json = False) -> None:
         told: dict[str, Any] = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
         hold = registered.hold
         held = hold and {**hold._asdict(), "ended": hold.is_over(hold_days(), datetime.now(UTC))}
-        told |= {"hold": held, "comparisons": decided(registered), "moves": registered.history()}
+        told |= {"hold": held, "comparisons": decisions(registered), "moves": registered.history()}
         print(json.dumps(told, indent=2))
         return
     tables.print_history(registered, hold_days=hold_days())
-    tables.print_decisions(decided(registered))
+    tables.print_decisions(decisions(registered))
 
 
 @app.command()

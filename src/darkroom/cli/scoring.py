@@ -262,7 +262,7 @@ def _write_maps(path: Path, version: "Version", package: Any, answered: "list[tu
     content = cv2.imencode(".png", np.vstack(rows)[:, :, ::-1])[1]
     with replacing(path) as part:
         part.write_bytes(content.tobytes())
-    say(f"{path}: bright places speak for the answer ({explain.method})")
+    say(f"{path}: bright places support the answer ({explain.method})")
 
 
 def _read(file: str) -> bytes:

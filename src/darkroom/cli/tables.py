@@ -121,7 +121,7 @@ def print_decisions(test_sets: Sequence[Mapping[str, Any]]) -> None:
     """Print what was decided about the last candidates on each test set.
 
     Args:
-        test_sets: returned by comparisons.decided.
+        test_sets: returned by comparisons.decisions.
     """
     for test_set in test_sets:
         print(f"{test_set['n_comparisons']} comparisons with the champion on one test set; the last:")

@@ -46,7 +46,7 @@ def _holds_no_class(name: str, labelled: Set[str]) -> bool:
     """Return whether a directory is one of unlabelled images or of masks by its name.
 
     Args:
-        labelled: the names of directories that hold directories.
+        labelled: the names of directories that contain directories.
     """
     said, (split, is_sure) = words(name), split_of(name)
     maybe_class = {"mask", "label"}.intersection(said)
@@ -56,7 +56,7 @@ def _holds_no_class(name: str, labelled: Set[str]) -> bool:
 
 
 def directories_in_classes(placed: Sequence[Placed]) -> str | None:
-    """Return one of the directories inside classes if all images lie in such directories, else None."""
+    """Return one of the directories inside classes if all images are in such directories, else None."""
     inside: dict[str, set[str]] = {}
     for image in placed:
         above = image.name.split("/")[:-1]

@@ -52,7 +52,7 @@ class RetrainParams(Section):
 
 
 @dataclass(frozen=True)
-class Order:
+class RetrainOptions:
     """The options of one retraining, and the params that it needs.
 
     Attributes:
@@ -75,8 +75,8 @@ class Order:
     push: bool = False
 
 
-def ordered(*, force: bool, commit: bool, push: bool) -> Order:
-    """Return the order for params.yaml and these options, and change to the repository's root.
+def retrain_options(*, force: bool, commit: bool, push: bool) -> RetrainOptions:
+    """Return the options for params.yaml and these flags, and change to the repository's root.
 
     Raises:
         ParamsError: params.yaml is invalid, or the current directory is not in a repository.
@@ -88,7 +88,7 @@ def ordered(*, force: bool, commit: bool, push: bool) -> Order:
     try:
         dataset = values["download"]["dataset"]
         sources = dataset["sources"] if isinstance(dataset, dict) else []
-        return Order(
+        return RetrainOptions(
             params=params,
             root=root,
             model=str(values["promote"]["registered_model"]),

@@ -12,7 +12,7 @@ from typing import Any
 from darkroom.errors import DarkroomError, LockedError
 from darkroom.files.writing import write_text
 from darkroom.operations.notifications import FAILED, LOCKED, event_of, is_told, notify
-from darkroom.operations.params import Order
+from darkroom.operations.params import RetrainOptions
 from darkroom.operations.single_flight import single_flight
 from darkroom.operations.steps import Retraining
 from darkroom.project.console import say
@@ -20,7 +20,7 @@ from darkroom.project.console import say
 REPORT = Path("reports/retrain.json")
 
 
-def retrain(order: Order) -> dict[str, Any]:
+def retrain(options: RetrainOptions) -> dict[str, Any]:
     """Retrain once and return the report, which is also written to reports/retrain.json.
 
     Its decision is `nothing` if no trigger fired, `locked` if somebody runs DVC by hand, else that of `promote`.
@@ -34,8 +34,8 @@ def retrain(order: Order) -> dict[str, Any]:
         began = time.monotonic()
         report = {
             "decision": FAILED,
-            "registered_model": order.model,
-            "mode": order.params.mode,
+            "registered_model": options.model,
+            "mode": options.params.mode,
             "started": owner["started"],
             "seconds": 0.0,
             "who": owner["who"],
@@ -49,7 +49,7 @@ def retrain(order: Order) -> dict[str, Any]:
             "error": None,
         }
         try:
-            Retraining(order, owner, report).run()
+            Retraining(options, owner, report).run()
         except BaseException as error:
             known = isinstance(error, DarkroomError | OSError)
             report["error"] = str(error) if known else f"stopped by {type(error).__name__}: {error}"
@@ -58,22 +58,22 @@ def retrain(order: Order) -> dict[str, Any]:
             raise
         finally:
             report["seconds"] = round(time.monotonic() - began, 1)
-            _tell(order, report)
+            _tell(options, report)
     return report
 
 
-def _tell(order: Order, report: dict[str, Any]) -> None:
+def _tell(options: RetrainOptions, report: dict[str, Any]) -> None:
     """Send the report, then write it, so that a failure is reported even if the disk is full."""
     report["notified"] = []
-    event, told = event_of(report), order.params.notify
+    event, told = event_of(report), options.params.notify
     if is_told(event, report, heartbeat=told.heartbeat):
         report["notified"] = notify(
-            event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=order.root
+            event, report, command=told.command, webhook=told.webhook, timeout=told.timeout_seconds, root=options.root
         )
     for result in report["notified"]:
         if not result["sent"]:
             say(f"retrain: could not notify {result['to']}: {result['error']}")
     try:
-        write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
+        write_text(options.root / REPORT, json.dumps(report, indent=2) + "\n")
     except OSError as error:  # logged, because raising it would hide the first error
         say(f"retrain: {REPORT} cannot be written: {error}")

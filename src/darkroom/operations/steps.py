@@ -12,7 +12,7 @@ from darkroom.errors import DarkroomError, LockedError, TrainingError
 from darkroom.files.writing import read_json, write_text
 from darkroom.operations import alarms, lineage, preflight, publishing, triggers
 from darkroom.operations.notifications import KEPT, NOTHING, PROMOTED, UNCHANGED
-from darkroom.operations.params import Order, ordered
+from darkroom.operations.params import RetrainOptions, retrain_options
 from darkroom.operations.triggers import Trigger
 from darkroom.operations.undo import MARK, WorkInProgress, end, free_dvc_locks, lock_is_valid, processes_of
 from darkroom.operations.workspace import INCOMING, LOCK, Workspace
@@ -27,12 +27,12 @@ _TRAINED = re.compile(r"^Running stage '(train(?:@[^']+)?)'", re.MULTILINE)
 class Retraining:
     """The steps of one run; `report` is filled on the way, so that it is useful after a failure."""
 
-    def __init__(self, order: Order, owner: dict[str, Any], report: dict[str, Any]) -> None:
-        self.order = order
+    def __init__(self, options: RetrainOptions, owner: dict[str, Any], report: dict[str, Any]) -> None:
+        self.options = options
         self.owner = owner
         self.report = report
-        self.work = WorkInProgress(order.root)
-        self.tree = Workspace(order.root, log=self.work.folder / "log.txt")
+        self.work = WorkInProgress(options.root)
+        self.tree = Workspace(options.root, log=self.work.folder / "log.txt")
         self.state: dict[str, Any] = {}
         self.incoming: dict[str, str] = {}
         self.marks: dict[str, str] = {}
@@ -41,13 +41,13 @@ class Retraining:
         self._known_file = self.work.folder / "known.json"
 
     def run(self) -> None:
-        preflight.check_merges(self.order.root)
-        if self.order.commit or self.order.params.mode == EXPERIMENT:
+        preflight.check_merges(self.options.root)
+        if self.options.commit or self.options.params.mode == EXPERIMENT:
             preflight.check_repository(self.tree)
-        if self.order.commit:
+        if self.options.commit:
             preflight.check_commit(self.tree)
         left = self._recover()
-        if self.order.push:
+        if self.options.push:
             self._catch_up()
         self.report["version_before"] = left["champion_before"] if left else self._champion()
         looked = self._look(left)
@@ -72,8 +72,8 @@ class Retraining:
             raise
         self._remember()
         self.work.note({**self.state, "restored": True})
-        self.tree = Workspace(self.order.root, log=self.tree.log)  # the next steps are never undone
-        if self.order.commit:
+        self.tree = Workspace(self.options.root, log=self.tree.log)  # the next steps are never undone
+        if self.options.commit:
             runs = lineage.trained_runs(self.tree)
             self.report["commit"] = self.tree.commit(publishing.message(self.report, runs))
         self.work.finish()
@@ -87,8 +87,8 @@ class Retraining:
         left = {"champion_before": self._champion(), "writes": [], "left": {}, **left}
         if not left["restored"]:
             end(processes_of(left["token"]))  # its stages may still run
-            free_dvc_locks(self.order.root, left["pids"])
-            if self._champion() == left["champion_before"] or not lock_is_valid(self.order.root / LOCK):
+            free_dvc_locks(self.options.root, left["pids"])
+            if self._champion() == left["champion_before"] or not lock_is_valid(self.options.root / LOCK):
                 self._restore(left)
             self.work.note({**left, "restored": True})
         return left
@@ -108,8 +108,8 @@ class Retraining:
         if moved:
             # Others may have trained already, and params.yaml may have changed.
             self.tree.dvc("pull", "--force", "--allow-missing", "dvc.yaml")
-            self.order = ordered(force=self.order.force, commit=self.order.commit, push=self.order.push)
-            self.report |= {"registered_model": self.order.model, "mode": self.order.params.mode}
+            self.options = retrain_options(force=self.options.force, commit=self.options.commit, push=self.options.push)
+            self.report |= {"registered_model": self.options.model, "mode": self.options.params.mode}
         preflight.check_push(self.tree)
 
     def _note_images(self, names: list[str]) -> None:
@@ -131,13 +131,13 @@ class Retraining:
 
     def _look(self, left: dict[str, Any] | None) -> list[Trigger]:
         """Return the triggers; expensive ones are checked only if no other has fired."""
-        order, params, known = self.order, self.order.params, self._known()
-        self.incoming = triggers.incoming_images(order.root / INCOMING, max_image_bytes=order.max_image_bytes)
+        options, params, known = self.options, self.options.params, self._known()
+        self.incoming = triggers.incoming_images(options.root / INCOMING, max_image_bytes=options.max_image_bytes)
         self.marks = self._marks(known["folders"])
-        prepared = triggers.prepared_ids(order.root / "data" / "prepared") if self.incoming else frozenset()
-        looked = [triggers.forced()] if order.force else []
+        prepared = triggers.prepared_ids(options.root / "data" / "prepared") if self.incoming else frozenset()
+        looked = [triggers.forced()] if options.force else []
         looked += [triggers.unfinished(left)] if left else []
-        looked += triggers.lost_champion(versions.read(order.model))
+        looked += triggers.lost_champion(versions.read(options.model))
         looked += [
             triggers.new_images(self.incoming, known["incoming"], prepared, minimum=params.min_new_images),
             triggers.changed_folders(self.marks, known["folders"]),
@@ -149,19 +149,17 @@ class Retraining:
             ),
         ]
         if not any(trigger.fired for trigger in looked):
-            looked += alarms.look(params, root=order.root, model=order.model, now=datetime.now(UTC))
+            looked += alarms.look(params, root=options.root, model=options.model, now=datetime.now(UTC))
         if not any(trigger.fired for trigger in looked):
             status = self._status()
-            tried = params.mode == EXPERIMENT and known["tried"] == triggers.behind(status, order.root)
+            tried = params.mode == EXPERIMENT and known["tried"] == triggers.behind(status, options.root)
             looked.append(triggers.changed_stages(status, tried=tried))
         return looked
 
     def _marks(self, known: dict[str, str]) -> dict[str, str]:
         """Return the fingerprints of sources on this machine by path; a missing one keeps that of the last run."""
-        memory = self.order.root / SOURCES
-        found = {
-            path: fingerprint(self.order.root / Path(path).expanduser(), memory=memory) for path in self.order.folders
-        }
+        root, memory = self.options.root, self.options.root / SOURCES
+        found = {path: fingerprint(root / Path(path).expanduser(), memory=memory) for path in self.options.folders}
         return {path: mark for path, now in found.items() if (mark := now or known.get(path))}
 
     def _train(self) -> None:
@@ -173,7 +171,7 @@ class Retraining:
         force = ["--force"] if "forced" in self.fired else []
         if not force and self.fired & triggers.FETCH_AGAIN:
             self.tree.dvc("repro", "--single-item", "--force", "download")
-        promotion = self._experiment(*force) if self.order.params.mode == EXPERIMENT else self._repro(*force)
+        promotion = self._experiment(*force) if self.options.params.mode == EXPERIMENT else self._repro(*force)
         after = self._champion()
         decision = promotion["decision"]
         if decision == UNCHANGED and after != self.report["version_before"]:
@@ -183,15 +181,15 @@ class Retraining:
             promotion["reasons"].insert(0, "Nothing was trained: nothing that a model depends on has changed.")
         self.report |= {"decision": decision, "reasons": promotion["reasons"], "version_after": after}
 
-    def _repro(self, *options: str) -> dict[str, Any]:
-        self._run_stages("repro", *options)
-        return read_json(self.order.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
+    def _repro(self, *arguments: str) -> dict[str, Any]:
+        self._run_stages("repro", *arguments)
+        return read_json(self.options.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
 
     def _experiment(self, *force: str) -> dict[str, Any]:
         """Train in a copy; a candidate that would be promoted is applied here and promoted."""
         if "lost_champion" in self.fired:  # an experiment does not change the champion
             self._repro("--single-item", "promote")
-        self.tried = triggers.behind(self._status(), self.order.root)
+        self.tried = triggers.behind(self._status(), self.options.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
         self.tree.stage_incoming()  # DVC copies only files that git tracks
         self._run_stages("exp", "run", "--temp", "--name", name, *force)
@@ -215,13 +213,13 @@ class Retraining:
         If the champion has moved, its dvc.lock is kept, and the next run finishes the rest.
         """
         end(processes_of(self.state["token"]))
-        free_dvc_locks(self.order.root, self.state["pids"])
-        if self._champion() != self.state["champion_before"] and lock_is_valid(self.order.root / LOCK):
+        free_dvc_locks(self.options.root, self.state["pids"])
+        if self._champion() != self.state["champion_before"] and lock_is_valid(self.options.root / LOCK):
             return
         self._note_contents()
         self._restore(self.state)
         self.state = self.work.note({**self.state, "restored": True})
-        if (self.order.root / LOCK).is_file():
+        if (self.options.root / LOCK).is_file():
             try:  # not data/incoming, which may have new images
                 self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
             except DarkroomError as error:
@@ -248,11 +246,11 @@ class Retraining:
 
     def _publish(self) -> None:
         """Push all commits that upstream lacks, including those of earlier runs; record the commits."""
-        if not self.order.commit:
+        if not self.options.commit:
             return
         committed = self.report["commit"] is not None
         try:
-            if self.order.push and publishing.unpushed(self.tree):
+            if self.options.push and publishing.unpushed(self.tree):
                 publishing.push(self.tree, on_images=self._note_images)
                 self.report["pushed"] = True
                 self._pull_images()
@@ -263,26 +261,26 @@ class Retraining:
         finally:
             if committed:  # a push may have rebased it
                 self.report["commit"] = self.tree.head()
-            lineage.record(self.tree, self.order.model, new=committed)
+            lineage.record(self.tree, self.options.model, new=committed)
 
     def _status(self) -> dict[str, list[Any]]:
         return triggers.parse_status(self.tree.dvc("status", "--json").printed)
 
     def _champion(self) -> str | None:
-        return versions.read(self.order.model).aliases.get("champion")
+        return versions.read(self.options.model).aliases.get("champion")
 
     def _promoted_at(self) -> datetime | None:
-        moves = [entry for entry in versions.read(self.order.model).history() if entry["alias"] == "champion"]
+        moves = [entry for entry in versions.read(self.options.model).history() if entry["alias"] == "champion"]
         return datetime.fromisoformat(moves[-1]["at"]) if moves else None
 
     def _begin(self, champion: str | None) -> None:
         """Record the start of the run, and mark every process that it starts."""
-        facts = {**self.owner, "model": self.order.model, "champion_before": champion, "pids": []}
+        facts = {**self.owner, "model": self.options.model, "champion_before": champion, "pids": []}
         facts["fired"] = sorted(self.fired)
         self.state = self.work.begin(facts, writes=[LOCK, *(f"{folder}.dvc" for folder in self._incoming_folders())])
         self.tree.log.unlink(missing_ok=True)
         self.tree = Workspace(
-            self.order.root,
+            self.options.root,
             log=self.tree.log,
             variables={MARK: self.state["token"]},
             on_start=self._note_process,

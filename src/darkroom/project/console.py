@@ -155,7 +155,7 @@ def _run_stage(main: Callable[[], None]) -> None:
     try:
         timed(stage, main, root=root, said=lambda: _last_line if _last_line != opening else "")
     except KeyboardInterrupt:
-        say(f"interrupted; the next `dvc repro` goes on with {stage}")
+        say(f"interrupted; the next `dvc repro` continues with {stage}")
         raise
 
 

@@ -90,7 +90,7 @@ def promote_if_better(
     decision = registration.verified(version, winner, decision, limit=gates.max_parity_difference)
     if "beats_reference" in decision.tests["champion"]:
         kept = version if decision.tests["champion"]["beats_reference"] else case.reference or champion or version
-        comparisons.hold_against(version, kept)
+        comparisons.set_reference(version, kept)
     replacing = champion.version if champion else None
     aliases.challenge(version, replacing=replacing, reasons=decision.reasons)
     outcome = (

@@ -8,7 +8,7 @@ from darkroom.promotion import model_card
 from darkroom.promotion.outcome import in_words
 
 
-def decided(page: str, said: Mapping[str, Any]) -> str:
+def report_page(page: str, said: Mapping[str, Any]) -> str:
     """Return the page of evaluate with the decision in it.
 
     Args:

@@ -21,7 +21,7 @@ from darkroom.errors import DataError
 from darkroom.promotion.scoring import BATCH
 
 OWN = ("brightness", "size", "source", "incoming")
-MOST_VALUES = 10  # columns of numbers with up to so many values are treated as names
+MOST_VALUES = 10  # columns of numbers with up to this many values are treated as names
 
 
 class Slice(NamedTuple):

@@ -72,7 +72,7 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
             book.client.set_registered_model_tag(name, key, json.dumps(value))
 
 
-def decided(registered: Registered) -> list[dict[str, Any]]:
+def decisions(registered: Registered) -> list[dict[str, Any]]:
     """Return {n_comparisons, decisions} per test set; a decision is {at, run, passed, reason}, oldest first.
 
     Raises:
@@ -108,14 +108,14 @@ def reference(registered: Registered, champion: Version) -> Version | None:
         return None
     if held not in registered.versions:
         raise RegistryError(
-            f"{champion.name}: the margin of the champion, version {champion.version}, is held against version {held} "
+            f"{champion.name}: the margin of the champion, version {champion.version}, is relative to version {held} "
             f"(its tag {REFERENCE}), which was deleted; restore that version from a backup, or set the tag to "
-            f"{champion.version} in MLflow's UI, and the margin is held against the champion alone"
+            f"{champion.version} in MLflow's UI, so that the margin is relative to the champion"
         )
     return registered.versions[held]
 
 
-def hold_against(version: Version, held: Version) -> None:
+def set_reference(version: Version, held: Version) -> None:
     """Record `held` as the version's reference for margins, which may be itself."""
     if version.tags.get(REFERENCE) != held.version:
         with store_errors(tracking_uri()):

@@ -99,7 +99,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._exchange: Exchange | None = None  # the one being received
-        self._unanswered: deque[Exchange] = deque()  # the first one is at work
+        self._unanswered: deque[Exchange] = deque()  # the first one is being answered
         self._parser = httptools.HttpRequestParser(self)
         self._n_beside = 0  # bytes outside a body, since the last request was complete
         self._n_body = self._n_passed_over = 0
@@ -165,7 +165,7 @@ class _Connection(asyncio.Protocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._exchange:  # else it comes behind a body, and nobody asked for it
+        if not self._exchange:  # otherwise it is a trailer
             self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:

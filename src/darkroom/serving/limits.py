@@ -55,5 +55,5 @@ def busy(message: str, *, advice: str = "try again in a second") -> Refused:
     return Refused(503, f"{message}; {advice}", headers=((b"retry-after", b"1"),))
 
 
-class Disconnected(Exception):  # noqa: N818 - nobody is left to be told
+class Disconnected(Exception):  # noqa: N818 - no error: no client is left
     """The client went away before its request was complete."""

@@ -112,9 +112,7 @@ class Explanation(Prediction):
     model: str
     version: str
     method: str = Field(description="Class activation map, which is exact, or RISE, which covers parts of the image.")
-    map: str = Field(
-        description="PNG as data: URI: the image as the network sees it; bright places speak for the label."
-    )
+    map: str = Field(description="PNG as data: URI: the image as the network sees it; bright places support the label.")
 
 
 class Unread(BaseModel):
@@ -147,7 +145,7 @@ class NoneRead(BaseModel):
 class Problem(BaseModel):
     """The reason why a request is refused."""
 
-    error: str = Field(description="One sentence: what came, what was expected.")
+    error: str = Field(description="One sentence: what was received, what was expected.")
     request_id: str = REQUEST
 
 

@@ -60,7 +60,7 @@ def test_what_was_written_is_read_back(tmp_path):
 
 
 @pytest.mark.parametrize("shard_rows", [3, 4, 100])
-def test_any_indexing_gathers_in_the_order_asked_for(tmp_path, shard_rows):
+def test_any_indexing_gathers_in_the_order_requested(tmp_path, shard_rows):
     images = pictures(10)
     write(tmp_path, images, shard_rows=shard_rows)
     stored = Dataset.open(tmp_path).images

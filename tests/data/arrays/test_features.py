@@ -96,7 +96,7 @@ def test_features_that_are_not_as_many_as_the_rows_are_a_mistake(tmp_path: Path)
         writer.write("val", [VALUES["val"].astype(float)], n_features=5, rows=np.zeros((3, 2)), labels=np.zeros(3))
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[0][1]))

@@ -56,13 +56,13 @@ def test_a_model_that_has_seen_nothing_has_an_empty_list(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not an array", np.zeros(3)])
-def test_a_damaged_file_is_told(tmp_path, content):
+def test_a_damaged_file_is_reported(tmp_path, content):
     path = tmp_path / "seen_ids.npy"
     np.save(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
     with pytest.raises(DataError, match=r"seen_ids.npy (cannot be read|is float64 \(3,\), expected uint64).*run `dvc"):
         read_seen_ids(path)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"seen_ids.npy cannot be read .*; run `dvc repro train`"):
         read_seen_ids(tmp_path / "seen_ids.npy")

@@ -1,4 +1,4 @@
-"""What a dataset may say about itself, in the catalogue or inline."""
+"""Descriptions of datasets, in the catalogue or inline."""
 
 import re
 from typing import Any

@@ -163,7 +163,7 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, server: Server, failures: 
         (["cut", "cut", "cut"], "the connection to 127.0.0.1:[0-9]+ broke, 3 times", 3),
     ],
 )
-def test_what_does_not_pass_is_said_and_nothing_of_it_is_left(
+def test_what_does_not_pass_is_reported_and_leaves_nothing(
     tmp_path: Path, server: Server, failures: list[int | str], message: str, n_requests: int
 ) -> None:
     server.files["pets.zip"] = bytes(100_000)
@@ -239,7 +239,7 @@ def test_a_proxy_is_taken_from_the_environment(tmp_path: Path, server: Server, m
     assert server.requests == ["http://data.invalid/sets/pets.zip"]
 
 
-def test_a_download_larger_than_the_free_disk_is_not_begun(tmp_path: Path, server: Server) -> None:
+def test_a_download_larger_than_the_free_disk_is_not_started(tmp_path: Path, server: Server) -> None:
     with pytest.raises(DataError, match=r"it has 1,000,000,000,000,000,000 bytes, but only [\d,]+ are free"):
         get(dataset(url(server.url, b"", bytes=10**18)), tmp_path / "raw")
     assert server.requests == []
@@ -286,7 +286,7 @@ def test_a_file_that_stands_in_gives_its_own_name(
     assert re.search(said, capsys.readouterr().err)
 
 
-def test_a_mirrored_file_with_a_wrong_checksum_is_passed_over(
+def test_a_mirrored_file_with_a_wrong_checksum_is_ignored(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(tmp_path / "mirror", "pets.zip")
@@ -509,7 +509,7 @@ def test_a_manifest_of_someone_else_does_not_make_a_folder_ours(tmp_path: Path, 
     assert (tmp_path / "raw/thesis.tex").is_file()
 
 
-def test_a_download_stopped_between_its_files_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_stopped_between_its_files_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx(tmp_path / "mine", x_train=np.zeros((2, 4, 4)), y_train=np.arange(2))
     source = dataset({"kind": "path", "path": str(tmp_path / "mine")}, layout="idx")
     rename = Path.rename

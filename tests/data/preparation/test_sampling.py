@@ -1,4 +1,4 @@
-"""Which images of a dataset are looked at, and what is found out about them."""
+"""Which images of a dataset are sampled, and what is measured."""
 
 import io
 import json
@@ -177,7 +177,7 @@ def test_big_pictures_are_measured_as_they_are_seen(tmp_path: Path, kind: str, c
     assert (chosen.form.resize, chosen.reasons["resize"]) == ("crop", "height/width from 0.75 to 1.3")
 
 
-def test_pictures_of_no_use_are_passed_over(tmp_path: Path) -> None:
+def test_pictures_of_no_use_are_ignored(tmp_path: Path) -> None:
     files = {f"{name}/{n}.png": encoded(colored(28, 28, n)) for name in "ab" for n in range(5)}
     files |= {"a/empty.png": b"", "a/text.png": b"no picture", "b/half.png": encoded(colored(99, 99))[:-50]}
     assert len(auto.look(raw(tmp_path / "raw", files), **LIMITS).sizes) == 10

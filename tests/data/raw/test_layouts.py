@@ -233,7 +233,7 @@ def test_a_folder_is_refused_like_an_archive(tmp_path: Path) -> None:
         list(read_folder(list_folder(tmp_path), max_image_bytes=10))
 
 
-def test_what_cannot_be_read_is_told_and_not_waited_for(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported_and_not_waited_for(tmp_path: Path) -> None:
     write_folder(tmp_path, "cats/a.jpg")
     (tmp_path / "cats/b.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "cats/c.jpg")

@@ -1,4 +1,4 @@
-"""Walk through a directory as people have them: links, links in circles, and what cannot be listed."""
+"""Walking through real directories: links, links in circles, and directories that cannot be listed."""
 
 from pathlib import Path
 

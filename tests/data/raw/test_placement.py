@@ -1,4 +1,4 @@
-"""Which class and which split the directories of a dataset say."""
+"""The classes and splits that the directories of a dataset give."""
 
 import re
 import unicodedata
@@ -38,7 +38,7 @@ def test_hidden_files_litter_and_documents_are_no_images() -> None:
         assert found == [("cats/a.jpg", "cats", None), ("cats/license.jpg", "cats", None)]
 
 
-def test_documents_beside_splits_below_classes_are_passed_over() -> None:
+def test_documents_beside_splits_below_classes_are_ignored() -> None:
     paths = [f"{label}/{split}/1.jpg" for label in ("cats", "dogs") for split in ("train", "test")]
     assert splits(*paths, "cats/notes.txt") == ["train", "test"] * 2
 
@@ -311,7 +311,7 @@ def test_directories_in_classes_may_say_one_split_alone() -> None:
     ]
 
 
-def test_class_names_that_look_the_same_are_told_apart() -> None:
+def test_class_names_that_look_the_same_are_distinguished() -> None:
     composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
     expected = re.escape(r"the class names 'e\u0301' and '\xe9' differ only in case, spaces or Unicode")
     with pytest.raises(DataError, match=expected):

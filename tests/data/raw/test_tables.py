@@ -1,4 +1,4 @@
-"""Label tables: which image is of which class, in which split, and what else is said of it."""
+"""Label tables: the class, split and other columns of each image."""
 
 import json
 import re

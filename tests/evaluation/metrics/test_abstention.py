@@ -1,4 +1,4 @@
-"""The threshold of abstention: what it promises holds, and what was measured of it is said in plain numbers."""
+"""The threshold of abstention: its guarantee holds, and its measurements are reported in plain numbers."""
 
 import json
 

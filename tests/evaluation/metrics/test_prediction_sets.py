@@ -1,4 +1,4 @@
-"""Prediction sets: their stated coverage holds, and they are what the formula of the paper says."""
+"""Prediction sets: their stated coverage holds, and they agree with the formula of the paper."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Temperatures are found again, change no answer, and are left at 1 where nothing can be learned."""
+"""Known temperatures are found, change no answer, and stay 1 if nothing can be learned."""
 
 import numpy as np
 import pytest

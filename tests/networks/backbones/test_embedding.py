@@ -1,4 +1,4 @@
-"""The extractor here is tiny: what is held is that ONNX Runtime and Keras say the same, in order, in bounded memory."""
+"""ONNX Runtime and Keras give the same features, in order and in bounded memory; the extractor here is tiny."""
 
 import threading
 from typing import Any

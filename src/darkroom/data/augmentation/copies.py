@@ -180,7 +180,7 @@ def _dataset(directory: Path, digest: str) -> Dataset:  # noqa: ARG001 - a new d
 
 @lru_cache(maxsize=64)
 def _pipeline(spec: str, image_shape: tuple[int, int, int], thread: int) -> "Compose":  # noqa: ARG001
-    """Return the pipeline of one thread of this process, where OpenCV then computes without threads of its own."""
+    """Return the pipeline of one thread of this process, in which OpenCV then starts no threads."""
     import cv2
 
     cv2.setNumThreads(0)  # there is a worker per core already

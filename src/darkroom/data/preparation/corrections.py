@@ -175,7 +175,7 @@ LISTED = ("source", *Correction._fields, "split", "changes_the_measure")
 def _split(one: Corrected, splits: Mapping[int, str]) -> str:
     if one.row is not None:
         return splits.get(one.row, "unused")
-    return "dropped" if one.official == "train" else f"dropped from {one.official}"  # else nobody drew a split for it
+    return "dropped" if one.official == "train" else f"dropped from {one.official}"  # otherwise it has no split
 
 
 def is_measure(one: Corrected, splits: Mapping[int, str]) -> bool:

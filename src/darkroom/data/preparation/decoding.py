@@ -69,7 +69,7 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 (n_valid, H, W, C).
         ids: (n_valid, 32) uint8, sha256 of the file's bytes, or of shape and bytes of pixels.
-        hashes: (n_valid,) uint64 perceptual hashes; zeros unless asked for.
+        hashes: (n_valid,) uint64 perceptual hashes; zeros unless requested.
         sizes: (n_valid, 2) int32, original height and width.
         sums: (n_valid, 2, C) int64, sum and sum of squares of each channel.
         rejected: (position among the n items, reason).

@@ -7,26 +7,19 @@ Ambiguous directories are refused.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from darkroom.data.raw.names import (
-    ARCHIVES,
-    BESIDE_IMAGES,
-    OF_IMAGES,
-    SPLIT_WORD,
-    UNLABELLED,
-    is_a_split,
-    is_document,
-    is_litter,
-    same_name,
-    settled,
-    split_of,
-    words,
+from darkroom.data.raw.ambiguity import (
+    refuse_parts_of_classes,
+    refuse_siblings,
+    refuse_split_classes,
+    refuse_what_is_no_class,
 )
+from darkroom.data.raw.directories import Directory, alike, tree, unwrapped
+from darkroom.data.raw.names import ARCHIVES, is_a_split, is_document, is_litter, same_name, settled, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -69,21 +62,6 @@ class Folders(NamedTuple):
         return cls(layout.get("root"), layout.get("level"), tuple(layout.get("skip", ())))
 
 
-@dataclass
-class _Directory:
-    """A directory: its subdirectories, and whether it has files."""
-
-    children: dict[str, "_Directory"] = field(default_factory=dict)
-    has_images: bool = False
-
-    def only_child(self) -> str | None:
-        """Return the name of the only entry if it is a directory with subdirectories, else None."""
-        if self.has_images or len(self.children) != 1:
-            return None
-        ((name, child),) = self.children.items()
-        return name if child.children else None
-
-
 @dataclass(frozen=True)
 class _Part:
     """A directory that holds class directories: its path as names of directories, and its split.
@@ -111,7 +89,7 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
             spaces or Unicode form. Documents (README, .txt, .csv, ...) and directories of documents are ignored.
     """
     found = _without_documents(below_root(names, folders or Folders(), where=where))
-    parts = _parts(_tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
+    parts = _parts(tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
     by_path = {part.path: part for part in parts}
     depths = {len(part.path) for part in parts}
     placed: list[Placed] = []
@@ -186,58 +164,38 @@ def _directories_above(found: Iterable[tuple[int, str, bool]]) -> set[str]:
     return holders | {str(above) for holder in holders for above in PurePosixPath(holder).parents}
 
 
-def _tree(found: Sequence[tuple[int, str, bool]]) -> _Directory:
-    top = _Directory()
-    for _, name, is_dir in found:
-        *above, last = name.split("/")
-        directory = top
-        for part in [*above, last] if is_dir else above:
-            directory = directory.children.setdefault(part, _Directory())
-        directory.has_images |= not is_dir
-    return top
-
-
-def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
+def _parts(top: Directory, *, where: Path, level: int | None) -> list[_Part]:
     """Return the directories that hold the class directories."""
     if level is not None:
         return _at_level(top, level)
-    directory, path = _unwrapped(top, ())
+    directory, path = unwrapped(top, ())
     if by_name := _split_directories(directory, where=where):
         return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
     below = _splits_below_classes(directory, path, where=where)
     if not below:
-        _refuse_parts_of_classes(directory, path, where=where)
-        _refuse_siblings(directory, path, where=where)
-        _refuse_split_classes(directory, where=where)
-    _refuse_what_is_no_class(directory, path, where=where)
+        refuse_parts_of_classes(directory, path, where=where)
+        refuse_siblings(directory, path, where=where)
+        refuse_split_classes(directory, where=where)
+    refuse_what_is_no_class(directory, path, where=where)
     return [_Part(path, below=below or None)]
 
 
-def _unwrapped(
-    directory: _Directory, path: tuple[str, ...], *, classes: frozenset[str] = frozenset()
-) -> tuple[_Directory, tuple[str, ...]]:
-    """Return the first directory below that does not only wrap another one, and its path."""
-    while (name := directory.only_child()) and name not in classes:
-        directory, path = directory.children[name], (*path, name)
-    return directory, path
-
-
-def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str, *, where: Path) -> _Part:
+def _inside(directory: Directory, path: tuple[str, ...], name: str, split: str, *, where: Path) -> _Part:
     """Return the part of a split directory; `train/images/cats` is unwrapped, a class directory is not."""
     classes = frozenset(
         label
         for other, child in directory.children.items()
         if other != name
-        for label in _unwrapped(child, ())[0].children
+        for label in unwrapped(child, ())[0].children
     )
-    inner, inside = _unwrapped(directory.children[name], (*path, name), classes=classes)
-    _refuse_parts_of_classes(inner, inside, where=where, split=split)
-    _refuse_siblings(inner, inside, where=where)
-    _refuse_what_is_no_class(inner, inside, where=where, in_split=True)
+    inner, inside = unwrapped(directory.children[name], (*path, name), classes=classes)
+    refuse_parts_of_classes(inner, inside, where=where, split=split)
+    refuse_siblings(inner, inside, where=where)
+    refuse_what_is_no_class(inner, inside, where=where, in_split=True)
     return _Part(inside, split)
 
 
-def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where: Path) -> dict[str, str]:
+def _splits_below_classes(directory: Directory, path: tuple[str, ...], *, where: Path) -> dict[str, str]:
     """Return the splits by name of the directories inside the directories of this one; {} unless all are splits.
 
     Raises:
@@ -253,7 +211,7 @@ def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where
     by_name = {name: split for name, (split, sure) in said.items() if split and sure}
     if not nested or by_name.keys() != said.keys() or not is_a_split(by_name.values()):
         return {}
-    for one, other, shared in _alike(below):
+    for one, other, shared in alike(below):
         above = one.split("/")[0]
         raise DataError(
             f"{where}: {shown(one)} and {shown(other)} both hold {' and '.join(map(shown, shared[:2]))}; set `root` in "
@@ -263,26 +221,7 @@ def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where
     return settled(by_name)
 
 
-def _refuse_parts_of_classes(
-    directory: _Directory, path: tuple[str, ...], *, where: Path, split: str | None = None
-) -> None:
-    """Refuse `cats/val` beside images of classes that are in no split, or inside another split."""
-    said = {
-        f"{label}/{name}": split_of(name)[0] if split_of(name)[1] else None
-        for label, child in directory.children.items()
-        for name in child.children
-    }
-    splits = {*said.values(), *(split for child in directory.children.values() if split or child.has_images)}
-    held_out = [name for name, own in said.items() if own not in (None, "train", split)]
-    if held_out and len(splits) > 1:
-        raise DataError(
-            f"{where}: {shown(min(held_out))} seems to be a part of a split that other images have no part in; arrange "
-            "all as train/<class>/<image> and test/<class>/<image>, or say in the layout what is meant: `root` for one "
-            f"directory, `skip` to leave some out, `level`: {len(path) + 1} if all in it belongs to its class"
-        )
-
-
-def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
+def _split_directories(directory: Directory, *, where: Path) -> dict[str, str]:
     """Return the splits by name of the directories in this one; {} if they are not named after splits.
 
     Raises:
@@ -314,90 +253,15 @@ def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
     return {}
 
 
-def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
+def _share_names(directory: Directory, names: Sequence[str]) -> bool:
     """Return whether directories hold directories of the same names, as the splits of one dataset do."""
-    held = [set(_unwrapped(directory.children[name], ())[0].children) for name in names]
+    held = [set(unwrapped(directory.children[name], ())[0].children) for name in names]
     return len(held) > 1 and all(held[0] & other for other in held[1:])
 
 
-def _alike(directories: Mapping[str, _Directory]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield pairs of directories and the names that both hold, if they share two or more, or all of one of them."""
-    for one, other in combinations(sorted(name for name, held in directories.items() if held.children), 2):
-        names, others = (_unwrapped(directories[name], ())[0].children.keys() for name in (one, other))
-        shared = sorted(names & others)
-        if len(shared) > 1 or (len(shared) == min(len(names), len(others)) < max(len(names), len(others))):
-            yield one, other, shared
-
-
-def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Path) -> None:
-    """Refuse directories that hold directories of the same names, because either may be the classes."""
-    for one, other, shared in _alike(directory.children):
-        level = len(path) + 1
-        raise DataError(
-            f"{where}: {shown(one)} and {shown(other)} both hold {' and '.join(map(shown, shared[:2]))}; if they are "
-            "parts of a split, name them train, val and test; if each is a dataset, set `root` to one of them; else "
-            f"say which are the classes with `level` in the layout: {level} for {shown(one)}, {level + 1} for "
-            f"{shown(shared[0])}"
-        )
-
-
-def _refuse_what_is_no_class(
-    directory: _Directory, path: tuple[str, ...], *, where: Path, in_split: bool = False
-) -> None:
-    """Refuse `test` or `unlabelled` beside classes, `masks` beside `images` or the same classes, and `images_001`."""
-    names = sorted(directory.children)
-    numbered = {re.sub(r"\d+", "", name) for name in names if re.search(r"\d", name)}
-    of_images = [name for name in names if any(map(OF_IMAGES.fullmatch, words(name)))]
-    if len(names) < 2:
-        return
-    remedy = f"; if they are classes, say so with `level`: {len(path) + 1} in the layout"
-    if len(numbered) == 1 and len(of_images) == len(names):
-        raise DataError(
-            f"{where}: {shown(names[0])} and {shown(names[1])} look like parts of the images, not classes; use a label "
-            f"table{remedy}"
-        )
-    deep = {name: child for name, child in directory.children.items() if child.children}
-    for name, child in deep.items() if len(deep) == 1 and not in_split else ():
-        if split_of(name) == ("train", True) and len(child.children) > 1 and not child.has_images:
-            other = next(other for other in names if other != name)
-            raise DataError(
-                f"{where}: {shown(name)} holds directories, as a split does, and {shown(other)} does not; set `root` "
-                f"in the layout to {shown('/'.join((*path, name)))}{remedy}"
-            )
-    for name in names:
-        held = _unwrapped(directory.children[name], ())[0].children.keys() & set(names) - {name}
-        if any(map(UNLABELLED.fullmatch, words(name))) or (split_of(name) == ("test", True) and not in_split):
-            why = "holds images of no class, or of a split"
-        elif any(map(BESIDE_IMAGES.fullmatch, words(name))) and of_images:
-            why = f"seems to belong to {shown(of_images[0])}"
-        elif held:
-            why = f"holds {' and '.join(map(shown, sorted(held)[:2]))} as well"
-        else:
-            continue
-        other = next(other for other in (*of_images, *names) if other != name)
-        raise DataError(
-            f"{where}: {shown(name)} beside {shown(other)} {why}; name it in `skip` of the layout, or use a label "
-            f"table{remedy}"
-        )
-
-
-def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
-    """Refuse cats_train beside cats_test, which are two splits of one class, not two classes."""
-    seen: dict[str, str] = {}
-    for name in sorted(directory.children):
-        if split_of(name)[0] and not split_of(name)[1]:
-            rest = " ".join(token for token in words(name) if not SPLIT_WORD.fullmatch(token))
-            other = seen.setdefault(rest, name)
-            if other != name and split_of(other)[0] != split_of(name)[0]:
-                raise DataError(
-                    f"{where}: {shown(other)} and {shown(name)} look like two splits of one class; arrange them as "
-                    "train/<class>/<image> and test/<class>/<image>"
-                )
-
-
-def _at_level(top: _Directory, level: int) -> list[_Part]:
+def _at_level(top: Directory, level: int) -> list[_Part]:
     """Return the directories that hold class directories at this level, with the split named above them."""
-    found: list[tuple[_Directory, tuple[str, ...]]] = [(top, ())]
+    found: list[tuple[Directory, tuple[str, ...]]] = [(top, ())]
     for _ in range(level - 1):
         found = [(child, (*path, name)) for directory, path in found for name, child in directory.children.items()]
     said = {path: {split for name in path if (split := split_of(name)[0])} for _, path in found}

@@ -1,6 +1,6 @@
 "use strict";
 
-const SHOWN = 10; // bars, before the rest is asked for
+const SHOWN = 10; // number of bars, until the others are requested
 const NAMED = 4; // classes of a prediction set
 const at = (id) => document.getElementById(id);
 let token = ""; // only as long as the page is open
@@ -130,7 +130,7 @@ function show(file, answer, milliseconds) {
 async function explain() {
   const mine = latest;
   at("why").disabled = true; // one map takes hundreds of answers of the network
-  at("because").textContent = "Looking for what speaks for it …";
+  at("because").textContent = "Looking for what supports it …";
   const headers = authorized({ "Content-Type": "application/octet-stream" });
   const answer = await fetch("v1/explain", { method: "POST", body: shown, headers }).catch(() => null);
   const said = await answer?.json().catch(() => null);
@@ -142,9 +142,9 @@ async function explain() {
   }
   at("why").hidden = true;
   at("map").src = said.map;
-  at("map").alt = `What in your image speaks for ${said.label}`;
+  at("map").alt = `What in your image supports ${said.label}`;
   at("map").hidden = false;
-  at("because").textContent = `Bright places speak for “${said.label}”. The image is shown as the model sees it (${said.method}).`;
+  at("because").textContent = `Bright places support “${said.label}”. The image is shown as the model sees it (${said.method}).`;
 }
 
 function bar([label, share]) {
