@@ -5,6 +5,7 @@ Class directories may be at the top, below directories named after splits (`trai
 Ambiguous directories are refused.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from darkroom.data.raw.directories import Directory, alike, tree, unwrapped
 from darkroom.data.raw.names import ARCHIVES, is_a_split, is_document, is_litter, same_name, settled, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
+
+_NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")  # see text.utf8
 
 
 class Placed(NamedTuple):
@@ -287,6 +290,8 @@ def check_names(classes: set[str], where: Path) -> None:
     """
     forms: dict[str, str] = {}
     for name in sorted(classes):
+        if _NOT_UTF8.search(name):
+            raise DataError(f"{where}: the class name {shown(name)} is not UTF-8; rename it, or pack it again")
         other = forms.setdefault(same_name(name), name)
         if other != name:
             # Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.
