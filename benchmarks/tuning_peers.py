@@ -13,9 +13,9 @@ tune searches for the given minutes and then confirms its choice (`tune.confirm`
 of params.yaml, so that a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset:
 the most accurate trial is chosen, and the confirmation decides. The others get the time of both together with the same
 seed, from the start of the stages to their end; after it no trial starts, and a running one ends after its epoch. Then
-each side trains a network from the start with the values that it found, for the given epochs on all the training images,
-and keeps the best epoch, whose accuracy on the test images counts. Trials are counted as by the tool: KerasTuner counts
-another one if Hyperband continues a network.
+each side trains a network from the start with the values that it found, for the given epochs on all the training
+images, and keeps the best epoch, whose accuracy on the test images counts. Trials are counted as by the tool:
+KerasTuner counts another one if Hyperband continues a network.
 
 Only the tools differ. tune has two workers, TPE, and the values of train as trial 0; a trial uses the preset's fraction
 of the training images. Plain Optuna searches with the same trainings, one at a time on all cores and on all the
