@@ -3,7 +3,7 @@
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # three hours on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
-The directory contains cifar10_jpeg.tar.xz. About 5,000 of its images are used for training and 1,000 for validation,
+The directory contains cifar10_jpeg.tar.xz. By default 5,000 of its images are for training and 1,000 for validation,
 the same arrays for all. They are treated as a user's own images, by the candidate cnn of the preset `folder`: its
 network, optimizer, label smoothing, flips and shifts, and its space of learning rate, weight decay and dropout. Cutout,
 augmented copies and bfloat16 are not used, on all sides. The params have a bad learning rate, the lowest of the space,
