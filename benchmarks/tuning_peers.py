@@ -3,17 +3,17 @@
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # three hours on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
-The directory contains cifar10_jpeg.tar.xz. About 5,000 of its images are used for training and 1,000 for validation,
+The directory contains cifar10_jpeg.tar.xz. By default 5,000 of its images are for training and 1,000 for validation,
 the same arrays for all. They are treated as a user's own images, by the candidate cnn of the preset `folder`: its
 network, optimizer, label smoothing, flips and shifts, and its space of learning rate, weight decay and dropout. Cutout,
 augmented copies and bfloat16 are not used, on all sides. The params have a bad learning rate, the lowest of the space,
 so that a search can certainly find a better one: `preset` trains with it, without a search.
 
 tune searches for the given minutes and then confirms its choice (`tune.confirm`). It takes part twice: with the `alpha`
-of params.yaml, where a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset,
-where the most accurate trial is chosen and the confirmation decides. The others get the time of both together with the
-same seed, from the start of the stages to their end; after it no trial starts, and a running one ends after its epoch.
-Then each side trains a network from the start with the values that it found, for the given epochs on all the training
+of params.yaml, so that a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset:
+the most accurate trial is chosen, and the confirmation decides. The others get the time of both together with the same
+seed, from the start of the stages to their end; after it no trial starts, and a running one ends after its epoch. Then
+each side trains a network from the start with the values that it found, for the given epochs on all the training
 images, and keeps the best epoch, whose accuracy on the test images counts. Trials are counted as by the tool:
 KerasTuner counts another one if Hyperband continues a network.
 

@@ -62,7 +62,7 @@ def propose(names: Sequence[str], labels: Sequence[str], attributes: Sequence[Ma
 
 
 def is_group_column(name: str) -> bool:
-    """Return whether the column of a table is called after patients, videos, lots or the like.
+    """Return whether the column of a table is named after patients, videos, lots or the like.
 
     >>> is_group_column("patient_id"), is_group_column("age")
     (True, False)

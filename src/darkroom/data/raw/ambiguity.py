@@ -57,6 +57,8 @@ def refuse_what_is_no_class(
 ) -> None:
     """Refuse `test` or `unlabelled` beside classes, `masks` beside `images` or the same classes, and `images_001`.
 
+    Also a lone `train` of directories beside directories of images.
+
     Args:
         in_split: whether the directories are in one of a split, so that `test` may be a class.
 
