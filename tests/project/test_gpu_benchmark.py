@@ -173,10 +173,24 @@ def test_a_recipe_is_checked_where_it_is_written() -> None:
     assert (made["name"], made["settings"]["debug"]["max_steps"]) == ("smoke-cnn", 4)
     with pytest.raises(ParamsError, match="train has no section 'transfer'; sections of train: cnn"):
         gpu.make_recipe("smoke", candidate="transfer")
-    with pytest.raises(ParamsError, match=r"smoke.yaml: train.cnn has no key 'debug.steps' to change"):
+    with pytest.raises(ParamsError, match=r"smoke.yaml: train has no key 'debug.steps'; known keys of debug: "):
         gpu.make_recipe("smoke", candidate="cnn", changes=["debug.steps=4"])
+    for change in ("output=sigmoid", "epochs"):
+        with pytest.raises(ParamsError, match=f"^--set {change}: expected KEY=JSON"):
+            gpu.make_recipe("smoke", candidate="cnn", changes=[change])
     with pytest.raises(ParamsError, match=r"train.cnn.epochs is 0: "):
         gpu.make_recipe("smoke", candidate="cnn", changes=["epochs=0"])
+
+
+def test_a_file_of_another_command_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({"name": "smoke-cnn", "settings": {}}))
+    assert gpu.read_json(file, command="recipe")["name"] == "smoke-cnn"
+    with pytest.raises(DataError, match=r"recipe.json is not what `losses` prints: it has name, settings; make it"):
+        gpu.read_json(file, command="losses")
+    file.write_text("{}")
+    with pytest.raises(DataError, match=r"recipe.json is not what `recipe` prints: it has nothing; make it again"):
+        gpu.read_json(file, command="recipe")
 
 
 @pytest.mark.parametrize("origin", ["pretrained", "file"])

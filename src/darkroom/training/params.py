@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from darkroom.project.params import Section
+from darkroom.project.params import Section, Seed
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -261,4 +261,4 @@ class TrainParams(Section):
     unknown_below: Level | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
