@@ -50,16 +50,20 @@ def confirm(
     return confirmed(chosen, right=right, against=against, objectives=objectives, alpha=alpha)
 
 
-def expected_minutes(rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float) -> float:
-    """Return about how long the trainings at full length of these trials take together.
+def expected_minutes(
+    rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float, n_places: int
+) -> float:
+    """Return about how long the trainings at full length of these trials take, one after the other or side by side.
 
     Args:
-        rows: of the trials.
+        rows: of the trials, which are complete.
         full, short: the params, and as a trial has them.
         fraction: of the training images in a trial.
+        n_places: how many train at the same time.
     """
     ratio = recipe.n_epochs(full) / recipe.n_epochs(short) / fraction
-    return ratio * sum(row.seconds or 0.0 for row in rows) / 60
+    seconds = [row.metrics["train_seconds"] for row in rows]  # without the start of a worker, which loads TensorFlow
+    return ratio * (max(seconds) if n_places >= len(rows) else sum(seconds)) / 60
 
 
 def _trained(tasks: Sequence[trial.Task], workers: Callable[[], Workers]) -> list[Outcome]:

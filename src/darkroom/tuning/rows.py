@@ -23,7 +23,7 @@ class TrialRow:
         state: one of STATES.
         params: name in the search space -> drawn value, a number or the label of a choice (str, bool, None or number);
             a conditional one is absent where its condition is not met.
-        metrics: of complete trials: val_accuracy in [0, 1], and those of COSTS that were measured.
+        metrics: of complete trials: val_accuracy in [0, 1], train_seconds, and those of COSTS that were measured.
         curve: validation accuracy by epoch, counted from 1, of running and pruned trials too.
         feasible: whether the costs are within their limits.
         retry_of: number of the trial that was killed and that this one repeats.
