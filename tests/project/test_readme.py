@@ -77,7 +77,7 @@ def test_decisions_state_what_was_measured() -> None:
         assert f"{searched[tuner]['val_accuracy']:.1%}".replace("%", " %") in compared
 
 
-def test_decisions_about_heads_and_searches_are_the_measured_ones() -> None:
+def test_decisions_about_heads_and_searches_were_measured() -> None:
     decisions = (ROOT / "docs" / "decisions.md").read_text()
     heads, searched = result("few_photographs"), result("search")
     measured = {(name, n): heads[name][n] for name in ("cats-vs-dogs", "cifar10") for n in ("20", "60", "300", "1000")}
@@ -104,8 +104,10 @@ def test_decisions_about_heads_and_searches_are_the_measured_ones() -> None:
     keys = ("n_diverged", "best")
     assert said.format(*(one[key] for key in keys for one in (worst, forgotten))) in decisions
     ranks = {name: found["rank_correlation"] for name, found in searched["fidelity"].items() if isinstance(found, dict)}
-    order = ("a quarter of the whole training", "three quarters of the whole training")
-    order += ("a fifth of the images, whole schedule", "a quarter of the epochs, whole schedule")
+    order = (
+        *("a quarter of the whole training", "three quarters of the whole training"),
+        *("a fifth of the images, whole schedule", "a quarter of the epochs, whole schedule"),
+    )
     said = "{} after a quarter of it, {} after three quarters; of short trials {} with a fifth of the images, {} with"
     assert said.format(*(ranks[name] for name in order)) in decisions
 

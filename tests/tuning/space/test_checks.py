@@ -112,7 +112,7 @@ def test_a_key_that_no_trial_uses_is_refused(mode: str, key: str, message: str) 
     assert len(checks.read({"transfer": space | others}, "transfer", base, is_searched=False)) == 3
 
 
-def test_beside_a_choice_of_networks_a_solved_head_may_need_steps() -> None:
+def test_steps_may_be_searched_beside_a_choice_of_networks() -> None:
     other = {**HEAD["architecture"], "units": {"int": [8, 64]}}
     space = {"architecture": {"categorical": [HEAD["architecture"], other]}, "learning_rate": around(0.001)}
     assert len(checks.read({"transfer": space}, "transfer", HEAD, is_searched=False)) == 2
