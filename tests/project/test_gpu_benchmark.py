@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, throughput
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import NO_WEIGHTS
+from darkroom.training import recipe
 from tests.support.project import ROOT
 
 SMALL = [
@@ -27,6 +28,9 @@ SMALL = [
     "architecture.filters=[4, 8]",
     "train_augmentation.shift=1",
 ]
+
+LENET = {"name": "lenet5", "filters": [6, 16], "units": [120, 84], "kernel_size": 5, "stem_padding": "same"}
+LENET |= {"activation": "tanh", "pooling": "average"}
 
 # Every package that is not one of these distributions, or needed by them, is as good as not installed.
 BARE = """
@@ -207,6 +211,20 @@ def test_weights_are_those_that_the_features_came_from(tmp_path: Path, origin: s
         gpu.weights_of(features, file)
     drawn: Any = SimpleNamespace(backbone="vgg16-hed", weights_origin="none", weights_sha256=None)
     assert gpu.weights_of(drawn, None) == NO_WEIGHTS
+
+
+def test_a_network_multiplies_as_often_as_its_paper_says() -> None:
+    lenet = gpu.make_recipe("mnist", candidate="cnn", changes=[f"architecture={json.dumps(LENET)}"])["settings"]
+    network = recipe.build_network(lenet, image_shape=(28, 28, 1), n_classes=10, policy="float32")
+    convolutions = 28 * 28 * (5 * 5 * 6) + 10 * 10 * (5 * 5 * 6 * 16)
+    assert throughput.forward_flop(network) == 2 * (convolutions + 400 * 120 + 120 * 84 + 84 * 10)
+
+
+def test_the_throughput_is_that_of_the_epochs_after_the_first() -> None:
+    settings = gpu.make_recipe("smoke", candidate="cnn", changes=SMALL)["settings"]
+    found = throughput.measure(settings, image_size=8, n_classes=3, n_steps=2, n_epochs=2, device="cpu")
+    assert (found["batch_size"], found["policy"], len(found["images_per_second"])) == (16, "float32", 2)
+    assert min(found["images_per_second"]) > 0
 
 
 def test_nothing_is_left_to_chance_in_a_comparison() -> None:
