@@ -1,6 +1,6 @@
 """Score every candidate and choose the winner.
 
-Each model.onnx is scored on the splits test and recent; metrics, pictures and a report are written.
+Each model.onnx is scored on the splits test and recent. Writes metrics, pictures and a report.
 """
 
 import hashlib

@@ -166,6 +166,14 @@ def test_floats_are_read_from_0_to_1() -> None:
             pixels_of(opencv(".tiff", wrong))
 
 
+@pytest.mark.parametrize("form", [RGB, GREY])
+def test_pixels_of_more_than_sixteen_bits_are_refused(form: Form) -> None:
+    with pytest.raises(
+        ValueError, match=r"pixels of type int32; expected 8 or 16 bits, unsigned, or floats from 0 to 1"
+    ):
+        pixels_of(encoded("TIFF", Image.fromarray(np.arange(64, dtype=np.int32).reshape(8, 8))), form)
+
+
 @pytest.mark.parametrize("white", [300, 1023, 4095, 65535])
 def test_a_pnm_says_its_white_itself(white: int) -> None:
     ramp = np.linspace(0, white, 200).astype(">u2")

@@ -29,7 +29,7 @@ def init(
     source: Annotated[Path, typer.Argument(help="A directory, zip, tar or label table with the images.")],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if it would not work.")] = False,
     layout: Annotated[
-        str | None, typer.Option("--layout", help="Keys of the layout, such as 'level: 2'; default: found out.")
+        str | None, typer.Option("--layout", help="Keys of the layout, such as 'level: 2'; default: detected.")
     ] = None,
     force: Force = False,
     as_json: Json = False,

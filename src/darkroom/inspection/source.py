@@ -1,4 +1,4 @@
-"""Open a directory, an archive or a label table as `download` will read it, and find the layout that fits it."""
+"""Open a directory, an archive or a label table as `download` will, and find its layout."""
 
 import posixpath
 import re
@@ -11,29 +11,29 @@ from typing import Any, NamedTuple
 
 from darkroom.data.raw.labels import placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, walk
-from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_litter, split_of, words
+from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_document, is_litter, split_of, words
 from darkroom.data.raw.placement import Placed, check_classes
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.project.text import escaped, shown
 
-MOST_TABLES = 20  # more tables than that describe one image each
-DEEPEST_TABLE = 2  # directories above it
-LARGEST_TABLE = 64 << 20  # bytes of one that is tried without being asked for
-FROM_NAMES = 0.8  # of the files share the beginning of their name with another one, where it is taken for a class
+MOST_TABLES = 20  # with more tables, each describes a single image
+DEEPEST_TABLE = 2  # maximum number of directories above a table
+LARGEST_TABLE = 64 << 20  # bytes; larger tables are not tried unless the user names them
+FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
 
-_ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # of a contest; its labels are examples
+_ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a contest, with placeholder labels
 _CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
 
 
 class Source(NamedTuple):
-    """A dataset of the user's, and how it is read.
+    """A user's dataset and how it is read.
 
     Attributes:
         listing: its files.
         layout: for download.dataset.
-        placed: its images, with class and split; a number is a position in the listing.
+        placed: its images, with class and split, numbered by position in the listing.
         notes: sentences about how the layout was chosen.
     """
 
@@ -48,12 +48,12 @@ def opened(path: Path, *, layout: Mapping[str, Any] | None, max_archive_bytes: i
     """Yield the dataset at a path.
 
     Args:
-        path: a directory, zip or tar, or a label table whose paths start from its directory.
-        layout: keys of a layout that the user gave; None: it is found out.
+        path: a directory, zip or tar, or a label table whose paths are relative to its directory.
+        layout: keys of a layout from the user; None: detected.
         max_archive_bytes: see open_archive.
 
     Raises:
-        DataError: there is nothing, or nothing that a layout fits.
+        DataError: the path does not exist, or no layout fits.
     """
     if not path.exists():
         raise DataError(f"no such file or directory: {escaped(str(path))}")
@@ -80,7 +80,7 @@ def _read(listing: Listing, max_archive_bytes: int, layout: Mapping[str, Any]) -
 
 
 def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source:
-    """Return the dataset with the first layout that fits: a table, unless the directories say the same or more.
+    """Return the dataset with the first layout that fits: a table, unless the directories say as much.
 
     Raises:
         DataError: no layout fits.
@@ -99,9 +99,9 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
 
 
 def _better(by_folders: Source, table: Source) -> Source:
-    """Return what says more of the images, the directories or a table, with a note about the other.
+    """Return the more informative layout, directories or a table, with a note about the other.
 
-    A table is a description of the directories that it has all images of; one that has some of them is something else.
+    A table that names all images of the directories describes them; one that names only some does not.
     """
     name = shown(table.layout["table"])
     labels = {image.name: image.label for image in table.placed}
@@ -118,7 +118,7 @@ def _better(by_folders: Source, table: Source) -> Source:
 
 
 def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tuple[list[Source], list[str]]:
-    """Return the dataset as each label table in it says, and why others do not fit."""
+    """Return the dataset by each of its label tables that fits, and the reasons why others do not fit."""
     names = [
         name
         for number, (name, is_dir) in enumerate(listing.names)
@@ -141,7 +141,7 @@ def _largest(tables: list[Source]) -> Source:
     """Return the table that names the most images.
 
     Raises:
-        DataError: another one names images that it lacks.
+        DataError: another table names images that it lacks.
     """
     largest = max(tables, key=lambda table: len(table.placed))
     names = {image.name for image in largest.placed}
@@ -156,10 +156,12 @@ def _largest(tables: list[Source]) -> Source:
 
 
 def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> Source | None:
-    """Return the dataset without directories whose images have no classes: those to predict, and masks."""
+    """Return the dataset without directories of unlabelled images and of masks, None if it still does not fit."""
     directories = {str(above) for name in _files(listing) for above in PurePosixPath(name).parents} - {"."}
-    inside = {posixpath.basename(posixpath.dirname(name)) for name in directories}
-    skip = sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, inside)})
+    holding = {posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
+    of_images = {posixpath.dirname(name) for name in _files(listing) if not is_document(name)}
+    labelled = {posixpath.basename(name) for name in holding} | _parts_of_classes(directories, of_images)
+    skip = sorted({name for name in map(posixpath.basename, directories) if _holds_no_class(name, labelled)})
     for left_out in [*([name] for name in skip), *([skip] if len(skip) > 1 else [])]:
         with suppress(DataError):
             found = read({"skip": left_out})
@@ -169,21 +171,47 @@ def _without_unlabelled(listing: Listing, read: Callable[[Mapping[str, Any]], So
     return None
 
 
-def _holds_no_class(name: str, inside: Set[str]) -> bool:
+def _is_wrapped(directory: str) -> bool:
+    """Return whether a directory is the inner one of `test/test`."""
+    above, name = posixpath.split(directory)
+    return posixpath.basename(above) == name
+
+
+def _parts_of_classes(directories: Set[str], of_images: Set[str]) -> set[str]:
+    """Return the names of directories that lie beside images of a class, beside its `train`, or in several classes.
+
+    Args:
+        of_images: directories that images lie in.
+    """
+    above = {name: posixpath.dirname(name) for name in directories if not _is_wrapped(name)}
+    times = Counter(map(posixpath.basename, above))
+    of_train = {
+        holder
+        for name, holder in above.items()
+        if name in of_images and split_of(posixpath.basename(name)) == ("train", True)
+    }
+    return {
+        posixpath.basename(name)
+        for name, holder in above.items()
+        if holder in of_images | of_train or times[posixpath.basename(name)] > 1
+    }
+
+
+def _holds_no_class(name: str, labelled: Set[str]) -> bool:
     """Return whether a directory is one of unlabelled images or of masks by its name.
 
     Args:
-        inside: the names of directories that hold directories.
+        labelled: the names of directories that hold directories, or lie in a class.
     """
     said, (split, is_sure) = words(name), split_of(name)
     maybe_class = {"mask", "label"}.intersection(said)
     of_other_pictures = bool(said) and not maybe_class and all(map(BESIDE_IMAGES.fullmatch, said))
-    is_test = is_sure and split != "train" and name not in inside
+    is_test = is_sure and split != "train" and name not in labelled
     return any(map(UNLABELLED.fullmatch, said)) or of_other_pictures or is_test
 
 
 def _class_in_name(listing: Listing) -> list[str]:
-    """Return what to do where the names of files begin with their classes: cat.1.jpg, Siamese_12.jpg."""
+    """Return advice if the names of files begin with their classes, as in cat.1.jpg and Siamese_12.jpg."""
     first: dict[str, str] = {}
     names = list(_files(listing))
     starts: Counter[str] = Counter()

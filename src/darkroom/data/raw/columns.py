@@ -1,0 +1,109 @@
+"""Which columns of a table say the path, the class and the split of its images."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from darkroom.data.raw.names import is_a_split, split_of
+from darkroom.errors import DataError
+from darkroom.project.text import shown
+
+PATHS = (
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "img",
+    "image_path",
+    "filepath",
+    "image_name",
+    "image_id",
+    "id",
+)
+LABELS = ("label", "labels", "class", "category", "target", "choice")
+SPLITS = ("split", "subset", "set")
+_OF_SPLIT = re.compile(r"is_?(\w+)")  # a column such as is_valid, as fastai has it
+_YES, _NO = {"true", "1", "yes"}, {"false", "0", "no"}
+_MOST_SPLITS = 10  # different values of a column that says the split
+
+
+def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
+    """Return the column that the setting `key` of a layout names, or that has the first of the usual names.
+
+    Raises:
+        DataError: there is none.
+    """
+    wanted = [given.strip()] if given else usual
+    found = next((name for word in wanted for name in header if (name if given else name.casefold()) == word), None)
+    if found is None:
+        raise DataError(
+            f"{called} has no column {' or '.join(wanted)}, only {', '.join(map(shown, header))}; name it with `{key}` "
+            "in the layout"
+        )
+    return found
+
+
+def split_column(
+    rows: Mapping[int, Mapping[str, str]], given: str | None, *, asked: Sequence[str], called: str
+) -> tuple[str | None, dict[int, dict[str, str]]]:
+    """Return the column that says the split, None where there is none, and its values by line where they need words.
+
+    It is the given one, one of a usual name, or else the one of those asked whose every value means a split.
+
+    Raises:
+        DataError: there is no such column, or several say different splits.
+    """
+    header = list(next(iter(rows.values())))
+    if given:
+        return find_column(header, given, (), called=called, key="split_column"), {}
+    if usual := next((name for name in header if name.casefold() in SPLITS), None):
+        return usual, {}
+    found: dict[str, tuple[str, ...]] = {}
+    for name in asked:
+        values = {row[name] for row in rows.values()} - {""}
+        of_value = {value: _meant(name, value) for value in values} if len(values) <= _MOST_SPLITS else {}
+        if None not in of_value.values() and is_a_split(of_value.values()):
+            found[name] = tuple(of_value.get(row[name]) or "" for row in rows.values())  # "" where nothing is said
+    if len(set(found.values())) > 1:
+        both = " and ".join(map(shown, [*found][:2]))
+        raise DataError(f"{called}: {both} say different splits; name the right one with `split_column` in the layout")
+    if not found:
+        return None, {}
+    name, splits = next(iter(found.items()))
+    return name, {line: {name: split} for line, split in zip(rows, splits, strict=True)}
+
+
+def _meant(column: str, value: str) -> str | None:
+    """Return the split that a value of a column means: "Training" in Usage, "True" in is_valid."""
+    if match := _OF_SPLIT.fullmatch(column.casefold()):
+        own, sure = split_of(match[1])
+        other = "test" if own == "train" else "train"
+        said = value.strip().casefold()
+        return own if sure and said in _YES else other if sure and said in _NO else None
+    return None if re.search(r"[./\\]", value) else split_of(value)[0]  # train/1.jpg is a path
+
+
+def with_label(
+    rows: Mapping[int, Mapping[str, str]], columns: Sequence[str], *, called: str
+) -> dict[int, dict[str, str]]:
+    """Return rows with a column `label` in place of one column per class, which is 1 for its images and else 0.
+
+    Args:
+        columns: those that may be classes; rows are returned as they are unless all of them look so.
+
+    Raises:
+        DataError: a row is of several classes, or of none.
+    """
+    classes = [name for name in columns if name]  # pandas writes an index without a name
+    is_coded = all({row[name].strip() for row in rows.values()} <= {"0", "1", "0.0", "1.0"} for name in classes)
+    if len(classes) < 2 or not is_coded:
+        return {line: dict(row) for line, row in rows.items()}
+    chosen = {line: [name for name in classes if row[name].strip().startswith("1")] for line, row in rows.items()}
+    if odd := next((line for line, names in chosen.items() if len(names) != 1), None):
+        such = " and ".join(map(shown, chosen[odd])) or "none"
+        raise DataError(
+            f"{called}, row {odd}: of the classes {', '.join(map(shown, classes))} it has {such}; expected one 1 per "
+            "row, or a column with the class, which `label_column` in the layout names"
+        )
+    others = [name for name in next(iter(rows.values())) if name not in classes]
+    return {line: {**{name: row[name] for name in others}, "label": chosen[line][0]} for line, row in rows.items()}
