@@ -108,6 +108,16 @@ def test_a_value_out_of_range_is_shown(params: Path, key: str, value: Any, messa
     assert refusal(params, {key: value}) == f"params.yaml: {key} is {value}: {message}"
 
 
+def test_the_last_epoch_is_not_kept_where_training_stops_early(params: Path) -> None:
+    stopping = {"metric": "val_loss", "patience": 5}
+    change(params, {"train.cnn.early_stopping": {**stopping, "metric": "train_loss"}, "train.cnn.checkpoint": "last"})
+    check_params()
+    assert refusal(params, {"train.cnn.early_stopping": stopping}) == (
+        "params.yaml: train.cnn.checkpoint is 'last': expected best, because early_stopping ends the training 5 epochs "
+        "after the best one"
+    )
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from darkroom.project.params import Section, Seed
 
@@ -262,3 +262,13 @@ class TrainParams(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
     seed: Seed
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _not_after_the_best(cls, checkpoint: str, info: ValidationInfo) -> str:
+        stopping = info.data.get("early_stopping")
+        if checkpoint == "last" and stopping is not None and stopping.metric.startswith("val_"):
+            raise ValueError(
+                f"expected best, because early_stopping ends the training {stopping.patience} epochs after the best one"
+            )
+        return checkpoint
