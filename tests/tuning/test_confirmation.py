@@ -30,6 +30,7 @@ def test_a_training_whose_worker_dies_confirms_nothing(tmp_path: Path) -> None:
             search=search,
             tasks=tasks,
             workers=lambda: Mortal(1, backend="loky"),
+            minutes=1.0,
             objectives=["val_accuracy"],
             alpha=0.05,
         )

@@ -282,6 +282,7 @@ class Tuning:
             search=search,
             tasks=[task_of(row) for row in compared],
             workers=lambda: self.resources.places(len(compared)),
+            minutes=minutes,
             objectives=objectives,
             alpha=alpha,
         )

@@ -22,6 +22,7 @@ def confirm(
     search: Search,
     tasks: Sequence[trial.Task],
     workers: Callable[[], Workers],
+    minutes: float,
     objectives: Sequence[str],
     alpha: float,
 ) -> ChosenTrial:
@@ -32,11 +33,14 @@ def confirm(
     Args:
         tasks: with the chosen values, and with those of params.yaml.
         workers: makes the places to train at.
+        minutes: about how long that takes; see expected_minutes().
         objectives, alpha: see choice.choose.
     """
     kept = search.attributes.get(KEPT, {})
     key = digest([task.recipe for task in tasks])
     if key not in kept:
+        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
+        say(f"tune: {names}: at full length on another seed, about {minutes:.0f} minutes")
         ours, theirs = _trained(tasks, workers)
         if ours.state != "complete":
             reason = f"{chosen.reason}; but at full length it failed ({ours.reason})"
@@ -68,8 +72,6 @@ def expected_minutes(
 
 def _trained(tasks: Sequence[trial.Task], workers: Callable[[], Workers]) -> list[Outcome]:
     with workers() as places:
-        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
-        say(f"tune: {names}: at full length on another seed")
         ending = [places.submit(number % places.n, trial.confirm, task) for number, task in enumerate(tasks)]
         return [_ended(future) for future in ending]
 
