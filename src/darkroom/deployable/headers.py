@@ -1,8 +1,8 @@
-"""Headers of image files: format and size without decoding, and what must not reach OpenCV.
+"""Read format and size of image files without decoding them, and refuse files that must not reach OpenCV.
 
-Travels beside package.py inside every registered model and imports nothing of darkroom. OpenCV believes what a file
-says of itself: a chunk's length, a tile's size. So every number that it would allocate or work by is held against the
-size of the image and of the file first.
+Travels beside package.py inside every registered model and imports nothing of darkroom. OpenCV trusts the numbers in a
+file, such as a chunk's length or a tile's size. So every number that determines an allocation or a loop is first
+compared with the size of the image and of the file.
 """
 
 import re
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC"
-UNREADABLE = (struct.error, IndexError, ValueError)  # what read_header raises
+UNREADABLE = (struct.error, IndexError, ValueError)  # errors of read_header
 MOST_SCANS = 100  # of a JPEG; cameras and web sites write 1 to 12
 MOST_TILES = 4096  # of a JPEG 2000 file
-MOST_TILE_PIXELS = 1 << 20  # of a TIFF, where the image is smaller
+MOST_TILE_PIXELS = 1 << 20  # of a TIFF whose image is smaller
 MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
-_CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of JPEG 2000's own
+_CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
 
 
 class TooManyPixelsError(ValueError):
@@ -24,17 +24,17 @@ class TooManyPixelsError(ValueError):
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file say.
+    """The header of an image file.
 
     Attributes:
         kind: JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC.
-        width, height: in pixels, as stored: EXIF may turn the image.
+        width, height: in pixels, as stored, before EXIF orientation.
         animated: whether there is more than one frame or page.
         has_alpha: whether pixels may be transparent.
         is_deep: whether values may have more than 8 bits.
-        orientation: as EXIF has it, 1 to 8, where OpenCV does not apply it: with transparency, and in AVIF.
-        transparent_grey: the value of a grey PNG that stands for transparent.
-        white: the value that stands for white, where the file itself says it.
+        orientation: of EXIF, 1 to 8, if OpenCV does not apply it: with transparency, and in AVIF.
+        transparent_grey: the value of a grey PNG that means transparent.
+        white: the value of white, if the file states it.
     """
 
     kind: str
@@ -54,8 +54,8 @@ def read_header(data: bytes) -> Header:
     A file of a few kilobytes can unpack to gigabytes, so this comes before decoding.
 
     Raises:
-        struct.error, IndexError: data end too early, or are in none of FORMATS.
-        ValueError: they are in one, but of a kind that is not read; the message says what to do.
+        struct.error, IndexError: the data end too early, or have none of FORMATS.
+        ValueError: an unsupported variant of a format; the message says what to do.
     """
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
@@ -83,7 +83,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
     Raises:
         TooManyPixelsError: it has more than max_pixels.
-        ValueError: it is not an image, has more than one frame, is truncated, or claims more than its size allows.
+        ValueError: it is not an image, has more than one frame, is truncated, or states sizes beyond the file.
     """
     if not data:
         raise ValueError("0 bytes: the file is empty")
@@ -104,7 +104,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
 
 def undecodable(data: bytes) -> str:
-    """Return what is said of a file that begins as an image and cannot be decoded."""
+    """Return the error for a file that begins as an image but cannot be decoded."""
     return f"{count(data)} not an image that can be decoded; it is truncated, damaged or compressed in an unusual way"
 
 
@@ -116,7 +116,7 @@ def count(data: bytes) -> str:
 def _jpeg(data: bytes) -> Header:
     at = 2
     while True:
-        # Find the next marker exactly as libjpeg does: a file must not show one size here and another to the decoder.
+        # Find the next marker exactly as libjpeg does, so that both read the same size.
         if (at := data.find(b"\xff", at)) < 0:
             raise IndexError("no start of frame")
         while data[at] == 0xFF:
@@ -131,7 +131,7 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Refuse a progressive JPEG that takes minutes: every scan is a pass over the whole image."""
+    """Refuse a progressive JPEG with so many scans that decoding takes minutes."""
     if data.count(b"\xff\xda") <= MOST_SCANS:  # also counts those inside comments and thumbnails
         return
     at = n_scans = 0
@@ -172,7 +172,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse a chunk that claims more than there is: OpenCV allocates what it claims."""
+    """Refuse a chunk that is longer than the file, because OpenCV allocates its stated length."""
     for name, at, n_bytes in _png_chunks(data):
         if at + n_bytes + 4 > len(data):
             raise IndexError("a chunk ends behind the file")
@@ -271,7 +271,7 @@ def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int
 
 
 def _check_tiff(data: bytes) -> None:
-    """Refuse lists that claim more entries than the file has bytes: libtiff allocates what they claim."""
+    """Refuse lists with more entries than the file has bytes, because libtiff allocates their stated length."""
     order = "<" if data[:2] == b"II" else ">"
     tags, _ = _tiff_tags(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
     if any(count > len(data) for _, count, _ in tags.values()):
@@ -279,7 +279,7 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation that EXIF data, a TIFF without an image, say: 1 to 8."""
+    """Return the orientation in EXIF data, which are a TIFF without an image: 1 to 8."""
     try:
         order = "<" if exif[:2] == b"II" else ">"
         tags, _ = _tiff_tags(exif, struct.unpack_from(f"{order}I", exif, 4)[0], order)
@@ -300,7 +300,7 @@ def _jpeg_2000(data: bytes) -> Header:
 
 
 def _codestream(data: bytes) -> int:
-    """Return where the codestream of a JPEG 2000 file begins; what looks like one in another box is none."""
+    """Return where the codestream of a JPEG 2000 file begins, ignoring its marker in other boxes."""
     if data[:4] == _CODESTREAM:
         return 0
     for name, at, _ in _boxes(data, 0, len(data)):
@@ -338,7 +338,7 @@ def _pnm(data: bytes) -> Header:
 
 
 def _heif(data: bytes) -> Header:
-    """Return the header of an AVIF or HEIC file: the largest image in it counts, the others are thumbnails or alpha."""
+    """Return the header of an AVIF or HEIC file: of its largest image; the others are thumbnails or alpha."""
     (n_bytes,) = struct.unpack_from(">I", data, 0)
     brands = {data[at : at + 4] for at in range(8, min(n_bytes, 256), 4)}
     kind = "AVIF" if brands & {b"avif", b"avis"} else "HEIC"
@@ -363,7 +363,7 @@ def _heif(data: bytes) -> Header:
 
 
 def _check_avif(data: bytes) -> None:
-    """Refuse an AVIF whose coded frames are larger than it says: the decoder allocates by them, and then shrinks."""
+    """Refuse an AVIF whose coded frames are larger than stated, because the decoder allocates for the frames."""
     header, n_frames = _heif(data), 0
     meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
     for name, start, end in _boxes(data, meta + 4, len(data)):
@@ -409,7 +409,7 @@ def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _av1_frame_size(data: bytes) -> tuple[int, int] | None:
-    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None where it has none.
+    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None without one.
 
     AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5.
     """
@@ -463,7 +463,7 @@ _CHECKS: Mapping[str, Callable[[bytes], None]] = {
 
 
 def _foreign(data: bytes) -> str | None:
-    """Return the format of a file that is none of FORMATS, and what to do; None where it is not known."""
+    """Return the format of a file that is none of FORMATS, and what to do; None if it is unknown."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     known = {
         b"\xff\x0a": "JPEG XL",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from darkroom.data.raw.labels import table_names
 from darkroom.inspection.findings import Findings
 from darkroom.project.text import shown
 
@@ -35,8 +36,9 @@ def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any])
         preset: the params of the preset.
     """
     layout: Any = found.source.layout
-    by_table = f"{shown(str(layout.get('table')))} says the classes"
-    kind = "the classes are directories" if layout["kind"] == "folders" else by_table
+    by_table = f"{' and '.join(map(shown, table_names(layout)))} says the classes"
+    kinds = {"folders": "the classes are directories", "parquet": "shards with images in them"}
+    kind = kinds.get(layout["kind"], by_table)
     source = {"kind": "path", "path": path, "layout": layout if len(layout) > 1 else layout["kind"]}
     form = found.chosen.form
     reasons = found.chosen.reasons

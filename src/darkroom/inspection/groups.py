@@ -48,7 +48,7 @@ def propose(names: Sequence[str], labels: Sequence[str], attributes: Sequence[Ma
         labels: their classes.
         attributes: the other columns of a label table for each image.
     """
-    columns = [column for column in (attributes[0] if attributes else ()) if _COLUMN.fullmatch(column)]
+    columns = [column for column in (attributes[0] if attributes else ()) if is_group_column(column)]
     for column in columns:
         if fits := _fits([row.get(column, "") for row in attributes], labels):
             return Proposal(column, True, *fits)
@@ -59,6 +59,15 @@ def propose(names: Sequence[str], labels: Sequence[str], attributes: Sequence[Ma
             complete = all(values)
             found.append(Proposal(pattern, complete and _says_so(pattern, names), *fits))
     return max(found, key=lambda proposal: proposal.is_certain, default=None)  # the first of them
+
+
+def is_group_column(name: str) -> bool:
+    """Return whether the column of a table is called after patients, videos, lots or the like.
+
+    >>> is_group_column("patient_id"), is_group_column("age")
+    (True, False)
+    """
+    return _COLUMN.fullmatch(name) is not None
 
 
 def _fits(values: Sequence[str], labels: Sequence[str]) -> tuple[int, str] | None:

@@ -20,7 +20,7 @@ class Seen(NamedTuple):
     Attributes:
         image: its number is a position in the listing.
         n_bytes: of its file.
-        id: equal for equal bytes; the sha256 of a file of up to HEAD_BYTES.
+        id: equal for equal bytes that were read; the sha256 of a file of up to HEAD_BYTES.
         header: None if it needs the whole file, or is unusable.
     """
 
@@ -34,8 +34,8 @@ def read_headers(listing: Listing, placed: Sequence[Placed], *, max_pixels: int,
     """Return all images with their headers, those of train first."""
     found: dict[int, Seen] = {}
     for image in sorted(placed, key=lambda image: image.number):  # a compressed tar can only be read forward
-        n_bytes = listing.n_bytes(image.number)
-        if n_bytes > max_image_bytes:
+        n_bytes = 0 if (unread := listing.unread(image.number)) else listing.n_bytes(image.number)
+        if unread or n_bytes > max_image_bytes:
             found[image.number] = Seen(image, n_bytes, b"%032d" % image.number, None)
             continue
         head = _head(listing, image.number)

@@ -40,10 +40,10 @@ class Familiarity(NamedTuple):
 
 
 def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
-    """Return what a trained network finds familiar: described by training images, set to scale by validation images.
+    """Fit the strangeness of a trained network to training images, and its scale to validation images.
 
-    A head of few images was fitted to those for validation too (see head_phase.solve_head). It is surer of them than of
-    new ones, so the share of known images that are found unknown holds nearly, not exactly.
+    With few images a head is also fitted to the validation images (see head_phase.solve_head). It is more confident on
+    them than on new ones, so slightly more known images than stated are unknown.
     """
     from darkroom.networks import inference, strangeness
 

@@ -23,6 +23,7 @@ LEAST_EDGE, GREATEST_EDGE = 32, 224
 LEAST_KEPT_EDGE = 16
 MOST_SPREAD = 1.5  # maximum ratio of aspect ratios for stretching
 MOST_CROPPED = 2.0  # maximum aspect ratio for cropping: less than half of longer images would be left
+FAINT = 16  # times darker than white: 12 bits among 16
 
 
 class ImageSize(NamedTuple):
@@ -89,11 +90,12 @@ def choose_resize(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
     return ("crop" if max(high, 1 / low) <= MOST_CROPPED else "letterbox"), spread
 
 
-def choose_white_level(brightest: int | None) -> tuple[int, str]:
+def choose_white_level(brightest: int | None, faintest: tuple[str, int] | None = None) -> tuple[int, str]:
     """Return the value of 16-bit images that becomes 255, and the reason: the end of 8, 10, 12, 14 or 16 bits.
 
     Args:
         brightest: the highest value in 16-bit images, None if there are none.
+        faintest: the quoted name of the image with the lowest maximum, and this maximum.
 
     >>> choose_white_level(3900)
     (4095, 'values up to 3900')
@@ -101,7 +103,10 @@ def choose_white_level(brightest: int | None) -> tuple[int, str]:
     if brightest is None:
         return 65535, "no images of 16 bits"
     level = next(level for bits in (8, 10, 12, 14, 16) if (level := (1 << bits) - 1) >= brightest)
-    return level, f"values up to {brightest}"
+    reason = f"values up to {brightest}"
+    if faintest and faintest[1] * FAINT < level:
+        reason += f", but {faintest[0]} has none above {faintest[1]} and will be nearly black: scale such files first"
+    return level, reason
 
 
 def _pictures(n: int) -> str:
@@ -120,11 +125,13 @@ class Sample(NamedTuple):
         sizes: (height, width) of each in pixels.
         colored: the quoted name of the first whose channels differ; None if all are grey.
         brightest: the highest value in 16-bit images; None if there are none.
+        faintest: the quoted name of the 16-bit image with the lowest maximum, and this maximum.
     """
 
     sizes: list[tuple[int, int]]
     colored: str | None
     brightest: int | None = None
+    faintest: tuple[str, int] | None = None
 
 
 class Chosen(NamedTuple):
@@ -173,7 +180,7 @@ def choose_form(
     if resize == "auto":
         resize, reasons["resize"] = choose_resize(sample.sizes)
     if white_level == "auto":
-        white_level, reasons["white_level"] = choose_white_level(sample.brightest)
+        white_level, reasons["white_level"] = choose_white_level(sample.brightest, sample.faintest)
     red, green, blue = background
     return Chosen(Form((height, width), color, resize, (red, green, blue), white_level), reasons)
 
@@ -219,8 +226,12 @@ def sample_of(images: Iterable[tuple[str, bytes | np.ndarray | Unread]], *, wher
             why = f"{shown(name)}: {reason}"
             continue
         found.sizes.append(size)
+        own = None if brightest is None else (shown(name), brightest)
         found = Sample(
-            found.sizes, found.colored or (shown(name) if colored else None), _larger(found.brightest, brightest)
+            found.sizes,
+            found.colored or (shown(name) if colored else None),
+            _larger(found.brightest, brightest),
+            min((one for one in (found.faintest, own) if one), key=lambda one: one[1], default=None),
         )
     if not found.sizes:
         raise DataError(f"{where}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
@@ -271,7 +282,11 @@ def sampled_in(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of n of the images that may be trained on; see look()."""
     fit = (
-        image for image in placed if image.split in (None, "train") and listing.n_bytes(image.number) <= max_image_bytes
+        image
+        for image in placed
+        if image.split in (None, "train")
+        and not listing.unread(image.number)
+        and listing.n_bytes(image.number) <= max_image_bytes
     )
     chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
     for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward

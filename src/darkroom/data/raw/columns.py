@@ -1,4 +1,4 @@
-"""Which columns of a table say the path, the class and the split of its images."""
+"""Find the columns of a table that hold the path, the class and the split of its images."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ LABELS = ("label", "labels", "class", "category", "target", "choice")
 SPLITS = ("split", "subset", "set")
 _OF_SPLIT = re.compile(r"is_?(\w+)")  # a column such as is_valid, as fastai has it
 _YES, _NO = {"true", "1", "yes"}, {"false", "0", "no"}
-_MOST_SPLITS = 10  # different values of a column that says the split
+_MOST_SPLITS = 10  # maximum number of different values in a column of splits
 
 
 def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
@@ -46,12 +46,15 @@ def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], 
 def split_column(
     rows: Mapping[int, Mapping[str, str]], given: str | None, *, asked: Sequence[str], called: str
 ) -> tuple[str | None, dict[int, dict[str, str]]]:
-    """Return the column that says the split, None where there is none, and its values by line where they need words.
+    """Return the name of the column with the splits, None if there is none, and the values to replace, by line.
 
-    It is the given one, one of a usual name, or else the one of those asked whose every value means a split.
+    It is the given column, one with a usual name, or else the one whose values are all names of splits.
+
+    Args:
+        asked: the columns whose values are looked at.
 
     Raises:
-        DataError: there is no such column, or several say different splits.
+        DataError: the given column does not exist, or two columns have different splits.
     """
     header = list(next(iter(rows.values())))
     if given:
@@ -63,7 +66,7 @@ def split_column(
         values = {row[name] for row in rows.values()} - {""}
         of_value = {value: _meant(name, value) for value in values} if len(values) <= _MOST_SPLITS else {}
         if None not in of_value.values() and is_a_split(of_value.values()):
-            found[name] = tuple(of_value.get(row[name]) or "" for row in rows.values())  # "" where nothing is said
+            found[name] = tuple(of_value.get(row[name]) or "" for row in rows.values())  # "" if the cell is empty
     if len(set(found.values())) > 1:
         both = " and ".join(map(shown, [*found][:2]))
         raise DataError(f"{called}: {both} say different splits; name the right one with `split_column` in the layout")
@@ -74,7 +77,7 @@ def split_column(
 
 
 def _meant(column: str, value: str) -> str | None:
-    """Return the split that a value of a column means: "Training" in Usage, "True" in is_valid."""
+    """Return the split that a value stands for, such as "Training" in Usage or "True" in is_valid, else None."""
     if match := _OF_SPLIT.fullmatch(column.casefold()):
         own, sure = split_of(match[1])
         other = "test" if own == "train" else "train"
@@ -86,13 +89,13 @@ def _meant(column: str, value: str) -> str | None:
 def with_label(
     rows: Mapping[int, Mapping[str, str]], columns: Sequence[str], *, called: str
 ) -> dict[int, dict[str, str]]:
-    """Return rows with a column `label` in place of one column per class, which is 1 for its images and else 0.
+    """Return rows with a column `label` instead of one 0/1 column per class.
 
     Args:
-        columns: those that may be classes; rows are returned as they are unless all of them look so.
+        columns: the candidates; unless all of them hold 0 and 1 only, the rows are returned unchanged.
 
     Raises:
-        DataError: a row is of several classes, or of none.
+        DataError: a row has several classes, or none.
     """
     classes = [name for name in columns if name]  # pandas writes an index without a name
     is_coded = all({row[name].strip() for row in rows.values()} <= {"0", "1", "0.0", "1.0"} for name in classes)

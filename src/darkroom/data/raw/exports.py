@@ -12,6 +12,15 @@ from darkroom.errors import DataError
 from darkroom.project.text import shown
 
 
+def export_kind(data: bytes) -> str | None:
+    """Return the kind of the layout that reads JSON, None where it is neither COCO nor of Label Studio."""
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        return None
+    return "coco" if is_coco(content) else "label_studio" if is_label_studio(content) else None
+
+
 def is_coco(content: Any) -> bool:
     """Return whether parsed JSON has the form of COCO."""
     return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))

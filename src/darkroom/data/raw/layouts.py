@@ -15,7 +15,7 @@ from darkroom.data.raw.labels import LISTED, placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
 from darkroom.data.raw.names import OFFICIAL
 from darkroom.data.raw.placement import Placed, check_classes, check_names, place
-from darkroom.data.raw.shards import is_shard, read_rows
+from darkroom.data.raw.shards import NO_BYTES, is_shard, read_rows
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.files.array_folder import MANIFEST
@@ -274,7 +274,7 @@ def _in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) 
     def rows(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
         for data in read_rows(listing, layout, [image.number for image in images]):
             if data is None:
-                yield Unread("the shard has no bytes of it, only a path")
+                yield Unread(NO_BYTES)
             else:
                 yield data if len(data) <= max_image_bytes else oversized(len(data))
 

@@ -22,6 +22,7 @@ class Listing:
         where: the dataset's name in errors.
         names: (path with "/" between its parts, whether it is a directory).
         n_bytes, read, open: return the size of a file, its content, or a seekable stream of it.
+        unread: returns why a file cannot be read, None if it can.
     """
 
     where: Path
@@ -29,6 +30,7 @@ class Listing:
     n_bytes: Callable[[int], int]
     read: Callable[[int], bytes]
     open: Callable[[int], IO[bytes]]
+    unread: Callable[[int], str | None] = lambda _: None
 
 
 def listing_of_archive(archive: Archive) -> Listing:
@@ -61,6 +63,7 @@ def listing_of_files(where: Path, found: Sequence[tuple[str, Path, bool]]) -> Li
         lambda number: readable(number).stat().st_size,
         lambda number: readable(number).read_bytes(),
         lambda number: readable(number).open("rb"),
+        lambda number: unreadable(found[number][1]),
     )
 
 

@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SUFFIX = ".parquet"
 IMAGES = ("image", "img", "picture", "photo")
 _IMAGES, _ROWS = 16, 1024  # rows in memory at once, with and without the bytes of the images
+NO_BYTES = "the shard has no bytes of it, only a path"  # why an image cannot be read
 _BUFFER_BYTES = 1 << 20  # to read a column page by page, not as a whole
 
 
@@ -79,6 +81,61 @@ def read_rows(listing: Listing, layout: Mapping[str, Any], numbers: Sequence[int
                 if wanted and wanted[0] < row + file.metadata.num_rows:
                     yield from _contents(file, wanted, layout, start=row)
                 row += file.metadata.num_rows
+
+
+def listing_of_rows(listing: Listing, layout: Mapping[str, Any], placed: Sequence[Placed]) -> Listing:
+    """Return a listing of the rows of shards, as if each were a file; reading in ascending order is fast."""
+    rows = _Rows(listing, layout, n=len(placed))
+
+    def read(number: int) -> bytes:
+        if (content := rows.content(number)) is None:
+            raise DataError(f"{listing.where}: {placed[number].name}: {NO_BYTES}")
+        return content
+
+    return Listing(
+        listing.where,
+        [(image.name, False) for image in placed],
+        rows.n_bytes,
+        read,
+        lambda number: BytesIO(read(number)),
+        lambda number: NO_BYTES if rows.content(number) is None else None,
+    )
+
+
+class _Rows:
+    """The images of n rows, read in one pass as long as the numbers ascend."""
+
+    def __init__(self, listing: Listing, layout: Mapping[str, Any], *, n: int) -> None:
+        self._listing, self._layout, self._n = listing, layout, n
+        self._sizes: dict[int, int] = {}
+        self._rest: Iterator[bytes | None] = iter(())
+        self._number, self._content = n, None  # type: int, bytes | None
+
+    def n_bytes(self, number: int) -> int:
+        """Return the size of an image, 0 if the row has no bytes."""
+        if number not in self._sizes:
+            self.content(number)
+        return self._sizes[number]
+
+    def content(self, number: int) -> bytes | None:
+        """Return the bytes of an image, None if the row has none."""
+        if number < self._number:
+            self._rest = read_rows(self._listing, self._layout, range(number, self._n))
+            self._number = number - 1
+        while self._number < number:
+            self._content = next(self._rest)
+            self._number += 1
+            self._sizes[self._number] = len(self._content or b"")
+        return self._content
+
+
+def holds_images(listing: Listing, position: int) -> bool:
+    """Return whether a file is a shard with images in it."""
+    try:
+        with _opened(listing, position) as file:
+            return any(_is_image(field.type) for field in file.schema_arrow)
+    except DataError:
+        return False
 
 
 def _shards(listing: Listing, layout: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -136,7 +136,7 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with a column `label.name` for what is nested in its column `label`, and the one item of a list."""
+    """Return a row with nested values as columns such as `label.name`, and lists of one item as that item."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         one = next(iter(value), None) if isinstance(value, list) and len(value) < 2 else value
@@ -216,7 +216,7 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
 
 
 def _split_by_directories(placed: Sequence[Placed]) -> list[Placed]:
-    """Return images with the split that a directory above each says; without one unless all have one."""
+    """Return images with the split of a directory above them; unchanged unless every image has one."""
     by_image: dict[int, str] = {}
     for image in placed:
         for split, sure in map(split_of, image.name.split("/")[:-1]):
