@@ -9,10 +9,10 @@ network, optimizer, label smoothing, flips and shifts, and its space of learning
 augmented copies and bfloat16 are left out, on all sides. The params are given a bad learning rate, the lowest of the
 space, so that it is known that a search can find a better one: `preset` trains with it, without a search.
 
-tune searches for so many minutes and then confirms its choice (`tune.confirm`). It takes part twice: by default a trial
-must beat trial 0 significantly to be chosen; with `alpha: 1.0` the most accurate one is, and the confirmation decides.
-What both take together, from the start of the stages to their ends, the others get in the same seed; after it no trial
-begins, and one that runs ends with its epoch. Then
+tune searches for so many minutes and then confirms its choice (`tune.confirm`). It takes part twice: with the `alpha`
+of params.yaml, at which a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset:
+the most accurate trial is chosen, and the confirmation decides. What both take together, from the start of the stages
+to their ends, the others get in the same seed; after it no trial begins, and one that runs ends with its epoch. Then
 each side trains a network from the start with the values that it found, for so many epochs on all the training images,
 and keeps the best of those epochs; the accuracy of that one on the test images counts. A trial is what the tool calls
 one: KerasTuner counts one more where Hyperband goes on with a network.

@@ -36,7 +36,7 @@ def main() -> None:
     from darkroom.evaluation.earlier import read_earlier
     from darkroom.evaluation.heat import heat_of
     from darkroom.figures.fonts import advice
-    from darkroom.tracking.runs import reopen_training
+    from darkroom.tracking.restored import reopen_training
 
     with ExitStack() as stack:  # a store that does not answer must fail before anything is scored, not after
         records = {name: stack.enter_context(reopen_training(name, said)) for name, said in trained.items()}

@@ -234,6 +234,28 @@ def test_what_cannot_be_read_is_rejected_as_preprocess_does(
             ],
         ),
         (
+            {**ANIMALS, ".net/1.png": photo("net"), ".thumbnails/1.png": photo("net"), ".git/config": b"x"},
+            ["'.net' is hidden and left out; rename it if it is a class"],
+        ),
+        (
+            {**FLAT, "all.parquet": shard("1")},
+            ["only the shards are used; 'images/cats_0.png' and other files are left out"],
+        ),
+        ({**ANIMALS, "old/all.parquet": shard("1")}, ["'old/all.parquet' holds images, too, and is not used"]),
+        (
+            {f"{n}.png": photo(str(n)) for n in range(40)}
+            | {"a.csv": csv("path,label", *(f"{n}.png,{n // 4 / 8}" for n in range(40)))},
+            ["classes such as '1.125' look like measurements; each value is a class of its own"],
+        ),
+        (
+            photos("patient001/study", "patient002/study"),
+            ["classes such as 'patient001' look like groups; if so, use a label table for the classes"],
+        ),
+        (
+            {**ANIMALS, "train_test_split.txt": b"x"},
+            ["'train_test_split.txt' may list a split, which is not read; a label table with a column split is"],
+        ),
+        (
             {**ANIMALS, "meta/train.txt": b"x", "meta/test.txt": b"x"},
             ["'meta/test.txt' may list a split, which is not read; a label table with a column split is"],
         ),

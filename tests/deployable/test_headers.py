@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from darkroom.deployable.headers import MOST_SCANS, TooManyPixelsError, checked_header, read_header
 from tests.support import decoding_memory
@@ -18,12 +19,14 @@ from tests.support.image_files import (
     animations,
     bmp,
     bombs,
+    encoded,
     jp2_with_decoy,
     jpeg_of_scans,
     long8_tiff,
     png,
     thumbnail_chain,
     tiff,
+    tiff_of_pixels,
     tiff_of_strip,
     tiff_of_tile,
 )
@@ -141,6 +144,20 @@ def test_thumbnails_may_come_before_or_after_their_image() -> None:
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 0)]),
             "a TIFF of 16 bits in which 0 is white",
         ),
+        (encoded("TIFF", Image.new("LA", (8, 8))), "a TIFF of 2 channels that are not RGB; save it as PNG"),
+        (
+            tiff_of_pixels(np.zeros((8, 8, 3), np.uint8), photometric=1),
+            "a TIFF of 3 channels that are not RGB; save it",
+        ),
+        (
+            tiff_of_pixels(np.zeros((8, 8, 4), np.uint16), photometric=5),
+            "a TIFF of 4 channels that are not RGB; save it",
+        ),
+        (
+            tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3), (284, 3, 1, 2)]),
+            "a TIFF of 16 bits whose channels are stored one after another; save them interleaved",
+        ),
+        (encoded("JPEG2000", Image.new("LA", (8, 8))), "a JPEG 2000 image of 8x8 pixels and 2 channels; save it again"),
     ],
 )
 def test_kinds_of_a_format_that_are_not_read_are_named(data: bytes, message: str) -> None:

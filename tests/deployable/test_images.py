@@ -11,7 +11,17 @@ from PIL import Image, ImageOps
 
 from darkroom.deployable.headers import _png_chunks
 from darkroom.deployable.images import AboveWhiteError, Form, brightest, convert, decode, prepare, resize
-from tests.support.image_files import STILLS, animations, bombs, encoded, half_transparent, opencv, picture, turned
+from tests.support.image_files import (
+    STILLS,
+    animations,
+    bombs,
+    encoded,
+    half_transparent,
+    opencv,
+    picture,
+    tiff_of_pixels,
+    turned,
+)
 
 LIMIT = 50_000_000
 RGB, GREY = Form((16, 16), "rgb"), Form((16, 16), "grey")
@@ -125,6 +135,22 @@ def test_palettes_and_single_transparent_colours_are_transparent() -> None:
         assert image[0, :4, 0].tolist() == [0, 10, 255, 30]
     colour = Image.merge("RGB", [grey] * 3)
     assert pixels_of(encoded("PNG", colour, transparency=(20, 20, 20)))[0, :4, 0].tolist() == [0, 10, 255, 30]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (None, 20 * 102 / 255 + 153),  # as OpenCV writes transparency
+        (2, 20 * 102 / 255 + 153),
+        (1, 20 + 153),  # multiplied by alpha already
+        (0, 20),  # near infrared, for example
+    ],
+)
+def test_the_fourth_channel_of_a_tiff_is_what_it_says(dtype: type, extra: int | None, expected: float) -> None:
+    pixels: np.ndarray = np.full((8, 8, 4), [20, 20, 20, 102]).astype(dtype) * (257 if dtype is np.uint16 else 1)
+    image = pixels_of(tiff_of_pixels(pixels, extra=extra))
+    assert np.abs(image - expected).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])

@@ -229,8 +229,9 @@ def test_every_stage_has_a_row() -> None:
 
 def test_the_comparison_of_tuners_is_the_measured_one() -> None:
     found = json.loads((ROOT / "benchmarks/results/tuning_peers.json").read_text())
-    pattern = r"`tune` ends .*? has ([\d.]+) %.*?Hyperband with ([\d.]+) %, AutoKeras with ([\d.]+) %"
-    said = re.search(pattern, (DOCS / "compare.md").read_text(), re.S)
-    assert said
-    measured = [f"{100 * found[side]['val_accuracy']:.1f}" for side in ("darkroom", "keras-tuner", "autokeras")]
-    assert list(said.groups()) == measured
+    sides = ("darkroom-alpha-1", "optuna", "darkroom", "preset", "keras-tuner", "autokeras")
+    said = re.findall(r"^\| .* \| ([\d.]+) % \| (.*)\|$", (DOCS / "compare.md").read_text(), re.MULTILINE)
+    for side, (accuracy, won) in zip(sides, said, strict=True):
+        against = found["comparison"].get(f"darkroom-alpha-1 against {side}", {})
+        assert accuracy == f"{100 * found[side]['test_accuracy']:.1f}"
+        assert won.strip() == (f"{against['seeds_won']} seeds" if against else "")

@@ -116,16 +116,17 @@ def gc(
     from contextlib import nullcontext
 
     from darkroom.errors import DarkroomError
-    from darkroom.operations.gc import old_data, plan, remove
+    from darkroom.operations.dvc_cache import unused_data
+    from darkroom.operations.gc import plan, remove
     from darkroom.operations.single_flight import single_flight
 
     root = checkout()
     with single_flight("darkroom gc") if yes else nullcontext():
         planned = plan(root, name=registered_name(model), keep=keep, days=days)
         try:
-            old = old_data(root, remove=yes and dvc)
-            cache = {"files": old.n_files, "bytes": old.n_bytes, "removed": yes and dvc}
-            said_of_cache = str(old)
+            unused = unused_data(root, remove=yes and dvc)
+            cache = {"files": unused.n_files, "bytes": unused.n_bytes, "removed": yes and dvc}
+            said_of_cache = str(unused)
         except DarkroomError as error:
             if dvc:
                 raise

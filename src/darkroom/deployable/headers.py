@@ -35,6 +35,7 @@ class Header(NamedTuple):
         orientation: of EXIF, 1 to 8, if OpenCV does not apply it: with transparency, and in AVIF.
         transparent_grey: the value of a grey PNG that means transparent.
         white: the value of white, if the file states it.
+        premultiplied: whether OpenCV returns colours multiplied by their alpha.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Header(NamedTuple):
     orientation: int = 1
     transparent_grey: int | None = None
     white: int | None = None
+    premultiplied: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -254,7 +256,14 @@ def _tiff(data: bytes) -> Header:
     bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
     if bits > 8 and photometric == 0:  # OpenCV does not invert it
         raise ValueError("a TIFF of 16 bits in which 0 is white; save it as one in which 0 is black")
-    return Header("TIFF", width, height, animated, samples == 4 and photometric == 2, bits > 8)
+    if samples > 1 and photometric != 2 and (photometric < 2 or bits > 8):
+        raise ValueError(f"a TIFF of {samples} channels that are not RGB; save it as PNG")
+    if samples > 1 and bits > 8 and tags.get(284, (3, 1, 1))[2] != 1:  # OpenCV mixes them up
+        raise ValueError("a TIFF of 16 bits whose channels are stored one after another; save them interleaved")
+    extra = tags[338][2] if 338 in tags else None  # of the fourth channel; OpenCV writes alpha without this tag
+    has_alpha = samples == 4 and photometric == 2 and extra != 0  # 0: another channel, such as near infrared
+    premultiplied = has_alpha and (extra == 1 if bits > 8 else extra is not None)  # libtiff does it, too, in 8 bits
+    return Header("TIFF", width, height, animated, has_alpha, bits > 8, premultiplied=premultiplied)
 
 
 def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
@@ -294,7 +303,7 @@ def _jpeg_2000(data: bytes) -> Header:
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, at + 8)
     n_channels, depth = struct.unpack_from(">HB", data, at + 40)
     width, height = right - left, bottom - top
-    if min(width, height) < 1 or n_channels > 4 or width * height > MOST_TILES * tile_width * tile_height:
+    if min(width, height) < 1 or n_channels not in (1, 3, 4) or width * height > MOST_TILES * tile_width * tile_height:
         raise ValueError(f"a JPEG 2000 image of {width}x{height} pixels and {n_channels} channels; save it again")
     return Header("JPEG 2000", width, height, has_alpha=n_channels == 4, is_deep=depth & 0x7F > 7)
 

@@ -281,11 +281,10 @@ def _flattened(data: bytes, header: Header, form: Form) -> np.ndarray:
     else:
         return _turned(color, header.orientation)
     background = np.array(form.background, np.uint16)
-    premultiplied = header.kind == "TIFF" and not header.is_deep  # libtiff does that
     for start in range(0, len(color), _ROWS):  # in parts: the products take twice the memory
         rows = slice(start, start + _ROWS)
         opaque = alpha[rows, :, np.newaxis].astype(np.uint16)
-        shown = color[rows] * (np.uint16(255) if premultiplied else opaque)
+        shown = color[rows] * (np.uint16(255) if header.premultiplied else opaque)
         color[rows] = np.minimum((shown + background * (255 - opaque) + 127) // 255, 255)
     return _turned(color, header.orientation)
 

@@ -98,6 +98,8 @@ def broken_as_data_error(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is {'truncated' if cut else f'damaged ({error})'}; download it again") from None
     except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         cut = "unexpected end of data" in str(error)
+        if "invalid header" in str(error):
+            raise DataError(f"{path} is not a tar, or damaged; unpack it, or download it again") from None
         raise DataError(f"{path} is {'truncated' if cut else f'damaged ({error})'}; download it again") from None
     except UnicodeDecodeError as error:  # zipfile: marked as UTF-8
         raise DataError(f"{path}: the name {error.object!r} of a member is not UTF-8; pack it again") from None

@@ -36,7 +36,8 @@ def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any])
         preset: the params of the preset.
     """
     layout: Any = found.source.layout
-    by_table = f"{' and '.join(map(shown, table_names(layout)))} says the classes"
+    tables = table_names(layout)
+    by_table = f"{' and '.join(map(shown, tables))} {'says' if len(tables) == 1 else 'say'} the classes"
     kinds = {"folders": "the classes are directories", "parquet": "shards with images in them"}
     kind = kinds.get(layout["kind"], by_table)
     source = {"kind": "path", "path": path, "layout": layout if len(layout) > 1 else layout["kind"]}

@@ -70,6 +70,15 @@ def is_group_column(name: str) -> bool:
     return _COLUMN.fullmatch(name) is not None
 
 
+def is_group_name(name: str) -> bool:
+    """Return whether a name is that of one patient, video, lot or the like.
+
+    >>> is_group_name("patient_007"), is_group_name("animals")
+    (True, False)
+    """
+    return bool(re.search(r"\d", name)) and _COLUMN.fullmatch(name.rstrip("0123456789 _-")) is not None
+
+
 def _fits(values: Sequence[str], labels: Sequence[str]) -> tuple[int, str] | None:
     """Return number and example of the groups if each class has several and most images share one, else None."""
     sizes = Counter(value for value in values if value)

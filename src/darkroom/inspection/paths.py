@@ -10,6 +10,7 @@ from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, is_document, spli
 from darkroom.data.raw.placement import Placed
 
 FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
+_LIST_WORDS = {"list", "lists", "ids", "names", "files", "images", "split"}
 _CLASS_AND_NUMBER = re.compile(r"([^\W\d].*?)[_ .-]*\d+\.\w+")
 
 
@@ -77,9 +78,10 @@ def directories_in_classes(placed: Sequence[Placed]) -> str | None:
 
 
 def lists_of_splits(files: Collection[str]) -> list[str]:
-    """Return the text files that seem to list the images of a split other than train, such as meta/test.txt."""
-    said = {name: split_of(PurePosixPath(name).stem) for name in files if name.casefold().endswith(".txt")}
-    return sorted(name for name, (split, sure) in said.items() if sure and split != "train")
+    """Return the text files that seem to list images of a split, such as meta/test.txt and train_test_split.txt."""
+    stems = {name: words(PurePosixPath(name).stem) for name in files if name.casefold().endswith(".txt")}
+    said = {name: [split_of(word)[0] for word in stem if word not in _LIST_WORDS] for name, stem in stems.items()}
+    return sorted(name for name, splits in said.items() if None not in splits and set(splits) - {"train"})
 
 
 def class_in_name(files: Collection[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from darkroom.data.raw.shards import holds_images, is_shard, listing_of_rows
 from darkroom.data.raw.tables import SUFFIXES
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
-from darkroom.inspection.groups import is_group_column
+from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
     class_in_name,
     directories_in_classes,
@@ -31,6 +31,9 @@ DEEPEST_TABLE = 2  # maximum number of directories above a table
 LARGEST_TABLE = 64 << 20  # bytes; larger tables are not tried unless the user names them
 _EXPORT = ".json"  # suffix of COCO and Label Studio
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_COPIES = {".thumbnails", ".thumbs", ".ipynb_checkpoints", ".AppleDouble"}  # hidden directories of no class
+_MEASURED, _MANY = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?", re.IGNORECASE), 10  # classes that are numbers
 _ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a contest, with placeholder labels
 
 
@@ -66,7 +69,7 @@ def opened(path: Path, *, layout: Mapping[str, Any] | None, max_archive_bytes: i
         raise DataError(f"no such file or directory: {escaped(str(path))}")
     if not path.is_dir() and (reason := unreadable(path)):
         raise DataError(f"cannot read {escaped(str(path))}: {reason}")
-    suffix = path.suffix.casefold()
+    suffix = path.suffix.casefold() if path.is_file() else ""
     if suffix in _SPREADSHEETS:
         raise DataError(f"{path} is a spreadsheet; save it as CSV and give that")
     one = listing_of_files(path, [(path.name, path, False)])
@@ -121,19 +124,28 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
     Raises:
         DataError: no layout fits.
     """
-    if any(not is_dir and is_shard(name) and holds_images(listing, n) for n, (name, is_dir) in _looked_at(listing)):
+    shards = [
+        n for n, (name, is_dir) in _looked_at(listing) if not is_dir and is_shard(name) and holds_images(listing, n)
+    ]
+    others = [name for name in _files(listing) if not is_document(name)]
+    if shards and not others:
         return read({"kind": "parquet"})
-    tables, why_not = _tables(listing, read)
+    tables, why_not = _tables(listing, read, without=shards)
     try:
         by_folders = read({"kind": "folders"})
     except DataError as error:
         if tables:
             return _with_notes(_largest(tables, read))
+        if shards:
+            note = f"only the shards are used; {shown(min(others))} and other files are left out"
+            return read({"kind": "parquet"})._replace(notes=[note])
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
         raise DataError("; ".join([f"{error}{how}", *class_in_name(_files(listing)), *why_not])) from None
-    return _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
+    found = _with_notes(_better(by_folders, _largest(tables, read)) if tables else by_folders)
+    unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
+    return found._replace(notes=[*found.notes, *unused])
 
 
 def _better(by_folders: Source, table: Source) -> Source:
@@ -181,12 +193,37 @@ def _with_notes(source: Source) -> Source:
             f"directories inside the classes, such as {shown(inner)}, belong to them; if these are the classes, use "
             f"--layout 'level: {inner.count('/') + 1}'"
         )
+    labels = {image.label for image in source.placed}
+    if len(labels) >= _MANY and all(map(_MEASURED.fullmatch, labels)):
+        notes.append(f"classes such as {shown(max(labels))} look like measurements; each value is a class of its own")
+    if all(map(is_group_name, labels)):
+        notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
+    if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):
+        notes.append(f"{shown(hidden[0])} is hidden and left out; rename it if it is a class")
     if not any(image.split for image in source.placed) and (lists := lists_of_splits(_files(source.listing))):
         notes.append(f"{shown(lists[0])} may list a split, which is not read; a label table with a column split is")
     return source._replace(notes=notes)
 
 
-def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tuple[list[Source], list[str]]:
+def _hidden_classes(source: Source) -> list[str]:
+    """Return the hidden directories with images beside those of classes."""
+    where, found = source.listing.where, set[str]()
+    parts = [(image.label, image.name.split("/")) for image in source.placed]
+    holders = {"/".join(names[: names.index(label)]) for label, names in parts}
+    for holder in holders if where.is_dir() else ():
+        with suppress(OSError):
+            found |= {f"{holder}/{file.parent.name}/{file.name}".strip("/") for file in (where / holder).glob(".*/*.*")}
+    if not where.is_dir():
+        found = {name for name, is_dir in source.listing.names if not is_dir}
+    pictures = {PurePosixPath(name) for name in found if PurePosixPath(name).suffix.casefold() in _PICTURES}
+    hidden = {picture.parent for picture in pictures if picture.parent.name.startswith(".")}
+    beside = [path for path in hidden if posixpath.dirname(str(path)) in holders and path.name not in _COPIES]
+    return sorted(map(str, beside))
+
+
+def _tables(
+    listing: Listing, read: Callable[[Mapping[str, Any]], Source], *, without: Sequence[int]
+) -> tuple[list[Source], list[str]]:
     """Return the dataset by each of its label tables that fits, and the reasons why others do not fit."""
     found, why_not = [], []
     for suffixes in (SUFFIXES, (_EXPORT,), _SPREADSHEETS):
@@ -194,6 +231,7 @@ def _tables(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) -> tu
             number
             for number, (name, is_dir) in _looked_at(listing)
             if not is_dir
+            and number not in without
             and PurePosixPath(name).suffix.casefold() in suffixes
             and not _ANSWERS.search(name)
             and name.count("/") <= DEEPEST_TABLE

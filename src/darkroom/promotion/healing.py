@@ -59,12 +59,12 @@ def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | N
 
 def _register_again(champion: Version, onnx: Path) -> Version:
     from darkroom.registry import aliases, register
-    from darkroom.tracking import runs
+    from darkroom.tracking import restored
 
     trained = read_json(onnx.with_name("run.json"))
     decided = (aliases.ROLLED_BACK, aliases.AGAINST)
     tags = {key: value for key, value in champion.tags.items() if not key.startswith(SHA256) and key not in decided}
-    model_uri, _ = runs.log_again(
+    model_uri, _ = restored.log_model(
         trained["run_id"], experiment=trained["experiment"], onnx_path=onnx, seen=onnx.with_name(SEEN_FILE), tags=tags
     )
     digest = sha256_of(onnx)

@@ -14,7 +14,7 @@ from darkroom.promotion.winner import Winner
 from darkroom.registry import aliases, register
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.registry.versions import damage, load
-from darkroom.tracking import runs
+from darkroom.tracking import restored, runs
 from darkroom.tracking.provenance import LINEAGE, lineage_tags, lock_digest
 
 N_VERIFIED = 64  # test images on which the registered version must reproduce the evaluation
@@ -39,9 +39,9 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
         "tags": lineage,
     }
     model_uri, run_tags = (
-        runs.log_again(trained["run_id"], **options)
+        restored.log_model(trained["run_id"], **options)
         if again
-        else runs.package(trained["model_uri"], run_id=trained["run_id"], **options)
+        else restored.find_or_log_model(trained["model_uri"], run_id=trained["run_id"], **options)
     )
     return register.register(
         name,

@@ -19,21 +19,18 @@ from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError, Stopped
 from darkroom.project.params import flatten
-from darkroom.project.text import redact
 from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-from darkroom.tracking.artifacts import is_gone
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import NOTE, run_page
 
 SUBJECTS = ("Version", "Decision", "Test", "Validation", "Settings", "Commit")  # of a description, in this order
 CURVE = "epoch/"  # prefix of metrics with a value per epoch; MLflow shows them as a group of charts
 PARENT = "mlflow.parentRunId"  # MLflow's tag of a child run
-RESTORED = "restored.run_id"  # tag of a run that replaces one of another store, with its id there
 
 
 @dataclass(frozen=True)
@@ -163,47 +160,6 @@ class Run:
             return log_package(self._client, self.id, onnx_path, seen=seen, input_example=input_example, step=step)
 
 
-def package(
-    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Return (URI, run tags) of a logged model; if this store does not have it, log it again.
-
-    That happens when DVC restores a trained model from its cache into a clone with another MLflow store.
-
-    Args:
-        model_uri: returned by Run.log_package, in the store of the training.
-        onnx_path, seen: the files of the model.
-        tags: of the run that replaces the training's, if necessary.
-    """
-    opened = client()
-    with store_errors(tracking_uri()):
-        logged = existing(lambda: opened.get_logged_model(model_uri.removeprefix("models:/")))
-        if logged and str(logged.status) == "READY" and not is_gone(logged.artifact_location):
-            trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
-            return model_uri, dict(trained.data.tags) if trained else {}
-    return log_again(run_id, experiment=experiment, onnx_path=onnx_path, seen=seen, tags=tags)
-
-
-def log_again(
-    run_id: str, *, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Log a model in the run that replaces that of its training, and return its (URI, run tags)."""
-    with reopen(_stand_in(run_id, experiment=experiment)) as current:
-        current.set_tags(tags)
-        return current.log_package(onnx_path, seen=seen), {**tags, RESTORED: run_id}
-
-
-def _stand_in(run_id: str, *, experiment: str) -> str:
-    """Return the id of the run that replaces one missing in this store; it is created on first use."""
-    experiment_id, opened = connect(experiment), client()
-    with store_errors(tracking_uri()):
-        known = opened.search_runs([experiment_id], f"tags.`{RESTORED}` = '{run_id}'", max_results=1)
-    if known:
-        return str(known[0].info.run_id)
-    with run(experiment=experiment, name="restored", params={}, tags={RESTORED: run_id}) as current:
-        return current.id
-
-
 @contextmanager
 def run(
     *,
@@ -292,29 +248,6 @@ def tags_of(run_id: str) -> dict[str, str] | None:
     with store_errors(tracking_uri()):
         found = existing(lambda: opened.get_run(run_id))
     return dict(found.data.tags) if found and found.info.lifecycle_stage == "active" else None
-
-
-@contextmanager
-def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
-    """Open the run of a candidate's training to add to it; if this store does not have it, its replacement.
-
-    Args:
-        trained: run.json of the training: its run_id and experiment.
-
-    Raises:
-        RegistryError: the store does not answer, or the run was deleted.
-    """
-    connect(trained["experiment"])
-    opened, run_id = client(), trained["run_id"]
-    with store_errors(tracking_uri()):
-        found = existing(lambda: opened.get_run(run_id))
-    if found and found.info.lifecycle_stage != "active":
-        raise RegistryError(
-            f"the run of {candidate}, {run_id}, was deleted in the MLflow store {redact(tracking_uri())}; restore it "
-            f"with `mlflow runs restore --run-id {run_id}`, or run `dvc repro --force train@{candidate}`"
-        )
-    with reopen(run_id if found else _stand_in(run_id, experiment=trained["experiment"])) as record:
-        yield record
 
 
 def process_namespace() -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from darkroom.data.raw.exports import export_kind
 from darkroom.data.raw.labels import placed_in
 from darkroom.data.raw.listing import listing_of_files
 from darkroom.errors import DataError
@@ -49,6 +50,9 @@ def test_coco_gives_each_image_its_category_and_fields(tmp_path: Path) -> None:
         ("images/1.jpg", "dog", None, {"id": "7", "width": "640", "license": "1"}),
         ("images/2.jpg", "cat", None, {"id": "3", "width": "320", "license": ""}),
     ]
+    texts = COCO | {"images": [{**image, "id": str(image["id"])} for image in COCO["images"]]}
+    found = placed(tmp_path, texts, "images/1.jpg", "images/2.jpg", kind="coco")
+    assert [label for _, label, *_ in found] == ["dog", "cat"]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_coco_gives_each_image_its_category_and_fields(tmp_path: Path) -> None:
             {"annotations": COCO["annotations"][:2]},
             "1 of 2 images have no label; label them, or take .*such as '2.jpg'",
         ),
-        ({"categories": [{"id": 17, "name": "cat"}]}, "labels.json is damaged: nothing is 18; export it again"),
+        ({"categories": [{"id": 17, "name": "cat"}]}, "labels.json is damaged: nothing is '18'; export it again"),
         ({"images": [{"id": 7}]}, "labels.json is damaged: nothing is 'file_name'"),
         ({"images": None}, "labels.json is not COCO; expected an object with images, annotations and categories"),
     ],
@@ -123,6 +127,7 @@ def test_of_several_choices_the_layout_names_one(tmp_path: Path) -> None:
         ([task("1.jpg", "cat"), task("2.jpg", "cat", "dog")], "1 of 2 images have several labels; keep one"),
         ([task("1.jpg", "cat"), {**task("2.jpg", "x"), "annotations": []}], "1 of 2 images have no label"),
         ([task("1.jpg", "cat"), task("3.jpg", "cat")], "labels.json names 1 image not there .such as '3.jpg'"),
+        ([{**task("1.jpg", "x"), "annotations": []}], "labels.json: no task has a choice; label them in Label Studio"),
         ([{"id": 5, "data": {"image": "1.jpg"}, "annotations": [{}]}], "task 5 lacks 'result'; export it again"),
         ([{"id": 5, "data": {"text": "a"}, "annotations": []}], "has no column path or .*; name it with `path_column`"),
     ],
@@ -130,6 +135,11 @@ def test_of_several_choices_the_layout_names_one(tmp_path: Path) -> None:
 def test_an_export_that_is_of_no_use_is_refused(tmp_path: Path, tasks: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         studio(tmp_path, tasks, "1.jpg", "2.jpg")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"images": ' + b"1" * 5000 + b"}", b"\xff", b"[]", b"{}"])
+def test_json_of_another_kind_is_no_export(data: bytes) -> None:
+    assert export_kind(data) is None
 
 
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:

@@ -263,6 +263,7 @@ def test_splits_in_the_names_of_classes_are_refused() -> None:
         (["train/cats/1", "train/dogs/1", "test/cats /1"], "the class names 'cats' and 'cats ' differ"),
         (["cats/1", "dogs/"], "the class directory 'dogs' has no images"),
         ([r"a\nb/1", r"A\nB/1"], r"the class names"),
+        ([r"caf\udce9/1", "tea/1"], r"the class name 'caf\udce9' is not UTF-8; rename it, or pack it again"),
         (["1/1", "1.0/1"], "the class names '1' and '1.0' differ only in the decimal point"),
         (["cat/1", "cat./1"], "the class names 'cat' and 'cat.' differ"),
         (["hot dog/1", "hot  dog/1"], "the class names 'hot  dog' and 'hot dog' differ"),
@@ -288,6 +289,15 @@ def test_folders_that_cannot_be_understood_are_refused(paths: list[str], message
 def test_a_split_of_some_images_alone_is_refused(paths: list[str], odd: str) -> None:
     with pytest.raises(DataError, match=f"data: '{odd}' seems to be a part of a split that other images have no part"):
         placed(*paths)
+
+
+def test_one_split_beside_images_of_no_class_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="'Train' holds directories, as a split does, and 'Meta' does not; set `root` in"
+    ):
+        placed("Train/0/1", "Train/1/1", "Meta/0")
+    assert classes("train/steam/1", "train/2", "bus/1") == ["train", "train", "bus"]
+    assert classes("train/train1/1", "bus/bus1/1") == ["train", "bus"]
 
 
 def test_directories_in_classes_may_say_one_split_alone() -> None:

@@ -146,6 +146,8 @@ def test_directories_of_images_say_the_split_if_no_column_does() -> None:
 def test_one_column_per_class_says_the_class() -> None:
     rows = [{"": "0", "image": "a", "MEL": "1.0", "NV": "0.0"}, {"": "1", "image": "b", "MEL": "0.0", "NV": "1.0"}]
     assert [label for _, label, *_ in placed(rows, ["a", "b"])] == ["MEL", "NV"]
+    said = [{"image": "a", "MEL": "True", "NV": "False"}, {"image": "b", "MEL": "False", "NV": "True"}]
+    assert [label for _, label, *_ in placed(said, ["a", "b"])] == ["MEL", "NV"]
     with pytest.raises(DataError, match="row 3: of the classes 'MEL', 'NV' it has 'MEL' and 'NV'; expected one 1 per"):
         placed([rows[0], rows[1] | {"MEL": "1"}], ["a", "b"])
     with pytest.raises(DataError, match="has no column label or .*, only 'image', 'male', 'female', 'breed'; name it"):
@@ -180,6 +182,31 @@ def test_absolute_paths_of_another_machine_are_found(start: str) -> None:
         ("set/images/cats/1.jpg", "cats/1.jpg"),
         ("set/images/dogs/1.jpg", "dogs/1.jpg"),
     ]
+
+
+@pytest.mark.parametrize("names", [("File Name", "Class Name"), ("img-path", "class_label"), ("FILEPATHS", "classes")])
+def test_names_of_columns_may_be_spelled_in_many_ways(names: tuple[str, str]) -> None:
+    assert placed([dict(zip(names, ("a.jpg", "cat"), strict=True))], ["a.jpg"])[0][1] == "cat"
+
+
+def test_paths_of_another_machine_keep_their_split() -> None:
+    rows = [{"path": "/data/train/1.jpg", "label": "cat"}]
+    assert placed(rows, ["x/train/1.jpg", "x/test/1.jpg"])[0][0] == "x/train/1.jpg"
+    with pytest.raises(DataError, match="names 1 image not there"):
+        placed(rows, ["x/test/1.jpg"])
+
+
+def test_escaped_paths_are_found_unless_files_are_called_so() -> None:
+    rows = [{"path": "my%20cat.jpg", "label": "cat"}]
+    assert placed(rows, ["x/my cat.jpg"])[0][0] == "x/my cat.jpg"
+    assert placed(rows, ["x/my cat.jpg", "x/my%20cat.jpg"])[0][0] == "x/my%20cat.jpg"
+    with pytest.raises(DataError, match=r"names 1 image not there .such as 'my%20cat.jpg'."):
+        placed(rows, ["x/cat.jpg"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_powershell_are_read(encoding: str) -> None:
+    assert placed_by({"labels.csv": "path,label\na.jpg,Café\n".encode(encoding)}, "a.jpg")[0][1] == "Café"
 
 
 def test_lines_of_separators_alone_are_no_rows() -> None:
@@ -248,6 +275,13 @@ def test_a_path_in_two_directories_needs_a_root() -> None:
         placed_by(table, "left/1.jpg", root="up")
 
 
+def test_a_table_of_a_split_names_no_images_of_another() -> None:
+    table = {"train.csv": csv_of([{"id": "1", "label": "cat"}])}
+    assert [name for name, *_ in placed_by(table, "data/train/1.jpg", "data/test/1.jpg")] == ["data/train/1.jpg"]
+    with pytest.raises(DataError, match="train.csv names 1 image not there"):
+        placed_by(table, "train/2.jpg", "test/1.jpg")
+
+
 def test_files_that_differ_in_suffix_are_not_guessed() -> None:
     with pytest.raises(DataError, match="names 1 image not there"):
         placed_by({"labels.csv": csv_of([{"path": "1", "label": "cat"}])}, "1.jpg", "1.png")
@@ -285,11 +319,11 @@ def test_a_path_that_is_no_file_of_the_dataset_is_refused(path: str) -> None:
         ([], "labels.csv has no rows; expected one per image"),
         (
             [{"a": "1", "label": "cat"}],
-            "has no column path or file or filename .*, only 'a', 'label'; name it with `path_",
+            "has no column path or file or filename, only 'a', 'label'; name it with `path_",
         ),
         (
             [{"path": "a.jpg", "b": "cat"}],
-            "has no column label or labels or class or category or .*, only 'path', 'b'; name",
+            "has no column label or labels or class, only 'path', 'b'; name",
         ),
         ([{"path": "a.jpg", "label": " "}], "row 2: no label; add it"),
         (
@@ -329,6 +363,7 @@ def test_a_table_that_cannot_be_understood_is_refused(rows: list[dict[str, str]]
         ("t.jsonl", b'{"path": "a"}\n[1]\n', "t.jsonl, line 2 is not a JSON object"),
         ("t.jsonl", b'\n[["path", "a"], ["label", "b"]]\n', "t.jsonl, line 2 is not a JSON object"),
         ("t.jsonl", b'{"path": "a"', "t.jsonl, line 1 is not a JSON object"),
+        ("t.jsonl", b"[" * 100_000, "t.jsonl, line 1 is not a JSON object"),
         ("t.csv", b"path,label\n\n\na,b,c\n", "t.csv, row 4: more values than the header has names"),
         ("t.parquet", b"PAR1", "t.parquet cannot be read: "),
         ("t.csv", b"path,label, label\na,b,c\n", "t.csv has two columns 'label'; rename one or take it out"),

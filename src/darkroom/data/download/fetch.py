@@ -3,8 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +17,7 @@ from darkroom.data.download.catalogue import (
     Source,
     UrlSource,
 )
+from darkroom.data.download.output import clear, unfinished
 from darkroom.data.download.packing import pack_digits, pack_folder
 from darkroom.data.fetching.clients import download
 from darkroom.data.fetching.packages import (
@@ -42,7 +42,6 @@ from darkroom.files.writing import sha256_of
 from darkroom.project.console import say
 from darkroom.project.text import escaped, shown, utf8
 
-PARTIAL = ".partial"
 PACKED_FOLDER = "images.tar"
 OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
 
@@ -63,7 +62,7 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
         ParamsError: the mirror is not a directory.
         DataError: no source has the files (the message gives the reason for each), or `out` has other files.
     """
-    with on_disk_errors(out), _workplace(out) as partial_out:
+    with on_disk_errors(out), unfinished(out) as partial_out:
         obtain = _obtain_all if dataset.union else _obtain_one
         manifest = obtain(dataset, partial_out, mirror=mirror, base=base)
         names = [file["name"] for file in manifest["files"]]
@@ -155,7 +154,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
         try:
             payloads = _from_mirror(source, directory, mirror)
         except SourceError as error:
-            _clear(directory)
+            clear(directory)
             reasons.append(f"mirror: {error}")
             say(f"{called}: {reasons[-1]}; trying the next source")
             continue
@@ -167,7 +166,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
             with on_disk_errors(directory):
                 payloads = _from_source(source, directory, mirror=mirror, base=base, is_part=dataset.union)
         except SourceError as error:
-            _clear(directory)
+            clear(directory)
             if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
                 raise DataError(f"{called}: {error}") from None
             reasons.append(f"{describe(source)}: {error}")
@@ -275,53 +274,3 @@ def _mirror_names(source: Source) -> list[str]:
     if isinstance(source, PathSource):
         return [Path(source.path).name] if source.sha256 else []
     return [] if isinstance(source, BundledSource) else [file.name for file in source.files]
-
-
-@contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """Yield an empty directory inside `out` for incomplete files; it exists as long as `out` is incomplete.
-
-    Only files of `out` that a manifest of ours lists are deleted. The manifest is in the inner directory while its
-    files are written or deleted, so that they are still known after an interruption.
-    """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; expected a directory to write to")
-    partial_out = out / PARTIAL
-    whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
-    ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
-    tops = {name.split("/")[0] for name in ours}
-    others = sorted(path.name for path in out.iterdir() if path.name not in tops) if out.is_dir() else []
-    if others:
-        raise DataError(
-            f"{out} holds {shown(others[0])}, which download did not write; empty it or choose another directory"
-        )
-    partial_out.mkdir(parents=True, exist_ok=True)
-    if whole is not None:
-        (out / MANIFEST).replace(partial_out / MANIFEST)
-    for name in ours - {PARTIAL, MANIFEST}:
-        (out / name).unlink(missing_ok=True)
-        if (out / name).parent != out:
-            with suppress(OSError):  # a directory of a union that has other files, or is gone already
-                (out / name).parent.rmdir()
-    _clear(partial_out)
-    yield partial_out
-    shutil.rmtree(partial_out)
-
-
-def _listed(manifest: Path) -> list[str] | None:
-    """Return the names of the files that a manifest of ours lists; None if it is not ours."""
-    try:
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        names = [str(file["name"]) for file in values["files"]]
-        plain = all(
-            len(parts := Path(name).parts) <= 2 and "/".join(parts) == name and ".." not in parts for name in names
-        )
-        ours = values.keys() >= {"dataset", "layout", "source"} and plain
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return names if ours else None
-
-
-def _clear(directory: Path) -> None:
-    shutil.rmtree(directory)
-    directory.mkdir()

@@ -279,18 +279,18 @@ def _sampled(
 
 def sampled_in(
     listing: Listing, placed: Iterable[Placed], *, max_image_bytes: int, n: int = SAMPLE_PICTURES
-) -> Iterator[tuple[str, bytes]]:
+) -> Iterator[tuple[str, bytes | Unread]]:
     """Yield name and content of n of the images that may be trained on; see look()."""
     fit = (
         image
         for image in placed
         if image.split in (None, "train")
-        and not listing.unread(image.number)
-        and listing.n_bytes(image.number) <= max_image_bytes
+        and (listing.unread(image.number) or listing.n_bytes(image.number) <= max_image_bytes)
     )
     chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
     for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward
-        yield image.name, listing.read(image.number)
+        reason = listing.unread(image.number)
+        yield image.name, Unread(reason) if reason else listing.read(image.number)
 
 
 def _order(name: str) -> bytes:

@@ -10,9 +10,10 @@ import numpy as np
 from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.completeness import check_classes
 from darkroom.data.preparation.corrections import LISTED
 from darkroom.data.preparation.rows import Duplicate, Rows
-from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign
 from darkroom.errors import DataError
 from darkroom.files.writing import write_csv
 from darkroom.project.text import escaped, shown
@@ -58,10 +59,9 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
     texts, numbers = _group_names(rows, group_by), dict[str, int]()
     codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
     if not numbers:
-        raise DataError(
-            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is not a column of a "
-            "label table; correct it"
-        )
+        pattern = f"fits no path, such as {shown(rows.names[0])}; correct it"
+        column = "is not a column of a label table; a regular expression needs parentheses around what is the group"
+        raise DataError(f"preprocess.group_by ({group_by}) {pattern if re.compile(group_by).groups else column}")
     sides: dict[int, set[int]] = {}
     for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
         if number >= 0 and not incoming:
@@ -119,7 +119,7 @@ def split_rows(
 
 
 def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) -> None:
-    """Check that every split has every class; see splits.check_classes.
+    """Check that every split has every class; see completeness.check_classes.
 
     Raises:
         DataError: a class is missing.

@@ -20,18 +20,14 @@ What may move, with the same params:
   empty, until they no longer do. All other incoming images keep their split.
 """
 
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.preparation.near_duplicates import joined, near_duplicate_components
-from darkroom.errors import DataError
+from darkroom.data.preparation.quotas import fill_empty, group_numbers, in_rank_order, quotas
 
 _OF_TEST = "near-duplicate of a test image"
 _OF_VAL = "near-duplicate of a validation image"
@@ -141,7 +137,7 @@ class _Draft:
         self._ids, self._labels, self._official, self._incoming = images[:4]
         self._given, self._near = images.groups, near
         self._is_tested, self._drop = bool((images.official == _TEST).any()), drop
-        self._numbers = _numbers(images.ids, seed=seed)
+        self._numbers = group_numbers(images.ids, seed=seed)
         self.groups = np.arange(len(images.ids))
         self.near = near(self.groups)
         self.sides = np.full(len(images.ids), _TRAIN, np.int8)
@@ -170,8 +166,8 @@ class _Draft:
         for code, keys, sizes in self._classes(~self._incoming & (self._official == _TRAIN)):
             shares = {} if self._is_tested else {_TEST: fractions.test}
             shares |= {} if code in with_val else {_VAL: fractions.val}
-            found = _ranked(sizes, _quotas(int(sizes.sum()), shares))
-            _fill(found, sizes, needed=[*shares, _TRAIN])
+            found = in_rank_order(sizes, quotas(int(sizes.sum()), shares))
+            fill_empty(found, sizes, needed=[*shares, _TRAIN])
             self.sides[keys] = found
 
     def group_incoming(self) -> None:
@@ -207,7 +203,7 @@ class _Draft:
             found = outcomes[np.searchsorted(limits, self._numbers[keys], side="right")]
             tested = self._is_tested and code in known
             needed = [split for split in outcomes.tolist() if not (tested and split == _RECENT)]
-            _fill(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
+            fill_empty(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
             self.sides[keys] = found
 
     def assignment(self) -> Assignment:
@@ -262,101 +258,6 @@ class _Draft:
         for own in _parts(np.arange(len(keys)), labels):
             ranked = own[np.argsort(self._numbers[keys[own]], kind="stable")]
             yield int(labels[own[0]]), keys[ranked], sizes[ranked]
-
-
-def _numbers(ids: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return a number in [0, 1) for every id, float64 (n,)."""
-    digests = (hashlib.sha256(b"%d:" % seed + row.tobytes()).digest() for row in ids)
-    return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], np.float64)
-
-
-def _quotas(n_images: int, shares: Mapping[int, float]) -> dict[int, int]:
-    """Return the number of images of each split: its share within one image, at least one, and one left for train.
-
-    >>> _quotas(20, {2: 0.15, 1: 0.1}), _quotas(4, {2: 0.15, 1: 0.1})
-    ({2: 3, 1: 2}, {2: 1, 1: 1})
-    """
-    quotas, end, total = {}, 0, 0.0
-    for n_later, (split, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
-        total += share
-        start, end = end, max(end, min(max(math.floor(total * n_images + 0.5), end + 1), n_images - n_later))
-        quotas[split] = end - start
-    return quotas
-
-
-def _ranked(sizes: np.ndarray, quotas: Mapping[int, int]) -> np.ndarray:
-    """Return the splits of groups in rank order: each gets the first split with room for at least half of it."""
-    room = dict(quotas)
-    splits = np.full(len(sizes), _TRAIN, np.int8)
-    for position, size in enumerate(sizes.tolist()):
-        split = next((split for split in room if 2 * room[split] >= size), None)
-        if split is not None:
-            splits[position] = split
-            room[split] -= size
-    return splits
-
-
-def _fill(splits: np.ndarray, sizes: np.ndarray, *, needed: Sequence[int], others: Iterable[int] = ()) -> None:
-    """Give each split of `needed` without a group the smallest group of the split with the most, if that has two.
-
-    Args:
-        splits: of the groups that may move; changed in place.
-        sizes: of these groups.
-        others: splits of the groups of this class that do not move.
-    """
-    for wanted in needed:
-        n_groups = Counter([*others, *splits.tolist()])
-        able = [place for place, split in enumerate(splits.tolist()) if n_groups[split] > 1 or split not in needed]
-        if n_groups[wanted] == 0 and able:
-            splits[min(able, key=lambda place: (-n_groups[int(splits[place])], sizes[place]))] = wanted
-
-
-def check_classes(
-    assignment: Assignment,
-    labels: np.ndarray,
-    *,
-    classes: Sequence[str],
-    official_test: np.ndarray,
-    incoming: np.ndarray,
-    listed_in: Path | str,
-) -> None:
-    """Check that there are two classes, each with images in every split.
-
-    With an official test set, a class that only incoming images have needs recent images instead of test images.
-
-    Args:
-        listed_in: the file that lists the near-duplicates.
-
-    Raises:
-        DataError: no image, one class only, a class with fewer images than splits, or a split without one of a class.
-    """
-    splits, used = assignment.splits, assignment.splits != _UNUSED
-    n_classes = np.count_nonzero(np.bincount(labels[used], minlength=len(classes)))
-    if n_classes < 2:
-        found = f"only one class, {classes[labels[used][0]]!r}" if n_classes else "no usable images"
-        raise DataError(f"found {found}; expected at least two classes with images in each")
-    official = bool(official_test.any())
-    for code, name in enumerate(classes):
-        own = used & (labels == code)
-        new = official and bool(np.all(incoming[own]))
-        drawn = ("train", "val", *(["recent"] if new else [] if official else ["test"]))
-        n_images = int(np.count_nonzero(own & ~official_test))
-        if n_images < len(drawn):
-            raise DataError(
-                f"class {name!r} has {n_images} usable image{'s' * (n_images != 1)} for {len(drawn)} splits "
-                f"({', '.join(drawn)}); add images to it or remove the class"
-            )
-        for split in drawn:
-            if not np.any(splits[own] == SPLIT_CODES[split]):
-                n_groups = len(np.unique(assignment.groups[own & ~official_test]))
-                raise DataError(
-                    f"class {name!r} has {n_images} images in {n_groups} group{'s' * (n_groups != 1)} of "
-                    f"near-duplicates (or of preprocess.group_by), which stay together, and none is left for {split}; "
-                    f"{listed_in} lists them: add images that differ, lower preprocess.near_duplicate_bits, or set "
-                    "preprocess.near_duplicates: keep (right for a fixed camera)"
-                )
-        if official and not new and not np.any(official_test[own]):
-            raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
 
 
 def _several(components: np.ndarray) -> Iterator[np.ndarray]:

@@ -7,23 +7,18 @@ from darkroom.data.raw.names import is_a_split, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
+# Without case, spaces, hyphens and underscores: "File Name" is filename.
 PATHS = (
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "image",
-    "img",
-    "image_path",
-    "filepath",
-    "image_name",
-    "image_id",
-    "id",
+    *("path", "file", "filename", "image", "img", "imagepath", "imgpath", "filepath", "imagename", "imgname"),
+    *("imagefile", "imageid", "paths", "filepaths", "filenames", "id"),
 )
-LABELS = ("label", "labels", "class", "category", "target", "choice")
+LABELS = (
+    *("label", "labels", "class", "category", "target", "choice"),
+    *("labelname", "classname", "categoryname", "classlabel", "classes"),
+)
 SPLITS = ("split", "subset", "set")
 _OF_SPLIT = re.compile(r"is_?(\w+)")  # a column such as is_valid, as fastai has it
-_YES, _NO = {"true", "1", "yes"}, {"false", "0", "no"}
+_YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 _MOST_SPLITS = 10  # maximum number of different values in a column of splits
 
 
@@ -34,13 +29,22 @@ def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], 
         DataError: there is none.
     """
     wanted = [given.strip()] if given else usual
-    found = next((name for word in wanted for name in header if (name if given else name.casefold()) == word), None)
+    found = next((name for word in wanted for name in header if (name if given else plain(name)) == word), None)
     if found is None:
         raise DataError(
-            f"{called} has no column {' or '.join(wanted)}, only {', '.join(map(shown, header))}; name it with `{key}` "
-            "in the layout"
+            f"{called} has no column {' or '.join(wanted[:3])}, only {', '.join(map(shown, header))}; name it with "
+            f"`{key}` in the layout"
         )
     return found
+
+
+def plain(name: str) -> str:
+    """Return the name of a column as the usual names are written.
+
+    >>> plain("File Name"), plain("class_label")
+    ('filename', 'classlabel')
+    """
+    return re.sub(r"[\s_-]", "", name.casefold())
 
 
 def split_column(
@@ -59,7 +63,7 @@ def split_column(
     header = list(next(iter(rows.values())))
     if given:
         return find_column(header, given, (), called=called, key="split_column"), {}
-    if usual := next((name for name in header if name.casefold() in SPLITS), None):
+    if usual := next((name for name in header if plain(name) in SPLITS), None):
         return usual, {}
     found: dict[str, tuple[str, ...]] = {}
     for name in asked:
@@ -92,16 +96,16 @@ def with_label(
     """Return rows with a column `label` instead of one 0/1 column per class.
 
     Args:
-        columns: the candidates; unless all of them hold 0 and 1 only, the rows are returned unchanged.
+        columns: the candidates; unless all hold only 0 and 1, or false and true, the rows are returned unchanged.
 
     Raises:
         DataError: a row has several classes, or none.
     """
     classes = [name for name in columns if name]  # pandas writes an index without a name
-    is_coded = all({row[name].strip() for row in rows.values()} <= {"0", "1", "0.0", "1.0"} for name in classes)
+    is_coded = all({row[name].strip().casefold() for row in rows.values()} <= _YES | _NO for name in classes)
     if len(classes) < 2 or not is_coded:
         return {line: dict(row) for line, row in rows.items()}
-    chosen = {line: [name for name in classes if row[name].strip().startswith("1")] for line, row in rows.items()}
+    chosen = {line: [name for name in classes if row[name].strip().casefold() in _YES] for line, row in rows.items()}
     if odd := next((line for line, names in chosen.items() if len(names) != 1), None):
         such = " and ".join(map(shown, chosen[odd])) or "none"
         raise DataError(

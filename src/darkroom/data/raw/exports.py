@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain
 from darkroom.data.raw.tables import Table, as_text
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -16,7 +16,7 @@ def export_kind(data: bytes) -> str | None:
     """Return the kind of the layout that reads JSON, None where it is neither COCO nor of Label Studio."""
     try:
         content = json.loads(data.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return "coco" if is_coco(content) else "label_studio" if is_label_studio(content) else None
 
@@ -42,12 +42,12 @@ def coco_table(data: bytes, *, name: str, where: Path) -> Table:
     content = _json(data, called=called)
     if not is_coco(content):
         raise DataError(f"{called} is not COCO; expected an object with images, annotations and categories")
-    labels: dict[Any, set[str]] = {}
-    try:
-        names = {category["id"]: str(category["name"]) for category in content.get("categories", ())}
+    labels: dict[str, set[str]] = {}
+    try:  # ids as texts, because some programs write 1 in one place and "1" in another
+        names = {str(category["id"]): str(category["name"]) for category in content.get("categories", ())}
         for annotation in content["annotations"]:
-            labels.setdefault(annotation["image_id"], set()).add(names[annotation["category_id"]])
-        found = [(str(image["file_name"]), labels.get(image["id"], set())) for image in content["images"]]
+            labels.setdefault(str(annotation["image_id"]), set()).add(names[str(annotation["category_id"])])
+        found = [(str(image["file_name"]), labels.get(str(image["id"]), set())) for image in content["images"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{called} is damaged: nothing is {error}; export it again") from None
     return _table(name, called, content["images"], found, path="file_name", label="category", split=None)
@@ -73,7 +73,9 @@ def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[s
     given = layout.get("label_column")
     choices = [_choices(task, among=[given] if given else LABELS, called=called) for task in tasks]
     named = list(dict.fromkeys(key for of_task in choices for key in of_task))
-    usual = [named[0].casefold()] if len(named) == 1 else LABELS
+    if not named:
+        raise DataError(f"{called}: no task has a choice; label them in Label Studio and export them again")
+    usual = [plain(named[0])] if len(named) == 1 else LABELS
     label = find_column(named, given, usual, called=called, key="label_column")
     found = [
         (_reference(str(of_task.get(path, ""))), chosen.get(label, set()))
@@ -116,7 +118,8 @@ def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> d
     found: dict[str, set[str]] = {}
     if "annotations" not in task:  # JSON-MIN
         for key, value in task.items():
-            chosen = value.get("choices", ()) if isinstance(value, dict) else [value] if key in among and value else ()
+            alone = [value] if key in among and value not in (None, "") else []
+            chosen = value.get("choices", ()) if isinstance(value, dict) else alone
             if chosen:
                 found[key] = set(map(str, chosen))
         return found
@@ -142,5 +145,5 @@ def _reference(value: str) -> str:
 def _json(data: bytes, *, called: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{called} is not JSON: {error}") from None

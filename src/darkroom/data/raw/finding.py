@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from darkroom.data.raw.names import BESIDE_IMAGES, is_document, is_litter, words
+from darkroom.data.raw.names import BESIDE_IMAGES, is_document, is_litter, split_of, words
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -49,16 +49,25 @@ class Files:
             return alike[0]
         return found
 
-    def directories(self, path: str) -> list[str]:
-        """Return the directories to which this path of a file is relative, "" for the top, without those of masks."""
+    def directories(self, path: str, *, split: str | None) -> list[str]:
+        """Return the directories to which this path of a file is relative, "" for the top.
+
+        Those of masks are left out, and those of another split if one is given.
+        """
         above, last = posixpath.split(_form(path))
         end = f"/{above}" if above else ""
         holders = (folder for folder in self._holders.get(last, ()) if f"/{folder}".endswith(end))
         found = dict.fromkeys(f"/{folder}".removesuffix(end).strip("/") for folder in holders)
-        return [folder for folder in found if not any(map(BESIDE_IMAGES.fullmatch, words(folder)))]
+        return [
+            folder
+            for folder in found
+            if not any(map(BESIDE_IMAGES.fullmatch, words(folder))) and not _is_of_another_split(folder, split)
+        ]
 
 
-def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, exported: bool) -> Found:
+def find(
+    paths: Mapping[int, str], files: Files, *, called: str, folder: str, split: str | None, exported: bool
+) -> Found:
     """Return the files that a table names, by line.
 
     Paths are relative to the directory of the table, to the top of the dataset, or to the only directory that holds
@@ -68,6 +77,7 @@ def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, ex
         paths: by line, with "/" between their parts.
         called: the table's name in errors.
         folder: the directory of the table.
+        split: what the name of the table says; directories of another split are not searched.
         exported: whether paths may be those of another machine, see _spellings.
 
     Raises:
@@ -77,7 +87,9 @@ def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, ex
         if not (found := below(start, paths, files)).absent:
             return found
     for spelled in _spellings(paths) if exported else [paths]:
-        if elsewhere := _in_one_directory(spelled, files, called=called) or _scattered(spelled, files):
+        if elsewhere := _in_one_directory(spelled, files, called=called, split=split) or _scattered(
+            spelled, files, split=split
+        ):
             return elsewhere
     return below(folder, paths, files)
 
@@ -85,10 +97,13 @@ def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, ex
 def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
     """Yield paths of another machine with more and more of their common leading directories removed.
 
-    Finally, without the prefix that Label Studio adds to the names of uploaded files.
+    Finally, without the prefix that Label Studio adds to the names of uploaded files. A directory called after a split
+    is kept, so that train/1.jpg is never test/1.jpg.
     """
     parts = {line: path.strip("/").split("/") for line, path in paths.items()}
     for n in range(max(map(len, parts.values()))):
+        if n and any(split_of(part)[1] for of_path in parts.values() for part in of_path[n - 1 : n]):
+            return
         yield {line: "/".join(of_path[min(n, len(of_path) - 1) :]) for line, of_path in parts.items()}
     yield {line: _UPLOADED.sub("", of_path[-1]) for line, of_path in parts.items()}
 
@@ -106,10 +121,10 @@ def below(start: str, paths: Mapping[int, str], files: Files) -> Found:
     return Found(numbers, absent)
 
 
-def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str) -> Found | None:
+def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str, split: str | None) -> Found | None:
     """Return the files by paths relative to the only directory that holds them all; None if none does."""
     tried = list(islice(paths.values(), _TRIED))
-    holding = Counter(folder for path in tried for folder in files.directories(path))
+    holding = Counter(folder for path in tried for folder in files.directories(path, split=split))
     likely = [folder for folder, n in holding.items() if n == len(tried)]
     found = {folder: whole for folder in likely if not (whole := below(folder, paths, files)).absent}
     if len(found) > 1:
@@ -118,11 +133,16 @@ def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str) ->
     return next(iter(found.values()), None)
 
 
-def _scattered(paths: Mapping[int, str], files: Files) -> Found | None:
+def _is_of_another_split(folder: str, split: str | None) -> bool:
+    said = {one for one, sure in map(split_of, folder.split("/")) if sure}
+    return split not in (None, "eval") and bool(said) and not said & {split, "eval"}  # eval may be val or test
+
+
+def _scattered(paths: Mapping[int, str], files: Files, *, split: str | None) -> Found | None:
     """Return the files if every path exists in exactly one directory, else None."""
     numbers = {}
     for line, path in paths.items():
-        folders = files.directories(path)
+        folders = files.directories(path, split=split)
         number = files.number(posixpath.join(folders[0], path)) if len(folders) == 1 else None
         if number is None:
             return None

@@ -30,6 +30,8 @@ from darkroom.data.raw.names import (
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
+_NOT_UTF8 = re.compile(r"\\udc[89a-f][0-9a-f]")  # see text.utf8
+
 
 class Placed(NamedTuple):
     """A file of a directory dataset.
@@ -275,8 +277,8 @@ def _refuse_parts_of_classes(
     if held_out and len(splits) > 1:
         raise DataError(
             f"{where}: {shown(min(held_out))} seems to be a part of a split that other images have no part in; arrange "
-            "all as train/<class>/<image> and val or test beside train, name it in `skip` of the layout, or say that "
-            f"all in it belongs to its class with `level`: {len(path) + 1} in the layout"
+            "all as train/<class>/<image> and test/<class>/<image>, or say in the layout what is meant: `root` for one "
+            f"directory, `skip` to leave some out, `level`: {len(path) + 1} if all in it belongs to its class"
         )
 
 
@@ -354,6 +356,14 @@ def _refuse_what_is_no_class(
             f"{where}: {shown(names[0])} and {shown(names[1])} look like parts of the images, not classes; use a label "
             f"table{remedy}"
         )
+    deep = {name: child for name, child in directory.children.items() if child.children}
+    for name, child in deep.items() if len(deep) == 1 and not in_split else ():
+        if split_of(name) == ("train", True) and len(child.children) > 1 and not child.has_images:
+            other = next(other for other in names if other != name)
+            raise DataError(
+                f"{where}: {shown(name)} holds directories, as a split does, and {shown(other)} does not; set `root` "
+                f"in the layout to {shown('/'.join((*path, name)))}{remedy}"
+            )
     for name in names:
         held = _unwrapped(directory.children[name], ())[0].children.keys() & set(names) - {name}
         if any(map(UNLABELLED.fullmatch, words(name))) or (split_of(name) == ("test", True) and not in_split):
@@ -416,6 +426,8 @@ def check_names(classes: set[str], where: Path) -> None:
     """
     forms: dict[str, str] = {}
     for name in sorted(classes):
+        if _NOT_UTF8.search(name):
+            raise DataError(f"{where}: the class name {shown(name)} is not UTF-8; rename it, or pack it again")
         other = forms.setdefault(same_name(name), name)
         if other != name:
             # Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.

@@ -8,7 +8,7 @@ from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from darkroom.data.raw.columns import LABELS, SPLITS, find_column
+from darkroom.data.raw.columns import LABELS, SPLITS, find_column, plain
 from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.names import settled, split_of, splits_by_name
 from darkroom.data.raw.placement import Folders, Placed, below_root, check_names
@@ -212,9 +212,9 @@ def _columns(file: "pq.ParquetFile", layout: Mapping[str, Any], *, said: str | N
     schema = file.schema_arrow
     image = _image_column(schema, layout, called=called)
     classes = list(_class_names(schema))
-    usual = [*LABELS, *(name.casefold() for name in classes if len(classes) == 1)]
+    usual = [*LABELS, *(plain(name) for name in classes if len(classes) == 1)]
     label = find_column(schema.names, layout.get("label_column"), usual, called=called, key="label_column")
-    split = None if said else next((name for name in schema.names if name.casefold() in SPLITS), None)
+    split = None if said else next((name for name in schema.names if plain(name) in SPLITS), None)
     if given := layout.get("split_column"):
         split = find_column(schema.names, given, (), called=called, key="split_column")
     others = [field.name for field in schema if field.name not in (image, label, split) and not _is_nested(field.type)]
@@ -223,7 +223,7 @@ def _columns(file: "pq.ParquetFile", layout: Mapping[str, Any], *, said: str | N
 
 def _image_column(schema: "pa.Schema", layout: Mapping[str, Any], *, called: str) -> str:
     able = [field.name for field in schema if _is_image(field.type)]
-    usual = [able[0].casefold()] if len(able) == 1 else IMAGES
+    usual = [plain(able[0])] if len(able) == 1 else IMAGES
     return find_column(able, layout.get("image_column"), usual, called=called, key="image_column")
 
 

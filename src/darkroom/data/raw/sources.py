@@ -40,18 +40,26 @@ def read_sources(
         only: the images to yield, by name and whether incoming; None: all.
 
     Raises:
-        DataError: a source is damaged, or data/incoming holds a stray file.
+        DataError: a source is damaged, data/incoming holds a stray file, or classes of the dataset in another class.
     """
     old_names = new_names = None
     if only is not None:
         old_names = {name for name, is_new in only if not is_new}
         new_names = {name.removeprefix(PREFIX) for name, is_new in only if is_new}
     found = read_folder(incoming, max_image_bytes=max_image_bytes, only=new_names) if incoming.is_dir() else iter(())
+    known: set[str] = set()
     # Lists and checks the directory before anything is decoded.
     first = list(islice(found, 1))
     for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=old_names):
+        known.add(image.label)
         yield image, False
     for image in chain(first, found):
+        inside = next((part for part in image.name.split("/")[1:-1] if part in known), None)
+        if inside and image.label not in known:
+            raise DataError(
+                f"{incoming}: {shown(image.label)} would be a new class, but holds the class {shown(inside)} of the "
+                f"dataset; expected {incoming}/<class>/<image>"
+            )
         yield replace(image, name=f"{PREFIX}{image.name}"), True
 
 

@@ -4,13 +4,15 @@ import csv
 import json
 import posixpath
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column, split_column, with_label
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, split_column, with_label
 from darkroom.data.raw.finding import Files, below, find
 from darkroom.data.raw.names import is_a_split, settled, split_of, splits_by_name
 from darkroom.data.raw.placement import Placed, check_names
@@ -58,10 +60,10 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
         raise DataError(f"{called} has no rows; expected one per image")
     header = list(next(iter(rows.values())))
     path = find_column(header, layout.get("path_column"), PATHS, called=called, key="path_column")
-    asked = [name for name in header if name != path and name.casefold() not in LABELS]
+    asked = [name for name in header if name != path and plain(name) not in LABELS]
     split, said = split_column(rows, layout.get("split_column"), asked=asked, called=called)
     rows = {line: {**row, **said.get(line, {})} for line, row in rows.items()}
-    if layout.get("label_column") is None and not any(name.casefold() in LABELS for name in header):
+    if layout.get("label_column") is None and not any(plain(name) in LABELS for name in header):
         rows = with_label(rows, [name for name in header if name not in (path, split)], called=called)
         header = list(next(iter(rows.values())))
     label = find_column(header, layout.get("label_column"), LABELS, called=called, key="label_column")
@@ -126,7 +128,7 @@ def read_table(data: bytes, *, name: str, where: Path) -> dict[int, dict[str, st
         rows = _parquet(data, called=called)
     else:
         try:
-            text = data.decode("utf-8-sig")
+            text = data.decode("utf-16" if data[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{called} is not UTF-8 (byte {error.start:,}); save it as UTF-8") from None
         rows = _json_lines(text, called=called) if suffix == ".jsonl" else _separated(text, suffix, called=called)
@@ -171,7 +173,7 @@ def _json_lines(text: str, *, called: str) -> dict[int, dict[str, Any]]:
         if line.strip():
             try:
                 rows[number] = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 rows[number] = None
             if not isinstance(rows[number], dict):
                 raise DataError(f"{called}, line {number} is not a JSON object")
@@ -204,7 +206,12 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
     else:
         folder = posixpath.dirname(table.name)
         elsewhere = table.exported or all(map(_ABSOLUTE.match, paths.values()))
-        found = find(paths, files, called=table.called, folder=folder, exported=elsewhere)
+        split = next(filter(None, (split_of(part)[0] for part in reversed(table.name.split("/")))), None)
+        where: dict[str, Any] = {"called": table.called, "folder": folder, "split": split, "exported": elsewhere}
+        found = find(paths, files, **where)
+        unquoted = {line: unquote(path) for line, path in paths.items()}  # my%20cat.jpg
+        if found.absent and unquoted != paths:
+            found = min(found, find(unquoted, files, **where), key=lambda one: len(one.absent))
     if found.absent:
         n = len(found.absent)
         such = ", ".join(map(shown, found.absent[:3]))
