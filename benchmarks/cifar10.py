@@ -37,6 +37,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.mnist import ROOT, clone, seconds, use
 from benchmarks.record import arguments, report
+from benchmarks.throughput import measure
+from darkroom.cli import presets
 
 FILES = ("cifar10_jpeg.tar.xz", "cifar-10-python.tar.gz")
 ARTICLE = "cifar10-article"
@@ -147,36 +149,9 @@ def first_reaching(accuracy: float, run: dict[str, Any]) -> float | None:
 
 def our_speed() -> dict[str, Any]:
     """Return the images per second of the epochs after the first, and the host's GFLOP/s, of random images."""
-    import numpy as np
-
-    from darkroom.cli import presets
-    from darkroom.networks.runtime.device import policy, prepare
-    from darkroom.training import fit, recipe
-
     settings = presets.read("cifar10", root=ROOT)["train"]["cnn"]
-    prepare("cpu")
-    dtype_policy, batch_size = policy(settings["precision"]), settings["batch_size"]
-    rng = np.random.default_rng(0)
-    images, labels = (
-        rng.integers(0, 256, (STEPS * batch_size, 32, 32, 3), np.uint8),
-        rng.integers(0, 10, STEPS * batch_size),
-    )
-    data = recipe.Data(images, labels, images[:100], labels[:100], [str(digit) for digit in range(10)])
-    network = recipe.build_network(settings, image_shape=(32, 32, 3), n_classes=10, policy=dtype_policy)
-    optimizer = recipe.build_optimizer(settings, learning_rate=0.01, policy=dtype_policy)
-    varied = recipe.variation_of(settings, data)
-    progress = fit.fit(
-        network,
-        fit.Phase(ROUNDS + 1, optimizer, label_smoothing=settings["label_smoothing"], variation=varied),
-        train=lambda done: recipe.epoch_batches(settings, data, batch_size=batch_size, epoch=done),
-        validation=recipe.validation_batches(settings, data, batch_size=batch_size),
-    )
-    return {
-        "images_per_second": [row["images_per_second"] for row in progress.history[1:]],
-        "n_trained_parameters": sum(int(np.prod(weight.shape)) for weight in network.trainable_weights),
-        "policy": dtype_policy,
-        "gflops": convolution_gflops(),
-    }
+    found = measure(settings, image_size=32, n_classes=10, n_steps=STEPS, n_epochs=ROUNDS, device="cpu")
+    return {**found, "gflops": convolution_gflops()}
 
 
 def convolution_gflops() -> float:

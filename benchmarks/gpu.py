@@ -71,6 +71,7 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     from darkroom.cli import presets
     from darkroom.project.params import read_params
     from darkroom.project.problems import explain
+    from darkroom.training import overrides
     from darkroom.training.params import TrainParams
 
     is_file = preset.endswith(".yaml")
@@ -78,19 +79,18 @@ def make_recipe(preset: str, *, candidate: str, changes: Sequence[str] = ()) -> 
     sections = (read_params(path) if is_file else presets.read(preset, root=ROOT))["train"]
     if candidate not in sections:
         raise ParamsError(f"{path}: train has no section {candidate!r}; sections of train: {', '.join(sections)}")
-    for change in changes:
-        key, _, value = change.partition("=")
-        *above, last = key.split(".")
-        section = sections[candidate]
-        for name in above:
-            section = section.get(name, {})
-        if last not in section:
-            raise ParamsError(f"{path}: train.{candidate} has no key {key!r} to change")
-        section[last] = json.loads(value)
     try:
-        settings = TrainParams.model_validate(sections[candidate]).model_dump()
+        values = {key: json.loads(value) for key, _, value in (change.partition("=") for change in changes)}
+        section = overrides.apply(sections[candidate], values)
+        settings = TrainParams.model_validate(section).model_dump()
     except ValidationError as error:
         raise ParamsError(f"{path}: {explain(f'train.{candidate}', TrainParams, error)}") from None
+    except json.JSONDecodeError:
+        raise ParamsError(
+            f"--set {' '.join(changes)}: expected KEY=JSON, such as epochs=4 or output='\"sigmoid\"'"
+        ) from None
+    except ParamsError as error:
+        raise ParamsError(f"{path}: {error}") from None
     return {"name": f"{path.stem}-{candidate}", "settings": settings}
 
 
@@ -444,12 +444,15 @@ def packages() -> list[str]:
     return ["keras", keras.backend.backend(), "numpy"]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what `recipe` or `losses` printed into a file."""
+def read_json(path: Path, *, command: str) -> dict[str, Any]:
+    """Return what a command of this file, `recipe` or `losses`, printed into a file."""
     try:
-        return dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not what `recipe` or `losses` prints: {error}; make it again") from None
+        raise DataError(f"{path} is not what `{command}` prints: {error}; make it again") from None
+    if "settings" not in found or ("curves" in found) != (command == "losses"):
+        raise DataError(f"{path} is not what `{command}` prints: it has {', '.join(found) or 'nothing'}; make it again")
+    return found
 
 
 def main() -> int:
@@ -460,12 +463,14 @@ def main() -> int:
         made = make_recipe(options.preset, candidate=options.candidate, changes=options.set)
         print(json.dumps(made, indent=2))
     elif options.command == "compare":
-        result = compare(read_json(options.ours), read_json(options.theirs), tolerance=options.tolerance)
+        result = compare(
+            *(read_json(file, command="losses") for file in (options.ours, options.theirs)), tolerance=options.tolerance
+        )
         file = f"gpu-parity-{result['recipe']}"
         report("gpu", result, packages=["numpy"], save=options.save, file=file)
         return 0 if result["pass"] else 1
     else:
-        made = read_json(options.recipe)
+        made = read_json(options.recipe, command="recipe")
         name, settings, folder, device = made["name"], made["settings"], options.data, options.device
         if options.command == "train":
             result = train(name, settings, folder=folder, device=device, weights=options.weights)

@@ -29,6 +29,8 @@ def main() -> None:
         chosen = choose_class_weights(opened.prepared.manifest["counts"]["train"])
         params["class_weights"] = chosen.value
         say(f"train: {candidate}: class_weights {chosen.value} ({chosen.reason})")
+    if debugging := [key for key, value in params["debug"].items() if value]:
+        say(f"train: {candidate}: debug is on ({', '.join(debugging)}); do not deploy this model")
     with in_section(f"train.{candidate}"):
         recipe.check(params, opened.data, image_shape=opened.image_shape, features=opened.features)
 

@@ -94,6 +94,42 @@ def test_what_one_section_asks_of_another_is_checked(params: Path, values: dict[
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        *(
+            (f"{section}.seed", 2**31, "input should be less than 2147483648")
+            for section in ("tune", "train.cnn", "embed")
+        ),
+        ("preprocess.image_size", [28], "expected a list of at least 2 items or 'auto'"),
+        ("train.cnn.learning_rate", float("inf"), "input should be a finite number"),
+    ],
+)
+def test_a_value_out_of_range_is_shown(params: Path, key: str, value: Any, message: str) -> None:
+    assert refusal(params, {key: value}) == f"params.yaml: {key} is {value}: {message}"
+
+
+def test_the_last_epoch_is_not_kept_where_training_stops_early(params: Path) -> None:
+    stopping = {"metric": "val_loss", "patience": 5}
+    change(params, {"train.cnn.early_stopping": {**stopping, "metric": "train_loss"}, "train.cnn.checkpoint": "last"})
+    check_params()
+    assert refusal(params, {"train.cnn.early_stopping": stopping}) == (
+        "params.yaml: train.cnn.checkpoint is 'last': expected best, because early_stopping ends the training 5 epochs "
+        "after the best one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({7: 2.0}, "class_weights has the key 7: expected text; put it in quotes"),
+        ({"7": -1.0}, "class_weights.7 is -1.0: input should be greater than or equal to 0"),
+    ],
+)
+def test_of_a_weight_of_a_class_only_what_is_wrong_is_said(params: Path, weights: Any, message: str) -> None:
+    assert refusal(params, {"train.cnn.class_weights": weights}) == f"params.yaml: train.cnn.{message}"
+
+
+@pytest.mark.parametrize(
     ("transforms", "message"),
     [
         ([{"Afine": None}], r"^augment\.transforms\[0\]: there is no transform 'Afine'; did you mean 'Affine'"),

@@ -158,6 +158,14 @@ def test_a_recipe_that_these_pictures_do_not_allow_is_refused(
         stage.call(train.main)
 
 
+def test_a_training_for_finding_mistakes_is_said_to_be_one(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.params(overfit_one_batch="true", max_steps="4", batch_size="225")
+    with pytest.raises(ParamsError, match="batch_size"):
+        stage.call(train.main)
+    said = "train: cnn: debug is on (overfit_one_batch, max_steps); do not deploy this model\n"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("key", "line", "message"),
     [

@@ -201,7 +201,8 @@ def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, st
 def test_a_choice_is_confirmed_at_full_length_on_another_seed(tuned: tuple[Stage, str]) -> None:
     stage, printed = tuned
     names = (f"confirm-{chosen_trial(stage)}", "confirm-0")
-    assert f"tune: {names[0]}, {names[1]}: at full length on another seed\n" in printed
+    said = f"tune: {names[0]}, {names[1]}: at full length on another seed, about \\d+ minutes\n"
+    assert re.search(said, printed)
     reason = json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
     assert re.search(r"; confirmed with 1\.0000 against 0\.\d{4} at full length on another seed$", reason)
     value = "select value from params join runs using (run_uuid) where runs.name like ? || ' %' and params.key = ?"

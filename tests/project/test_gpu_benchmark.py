@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu, throughput
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.errors import DataError, ParamsError
 from darkroom.networks.backbones.table import NO_WEIGHTS
+from darkroom.training import recipe
 from tests.support.project import ROOT
 
 SMALL = [
@@ -27,6 +28,9 @@ SMALL = [
     "architecture.filters=[4, 8]",
     "train_augmentation.shift=1",
 ]
+
+LENET = {"name": "lenet5", "filters": [6, 16], "units": [120, 84], "kernel_size": 5, "stem_padding": "same"}
+LENET |= {"activation": "tanh", "pooling": "average"}
 
 # Every package that is not one of these distributions, or needed by them, is as good as not installed.
 BARE = """
@@ -173,10 +177,24 @@ def test_a_recipe_is_checked_where_it_is_written() -> None:
     assert (made["name"], made["settings"]["debug"]["max_steps"]) == ("smoke-cnn", 4)
     with pytest.raises(ParamsError, match="train has no section 'transfer'; sections of train: cnn"):
         gpu.make_recipe("smoke", candidate="transfer")
-    with pytest.raises(ParamsError, match=r"smoke.yaml: train.cnn has no key 'debug.steps' to change"):
+    with pytest.raises(ParamsError, match=r"smoke.yaml: train has no key 'debug.steps'; known keys of debug: "):
         gpu.make_recipe("smoke", candidate="cnn", changes=["debug.steps=4"])
+    for change in ("output=sigmoid", "epochs"):
+        with pytest.raises(ParamsError, match=f"^--set {change}: expected KEY=JSON"):
+            gpu.make_recipe("smoke", candidate="cnn", changes=[change])
     with pytest.raises(ParamsError, match=r"train.cnn.epochs is 0: "):
         gpu.make_recipe("smoke", candidate="cnn", changes=["epochs=0"])
+
+
+def test_a_file_of_another_command_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({"name": "smoke-cnn", "settings": {}}))
+    assert gpu.read_json(file, command="recipe")["name"] == "smoke-cnn"
+    with pytest.raises(DataError, match=r"recipe.json is not what `losses` prints: it has name, settings; make it"):
+        gpu.read_json(file, command="losses")
+    file.write_text("{}")
+    with pytest.raises(DataError, match=r"recipe.json is not what `recipe` prints: it has nothing; make it again"):
+        gpu.read_json(file, command="recipe")
 
 
 @pytest.mark.parametrize("origin", ["pretrained", "file"])
@@ -193,6 +211,20 @@ def test_weights_are_those_that_the_features_came_from(tmp_path: Path, origin: s
         gpu.weights_of(features, file)
     drawn: Any = SimpleNamespace(backbone="vgg16-hed", weights_origin="none", weights_sha256=None)
     assert gpu.weights_of(drawn, None) == NO_WEIGHTS
+
+
+def test_a_network_multiplies_as_often_as_its_paper_says() -> None:
+    lenet = gpu.make_recipe("mnist", candidate="cnn", changes=[f"architecture={json.dumps(LENET)}"])["settings"]
+    network = recipe.build_network(lenet, image_shape=(28, 28, 1), n_classes=10, policy="float32")
+    convolutions = 28 * 28 * (5 * 5 * 6) + 10 * 10 * (5 * 5 * 6 * 16)
+    assert throughput.forward_flop(network) == 2 * (convolutions + 400 * 120 + 120 * 84 + 84 * 10)
+
+
+def test_the_throughput_is_that_of_the_epochs_after_the_first() -> None:
+    settings = gpu.make_recipe("smoke", candidate="cnn", changes=SMALL)["settings"]
+    found = throughput.measure(settings, image_size=8, n_classes=3, n_steps=2, n_epochs=2, device="cpu")
+    assert (found["batch_size"], found["policy"], len(found["images_per_second"])) == (16, "float32", 2)
+    assert min(found["images_per_second"]) > 0
 
 
 def test_nothing_is_left_to_chance_in_a_comparison() -> None:

@@ -55,6 +55,8 @@ def test_a_section_becomes_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ),
         (("copies: 1", "copies: -1"), "augment.copies is -1: input should be greater than or equal to 0"),
         (("copies: 1", "copies: '1'"), "augment.copies is '1': input should be a valid integer"),
+        (("1e-3", ".inf"), "augment.rate is inf: input should be a finite number"),
+        (("1e-3", ".nan"), "augment.rate is nan: input should be a finite number"),
         (("size: 2", "size: 2, depth: 3"), "augment.nested has an unknown key 'depth'; known keys: size"),
         (
             ("augment:", "augmentation:"),
@@ -136,7 +138,7 @@ class Deep(Section):
 
 class Train(Section):
     network: Annotated[Wide | Deep, Field(discriminator="name")]
-    rest: list[Annotated[Wide | Deep, Field(discriminator="name")]] | None
+    rest: Annotated[list[Annotated[Wide | Deep, Field(discriminator="name")]], Field(min_length=1)] | None
     either: Nested | int
     named: dict[str, Nested | None]
 
@@ -171,6 +173,10 @@ TRAIN: dict[str, Any] = {
         ),
         ({"either": {"size": 1, "siz": 1}}, "train.either has an unknown key 'siz'; known keys: size"),
         ({"named": {"b": {"c": 1}}}, "train.named.b has an unknown key 'c' and lacks the key 'size'; known keys: size"),
+        ({"named": {0: None}}, "train.named has the key 0: expected text; put it in quotes"),
+        ({"named": {"b": {"size": "x"}}}, "train.named.b.size is 'x': input should be a valid integer"),
+        ({"either": {"size": "x"}}, "train.either.size is 'x': input should be a valid integer"),
+        ({"rest": []}, "train.rest is []: input should be a list of at least 1 item"),
         ({"network": "wide"}, "train.network is 'wide': input should be a mapping of keys to values"),
         ({"either": "x"}, "train.either is 'x': expected a mapping of keys to values or a valid integer"),
         ({"named": {"b": "x" * 1000}}, f"train.named.b is '{'x' * 199}...: input should be"),

@@ -74,6 +74,41 @@ def test_decisions_state_what_was_measured() -> None:
     assert "{:.1f} and {:.1f} times the requests per second of MLflow's server".format(*times) in decisions
 
 
+def test_decisions_about_heads_and_searches_were_measured() -> None:
+    decisions = (ROOT / "docs" / "decisions.md").read_text()
+    heads, searched = result("few_photographs"), result("search")
+    measured = {(name, n): heads[name][n] for name in ("cats-vs-dogs", "cifar10") for n in ("20", "60", "300", "1000")}
+    ways, largest = ("darkroom", "without_roots", "standardised"), measured.pop(("cifar10", "300"))
+    shares = [100 * largest[way] for way in (*ways, "scikit_learn_cv")]
+    said = (
+        "{:.2f} %, features as they come {:.2f} %, standardised {:.2f} %; scikit-learn with C chosen by folds {:.2f} %"
+    )
+    assert said.format(*shares) in decisions
+    spans = [100 * (max(one[way] for way in ways) - min(one[way] for way in ways)) for one in measured.values()]
+    assert f"the three are within {max(spans):.1f} points" in decisions
+    pets = measured["cats-vs-dogs", "300"]
+    gains = [100 * (one["with_copies"] - one["darkroom"]) for one in (largest, pets)]
+    assert "{:.1f} points at 300 images of each CIFAR-10 class, {:.1f} points at 300 cats".format(*gains) in decisions
+    taken, nothing = searched["choice"][0], searched["choice"][5]
+    shares = [100 * taken[how]["best"] for how in ("choose", "mcnemar", "unpaired")]
+    said = (
+        "taken in {:.0f} % of searches (McNemar's test divided by the rivals {:.0f} %, a test without pairs {:.0f} %)"
+    )
+    assert said.format(*shares) in decisions
+    assert f"where none is better, one is taken in {100 * nothing['choose']['wrong']:.0f} %" in decisions
+    worst, forgotten = (searched["failures"][how] for how in ("told as the worst", "as failed"))
+    said = "{} of 30 trials diverge instead of {}; best value {} instead of {}"
+    keys = ("n_diverged", "best")
+    assert said.format(*(one[key] for key in keys for one in (worst, forgotten))) in decisions
+    ranks = {name: found["rank_correlation"] for name, found in searched["fidelity"].items() if isinstance(found, dict)}
+    order = (
+        *("a quarter of the whole training", "three quarters of the whole training"),
+        *("a fifth of the images, whole schedule", "a quarter of the epochs, whole schedule"),
+    )
+    said = "{} after a quarter of it, {} after three quarters; of short trials {} with a fifth of the images, {} with"
+    assert said.format(*(ranks[name] for name in order)) in decisions
+
+
 def test_packages_import_only_what_stands_above_them() -> None:
     (layout,) = (block for block in README.split("```") if block.startswith("\nerrors\n"))
     line_of = {name: number for number, line in enumerate(layout.strip().splitlines()) for name in line.split()}

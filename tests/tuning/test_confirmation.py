@@ -30,6 +30,7 @@ def test_a_training_whose_worker_dies_confirms_nothing(tmp_path: Path) -> None:
             search=search,
             tasks=tasks,
             workers=lambda: Mortal(1, backend="loky"),
+            minutes=1.0,
             objectives=["val_accuracy"],
             alpha=0.05,
         )
@@ -41,7 +42,12 @@ def test_a_training_whose_worker_dies_confirms_nothing(tmp_path: Path) -> None:
     )
 
 
-def test_the_time_expected_grows_with_epochs_and_images() -> None:
-    rows = [TrialRow(number, "complete", {}, {}, {}, True, None, None, None, None, 30.0) for number in (4, 0)]
+@pytest.mark.parametrize(("n_places", "minutes"), [(1, 12), (2, 8)])
+def test_the_time_expected_grows_with_epochs_and_images(n_places: int, minutes: float) -> None:
+    rows = [
+        TrialRow(number, "complete", {}, {"train_seconds": seconds}, {}, True, None, None, None, None, 90.0)
+        for number, seconds in ((4, 40.0), (0, 20.0))
+    ]
     full, short = ({"architecture": {"name": "compact"}, "epochs": n} for n in (12, 2))
-    assert confirmation.expected_minutes(rows, full, short, fraction=0.5) == pytest.approx(12)
+    expected = confirmation.expected_minutes(rows, full, short, fraction=0.5, n_places=n_places)
+    assert expected == pytest.approx(minutes)

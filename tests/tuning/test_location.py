@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,17 @@ def test_params_come_before_environment_and_file(tmp_path: Path, monkeypatch: py
 def test_the_study_of_a_candidates_last_tuning_is_remembered() -> None:
     location.point_at("cnn", study="s", n_trials=3)
     assert location.pointed_at("cnn") == {"study": "s", "trials": 3, "values": {}}
-    with pytest.raises(DataError, match="'transfer' has not been tuned here yet; set tune.trials above 0"):
+    with pytest.raises(DataError, match="'transfer' has not been tuned here yet; set tune.trials .*; tuned: cnn$"):
         location.pointed_at("transfer")
+
+
+def test_the_candidate_that_was_tuned_last_is_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="^no candidate has been tuned here yet; set tune.trials above 0"):
+        location.last_tuned()
+    for number, candidate in enumerate(("transfer", "cnn")):
+        location.point_at(candidate, study="s", n_trials=3)
+        os.utime(tmp_path / ".darkroom" / "tuning" / f"{candidate}.json", ns=(number, number))
+    assert location.last_tuned() == "cnn"
 
 
 def test_chosen_values_are_remembered_until_they_are_dropped() -> None:

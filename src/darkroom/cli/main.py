@@ -120,8 +120,8 @@ def lr_find(
 @app.command("tune-status")
 def tune_status(
     candidate: Annotated[
-        str, typer.Option("--candidate", help="Candidate: a section of train in params.yaml.")
-    ] = "cnn",
+        str | None, typer.Option("--candidate", help="Candidate; default: the one that is tuned, or was last.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show the trials of a candidate's search, live while it runs; Ctrl-C quits."""
@@ -134,6 +134,7 @@ def tune_status(
     from darkroom.tuning.storage import read_rows
 
     section = read_params(checkout() / "params.yaml").get("tune") or {}
+    candidate = candidate or location.last_tuned()
     study = location.pointed_at(candidate)
     storage = location.storage_of(section.get("storage"), study=study["study"])
     read = partial(read_rows, study["study"], storage)

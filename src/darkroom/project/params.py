@@ -29,9 +29,15 @@ EXPECTED_CANDIDATES = "expected a list of sections of train, such as [cnn]"
 
 
 class Section(BaseModel):
-    """Base of the params models: frozen, strict about types, and closed to unknown keys. No field has a default."""
+    """Base of the params models: frozen, strict about types, closed to unknown keys. No field has a default.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    Infinity is refused: where there may be no limit, null says so; elsewhere it would become NaN in training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # Keras and Optuna take 32 bits, and some seeds are counted up from it
 
 
 class ComputeParams(Section):

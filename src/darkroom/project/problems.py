@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from darkroom.project.text import did_you_mean
 
+KEY = "[key]"  # what pydantic puts behind a key that is itself wrong
+
 
 @dataclass
 class _Mapping:
@@ -53,14 +55,17 @@ def explain(section: str, model: type[BaseModel], error: ValidationError) -> str
             tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
             near = did_you_mean(tag, re.findall(r"\w+", known))
             values[whole] = [f"{whole}.{_tag(problem['ctx'])} is {tag!r}: ", f"expected one of {known}{near}"]
+        elif key == KEY:
+            owner_of_key = ".".join([section, *parents[:-1]])
+            values[whole] = [f"{owner_of_key} has the key {problem['input']!r}: ", "expected text; put it in quotes"]
         else:
             values.setdefault(whole, [f"{whole} is {shortened(problem['input'])}: "]).append(problem["msg"])
     first = sorted(mappings, key=lambda where: not mappings[where].unknown)
     said = [mappings[where].sentence(where) for where in first]
     # Where a value may be a mapping or something else, the errors of the mapping are enough.
-    return "; ".join(
-        said + [f"{start}{_joined(rest)}" for whole, (start, *rest) in values.items() if whole not in first]
-    )
+    found = [*first, *values]
+    told = [whole for whole in values if whole not in first and not any(one.startswith(f"{whole}.") for one in found)]
+    return "; ".join(said + [f"{values[whole][0]}{_joined(values[whole][1:])}" for whole in told])
 
 
 def _tag(context: dict[str, Any]) -> str:
@@ -157,7 +162,8 @@ def _joined(messages: list[str]) -> str:
 def _in_our_words(message: str) -> str:
     """Return a message with "mapping" in place of pydantic's words, which name Python classes."""
     kinds = r"a valid dictionary( or instance of \w+| or object to extract fields from)?"
-    return re.sub(kinds, "a mapping of keys to values", message)
+    message = re.sub(kinds, "a mapping of keys to values", message)
+    return re.sub(r"List should have (at \w+ \d+ items?) after validation.*", r"Input should be a list of \1", message)
 
 
 def shortened(value: Any) -> str:

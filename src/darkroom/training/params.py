@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from darkroom.project.params import Section
+from darkroom.project.params import Section, Seed
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -261,4 +261,14 @@ class TrainParams(Section):
     unknown_below: Level | None
     precision: Literal["auto", "float32", "bfloat16", "float16"]
     debug: Debug
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _not_after_the_best(cls, checkpoint: str, info: ValidationInfo) -> str:
+        stopping = info.data.get("early_stopping")
+        if checkpoint == "last" and stopping is not None and stopping.metric.startswith("val_"):
+            raise ValueError(
+                f"expected best, because early_stopping ends the training {stopping.patience} epochs after the best one"
+            )
+        return checkpoint

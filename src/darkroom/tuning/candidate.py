@@ -77,6 +77,11 @@ class Resources:
             address=self.cluster,
         )
 
+    def least_places(self, n_trials: int) -> int:
+        """Return how many places there are at least for so many trainings; how many a cluster has, only it knows."""
+        workers = self._n_workers(n_trials)
+        return 1 if workers == "auto" else workers
+
     def _n_workers(self, n_trials: int) -> int | Literal["auto"]:
         """Return the number of workers; auto: as many as a cluster has room for, or locally one per GPU or core."""
         if self.workers != "auto" or self.backend == "ray":
@@ -250,7 +255,11 @@ class Tuning:
             return chosen
         compared = [rows[chosen.number], rows[chosen.against]]
         minutes = confirmation.expected_minutes(
-            compared, self.base, self._as_trial(self.base), fraction=self.budget.fraction
+            compared,
+            self.base,
+            self._as_trial(self.base),
+            fraction=self.budget.fraction,
+            n_places=self.resources.least_places(len(compared)),
         )
         if self.confirm is not True and minutes > self.confirm:
             reason = f"{chosen.reason}; not confirmed: that takes about {minutes:.0f} minutes, more than tune.confirm"
@@ -273,6 +282,7 @@ class Tuning:
             search=search,
             tasks=[task_of(row) for row in compared],
             workers=lambda: self.resources.places(len(compared)),
+            minutes=minutes,
             objectives=objectives,
             alpha=alpha,
         )

@@ -22,6 +22,7 @@ def confirm(
     search: Search,
     tasks: Sequence[trial.Task],
     workers: Callable[[], Workers],
+    minutes: float,
     objectives: Sequence[str],
     alpha: float,
 ) -> ChosenTrial:
@@ -32,11 +33,14 @@ def confirm(
     Args:
         tasks: with the chosen values, and with those of params.yaml.
         workers: returns the workers.
+        minutes: expected time; see expected_minutes().
         objectives, alpha: see choice.choose.
     """
     kept = search.attributes.get(KEPT, {})
     key = digest([task.recipe for task in tasks])
     if key not in kept:
+        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
+        say(f"tune: {names}: at full length on another seed, about {minutes:.0f} minutes")
         ours, theirs = _trained(tasks, workers)
         if ours.state != "complete":
             reason = f"{chosen.reason}; but at full length it failed ({ours.reason})"
@@ -50,22 +54,24 @@ def confirm(
     return confirmed(chosen, right=right, against=against, objectives=objectives, alpha=alpha)
 
 
-def expected_minutes(rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float) -> float:
-    """Estimate how long the trainings at full length of these trials take together.
+def expected_minutes(
+    rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float, n_places: int
+) -> float:
+    """Estimate how long the trainings at full length of these trials take, in sequence or in parallel.
 
     Args:
-        rows: of the trials.
+        rows: of the trials, which are complete.
         full, short: the params, and those of a trial.
         fraction: of the training images in a trial.
+        n_places: number of parallel trainings.
     """
     ratio = recipe.n_epochs(full) / recipe.n_epochs(short) / fraction
-    return ratio * sum(row.seconds or 0.0 for row in rows) / 60
+    seconds = [row.metrics["train_seconds"] for row in rows]  # without the start of a worker, which loads TensorFlow
+    return ratio * (max(seconds) if n_places >= len(rows) else sum(seconds)) / 60
 
 
 def _trained(tasks: Sequence[trial.Task], workers: Callable[[], Workers]) -> list[Outcome]:
     with workers() as places:
-        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
-        say(f"tune: {names}: at full length on another seed")
         ending = [places.submit(number % places.n, trial.confirm, task) for number, task in enumerate(tasks)]
         return [_ended(future) for future in ending]
 

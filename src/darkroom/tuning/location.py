@@ -62,7 +62,26 @@ def pointed_at(candidate: str) -> dict[str, Any]:
     """
     if found := _read(candidate):
         return found
-    raise DataError(f"{candidate!r} has not been tuned here yet; set tune.trials above 0 and run `dvc repro`")
+    tuned = _tuned()
+    others = f"; tuned: {', '.join(tuned)}" if tuned else ""
+    raise DataError(f"{candidate!r} has not been tuned here yet; set tune.trials above 0 and run `dvc repro`{others}")
+
+
+def last_tuned() -> str:
+    """Return the candidate that is being tuned, or was last.
+
+    Raises:
+        DataError: none was tuned here.
+    """
+    if tuned := _tuned():
+        return tuned[-1]
+    raise DataError("no candidate has been tuned here yet; set tune.trials above 0 and run `dvc repro`")
+
+
+def _tuned() -> list[str]:
+    """Return all candidates that were tuned, the last one at the end."""
+    files = sorted(_folder().glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    return [file.stem for file in files]
 
 
 def drop_values(candidate: str) -> dict[str, Any]:

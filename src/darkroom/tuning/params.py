@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from darkroom.project.params import Section, in_section
+from darkroom.project.params import Section, Seed, in_section
 from darkroom.training.params import Count, NonNegative, Positive
 from darkroom.tuning.location import check_storage
 from darkroom.tuning.plan import Plan, check
@@ -43,7 +43,7 @@ class TuneParams(Section):
     alpha: Annotated[float, Field(gt=0, le=1)]
     confirm: bool | Positive  # minutes
     space: dict[str, Any]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     workers: Count | Literal["auto"]
     cpus: Count | Literal["auto"]  # per worker
     gpus: NonNegative  # per worker, on a cluster

@@ -23,7 +23,7 @@ class TrialRow:
         state: one of STATES.
         params: drawn values by name in the search space, numbers or labels of choices (str, bool, None or number);
             conditional ones are absent if their condition is not met.
-        metrics: of complete trials: val_accuracy in [0, 1], and measured COSTS.
+        metrics: of complete trials: val_accuracy in [0, 1], train_seconds, and measured COSTS.
         curve: validation accuracy by epoch, counted from 1, also of running and pruned trials.
         feasible: whether the costs are within their limits.
         retry_of: number of the killed trial that this one repeats.

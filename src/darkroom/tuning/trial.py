@@ -230,7 +230,8 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
         raise
     finally:
         memory.forget_networks()
-    metrics = {"val_accuracy": trained.val_accuracy, **{name: costs[name] for name in task.measured}}
+    metrics = {"val_accuracy": trained.val_accuracy, "train_seconds": trained.progress.train_seconds}
+    metrics |= {name: costs[name] for name in task.measured}
     return Outcome("complete", metrics, right=trained.val_right)
 
 

@@ -33,10 +33,10 @@ def test_values_may_lie_outside_where_nothing_is_searched() -> None:
 
 
 def test_a_candidate_without_a_part_is_reported() -> None:
-    with pytest.raises(
-        ParamsError, match=re.escape("tune.space has no section for the candidate 'cnn'; write `cnn: {}`")
-    ):
-        checks.read({"transfer": {}}, "cnn", RECIPE, is_searched=True)
+    said = "tune.space has no section for the candidate 'cnn'; write `cnn: {}` to keep its values"
+    for other, hint in (("transfer", ""), ("cn", "; did you mean 'cn'?")):
+        with pytest.raises(ParamsError, match=re.escape(said + hint) + "$"):
+            checks.read({other: {}}, "cnn", RECIPE, is_searched=True)
 
 
 @pytest.mark.parametrize("is_searched", [True, False])
@@ -90,3 +90,29 @@ def test_a_key_that_a_solved_head_does_not_use_is_refused(key: str) -> None:
     assert len(checks.read({"transfer": {**space["transfer"], **units}}, "transfer", HEAD, is_searched=False)) == 2
     network = HEAD["architecture"] | {"mode": "frozen"}
     assert checks.read(space, "transfer", HEAD | {"architecture": network}, is_searched=False)
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "message"),
+    [
+        ("features", "architecture.unfreeze", "mode features leaves the backbone as it is; delete it here, or set"),
+        ("frozen", "architecture.finetune_learning_rate", "mode frozen leaves the backbone as it is; delete it"),
+        ("features", "train_augmentation.mixup", "features do not vary; delete it here, or set architecture.mode"),
+        ("frozen", "optimizer.momentum", "adam has its own; delete it here, or set optimizer.name"),
+    ],
+)
+def test_a_key_that_no_trial_uses_is_refused(mode: str, key: str, message: str) -> None:
+    network = {**HEAD["architecture"], "mode": mode, "units": 8}
+    base = {**HEAD, "architecture": network, "optimizer": {**HEAD["optimizer"], "name": "adam"}}
+    space: dict[str, Any] = {key: {"int": [1, 3]} if key.endswith("unfreeze") else {"float": [0.0001, 0.9]}}
+    with pytest.raises(ParamsError, match=f"^params.yaml: tune.space.transfer: {key} has no effect: {message}"):
+        checks.read({"transfer": space}, "transfer", base, is_searched=False)
+    modes = {"architecture.mode": {"categorical": ["features", "frozen", "finetune"]}}
+    others = {**modes, "optimizer.name": {"categorical": ["adam", "sgd"]}}
+    assert len(checks.read({"transfer": space | others}, "transfer", base, is_searched=False)) == 3
+
+
+def test_steps_may_be_searched_beside_a_choice_of_networks() -> None:
+    other = {**HEAD["architecture"], "units": {"int": [8, 64]}}
+    space = {"architecture": {"categorical": [HEAD["architecture"], other]}, "learning_rate": around(0.001)}
+    assert len(checks.read({"transfer": space}, "transfer", HEAD, is_searched=False)) == 2

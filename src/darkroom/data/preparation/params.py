@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from darkroom.project.params import Section
+from darkroom.project.params import Section, Seed
 
 Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
 Level = Annotated[int, Field(ge=0, le=255)]
@@ -32,7 +32,7 @@ class PreprocessParams(Section):
     val_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)
     recent_fraction: float = Field(gt=0, lt=1)
-    seed: int = Field(ge=0)
+    seed: Seed
     group_by: Annotated[str, AfterValidator(_pattern)] | None
     near_duplicates: Literal["keep", "drop", "group"]
     near_duplicate_bits: int = Field(ge=0, le=8)

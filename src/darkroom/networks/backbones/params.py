@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from darkroom.project.params import Section
+from darkroom.project.params import Section, Seed
 
 Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
 
@@ -23,4 +23,4 @@ class EmbedParams(Section):
     weights: Literal["imagenet", "none"] | WeightsFile
     image_size: Annotated[list[Edge], Field(min_length=2, max_length=2)]
     max_images: Annotated[int, Field(ge=1)] | None
-    seed: int = Field(ge=0)
+    seed: Seed

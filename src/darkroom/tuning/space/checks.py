@@ -10,6 +10,7 @@ from darkroom.data.arrays.features import Features
 from darkroom.errors import ParamsError
 from darkroom.project.params import in_section
 from darkroom.project.problems import explain
+from darkroom.project.text import did_you_mean
 from darkroom.training import overrides, recipe
 from darkroom.training.params import TrainParams
 from darkroom.tuning.space.domains import Space, domains, edges, initial
@@ -26,6 +27,7 @@ CANNOT_TELL = {  # keys of train, with the reasons why trials cannot tell which 
     "seed": "one seed is only luckier than another",
     "debug": "it is for finding mistakes",
 }
+HAVE_MOMENTUM = ("sgd", "muon")  # of params
 
 
 def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, is_searched: bool) -> Space:
@@ -43,8 +45,7 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
     if candidate not in spaces:
         raise ParamsError(
             f"params.yaml: tune.space has no section for the candidate {candidate!r}; write `{candidate}: {{}}` to "
-            "keep "
-            "its values"
+            f"keep its values{did_you_mean(candidate, spaces)}"
         )
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])
@@ -69,19 +70,32 @@ def _check_told(space: Space) -> None:
 
 
 def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
-    """Refuse keys of training steps if the head is solved in every trial.
+    """Refuse keys that have no effect in any trial.
 
     Raises:
         ParamsError: there is such a key.
     """
-    if {"architecture.mode", "architecture.units"} & space.keys():
-        return
+    deciding = {"architecture", "architecture.mode", "architecture.units"}
+    idle = {} if deciding & space.keys() else _idle_of_head(base)
+    if base["optimizer"]["name"] not in HAVE_MOMENTUM and not {"optimizer", "optimizer.name"} & space.keys():
+        idle["optimizer.momentum"] = f"{base['optimizer']['name']} has its own; delete it here, or set optimizer.name"
     for key in space:
-        if any(key == idle or key.startswith(f"{idle}.") for idle in recipe.ignored(base)):
-            raise ParamsError(
-                f"{key} has no effect: a head without hidden units is solved at once; delete it here, or set "
-                "architecture.units above 0"
-            )
+        for idle_key, why in idle.items():
+            if key == idle_key or key.startswith(f"{idle_key}."):
+                raise ParamsError(f"{key} has no effect: {why}")
+
+
+def _idle_of_head(base: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dotted keys that a candidate for transfer does not use, with the reason and what to do."""
+    mode = recipe.transfer_mode(base)
+    solved = "a head without hidden units is solved at once; delete it here, or set architecture.units above 0"
+    idle = dict.fromkeys(recipe.ignored(base), solved)
+    if mode == "features":
+        idle.setdefault("train_augmentation", "features do not vary; delete it here, or set architecture.mode: frozen")
+    if mode in ("features", "frozen"):
+        why = f"mode {mode} leaves the backbone as it is; delete it here, or set architecture.mode: finetune"
+        idle |= dict.fromkeys(("architecture.unfreeze", "architecture.finetune_learning_rate"), why)
+    return idle
 
 
 def check_trials(
