@@ -1,6 +1,7 @@
 """From image files to the pixels that a network takes."""
 
 import io
+import struct
 import sys
 from typing import Any
 
@@ -11,7 +12,19 @@ from PIL import Image, ImageOps
 
 from darkroom.deployable.headers import _png_chunks
 from darkroom.deployable.images import AboveWhiteError, Form, brightest, convert, decode, prepare, resize
-from tests.support.image_files import STILLS, animations, bombs, encoded, half_transparent, opencv, picture, turned
+from tests.support.image_files import (
+    STILLS,
+    animations,
+    bombs,
+    encoded,
+    half_transparent,
+    opencv,
+    picture,
+    png_chunk,
+    png_with,
+    tiff,
+    turned,
+)
 
 LIMIT = 50_000_000
 RGB, GREY = Form((16, 16), "rgb"), Form((16, 16), "grey")
@@ -116,6 +129,18 @@ def test_transparent_pixels_show_the_background(kind: str) -> None:
     assert pixels_of(transparent(kind), GREY)[[0, 15], [0, 15], 0].tolist() == [255, 20]
 
 
+def test_a_bmp_with_a_mask_for_transparency_is_transparent() -> None:
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 130, 0, 0, 122) + info + bytes([10, 20, 30, 255]) + bytes([10, 20, 30, 0])
+    assert pixels_of(data)[0].tolist() == [[30, 20, 10], [255, 255, 255]]
+
+
+def test_a_fourth_band_of_a_tiff_is_no_transparency() -> None:
+    image = Image.fromarray(np.dstack([picture(), picture()[..., 0]]), "RGBX")
+    assert np.array_equal(pixels_of(encoded("TIFF", image)), picture())
+
+
 def test_palettes_and_single_transparent_colours_are_transparent() -> None:
     grey = Image.fromarray(np.repeat(np.arange(0, 250, 10).astype(np.uint8)[None], 5, axis=0))
     assert pixels_of(encoded("PNG", grey, transparency=20))[0, :4, 0].tolist() == [0, 10, 255, 30]
@@ -156,6 +181,20 @@ def test_sixteen_bit_files_are_scaled_by_the_white_level(bits: int, suffix: str,
     if bits > 8:
         with pytest.raises(AboveWhiteError, match=f"16-bit values up to {white} exceed the white level of 255"):
             pixels_of(data, RGB._replace(white_level=255))
+
+
+@pytest.mark.parametrize(("bits", "kind", "name"), [(16, 2, "int16"), (32, 2, "int32"), (64, 3, "float64")])
+def test_pixels_of_another_type_are_refused(bits: int, kind: int, name: str) -> None:
+    tags = [(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, bits), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += [(273, 4, 1, 14 + 12 * 10), (278, 4, 1, 8), (279, 4, 1, 8 * bits), (339, 3, 1, kind)]
+    with pytest.raises(ValueError, match=f"pixels of type {name}; expected 8 or 16 bits, unsigned"):
+        pixels_of(tiff(tags, bytes(8 * bits)))
+
+
+def test_a_grey_png_of_no_bits_is_refused() -> None:
+    data = png_with(png_chunk(b"tRNS", b"\0\0"))
+    with pytest.raises(ValueError, match="not an image that can be decoded"):
+        pixels_of(data[:24] + b"\0\0" + data[26:])
 
 
 def test_floats_are_read_from_0_to_1() -> None:
@@ -345,5 +384,5 @@ def test_forms_survive_a_model_s_metadata() -> None:
 
 def test_bombs_and_animations_are_refused() -> None:
     for data in (bombs() | animations()).values():
-        with pytest.raises(ValueError, match="not an image|pixels|scans|more than one frame|TIFF|BMP|AVIF"):
+        with pytest.raises(ValueError, match="not an image|pixels|scans|more than one frame|PNG|TIFF|BMP|AVIF|JPEG"):
             prepare(data, RGB, max_pixels=LIMIT)

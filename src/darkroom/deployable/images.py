@@ -256,8 +256,6 @@ def _eight_bits(pixels: np.ndarray, white_level: int) -> np.ndarray:
         if not (pixels.min() >= 0 and pixels.max() <= 1):  # also where it is not a number
             raise ValueError(f"float values from {pixels.min():g} to {pixels.max():g}; expected 0 to 1")
         white_level = 1
-    elif pixels.dtype != np.uint16:
-        raise ValueError(f"pixels of type {pixels.dtype}; expected 8 or 16 bits, unsigned")
     elif (most := int(pixels.max())) > white_level:
         raise AboveWhiteError(f"16-bit values up to {most} exceed the white level of {white_level}")
     scaled: np.ndarray = cv2.convertScaleAbs(pixels, alpha=255 / white_level)  # rounds
@@ -266,6 +264,8 @@ def _eight_bits(pixels: np.ndarray, white_level: int) -> np.ndarray:
 
 def _rgb(pixels: np.ndarray, form: Form) -> np.ndarray:
     """Return what OpenCV decoded to grey, BGR or BGRA of any depth as uint8 (H, W, 3) RGB."""
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ValueError(f"pixels of type {pixels.dtype}; expected 8 or 16 bits, unsigned")
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     n_channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     return _eight_bits(cv2.cvtColor(pixels, codes[n_channels]), form.white_level)

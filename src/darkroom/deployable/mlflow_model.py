@@ -48,8 +48,16 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
 
 
 def _answers_strangers() -> bool:
-    """Return whether this is a process of MLflow's scoring server, which passes on what it is sent."""
-    return "__pyfunc_model_path__" in os.environ or "mlflow.pyfunc.scoring_server.app" in sys.modules
+    """Return whether this is a process of MLflow's scoring server or of MLServer, or its application in another one:
+    they pass on what they are sent.
+    """
+    if "__pyfunc_model_path__" in os.environ or {"mlflow.pyfunc.scoring_server.app", "mlserver"} & sys.modules.keys():
+        return True
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("mlflow.pyfunc.scoring_server", "invocations"):
+            return True
+    return False
 
 
 def _items(model_input: Any) -> list[Any]:

@@ -6,6 +6,7 @@ answers in JSON, and by what the server's metrics and log want to know, for whic
 """
 
 import json
+import signal
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from darkroom.registry.snapshot import Version
 
 OUT_OF_MEMORY = 77  # exit code of a worker
+ABANDONED = signal.SIGUSR1  # to a worker that explains: nobody waits for that any more
 # Of an image from here on the network takes nearly all of the time, and gains nothing by batches on a CPU.
 LARGE_PIXELS = 64 * 64
 ANSWERED, REFUSED, FAILED = range(3)  # what becomes of an image

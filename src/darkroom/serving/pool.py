@@ -21,6 +21,7 @@ from darkroom.compute.local import thread_limits
 from darkroom.errors import RegistryError
 from darkroom.serving.limits import Log, busy
 from darkroom.serving.messages import (
+    ABANDONED,
     ANSWERED,
     FAILED,
     LARGE_PIXELS,
@@ -166,9 +167,12 @@ class Pool:
         self._dispatch()
 
     def drop(self, group: Group) -> None:
-        """Forget about the images of a group that no worker has taken yet."""
+        """Forget about the images of a group that no worker has taken yet, and have their explanation end."""
         if any(image.group is group for image in self._waiting):
             self._waiting = deque(image for image in self._waiting if image.group is not group)
+        for worker in self._workers if self._task.explains else ():
+            if any(image.group is group for image in worker.images):
+                worker.abandon()
 
     def retire(self) -> None:
         """End the workers, when they have answered what was put."""
@@ -321,6 +325,11 @@ class _Worker(asyncio.SubprocessProtocol):
         """Let it end; it must be free."""
         self.is_ended = True
         self._stdin.close()
+
+    def abandon(self) -> None:
+        """Have it end its explanation."""
+        if self._process.get_returncode() is None:
+            self._process.send_signal(ABANDONED)
 
     def kill(self) -> None:
         """End it, whatever it does."""
