@@ -24,6 +24,7 @@ from tests.support import decoding_memory
 from tests.support.image_files import (
     STILLS,
     animations,
+    avif_of_equal_frames,
     avif_that_says,
     bmp,
     bombs,
@@ -131,7 +132,7 @@ def test_the_limits_leave_room_for_honest_files() -> None:
     texts = png_with(*[png_chunk(b"zTXt", b"x\0\0")] * MOST_TEXTS, *[png_chunk(b"tEXt", b"x\0")] * 99)
     fine = [encoded("JPEG2000", codeblock_size=(4, 4)), encoded("JPEG2000", precinct_size=(64, 64))]
     fine += [png(1, 1), texts, jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)]
-    for data in (*fine, jpeg_2000_of_layers(100)):
+    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64)):
         assert checked_header(data, max_pixels=LIMIT).width <= 64
     thumbnails = STILLS["jpeg"][:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + STILLS["jpeg"][2:]  # a comment
     assert checked_header(thumbnails, max_pixels=LIMIT).kind == "JPEG"
@@ -172,6 +173,10 @@ def test_thumbnails_may_come_before_or_after_their_image() -> None:
         (
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3), (284, 3, 1, 2)]),
             "a TIFF of 16 bits in separate planes; save it with interleaved channels",
+        ),
+        (
+            tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2)]),
+            "a TIFF of one channel that is said to be RGB; save it again",
         ),
     ],
 )

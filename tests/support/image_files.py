@@ -207,6 +207,17 @@ def avif_of_extents(n_items: int, n_extents: int) -> bytes:
     return b"\0\0\0\x14ftypavif\0\0\0\0avif" + struct.pack(">I4s", len(inside) + 8, b"meta") + inside
 
 
+def avif_of_equal_frames(n_frames: int, *, side: int) -> bytes:
+    """Return an AVIF that lists the same frame of side x side pixels several times, as the tiles of a grid may be."""
+    data = bytearray(opencv(".avif", np.zeros((side, side, 3), np.uint8)))
+    more, at = 14 * (n_frames - 1), data.index(b"iloc") + 12
+    sizes = (data.index(b"meta") - 4, data.index(b"iloc") - 4, at + 6)  # the last one is where the frame is
+    for size in sizes:
+        struct.pack_into(">I", data, size, struct.unpack_from(">I", data, size)[0] + more)
+    struct.pack_into(">H", data, at - 2, n_frames)
+    return bytes(data[:at] + data[at : at + 14] * n_frames + data[at + 14 :])
+
+
 def avif_that_says(width: int, height: int, *, size: int) -> bytes:
     """Return an AVIF of size x size pixels that says it has others."""
     data = opencv(".avif", np.zeros((size, size, 3), np.uint8))
@@ -235,6 +246,7 @@ def bombs() -> dict[str, bytes]:
         "tiff of 60,000 tags": tiff([(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 4, 1, 0)] * 60_000])[:200_000],
         "64-bit tiff": long8_tiff(12, 10),
         "avif of larger frames": avif_that_says(64, 48, size=2000),
+        "avif of hundreds of frames": avif_of_equal_frames(400, side=100),
         "avif of endless pieces": avif_of_extents(1000, 65_535),
         "jpeg 2000 of tiny blocks": encoded("JPEG2000", Image.new("L", (400, 400)), codeblock_size=(4, 4)),
         "jpeg 2000 of many layers": jpeg_2000_of_layers(65_535),

@@ -275,8 +275,11 @@ def _tiff(data: bytes) -> Header:
     bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
     if bits > 8 and photometric == 0:  # OpenCV does not invert it
         raise ValueError("a TIFF of 16 bits in which 0 is white; save it as one in which 0 is black")
-    if bits > 8 and samples > 1 and tags.get(284, (3, 1, 1))[2] == 2:  # OpenCV returns memory that it has not written
+    # Of these two OpenCV returns memory that it has not written.
+    if bits > 8 and samples > 1 and tags.get(284, (3, 1, 1))[2] == 2:
         raise ValueError(f"a TIFF of {bits} bits in separate planes; save it with interleaved channels")
+    if samples == 1 and photometric == 2:
+        raise ValueError("a TIFF of one channel that is said to be RGB; save it again")
     has_alpha = samples == 4 and photometric == 2 and tags.get(338, (3, 1, 1))[2] != 0  # 0: the fourth is another band
     return Header("TIFF", width, height, animated, has_alpha, bits > 8)
 
@@ -449,8 +452,11 @@ def _heif(data: bytes) -> Header:
 
 
 def _check_avif(data: bytes) -> None:
-    """Refuse an AVIF whose coded frames are larger than it says: the decoder allocates by them, and then shrinks."""
-    header, n_frames = _heif(data), 0
+    """Refuse an AVIF whose coded frames are larger than it says: the decoder allocates by them, and then shrinks.
+
+    A grid has many, with parts beyond the image, and each again for transparency.
+    """
+    header, n_pixels = _heif(data), 0
     meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
     where: dict[bytes, tuple[int, int]] = {}
     for name, start, end in _boxes(data, meta + 4, len(data)):
@@ -458,11 +464,12 @@ def _check_avif(data: bytes) -> None:
     inner, _ = where.get(b"idat", (0, 0))
     for at, n_bytes in _items(data, *where.get(b"iloc", (0, 0)), inner=inner):
         if size := _av1_frame_size(data, at, at + n_bytes):
-            n_frames += 1
-            if size[0] * size[1] > max(header.width * header.height, MOST_TILE_PIXELS):
-                said = f"an AVIF of {header.width}x{header.height} pixels with frames of {size[0]}x{size[1]}"
+            n_pixels += size[0] * size[1]
+            stated = header.width * header.height
+            if size[0] * size[1] > max(stated, MOST_TILE_PIXELS) or n_pixels > 8 * stated + MOST_TILE_PIXELS:
+                said = f"an AVIF of {header.width}x{header.height} pixels whose frames have {n_pixels} or more"
                 raise ValueError(f"{said}; save it again")
-    if n_frames == 0:
+    if n_pixels == 0:
         raise IndexError("no frames")
 
 
