@@ -1,4 +1,4 @@
-"""The stages of dvc.yaml, one module a verb.
+"""The stages of dvc.yaml, one module each, named by a verb.
 
 A stage runs the darkroom package of its own checkout, also in the temporary copies that `dvc exp run --temp` makes.
 """

@@ -22,7 +22,7 @@ def main() -> None:
     parents = prepared.index().loc[rows, ["id", "label", "split"]]
 
     paths.out.mkdir(parents=True, exist_ok=True)
-    # Shards of as many rows as those of the prepared data: their largest size was chosen there.
+    # Shards have as many rows as those of the prepared data, whose maximum size preprocess.shard_bytes sets.
     shard_bytes = prepared.manifest["shards"][0]["rows"] * prepared.images[0].nbytes
     with (
         DatasetWriter(paths.out, image_shape=prepared.image_shape, shard_bytes=shard_bytes) as writer,

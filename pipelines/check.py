@@ -1,9 +1,9 @@
 """Check params.yaml as a whole.
 
-Each section is read as its own stage will read it, and held against what other sections ask of it.
-It comes before all other stages, so that what `embed` and `train` would refuse is said before anything is fetched. What
-only the data, the network or the device can tell is left to them. It runs in every `dvc repro` and notes what the
-user's own files contain, which DVC does not look at: `download` runs again when they have changed.
+Each section is validated with the model of its own stage, and against the other sections. `check` runs before all other
+stages, so that mistakes which `embed` or `train` would refuse are found before anything is downloaded. Those stages
+check what depends on the data, the network or the device. `check` runs in every `dvc repro` and records a fingerprint
+of the user's own files, which DVC does not watch: `download` runs again when they have changed.
 """
 
 import json
@@ -42,12 +42,11 @@ def main() -> None:
 
 
 def check_params() -> DownloadParams:
-    """Refuse a ./params.yaml that a stage would refuse, where that can be told without data and without Keras; return
-    its section `download`.
+    """Check ./params.yaml as far as possible without the data and without Keras; return its section `download`.
 
     Raises:
-        ParamsError: says which setting, and what to do.
-        DataError: the file that embed.weights names is missing, or has another checksum.
+        ParamsError: a stage would refuse a setting.
+        DataError: the file that embed.weights names is missing or has another checksum.
     """
     download = load_section("download", DownloadParams)
     preprocess = load_section("preprocess", PreprocessParams)
@@ -65,7 +64,7 @@ def check_params() -> DownloadParams:
         with in_section("embed"):
             backbone = find_backbone(embed.backbone)
             check_image_size(backbone, (embed.image_size[0], embed.image_size[1]))
-        if isinstance(embed.weights, WeightsFile):  # other weights may have to be fetched: that is for embed
+        if isinstance(embed.weights, WeightsFile):  # embed fetches all others
             obtain_weights(backbone, embed.weights.model_dump())
     for name, params in candidates.items():
         with in_section(f"train.{name}"):
@@ -77,7 +76,7 @@ def check_params() -> DownloadParams:
 def _sources(download: DownloadParams, *, before: Path) -> dict[str, dict[str, str]]:
     """Return the fingerprint of every source on this machine that has no checksum.
 
-    One that is not here now is as the last run noted it: a clone without the images goes on with data/raw.
+    A source that is missing keeps the fingerprint of the last run, so that a clone without the images can use data/raw.
     """
     root = repository_root()
     known = read_json(before).get("sources", {}) if before.is_file() else {}

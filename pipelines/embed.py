@@ -1,6 +1,6 @@
 """Compute the features of the images by a frozen backbone.
 
-Of the training and validation images, once for all heads on it.
+Training and validation images are embedded once, for all heads on that backbone.
 """
 
 import time
@@ -62,7 +62,7 @@ def main() -> None:
             )
         writer.finish(
             backbone=backbone.name,
-            # The sha256 found is written down: a stage that reads the features refuses another file at this path.
+            # The computed sha256 is recorded, so that stages which read the features refuse another file at this path.
             weights=setting if isinstance(setting, str) else {**setting, "sha256": weights.sha256},
             weights_origin=weights.origin,
             weights_sha256=weights.sha256,

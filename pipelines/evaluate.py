@@ -1,6 +1,6 @@
 """Score every candidate and choose the winner.
 
-Each model.onnx is scored on the splits test and recent; metrics, pictures and a report are written.
+Each model.onnx is scored on the splits test and recent. Writes metrics, pictures and a report.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def main() -> None:
     from darkroom.evaluation.earlier import read_earlier
     from darkroom.evaluation.heat import heat_of
     from darkroom.figures.fonts import advice
-    from darkroom.tracking.runs import reopen_training
+    from darkroom.tracking.restored import reopen_training
 
     with ExitStack() as stack:  # a store that does not answer must fail before anything is scored, not after
         records = {name: stack.enter_context(reopen_training(name, said)) for name, said in trained.items()}

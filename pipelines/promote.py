@@ -1,8 +1,8 @@
 """Promote the winner if it is better than the champion.
 
-Both answer the same images; a winner that passes every gate is registered.
-This stage runs in every `dvc repro`, so what was decided before is answered without loading a model or MLflow: the
-champion is recognised by the sha256 of its model.onnx, and every decision is kept.
+Both classify the same images; a winner that passes every gate is registered.
+This stage runs in every `dvc repro`, so an earlier decision is repeated without loading a model or MLflow: the champion
+is recognised by the sha256 of its model.onnx, and every decision is cached.
 """
 
 import json

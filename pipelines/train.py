@@ -1,7 +1,7 @@
 """Train one candidate and record the run in MLflow.
 
-The candidate is named by the output directory: models/cnn is trained from the section train.cnn, and from best.yaml,
-whose values `tune` found and put in place of those of the section.
+The name of the output directory is the candidate: models/cnn is trained with the section train.cnn. The values of
+best.yaml, which `tune` writes, replace those of the section.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Search better values for one candidate with Optuna.
 
-Trials see the train and val splits, and `train` gets what is chosen.
-The candidate is named by the directory of best.yaml: models/cnn/best.yaml holds what replaces values of train.cnn.
+Trials use the train and val splits. The directory of best.yaml names the candidate: the values in models/cnn/best.yaml
+replace those of train.cnn.
 """
 
 from pathlib import Path

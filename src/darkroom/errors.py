@@ -4,8 +4,8 @@ DarkroomError         exit code 1
 ├── ParamsError       exit code 2: params.yaml, a preset or the command line is wrong
 ├── DataError         images, labels, archives, prepared data or their files are wrong
 ├── TrainingError     training cannot start, or went wrong (a loss that is not finite)
-├── SearchError       the study of a tuning, or its storage, refuses, or its workers keep dying
-├── RegistryError     the tracking server or the model registry refuses, or contradicts itself
+├── SearchError       a study of `tune` or its storage cannot be used, or its workers keep dying
+├── RegistryError     the tracking server or the model registry refuses a request, or is inconsistent
 └── LockedError       exit code 75: someone else holds the lock; try again later
 """
 
@@ -23,7 +23,7 @@ class ParamsError(DarkroomError):
 
 
 class DataError(DarkroomError):
-    """The data, or a file that holds them, are not what they must be."""
+    """The data, or a file that holds them, are wrong."""
 
 
 class TrainingError(DarkroomError):
@@ -35,7 +35,7 @@ class SearchError(DarkroomError):
 
 
 class RegistryError(DarkroomError):
-    """The tracking server or the model registry does not answer as it must."""
+    """The tracking server or the model registry refuses a request, or is inconsistent."""
 
 
 class LockedError(DarkroomError):
@@ -45,4 +45,4 @@ class LockedError(DarkroomError):
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """Not an error: raised by what watches a training, to end one that is not worth going on."""
+    """Not an error: raised by an observer of a training to end it early."""

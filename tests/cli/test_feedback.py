@@ -120,7 +120,7 @@ def test_wrong_use_is_exit_code_2_and_a_missing_log_is_1(darkroom):
     code, _, err = darkroom("feedback", "--log", "log")
     assert (code, err) == (2, "error: there is nothing to do; pass a FILE of labels, --to-incoming, or both\n")
     code, _, err = darkroom("feedback", "--to-incoming")
-    assert (code, err) == (2, "error: which log? pass --log DIRECTORY, or set retrain.drift_log in params.yaml\n")
+    assert (code, err) == (2, "error: no log is given; pass --log DIRECTORY, or set retrain.drift_log in params.yaml\n")
     code, _, err = darkroom("feedback", "--to-incoming", "--log", "nowhere")
     assert (code, "nowhere: no such directory; --log of" in err) == (1, True)
 

@@ -5,13 +5,17 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from os import mkfifo
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from darkroom.data.arrays.dataset import Dataset
@@ -78,6 +82,34 @@ def csv(*rows: str) -> bytes:
     return "\n".join(rows).encode()
 
 
+def shard(name: str) -> bytes:
+    """Return a parquet file of images of cats and dogs, as the hub has it."""
+    images = [{"bytes": photo(f"{name} {number}"), "path": None} for number in range(16)]
+    features = {"label": {"names": ["cats", "dogs"], "_type": "ClassLabel"}}
+    table = pa.table({"image": images, "label": [number % 2 for number in range(16)]})
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+        buffer := BytesIO(),
+        row_group_size=5,
+    )
+    return buffer.getvalue()
+
+
+def coco(names: Sequence[str]) -> bytes:
+    return json.dumps(
+        {
+            "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+            "annotations": [{"image_id": number, "category_id": number % 2} for number in range(len(names))],
+            "categories": [{"id": 0, "name": "cats"}, {"id": 1, "name": "dogs"}],
+        }
+    ).encode()
+
+
+def studio(names: Sequence[str]) -> bytes:
+    tasks = [{"image": name, "choice": ["cats", "dogs"][n % 2], "annotator": 1} for n, name in enumerate(names)]
+    return json.dumps(tasks).encode()
+
+
 ANIMALS = photos("cats", "dogs")
 SPLIT = photos("train/cats", "train/dogs", "val/cats", "val/dogs", "test/cats", "test/dogs", n=4)
 FLAT = {f"images/{name.replace('/', '_')}": content for name, content in ANIMALS.items()}
@@ -108,6 +140,24 @@ LAYOUTS: dict[str, dict[str, bytes]] = {
         f"camera{number % 2}/{number}.png": photo(str(number)) for number in range(16)
     }
     | {"labels.csv": csv("path,label", *(f"camera{n % 2}/{n}.png,{n // 8}" for n in range(16)))},
+    "a table of each split": {
+        f"{split}/{name}": photo(f"{split} {name}") for split in ("train", "test") for name in map(str, range(8))
+    }
+    | {
+        f"{split}/metadata.jsonl": csv(*(f'{{"file_name": "{n}", "label": "{n % 2}"}}' for n in range(8)))
+        for split in ("train", "test")
+    },
+    "directories, and a table with a split": ANIMALS
+    | {
+        "labels.csv": csv(
+            "path,label,Usage", *(f"{name},{name[:4]},{'Test' if name[5] in '012' else 'Training'}" for name in ANIMALS)
+        )
+    },
+    "one column per class": FLAT
+    | {"labels.csv": csv("image,cats,dogs", *(f"{n},{int('cats' in n)},{int('dogs' in n)}" for n in FLAT))},
+    "COCO": FLAT | {"annotations.json": coco([*FLAT])},
+    "Label Studio": FLAT | {"project.json": studio([*FLAT])},
+    "shards": {"data/train-00000-of-00001.parquet": shard("1"), "data/test-00000-of-00001.parquet": shard("2")},
     "patients": {
         f"{label}/patient{number // 2:02}_{number}.png": photo(f"{label} {number}")
         for label in ("benign", "malign")
@@ -135,6 +185,80 @@ def test_preprocess_finds_what_init_said(name: str, init: Any, tmp_path: Path, m
     assert read_params(Path("params.yaml"))["promote"]["registered_model"] == "my-photos"
     if name == "patients":
         assert index.groupby(index["source"].str.extract(r"(patient\d+)")[0])["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "layout"),
+    [
+        ("labels.csv", csv("path,label", *(f"{name},{name[7:11]}" for name in FLAT)), "table"),
+        ("annotations.json", coco([*FLAT]), "coco"),
+        ("project.json", studio([*FLAT]), "label_studio"),
+        ("train.parquet", shard("1"), "parquet"),
+    ],
+)
+def test_the_file_that_says_the_classes_may_be_given(
+    name: str, content: bytes, layout: str, init: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "images", FLAT | {name: content, "other.parquet": shard("2"), "other.json": coco([])})
+    code, out, err = init(folder / name, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["layout"]["kind"] == layout
+    assert json.loads(out)["classes"] == {"cats": 8, "dogs": 8}
+    assert len(prepared(monkeypatch).index()) == 16
+
+
+def test_what_cannot_be_read_is_rejected_as_preprocess_does(
+    init: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "images", photos("cats", "dogs", n=40))
+    (source / "cats" / "gone.png").symlink_to("/nowhere.png")
+    (source / "cats" / "loop.png").symlink_to("loop.png")
+    mkfifo(source / "dogs" / "pipe.png")
+    code, out, err = init(source, "--json")
+    assert (code, err) == (0, "")
+    assert [one["source"] for one in json.loads(out)["rejected"]] == ["cats/gone.png", "cats/loop.png", "dogs/pipe.png"]
+    prepared(monkeypatch)
+    assert Path("reports/data/rejected.csv").read_text() == Path("reports/init/rejected.csv").read_text()
+    code, _, err = init(source / "dogs" / "pipe.png", "--force")
+    assert (code, err.splitlines()[-1]) == (1, f"error: cannot read {source}/dogs/pipe.png: not a regular file")
+
+
+@pytest.mark.parametrize(
+    ("files", "notes"),
+    [
+        (
+            photos("pets/cats", "pets/dogs", "wild/deer"),
+            [
+                "directories inside the classes, such as 'pets/cats', belong to them; if these are the classes, use "
+                "--layout 'level: 2'"
+            ],
+        ),
+        (
+            {**ANIMALS, "meta/train.txt": b"x", "meta/test.txt": b"x"},
+            ["'meta/test.txt' may list a split, which is not read; a label table with a column split is"],
+        ),
+        (
+            {
+                **FLAT,
+                "more/1.png": photo("more"),
+                **{"a.csv": csv("path,label", *(f"{name},{name[7:11]}" for name in FLAT))},
+            },
+            [
+                "'a.csv' says the classes, not the directories",
+                "1 file is named in no row and left out, such as 'more/1.png'",
+            ],
+        ),
+        (
+            {**ANIMALS, "a.csv": csv("path,label,patient", *(f"{name},{name[:4]},{name}" for name in ANIMALS))},
+            ["'a.csv' says what the directories do, and the groups, by 'patient'"],
+        ),
+    ],
+)
+def test_what_may_have_been_meant_otherwise_is_noted(
+    files: dict[str, bytes], notes: list[str], init: Any, tmp_path: Path
+) -> None:
+    code, out, _ = init(write(tmp_path / "images", files), "--check", "--json")
+    assert (code, json.loads(out)["notes"]) == (0, notes)
 
 
 @pytest.mark.parametrize("packed", [write_zip, write_tar])
@@ -189,6 +313,16 @@ def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path
         (photos("cats"), "only one class, 'cats'; a classifier needs two"),
         ({"cats/a.jpg": b"x", "dogs/b.jpg": b"y"}, "no image can be decoded"),
         ({"a.png": b"x"}, "'a.png' is not in a class directory; expected <class>/<image>"),
+        ({**FLAT, "labels.xlsx": b"PK"}, "labels.xlsx is a spreadsheet; save it as CSV"),
+        ({**FLAT, "labels.json": b"[]"}, "labels.json is neither COCO nor an export of Label Studio; save it as CSV"),
+        ({**FLAT, **{f"{split}.csv": csv("path,label", *FLAT) for split in ("train", "val")}}, "no label; add it"),
+        (
+            {
+                **FLAT,
+                **{f"{split}.csv": csv("path,label", *(f"{n},{n[7:11]}" for n in FLAT)) for split in ("train", "val")},
+            },
+            "val.csv, row 2: 'images/cats_0.png' is named in row 2 of 'train.csv' too; keep one of them",
+        ),
         (photos("a/cats", "a/dogs", "b/cats", "b/dogs"), "say which are the classes with `level` in the layout: 1 for"),
         (
             {**ANIMALS, **{f"dogs/bad{n}.png": b"x" for n in range(4)}},

@@ -103,7 +103,7 @@ def test_a_host_that_is_no_name_is_refused() -> None:
 def test_what_is_kept_of_a_log_needs_a_log(option: str, monkeypatch: Any, capfd: Any) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)  # the command leaves SIGTERM as the system has it
     code, _, err = run(monkeypatch, capfd, "serve", option, "1")
-    assert (code, f"{option} is about what is kept in the log's directory; also pass --log" in err) == (2, True)
+    assert (code, f"{option} needs a log's directory; also pass --log" in err) == (2, True)
 
 
 def test_every_option_has_a_variable_of_its_name(monkeypatch: Any) -> None:

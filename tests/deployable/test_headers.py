@@ -38,6 +38,7 @@ from tests.support.image_files import (
     png_with,
     thumbnail_chain,
     tiff,
+    tiff_of_pixels,
     tiff_of_strip,
     tiff_of_tile,
 )
@@ -161,19 +162,27 @@ def test_thumbnails_may_come_before_or_after_their_image() -> None:
     ("data", "message"),
     [
         (bmp(8, 8, header_bytes=44), "a BMP with a header of 44 bytes, which is none that is known; save it as PNG"),
-        (tiff_of_strip(8, samples=5), "a TIFF of 5 channels; expected 1, 3 or 4"),
-        (encoded("TIFF", Image.new("LA", (8, 8))), "a TIFF of 2 channels; expected 1, 3 or 4"),
-        (encoded("JPEG2000", Image.new("LA", (8, 8))), "a JPEG 2000 image of 8x8 pixels and 2 channels; save it again"),
+        (tiff_of_strip(8, samples=5), "a TIFF of 5 channels; expected 1 to 4"),
         (b"P5 8 8 15\n" + bytes(64), "a PNM of values up to 15; expected 255 to 65,535, save it as PNG"),
         (tiff_of_tile(4096), "a TIFF of 8x8 pixels in tiles of 4096x4096; save it again"),
         (
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 0)]),
             "a TIFF of 16 bits in which 0 is white",
         ),
+        (encoded("TIFF", Image.new("LA", (8, 8))), "a TIFF of 2 channels that are not RGB; save it as PNG"),
+        (
+            tiff_of_pixels(np.zeros((8, 8, 3), np.uint8), photometric=1),
+            "a TIFF of 3 channels that are not RGB; save it",
+        ),
+        (
+            tiff_of_pixels(np.zeros((8, 8, 4), np.uint16), photometric=5),
+            "a TIFF of 4 channels that are not RGB; save it",
+        ),
         (
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2), (277, 3, 1, 3), (284, 3, 1, 2)]),
-            "a TIFF of 16 bits in separate planes; save it with interleaved channels",
+            "a TIFF of 16 bits whose channels are stored one after another; save them interleaved",
         ),
+        (encoded("JPEG2000", Image.new("LA", (8, 8))), "a JPEG 2000 image of 8x8 pixels and 2 channels; save it again"),
         (
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2)]),
             "a TIFF of one channel that is said to be RGB; save it again",

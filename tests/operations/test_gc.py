@@ -1,20 +1,16 @@
 import json
 import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from darkroom.errors import DataError
 from darkroom.files.writing import sha256_of, write_text
 from darkroom.operations import gc
-from darkroom.operations.undo import WorkInProgress
 from darkroom.registry import aliases, register, versions
 from darkroom.registry.comparisons import REFERENCE
 from darkroom.registry.snapshot import Registered, Version
-from darkroom.tracking import runs
+from darkroom.tracking import restored, runs
 from tests.support.trained_repository import fresh_store, prepare, train
 
 pytestmark = pytest.mark.heavy
@@ -65,7 +61,7 @@ def root(tmp_path_factory):
             "seen": onnx.with_name("seen_ids.npy"),
             "tags": {},
         }
-        uri, _ = runs.package("models:/m-" + "0" * 32, **unknown)
+        uri, _ = restored.find_or_log_model("models:/m-" + "0" * 32, **unknown)
         register.register("pets", model_uri=uri, model_sha256=sha256_of(onnx), tags={})
         yield root
 
@@ -146,40 +142,6 @@ def test_stale_files_go_and_what_is_in_use_stays(tmp_path, monkeypatch):
     gc.remove(plan, keep=1)
     left = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert left == ["checkpoints/new/last.npz", "tuning/cnn.json", "tuning/used.journal", "weights/net.whl"]
-
-
-def test_the_cache_of_an_unfinished_retraining_is_kept(tmp_path):
-    WorkInProgress(tmp_path).begin({"started": "2026-05-20T03:00:00+00:00"}, writes=[])
-    with pytest.raises(
-        DataError, match=r"the retraining started at 2026-05-20T03.* is unfinished and needs DVC's cache; run"
-    ):
-        gc.old_data(tmp_path, remove=True)
-
-
-def test_old_data_that_a_commit_names_stays_in_the_cache(tmp_path, monkeypatch):
-    def do(*command: str) -> None:
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-
-    def versioned(text: str) -> None:
-        data.unlink(missing_ok=True)
-        data.write_text(text)
-        do(sys.executable, "-m", "dvc", "add", "data.txt")
-
-    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
-        monkeypatch.setenv(name, "test@localhost")
-    data = tmp_path / "data.txt"
-    do("git", "init", "--quiet")
-    do(sys.executable, "-m", "dvc", "init", "--quiet")
-    versioned("committed")
-    do("git", "add", "--all")
-    do("git", "commit", "--quiet", "--message", "data")
-    versioned("used by nothing")
-    versioned("in the work tree")
-    assert gc.old_data(tmp_path, remove=False) == (1, len("used by nothing"))
-    assert gc.old_data(tmp_path, remove=True) == (1, len("used by nothing"))
-    assert gc.old_data(tmp_path, remove=False) == (0, 0)
-    left = {path.read_text() for path in (tmp_path / ".dvc" / "cache" / "files").rglob("*") if path.is_file()}
-    assert left == {"committed", "in the work tree"}
 
 
 def test_the_command_removes_nothing_unless_it_is_told_to(tmp_path, monkeypatch):

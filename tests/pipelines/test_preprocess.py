@@ -255,7 +255,9 @@ def test_a_column_of_a_label_table_slices_the_test_set(place):
 def test_an_expression_for_groups_must_fit_some_path(place):
     place.raw(some("cat", "dog"))
     place.params(group_by=r"patient(\d+)")
-    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png', and is no")
+    fails(place, r"preprocess.group_by \(patient\(\\d\+\)\) fits no path, such as 'cat/0.png'; correct it")
+    place.params(group_by=r"\w+/\d")
+    fails(place, r"preprocess.group_by \(.*\) is not a column of a label table; a regular expression needs parentheses")
 
 
 def test_a_patient_in_two_splits_of_the_data_is_named(place):

@@ -113,6 +113,19 @@ def test_the_garbage_collector_rests_while_keras_is_loaded() -> None:
     assert gc.isenabled()
 
 
+@pytest.mark.heavy
+def test_keras_is_loaded_without_packages_it_does_without(tmp_path: Path) -> None:
+    body = (
+        "import sys; from darkroom.project.console import NOT_FOR_KERAS, loading_keras\n"
+        "    with loading_keras():\n"
+        "        import keras\n"
+        "    loaded = keras.backend.backend(), *(name for name in NOT_FOR_KERAS if name in sys.modules)\n"
+        "    import pandas, sklearn\n"
+        "    print(*loaded, pandas.__name__, sklearn.__name__, file=sys.stderr)"
+    )
+    assert end(body, cwd=tmp_path)[2] == "tensorflow pandas sklearn\n"
+
+
 def test_every_epoch_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress.TrainingProgress(epochs=3)
     record = {"train_loss": 0.5, "val_loss": 0.25, "val_accuracy": 0.9, "images_per_second": 1234.5}

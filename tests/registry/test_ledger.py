@@ -71,7 +71,7 @@ def is_consistent(name):
     return registered
 
 
-@pytest.mark.parametrize("mended_by", ["the next call", "registry-check"])
+@pytest.mark.parametrize("mended_by", ["the next call", pytest.param("registry-check", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_death_at_any_moment_loses_and_doubles_nothing(shared_store, monkeypatch, operation, mended_by):
     n_champions, act, expected = OPERATIONS[operation]

@@ -217,5 +217,5 @@ def test_no_image_is_kept_unless_that_is_asked_for(root, tmp_path):
     refused = Server(root, "--keep-images", "0.5")
     assert refused.process.wait(60) == 2
     refused.stop()
-    expected = "--keep-images is about what is kept in the log's directory; also pass --log DIRECTORY"
+    expected = "--keep-images needs a log's directory; also pass --log DIRECTORY"
     assert refused.lines[-1].endswith(expected)

@@ -137,6 +137,17 @@ def tiff(tags: list[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
 
 
+def tiff_of_pixels(pixels: np.ndarray, *, photometric: int = 2, extra: int | None = None) -> bytes:
+    """Return uint8 or uint16 pixels (H, W, C) as a TIFF in one strip; `extra` says what the fourth channel is."""
+    height, width, n_channels = pixels.shape
+    bits = struct.pack(f"<{n_channels}H", *[8 * pixels.itemsize] * n_channels)
+    at = 14 + 12 * (9 if extra is None else 10)
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (259, 3, 1, 1), (262, 3, 1, photometric), (277, 3, 1, n_channels)]
+    tags += [(258, 3, n_channels, at), (273, 4, 1, at + len(bits)), (278, 4, 1, height), (279, 4, 1, pixels.nbytes)]
+    tags += [] if extra is None else [(338, 3, 1, extra)]
+    return tiff(tags, bits + pixels.tobytes())
+
+
 def tiff_of_tile(tile: int, *, side: int = 8) -> bytes:
     """Return a grey TIFF of side x side pixels in one tile of tile x tile zeros."""
     at = 14 + 12 * 11

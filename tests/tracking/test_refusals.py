@@ -14,7 +14,7 @@ import pytest
 
 from darkroom.errors import RegistryError
 from darkroom.registry import versions
-from darkroom.tracking import experiments, refusals, runs, store
+from darkroom.tracking import experiments, refusals, restored, runs, store
 from tests.support.trained_repository import fresh_store
 
 pytestmark = pytest.mark.heavy
@@ -201,7 +201,7 @@ def test_a_deleted_run_is_reported_with_the_way_back(root):
     store.client().delete_run(run.id)
     trained = {"run_id": run.id, "experiment": "pets", "tracking_uri": run.tracking_uri}
     expected = rf"the run of cnn, {run.id}, was deleted in the MLflow store sqlite:.*; restore it with `mlflow runs"
-    with pytest.raises(RegistryError, match=expected), runs.reopen_training("cnn", trained):
+    with pytest.raises(RegistryError, match=expected), restored.reopen_training("cnn", trained):
         pass
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from darkroom.errors import LockedError, RegistryError, Stopped
 from darkroom.project import locks, params, text
-from darkroom.tracking import experiments, runs, store
+from darkroom.tracking import experiments, restored, runs, store
 from darkroom.tracking.differences import name_run
 from tests.support.onnx_model import write_model
 from tests.support.trained_repository import clean_environment, fresh_store
@@ -288,7 +288,7 @@ def test_a_deleted_run_is_reported_with_the_way_back(root):
     expected = (
         f"the run of cnn, {run.id}, was deleted in the MLflow store .*`mlflow runs restore --run-id {run.id}`, or"
     )
-    with pytest.raises(RegistryError, match=expected), runs.reopen_training("cnn", trained):
+    with pytest.raises(RegistryError, match=expected), restored.reopen_training("cnn", trained):
         pass
 
 

@@ -218,10 +218,12 @@ def in_a_process(checkpoint: Path, *, kills: Sequence[int] = (), n_devices: int 
     return [json.loads(line) for line in done.stdout.splitlines()[-1 - len(kills) :]]
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_both_phases_ends_the_same(tmp_path: Path, uninterrupted: Callable[[], Trained]) -> None:
     assert in_a_process(tmp_path, kills=(1, 3)) == [1, 3, comparable(uninterrupted())]
 
 
+@pytest.mark.slow
 def test_two_devices_train_both_phases_as_one_does(tmp_path: Path, features: Any) -> None:
     (ours,), theirs = in_a_process(tmp_path, n_devices=2, dropout=0.0), comparable(trained(two_phases(0.0), features))
     for one, other in zip(ours["history"], theirs["history"], strict=True):

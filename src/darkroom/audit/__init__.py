@@ -1,1 +1,1 @@
-"""Wrong labels, images that resemble nothing, unusable ones: found, shown and corrected. Open run.py first."""
+"""Find, show and correct wrong labels, outliers and unusable images. Open run.py first."""

@@ -1,4 +1,4 @@
-"""What a person decides about findings: written to data/corrections.csv at once, and taken back again."""
+"""A person's decisions about findings, written to data/corrections.csv at once; they can be undone."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from darkroom.project.locks import store_lock
 
 
 class _Made(NamedTuple):
-    """A decision: the row of the image, its line in the file, and the lines that this replaced, with their places."""
+    """A decision: the row of the image, its line in the file, and the lines that it replaced, with their positions."""
 
     row: int
     line: Correction
@@ -25,10 +25,10 @@ class Decisions:
     Args:
         path: data/corrections.csv.
         dataset: the images.
-        who: name of the person.
+        who: name of the reviewer.
 
     Attributes:
-        made: the rows that were decided about, in order.
+        made: the rows with a decision, in order.
     """
 
     def __init__(self, path: Path, dataset: Dataset, *, who: str) -> None:
@@ -43,7 +43,7 @@ class Decisions:
         return [one.row for one in self._made]
 
     def decide(self, row: int, new: str) -> None:
-        """Give an image a label: that of a class, its own (it is confirmed), or `drop`.
+        """Give an image a label: a class (its own confirms it) or `drop`.
 
         Raises:
             DataError: the image or the class does not exist, or the file cannot be read.
@@ -64,9 +64,9 @@ class Decisions:
         self._made.append(_Made(row, line, replaced))
 
     def undo(self) -> int | None:
-        """Take the last decision back and return its row; None if there is none.
+        """Undo the last decision and return its row; None if there is none.
 
-        Lines that it replaced are put where they were. A decision that another review has replaced since stays so.
+        Lines that it replaced are restored. A decision that another review has since replaced stays replaced.
         """
         if not self._made:
             return None
@@ -84,6 +84,6 @@ class Decisions:
         return last.row
 
     def _edit(self, edited: Callable[[Sequence[Correction]], list[Correction]]) -> None:
-        """Read, change and write the file, which a second review may write too."""
+        """Read, change and write the file under a lock, because a second review may write it too."""
         with store_lock("corrections", timeout=10, root=self.path.parent.parent):
             write_corrections(self.path, edited(read_corrections(self.path)))

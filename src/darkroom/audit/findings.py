@@ -1,4 +1,4 @@
-"""What an audit finds: labels that are probably wrong, twins with two labels, outliers, unusable images."""
+"""The findings of an audit: labels that are probably wrong, twins with two labels, outliers, unusable images."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,10 +29,10 @@ class Finding(NamedTuple):
     Attributes:
         kind: a key of KINDS.
         row: of the prepared images.
-        quality: how well the label fits, 0 to 1; of other kinds than label None.
-        suggested: the class that fits better, None where there is none.
-        beside: rows of the images to look at beside it: its neighbours, or its twin.
-        agreeing: how many of the neighbours have its label; None without neighbours.
+        quality: how well the label fits, 0 to 1; None for kinds other than label.
+        suggested: the class that fits better, None if there is none.
+        beside: rows of the images to show beside it: its neighbours, or its twin.
+        agreeing: number of neighbours with its label; None without neighbours.
     """
 
     kind: str
@@ -44,13 +44,13 @@ class Finding(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What is known of the labels of some images.
+    """The verdicts on the labels of some images.
 
     Attributes:
         rows: of the prepared images.
         verdicts: on their labels.
         agreement: the share of images whose most probable class is their label.
-        neighbours: None where there are only answers.
+        neighbours: None if only answers are known.
     """
 
     rows: np.ndarray
@@ -62,12 +62,12 @@ class Judged(NamedTuple):
 def by_vectors(
     vectors: Vectors, labels: np.ndarray, *, n_classes: int, probabilities: np.ndarray | None = None
 ) -> Judged:
-    """Return what models of other folds and neighbours say of the images of these vectors.
+    """Judge the labels of these vectors by models of other folds and by neighbours.
 
     Args:
         labels: int64, of all prepared images.
-        probabilities: (n, classes), of models that did not see the groups of these images; None: linear heads on the
-            vectors, one per fold.
+        probabilities: (n, classes), of models that were not trained on the groups of these images; None: fit linear
+            heads on the vectors, one per fold.
     """
     own = labels[vectors.rows]
     values = suspects.main_directions(vectors.values, n=N_FEATURES)
@@ -82,7 +82,7 @@ def by_vectors(
 
 
 def by_answers(answers: Answers, labels: np.ndarray) -> Judged:
-    """Return what the winner's answers say of images that it has not seen."""
+    """Judge labels by the winner's answers on images that it was not trained on."""
     own = labels[answers.rows]
     agreement = float((answers.probabilities.argmax(axis=1) == own).mean())
     return Judged(answers.rows, suspects.verdicts(answers.probabilities, own), agreement, None)
@@ -103,7 +103,7 @@ def wrong_labels(judged: Sequence[Judged], labels: np.ndarray) -> list[Finding]:
 
 
 def twins(pairs: Sequence[tuple[int, int]], judged: Sequence[Judged], labels: np.ndarray) -> list[Finding]:
-    """Return of every pair of rows the one whose label fits worse, with the other's label suggested."""
+    """Return for every pair the row whose label fits worse, with the other's label as the suggestion."""
     quality = {int(row): value for part in judged for row, value in zip(part.rows, part.verdicts.quality, strict=True)}
     found = []
     for pair in pairs:
@@ -131,5 +131,5 @@ def outliers(judged: Judged) -> list[Finding]:
 
 
 def unusable(reasons: Mapping[str, np.ndarray], rows: np.ndarray) -> list[Finding]:
-    """Return the images that have a reason to be left out, by reason."""
+    """Return the unusable images, grouped by reason."""
     return [Finding(kind, int(row)) for kind, has in reasons.items() for row in rows[has]]

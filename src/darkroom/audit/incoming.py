@@ -1,4 +1,4 @@
-"""Labels that a person gives to images of a folder: each is copied to data/incoming/<class>/, and taken back again."""
+"""Labels that a person gives to the images of a directory: each image is copied to data/incoming/<class>/."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from darkroom.files.writing import replacing, write_errors
 
 
 class _Made(NamedTuple):
-    """A decision: the row of the image, its copy, and where a copy was before, if there was one."""
+    """A decision: the row of the image, its copy, and the earlier copy under another class, if there was one."""
 
     row: int
     copy: Path
@@ -25,7 +25,7 @@ class Incoming:
     Args:
         folder: data/incoming.
         files: the images, by row.
-        classes: what a label may be.
+        classes: the possible labels.
 
     Attributes:
         made: the rows that were labelled, in order.
@@ -41,7 +41,7 @@ class Incoming:
         return [one.row for one in self._made]
 
     def decide(self, row: int, new: str) -> None:
-        """Copy an image to the directory of its class, away from that of another class.
+        """Copy an image to the directory of its class, or move its copy there from another class.
 
         Raises:
             DataError: the image or the class does not exist, or a file cannot be written.
@@ -71,7 +71,7 @@ class Incoming:
             self._made.append(_Made(row, copy, earlier))
 
     def undo(self) -> int | None:
-        """Take the last label back and return the row of its image; None if there is none."""
+        """Undo the last label and return the row of its image; None if there is none."""
         with self._lock, write_errors(self.folder):
             if not self._made:
                 return None
@@ -80,7 +80,7 @@ class Incoming:
                 last.copy.unlink(missing_ok=True)
             else:
                 last.earlier.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # it was moved by somebody else: it stays so
+                with suppress(FileNotFoundError):  # somebody else has moved it
                     last.copy.rename(last.earlier)
             self._made.pop()
             return last.row

@@ -1,6 +1,6 @@
-"""What the labels are judged by: features of the frozen backbone, pixels, or networks; answers on test images.
+"""What labels are judged by: features of the frozen backbone, pixels or networks, and answers on test images.
 
-None of it has seen the label of the image that it judges.
+Nothing is judged by a model that was trained on its label.
 """
 
 from pathlib import Path
@@ -22,17 +22,17 @@ from darkroom.training.params import TrainParams
 from darkroom.training.recipe import Recipe
 
 SOURCES = ("auto", "features", "pixels", "network")
-N_FEATURES = 512  # directions of the largest variance that the heads are given: half the time of 1,280
+N_FEATURES = 512  # principal components for the heads: half the time of 1,280
 
 
 class Vectors(NamedTuple):
-    """Images as vectors, from which heads and neighbours judge labels.
+    """Images as vectors, for heads and neighbours.
 
     Attributes:
         rows: int64 (n,), of the prepared images.
         values: float32 (n, D).
         groups: int64 (n,): near-duplicates share a number.
-        name: what the values are, for people.
+        name: of the values, for messages.
     """
 
     rows: np.ndarray
@@ -42,7 +42,7 @@ class Vectors(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the winner of the last evaluation answered on images that it did not see.
+    """The answers of the last evaluation's winner on images that it was not trained on.
 
     Attributes:
         rows: int64 (n,), of the prepared images.
@@ -54,15 +54,15 @@ class Answers(NamedTuple):
 
 
 def vectors(prepared: Dataset, features: Path, *, source: str, copies: np.ndarray, rows: np.ndarray) -> Vectors:
-    """Return the images as features of the backbone where they were computed, else as waves of their pixels.
+    """Return the images as features of the backbone if they were computed, else as random features of their pixels.
 
     Args:
         features: data/features.
-        source: a name of SOURCES; auto: features where there are any; network: pixels, by which neighbours are found.
+        source: a name of SOURCES; auto: features if there are any; network: pixels, to find neighbours.
         copies, rows: small copies of these rows of prepared, see pixels.small_copies.
 
     Raises:
-        DataError: features are asked for and there are none; or they are of other images.
+        DataError: source is features and there are none, or they belong to other images.
     """
     if source in ("auto", "features"):
         found = _features(prepared, features)
@@ -93,7 +93,7 @@ def _features(prepared: Dataset, directory: Path) -> Vectors | None:
 
 
 def network_answers(prepared: Dataset, vectors: Vectors, root: Path, *, n_folds: int) -> np.ndarray:
-    """Return what the first candidate that is trained from the start says of images that it did not see.
+    """Return the out-of-fold probabilities of the first candidate without a backbone.
 
     It is trained n_folds times, with its settings in params.yaml and those that `tune` found.
 
@@ -118,7 +118,7 @@ def network_answers(prepared: Dataset, vectors: Vectors, root: Path, *, n_folds:
 
 
 def candidate_recipe(root: Path) -> tuple[str, Recipe]:
-    """Return the first candidate that is trained from the start, and its settings.
+    """Return the name and the settings of the first candidate without a backbone.
 
     Raises:
         ParamsError: params.yaml has none, or its settings are wrong.
@@ -137,7 +137,7 @@ def candidate_recipe(root: Path) -> tuple[str, Recipe]:
 
 
 def answers(prepared: Dataset, reports: Path) -> Answers | None:
-    """Return the winner's answers on the test and the recent images; None where there is no evaluation of them.
+    """Return the winner's answers on the test and the recent images; None if these have not been evaluated.
 
     Args:
         reports: the directory of evaluation.json and predictions.parquet.

@@ -1,4 +1,4 @@
-"""One pass over the pixels: small copies of all images, and what these tell without any model."""
+"""Small copies of all images, made in one pass, and findings that need no model."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,11 @@ from darkroom.data.preparation.decoding import perceptual_hashes
 from darkroom.data.preparation.near_duplicates import near_duplicate_components
 
 EDGE = 32  # pixels of the small copies
-CHUNK = 512  # images in memory at a time, of each thread
-DARK, BRIGHT = 32, 223  # levels of 255 that the brightest, the darkest pixels do not reach
+CHUNK = 512  # images in memory at a time, per thread
+DARK, BRIGHT = 32, 223  # of 255: all pixels of a dark image are below the first, of a bright image above the second
 BLANK = 4.0  # standard deviation in levels
-EXTREME = 0.01  # of the pixels may be brighter, darker
-TINY = 0.5  # of the edge of the prepared images, and of that of half of the images
+EXTREME = 0.01  # share of pixels that may be exceptions to DARK and BRIGHT
+TINY = 0.5  # of the edge of the prepared images, and of the median edge of the originals
 SAME = 8.0  # mean difference in levels of two copies of one image
 WAVES = 1024  # random Fourier features
 PIXEL_DIRECTIONS = 64
@@ -40,10 +40,10 @@ def small_copies(images: Images | np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def unusable(copies: np.ndarray, sizes: np.ndarray, *, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
-    """Return of every reason which images have it: bool (n,).
+    """Return a mask of the affected images for every reason: bool (n,).
 
     Args:
-        copies: what small_copies returned.
+        copies: returned by small_copies.
         sizes: int (n, 2), height and width of the originals.
         image_shape: of the prepared images.
     """
@@ -61,12 +61,13 @@ def unusable(copies: np.ndarray, sizes: np.ndarray, *, image_shape: tuple[int, i
 
 
 def twins_with_two_labels(copies: np.ndarray, labels: np.ndarray, *, bits: int) -> Iterator[tuple[int, int]]:
-    """Yield pairs of images (positions) that are copies of one image and have two labels.
+    """Yield pairs of images (positions) that are copies of one image but have different labels.
 
-    Perceptual hashes propose them, as in preprocess; the pixels decide, because small images look alike by their hash.
+    Candidates have similar perceptual hashes, as in preprocess; then pixels are compared, because different small
+    images often have similar hashes.
 
     Args:
-        copies: what small_copies returned.
+        copies: returned by small_copies.
         labels: (n,) int.
         bits: see preprocess.near_duplicate_bits.
     """
@@ -84,7 +85,7 @@ def twins_with_two_labels(copies: np.ndarray, labels: np.ndarray, *, bits: int) 
 def waves(copies: np.ndarray, *, seed: int) -> np.ndarray:
     """Return random Fourier features of pixels (Rahimi and Recht 2007): float32 (n, WAVES).
 
-    A linear head on them is about a kernel machine on the pixels: what there is without a pretrained network.
+    A linear head on them approximates a kernel machine on the pixels; used if there is no pretrained network.
     """
     points = main_directions(copies.reshape(len(copies), -1).astype(np.float32) / 255, n=PIXEL_DIRECTIONS)
     rng = np.random.default_rng(seed)

@@ -16,7 +16,7 @@ from darkroom.files.writing import write_csv, write_text
 COLUMNS = ("kind", "id", "source", "split", "label", "suggested", "quality", "agreeing_neighbours", "beside")
 SIDE = 96  # pixels of an image on the page
 LOSSLESS_SIDE = 48  # larger ones are compressed, to a fifth of the size
-SHOWN = {"label": 240}  # of a kind on the page
+SHOWN = {"label": 240}  # maximum number of findings per kind on the page
 SHOWN_OF_OTHERS = 60
 BESIDE = 3
 

@@ -1,4 +1,4 @@
-"""The page on which a person decides about images, one by one, on this machine alone."""
+"""The page on which a person decides about images, one by one; it is served to this machine only."""
 
 import secrets
 import socket
@@ -20,8 +20,8 @@ from darkroom.errors import DarkroomError
 
 STATIC = Path(__file__).parent / "static"
 ASSETS = {"review.css": "text/css", "review.js": "text/javascript"}
-HOSTS = ["127.0.0.1", "localhost", "[::1]"]  # else a page elsewhere, whose name leads here, could ask
-MOST = 5000  # findings that the page is given
+HOSTS = ["127.0.0.1", "localhost", "[::1]"]  # other names would allow DNS rebinding by pages of other sites
+MOST = 5000  # findings that are sent to the page
 SIDE = 640  # pixels of an image on the page
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
@@ -34,7 +34,7 @@ HEADERS = {
 
 
 class Decision(BaseModel):
-    """What the page sends."""
+    """A decision as the page sends it."""
 
     model_config = ConfigDict(extra="forbid")
     row: int
@@ -42,28 +42,28 @@ class Decision(BaseModel):
 
 
 class Deciding(Protocol):
-    """Where decisions go: decisions.Decisions, or incoming.Incoming."""
+    """A store of decisions: decisions.Decisions or incoming.Incoming."""
 
     @property
     def made(self) -> list[int]:
-        """The rows that were decided about, in order."""
+        """The rows with a decision, in order."""
 
     def decide(self, row: int, new: str) -> None:
         """Give an image a label."""
 
     def undo(self) -> int | None:
-        """Take the last decision back and return its row."""
+        """Undo the last decision and return its row."""
 
 
 class Shown(NamedTuple):
-    """What the page shows.
+    """The content of the page.
 
     Attributes:
-        classes: what a label may be.
+        classes: the possible labels.
         cards: one per image, in the order in which they are shown: row, kind, why, label (None: it has none yet),
             suggested, source, split, beside (row and label of other images).
-        image: gives the image of a row, uint8 (H, W, C); IndexError or ValueError: there is none.
-        then: what to do when all are decided.
+        image: returns the image of a row, uint8 (H, W, C); raises IndexError or ValueError if there is none.
+        then: what to do after the last decision.
     """
 
     classes: list[str]
@@ -76,10 +76,10 @@ def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
     """Return the application.
 
     Args:
-        shown: what there is to decide about.
-        decisions: where decisions go.
-        secret: what a request must know. It is in the fragment of the address that the command prints, so the other
-            users of the machine do not learn it, and neither do pages elsewhere.
+        shown: the content of the page.
+        decisions: where decisions are stored.
+        secret: required in every request. It is in the fragment of the address that the command prints, so neither
+            other users of the machine nor pages of other sites learn it.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
@@ -127,7 +127,7 @@ def build_app(shown: Shown, decisions: Deciding, *, secret: str) -> FastAPI:
 
 
 def findings(audit: Audit, *, then: str) -> Shown:
-    """Return the findings as the page shows them, one per image, the worst first.
+    """Return the findings as the content of the page, one per image, the worst first.
 
     Args:
         then: see Shown.
@@ -162,7 +162,7 @@ def _file(path: Path, media_type: str) -> Callable[[], Awaitable[Response]]:
 
 
 def server(shown: Shown, decisions: Deciding, *, secret: str) -> uvicorn.Server:
-    """Return the server of the page, which `serve` starts; its should_exit ends it."""
+    """Return the server of the page for `serve`; set its should_exit to end it."""
     app = build_app(shown, decisions, secret=secret)
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
 
@@ -173,7 +173,7 @@ def serve(server: uvicorn.Server, *, port: int, secret: str, said: Callable[[str
     Args:
         port: 0: any free one.
         secret: the server's.
-        said: told the address.
+        said: called with a line that has the address.
 
     Raises:
         DarkroomError: the port is taken.

@@ -1,4 +1,4 @@
-"""The audit of a prepared data set: everything that is found in it, and where it is written."""
+"""Audit a prepared dataset."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from darkroom.data.preparation.corrections import read_corrections
 REPORTS = "reports/audit"  # relative to the repository
 CORRECTIONS = "data/corrections.csv"
 N_FOLDS = 3
-ENOUGH_AGREEMENT = 0.7  # of labels and out-of-fold answers: below it errors of the heads outnumber wrong labels
+ENOUGH_AGREEMENT = 0.7  # of labels and out-of-fold answers; below it the heads' errors outnumber wrong labels
 
 
 class Audit(NamedTuple):
-    """What was found.
+    """The result of an audit.
 
     Attributes:
         dataset: the prepared images.
         found: the worst of each kind first; kinds in the order of findings.KINDS.
-        n_images: that the dataset uses.
-        n_judged: whose labels were judged.
-        n_decided: that a person has decided about, in data/corrections.csv, and that are no longer shown.
-        by: what they were judged by, in words.
-        notes: what would let more be judged.
+        n_images: number of images that the dataset uses.
+        n_judged: number of images whose labels were judged.
+        n_decided: number of images left out because data/corrections.csv has a decision about them.
+        by: what labels were judged by, in words.
+        notes: how to have more labels judged.
     """
 
     dataset: Dataset
@@ -43,18 +43,18 @@ class Audit(NamedTuple):
 
 
 def audit(root: Path, *, source: str, bits: int, n_folds: int = N_FOLDS) -> Audit:
-    """Return what is found in data/prepared of a repository.
+    """Audit data/prepared of a repository.
 
     Args:
         source: what labels are judged by, see material.vectors.
         bits: see preprocess.near_duplicate_bits.
-        n_folds: how often the network is trained, where it judges.
+        n_folds: number of trainings, if source is network.
 
     Raises:
-        DataError: nothing is prepared, or files do not belong together.
+        DataError: data/prepared does not exist, or data/features belongs to other images.
     """
     if source == "network":
-        material.candidate_recipe(root)  # a mistake in params.yaml is said before anything is computed
+        material.candidate_recipe(root)  # fail on a mistake in params.yaml before anything is computed
     dataset = Dataset.open(root / "data" / "prepared")
     index, labels = dataset.index(), dataset.labels
     used = np.flatnonzero(dataset.splits != SPLIT_CODES[UNUSED])
@@ -95,13 +95,13 @@ def audit(root: Path, *, source: str, bits: int, n_folds: int = N_FOLDS) -> Audi
 
 
 def _decided(root: Path, ids: list[str], labels: list[str]) -> set[int]:
-    """Return the rows whose label, as it is now, a person confirmed, gave, or has corrected for the next preprocess."""
+    """Return the rows whose present label a person has confirmed, given, or corrected for the next preprocess."""
     said = {(line.id, label) for line in read_corrections(root / CORRECTIONS) for label in (line.old, line.new)}
     return {row for row, looked_at in enumerate(zip(ids, labels, strict=True)) if looked_at in said}
 
 
 def _doubts(agreement: float, name: str) -> list[str]:
-    """Return a warning where the classes cannot be told apart: then most suspects are errors of the heads."""
+    """Return a warning if the classes cannot be told apart, because most suspects are then errors of the heads."""
     if agreement >= ENOUGH_AGREEMENT:
         return []
     return [
@@ -123,7 +123,7 @@ def _notes(dataset: Dataset, *, n_missing: int, has_answers: bool) -> list[str]:
 
 
 def in_words(audit: Audit) -> str:
-    """Return one line: how many labels look wrong, and what else was found."""
+    """Return one line with the number of suspect labels and of other findings."""
     n_wrong = len(audit.of_kind("label"))
     n_twins, n_far = len(audit.of_kind("twins")), len(audit.of_kind("outlier"))
     n_useless = len(audit.of_kind("blank", "dark", "bright", "tiny"))

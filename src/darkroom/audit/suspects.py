@@ -1,21 +1,21 @@
-"""Which labels are probably wrong: confident learning on out-of-fold answers and on those of neighbours. Pure."""
+"""Find labels that are probably wrong, by confident learning on out-of-fold answers and on neighbours. Pure."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 N_NEIGHBOURS = 10
-DIRECTIONS = 128  # of the largest variance, in which neighbours are looked for: ten times as fast as in 1,280
+DIRECTIONS = 128  # principal components in which neighbours are searched: ten times as fast as 1,280
 POOL_STEPS = 40
-SMOOTHING = 1.0  # votes that are spread over all classes, beside those of the neighbours
+SMOOTHING = 1.0  # votes added to those of the neighbours, spread over all classes
 
 
 class Neighbours(NamedTuple):
-    """The nearest images of each image, itself and its group left out.
+    """The nearest images of each image, without itself and its group.
 
     Attributes:
         positions: int64 (n, k), ascending by distance; -1 where there are fewer.
-        distances: float32 (n, k), between directions of centred features, 0 to 2.
+        distances: float32 (n, k), between centred features of length 1, 0 to 2.
     """
 
     positions: np.ndarray
@@ -23,7 +23,7 @@ class Neighbours(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What is said of each image's label: (n,) each.
+    """The verdicts on labels, (n,) each.
 
     Attributes:
         quality: float, 0 to 1: the probability of the label.
@@ -41,8 +41,8 @@ def nearest(features: np.ndarray, groups: np.ndarray, *, k: int = N_NEIGHBOURS) 
 
     Args:
         features: float32 (n, D).
-        groups: int (n,): images of one group are not neighbours of each other, such as near-duplicates: they repeat the
-            label as they repeat the image.
+        groups: int (n,): images of one group, such as near-duplicates, are not neighbours of each other, because they
+            repeat the label with the image.
         k: number of neighbours.
     """
     from sklearn.neighbors import NearestNeighbors
@@ -59,7 +59,7 @@ def nearest(features: np.ndarray, groups: np.ndarray, *, k: int = N_NEIGHBOURS) 
 
 
 def main_directions(features: np.ndarray, *, n: int = DIRECTIONS) -> np.ndarray:
-    """Return centred features in the directions of the largest variance: float32 (n_images, at most n)."""
+    """Return the first n principal components of the features: float32 (n_images, at most n)."""
     mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
     if features.shape[1] <= n:
         return np.asarray(features - mean, np.float32)
@@ -81,9 +81,9 @@ def votes(neighbours: Neighbours, labels: np.ndarray, *, n_classes: int) -> np.n
 
 
 def together(log_probabilities: np.ndarray, shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return heads' and neighbours' answers as one, float64 (n, classes): the logarithmic pool that fits the labels.
+    """Return the logarithmic pool of heads' and neighbours' answers that fits the labels best: float64 (n, classes).
 
-    How much each counts is chosen by cross-entropy: two numbers, which the wrong labels do not sway.
+    The two weights minimise the cross-entropy; wrong labels hardly affect two numbers.
 
     Args:
         log_probabilities: (n, classes), of the heads.
@@ -106,15 +106,16 @@ def together(log_probabilities: np.ndarray, shares: np.ndarray, labels: np.ndarr
 
 
 def verdicts(probabilities: np.ndarray, labels: np.ndarray) -> Verdicts:
-    """Return what answers of models that did not see an image's label say of it (Northcutt et al. 2021).
+    """Judge labels by confident learning (Northcutt et al. 2021).
 
-    Confident learning: an image belongs to that class of which its probability is highest among those that reach the
-    class's threshold, the mean probability of the class among the images that bear its label. The number of images
-    whose class is not their label, those off the diagonal of the confident joint, is how many labels are wrong; which,
-    the probability of the label says better (benchmarks/audit.py).
+    The threshold of a class is its mean probability among the images with its label. An image belongs to the most
+    probable of the classes whose threshold it reaches. The number of images that belong to another class than their
+    label (off the diagonal of the confident joint) estimates the number n of wrong labels. The suspects are, of the n
+    images with the lowest probability of their label, those with a more probable class; the joint ranks them worse
+    (benchmarks/audit.py).
 
     Args:
-        probabilities: (n, classes), rows sum to 1.
+        probabilities: (n, classes), of models that were not trained on the label; rows sum to 1.
         labels: (n,) int, in [0, classes).
     """
     rows, n_classes = np.arange(len(labels)), probabilities.shape[1]

@@ -1,4 +1,4 @@
-"""The images of a folder that have no label yet, and what a model answers about them."""
+"""The images of a directory that have no label yet, and a model's answers for them."""
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
@@ -25,10 +25,10 @@ class Unlabelled(NamedTuple):
     Attributes:
         files: (n,).
         probabilities: float32 (n, classes).
-        unknown: bool (n,); None where the model does not tell.
+        unknown: bool (n,); None if the model cannot tell.
         copies: uint8 (n, h, w, C), see pixels.small_copies.
-        n_labelled: images of the folder that are labelled already, or repeat another one.
-        unread: why files cannot be used, "file: reason".
+        n_labelled: number of images of the directory that are labelled already, or repeat another one.
+        unread: "file: reason" for each file that cannot be used.
     """
 
     files: Sequence[Path]
@@ -40,14 +40,14 @@ class Unlabelled(NamedTuple):
 
 
 def read(folder: Path, package: Any, *, labelled: Collection[str]) -> Unlabelled:
-    """Return the images below a folder that have no label, as the model sees them.
+    """Read the images below a directory that have no label, and classify them.
 
     Args:
         package: the model, a Package.
-        labelled: sha256 of the files that have one.
+        labelled: sha256 of the files with a label.
 
     Raises:
-        DataError: there is no such folder, or no image without a label in it.
+        DataError: there is no such directory, or it has no image without a label.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such directory; expected one with images")
@@ -75,7 +75,7 @@ def read(folder: Path, package: Any, *, labelled: Collection[str]) -> Unlabelled
 def _chunks(
     folder: Path, package: Any, seen: set[str], unread: list[str]
 ) -> Iterator[tuple[list[tuple[Path, np.ndarray]], int]]:
-    """Yield new images, at most CHUNK at a time, as the model takes them, and how many there were beside them."""
+    """Yield at most CHUNK new images at a time, preprocessed for the model, and the number of images skipped."""
     chunk: list[tuple[Path, np.ndarray]] = []
     n_seen = 0
     for name, path, is_directory in walk(folder):
@@ -111,9 +111,9 @@ def known_classes(root: Path) -> set[str]:
 
 
 def labelled_ids(root: Path) -> set[str]:
-    """Return the sha256 of the image files that a repository has labels of: in data/prepared and data/incoming.
+    """Return the sha256 of all labelled image files of a repository: in data/prepared and data/incoming.
 
-    Images that data/corrections.csv drops are among them.
+    Images that data/corrections.csv drops are included.
     """
     prepared, incoming = root / "data" / "prepared", root / "data" / "incoming"
     known = set(Dataset.open(prepared).index()["id"]) if (prepared / "manifest.json").exists() else set()

@@ -1,4 +1,4 @@
-"""The answers to a chunk of images as a table: what one worker of `darkroom batch` does at a time."""
+"""Classify one chunk of images: a worker's task in `darkroom batch`."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from darkroom.registry.snapshot import Version
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# What one thread computes at once should stay in its cache: a convolutional network at 224x224 pixels took 2 ms per
+# The values that a thread computes at once should fit into its cache: a convolutional network at 224x224 took 2 ms per
 # image in batches of 1 to 8 and 12 ms in batches of 256; at 28x28, 0.08 ms in batches of 8 to 64 and 0.13 ms in 256.
 BATCH_PIXELS = 8 * 160 * 160
 BATCH_SIZES = (4, 64)  # the smallest and the largest
@@ -36,7 +36,7 @@ class Work:
     """The settings of a worker.
 
     Attributes:
-        version: the model that answers.
+        version: the model.
         measured: whether to measure the images for the prediction log.
         keep_images: the log's directory, if it keeps the images' bytes too.
     """
@@ -52,7 +52,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
     The file's metadata hold the chunk's fingerprint.
 
     Raises:
-        DataError: the network answers with no probabilities.
+        DataError: the network's output is not probabilities.
         RegistryError: the version cannot be loaded.
     """
     package = _package(work.version)
@@ -87,7 +87,7 @@ def answer(chunk: Chunk, *, work: Work) -> tuple[int, int, bytes]:
 
 
 def schema() -> "pa.Schema":
-    """Return the columns of the rows; `answer` adds time and, where it measures, those of the prediction log."""
+    """Return the columns of the rows; `answer` adds time and, if it measures, those of the prediction log."""
     import pyarrow as pa
 
     return pa.schema(
@@ -108,7 +108,7 @@ def schema() -> "pa.Schema":
 
 
 def log_rows(table: "pa.Table") -> "pa.Table":
-    """Return the rows of the prediction log for rows that were measured: those that have an answer."""
+    """Return the rows of the prediction log: the measured rows that have an answer."""
     import pyarrow.compute as pc
 
     answered = table.filter(pc.is_valid(table["label"])).rename_columns({"probability": "confidence"})
@@ -156,7 +156,7 @@ def _table(
 
 
 def _sets(package: Any, probabilities: np.ndarray, missing: np.ndarray) -> "pa.Array":
-    """Return the prediction set of each image, the most probable class first; null where the version has none."""
+    """Return the prediction set of each image, the most probable class first; null if the version has none."""
     import pyarrow as pa
 
     kind = pa.list_(pa.string())
@@ -171,7 +171,7 @@ def _sets(package: Any, probabilities: np.ndarray, missing: np.ndarray) -> "pa.A
 
 
 def _ask(package: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return probabilities, and how familiar the images are: None where the version cannot tell."""
+    """Return probabilities, and how familiar the images are (None if the version cannot tell)."""
     size = batch_size(package.image_shape)
     if not hasattr(package, "answers"):  # a version of an earlier release
         return package.probabilities(images, batch_size=size), None
@@ -180,7 +180,7 @@ def _ask(package: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | Non
 
 
 def _with_measures(table: "pa.Table", measures: np.ndarray) -> "pa.Table":
-    """Return the table with a column for each of MEASURES; what is not a number becomes a null."""
+    """Return the table with a column for each of MEASURES; NaN becomes null."""
     import pyarrow as pa
 
     for name, values in zip(MEASURES, measures.T, strict=True):
@@ -199,7 +199,7 @@ def _as_bytes(table: "pa.Table") -> bytes:
 
 
 def batch_size(image_shape: tuple[int, int, int]) -> int:
-    """Return how many images of a (height, width, channels) the network of one thread gets at once."""
+    """Return the batch size of one thread for images of (height, width, channels)."""
     least, greatest = BATCH_SIZES
     return max(least, min(greatest, BATCH_PIXELS // (image_shape[0] * image_shape[1])))
 
@@ -219,7 +219,7 @@ def _read(content: str | Unread) -> bytes:
     descriptor = os.open(content, os.O_RDONLY | os.O_NONBLOCK)  # a third of the system calls of Path.read_bytes
     try:
         state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):  # without O_NONBLOCK a named pipe had waited for ever above
+        if not stat.S_ISREG(state.st_mode):  # without O_NONBLOCK, opening a named pipe would block forever
             raise DataError("a directory" if stat.S_ISDIR(state.st_mode) else "not a regular file")
         if state.st_size > MAX_IMAGE_BYTES:
             raise DataError(too_large(state.st_size))

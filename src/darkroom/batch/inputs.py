@@ -1,7 +1,7 @@
-"""The images that a command is given, whatever holds them: a directory, a tar, a zip, or a text with one path per line.
+"""The images of a directory, a tar, a zip, or a text with one path per line.
 
-A directory or a text is listed while its images are answered, one directory at a time, so that neither the first
-answer nor the memory depends on their number. An archive is listed first, at about 300 bytes per image.
+A directory or a text is listed while its images are classified, one directory at a time, so that neither the time to
+the first answer nor the memory depends on their number. An archive is listed first, at about 300 bytes per image.
 """
 
 import hashlib
@@ -19,26 +19,26 @@ from darkroom.errors import DataError, ParamsError
 from darkroom.files.archives import Archive, Entry, open_archive
 from darkroom.project.text import utf8
 
-MAX_IMAGE_BYTES = 50_000_000  # a file with more is not read, so that one of them does not fill the memory
-CHUNK_BYTES = 32_000_000  # of one chunk of an archive, unpacked: these travel to the workers
+MAX_IMAGE_BYTES = 50_000_000  # larger files are not read, to bound the memory
+CHUNK_BYTES = 32_000_000  # of one chunk of an archive, unpacked; chunks are sent to the workers
 _HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands for the content of an image that cannot be had."""
+    """Stands for the content of an image that cannot be read."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some images in a row.
+    """Consecutive images.
 
     Attributes:
         number: of the chunk, from 0.
-        names: as the directory, archive or text says them, in UTF-8.
-        contents: of each, the bytes, or the path where to read them, or why there is nothing to read.
+        names: as in the directory, archive or text, in UTF-8.
+        contents: the bytes of each image, the path to read them from, or the reason why it cannot be read.
         fingerprint: sha256 over names, sizes and times of change.
     """
 
@@ -48,32 +48,32 @@ class Chunk:
     fingerprint: str
 
 
-IsDone = Callable[[int, str], bool]  # of a chunk, by its number and fingerprint
+IsDone = Callable[[int, str], bool]  # takes the number and the fingerprint of a chunk
 
 
 class Inputs:
     """The result of `open_inputs`.
 
     Attributes:
-        n: images; None until all are listed.
+        n: number of images; None until all are listed.
     """
 
     n: int | None = None
 
     def count(self, most: int) -> int:
-        """Return the number of images, or `most` if there are more. Lists no more than that."""
+        """Return the number of images, at most `most`, without listing more."""
         raise NotImplementedError
 
     def chunks(self, size: int, *, is_done: IsDone = lambda _number, _fingerprint: False) -> Iterator[Chunk]:
-        """Yield all images in their order, `size` at a time (fewer where they are large), but the chunks that are done.
+        """Yield all images in order, `size` at a time (fewer if they are large), except the chunks that are done.
 
-        A chunk has the same images whenever it is asked for with the same size.
+        The same size always gives the same chunks.
         """
         raise NotImplementedError
 
 
 class _Files(Inputs):
-    """Files by their paths, listed as they are asked for, and so once. Whoever takes a chunk reads them."""
+    """Files by their paths, listed lazily and only once. The worker that gets a chunk reads them."""
 
     def __init__(self, names: Iterator[str], folder: str) -> None:
         self._names, self._folder = names, folder
@@ -98,7 +98,7 @@ class _Files(Inputs):
 
 
 class _Members(Inputs):
-    """Files of an archive, which is read here: from one place, in its own order."""
+    """Files of an archive, which this process reads, in the archive's order."""
 
     def __init__(self, archive: Archive, entries: list[Entry], *, state: bytes) -> None:
         self.n = len(entries)
@@ -127,15 +127,15 @@ class _Members(Inputs):
 def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
     """Yield the images of a directory (recursively), a tar of any compression, a zip, or a list of paths.
 
-    Names of files or directories that begin with a dot are left out of directories and archives. A linked directory is
-    not followed; it counts as an image that cannot be read, as everything does that is there and no image.
+    Files and directories whose names begin with a dot are left out of directories and archives. A linked directory is
+    not followed; like any other file that is not an image, it counts as an image that cannot be read.
 
     Args:
-        source: a path; or "-": the list of paths comes from stdin. Paths of a list start from the current folder.
-        limit: take only the first so many.
+        source: a path, or "-" for a list of paths on stdin. Paths of a list are relative to the current directory.
+        limit: maximum number of images.
 
     Raises:
-        ParamsError: there is nothing of that name, or it is an image itself.
+        ParamsError: the path does not exist, or is an image itself.
         DataError: the archive is damaged, or not safe to read.
     """
     path = Path(source)
@@ -159,14 +159,14 @@ def open_inputs(source: str, *, limit: int | None = None) -> Iterator[Inputs]:
 
 
 def too_large(n_bytes: int) -> str:
-    """Return why a file of so many bytes is not read."""
+    """Return the reason why a file of n_bytes is not read."""
     return f"{n_bytes:,} bytes exceed the limit of {MAX_IMAGE_BYTES:,} bytes per image"
 
 
 def _is_archive(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
-    if b"\0" not in head:  # so it is a list of paths, whatever these begin with; only bzip2 can do without, too
+    if b"\0" not in head:  # then it is a list of paths, or bzip2
         return head.startswith(b"BZh")
     try:
         read_header(head)

@@ -1,7 +1,6 @@
-"""The answered chunks of a batch in OUT.parts/, until all are there and become OUT.
+"""The answered chunks of a batch in OUT.parts/, which are assembled into OUT at the end.
 
-Each is an Arrow file that appears whole or not at all, and holds its images once: however often a run is killed, OUT is
-what an undisturbed run would have written.
+Each chunk is an Arrow file that is written atomically, so OUT has the same content however often a run is killed.
 """
 
 import json
@@ -19,18 +18,18 @@ from darkroom.monitoring.log import file_name, schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP = 65_536  # rows of OUT that are in memory at once
+ROW_GROUP = 65_536  # rows of OUT in memory at a time
 SHOWN_ERRORS = 3
-PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden one that was being written
+PARTS = "[0-9]*.arrow"  # complete ones; a kill may leave a hidden, incomplete one
 LOG_NAME = "log_name"
 
 
 @contextmanager
 def alone(parts: Path, out: Path) -> Iterator[None]:
-    """Make the directory of the parts, and keep other processes out of it.
+    """Make the directory of the parts and hold its lock.
 
     Raises:
-        LockedError: one of them is writing out.
+        LockedError: another process holds it.
     """
     from filelock import FileLock, Timeout
 
@@ -44,17 +43,17 @@ def alone(parts: Path, out: Path) -> Iterator[None]:
 
 
 def begin(parts: Path, described: dict[str, Any], *, size: int, restart: bool) -> int:
-    """Return how many images a chunk has: as many as in the killed run that goes on here, if there is one.
+    """Return the number of images per chunk: that of the killed run that is resumed, or `size`.
 
     Raises:
-        DataError: the killed run did something else.
+        DataError: the killed run had other arguments.
     """
     path = parts / MANIFEST
     earlier = None if restart else _read_manifest(path)
     if earlier:
         _check_same(parts, earlier, described)
         return int(earlier["chunk_images"])
-    path.unlink(missing_ok=True)  # first: without it, no part is of any use
+    path.unlink(missing_ok=True)  # first: parts are ignored without it
     for left in [*parts.glob("*.arrow"), parts / LOG_NAME]:
         left.unlink(missing_ok=True)
     with write_errors(path):
@@ -65,7 +64,7 @@ def begin(parts: Path, described: dict[str, Any], *, size: int, restart: bool) -
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there, or left empty by a machine that lost its power
+    except (OSError, ValueError):  # missing, or left empty by a power failure
         return None
 
 
@@ -83,17 +82,17 @@ def _of_another_run(parts: Path, what: str) -> DataError:
 
 
 def write(parts: Path, number: int, data: bytes) -> None:
-    """Write the answers of a chunk, an Arrow file, whole or not at all."""
+    """Write the answers of a chunk, an Arrow file, atomically."""
     path = parts / f"{number:08d}.arrow"
     with write_errors(path), replacing(path) as part:
         part.write_bytes(data)
 
 
 class Done:
-    """The chunks that an earlier, killed run has answered, each with the fingerprint of its images.
+    """The chunks that a killed run has answered, each with the fingerprint of its images.
 
     Attributes:
-        n_images: of all of them.
+        n_images: number of images in these chunks.
     """
 
     def __init__(self, parts: Path) -> None:
@@ -106,7 +105,7 @@ class Done:
             try:
                 with pa.memory_map(str(path)) as file:
                     table = pa.ipc.open_file(file).read_all()
-            except (OSError, pa.ArrowInvalid):  # a failing machine has left it without its end
+            except (OSError, pa.ArrowInvalid):  # truncated by a power failure
                 continue
             self._left[int(path.stem)] = (table.schema.metadata or {}).get(answers.FINGERPRINT, b"").decode()
             self.n_images += table.num_rows
@@ -115,7 +114,7 @@ class Done:
         """Return whether a chunk is done.
 
         Raises:
-            DataError: it is, but with other images.
+            DataError: it was done with other images.
         """
         known = self._left.pop(number, None)
         if known not in (None, fingerprint):
@@ -123,7 +122,7 @@ class Done:
         return known is not None
 
     def check_all_taken(self) -> None:
-        """Raise DataError if there are chunks of more images than there are now."""
+        """Raise DataError if the killed run had chunks that this run does not have."""
         if self._left:
             raise self._other_images()
 
@@ -132,14 +131,14 @@ class Done:
 
 
 def assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None) -> dict[str, Any]:
-    """Write all parts as `out`, and the file of the log before it; return the counts of Summary."""
+    """Write all parts as `out`, after the file of the log; return the counts of Summary."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     counts: dict[str, Any] = {"images": 0, "failed": 0, "abstained": 0, "errors": []}
-    written = parts / "rows.parquet"  # beside the parts: what a kill leaves of it goes with them
+    written = parts / "rows.parquet"  # beside the parts, so that it is deleted with them after a kill
     with write_errors(out), ExitStack() as stack:
-        # Dictionaries where values repeat; hashes and probabilities have nothing to share.
+        # Dictionary encoding only where values repeat, not for hashes and probabilities.
         dictionary = ["label", "version", "error"]
         writer = stack.enter_context(pq.ParquetWriter(written, columns, compression="zstd", use_dictionary=dictionary))
         if log:
@@ -156,14 +155,14 @@ def assemble(parts: Path, out: Path, *, columns: "pa.Schema", log: Path | None) 
             if log:
                 log_writer.write_table(answers.log_rows(table))
     with write_errors(out):
-        written.replace(out)  # the log is in its place already, under a name that a second attempt uses again
+        written.replace(out)  # the log is written already, under a name that a second attempt would reuse
     return counts
 
 
 def _row_groups(parts: Path, columns: "pa.Schema") -> Iterator["pa.Table"]:
-    """Yield the parts in their order, as tables of about ROW_GROUP rows.
+    """Yield the parts in order, as tables of about ROW_GROUP rows.
 
-    Columns that parts of an earlier release lack are null.
+    Columns that are missing in parts of an earlier release are null.
     """
     import pyarrow as pa
 

@@ -1,7 +1,7 @@
-"""Classify any number of images into one parquet file, and go on where a killed run ended.
+"""Classify any number of images into one parquet file; a killed run is resumed.
 
-Images are taken in chunks; each chunk that was answered is a file of OUT.parts/, and when all are there they become OUT
-in one step; see parts.py.
+Images are classified in chunks. Each finished chunk is a file in OUT.parts/; at the end they are assembled into OUT in
+one step, see parts.py.
 """
 
 import json
@@ -25,7 +25,7 @@ from darkroom.registry.snapshot import Version
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A kill loses up to a chunk of images per worker, 0.1 s of work. Images of 28x28 pixels take 10 % longer in chunks of
+# A kill loses at most a chunk of images per worker, 0.1 s of work. Images of 28x28 pixels take 10 % longer in chunks of
 # 256.
 CHUNK_IMAGES = 1024
 CHUNK_PIXELS = 256 * 224 * 224
@@ -36,17 +36,17 @@ METADATA_KEY = b"darkroom"  # of OUT; its value is JSON
 
 @dataclass(frozen=True)
 class Options:
-    """How to go about it.
+    """The options of a run.
 
     Attributes:
         workers, backend, cluster: see compute.stream. Threads are the default: reading, decoding, hashing and the
-            network leave the GIL, and 20,000 JPEGs of 28x28 pixels took 0.6 s of CPU in threads but 5 s in two
-            processes, which import for 2 s each. What holds the GIL is about 15 us per image: only where many cores
-            are fed with many images that small do processes ("loky") pay off.
-        limit: take only the first so many images.
-        log: a folder for one more file of the prediction log (monitoring/log.py).
-        keep_images: keep the bytes of every image in the log's folder as well.
-        restart: throw away what an earlier, killed run has done.
+            network release the GIL, and 20,000 JPEGs of 28x28 pixels took 0.6 s of CPU in threads but 5 s in two
+            processes, whose imports take 2 s each. The GIL is held for about 15 us per image, so processes ("loky") pay
+            off only with many cores and many images that small.
+        limit: maximum number of images.
+        log: a directory for one more file of the prediction log (monitoring/log.py).
+        keep_images: also keep the bytes of every image in the log's directory.
+        restart: discard the results of a killed run.
     """
 
     workers: int | str = "auto"
@@ -63,12 +63,12 @@ class Summary:
     """The result of a run.
 
     Attributes:
-        images: rows of OUT.
-        failed: of these, the images without an answer.
-        abstained: of these, answers below the model's threshold, and unknown images.
-        resumed: images that an earlier, killed run had answered.
+        images: number of rows of OUT.
+        failed: number of images without an answer.
+        abstained: number of answers below the model's threshold and of unknown images.
+        resumed: number of images that a killed run had answered.
         seconds: of this run.
-        errors: the first few failed ones, "path: reason".
+        errors: "path: reason" for the first few failed images.
     """
 
     out: str
@@ -93,19 +93,19 @@ def run(
     """Classify the images of `source` and write `out`: one row per image, in the order of the source.
 
     Columns: path, id (sha256 of the bytes), label, probability, probabilities (a list in the order of the classes,
-    which the file's metadata name under the key darkroom), abstained, familiarity, unknown, prediction_set (a list),
-    version, error. Of an image without an answer, label to prediction_set are null, and of one that cannot be read the
-    id too; familiarity, unknown and prediction_set are null if the version does not tell them.
+    which are in the file's metadata under the key darkroom), abstained, familiarity, unknown, prediction_set (a list),
+    version, error. For an image without an answer, label to prediction_set are null, and so is id if the image cannot
+    be read. familiarity, unknown and prediction_set are null if the version does not give them.
 
     Args:
         source: see inputs.open_inputs.
-        out: the parquet file; out + ".parts" holds what is done until all is.
-        version: answers all images, whatever its alias does meanwhile.
-        on_progress: is told how many images of how many are done; None: not all are listed yet.
+        out: the parquet file; unfinished results are kept in out + ".parts".
+        version: classifies all images, even if its alias moves meanwhile.
+        on_progress: called with the number of finished images and of all, which is None until all are listed.
 
     Raises:
         ParamsError: the source does not exist, or out cannot be a file.
-        DataError: the source is damaged, a part cannot be written, or an earlier run was not of the same images and
+        DataError: the source is damaged, a part cannot be written, or the killed run had other images or another
             version.
         LockedError: another process is writing out.
         RegistryError: the version cannot be loaded.
@@ -132,7 +132,7 @@ def run(
             "log": str(log) if log else None,
             "keep_images": options.keep_images,
         }
-        n_chunks = 4 * n_workers_of(options.workers)  # at least, where there are enough images
+        n_chunks = 4 * n_workers_of(options.workers)  # at least, if there are enough images
         most = min(CHUNK_IMAGES, CHUNK_PIXELS // (package.image_shape[0] * package.image_shape[1]))
         size = max(SMALLEST_CHUNK, inputs.count(most * n_chunks) // n_chunks)
         size = in_parts.begin(parts, described, size=size, restart=options.restart)

@@ -23,8 +23,8 @@ def audit(
         typer.Option(
             "--by",
             metavar="SOURCE",
-            help="Judge labels by features of the backbone, by pixels, by network (the candidate, trained once per "
-            "fold), or auto: by features if there are any, else by pixels.",
+            help="How to judge labels: features (of the backbone), pixels, network (the candidate, trained once per "
+            "fold), or auto: features if there are any, else pixels.",
         ),
     ] = "auto",
     n_folds: Annotated[
@@ -37,7 +37,7 @@ def audit(
     review: Annotated[
         bool, typer.Option("--review", help="Then serve a page on this machine to correct the labels, one key each.")
     ] = False,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of that page; 0: any free one.")] = 8010,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of that page; 0: any free one.")] = 8010,
     as_json: Json = False,
 ) -> None:
     """Find images whose labels are probably wrong, outliers and unusable images; write reports/audit."""

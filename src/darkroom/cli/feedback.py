@@ -22,7 +22,7 @@ class FeedbackOptions:
         Path | None,
         typer.Argument(
             metavar="FILE",
-            help="CSV with a head, or JSON lines: label, and id (sha256 of the image or request_id of its answer), "
+            help="CSV with a header, or JSON lines: label, and id (sha256 of the image or request_id of its answer), "
             "sha256 or path.",
         ),
     ] = None
@@ -47,8 +47,8 @@ class FeedbackOptions:
 def feedback(given: FeedbackOptions) -> None:
     """Store the true classes of images that were classified; `darkroom drift` shows the accuracy of what was served.
 
-    Of several labels for one image the last one counts. A label may be a class that the model does not know. One line
-    that is wrong, and nothing of FILE is stored.
+    If an image has several labels, the last one counts. A label may be a class that the model does not know. If a line
+    of FILE is wrong, nothing is stored.
     """
     if given.file is None and not given.to_incoming:
         raise ParamsError("there is nothing to do; pass a FILE of labels, --to-incoming, or both")
@@ -96,7 +96,7 @@ def _log_folder(given: Path | None, root: Path) -> Path:
         path = root / "params.yaml"
         section = read_params(path).get("retrain") if path.is_file() else None
         if not section or not section.get("drift_log"):
-            raise ParamsError("which log? pass --log DIRECTORY, or set retrain.drift_log in params.yaml")
+            raise ParamsError("no log is given; pass --log DIRECTORY, or set retrain.drift_log in params.yaml")
         given = root / str(section["drift_log"])
     if not given.is_dir():
         raise DataError(f"{given}: no such directory; --log of `darkroom batch` or `darkroom serve` writes one")

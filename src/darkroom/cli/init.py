@@ -26,10 +26,12 @@ app = typer.Typer()
 
 @app.command()
 def init(
-    source: Annotated[Path, typer.Argument(help="A directory, zip, tar or label table with the images.")],
+    source: Annotated[
+        Path, typer.Argument(help="A directory, zip, tar, label table, COCO or Label Studio export, or parquet shard.")
+    ],
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if it would not work.")] = False,
     layout: Annotated[
-        str | None, typer.Option("--layout", help="Keys of the layout, such as 'level: 2'; default: found out.")
+        str | None, typer.Option("--layout", help="Keys of the layout, such as 'level: 2'; default: detected.")
     ] = None,
     force: Force = False,
     as_json: Json = False,

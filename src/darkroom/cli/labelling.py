@@ -1,4 +1,4 @@
-"""`darkroom label-next`: which images of a folder to label first, and a page that labels them."""
+"""`darkroom label-next`: choose the images of a directory to label first, and serve a page to label them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +27,21 @@ class LabelNextOptions:
     n: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of images to label.")]
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Directory of images without labels.")]
     model: Model = None
-    alias: Annotated[str, typer.Option(help="Alias of the version that is asked.")] = "champion"
+    alias: Annotated[str, typer.Option(help="Alias of the version to use.")] = "champion"
     review: Annotated[
         bool,
         typer.Option("--review", help="Then serve a page on this machine to label them, into data/incoming/CLASS."),
     ] = False
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of that page; 0: any free one.")] = 8010
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of that page; 0: any free one.")] = 8010
 
 
 @app.command("label-next")
 @takes(LabelNextOptions)
 def label_next(given: LabelNextOptions) -> None:
-    """List the images of a folder to label first, one JSON line each: unknown ones, and those the model is unsure of.
+    """List the images of a directory to label first: those unknown to the model, and those it is least sure of.
 
-    Images that are labelled already, in data/prepared or data/incoming, and copies of others are left out.
+    Prints one JSON line per image. Images that are labelled already, in data/prepared or data/incoming, and copies of
+    others are left out.
     """
     from darkroom.audit import next_labels, unlabelled
     from darkroom.project.console import say
@@ -63,7 +64,7 @@ def label_next(given: LabelNextOptions) -> None:
 
 
 def _card(found: "Unlabelled", classes: list[str], number: int, row: int) -> dict[str, Any]:
-    """Return what the list and the page say of an image."""
+    """Return the entry of an image for the list and the page."""
     first, second = found.probabilities[row].argsort()[:-3:-1].tolist()
     is_unknown = found.unknown is not None and bool(found.unknown[row])
     shares = [f"{classes[code]} {found.probabilities[row, code]:.0%}" for code in (first, second)]

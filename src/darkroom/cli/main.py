@@ -1,4 +1,4 @@
-"""The `darkroom` command: answers go to stdout, logs and errors to stderr; commands import what is heavy."""
+"""The `darkroom` command: results go to stdout, logs and errors to stderr; commands import heavy packages lazily."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def tuned(
     write: Annotated[bool, typer.Option("--write", help="Write the values into params.yaml.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show which values of params.yaml the last tuning replaces; --write puts them into it and keeps its comments."""
+    """Show which values of params.yaml the last tuning replaces; --write writes them into it and keeps comments."""
     from darkroom.tuning import adoption
 
     root = checkout()

@@ -1,4 +1,4 @@
-"""Commands for whoever keeps the service running: `retrain`, `acknowledge`, `doctor` and `gc`."""
+"""Commands for operating the service: `retrain`, `acknowledge`, `doctor` and `gc`."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def retrain(
         bool,
         typer.Option(
             "--commit",
-            help="Commit dvc.lock and the .dvc files of new images after a successful run; the reasons go into the "
+            help="Commit dvc.lock and the .dvc files of new images after a successful run, with the reasons in the "
             "message. Uncommitted changes of params.yaml, dvc.yaml or code are refused.",
         ),
     ] = False,
@@ -28,8 +28,8 @@ def retrain(
         bool,
         typer.Option(
             "--push",
-            help="Take over what others pushed, and after the run commit, `dvc push` and `git push`. What cannot be "
-            "pushed is pushed by the next run.",
+            help="Pull first; after the run commit, `dvc push` and `git push`. What cannot be pushed is pushed by the "
+            "next run.",
         ),
     ] = False,
 ) -> None:
@@ -40,9 +40,9 @@ def retrain(
 
     For schedulers: only one run at a time (exit code 75 otherwise). Git and remotes are checked before the training.
     The section `retrain` of params.yaml sets the triggers and notifications. `promote` decides. A failure or kill
-    leaves champion, data and dvc.lock unchanged, and the next run resumes; only a push that is refused leaves the new
-    champion and the commit, and the exit code is 1 too. The report is in reports/retrain.json and, as one line of JSON,
-    the last line on stdout.
+    leaves champion, data and dvc.lock unchanged, and the next run resumes. If only the push is refused, the new
+    champion and the commit stay; the exit code is 1 as well. The report is written to reports/retrain.json and, as one
+    line of JSON, to the end of stdout.
     """
     from darkroom.operations.params import ordered
     from darkroom.operations.retrain import retrain as retrain_now
@@ -52,14 +52,14 @@ def retrain(
 
 @app.command()
 def acknowledge(
-    reason: Annotated[str, typer.Option("--reason", help="Why the alarm calls for nothing; kept with your name.")],
-    days: Annotated[float, typer.Option("--days", min=0.01, max=3650, help="For how long at most.")] = 30.0,
+    reason: Annotated[str, typer.Option("--reason", help="Why the alarm needs no action; recorded with your name.")],
+    days: Annotated[float, typer.Option("--days", min=0.01, max=3650, help="Maximum duration in days.")] = 30.0,
     as_json: Json = False,
 ) -> None:
     """Acknowledge today's alarm of `retrain` (drift or low accuracy), so that it does not retrain every night.
 
-    It holds until the days are over, the champion or the training data change, or another measure alarms. It is kept in
-    acknowledged.json in the log's directory, and replaces the one before.
+    It is valid until the days are over, the champion or the training data change, or another measure alarms. It is
+    stored in acknowledged.json in the log's directory and replaces the previous one.
     """
     from datetime import UTC, datetime
 
@@ -77,9 +77,9 @@ def acknowledge(
 
 @app.command()
 def doctor(model: Model = None, as_json: Json = False) -> None:
-    """Look at what `dvc repro` and `make ui` need: Python, git, DVC, disk, GPU, store, registry, mirror.
+    """Check what `dvc repro` and `make ui` need: Python, git, DVC, disk, GPU, store, registry, mirror.
 
-    Exit code 1 where something is wrong, each with its remedy.
+    Every problem is printed with its remedy; then the exit code is 1.
     """
     from darkroom.operations.doctor import examine
 
@@ -110,23 +110,23 @@ def gc(
 ) -> None:
     """List what can be deleted and its size: old versions, run artifacts, checkpoints, decisions, studies, old data.
 
-    The champion, the previous champion, the challenger, rolled-back versions, the newest versions, the versions that
-    their margins are held against, and what they were made from are always kept, as are metrics, params and the
-    history.
+    The champion, the previous champion, the challenger, rolled-back versions, the newest versions, the reference
+    versions of their margins, and the runs of all these are always kept, as are metrics, params and the history.
     """
     from contextlib import nullcontext
 
     from darkroom.errors import DarkroomError
-    from darkroom.operations.gc import old_data, plan, remove
+    from darkroom.operations.dvc_cache import unused_data
+    from darkroom.operations.gc import plan, remove
     from darkroom.operations.single_flight import single_flight
 
     root = checkout()
     with single_flight("darkroom gc") if yes else nullcontext():
         planned = plan(root, name=registered_name(model), keep=keep, days=days)
         try:
-            old = old_data(root, remove=yes and dvc)
-            cache = {"files": old.n_files, "bytes": old.n_bytes, "removed": yes and dvc}
-            said_of_cache = str(old)
+            unused = unused_data(root, remove=yes and dvc)
+            cache = {"files": unused.n_files, "bytes": unused.n_bytes, "removed": yes and dvc}
+            said_of_cache = str(unused)
         except DarkroomError as error:
             if dvc:
                 raise

@@ -19,16 +19,16 @@ Force = Annotated[bool, typer.Option("--force", help="Replace params.yaml even i
 Json = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
-SPEAKING = {"ALIAS", "DAYS", "MB", "PORT", "SECONDS", "VERSION"}  # last words of options that say what they take
+SPEAKING = {"ALIAS", "DAYS", "MB", "PORT", "SECONDS", "VERSION"}  # last words of options, used as metavars
 TYPES = {"int": "INTEGER", "float": "FLOAT", "str": "TEXT", "path": "PATH"}  # typer's words, and those of other tools
 
 OptionsT = TypeVar("OptionsT")
 
 
 def takes(options: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Callable[..., None]]:
-    """Return a decorator: the fields of this dataclass become the command's options, and it is called with one object.
+    """Return a decorator that turns the fields of a dataclass into options and calls the command with one object.
 
-    A field is declared as typer has a parameter declared: Annotated[type, typer.Option(...)] = default.
+    Fields are declared as typer's parameters: Annotated[type, typer.Option(...)] = default.
     """
 
     def decorated(command: Callable[[OptionsT], None]) -> Callable[..., None]:
@@ -36,17 +36,17 @@ def takes(options: type[OptionsT]) -> Callable[[Callable[[OptionsT], None]], Cal
         def called(**values: Any) -> None:
             command(options(**values))
 
-        called.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]  # what typer asks for
+        called.__signature__ = inspect.signature(options)  # type: ignore[attr-defined]  # typer reads it
         return called
 
     return decorated
 
 
 def registered_name(model: str | None) -> str:
-    """Return the registered name that a command works on: what --model says, else what params.yaml says.
+    """Return the registered name that a command works on: --model, else promote.registered_model.
 
     Raises:
-        ParamsError: neither gives a name, or there is no params.yaml.
+        ParamsError: neither is given, or there is no params.yaml.
     """
     if model:
         return model
@@ -63,7 +63,7 @@ def registered_name(model: str | None) -> str:
 
 
 def hold_days() -> float | None:
-    """Return promote.hold_days of params.yaml, None where it is null or cannot be read."""
+    """Return promote.hold_days of params.yaml, None if it is null or cannot be read."""
     from darkroom.project.params import read_params
 
     try:
@@ -73,7 +73,7 @@ def hold_days() -> float | None:
 
 
 class Commands(TyperGroup):
-    """The commands of an app, whose help reads as that of other tools: `OUT --port PORT --limit INTEGER`."""
+    """The commands of an app, with the help texts of other tools: `OUT --port PORT --limit INTEGER`."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, None if there is none of this name."""

@@ -1,13 +1,14 @@
-"""Presets: one complete params.yaml, and files that hold what differs from it.
+"""Presets: one complete params.yaml, and files with differences from it.
 
-presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds what differs from it, or from the
-preset that its `base` names, and `darkroom use` writes them, merged, as params.yaml. The rule:
+presets/mnist.yaml is the default and is complete. Every other presets/NAME.yaml holds only its differences from the
+default, or from the preset that its `base` names; `darkroom use` writes the merged params.yaml. The rules:
 
 - Mappings merge key by key; a key that the base lacks is an error. Anything else replaces the base's value.
-- Two kinds of mappings are replaced whole, because their keys depend on the network: train.NAME.architecture, unless
-  the network stays the same, and tune.space.NAME.
-- `candidates` decides which sections of train and tune.space there are. The base's others are left out, unless the
-  preset has them too: then they wait for the user to add them to `candidates`. One that the base lacks is given whole.
+- Two mappings are replaced as a whole, because their keys depend on the network: train.NAME.architecture, unless the
+  network stays the same, and tune.space.NAME.
+- `candidates` decides which sections of train and tune.space are written. Other sections of the base are left out,
+  unless the preset has them too, so that users can add them to `candidates`. A section that the base lacks must be
+  complete.
 
 A comment at the end of a line replaces the base's; without one the base's stays. The head is the preset's own.
 """
@@ -47,7 +48,7 @@ def names(root: Path) -> list[str]:
 def use(name: str, *, root: Path, force: bool) -> dict[str, Change]:
     """Write the preset over params.yaml of the repository `root` and return the keys that changed, dotted.
 
-    A params.yaml that is exactly a preset, or exactly what git has committed, is not a loss and is replaced.
+    A params.yaml that equals a preset or the committed file is replaced without `force`.
 
     Raises:
         ParamsError: the preset does not exist or is invalid, or params.yaml has edits that would be lost and `force`
@@ -63,7 +64,7 @@ def check_no_edits(root: Path, *, command: str) -> None:
     """Check that params.yaml of the repository `root` may be replaced.
 
     Args:
-        command: the one that replaces it, and does so all the same with --force.
+        command: the command that replaces it, for the error; it has an option --force.
 
     Raises:
         ParamsError: it has edits that would be lost.
@@ -116,11 +117,11 @@ def text(name: str, *, root: Path) -> str:
 
 
 def text_with(name: str, settings: Settings, *, head: str, root: Path) -> str:
-    """Return the params.yaml of a preset with other settings on top, each with a comment.
+    """Return the params.yaml of a preset with changed settings, each with a comment.
 
     Args:
         settings: (dotted key, value, comment).
-        head: comment lines at the beginning, in place of those of the preset.
+        head: comment lines at the top, in place of those of the preset.
 
     Raises:
         ParamsError: see `text`.
@@ -139,7 +140,7 @@ def text_with(name: str, settings: Settings, *, head: str, root: Path) -> str:
 
 
 def _node(value: Any, *, flow: bool = False) -> Any:
-    """Return a value as ruamel writes it: a list of mappings over several lines, other lists, and mappings, on one."""
+    """Return a value for ruamel: a list of mappings is written over several lines, other lists and mappings on one."""
     node: Any = value
     if isinstance(value, dict):
         node = CommentedMap({key: _node(inner, flow=True) for key, inner in value.items()})
@@ -178,7 +179,7 @@ def _merged(name: str, *, root: Path, above: tuple[str, ...] = ()) -> CommentedM
 
 
 def _put(params: CommentedMap, preset: CommentedMap, *, path: Path) -> None:
-    """Merge what a preset says into the params, in place, without the candidates that it leaves out."""
+    """Merge a preset into the params, in place, and delete the candidates that it leaves out."""
     candidates = preset.get("candidates", params.get("candidates"))
     if not isinstance(candidates, list):
         raise ParamsError(f"{path}: candidates is {candidates!r}: {EXPECTED_CANDIDATES}")
@@ -196,7 +197,7 @@ def _folder(root: Path) -> Path:
 def _merge(
     params: CommentedMap, preset: CommentedMap, *, candidates: list[str], path: Path, at: tuple[str, ...] = ()
 ) -> None:
-    """Put what a preset says into the params, in place, by the rule above."""
+    """Merge a preset into the params, in place, by the rules above."""
     for key, value in preset.items():
         known = list(dict.fromkeys([*params, *candidates]) if at in OF_CANDIDATES else params)
         if key not in known:
@@ -210,7 +211,7 @@ def _merge(
             params[key] = value
         if comment := _comment(preset, key):
             replaced = _comment(params, key) or comment  # the default's column
-            replaced.value = comment.value.partition("\n")[0] + "\n"  # ruamel notes the empty lines below it too
+            replaced.value = comment.value.partition("\n")[0] + "\n"  # ruamel includes the empty lines below it
             params.ca.items[key] = [None, None, replaced, None]
 
 
@@ -224,7 +225,7 @@ def _is_whole(keys: tuple[str, ...], old: CommentedMap, new: CommentedMap) -> bo
 
 
 def _comment(mapping: CommentedMap, key: str) -> CommentToken | None:
-    """Return the comment at the end of the line of a key, if there is one and not only an empty line."""
+    """Return the comment at the end of a key's line, None if there is none or only an empty line."""
     token: CommentToken | None = mapping.ca.items.get(key, [None] * 4)[2]
     return token if token is not None and token.value.startswith("#") else None
 
@@ -255,7 +256,7 @@ def _dumped(params: CommentedMap, section: str) -> str:
 def _flat(path: Path) -> dict[str, str]:
     try:
         return flatten(read_params(path))
-    except ParamsError:  # a broken file may be replaced; there is nothing to compare with
+    except ParamsError:  # a broken file may be replaced
         return {}
 
 
@@ -272,5 +273,5 @@ def _would_lose_edits(root: Path, target: Path) -> bool:
 def _is_preset(content: bytes, name: str, root: Path) -> bool:
     try:
         return text(name, root=root).encode() == content
-    except ParamsError:  # a broken preset was never put in place
+    except ParamsError:  # a broken preset was never written to params.yaml
         return False

@@ -29,7 +29,7 @@ def history(model: Model = None, as_json: Json = False) -> None:
     name = registered_name(model)
     registered = read(name)
     if not registered.versions:
-        find(name, alias="champion")  # says that there is none, and what there is
+        find(name, alias="champion")  # raises the error that says what exists
     if as_json:
         told: dict[str, Any] = {"model": name, "aliases": dict(registered.aliases), "champions": registered.reigns()}
         hold = registered.hold
@@ -72,7 +72,7 @@ def lift_hold(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Let promotions go on by themselves after a rollback."""
+    """Resume automatic promotions after a rollback."""
     from darkroom.registry import aliases
 
     name = registered_name(model)
@@ -92,9 +92,9 @@ def approve(
     model: Model = None,
     as_json: Json = False,
 ) -> None:
-    """Make the challenger champion where it waits: promote.approval is manual, or a rollback put promotions on hold.
+    """Make the waiting challenger champion: promote.approval is manual, or a rollback put promotions on hold.
 
-    A hold ends with it.
+    It also ends a hold.
     """
     from darkroom.registry import aliases
 
@@ -113,7 +113,7 @@ def reject(
     reason: Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")],
     model: Model = None,
 ) -> None:
-    """Take a version that waits for approval away; later candidates need not beat it."""
+    """Reject a version that waits for approval; later candidates need not beat it."""
     from darkroom.registry import aliases
 
     name = registered_name(model)

@@ -1,4 +1,4 @@
-"""`darkroom report`: what the last `dvc repro` did and found, what was decided, and what to do next."""
+"""`darkroom report`: the stages of the last `dvc repro`, the result, the decision, and what to do next."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ app = typer.Typer()
 def report(
     since: Annotated[
         float | None,
-        typer.Option("--since", metavar="SECONDS", help="Time since 1970; a stage that last ran before it is cached."),
+        typer.Option("--since", metavar="SECONDS", help="Unix time; a stage that last ran before it counts as cached."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +69,7 @@ def _print_labelled(*lines: tuple[str, str]) -> None:
 
 
 def _champion(name: str) -> str | None:
-    """Return the number of the champion as the registry has it now: a rollback may have followed the last decision."""
+    """Return the champion's present number in the registry: a rollback may have followed the last decision."""
     from darkroom.registry.versions import read
 
     champion = read(name).under("champion")
@@ -77,7 +77,7 @@ def _champion(name: str) -> str | None:
 
 
 def _stages(root: Path, since: float | None) -> Iterator[str]:
-    """Yield a table of the stages: whether each was run or cached, its seconds, and its last log line."""
+    """Yield the lines of a table of the stages: run or cached, seconds, and last log line."""
     runs = {stage: last_run(stage, root=root) for stage in _names(root)}
     yield f"{'stage':<15}  {'':<6}  {'seconds':>7}  result"
     width = shutil.get_terminal_size().columns - 34
@@ -92,7 +92,7 @@ def _stages(root: Path, since: float | None) -> Iterator[str]:
 
 
 def _names(root: Path) -> Iterator[str]:
-    """Yield the stages of dvc.yaml in its order, one per candidate where there is a matrix."""
+    """Yield the stages of dvc.yaml in order, one per candidate for a matrix."""
     from darkroom.project.params import read_params
 
     candidates = read_params(root / "params.yaml")["candidates"]
@@ -106,7 +106,7 @@ def _scores(evaluation: dict[str, Any]) -> Iterator[tuple[str, str]]:
     low, high = scores["test_accuracy_ci95"]
     accuracy = f"{winner}: test accuracy {scores['test_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})"
     yield "winner", accuracy
-    if recent := scores.get("recent"):  # an evaluation of before has none
+    if recent := scores.get("recent"):  # evaluations of earlier releases have none
         low, high = recent["accuracy_ci95"]
         yield (
             "recent",

@@ -1,4 +1,4 @@
-"""Commands that ask a registered model, and the one that looks at what it was asked: predict, batch, drift."""
+"""Commands that use a registered model or its log of predictions: predict, batch, drift."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def predict(
     version: Number = None,
     explain: Annotated[
         Path | None,
-        typer.Option("--explain", help="Write a picture: each image, and beside it what in it speaks for the answer."),
+        typer.Option("--explain", help="Write a picture of each image beside a map of what supports its answer."),
     ] = None,
 ) -> None:
     """Classify images with a registered model: one JSON line per file; `darkroom batch` takes directories.
@@ -167,7 +167,7 @@ class DriftOptions:
 def drift(given: DriftOptions) -> None:
     """Check logged predictions for drift from the training data; exit codes: 0 no drift (or too few rows), 3 drift.
 
-    Where true labels came back (`darkroom feedback`), the accuracy of what was served is shown per version and week.
+    With true labels from `darkroom feedback`, it also shows the accuracy of served predictions per version and week.
     """
     from darkroom.monitoring import figure
     from darkroom.monitoring.drift import Limits
@@ -201,7 +201,7 @@ def drift(given: DriftOptions) -> None:
 
 
 def _compute() -> dict[str, Any]:
-    """Return how to compute, from params.yaml where it says so: a consumer need not have one."""
+    """Return the section compute of params.yaml, or nothing: a consumer need not have a params.yaml."""
     from darkroom.project.params import read_params
 
     path = repository_root() / "params.yaml"
@@ -227,7 +227,7 @@ def _moment(text: str | None, option: str, now: datetime) -> datetime | None:
 def _answers(
     package: Any, files: list[str], *, answered: "list[tuple[np.ndarray, str]] | None" = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the line of every file; images that were answered are kept with their label in `answered`."""
+    """Yield the line of every file; classified images are appended to `answered` with their labels."""
     for file in files:
         try:
             image = package.decode(_read(file))

@@ -19,7 +19,7 @@ TOKEN = "DARKROOM_SERVE_TOKEN"  # noqa: S105 - the name of the variable
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the values of a file the defaults of the other options."""
+    """Use the values of a file as defaults of the other options."""
     if path is None:
         return None
     from darkroom.project.params import read_params
@@ -64,12 +64,12 @@ class ServeOptions:
     ] = 8000
     root_path: Annotated[
         str,
-        typer.Option(help="Path prefix at a proxy in front, e.g. /darkroom; it may strip it or not."),
+        typer.Option(help="Path prefix of a proxy in front, e.g. /darkroom, which may strip it or not."),
     ] = ""
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ORIGIN", help="Origin whose pages may ask, e.g. https://shop.example; * for all. Repeatable."
+            metavar="ORIGIN", help="Origin allowed by CORS, e.g. https://shop.example; * for all. Repeatable."
         ),
     ] = None
     token_file: Annotated[
@@ -88,8 +88,8 @@ class ServeOptions:
         int | None,
         typer.Option(
             min=1,
-            help="MB that a worker may take for images; beyond it, it is replaced. Default: 2048, or its share of this "
-            "container's memory.",
+            help="Memory limit of a worker for images, in MB; a worker that exceeds it is replaced. Default: 2048, or "
+            "its share of this container's memory.",
         ),
     ] = None
     network_threads: Annotated[
@@ -115,14 +115,14 @@ class ServeOptions:
     ] = False
     image_seconds: Annotated[
         float,
-        typer.Option(min=0.1, help="Processor seconds for one image; a worker that takes longer is replaced."),
+        typer.Option(min=0.1, help="CPU seconds per image; a worker that takes longer is replaced."),
     ] = 10.0
     ready_seconds: Annotated[
         float, typer.Option(min=0.01, help="Seconds that an image may wait before /readyz says 503.")
     ] = 5.0
     drain_seconds: Annotated[
         float,
-        typer.Option(min=0, help="Seconds on SIGTERM in which connected clients may still send; /readyz says 503."),
+        typer.Option(min=0, help="Seconds after SIGTERM in which connected clients may still send requests."),
     ] = 5.0
     access_log: Annotated[bool, typer.Option("--access-log/--no-access-log", help="Log one line per request.")] = True
     log: Annotated[
@@ -133,7 +133,7 @@ class ServeOptions:
         float | None, typer.Option(min=0.0001, help="Days after which files of the log are deleted; default: never.")
     ] = None
     log_mb: Annotated[
-        int | None, typer.Option(min=1, help="Maximum size of the log in MB, without images; the oldest files go.")
+        int | None, typer.Option(min=1, help="Maximum size of the log in MB; the oldest files are deleted.")
     ] = None
     keep_images: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the images to keep in the log's directory; 0: none.")
@@ -141,7 +141,7 @@ class ServeOptions:
     keep_days: Annotated[
         float, typer.Option(min=0.0001, max=36500, help="Days after which a kept image is deleted.")
     ] = 30.0
-    keep_mb: Annotated[int, typer.Option(min=1, help="Maximum size of all kept images in MB; the oldest go.")] = 1000
+    keep_mb: Annotated[int, typer.Option(min=1, help="Maximum size of kept images in MB; the oldest go.")] = 1000
 
 
 @app.command(context_settings={"auto_envvar_prefix": PREFIX})
@@ -155,8 +155,8 @@ def serve(given: ServeOptions) -> None:
     and memory; one that ends is replaced. Log lines are JSON on stderr. On SIGTERM /readyz says 503, each client gets
     one more answer per connection, then the server stops.
     """
-    # Until there is something to end in order: an exception of a handler can be lost, or become an ImportError, in the
-    # C libraries that are loaded below.
+    # The default handler until the server runs, because an exception raised by a handler can be lost, or become an
+    # ImportError, in the C libraries that are loaded below.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if given.max_waiting < given.max_images:
         raise ParamsError(
@@ -165,7 +165,7 @@ def serve(given: ServeOptions) -> None:
         )
     for option, value in (("keep-images", given.keep_images), ("log-days", given.log_days), ("log-mb", given.log_mb)):
         if value and given.log is None:
-            raise ParamsError(f"--{option} is about what is kept in the log's directory; also pass --log DIRECTORY")
+            raise ParamsError(f"--{option} needs a log's directory; also pass --log DIRECTORY")
     name, token = registered_name(given.model), _token(given.token_file)
     root_path, origins = _root_path(given.root_path), _origins(given.cors_origin or [])
     from darkroom.monitoring.kept_images import Keeping

@@ -1,4 +1,4 @@
-"""Tables printed by `darkroom history`, `compare` and `drift`; without a terminal, one fact per line."""
+"""Tables printed by `darkroom history`, `compare` and `drift`; without a terminal, plain lines."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def print_drift(found: "Comparison", picture: Path) -> None:
-    """Print what drifted as a table, with the reasons below it.
+    """Print the table of drift checks, with the reasons below it.
 
     Args:
         found: a comparison of a window of answers with its reference.
-        picture: the chart that was drawn of it.
+        picture: the path of its plot.
     """
     report = found.report
     table = Table(box=None, pad_edge=False)
@@ -69,7 +69,7 @@ N_CLASSES = 20  # shown of a comparison: those with the largest differences
 
 
 def print_history(registered: Registered, *, hold_days: float | None) -> None:
-    """Print what was champion when and why, oldest first, and which aliases there are now.
+    """Print which version was champion when and why, oldest first, and the present aliases.
 
     Args:
         hold_days: see print_hold.
@@ -94,17 +94,17 @@ def print_history(registered: Registered, *, hold_days: float | None) -> None:
     table.add_column("why", ratio=1)
     for reign in reigns:
         cells = [reign["version"], _time(reign["since"]), _time(reign["until"]), reign["who"]]
-        # Text: a reason may hold brackets, which rich would take for markup.
+        # Text: rich would read brackets in a reason as markup.
         table.add_row(*map(Text, cells), Text(" ".join(reign["reasons"])), style=None if reign["until"] else "bold")
     console.print(table)
     print_hold(registered, days=hold_days)
 
 
 def print_hold(registered: Registered, *, days: float | None) -> None:
-    """Print that promotions are on hold, and what ends that, or that it ended; nothing if they are not.
+    """Print whether promotions are on hold and how to end that, or that the hold has ended; nothing without a hold.
 
     Args:
-        days: that a hold lasts (promote.hold_days), None: until a person ends it.
+        days: duration of a hold (promote.hold_days); None: until a person ends it.
     """
     hold = registered.hold
     if hold and hold.is_over(days, datetime.now(UTC)):
@@ -121,7 +121,7 @@ def print_decisions(test_sets: Sequence[Mapping[str, Any]]) -> None:
     """Print what was decided about the last candidates on each test set.
 
     Args:
-        test_sets: what comparisons.decided returned.
+        test_sets: returned by comparisons.decided.
     """
     for test_set in test_sets:
         print(f"{test_set['n_comparisons']} comparisons with the champion on one test set; the last:")
@@ -131,11 +131,11 @@ def print_decisions(test_sets: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:
-    """Print which of two versions is right where, and whether chance explains it.
+    """Print the comparison of two versions.
 
     Args:
-        found: what `comparison.compare_versions` returned.
-        a, b: how to call the versions.
+        found: returned by comparison.compare_versions.
+        a, b: names of the versions.
     """
     low, high = found["difference_ci95"]
     left_out = found["n_left_out"]
@@ -165,7 +165,7 @@ def print_comparison(found: Mapping[str, Any], *, a: str, b: str) -> None:
 
 
 def _greatest_differences(per_class: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return at most N_CLASSES classes, in the order in which they came."""
+    """Return the N_CLASSES classes with the largest differences, in their original order."""
     by_size = sorted(per_class.items(), key=lambda item: -abs(item[1]["difference"]))
     kept = {name for name, _ in by_size[:N_CLASSES]}
     return [(name, entry) for name, entry in per_class.items() if name in kept]
@@ -183,5 +183,5 @@ def _table(title: str, caption: str | None) -> Table:
 
 
 def _time(moment: str | None) -> str:
-    """Return a moment of the history without seconds."""
+    """Return a time of the history without seconds."""
     return moment[:16].replace("T", " ") if moment else "now"

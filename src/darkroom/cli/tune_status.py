@@ -19,22 +19,22 @@ from darkroom.tuning.rows import STATES, TrialRow, best_trial, last_accuracy, n_
 
 STYLES = {"running": "bold cyan", "pruned": "dim", "waiting": "dim", "failed": "red", "killed": "red"}
 BEST = "bold green"
-WORKER = 16  # characters of host:pid that are shown; the last ones tell workers apart
+WORKER = 16  # characters of host:pid that are shown, the last ones
 SURROUNDINGS = 10  # lines of a terminal around the trials: title, header, rules, "earlier trials", caption, prompt
 
 
 def summary(rows: Sequence[TrialRow], wanted: int, now: float) -> dict[str, Any]:
-    """Return the state of a search as JSON can hold it.
+    """Return the state of a search as a dict for JSON.
 
     Args:
         rows: all trials so far.
-        wanted: how many trials the search is to have.
+        wanted: planned number of trials.
         now: Unix time in seconds.
 
     Returns:
-        wanted, finished (a killed trial that another repeats is not counted beside it), states (state -> trials),
-        best ({trial, val_accuracy, params} of the best feasible one, or None), seconds_per_trial (mean of those that
-        came to an end by themselves, or None), expected_end (ISO 8601, UTC; None if nothing runs or has run).
+        wanted, finished (without killed trials that were repeated), states (state -> number of trials), best ({trial,
+        val_accuracy, params} of the best feasible trial, or None), seconds_per_trial (mean over trials that were not
+        killed, or None), expected_end (ISO 8601, UTC; None if nothing runs or has run).
     """
     best = best_trial(rows)
     counts = Counter(row.state for row in rows)
@@ -55,9 +55,9 @@ def summary(rows: Sequence[TrialRow], wanted: int, now: float) -> dict[str, Any]
 
 
 def _seconds_left(rows: Sequence[TrialRow], wanted: int, mean: float | None) -> float | None:
-    """Return when the rest will be done by as many workers as run a trial now.
+    """Return the seconds that the workers now running a trial need for the rest.
 
-    The time since the first trial says nothing: a search may have been interrupted for a night.
+    The time since the first trial is not used, because a search may have been interrupted.
     """
     running = [row for row in rows if row.state == "running"]
     if not running or mean is None:
@@ -75,15 +75,15 @@ def table(
     n_rows: int = 20,
     now: float | None = None,
 ) -> Table:
-    """Return the trials as a table, the newest at the bottom, with a caption that sums them up.
+    """Return the trials as a table of at most 80 columns, the newest at the bottom, with a caption that sums them up.
 
-    Nothing is said by colour alone: running trials say so, the best is marked by a star. Fits into 80 columns.
+    No information is in colour alone: running trials have a word, the best one a star.
 
     Args:
         rows: all trials so far.
-        wanted: how many trials the search is to have.
-        n_rows: how many to show at most: the best one, those that run, then the newest.
-        now: Unix time in seconds; None: the clock's.
+        wanted: planned number of trials.
+        n_rows: maximum number of rows: the best trial, the running ones, then the newest.
+        now: Unix time in seconds; None: that of the clock.
     """
     best = best_trial(rows)
     by_rank = sorted(rows, key=lambda row: (row is not best, row.state != "running", -row.number))
@@ -122,15 +122,15 @@ def watch(
 ) -> None:
     """Show the table and refresh it until all wanted trials have finished, or until Ctrl-C, which is not an error.
 
-    Where the output is not a terminal, the table is printed once.
+    If the output is not a terminal, the table is printed once.
 
     Args:
-        read: gives all trials so far.
-        seconds: between two looks.
+        read: returns all trials so far.
+        seconds: between two updates.
         console: where to show it; None: stdout.
     """
     console = console or Console()
-    live_here = console.file.isatty()  # console.is_terminal would believe FORCE_COLOR, which many CI systems set
+    live_here = console.file.isatty()  # console.is_terminal is also true with FORCE_COLOR, which many CI systems set
 
     def look() -> tuple[Table, bool]:
         rows = read()
@@ -153,9 +153,9 @@ def watch(
 
 
 class _Words:
-    """Text cut at a word, because a cut number would be misread.
+    """Text cut between words, because a cut number would be misread.
 
-    Three dots stand for the rest; an ellipsis is a character that not every terminal has.
+    Three dots mark the cut; not every terminal has the character of an ellipsis.
     """
 
     def __init__(self, words: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from darkroom.project.text import redact
 
 app = typer.Typer()
 
-START_SECONDS = 120  # for a server to answer; it takes 10 on an idle machine
+START_SECONDS = 120  # for the server to answer; it takes 10 on an idle machine
 HOST = "127.0.0.1"
 
 
@@ -41,7 +41,7 @@ def ui(
     if free != port:
         say(f"port {port} is taken; using {free}")
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(free)]
-    # Its jobs are for language models, and cost three more processes.
+    # MLflow's jobs are for language models and cost three more processes.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
     with subprocess.Popen(command, env=environment) as server:  # its address may hold a password
         try:
@@ -54,13 +54,13 @@ def ui(
 
 
 def _page() -> str:
-    """Return the address of the runs that were begun last, or of the list of experiments where there are none."""
+    """Return the address of the latest runs, or of the list of experiments if there are no runs."""
     from darkroom.tracking.experiments import latest
     from darkroom.tracking.pages import MODE, runs_page
 
     experiment_id = latest()
     if experiment_id is None:
-        say("there are no runs yet; `dvc repro` makes the first")
+        say("there are no runs yet; `dvc repro` creates the first one")
         return f"#/experiments?{MODE}"
     return runs_page(experiment_id)
 

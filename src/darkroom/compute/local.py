@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any
 
-# TensorFlow reads its own when it starts to compute; numpy's libraries read theirs when they are loaded.
+# TensorFlow reads its variables when it starts to compute; numpy's libraries read theirs when they are loaded.
 _THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -19,11 +19,11 @@ _THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-_PARENT_SECONDS = 0.25  # between two looks at whether the process that started this one is still there
+_PARENT_SECONDS = 0.25  # between two checks that the parent process is alive
 
 
 class LocalProcess:
-    """A process of this machine, started by its first call, in a pool of its own: one that dies breaks no other's."""
+    """A process of this machine, started by its first call, in a pool of its own, so that its death breaks no other."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._pool = process_pool(1, environment)
@@ -33,17 +33,17 @@ class LocalProcess:
         """Return the future of function(payload), which fails if the process ends first.
 
         Raises:
-            BrokenExecutor: the process has ended already, so nothing was run.
+            BrokenExecutor: the process had ended already, so nothing was run.
         """
         self._newest = self._pool.submit(function, payload)
         return self._newest
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process, even during a call."""
         from joblib.externals.loky.backend.utils import kill_process_tree
 
-        # shutdown(kill_workers=True) alone makes the pool's thread fail if a call waits (a KeyError in loky 3.6); after
-        # the process has died, the thread first fails the calls and waits for none.
+        # shutdown(kill_workers=True) alone makes the pool's thread fail if a call is pending (KeyError in loky 3.6);
+        # once the process has died, the thread first fails the pending calls.
         for process in list(self._pool._processes.values()):
             kill_process_tree(process)
         if self._newest:
@@ -51,7 +51,7 @@ class LocalProcess:
         self._pool.shutdown(wait=True, kill_workers=True)
 
     def cause(self, error: BaseException) -> str:
-        """Return in a few words why the process ended, from the error of a future."""
+        """Return a short reason why the process ended, from the error of a future."""
         ended = re.search(r"exit codes of the workers are \{(.*)\}", str(error))
         return f"it ended with {ended[1]}" if ended else " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -64,21 +64,21 @@ def process_pool(n: int, environment: dict[str, str]) -> Any:
 
 
 def thread_limits(cores: int) -> dict[str, str]:
-    """Return the environment in which numerical libraries start this many threads; what is set already stays.
+    """Return the variables that make numerical libraries start this many threads; those already set are kept.
 
-    Each process would otherwise start a thread per core of the machine, and all of them fight for the same cores.
+    Otherwise each process would start a thread per core of the machine, and all would compete for the same cores.
     """
     return {name: os.environ.get(name, str(cores)) for name in _THREADS}
 
 
 def gpu_of(place: int) -> dict[str, str]:
-    """Return the environment in which a process sees only the GPU of its place, or {} where there are not several."""
+    """Return the variables that restrict a process to the GPU of its place, or {} unless there are several GPUs."""
     gpus = visible_gpus()
     return {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if len(gpus) > 1 else {}
 
 
 def visible_gpus() -> list[str]:
-    """Return CUDA's names of the GPUs that this process may use, without loading a library that uses one."""
+    """Return CUDA's names of the GPUs that this process may use, without loading CUDA."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name.strip() for name in chosen.split(",") if name.strip()]
     try:
@@ -89,17 +89,17 @@ def visible_gpus() -> list[str]:
 
 
 def _settle_in(parent: int) -> None:
-    """Make a new process of loky one that its parent alone ends: by stopping it, or by ending itself."""
+    """Make a new loky process live until its parent stops it or ends."""
     from joblib.externals.loky import process_executor
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # loky ends a process between two tasks when it has grown by 300 MB since its first; data kept for the next do that.
+    # loky ends a process that has grown by 300 MB since its first task, as it does when data are kept between tasks.
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    # Not PR_SET_PDEATHSIG: it fires already when the parent's thread that started this process ends.
+    # Not PR_SET_PDEATHSIG: it already fires when the thread that started this process ends.
     while os.getppid() == parent:
         time.sleep(_PARENT_SECONDS)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Processes that run tasks on a Ray cluster: one that is there, or one started on this machine."""
+"""Processes that run tasks on a Ray cluster, an existing one or one started on this machine."""
 
 import logging
 import os
@@ -20,17 +20,17 @@ ANSWER_SECONDS = 5  # within which a cluster must answer
 def ray_cluster(
     n: int | Literal["auto"], *, cpus: int, gpus: float, address: str | None, environment: dict[str, str]
 ) -> Iterator[tuple[int, Callable[[], "RayProcess"]]]:
-    """Connect to a Ray cluster; yield a number of actors that it has room for, and what starts one on any of its nodes.
+    """Connect to a Ray cluster; yield the number of actors that it has room for, and a function that starts one.
 
     Args:
-        n: actors, or "auto": as many as the nodes have room for.
-        cpus: of each.
-        gpus: of each.
-        address: of the head, host:port; None starts a cluster of one node here.
+        n: number of actors, or "auto": as many as the nodes have room for.
+        cpus: per actor.
+        gpus: per actor.
+        address: host:port of the head; None starts a cluster of one node here.
         environment: variables to set for each actor's process.
 
     Raises:
-        DarkroomError: nothing answers there, or there is no room.
+        DarkroomError: no cluster answers at the address, or it has no room.
     """
     import ray
 
@@ -97,7 +97,7 @@ def _connect(address: str | None, *, cpus: int | None) -> None:
 
 
 def _room(n: int | Literal["auto"], *, cpus: int, gpus: float, where: str) -> int:
-    """Return n if the nodes of the Ray cluster have room for as many actors; of "auto" how many they have room for."""
+    """Return n if the nodes of the cluster have room for that many actors; for "auto", how many they have room for."""
     import ray
 
     each = {"CPU": cpus, "GPU": gpus}

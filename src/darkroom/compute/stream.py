@@ -1,7 +1,7 @@
-"""One map over many items: in this process, in threads, in processes, or on a cluster. Results never depend on which.
+"""Map a function over many items in this process, in threads, in processes or on a cluster, with the same results.
 
 It submits to an executor itself because the generator of joblib.Parallel works ahead however slowly its results are
-taken, so that a slow disk would fill the memory.
+consumed, so that a slow disk would fill the memory.
 """
 
 from collections import deque
@@ -17,12 +17,12 @@ from darkroom.deployable.machine import usable_cores
 from darkroom.errors import DarkroomError, ParamsError
 
 BACKENDS = ("loky", "threading", "ray")
-# In work or waiting: enough that no worker starves while the consumer writes, few enough to bound the memory.
+# Running or queued: enough that no worker starves while the consumer writes, few enough to bound the memory.
 ITEMS_PER_WORKER = 3
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
-Submit = Callable[..., "Future[Any]"]  # of a function and an item
+Submit = Callable[..., "Future[Any]"]  # takes a function and an item
 
 
 def stream(
@@ -35,18 +35,18 @@ def stream(
 ) -> Iterator[ResultT]:
     """Yield function(item) for every item, in the order of the items.
 
-    At most `ITEMS_PER_WORKER * workers` items are in work or waiting: they are read only as fast as results are taken,
-    in the caller's thread, so an error while reading them is raised here, like one of the function itself. To hand an
-    item over costs about 0.5 ms: give items that are worth more. On a cluster every item and every result goes through
-    this process and over its network: a cluster pays off only for work that takes longer than the round trip
-    (1 MB of image files at 1 Gbit/s: 10 ms).
+    At most `ITEMS_PER_WORKER * workers` items are running or queued. Items are read in the caller's thread, only as
+    fast as results are consumed, and errors while reading them are raised here, like errors of the function. Passing an
+    item to a worker costs about 0.5 ms, so each should take longer. On a cluster every item and every result passes
+    through this process and its network: a cluster pays off only for work that takes longer than the round trip (10 ms
+    for 1 MB of image files at 1 Gbit/s).
 
     Args:
-        function: for all but threads it must be picklable (defined in a module, or a partial of such a function); files
-            that it names must be on a disk that every worker sees.
+        function: must be picklable except for threads (defined in a module, or a partial of such a function); files
+            that it names must be on a disk that every worker can read.
         backend: "loky" (processes), "threading" (suits functions that mostly run outside the GIL) or "ray".
-        workers: how many, or "auto" for every core that this process may use, or every CPU of the cluster; 1 works in
-            this process, but on a cluster.
+        workers: their number, or "auto" for every core that this process may use, or every CPU of the cluster; 1 means
+            this process, except on a cluster.
         cluster: the address of a Ray cluster, see Workers; None starts one on this machine.
 
     Raises:
@@ -119,7 +119,7 @@ def _processes(n_workers: int) -> Iterator[tuple[Submit, int]]:
 
 @contextmanager
 def _spread(places: Workers) -> Iterator[tuple[Submit, int]]:
-    """Submit to the place that has the least to do."""
+    """Submit to the place with the fewest items."""
     with places:
         waiting: list[list[Future[Any]]] = [[] for _ in range(places.n)]
 

@@ -1,4 +1,4 @@
-"""Places for long tasks, each a process of its own that lives on between them: on this machine, or on a cluster."""
+"""Long-lived worker processes for long tasks, on this machine or on a cluster."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ Process = LocalProcess | RayProcess
 
 
 class WorkerDiedError(DarkroomError):
-    """The process of a place ended before its task did: killed, out of memory, its machine gone, or replaced."""
+    """A worker process ended before its task did: killed, out of memory, its machine lost, or replaced."""
 
 
 @dataclass(eq=False)
@@ -34,22 +34,22 @@ class _Worker:
 
 
 class Workers:
-    """n places for tasks, each a process that runs one task at a time and lives on between tasks.
+    """n places for tasks, each with a process that runs one task at a time and is reused.
 
-    So what a task loads into the globals of a module is there for the next task of that place. A process is started by
-    the first task of its place. When the `with` is left, in whatever way, all processes are stopped, running tasks
-    too; if this process is killed they end by themselves, within about a second, or some seconds on a cluster. They
-    ignore Ctrl-C, which reaches this process. One thread may use the object.
+    A task finds the module globals that an earlier task of its place has set. The first task of a place starts its
+    process. Leaving the `with` block stops all processes, even during a task; if this process is killed they end by
+    themselves, within about a second, or a few seconds on a cluster. They ignore Ctrl-C, which this process handles.
+    Only one thread may use the object.
 
     Args:
-        n: places, or "auto": this machine's cores divided by cpus, or as many as the cluster has room for.
+        n: number of places, or "auto": this machine's cores divided by cpus, or as many as the cluster has room for.
         backend: "loky" (processes of this machine) or "ray".
-        cpus: cores of a place; its libraries start as many threads, unless the environment says otherwise. None: with
-            loky an equal share of this machine, with Ray 1.
-        gpus: Ray's share of a GPU for a place, such as 0.5. With loky place i sees GPU i modulo their number, whatever
-            gpus says.
-        address: of a running Ray cluster: host:port of its head; None starts one on this machine. Its machines must
-            have darkroom and ray installed.
+        cpus: cores per place; libraries start as many threads, unless the environment says otherwise. None: an equal
+            share of this machine with loky, 1 with Ray.
+        gpus: Ray's share of a GPU per place, such as 0.5. Ignored with loky, where place i uses GPU i modulo their
+            number.
+        address: host:port of the head of a running Ray cluster; None starts one on this machine. Its machines must have
+            darkroom and ray installed.
 
     Raises:
         ParamsError: backend or a number is not one of these, or ray is not installed.
@@ -76,7 +76,7 @@ class Workers:
         if backend == "ray" and find_spec("ray") is None:
             raise ParamsError("compute.backend ray needs the package ray: .venv/bin/uv pip install -e '.[ray]'")
         self._opening = _open(n, backend=backend, cpus=cpus, gpus=gpus, address=address)
-        self._opened = ExitStack()  # what __exit__ closes
+        self._opened = ExitStack()  # closed by __exit__
         self._places: tuple[int, Callable[[int], Process]] | None = None
         self._workers: dict[int, _Worker] = {}
 
@@ -99,11 +99,11 @@ class Workers:
     def submit(self, place: int, function: Callable[..., ResultT], *args: Any) -> "Future[ResultT]":
         """Return the future of function(*args), run by the process of a place in [0, n).
 
-        It fails with the exception of the task, of the same type and message, or with WorkerDiedError; no task is ever
-        run twice. A second task waits for the first. The future cannot be cancelled: see replace().
+        It fails with the task's exception, of the same type and message, or with WorkerDiedError; no task is run twice.
+        A second task waits for the first. The future cannot be cancelled: see replace().
 
         Args:
-            function: picklable, or of the main module.
+            function: picklable, or defined in the main module.
 
         Raises:
             DarkroomError: no process can be started there.
@@ -112,7 +112,7 @@ class Workers:
         worker = self._worker(place)
         try:
             answer = worker.process.call(_run, payload)
-        except BrokenExecutor:  # it died while it had nothing to do
+        except BrokenExecutor:  # it died while idle
             worker.gone = True
             worker = self._worker(place)
             answer = worker.process.call(_run, payload)
@@ -123,7 +123,7 @@ class Workers:
         return future
 
     def replace(self, place: int) -> None:
-        """Stop the process of a place, even in the middle of a task; the next task there starts a fresh one.
+        """Stop the process of a place, even during a task; the next task there starts a new one.
 
         Its futures are done when this returns.
         """
@@ -131,7 +131,7 @@ class Workers:
             _stop(place, worker)
 
     def _running(self) -> tuple[int, Callable[[int], Process]]:
-        """Return the number of places, and what starts the process of one."""
+        """Return the number of places, and the function that starts the process of one."""
         if self._places is None:
             raise RuntimeError("Workers used outside their `with` block")
         return self._places
@@ -171,10 +171,10 @@ def _stop(place: int, worker: _Worker) -> None:
 
 
 def _settle(place: int, worker: _Worker, future: "Future[Any]", answer: "Future[bytes]") -> None:
-    """Hand an answer of a process on; called in a thread of the backend, which must not be kept waiting."""
+    """Pass on a process's answer; called in a thread of the backend, which must not block."""
     try:
         result = _opened(answer.result())
-    except BaseException as error:  # none of the task: that is part of an answer
+    except BaseException as error:  # not raised by the task, whose errors are part of the answer
         worker.gone = True
         result = _Failure(_died(place, worker, error))
     worker.futures.discard(future)
@@ -205,7 +205,7 @@ class _Failure:
 
 @dataclass(frozen=True)
 class _Remains:
-    """The error of a task that cannot be pickled, or would come out with another message."""
+    """The error of a task that cannot be pickled, or not without changing its message."""
 
     kind: type[Exception]
     message: str
@@ -213,10 +213,10 @@ class _Remains:
 
 
 def _run(payload: bytes) -> bytes:
-    """Return the pickled outcome of a pickled (function, args): its result, a _Failure, or what remains of one.
+    """Run a pickled (function, args) and return the pickled result, _Failure or _Remains.
 
-    Errors are pickled here and not by a backend, because one that cannot be unpickled breaks loky's pool, and Ray wraps
-    them in classes of its own.
+    Errors are pickled here and not by the backend, because an error that cannot be unpickled breaks loky's pool, and
+    Ray wraps errors in its own classes.
     """
     try:
         function, args = cloudpickle.loads(payload)
@@ -240,7 +240,7 @@ def _opened(outcome: bytes) -> Any:
     """Return the result of a task, or its _Failure with the traceback as the cause of the error."""
     try:
         opened = cloudpickle.loads(outcome)
-    except Exception as error:  # of a class that cannot be imported here, perhaps
+    except Exception as error:  # for example of a class that cannot be imported here
         return _Failure(error)
     if isinstance(opened, _Remains):
         rebuilt = opened.kind.__new__(opened.kind, opened.message)  # __init__ may want other arguments

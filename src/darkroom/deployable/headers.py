@@ -1,8 +1,8 @@
-"""Headers of image files: format and size without decoding, and what must not reach OpenCV.
+"""Read format and size of image files without decoding them, and refuse files that must not reach OpenCV.
 
-Travels beside package.py inside every registered model and imports nothing of darkroom. OpenCV believes what a file
-says of itself: a chunk's length, a tile's size. So every number that it would allocate or work by is held against the
-size of the image and of the file first.
+Travels beside package.py inside every registered model and imports nothing of darkroom. OpenCV trusts the numbers in a
+file, such as a chunk's length or a tile's size. So every number that determines an allocation or a loop is first
+compared with the size of the image and of the file.
 """
 
 import re
@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 FORMATS = "JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC"
-UNREADABLE = (struct.error, IndexError, ValueError)  # what read_header raises
+UNREADABLE = (struct.error, IndexError, ValueError)  # errors of read_header
 MOST_SCANS = 100  # of a JPEG; cameras and web sites write 1 to 12
 MOST_TILES = 4096  # of a JPEG 2000 file
-MOST_TILE_PIXELS = 1 << 20  # of a TIFF, where the image is smaller
+MOST_TILE_PIXELS = 1 << 20  # of a TIFF whose image is smaller
 MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
 MOST_TEXTS = 8  # of a PNG, compressed; each may unpack to 8 MB
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by type; else 1
-_CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of JPEG 2000's own
+_CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93, 0xFFD9  # markers in it
 
 
@@ -27,17 +27,18 @@ class TooManyPixelsError(ValueError):
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file say.
+    """The header of an image file.
 
     Attributes:
         kind: JPEG, PNG, WebP, BMP, GIF, TIFF, JPEG 2000, PNM, AVIF or HEIC.
-        width, height: in pixels, as stored: EXIF may turn the image.
+        width, height: in pixels, as stored, before EXIF orientation.
         animated: whether there is more than one frame or page.
         has_alpha: whether pixels may be transparent.
         is_deep: whether values may have more than 8 bits.
-        orientation: as EXIF has it, 1 to 8, where OpenCV does not apply it: with transparency, and in AVIF.
-        transparent_grey: the value of a grey PNG that stands for transparent.
-        white: the value that stands for white, where the file itself says it.
+        orientation: of EXIF, 1 to 8, if OpenCV does not apply it: with transparency, and in AVIF.
+        transparent_grey: the value of a grey PNG that means transparent.
+        white: the value of white, if the file states it.
+        premultiplied: whether OpenCV returns colours multiplied by their alpha.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Header(NamedTuple):
     orientation: int = 1
     transparent_grey: int | None = None
     white: int | None = None
+    premultiplied: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -57,8 +59,8 @@ def read_header(data: bytes) -> Header:
     A file of a few kilobytes can unpack to gigabytes, so this comes before decoding.
 
     Raises:
-        struct.error, IndexError: data end too early, or are in none of FORMATS.
-        ValueError: they are in one, but of a kind that is not read; the message says what to do.
+        struct.error, IndexError: the data end too early, or have none of FORMATS.
+        ValueError: an unsupported variant of a format; the message says what to do.
     """
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
@@ -86,7 +88,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
     Raises:
         TooManyPixelsError: it has more than max_pixels.
-        ValueError: it is not an image, has more than one frame, is truncated, or claims more than its size allows.
+        ValueError: it is not an image, has more than one frame, is truncated, or states sizes beyond the file.
     """
     if not data:
         raise ValueError("0 bytes: the file is empty")
@@ -107,7 +109,7 @@ def checked_header(data: bytes, *, max_pixels: int) -> Header:
 
 
 def undecodable(data: bytes) -> str:
-    """Return what is said of a file that begins as an image and cannot be decoded."""
+    """Return the error for a file that begins as an image but cannot be decoded."""
     return f"{count(data)} not an image that can be decoded; it is truncated, damaged or compressed in an unusual way"
 
 
@@ -119,7 +121,7 @@ def count(data: bytes) -> str:
 def _jpeg(data: bytes) -> Header:
     at = 2
     while True:
-        # Find the next marker exactly as libjpeg does: a file must not show one size here and another to the decoder.
+        # Find the next marker exactly as libjpeg does, so that both read the same size.
         if (at := data.find(b"\xff", at)) < 0:
             raise IndexError("no start of frame")
         while data[at] == 0xFF:
@@ -134,12 +136,12 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _is_alone(marker: int) -> bool:
-    """Return whether no segment follows a marker of a JPEG; libjpeg skips unknown ones in a scan by themselves."""
+    """Return whether no segment follows a marker of a JPEG; in a scan, libjpeg skips only unknown markers themselves."""
     return marker < 0xC0 or 0xD0 <= marker <= 0xD8
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Refuse a progressive JPEG that takes minutes: every scan is a pass over the whole image."""
+    """Refuse a progressive JPEG with so many scans that decoding takes minutes."""
     if data.count(b"\xff\xda") <= MOST_SCANS:  # also counts those inside comments and thumbnails
         return
     at = n_scans = 0
@@ -180,9 +182,9 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse a chunk that claims more than there is, which OpenCV allocates, and what unpacks to more than an image.
+    """Refuse a chunk that is longer than the file, because OpenCV allocates its stated length, and surplus data.
 
-    Data are packed up to a thousandfold, and libpng unpacks those behind the last row, and of every text, too.
+    Compressed data may grow a thousandfold, and libpng decompresses all texts and what follows the last row.
     """
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     n_unpacked = height * (1 + width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8)
@@ -260,8 +262,8 @@ def _tiff(data: bytes) -> Header:
     tile = (tags.get(322, tags[256])[2], tags.get(323, tags.get(278, tags[257]))[2])
     if tile[1] == 0xFFFFFFFF:  # all rows in one strip
         tile = (width, height)
-    if samples not in (1, 3, 4):  # of grey with transparency OpenCV reads the grey alone
-        raise ValueError(f"a TIFF of {samples} channels; expected 1, 3 or 4")
+    if samples > 4:
+        raise ValueError(f"a TIFF of {samples} channels; expected 1 to 4")
     if tile[0] * tile[1] > max(width * height, MOST_TILE_PIXELS):
         raise ValueError(f"a TIFF of {width}x{height} pixels in tiles of {tile[0]}x{tile[1]}; save it again")
     animated, n_pages = False, 1
@@ -275,13 +277,16 @@ def _tiff(data: bytes) -> Header:
     bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
     if bits > 8 and photometric == 0:  # OpenCV does not invert it
         raise ValueError("a TIFF of 16 bits in which 0 is white; save it as one in which 0 is black")
-    # Of these two OpenCV returns memory that it has not written.
-    if bits > 8 and samples > 1 and tags.get(284, (3, 1, 1))[2] == 2:
-        raise ValueError(f"a TIFF of {bits} bits in separate planes; save it with interleaved channels")
-    if samples == 1 and photometric == 2:
+    if samples > 1 and photometric != 2 and (photometric < 2 or bits > 8):
+        raise ValueError(f"a TIFF of {samples} channels that are not RGB; save it as PNG")
+    if samples > 1 and bits > 8 and tags.get(284, (3, 1, 1))[2] != 1:  # OpenCV mixes them up
+        raise ValueError("a TIFF of 16 bits whose channels are stored one after another; save them interleaved")
+    if samples == 1 and photometric == 2:  # OpenCV returns memory that it has not written
         raise ValueError("a TIFF of one channel that is said to be RGB; save it again")
-    has_alpha = samples == 4 and photometric == 2 and tags.get(338, (3, 1, 1))[2] != 0  # 0: the fourth is another band
-    return Header("TIFF", width, height, animated, has_alpha, bits > 8)
+    extra = tags[338][2] if 338 in tags else None  # of the fourth channel; OpenCV writes alpha without this tag
+    has_alpha = samples == 4 and photometric == 2 and extra != 0  # 0: another channel, such as near infrared
+    premultiplied = has_alpha and (extra == 1 if bits > 8 else extra is not None)  # libtiff does it, too, in 8 bits
+    return Header("TIFF", width, height, animated, has_alpha, bits > 8, premultiplied=premultiplied)
 
 
 def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
@@ -298,7 +303,7 @@ def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int
 
 
 def _check_tiff(data: bytes) -> None:
-    """Refuse lists that are together longer than the file: libtiff allocates what they claim."""
+    """Refuse lists that are longer than the file in total, because libtiff allocates their stated length."""
     order = "<" if data[:2] == b"II" else ">"
     tags, _ = _tiff_tags(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
     if sum(count * _TIFF_BYTES.get(kind, 1) for kind, count, _ in tags.values()) > len(data):
@@ -306,7 +311,7 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _orientation(exif: bytes) -> int:
-    """Return the orientation that EXIF data, a TIFF without an image, say: 1 to 8."""
+    """Return the orientation in EXIF data, which are a TIFF without an image: 1 to 8."""
     try:
         order = "<" if exif[:2] == b"II" else ">"
         tags, _ = _tiff_tags(exif, struct.unpack_from(f"{order}I", exif, 4)[0], order)
@@ -327,7 +332,7 @@ def _jpeg_2000(data: bytes) -> Header:
 
 
 def _check_jpeg_2000(data: bytes) -> None:
-    """Refuse what takes OpenJPEG far more memory and time than its pixels: tiny parts of an image, and many layers."""
+    """Refuse tiny tiles, precincts and code blocks, and many layers: they take far more memory and time than pixels."""
     start = _codestream(data)
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, start + 8)
     width, height = min(tile_width, right - left), min(tile_height, bottom - top)
@@ -344,9 +349,7 @@ def _check_jpeg_2000(data: bytes) -> None:
 
 
 def _segments(data: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Yield (marker, position of its content) of a JPEG 2000 codestream, behind the first marker; image data are not
-    looked at.
-    """
+    """Yield (marker, position of its content) of each segment of a JPEG 2000 codestream, without the image data."""
     following = 0
     while at + 4 <= len(data):
         marker, n_bytes = struct.unpack_from(">HH", data, at)
@@ -355,7 +358,7 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, int]]:
                 raise IndexError("a part that ends before its data")
             at = following
             continue
-        if marker == _EOC or marker < 0xFF00:  # OpenJPEG ends here, too
+        if marker == _EOC or marker < 0xFF00:  # OpenJPEG ends here too
             return
         yield marker, at + 4
         if marker == _SOT:
@@ -367,10 +370,12 @@ def _segments(data: bytes, at: int) -> Iterator[tuple[int, int]]:
 
 
 def _bytes_of_parts(data: bytes, at: int, width: int, height: int) -> int:
-    """Return about how much OpenJPEG allocates for the precincts and code blocks of a channel of a tile, measured.
+    """Return about how many bytes OpenJPEG allocates for the precincts and code blocks of one channel of a tile.
+
+    The factors were measured.
 
     Args:
-        at: where the content of the marker COD is (ISO/IEC 15444-1, A.6.1).
+        at: position of the content of the marker COD (ISO/IEC 15444-1, A.6.1).
     """
     style, _, n_layers, _, n_levels, block_width, block_height = struct.unpack_from(">BBHBBBB", data, at)
     n_bytes = 0
@@ -386,7 +391,7 @@ def _bytes_of_parts(data: bytes, at: int, width: int, height: int) -> int:
 
 
 def _codestream(data: bytes) -> int:
-    """Return where the codestream of a JPEG 2000 file begins; what looks like one in another box is none."""
+    """Return where the codestream of a JPEG 2000 file begins, ignoring its marker in other boxes."""
     if data[:4] == _CODESTREAM:
         return 0
     for name, at, _ in _boxes(data, 0, len(data)):
@@ -425,13 +430,13 @@ def _pnm(data: bytes) -> Header:
 
 
 def _heif(data: bytes) -> Header:
-    """Return the header of an AVIF or HEIC file: the largest image in it counts, the others are thumbnails or alpha."""
+    """Return the header of an AVIF or HEIC file: of its largest image; the others are thumbnails or alpha."""
     (n_bytes,) = struct.unpack_from(">I", data, 0)
     brands = {data[at : at + 4] for at in range(8, min(n_bytes, 256), 4)}
     kind = "AVIF" if brands & {b"avif", b"avis"} else "HEIC"
     if kind == "HEIC" and not brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"}:
         raise IndexError("unknown brand")
-    # Not in the pixels, where anything may stand.
+    # Coded pixels may contain any bytes.
     meta = next((data[start:end] for name, start, end in _boxes(data, 0, len(data)) if name == b"meta"), data)
     sizes = [struct.unpack_from(">II", meta, match.end() + 4) for match in re.finditer(b"ispe", meta)]
     if not sizes:
@@ -452,9 +457,9 @@ def _heif(data: bytes) -> Header:
 
 
 def _check_avif(data: bytes) -> None:
-    """Refuse an AVIF whose coded frames are larger than it says: the decoder allocates by them, and then shrinks.
+    """Refuse an AVIF whose coded frames are larger than stated, because the decoder allocates for the frames.
 
-    A grid has many, with parts beyond the image, and each again for transparency.
+    A grid has many frames, some with parts outside the image, and as many again for transparency.
     """
     header, n_pixels = _heif(data), 0
     meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
@@ -478,7 +483,7 @@ def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int,
 
     Args:
         at, end: of its content.
-        inner: where the content of the box idat begins.
+        inner: position of the content of the box idat.
     """
     version, lengths, more = data[at], data[at + 4], data[at + 5]
     widths = (lengths >> 4, lengths & 15, more >> 4, more & 15 if version else 0)  # offset, length, base, index
@@ -506,12 +511,12 @@ def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int,
 
 
 def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[int, int] | None:
-    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None where it has none.
+    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None without one.
 
     AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5.
     """
     for _ in range(MOST_PAGES):
-        if at >= min(end, len(data)) or not data[at] & 2:  # without a length: the last one, or no AV1
+        if at >= min(end, len(data)) or not data[at] & 2:  # without a length it is the last unit, or not AV1
             return None
         kind, at = data[at] >> 3 & 15, at + 2 if data[at] & 4 else at + 1
         n_bytes = shift = 0
@@ -558,7 +563,7 @@ _CHECKS: Mapping[str, Callable[[bytes], None]] = {
 
 
 def _foreign(data: bytes) -> str | None:
-    """Return the format of a file that is none of FORMATS, and what to do; None where it is not known."""
+    """Return the format of a file that is none of FORMATS, and what to do; None if it is unknown."""
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     known = {
         b"\xff\x0a": "JPEG XL",

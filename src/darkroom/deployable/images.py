@@ -1,4 +1,4 @@
-"""From an image file to the pixels that a network takes, in training and in serving alike.
+"""Decode image files to the pixels of a network's input, for training and serving.
 
 Travels beside package.py inside every registered model and imports nothing of darkroom; every error is a ValueError
 with one clear line.
@@ -13,7 +13,7 @@ import numpy as np
 from .headers import Header, checked_header, undecodable
 
 _NO_MEMORY = -4  # StsNoMem of OpenCV
-_ROWS = 64  # of an image that are put on the background at once
+_ROWS = 64  # of an image that are composed with the background at once
 _REDUCED = {  # to IMREAD_COLOR_RGB and IMREAD_GRAYSCALE
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -23,17 +23,17 @@ _REDUCED = {  # to IMREAD_COLOR_RGB and IMREAD_GRAYSCALE
 
 
 class AboveWhiteError(ValueError):
-    """A 16-bit image has values above the white level; scaled, they would all be white."""
+    """A 16-bit image has values above the white level, which would all become white."""
 
 
 class Form(NamedTuple):
-    """The form in which a network takes images, and how any image is brought into it.
+    """The form of a network's input, and how images are converted to it.
 
     Attributes:
         size: (height, width) in pixels.
         color: "grey" (1 channel) or "rgb" (3 channels, in this order).
-        resize: "stretch" (the aspect ratio is not kept), "letterbox" (kept, with bars of the background) or "crop"
-            (kept, the middle).
+        resize: "stretch" (changes the aspect ratio), "letterbox" (keeps it, with bars of the background) or "crop"
+            (keeps it, takes the middle).
         background: the RGB colour behind transparent pixels and of the bars.
         white_level: the value of 16-bit files that becomes 255, at least 255.
     """
@@ -46,7 +46,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> "Form":
-        """Return the form that a model's metadata or a dataset's manifest says; keys without a value are defaults."""
+        """Return the form in a model's metadata or a dataset's manifest; missing keys have defaults."""
         given = {key: metadata[key] for key in ("resize", "white_level") if key in metadata}
         if "background" in metadata:
             given["background"] = tuple(metadata["background"])
@@ -54,7 +54,7 @@ class Form(NamedTuple):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What `of` reads, as plain values for JSON."""
+        """The form as values for JSON, see of."""
         return {
             "image_shape": list(self.image_shape),
             "color": self.color,
@@ -79,11 +79,11 @@ def prepare(
 
     Args:
         item: encoded, or uint8 (H, W), (H, W, 1) or (H, W, 3) RGB.
-        max_pixels: the most height x width of an encoded image that is decoded.
+        max_pixels: maximum height x width of an encoded image.
         out: where to write the result, uint8 of form.image_shape and contiguous; None: a new array.
 
     Raises:
-        ValueError: no image, an animation, truncated, larger than max_pixels, or 16-bit values above the white level.
+        ValueError: not an image, an animation, truncated, larger than max_pixels, or values above the white level.
     """
     if isinstance(item, np.ndarray):
         image, size = convert(item, color=form.color), item.shape[:2]
@@ -104,12 +104,11 @@ def prepare(
 def decode(data: bytes, form: Form, *, max_pixels: int) -> np.ndarray:
     """Return an encoded image at its own size: uint8 (H, W, C), C = 1 for the colour "grey", 3 (RGB) for "rgb".
 
-    EXIF orientation is applied, transparent pixels show the background, CMYK and palettes become the wanted colour, 16
-    bits become 8. The name of a file plays no role. A JPEG that was damaged inside but ends as it should is decoded as
-    far as it goes.
+    EXIF orientation is applied, transparent pixels show the background, CMYK and palettes are converted, 16 bits become
+    8. A JPEG that is damaged inside but has its end is decoded as far as possible.
 
     Args:
-        form: its size and resize mode play no role.
+        form: its size and resize mode are not used.
 
     Raises:
         ValueError: see prepare.
@@ -118,7 +117,7 @@ def decode(data: bytes, form: Form, *, max_pixels: int) -> np.ndarray:
 
 
 def brightest(data: bytes) -> int | None:
-    """Return the highest value in the file of an image with more than 8 bits; None where these are floats.
+    """Return the highest value in the file of an image with more than 8 bits; None for floats.
 
     Raises:
         ValueError: it cannot be decoded.
@@ -174,11 +173,11 @@ def _largest_inside(outer: tuple[int, ...], aspect: tuple[int, ...]) -> tuple[in
 
 
 def _stretched(image: np.ndarray, size: tuple[int, int], *, out: np.ndarray | None = None) -> np.ndarray:
-    """Return image at this (height, width): area averages where a side becomes less than half, else linear.
+    """Return image at this (height, width): area averages if a side becomes less than half, else linear.
 
-    INTER_AREA takes five times as long as INTER_LINEAR, which gives every source pixel a weight, too, as long as no
-    side becomes less than half. INTER_AREA repeats pixels in blocks on the way up, and as soon as one side grows OpenCV
-    uses it for neither: so the sides that shrink come first, and then the others.
+    INTER_AREA takes five times as long as INTER_LINEAR, which also uses every source pixel as long as no side becomes
+    less than half. INTER_AREA repeats pixels in blocks when enlarging, and if one side grows OpenCV uses it for
+    neither; so sides that shrink are resized first, and then the others.
     """
     if image.shape[:2] == size:
         if out is None or image is out:
@@ -199,7 +198,7 @@ def _stretched(image: np.ndarray, size: tuple[int, int], *, out: np.ndarray | No
 
 
 def _reduction(header: Header, form: Form) -> int:
-    """Return by how much libjpeg may shrink an image that is going to be resized: 1, 2, 4 or 8."""
+    """Return the factor by which libjpeg may shrink an image before resizing: 1, 2, 4 or 8."""
     height, width = form.size
     if header.kind != "JPEG" or max(header.width, header.height) < 2 * min(height, width):
         return 1
@@ -210,7 +209,7 @@ def _reduction(header: Header, form: Form) -> int:
             wanted = _largest_inside(form.size, sides)
         elif form.resize == "crop":
             inner = _largest_inside(sides, form.size)
-            # Twice: the middle is cut out at whole pixels of the smaller image.
+            # Twice, because the crop is cut at whole pixels of the smaller image.
             wanted = (2 * height * sides[0] // inner[0], 2 * width * sides[1] // inner[1])
         least = min(least, max(1, sides[0] // wanted[0]), max(1, sides[1] // wanted[1]))
     return 1 << (least.bit_length() - 1)
@@ -265,7 +264,7 @@ def _eight_bits(pixels: np.ndarray, white_level: int) -> np.ndarray:
 def _rgb(pixels: np.ndarray, form: Form) -> np.ndarray:
     """Return what OpenCV decoded to grey, BGR or BGRA of any depth as uint8 (H, W, 3) RGB."""
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
-        raise ValueError(f"pixels of type {pixels.dtype}; expected 8 or 16 bits, unsigned")
+        raise ValueError(f"pixels of type {pixels.dtype}; expected 8 or 16 bits, unsigned, or floats from 0 to 1")
     codes = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
     n_channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     return _eight_bits(cv2.cvtColor(pixels, codes[n_channels]), form.white_level)
@@ -282,17 +281,16 @@ def _flattened(data: bytes, header: Header, form: Form) -> np.ndarray:
     else:
         return _turned(color, header.orientation)
     background = np.array(form.background, np.uint16)
-    premultiplied = header.kind == "TIFF" and not header.is_deep  # libtiff does that
     for start in range(0, len(color), _ROWS):  # in parts: the products take twice the memory
         rows = slice(start, start + _ROWS)
         opaque = alpha[rows, :, np.newaxis].astype(np.uint16)
-        shown = color[rows] * (np.uint16(255) if premultiplied else opaque)
+        shown = color[rows] * (np.uint16(255) if header.premultiplied else opaque)
         color[rows] = np.minimum((shown + background * (255 - opaque) + 127) // 255, 255)
     return _turned(color, header.orientation)
 
 
 def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Return an image turned as its EXIF orientation (1 to 8) asks for; IMREAD_UNCHANGED leaves it as stored."""
+    """Return an image with its EXIF orientation (1 to 8) applied, which IMREAD_UNCHANGED does not do."""
     if orientation in (5, 6, 7, 8):
         image = image.swapaxes(0, 1)
     vertical, horizontal = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -305,7 +303,7 @@ def _background(form: Form) -> np.ndarray:
 
 
 def _heic(data: bytes) -> np.ndarray:
-    """Return the pixels of a HEIC photograph, uint8 (H, W, 3) RGB, turned as it is meant to be seen."""
+    """Return the pixels of a HEIC photograph, uint8 (H, W, 3) RGB, with its orientation applied."""
     try:
         import pillow_heif  # iPhones write HEIC, which OpenCV cannot read
     except ImportError:

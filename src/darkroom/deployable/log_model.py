@@ -1,4 +1,4 @@
-"""Log model.onnx as the deployable MLflow model of a run: a pyfunc saved as code, with everything a consumer needs."""
+"""Log model.onnx as the deployable MLflow model of a run: a pyfunc saved as code."""
 
 import base64
 import warnings
@@ -25,14 +25,14 @@ def log_package(
     input_example: "np.ndarray | None",
     step: int,
 ) -> str:
-    """Return the URI `models:/m-...` of the model, logged now as an output of the run.
+    """Log the model as an output of the run, and return its URI `models:/m-...`.
 
-    The signature names the outputs only. MLflow checks every input against a signature before `predict` sees it, and a
-    column `image`, even of any type, would refuse the arrays (n, height, width, channels) that `predict` takes as well.
+    The signature has only outputs. MLflow checks every input against a signature before `predict`, and a column
+    `image`, even of any type, would refuse the arrays (n, height, width, channels) that `predict` also accepts.
 
     Args:
-        onnx_path: the file that package.py loads; it is stored under the name model.onnx.
-        seen: a file that is stored beside it, for who compares versions; a consumer does not read it.
+        onnx_path: the file that package.py loads; it is stored as model.onnx.
+        seen: a file to store beside it for comparisons of versions; consumers do not read it.
         input_example: (n, height, width, channels), uint8; the first image is stored as an example request.
         step: the epoch whose metrics MLflow copies to the model.
     """
@@ -59,7 +59,7 @@ def log_package(
             if seen:  # copied too: MLflow decodes a path like "%20"
                 files["seen"] = str(copyfile(seen, Path(folder, seen.name)))
             found = client.get_run(run_id)
-            # Created here and not by Model.log, which would put it into MLflow's active experiment.
+            # Created here and not by Model.log, which would use MLflow's active experiment.
             logged = client.create_logged_model(
                 found.info.experiment_id, "package", run_id, params=found.data.params, model_type="classifier"
             )
@@ -82,7 +82,7 @@ def log_package(
 
 
 class _Pyfunc:
-    """MLflow's pyfunc flavour without the trial prediction on the input example, which would import the model here."""
+    """MLflow's pyfunc flavour without a trial prediction on the input example, which would import the model here."""
 
     @staticmethod
     def save_model(**kwargs: Any) -> None:
@@ -102,7 +102,7 @@ def _example(images: "np.ndarray") -> "pd.DataFrame":
 
 
 def _requirements() -> list[str]:
-    """Return what a consumer needs, at the installed versions; MLflow would infer it by loading the model once more."""
+    """Return a consumer's requirements, at the installed versions; MLflow would load the model to infer them."""
     pinned = []
     for name in ("mlflow", "onnxruntime", "numpy", "pandas", "opencv-python-headless"):
         try:

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: a container, or a service of systemd, may have a part of it only.
+"""The cores and memory that this process may use: containers and services of systemd may be limited.
 
 Travels beside package.py inside every registered model and imports nothing of darkroom.
 """
@@ -13,7 +13,7 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, at least 1: by affinity and the quotas of control groups.
+    """Return the number of cores that this process may use, at least 1, by affinity and quotas of control groups.
 
     LOKY_MAX_CPU_COUNT lowers it further.
     """
@@ -27,7 +27,7 @@ def usable_cores() -> int:
 
 
 def usable_memory() -> int | None:
-    """Return how many bytes this process and its children may use together, None where that is not known."""
+    """Return the bytes that this process and its children may use together, None if unknown."""
     found = [_physical_memory()]
     for folder in _own_groups("memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
@@ -43,7 +43,7 @@ def _physical_memory() -> int:
 
 
 def _own_groups(controller: str) -> Iterator[Path]:
-    """Yield the directories of this process's control groups, and of those around them, as far as they can be seen."""
+    """Yield the directories of this process's control groups and their parents, as far as visible."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:

@@ -1,8 +1,7 @@
-"""The deployable model as MLflow sees it: model.onnx read by package.py, behind a pyfunc saved as code (no pickle).
+"""The deployable model for MLflow: model.onnx, loaded by package.py, in a pyfunc saved as code (no pickle).
 
-This file is copied into every logged model with package.py and what that imports, and runs at the consumer, who has
-neither darkroom nor Keras nor TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing of darkroom
-imports it.
+This file is copied into every logged model with package.py and its imports, and runs at the consumer without darkroom,
+Keras or TensorFlow: mlflow, onnxruntime, numpy, pandas and OpenCV are enough. Nothing in darkroom imports it.
 """
 
 import hashlib
@@ -20,18 +19,18 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
-    """Classifies encoded images or pixel arrays with the ONNX model that lies beside it."""
+    """Classifies encoded images or pixel arrays with the ONNX model beside it."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load model.onnx through the package.py of the same model folder."""
         model = Path(context.artifacts["model"])
         self.package = _load_module(model.parents[1] / "code" / "package.py").Package.load(model)
 
-    # Arrays and dicts come too; any wider type hint makes MLflow warn, or validate the input by it.
+    # Also called with arrays and dicts; a wider type hint makes MLflow warn, or validate the input.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Return one row per image: label, probability, probabilities (class -> probability), abstained.
 
-        Of a model that can tell, familiarity and unknown too; of one with sets, prediction_set; see Package.predict.
+        Also familiarity and unknown if the model can tell, and prediction_set if it has sets; see Package.predict.
 
         Args:
             model_input: a DataFrame with the column `image`, each value an encoded image (bytes, or base64 text), the
@@ -48,9 +47,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
 
 
 def _answers_strangers() -> bool:
-    """Return whether this is a process of MLflow's scoring server or of MLServer, or its application in another one:
-    they pass on what they are sent.
-    """
+    """Return whether MLflow's scoring server, its application in another process, or MLServer passes untrusted input."""
     if "__pyfunc_model_path__" in os.environ or {"mlflow.pyfunc.scoring_server.app", "mlserver"} & sys.modules.keys():
         return True
     frame = sys._getframe()
@@ -61,7 +58,7 @@ def _answers_strangers() -> bool:
 
 
 def _items(model_input: Any) -> list[Any]:
-    """Return the images one by one, whatever container MLflow or its scoring server brought them in."""
+    """Return the images as a list, from any container of MLflow or its scoring server."""
     if isinstance(model_input, pd.DataFrame):
         if "image" not in model_input.columns:
             raise ValueError(f"the DataFrame has the columns {list(model_input.columns)}, expected a column 'image'")

@@ -1,4 +1,4 @@
-"""The deployable classifier: an ONNX file that says itself what it eats, and the decoder it was trained with.
+"""The deployable classifier: an ONNX file with metadata about its input, and the decoder that it was trained with.
 
 This module and those beside it (images.py, headers.py, machine.py), with NumPy, OpenCV and ONNX Runtime, are all that a
 consumer needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error
@@ -41,13 +41,13 @@ class Package:
 
     Attributes:
         classes: class names, in the order of the probabilities.
-        image_shape: (height, width, channels) of what the network takes.
+        image_shape: (height, width, channels) of the network's input.
         color: "grey" (1 channel) or "rgb" (3 channels, in this order).
-        form: both, and how an image is brought into it.
+        form: both, and how images are converted.
         abstain_below: answers with a smaller probability are marked as abstained; None: never.
         unknown_below: images that are less familiar are marked as unknown, and abstained; None: the model cannot tell.
-        sets: how a prediction set is made (threshold, penalty, free) and for which coverage; None: the model has none.
-        metadata: everything that the ONNX file says about itself.
+        sets: the parameters of prediction sets (threshold, penalty, free) and their coverage; None: the model has none.
+        metadata: all metadata of the ONNX file.
 
     >>> package = Package.load("model.onnx")
     >>> package.classes
@@ -85,7 +85,7 @@ class Package:
 
         Args:
             threads: CPU threads of one inference; None: every core that this process may use.
-            max_pixels: largest height x width of an encoded image that is still decoded.
+            max_pixels: maximum height x width of an encoded image.
 
         Raises:
             ValueError: there is no such file, it is not ONNX, or it was not made by darkroom.
@@ -125,9 +125,8 @@ class Package:
         """Return one item of `predict` as the network takes it: uint8 (height, width, channels).
 
         An item is the bytes of an image file; a Path; pixels as a uint8 array (H, W), (H, W, 1) or (H, W, 3) RGB of any
-        size; or a str, which is the path of a file where there is one of that name, else a `data:` URI or base64 of an
-        image file. A program that passes on what strangers send says `paths=False`: a str could name any file that the
-        process may read.
+        size; or a str, which is the path of an existing file, else a `data:` URI or base64 of an image file. Pass
+        `paths=False` for untrusted input: otherwise a str could name any file that the process may read.
 
         Args:
             paths: whether a str may be a path.
@@ -157,25 +156,25 @@ class Package:
         """Return float32 (n, classes), rows sum to 1, for uint8 images (n, height, width, channels), n may be 0.
 
         Raises:
-            ValueError: another shape or type came, or the network answered with something that is not a probability.
+            ValueError: the images have another shape or type, or the network's output is not probabilities.
         """
         return self._run(images, self._outputs[:1], batch_size=batch_size)[0]
 
     def strangeness(self, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
-        """Return how strange each image is to the network, float32 (n,); see `answers` for what that says.
+        """Return how strange each image is to the network, float32 (n,); see answers.
 
         Raises:
-            ValueError: as `probabilities`, or the model does not tell.
+            ValueError: see probabilities; or the model cannot tell.
         """
         if self.unknown_below is None:
             raise ValueError(f"{self._source}: the model does not tell how strange an image is")
         return self._run(images, self._outputs[1:2], batch_size=batch_size)[0]
 
     def answers(self, images: np.ndarray, *, batch_size: int = 256) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return probabilities, as `probabilities` does, and how familiar each image is: float64 (n,) in (0, 1].
+        """Return probabilities and the familiarity of each image: float64 (n,) in (0, 1].
 
-        That is the share of known images, held out from training, that look at least as strange to the network. None
-        where the model does not tell.
+        Familiarity is the share of known images, held out from training, that look at least as strange to the network.
+        None if the model cannot tell.
         """
         probabilities, *more = self._run(images, self._outputs, batch_size=batch_size)
         return probabilities, familiarities(more[0], self.metadata["familiarity"]) if more else None
@@ -197,14 +196,13 @@ class Package:
         return result
 
     def predict(self, items: Sequence[Item], *, batch_size: int = 256, paths: bool = True) -> list[dict[str, Any]]:
-        """Return one answer per item; what an item may be, `image` tells.
+        """Return one answer per item; see image for the types of items.
 
-        An answer holds label (the most probable class), probability (of that class), probabilities (a dict from class)
-        and abstained: true where the model has a threshold and the probability is below it; the label stands all the
-        same. Of a model that can tell, it holds too how familiar the image is (see `answers`), and unknown: true where
-        that is below unknown_below; it is abstained then too. Of a model with sets, prediction_set lists the classes
-        among which the true one is at their coverage, the most probable first. Only batch_size images are held at a
-        time.
+        An answer has label (the most probable class), probability (of that class), probabilities (a dict by class) and
+        abstained: whether the probability is below the model's threshold, if it has one; the label is given anyway. If
+        the model can tell, it also has familiarity (see answers), and unknown: whether that is below unknown_below;
+        then it is abstained too. If the model has sets, prediction_set lists the classes that contain the true one with
+        their coverage, the most probable first. Only batch_size images are in memory at a time.
 
         Raises:
             ValueError: an item is not an image; the message names its position.
@@ -220,15 +218,15 @@ class Package:
         ]
 
     def abstains(self, probabilities: np.ndarray, familiarity: np.ndarray | None = None) -> np.ndarray:
-        """Return which images are not answered, by their probabilities (n, classes) and how familiar they are: (n,)."""
+        """Return which images are not answered, by their probabilities (n, classes) and familiarity (n,): bool (n,)."""
         unsure = probabilities.max(axis=1, initial=0) < (self.abstain_below or 0.0)
         return np.asarray(unsure if familiarity is None else unsure | (familiarity < (self.unknown_below or 0.0)))
 
     def prediction_sets(self, probabilities: np.ndarray) -> np.ndarray | None:
-        """Return which classes are in the prediction set of each image, bool (n, classes); None: the model has none.
+        """Return which classes are in the prediction set of each image, bool (n, classes); None without sets.
 
         Args:
-            probabilities: (n, classes), as `probabilities` returns them.
+            probabilities: (n, classes), see probabilities.
         """
         if self.sets is None:
             return None
@@ -236,7 +234,7 @@ class Package:
         return np.asarray(scores <= self.sets["threshold"])
 
     def latencies_ms(self, image: np.ndarray, *, repeats: int, warm_up: int = 10) -> np.ndarray:
-        """Return how many milliseconds the network took for one image (uint8, already decoded): float64 (repeats,)."""
+        """Return the latencies in milliseconds for one decoded image (uint8): float64 (repeats,)."""
         result = np.empty(repeats)
         for repeat in range(-warm_up, repeats):
             start = time.perf_counter()
@@ -282,7 +280,7 @@ class Package:
 
 
 def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.ndarray:
-    """Return the share at the last mark of a scale that each image is stranger than, 1 before the first: (n,).
+    """Return the share at the last mark of a scale that each image exceeds, 1 before the first: (n,).
 
     Args:
         strangeness: (n,).

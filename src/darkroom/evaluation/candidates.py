@@ -1,4 +1,4 @@
-"""The candidates of an evaluation: what training left of each, its scores, and which of them wins."""
+"""The candidates of an evaluation: their files, their scores, and the choice of the winner."""
 
 import base64
 import json
@@ -28,15 +28,15 @@ RUN_KEYS |= {"model_uri", "params", "val_accuracy", "train_seconds", "held_out_a
 
 
 def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapping[str, int]) -> str:
-    """Return the name of the candidate that is most accurate on images held out from training; of equals, the smallest.
+    """Return the candidate with the best accuracy on images held out from training; of equals, the smallest model.
 
-    Not the best on the test images: the best of several scores is no longer an unbiased estimate of one of them. Where
-    few validation images are all that there is for one, and another was judged by the training images too (in folds),
-    the accuracies are not equally sure: it is the lower ends of their 95 % intervals that are compared.
+    Test accuracy does not decide, because the best of several test scores is a biased estimate. If some candidates were
+    judged by few validation images and others by folds of the training images too, their accuracies are not equally
+    certain, so the lower ends of their 95 % intervals are compared.
 
     Args:
-        trained: run.json of each.
-        model_bytes: of each model.onnx.
+        trained: run.json by candidate.
+        model_bytes: size of model.onnx by candidate.
     """
 
     def rank(name: str) -> tuple[float, int, str]:
@@ -49,14 +49,14 @@ def choose_winner(trained: Mapping[str, Mapping[str, Any]], *, model_bytes: Mapp
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model and what the test and recent images showed about it.
+    """A model with its answers on the test and recent images.
 
     Attributes:
         run: run.json of its training.
         history: the columns of its history.csv.
         metrics: its entry in evaluation.json.
         probabilities: (n, classes), float32, for the test images.
-        recent_probabilities: the same for the recent images, of which there may be none.
+        recent_probabilities: the same for the recent images; there may be none.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to show: its image (uint8 (H, W, C)), where it came from, and what was said about it."""
+    """An answer to show: its image (uint8 (H, W, C)), the image's source, and the prediction."""
 
     image: np.ndarray
     source: str
@@ -90,7 +90,7 @@ class Answer:
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
-    """Return an image file as a data: URI, to stand in a page."""
+    """Return an image file as a data: URI, to embed in a page."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -107,10 +107,10 @@ def candidate_folders(models: Path, named: Sequence[str]) -> list[Path]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return what run.json says of a training.
+    """Return the contents of a training's run.json.
 
     Raises:
-        DataError: it is missing, or not what `train` writes.
+        DataError: it is missing, or was not written by `train`.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -123,10 +123,10 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Return the columns of history.csv that are drawn: epoch and CURVES.
+    """Return the plotted columns of history.csv: epoch and CURVES.
 
     Raises:
-        DataError: it is missing, or not what `train` writes.
+        DataError: it is missing, or was not written by `train`.
     """
     try:
         lines = read_csv(path)
@@ -146,17 +146,17 @@ def score(
     calibration_bins: int,
     latency_repeats: int,
 ) -> Candidate:
-    """Return the candidate in this directory with its answers on the test and recent images, and its metrics.
+    """Score a candidate on the test and recent images.
 
     Args:
-        folder: with model.onnx and history.csv.
+        folder: its directory, with model.onnx and history.csv.
         run: its run.json.
         dataset: with at least one test image.
         calibration_bins: of the expected calibration error.
-        latency_repeats: how often one image is timed.
+        latency_repeats: number of single-image predictions to time.
 
     Raises:
-        DataError: the model cannot be loaded or is of other data, or the history cannot be read.
+        DataError: the model cannot be loaded or belongs to other data, or the history cannot be read.
     """
     path = folder / "model.onnx"
     package = _load(path, dataset)
@@ -198,7 +198,7 @@ def worst_errors(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", 
 
 
 def least_certain(candidate: Candidate, dataset: Dataset, index: "pd.DataFrame", *, n_answers: int) -> list[Answer]:
-    """Return the right answers of the lowest confidence with their images; index has the lines of the test images."""
+    """Return the correct answers of the lowest confidence and their images; index has the lines of the test images."""
     labels = dataset.labels[index["row"].to_numpy()]
     right = np.flatnonzero(candidate.probabilities.argmax(axis=1) == labels)
     order = np.argsort(candidate.probabilities.max(axis=1)[right], kind="stable")
@@ -221,7 +221,7 @@ def _answers_at(positions: np.ndarray, candidate: Candidate, dataset: Dataset, i
 
 
 def single_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics as MLflow takes them: single numbers; an interval as two, and none per class."""
+    """Return the metrics for MLflow: single numbers, an interval as two, and none per class."""
     recent = {f"recent_{name}": value for name, value in (metrics["recent"] or {}).items()}
     flat = {}
     for name, value in {**metrics, **recent}.items():

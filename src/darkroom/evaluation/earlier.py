@@ -1,4 +1,4 @@
-"""What the stages before evaluate left for people: trials, samples, augmented copies, duplicates and rejected files."""
+"""Reports of earlier stages for the page: trials, samples, augmented copies, duplicates and rejected files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import cv2
 from darkroom.evaluation.candidates import data_uri
 from darkroom.files.writing import read_csv
 
-LARGE_BYTES = 200_000  # of a PNG: a larger one goes into the page as a JPEG, a fifth of that
+LARGE_BYTES = 200_000  # of a PNG; larger ones are embedded as JPEG, at a fifth of the size
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Search:
 
     Attributes:
         trials: lines of trials.csv.
-        reason: why which values were taken.
-        values: that tuning found, by dotted key of train; {}: those of params.yaml were kept.
+        reason: of the choice.
+        values: chosen by tuning, by dotted key of train; {}: those of params.yaml were kept.
     """
 
     trials: Sequence[Mapping[str, str]]
@@ -31,7 +31,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Reports of earlier stages; what one of them did not leave is None or empty.
+    """Reports of earlier stages; missing ones are None or empty.
 
     Attributes:
         searches: by candidate.
@@ -47,7 +47,7 @@ class Earlier:
 
 
 def read_earlier(*, tuning: Path, data: Path, augment: Path, candidates: Sequence[str]) -> Earlier:
-    """Return what the report directories of tune, preprocess and augment hold."""
+    """Read the report directories of tune, preprocess and augment."""
     found = {name: _search(tuning / name) for name in candidates}
     return Earlier(
         searches={name: search for name, search in found.items() if search},

@@ -20,7 +20,7 @@ def training_curves(
 
     Args:
         history: the columns of history.csv: epoch (counted from 1), train_loss, val_loss, train_accuracy, val_accuracy.
-        best_epoch: the epoch whose weights were kept; it is marked. None: no mark.
+        best_epoch: the epoch whose weights were kept, to mark; None: no mark.
     """
     epochs = np.asarray(history["epoch"])
     with style(dark=dark):
@@ -47,11 +47,10 @@ def training_curves(
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, dark: bool = False) -> Path:
     """Draw the share of each true class (rows) that was predicted as each class (columns), and return path.
 
-    Up to 20 classes every cell shows its number of images; beyond, the colours alone speak, and beyond about 60 only
-    some of the names are written.
+    With up to 20 classes every cell shows its number of images; with more than about 60, only some names are written.
 
     Args:
-        counts: int (classes, classes), as from classification.confusion_matrix.
+        counts: int (classes, classes), returned by classification.confusion_matrix.
     """
     n_classes = len(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -60,7 +59,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], path: Path, *, 
     with style(dark=dark, texts=names):
         figure = Figure(figsize=(size + 0.6, size), layout="constrained")
         axes = figure.add_subplot()
-        # The square root and a start that differs from the paper show rare confusions among many classes.
+        # The square root, and a first colour that differs from the paper, make rare confusions visible.
         scale = LinearSegmentedColormap.from_list("shares", [ink("faint", dark=dark), ink("first", dark=dark)])
         picture = axes.imshow(
             np.ma.masked_equal(shares, 0), cmap=scale, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest"
@@ -100,8 +99,8 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
     """Draw accuracy against confidence per bin above the number of images per bin, and return path.
 
     Args:
-        curve: as from classification.reliability_curve.
-        ece: the expected calibration error, written into the plot.
+        curve: returned by classification.reliability_curve.
+        ece: the expected calibration error, for the title.
     """
     full = curve["count"] > 0
     width = curve["upper"] - curve["lower"]
@@ -125,7 +124,7 @@ def reliability_diagram(curve: Mapping[str, np.ndarray], path: Path, *, ece: flo
         )
         top.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=f"Calibration error (ECE) {ece:.2%}")
         bottom.bar(curve["lower"], curve["count"], width, color=quiet, **bars)
-        bottom.set_yscale("symlog", linthresh=1)  # most images are in the last bin; the others would not be seen
+        bottom.set_yscale("symlog", linthresh=1)  # most images are in the last bin; the others would be invisible
         bottom.set(xlabel="confidence", ylabel="images")
         bottom.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=[1.0]))
         bottom.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -140,8 +139,8 @@ def class_scores(values: Sequence[float | None], classes: Sequence[str], path: P
     """Draw one dot per class, lowest value first, and return path; beyond 40 classes the 40 lowest.
 
     Args:
-        values: in [0, 1], None where there is no value: such classes are left out.
-        label: what the values are, "recall" for example.
+        values: in [0, 1]; classes with None are left out.
+        label: name of the values, for example "recall".
 
     Raises:
         DataError: no class has a value.

@@ -1,4 +1,4 @@
-"""What the winner looks at: heat maps of its worst errors, and whether one place at the border decides many answers."""
+"""Heat maps of the winner's worst errors, and a check whether one place at the border decides many answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from darkroom.evaluation.candidates import Answer, Candidate, data_uri
 from darkroom.explanation.maps import EXACT, Explainer, Spot, common_spot, overlaid
 
 N_MASKS = 200
-# Images whose maps are computed: exact ones cost one pass of the network, others N_MASKS.
+# Number of images whose maps are computed: exact maps cost one pass of the network, others N_MASKS.
 MOST_ERRORS = {True: 64, False: 8}
 MOST_RIGHT = {True: 64, False: 16}
 
@@ -23,9 +23,9 @@ class Heat(NamedTuple):
 
     Attributes:
         method: how the maps were made.
-        errors: data: URIs of the first of the worst errors, each the map for the predicted class over the image.
-        spot: a place at the border that decides correct answers too, None if there is none.
-        n_right: number of correct answers that were looked at for it.
+        errors: data: URIs for the first of the worst errors, the map for the predicted class over the image.
+        spot: a place at the border on which correct answers rest, None if there is none.
+        n_right: number of correct answers that were examined for it.
     """
 
     method: str

@@ -1,8 +1,8 @@
-"""Where the page of an evaluation has room for what is decided about its winner."""
+"""The place in the evaluation's page where promote inserts the decision."""
 
 MARKER = "<!-- decision -->"
 
 
 def with_decision(page: str, section: str) -> str:
-    """Return the page with a section of HTML in the place of the marker."""
+    """Return the page with a section of HTML in place of the marker."""
     return page.replace(MARKER, section, 1)

@@ -23,7 +23,7 @@ def write_predictions(
     """Write one line per candidate and image: candidate, split, id, label, predicted, confidence, probabilities.
 
     Args:
-        test, recent: the lines of the index of the images that the candidates answered.
+        test, recent: the index lines of the classified images.
     """
     import pandas as pd
 
@@ -49,7 +49,7 @@ def write_predictions(
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers of one model on a split: per image its id, true and predicted class name, and the probabilities.
+    """The answers of one model on a split: id, true and predicted class, and probabilities per image.
 
     Attributes:
         split: test or recent; there may be no recent images.
@@ -73,7 +73,7 @@ def read_predictions(path: Path, candidate: str, *, split: str) -> Predictions:
     """Return the candidate's rows of predictions.parquet for a split, test or recent.
 
     Raises:
-        DataError: the file is missing or not what evaluate writes, or has no row of this candidate.
+        DataError: the file is missing, was not written by evaluate, or has no row of this candidate.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,10 +92,10 @@ def read_predictions(path: Path, candidate: str, *, split: str) -> Predictions:
 
 
 def answered_rows(dataset: Dataset, answers: Predictions) -> np.ndarray:
-    """Return the row numbers of the images that were answered, int64 (n,).
+    """Return the row numbers of the classified images, int64 (n,).
 
     Raises:
-        DataError: an image is not in that split: the data have changed since the evaluation.
+        DataError: an image is not in that split, because the data have changed since the evaluation.
     """
     index = dataset.index()
     own = index[index["split"] == answers.split]

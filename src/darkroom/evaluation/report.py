@@ -1,4 +1,4 @@
-"""Write what an evaluation found: tables for `dvc plots` and promotion, plots, and one page that holds them all."""
+"""Write the results of an evaluation: tables for `dvc plots`, plots, and one page with all of them."""
 
 import re
 import tempfile
@@ -34,7 +34,7 @@ PLOTTED = {  # tables of `dvc plots`, with their columns
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart for the page, in both themes, and the words that stand for it."""
+    """A chart for the page in both themes, with its alternative text."""
 
     light: str
     dark: str
@@ -94,17 +94,17 @@ def render(
     drawn: Mapping[str, Mapping[str, Path]],
     earlier: Earlier,
 ) -> str:
-    """Return the page as HTML; promote puts the decision in the place of MARKER.
+    """Return the page as HTML; promote replaces MARKER by the decision.
 
     Args:
         candidates: at least one; compared in this order.
         labels: (n,), the true classes of the test images.
-        winner: the name of the candidate that the page tells about in full.
+        winner: the name of the candidate that is shown in full.
         manifest: of the prepared data.
-        shown: answers of the winner; worst: its worst errors, unsure: its least certain right answers; heat: what it
-            looks at, see heat.Heat.
-        drawn: per candidate, what `draw` returned: the plots for light screens; those for dark ones are drawn here.
-        earlier: what the stages before reported.
+        shown: worst: the winner's worst errors; unsure: its least certain correct answers; heat: its heat maps, see
+            heat.Heat.
+        drawn: per candidate, the result of `draw`: the plots for light screens; those for dark ones are drawn here.
+        earlier: reports of earlier stages.
     """
     best = next(candidate for candidate in candidates if candidate.name == winner)
     classes: list[str] = manifest["classes"]
@@ -136,7 +136,7 @@ def render(
 
 
 def in_words(metrics: Mapping[str, Any], *, n_images: int) -> str:
-    """Return the accuracy on the test images, of which there are n_images, and on the recent ones, in one line."""
+    """Return the accuracy on the n_images test images and on the recent ones, in one line."""
     measured = [("test", metrics["test_accuracy"], metrics["test_accuracy_ci95"], n_images)]
     if recent := metrics["recent"]:
         measured.append(("recent", recent["accuracy"], recent["accuracy_ci95"], recent["n_images"]))
@@ -163,7 +163,7 @@ def write_plots(
     calibration_bins: int,
     searches: Mapping[str, Search],
 ) -> None:
-    """Write into folder what `dvc plots` draws: tables with a column `candidate`, so that dvc.yaml need name none."""
+    """Write the tables of `dvc plots` into folder, with a column `candidate`, so that dvc.yaml names no candidates."""
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in PLOTTED}
     for candidate in candidates:
         for name, lines in _plotted(candidate, labels, classes=classes, calibration_bins=calibration_bins).items():
@@ -177,7 +177,7 @@ def write_plots(
 def _plotted(
     candidate: Candidate, labels: np.ndarray, *, classes: Sequence[str], calibration_bins: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the lines of each table about one candidate, but for the column `candidate`."""
+    """Return the lines of each table for one candidate, without the column `candidate`."""
     predicted, history = candidate.probabilities.argmax(axis=1), candidate.history
     curve = classification.reliability_curve(candidate.probabilities, labels, n_bins=calibration_bins)
     full = curve["count"] > 0
@@ -243,12 +243,12 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """Return a name that a browser may break after each underscore, slash and dot, and not in the middle of a word."""
+    """Return a name that a browser may break after underscores, slashes and dots, but not within words."""
     return Markup(re.sub(r"([_/.]+)", r"\1<wbr>", str(escape(name))))  # noqa: S704 - it is escaped
 
 
 def _short(cell: str) -> str:
-    """Return a cell of a table; a number with at most 4 digits."""
+    """Return a cell of a table; numbers are rounded to 4 digits."""
     try:
         return f"{float(cell):.4g}"
     except ValueError:

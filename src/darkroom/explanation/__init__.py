@@ -1,1 +1,1 @@
-"""Heat maps: which parts of an image speak for an answer, from the ONNX file alone. Open maps.py first."""
+"""Heat maps of the parts of an image that support an answer, from the ONNX file alone. Open maps.py first."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from darkroom.deployable.machine import usable_cores
 
-# What stands between a linear layer and the probabilities, or between the pooling and it, and changes no order.
+# Nodes between the pooling, the linear layer and the probabilities that do not change the order of the classes.
 AFTER_LINEAR = {"Softmax", "Mul", "Div", "Add", "Identity", "Cast"}
 AFTER_POOLING = {"Squeeze", "Flatten", "Reshape", "Identity", "Cast"}
 CHANNELS_FIRST, CHANNELS_LAST = {2, 3}, {1, 2}  # the axes that are averaged
@@ -28,7 +28,7 @@ class Ending(NamedTuple):
 
 
 def read_ending(model: Any) -> Ending | None:
-    """Return how the graph of an onnx.ModelProto ends; None where it is not average pooling and a linear layer."""
+    """Return how the graph of an onnx.ModelProto ends; None if not in average pooling and a linear layer."""
     from onnx import numpy_helper
 
     graph = model.graph
@@ -39,7 +39,7 @@ def read_ending(model: Any) -> Ending | None:
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
 
     def back(name: str, passed: set[str]) -> Any:
-        """Return the node that makes a tensor, or the last before it that is not of these types."""
+        """Return the node that computes a tensor, or the last one before it that is not of these types."""
         node = makers.get(name)
         while node is not None and node.op_type in passed:
             inputs = [one for one in node.input if one and one not in constants]
@@ -61,14 +61,14 @@ def read_ending(model: Any) -> Ending | None:
 
 
 def _keeps_order(node: Any, constants: dict[str, np.ndarray]) -> bool:
-    """Return whether an elementwise product with a constant is one with the same positive number for all classes."""
+    """Return whether an elementwise product multiplies all classes by the same positive constant."""
     if node.op_type not in ("Mul", "Div"):
         return True
     return all(constants[name].size == 1 and constants[name].min() > 0 for name in node.input if name in constants)
 
 
 def _averaged(node: Any, constants: dict[str, np.ndarray]) -> set[int] | None:
-    """Return the axes over which a node averages (CHANNELS_FIRST or CHANNELS_LAST), None if it does something else."""
+    """Return the axes over which a node averages (CHANNELS_FIRST or CHANNELS_LAST); None if it does not average."""
     if node.op_type == "GlobalAveragePool":
         return CHANNELS_FIRST
     if node.op_type != "ReduceMean":
@@ -84,7 +84,7 @@ class ActivationMaps:
 
     Args:
         model: an onnx.ModelProto.
-        ending: of it.
+        ending: of its graph.
         threads: CPU threads of an inference; None: every core that this process may use.
     """
 
@@ -104,13 +104,14 @@ class ActivationMaps:
         self._ending = ending
 
     def __call__(self, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """Return how much each place adds to the logit of a class above the mean of all: float32 (n, h, w).
+        """Return how much each place adds to the logit of a class, relative to the mean of all classes.
 
-        The mean of a map and the difference of the biases is that of the logits: nothing is approximated.
+        Returns float32 (n, h, w). The mean of a map plus the difference of the biases is the relative logit, so nothing
+        is approximated.
 
         Args:
             images: uint8 (n, H, W, C).
-            classes: (n,) int, of which class each map is.
+            classes: (n,) int, the class of each map.
         """
         features = self._session.run(None, {self._input: np.ascontiguousarray(images)})[0]
         if self._ending.channels_first:
@@ -120,7 +121,7 @@ class ActivationMaps:
 
 
 def opened(path: Path, *, threads: int | None = None) -> ActivationMaps | None:
-    """Return the class activation maps of an ONNX file; None where its graph ends otherwise.
+    """Return the class activation maps of an ONNX file; None if its graph ends differently.
 
     Args:
         threads: see ActivationMaps.

@@ -1,4 +1,4 @@
-"""Which parts of an image speak for an answer: exactly where the graph allows it, else by covering parts."""
+"""Heat maps of the parts of an image that support an answer: exact if the graph allows it, else by covering parts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ SEED = 0  # of the masks: the same image has the same map
 EXACT, BY_MASKS = "class activation map", "RISE"
 SHOWN_SIDE = 256  # pixels; smaller images are enlarged to it
 HEAT = 0.65  # weight of the colour where the map is highest
-CELLS = 8  # per edge, when the places of many maps are compared
-CONCENTRATED = 0.3  # of all heat in 2 x 2 cells at the border: 1/16 of the area
+CELLS = 8  # per edge, when many maps are compared
+CONCENTRATED = 0.3  # share of all heat in 2 x 2 cells at the border, 1/16 of the area
 
 
 class Explainer:
@@ -36,12 +36,12 @@ class Explainer:
         self.method = EXACT if self._exact else BY_MASKS
 
     def __call__(self, images: np.ndarray, labels: Sequence[int], *, n_masks: int = N_MASKS) -> np.ndarray:
-        """Return a map of each image, float32 (n, H, W): above 0 where it speaks for the class, at most 1.
+        """Return a map of each image, float32 (n, H, W): positive where the image supports the class, at most 1.
 
         Args:
             images: uint8 (n, H, W, C), as the network takes them.
-            labels: (n,), of which class each map is.
-            n_masks: where the maps are not exact: more are smoother, and take longer.
+            labels: (n,), the class of each map.
+            n_masks: for maps that are not exact; more masks give smoother maps and take longer.
         """
         height, width = images.shape[1:3]
         if self._exact:
@@ -55,11 +55,11 @@ class Explainer:
 
 
 def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return an image with its map in colours: uint8 RGB, at least SHOWN_SIDE pixels wide or high.
+    """Return an image with its map in colour: uint8 RGB, at least SHOWN_SIDE pixels wide or high.
 
     Args:
         image: uint8 (H, W, C).
-        heat: a map of it.
+        heat: its map, (H, W).
     """
     grey = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
     factor = max(1, -(-SHOWN_SIDE // max(image.shape[:2])))
@@ -71,14 +71,14 @@ def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 class Spot(NamedTuple):
-    """A place at the border that decides many answers: its share of all heat, and where it is."""
+    """A place at the border on which many answers rest: its share of all heat, and where it is."""
 
     share: float
     where: str
 
 
 def common_spot(maps: np.ndarray) -> Spot | None:
-    """Return the place at the border that holds much of the heat of many images: perhaps a marker or a date.
+    """Return the place at the border with much of the heat of many images, perhaps a marker or a date; else None.
 
     Args:
         maps: (n, H, W), of correctly classified images.
@@ -89,7 +89,7 @@ def common_spot(maps: np.ndarray) -> Spot | None:
     shares = positive / np.maximum(positive.sum(axis=(1, 2), keepdims=True), 1e-9)
     mean = shares.mean(axis=0)
     cells = cv2.resize(mean, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
-    if not cells.any():  # nothing in any of them speaks for its class
+    if not cells.any():  # no positive heat in any map
         return None
     cells /= cells.sum()
     around = cv2.boxFilter(cells, -1, (2, 2), normalize=False, borderType=cv2.BORDER_CONSTANT, anchor=(0, 0))

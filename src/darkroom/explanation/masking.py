@@ -1,4 +1,4 @@
-"""Maps of any model: RISE (Petsiuk et al. 2018), which covers parts of an image and looks at the answers."""
+"""Maps of any model by RISE (Petsiuk et al. 2018), which covers parts of an image and compares the answers."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 GRID = 7  # cells per edge that are covered or not
-BATCH, BATCH_PIXELS = 64, 1 << 19  # covered images that are answered together, at most; of 224x224 ten, in 20 MB
-LEAST = 1e-4  # probabilities beyond are told apart by rounding alone
+BATCH, BATCH_PIXELS = 64, 1 << 19  # maximum per inference: images, and their pixels; ten images at 224x224, in 20 MB
+LEAST = 1e-4  # probabilities are clipped to it; smaller differences are rounding
 
 Answers = Callable[[np.ndarray], np.ndarray]  # uint8 (n, H, W, C) to probabilities (n, classes)
 
@@ -33,15 +33,15 @@ def masks(height: int, width: int, *, n: int, seed: int) -> Iterator[np.ndarray]
 
 
 def rise(answers: Answers, image: np.ndarray, label: int, *, n_masks: int, seed: int) -> np.ndarray:
-    """Return how much seeing each place raises the log-odds of a class: float32 (H, W).
+    """Return how much each visible place raises the log-odds of a class: float32 (H, W).
 
-    It is the covariance of the masks and the log-odds. Covered places get the mean colour of the image.
+    That is the covariance of masks and log-odds. Covered places get the mean colour of the image.
 
     Args:
-        answers: of the model.
+        answers: the model.
         image: uint8 (H, W, C).
-        label: of which class the map is.
-        n_masks: more are smoother, and take longer; one batch of them is held at a time.
+        label: the class of the map.
+        n_masks: more masks give smoother maps and take longer; memory holds one batch of them.
         seed: of the masks.
     """
     mean = image.reshape(-1, image.shape[2]).mean(axis=0, dtype=np.float32)

@@ -12,22 +12,22 @@ from matplotlib.ft2font import FT2Font
 from darkroom.project.text import shown
 
 BASE = "DejaVu Sans"  # comes with matplotlib
-BOXES = ("Last Resort", "Adobe Blank")  # fonts that have a box, or nothing, for every character
+BOXES = ("Last Resort", "Adobe Blank")  # fonts that draw a box, or nothing, for every character
 PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # of the extra `fonts`: Noto
 
-_family_of: dict[str, str | None] = {}  # of every character that was asked for; None: no font has it
+_family_of: dict[str, str | None] = {}  # of every character looked up so far; None: no font has it
 _width_of: dict[str, float] = {}  # in ems, of every character that a font has
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """Return the font families that draw texts: DejaVu Sans first, then others for what it lacks."""
+    """Return the font families that draw texts: DejaVu Sans first, then others for characters that it lacks."""
     wanted = set("".join(texts))
     _look_up(wanted)
     return list(dict.fromkeys([BASE, *sorted(family for c in wanted if (family := _family_of[c]))]))
 
 
 def legible(text: str) -> str:
-    r"""Return text with the characters that no font has spelled out, such as \u732b."""
+    r"""Return text with an escape such as \u732b for every character that no font has."""
     _look_up(set(text))
     return "".join(c if _family_of[c] else c.encode("unicode_escape").decode() for c in text)
 
@@ -39,7 +39,7 @@ def width(text: str) -> float:
 
 
 def advice(names: Iterable[str]) -> str | None:
-    """Return one line about names that pictures cannot show as they are; None where there are none."""
+    """Return one line about names that pictures cannot show as they are; None if there are none."""
     odd = [name for name in dict.fromkeys(names) if legible(name) != name]
     if not odd:
         return None
@@ -61,9 +61,7 @@ def _look_up(characters: set[str]) -> None:
 
 
 def _drawable(path: str, characters: set[str]) -> dict[str, float]:
-    """Return the widths in ems of those characters that a font has an outline for; colour emoji are bitmaps, which
-    cannot be drawn.
-    """
+    """Return the widths in ems of the characters for which a font has an outline, not a bitmap as in colour emoji."""
     try:
         font = FT2Font(path)
         held = {c for c in characters if font.get_char_index(ord(c))}
@@ -79,7 +77,7 @@ def _drawable(path: str, characters: set[str]) -> dict[str, float]:
 @cache
 def _fonts() -> list[tuple[str, str]]:
     """Return (file, family) of all families, the likeliest first: upright sans-serifs of regular weight."""
-    logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)  # it tells at length which weight it takes
+    logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)  # it logs which weight it takes
     added = [*_of_packages()]
     for path in added:
         font_manager.fontManager.addfont(path)

@@ -25,8 +25,8 @@ def image_grid(
 
     Args:
         images: each uint8, (H, W), (H, W, 1) or (H, W, 3) RGB; sizes may differ, the aspect ratio is kept.
-        titles: one per image; a long line is wrapped where words, or parts joined by a hyphen, an underscore or a
-            slash, end, and ends with an ellipsis after the second one; characters are shown as they are (no TeX).
+        titles: one per image; a long title is wrapped at spaces, hyphens, underscores and slashes, and cut with an
+            ellipsis after the second line; characters are shown as they are (no TeX).
 
     Raises:
         DataError: there are no images, the counts disagree, or an image has another shape or dtype.
@@ -60,13 +60,13 @@ def image_grid(
 
 
 def _wrapped(text: str, width: float, *, most: int = 2) -> str:
-    """Return text in at most so many lines of at most `width` ems, with an ellipsis where that is not enough."""
+    """Return text in at most `most` lines of at most `width` ems, with an ellipsis if it is longer."""
     lines = [""]
     for part in re.findall(r"\s*[^\s\-_/]*[\-_/]*", clean(text, 10_000)):
         if ems(lines[-1] + part) > width and lines[-1]:
             lines.append("")
             part = part.lstrip()
-        for character in part:  # a part that is wider than a line is broken
+        for character in part:  # a part wider than a line is broken anywhere
             if ems(lines[-1] + character) > width:
                 lines.append("")
             lines[-1] += character

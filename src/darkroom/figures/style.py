@@ -1,4 +1,4 @@
-"""Draw every plot: plain arrays in, a PNG out; the path is returned. No pyplot, so no global state and no window."""
+"""Colours, fonts and saving of every plot. No pyplot, so no global state and no window."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ SPLITS = {"train": "training", "val": "validation"}
 def clean(text: str, longest: int) -> str:
     """Return text in one line of at most `longest` characters that can be drawn; control characters become spaces.
 
-    A longer one has an ellipsis before its last third: often the end alone tells one class from another.
+    A longer text gets an ellipsis before its last third, because often only the end distinguishes classes.
     """
     line = legible(" ".join("".join(character if character.isprintable() else " " for character in text).split()))
     if len(line) <= longest:
@@ -63,7 +63,7 @@ def style(*, dark: bool = False, texts: Iterable[str] = ()) -> Iterator[None]:
     """Draw in the fonts and colours of every plot while the block runs.
 
     Args:
-        texts: what is written in it that may be in any script, as `clean` returned it.
+        texts: returned by `clean`; text in the plot that may be in any script.
     """
     colors = DARK if dark else LIGHT
     settings: Any = {
@@ -102,7 +102,7 @@ def style(*, dark: bool = False, texts: Iterable[str] = ()) -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write figure as PNG and return path: whole or not at all, and the same bytes for the same plot."""
+    """Write figure as PNG atomically and return path; the same plot gives the same bytes."""
     FigureCanvasAgg(figure)
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,1 +1,1 @@
-"""Files on disk: written whole, checksummed, read out of archives. Open writing.py first."""
+"""Files on disk: atomic writes, checksums, archives. Open writing.py first."""

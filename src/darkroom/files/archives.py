@@ -1,4 +1,4 @@
-"""Read tar and zip archives member by member: nothing is unpacked to disk, and nothing an archive says is trusted."""
+"""Read tar and zip archives member by member, without unpacking them to disk and without trusting their headers."""
 
 import bz2
 import gzip
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 20
-LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, however long it claims to be
+LONGEST_HEADER = 1 << 20  # bytes; tarfile reads a long name or pax header in one piece, whatever its stated length
 MOST_MEMBERS = 10_000_000  # at about 300 bytes of memory each
 _WINDOWS = (0, 10, 14)  # the create_system of a zip member: FAT, NTFS, VFAT
 _KINDS = {
@@ -35,7 +35,7 @@ _KINDS = {
 
 
 class Entry(NamedTuple):
-    """One member: its path with "/" between the parts, its unpacked size, and where its content is found."""
+    """One member: its path with "/" between the parts, its unpacked size, and the position of its content."""
 
     name: str
     n_bytes: int
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 class Readable(Protocol):
-    """A file in which `read(n)` gives n bytes, fewer only at the end."""
+    """A file whose `read(n)` returns n bytes, fewer only at the end."""
 
     def read(self, n: int, /) -> bytes: ...
 
@@ -62,11 +62,11 @@ class Archive(Protocol):
 
 @contextmanager
 def open_archive(path: Path, *, max_archive_bytes: int) -> Iterator[Archive]:
-    """Yield the zip, tar, tar.gz, tar.xz or tar.bz2 as an Archive; the content decides, not the name.
+    """Yield a zip, tar, tar.gz, tar.xz or tar.bz2 as an Archive; the type is detected by content, not by name.
 
     Raises:
-        DataError: not an archive, truncated, damaged, encrypted, a member that is a link or a device or whose path is
-            absolute, longer than 4,096 bytes or climbs with "..", two members of one name, more than ten million
+        DataError: not an archive, truncated, damaged or encrypted; a member is a link or a device, or its path is
+            absolute, longer than 4,096 bytes or contains ".."; two members have one name; more than ten million
             members, or more than max_archive_bytes unpacked.
     """
     kind = _kind(path)
@@ -87,13 +87,13 @@ def open_archive(path: Path, *, max_archive_bytes: int) -> Iterator[Archive]:
 
 @contextmanager
 def broken_as_data_error(path: Path) -> Iterator[None]:
-    """Turn what the standard library raises on a cut or damaged file into a DataError that names it."""
+    """Turn the standard library's exceptions for truncated and damaged files into a DataError that names the file."""
     try:
         yield
     except EOFError:
         raise DataError(f"{path} is truncated; download it again") from None
     except zipfile.BadZipFile as error:
-        # The list of members is at the end of a zip: a file that begins as one and has no list lost its end.
+        # The list of members is at the end of a zip: a file that starts like one but has no list was truncated.
         cut = "is not a zip file" in str(error)
         raise DataError(f"{path} is {'truncated' if cut else f'damaged ({error})'}; download it again") from None
     except (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
@@ -106,7 +106,7 @@ def broken_as_data_error(path: Path) -> Iterator[None]:
 
 
 class TarArchive:
-    """A tar whose headers were all read once; contents are then read by position, in any order."""
+    """A tar whose headers are read once; contents are then read by position, in any order."""
 
     def __init__(self, path: Path, stream: IO[bytes], *, max_archive_bytes: int) -> None:
         self.path = path
@@ -130,10 +130,10 @@ class TarArchive:
             before = -1
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every header, 1 KB an image
-                if member.size < 0 or tar.offset <= before:  # tarfile would go round in circles (CVE-2025-8194)
+                if member.size < 0 or tar.offset <= before:  # tarfile would loop forever (CVE-2025-8194)
                     raise DataError(f"{self.path} is damaged (a member of {member.size:,} bytes); download it again")
                 before = tar.offset
-                if tar.offset > limit:  # before the next header is looked for, so nothing of this size was unpacked
+                if tar.offset > limit:  # checked before the next header is read, so that nothing this large is unpacked
                     raise DataError(_too_big(self.path, tar.offset, limit))
                 if member.issparse() or not (member.isreg() or member.isdir()):
                     kind = "a sparse file" if member.issparse() else _KINDS.get(member.type, "a file of unknown type")
@@ -154,7 +154,7 @@ class TarArchive:
 
 
 class ZipArchive:
-    """A zip; its sizes are those of the central directory, and reading a member never gives more than that."""
+    """A zip; sizes are those of the central directory, and reading a member never returns more."""
 
     def __init__(self, path: Path, zipped: zipfile.ZipFile, *, max_archive_bytes: int) -> None:
         self.path = path
@@ -232,7 +232,7 @@ class _Slice(io.RawIOBase):
 
 
 class _ShortReads:
-    """A reader for tarfile that rejects a header claiming to be huge before it is read into memory."""
+    """A reader for tarfile that rejects huge headers before they are read into memory."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         self._stream, self._path = stream, path
@@ -250,7 +250,7 @@ class _ShortReads:
 
 @contextmanager
 def _wrong_numbers(path: Path) -> Iterator[None]:
-    """Turn what tarfile raises on a number that is none, or that nothing can hold, into a DataError."""
+    """Turn tarfile's exceptions for invalid or huge numbers into a DataError."""
     try:
         yield
     except (ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""A stage's directory of arrays: written with its manifest last, read back, and refused where it is incomplete."""
+"""A stage's directory of arrays: the manifest is written last, and an incomplete directory is refused."""
 
 import json
 from collections.abc import Collection, Iterable, Iterator
@@ -17,11 +17,11 @@ MANIFEST = "manifest.json"
 
 
 def read_manifest(directory: Path, *, keys: Collection[str], stage: str) -> dict[str, Any]:
-    """Return what manifest.json in directory says.
+    """Return the contents of manifest.json in directory.
 
     Args:
-        keys: which it must have at least.
-        stage: that writes it, named in errors.
+        keys: required keys.
+        stage: the stage that writes it, for errors.
 
     Raises:
         DataError: it is missing, damaged, or lacks a key.
@@ -43,7 +43,7 @@ def load_array(path: Path, dtype: type, shape: tuple[int, ...], *, stage: str, m
     """Return the array of a .npy file; with mmap it stays on disk.
 
     Raises:
-        DataError: the file is missing, cut short, too long, or of another type or shape.
+        DataError: the file is missing, truncated, too long, or of another type or shape.
     """
     try:
         array: np.ndarray = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
@@ -74,8 +74,8 @@ class FolderWriter:
 
     Args:
         directory: made if it does not exist.
-        old: files of an earlier result; they are removed first, and the manifest before the others, so that a run that
-            dies here does not leave it beside new arrays.
+        old: files of an earlier result, which are removed first, the manifest before the others, so that a killed run
+            does not leave an old manifest beside new arrays.
 
     Raises:
         DataError: (from every method) a file cannot be written, for example because the disk is full.
@@ -110,5 +110,5 @@ class FolderWriter:
 
 
 def not_whole(directory: Path, why: str, *, stage: str) -> DataError:
-    """Return the error that says why a directory cannot be used, and which stage writes it again."""
+    """Return the error that says why a directory cannot be used and which stage recreates it."""
     return DataError(f"{directory} is incomplete: {why}; run `dvc repro {stage}`")

@@ -1,4 +1,4 @@
-"""The names of the members of archives: decoded as they were meant, and refused where they lead out of the archive."""
+"""Decode the names of archive members, and refuse those that point outside the archive."""
 
 import re
 import struct
@@ -15,10 +15,10 @@ _UNICODE_PATH = 0x7075  # extra field of a zip member
 
 
 def zip_name(info: zipfile.ZipInfo, path: Path) -> str:
-    """Return the name of a member as it was meant; zipfile takes all that is not marked as UTF-8 for code page 437.
+    """Return the name of a zip member; zipfile decodes every name without the UTF-8 flag as code page 437.
 
-    Many programs write UTF-8 without the mark, some add the name as Info-ZIP's Unicode Path (extra field 0x7075 of the
-    zip specification, APPNOTE 4.6.9).
+    Many programs write UTF-8 without the flag, some add Info-ZIP's Unicode Path (extra field 0x7075 of the zip
+    specification, APPNOTE 4.6.9).
 
     Raises:
         DataError: the encoding of the name is unknown.
@@ -40,7 +40,7 @@ def safe_name(name: str, path: Path) -> str:
     """Return the name of a member with "/" between its parts.
 
     Raises:
-        DataError: it is longer than LONGEST_NAME, absolute, or climbs with "..".
+        DataError: it is longer than LONGEST_NAME, absolute, or contains "..".
     """
     n_bytes = len(utf8(name).encode())
     if n_bytes > LONGEST_NAME:
@@ -55,7 +55,7 @@ def safe_name(name: str, path: Path) -> str:
 
 
 def _unicode_path(extra: bytes, raw: bytes) -> bytes | None:
-    """Return the UTF-8 name in an extra field, None where there is none or it belongs to another name than `raw`."""
+    """Return the UTF-8 name in an extra field, None if there is none or it belongs to a name other than `raw`."""
     while len(extra) >= 4:
         kind, n_bytes = struct.unpack_from("<HH", extra)
         content, extra = extra[4 : 4 + n_bytes], extra[4 + n_bytes :]

@@ -1,13 +1,13 @@
-"""Jinja's templates of a package, for pages and model cards."""
+"""Jinja templates of a package, for pages and model cards."""
 
 import jinja2
 
 
 def templates(package: str) -> jinja2.Environment:
-    """Return the templates *.j2 of a package; those of HTML escape what is put into them, others do not."""
+    """Return the templates *.j2 of a package; those ending in .html.j2 escape inserted values, others do not."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader(package, ""),
-        autoescape=jinja2.select_autoescape(["html.j2"]),  # names of classes and files come from whoever made the data
+        autoescape=jinja2.select_autoescape(["html.j2"]),  # names of classes and files are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""Write files completely or not at all, report disk errors in one line, compute checksums; standard library only."""
+"""Write files atomically, report disk errors in one line, compute checksums; standard library only."""
 
 import csv
 import errno
@@ -15,7 +15,7 @@ from typing import Any
 from darkroom.errors import DataError
 
 FROM_THE_START = "run `dvc repro` from the start"
-# What a spreadsheet runs, after any apostrophes of ours; a number with a sign is a number.
+# Text that spreadsheets run as a formula, after any apostrophes that write_csv added; a signed number is a number.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 CRLF = "\r\n"
@@ -44,19 +44,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8: whole, or not at all."""
+    """Write text in UTF-8, atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file in UTF-8 with a line of column names: whole, or not at all.
+    """Write a CSV file in UTF-8 with a line of column names, atomically.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front, which spreadsheets take for "this is
-    text"; `read_csv` takes it away again.
+    Text that a spreadsheet would run as a formula is prefixed with an apostrophe, which spreadsheets read as "this is
+    text"; `read_csv` removes it.
     """
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        # csv quotes a carriage return only where lines end with one; a bare one would begin a line of its own.
+        # csv quotes a carriage return only where lines end with one; an unquoted one would start a new line.
         ending = SimpleNamespace(write=lambda line: file.write(f"{line.removesuffix(CRLF)}\n"))
         writer = csv.writer(ending, lineterminator=CRLF)
         writer.writerows([_as_text(cell) for cell in line] for line in (columns, *lines))
@@ -87,11 +87,11 @@ def write_errors(path: Path, when: str = "") -> Iterator[None]:
     """Turn an OSError into a DataError that names the path.
 
     Args:
-        path: what is written.
-        when: added to the words that say what went wrong, with a space in front.
+        path: the file that is written.
+        when: appended to the description of the error, with a leading space.
 
     Raises:
-        DataError: says whether space is missing, or something else.
+        DataError: the block raised an OSError.
     """
     try:
         yield
@@ -118,7 +118,7 @@ def read_json(path: Path, *, remedy: str = FROM_THE_START) -> dict[str, Any]:
     """Return the JSON object that a stage wrote.
 
     Args:
-        remedy: what writes the file again, for the error.
+        remedy: how to recreate the file, for the error.
 
     Raises:
         DataError: the file is missing or is not a JSON object.

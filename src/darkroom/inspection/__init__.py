@@ -1,1 +1,1 @@
-"""What `darkroom init` finds out about a user's own images before anything is prepared. Open findings.py first."""
+"""Inspection of a user's own images for `darkroom init`, before anything is prepared. Open findings.py first."""

@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from darkroom.data.raw.labels import table_names
 from darkroom.inspection.findings import Findings
 from darkroom.project.text import shown
 
-FEW_IMAGES = 2000  # for training: with fewer a network that learns from them alone loses, and takes most of the time
-SMALL_EDGE = 64  # pixels: images as small as digits or icons say little to a network trained on photographs
+FEW_IMAGES = 2000  # training images; with fewer, a network trained on them alone loses, and takes most of the time
+SMALL_EDGE = 64  # pixels; smaller images, such as digits and icons, suit networks pretrained on photographs badly
 MOST_ASKED = {"min_test_images": 1000, "min_images": 100}  # those of the preset mnist
-ENOUGH_FOR_HALF = 20  # test images of a class: of fewer a recall of one half may be missed by chance
-GREATEST_FLOOR = 0.9  # of accuracy: where one class has nearly all images, the recall of the others is what counts
+ENOUGH_FOR_HALF = 20  # test images of a class; with fewer, chance alone may push its recall below one half
+GREATEST_FLOOR = 0.9  # of accuracy; if one class has nearly all images, recall matters more
 
 _SUFFIXES = "zip|tar|tgz|gz|xz|bz2|csv|tsv|jsonl?|parquet"
 
 
 class Choice(NamedTuple):
-    """A value of params.yaml, by its dotted key, and why."""
+    """A value of params.yaml by its dotted key, with the reason."""
 
     key: str
     value: Any
@@ -27,16 +28,17 @@ class Choice(NamedTuple):
 
 
 def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any]) -> list[Choice]:
-    """Return what differs from the preset.
+    """Return the differences from the preset.
 
     Args:
         name: of the dataset.
-        path: of the source, as params.yaml has it.
+        path: of the source, as written in params.yaml.
         preset: the params of the preset.
     """
     layout: Any = found.source.layout
-    by_table = f"{shown(str(layout.get('table')))} says the classes"
-    kind = "the classes are directories" if layout["kind"] == "folders" else by_table
+    by_table = f"{' and '.join(map(shown, table_names(layout)))} says the classes"
+    kinds = {"folders": "the classes are directories", "parquet": "shards with images in them"}
+    kind = kinds.get(layout["kind"], by_table)
     source = {"kind": "path", "path": path, "layout": layout if len(layout) > 1 else layout["kind"]}
     form = found.chosen.form
     reasons = found.chosen.reasons
@@ -69,7 +71,7 @@ def dataset_name(source: Path) -> str:
 
 
 def portable(source: Path, *, root: Path) -> str:
-    """Return the path of a source as params.yaml has it: from the repository, from the home directory, or absolute."""
+    """Return a source's path for params.yaml: relative to the repository or the home directory, or absolute."""
     path = source.absolute()
     if path.is_relative_to(root):
         return path.relative_to(root).as_posix()
@@ -96,7 +98,7 @@ def _groups(found: Findings) -> list[Choice]:
 
 
 def _gates(found: Findings) -> list[Choice]:
-    """Return gates for as many test images as there are: half of them, so that it is noticed when images get lost."""
+    """Return gates for the number of test images: half of it, so that lost images are noticed."""
     tests, everything = found.counts("test"), found.counts()
     n_tests, (rarest, fewest) = sum(tests.values()), min(tests.items(), key=lambda pair: pair[1])
     common = max(everything, key=lambda label: everything[label])

@@ -1,6 +1,6 @@
-"""Look at a user's images as `preprocess` will: headers of all, and what costs more on a sample.
+"""Inspect a user's images as `preprocess` would: the headers of all, and the pixels of a sample.
 
-The counts, the rejected images, the duplicates and the split come from the functions that `preprocess` calls.
+Counts, rejected images, duplicates and the split come from the functions that `preprocess` uses.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from darkroom.data.preparation.auto import Chosen, choose_form, sample_of, sampl
 from darkroom.data.preparation.decoding import Batch
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.data.preparation.rows import Rows, take_in
-from darkroom.data.raw.layouts import RawImage, oversized
+from darkroom.data.raw.layouts import RawImage, Unread, oversized
 from darkroom.deployable.images import prepare
 from darkroom.inspection import splitting
 from darkroom.inspection.headers import Seen, read_headers
@@ -25,24 +25,24 @@ from darkroom.inspection.source import Source
 from darkroom.inspection.splitting import Split
 
 MOST_DECODED = 8000  # images
-MOST_DECODED_BYTES = 400 << 20  # of image files: 8,000 photographs of the web, or 130 of a telephone
-RUN = 8  # neighbours by name are decoded together, because near-duplicates are neighbours
-SHEET_CLASSES, SHEET_IMAGES = 40, 6  # of a class; more would not be legible on one sheet
+MOST_DECODED_BYTES = 400 << 20  # of image files: 8,000 photographs from the web, or 130 from a telephone
+RUN = 8  # consecutive names are decoded together, because near-duplicates are neighbours
+SHEET_CLASSES, SHEET_IMAGES = 40, 6  # maximum that is legible on one sheet
 
 
 class Findings(NamedTuple):
-    """What is known of the images.
+    """The result of an inspection.
 
     Attributes:
-        source: where they are, and how they are read.
+        source: where the images are, and how they are read.
         seen: every image with its header.
-        rows: usable ones, and why others are not.
+        rows: the usable images, and why others are not usable.
         chosen: the form that preprocess would choose.
-        decoded: the names of those that were decoded; the others may hold more that is unusable or alike.
-        plain: the names of those of one colour throughout.
+        decoded: the names of decoded images; more of the others may be unusable or near-duplicates.
+        plain: the names of images of one colour.
         split: of the rows.
-        problems: why preprocess would fail.
-        warnings: what else a user should know.
+        problems: reasons why preprocess would fail.
+        warnings: other remarks for the user.
     """
 
     source: Source
@@ -64,11 +64,11 @@ class Findings(NamedTuple):
 
 
 def inspect(source: Source, *, params: PreprocessParams, listed_in: Path | str) -> Findings:
-    """Return what is known of the images of a source.
+    """Inspect the images of a source.
 
     Args:
-        params: limits, fractions and the choices that are made by `auto`.
-        listed_in: the file that will list near-duplicates, or what to do to have one, for messages.
+        params: of preprocess, with values of `auto`.
+        listed_in: the file that will list near-duplicates, or how to get one, for messages.
 
     Raises:
         DataError: none of the images can be decoded.
@@ -100,7 +100,7 @@ def inspect(source: Source, *, params: PreprocessParams, listed_in: Path | str) 
     if len(rows.rejected) > params.max_rejected_fraction * rows.n_images:
         problems.append(
             f"{len(rows.rejected)} of {rows.n_images} images cannot be used, more than a fraction of "
-            f"{params.max_rejected_fraction} (preprocess.max_rejected_fraction in presets/folder.yaml); mend or delete "
+            f"{params.max_rejected_fraction} (preprocess.max_rejected_fraction in presets/folder.yaml); fix or delete "
             "them, or raise it there"
         )
     plain = prepared.plain_images(sample, image_shape=chosen.form.image_shape)
@@ -109,7 +109,7 @@ def inspect(source: Source, *, params: PreprocessParams, listed_in: Path | str) 
 
 
 def thumbnails(found: Findings, *, max_pixels: int) -> tuple[list[np.ndarray], list[str]]:
-    """Return some images of the first classes as the network will see them, and their classes."""
+    """Return some images of the first classes as preprocessed for the network, and their classes."""
     numbers = {one.image.name: one.image.number for one in found.seen}
     chosen = []
     for code, label in sorted(enumerate(found.rows.classes), key=lambda pair: pair[1])[:SHEET_CLASSES]:
@@ -124,7 +124,7 @@ def thumbnails(found: Findings, *, max_pixels: int) -> tuple[list[np.ndarray], l
 
 
 class _Nowhere:
-    """Takes the pixels of rows and forgets them."""
+    """A Sink that discards the pixels of rows."""
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
         self.image_shape = image_shape
@@ -134,7 +134,7 @@ class _Nowhere:
 
 
 def _sampled(seen: Sequence[Seen]) -> list[Seen]:
-    """Return the images to decode: of every class some runs of neighbours, and all that only decoding can judge."""
+    """Return the images to decode: some runs of neighbours of every class, and images without a readable header."""
     unique = {one.id: one for one in reversed(seen)}.values()
     runs: dict[str, list[list[Seen]]] = defaultdict(list)
     for one in sorted((one for one in unique if one.header), key=lambda one: (one.image.label, one.image.name)):
@@ -158,13 +158,17 @@ def _sampled(seen: Sequence[Seen]) -> list[Seen]:
 
 def _read(source: Source, sample: Sequence[Seen], *, params: PreprocessParams) -> Iterator[tuple[RawImage, bool]]:
     for image, n_bytes, _, _ in sorted(sample, key=lambda one: one.image.number):
-        too_big = n_bytes > params.max_image_bytes
-        data = oversized(n_bytes) if too_big else source.listing.read(image.number)
+        data: bytes | Unread
+        if reason := source.listing.unread(image.number):
+            data = Unread(reason)
+        else:
+            too_big = n_bytes > params.max_image_bytes
+            data = oversized(n_bytes) if too_big else source.listing.read(image.number)
         yield RawImage(image.name, image.label, image.split, data, image.attributes), False
 
 
 def _rows(seen: Sequence[Seen], sample: Rows) -> Rows:
-    """Return all images as rows; those that were not decoded get a hash that resembles none."""
+    """Return all images as rows; those that were not decoded get hashes that resemble no other."""
     hashes = dict(zip(sample.names, sample.hashes.tolist(), strict=True))
     reasons = dict(sample.rejected)
     known = {one.id: one.image.name for one in seen if one.image.name in hashes or one.image.name in reasons}

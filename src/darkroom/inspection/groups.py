@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from darkroom.data.raw.names import split_of
 
-DEEPEST = 5  # directories, and words of a file's name, that are looked at
-LEAST_COVERED = 0.9  # of the images have a group
-LEAST_GROUPS = 3  # of each class: one for each split
-LEAST_SIZE = 2.0  # images per group, on average
-LEAST_SHARED = 0.8  # of the images are in a group of several
+DEEPEST = 5  # maximum number of directories, and of words of a file's name, to examine
+LEAST_COVERED = 0.9  # minimum share of images with a group
+LEAST_GROUPS = 3  # minimum per class: one for each split
+LEAST_SIZE = 2.0  # minimum mean number of images per group
+LEAST_SHARED = 0.8  # minimum share of images in a group of several
 
 _KINDS = (
     "patient|pat|subject|subj|person|participant|case|lesion|study|exam|video|vid|clip|movie|sequence|seq|scene|burst|"
@@ -20,7 +20,7 @@ _KINDS = (
 )
 _COLUMN = re.compile(rf"(?:{_KINDS})s?[ _-]?(?:id|no|nr|number|name)?", re.IGNORECASE)
 _KIND = re.compile(rf"(?:{_KINDS})", re.IGNORECASE)
-_PART = re.compile(r"(?:frame|frm|slice|view|shot|page|burst|crop)", re.IGNORECASE)  # its number counts inside a group
+_PART = re.compile(r"(?:frame|frm|slice|view|shot|page|burst|crop)", re.IGNORECASE)  # then a number within a group
 _SEPARATOR, _WORD = "[_ .-]+", "[^/_ .-]+"
 
 
@@ -29,8 +29,8 @@ class Proposal(NamedTuple):
 
     Attributes:
         group_by: the name of a column, or a regular expression with one group.
-        is_certain: a name such as "patient" or "frame" says what it is.
-        n_groups: how many different values there are.
+        is_certain: whether a name such as "patient" or "frame" confirms it.
+        n_groups: number of different values.
         example: one of them.
     """
 
@@ -41,14 +41,14 @@ class Proposal(NamedTuple):
 
 
 def propose(names: Sequence[str], labels: Sequence[str], attributes: Sequence[Mapping[str, str]]) -> Proposal | None:
-    """Return what images seem to be grouped by; None where nothing does.
+    """Return the most plausible grouping of the images, None if there is none.
 
     Args:
         names: paths of the images in the dataset.
         labels: their classes.
-        attributes: what a label table says of each beside class and split.
+        attributes: the other columns of a label table for each image.
     """
-    columns = [column for column in (attributes[0] if attributes else ()) if _COLUMN.fullmatch(column)]
+    columns = [column for column in (attributes[0] if attributes else ()) if is_group_column(column)]
     for column in columns:
         if fits := _fits([row.get(column, "") for row in attributes], labels):
             return Proposal(column, True, *fits)
@@ -61,8 +61,17 @@ def propose(names: Sequence[str], labels: Sequence[str], attributes: Sequence[Ma
     return max(found, key=lambda proposal: proposal.is_certain, default=None)  # the first of them
 
 
+def is_group_column(name: str) -> bool:
+    """Return whether the column of a table is called after patients, videos, lots or the like.
+
+    >>> is_group_column("patient_id"), is_group_column("age")
+    (True, False)
+    """
+    return _COLUMN.fullmatch(name) is not None
+
+
 def _fits(values: Sequence[str], labels: Sequence[str]) -> tuple[int, str] | None:
-    """Return number and example of the groups if images of one class are in several, and most have company."""
+    """Return number and example of the groups if each class has several and most images share one, else None."""
     sizes = Counter(value for value in values if value)
     n_covered = sum(sizes.values())
     if n_covered < max(LEAST_COVERED * len(values), LEAST_SIZE * len(sizes), 1):
@@ -91,7 +100,7 @@ def _patterns(names: Sequence[str], labels: Sequence[str]) -> Iterator[str]:
         for stem, label in zip(stems, labels, strict=True):
             before[label].add(tuple(stem[:number]))
         skipped = rf"(?:{_WORD}{_SEPARATOR}){{{number}}}" if number else ""
-        if all(len(starts) == 1 for starts in before.values()):  # such as the name of the class
+        if all(len(starts) == 1 for starts in before.values()):  # for example the class name
             yield rf"(?:^|/){skipped}({_shape(words)}){_SEPARATOR}[^/]*$"
         else:
             yield rf"(?:^|/)({skipped}{_shape(words)}){_SEPARATOR}[^/]*$"
@@ -107,7 +116,7 @@ def _shape(words: Sequence[str]) -> str:
 
 
 def _says_so(pattern: str, names: Sequence[str]) -> bool:
-    """Return whether what stands in or beside the group of every path calls it a patient, a video and so on."""
+    """Return whether the words in or beside the group of every path say patient, video and so on."""
     return all(
         _words(match[1], _KIND)
         or _words(name[: match.start(1)].rpartition("/")[2], _KIND)

@@ -1,4 +1,4 @@
-"""The header and the identity of every image, at the cost of reading a few kilobytes of each."""
+"""Read the header and the identity of every image from a few kilobytes of each."""
 
 import hashlib
 import importlib.util
@@ -11,17 +11,17 @@ from darkroom.data.raw.names import OFFICIAL
 from darkroom.data.raw.placement import Placed
 from darkroom.deployable.headers import UNREADABLE, Header, checked_header, read_header
 
-HEAD_BYTES = 1 << 16  # of a file; most photographs of the web are smaller, and headers of the others fit
+HEAD_BYTES = 1 << 16  # of a file; most photographs from the web are smaller, and the headers of others fit
 
 
 class Seen(NamedTuple):
-    """An image of which the header was looked at.
+    """An image with its header.
 
     Attributes:
         image: its number is a position in the listing.
         n_bytes: of its file.
-        id: equal for equal bytes; the sha256 of a file of up to HEAD_BYTES.
-        header: None where only the whole file can tell, or it is of no use.
+        id: equal for equal bytes that were read; the sha256 of a file of up to HEAD_BYTES.
+        header: None if it needs the whole file, or is unusable.
     """
 
     image: Placed
@@ -31,11 +31,11 @@ class Seen(NamedTuple):
 
 
 def read_headers(listing: Listing, placed: Sequence[Placed], *, max_pixels: int, max_image_bytes: int) -> list[Seen]:
-    """Return all images with their headers, those of train before those of val and test."""
+    """Return all images with their headers, those of train first."""
     found: dict[int, Seen] = {}
     for image in sorted(placed, key=lambda image: image.number):  # a compressed tar can only be read forward
-        n_bytes = listing.n_bytes(image.number)
-        if n_bytes > max_image_bytes:
+        n_bytes = 0 if (unread := listing.unread(image.number)) else listing.n_bytes(image.number)
+        if unread or n_bytes > max_image_bytes:
             found[image.number] = Seen(image, n_bytes, b"%032d" % image.number, None)
             continue
         head = _head(listing, image.number)
@@ -57,7 +57,7 @@ def _head(listing: Listing, number: int) -> bytes:
 
 
 def _header(head: bytes, *, is_whole: bool, max_pixels: int) -> Header | None:
-    """Return the header of an image that seems to be of use."""
+    """Return the header of an image that seems usable, else None."""
     try:
         header = checked_header(head, max_pixels=max_pixels) if is_whole else read_header(head)
     except UNREADABLE:

@@ -1,4 +1,4 @@
-"""Findings in words, as JSON, and as a sheet of images and lists."""
+"""Write findings in words, as JSON, and as a sheet of images and lists."""
 
 import json
 import math
@@ -15,14 +15,14 @@ from darkroom.inspection.findings import SHEET_IMAGES, Findings, thumbnails
 from darkroom.project.text import escaped, shown
 
 SHEET = "images.png"
-NAMED = 5  # of many
+NAMED = 5  # maximum number of examples
 CLASSES_NAMED = 50
-USUAL, Z = 0.9, 1.96  # an accuracy, and the quantile of its 95 % interval
+USUAL, Z = 0.9, 1.96  # an example of an accuracy, and the quantile of its 95 % interval
 IMBALANCED = 1.5  # times as many images in the largest class as in the smallest
 
 
 def facts(found: Findings) -> dict[str, Any]:
-    """Return what was found as plain values; see in_words."""
+    """Return the findings as plain values; see in_words."""
     rows = found.rows
     labels = dict(zip(rows.names, (rows.classes[code] for code in rows.labels.tolist()), strict=True))
     return {
@@ -52,7 +52,7 @@ def facts(found: Findings) -> dict[str, Any]:
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """Return facts as lines for a person, with choices and what was written where there are any."""
+    """Return facts as lines for a person, with the choices and the written files, if any."""
     counts = facts["classes"]
     named = [f"{escaped(label)} {n:,}" for label, n in [*counts.items()][:CLASSES_NAMED]]
     more = [f"and {len(counts) - CLASSES_NAMED} more"] if len(counts) > CLASSES_NAMED else []
@@ -86,10 +86,10 @@ def in_words(facts: dict[str, Any]) -> str:
 
 
 def write(found: Findings, folder: Path, *, max_pixels: int) -> dict[str, Any]:
-    """Write the unusable images and the duplicates, as `preprocess` will list them, and draw a sheet of images.
+    """Write the lists of unusable images and duplicates as `preprocess` does, and draw a sheet of images.
 
     Returns:
-        The path of the sheet, and what cannot be read on it; see in_words.
+        The path of the sheet, and what is not legible on it; see in_words.
     """
     from darkroom.figures.fonts import advice  # this and the next load matplotlib, which takes a second
     from darkroom.figures.grid import image_grid
@@ -151,7 +151,7 @@ def _plain(names: list[str]) -> str:
 
 
 def _sample(facts: dict[str, Any]) -> str:
-    """Return how many images were decoded where some were not, although they may be of use."""
+    """Return the number of decoded images in words, "" if all usable ones were decoded."""
     n, decoded = facts["n_images"], facts["n_decoded"]
     if decoded >= n - len(facts["rejected"]) - len(facts["exact_duplicates"]):
         return ""

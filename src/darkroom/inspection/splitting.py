@@ -1,4 +1,4 @@
-"""Split images as `preprocess` will, with the settings of near-duplicates and groups that fit them."""
+"""Split images as `preprocess` would, with suitable settings for near-duplicates and groups."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +11,7 @@ from darkroom.data.preparation.splits import Assignment, Fractions
 from darkroom.errors import DataError
 from darkroom.inspection.groups import Proposal, propose
 
-FIXED_CAMERA = 0.5  # of a class in one group of near-duplicates: more is one background, not one image
+FIXED_CAMERA = 0.5  # share of a class in one group of near-duplicates; a larger one shares a background, not an image
 
 
 class Split(NamedTuple):
@@ -20,10 +20,10 @@ class Split(NamedTuple):
     Attributes:
         assignment: of every row.
         near_duplicates, group_by: the settings.
-        proposal: what images seem to be grouped by.
+        proposal: the most plausible grouping of the images.
         near: images that resemble another one.
-        problem: why `preprocess` would refuse it, None if it would not.
-        warning: what else a user should know, None if nothing.
+        problem: why `preprocess` would refuse it, else None.
+        warning: a remark for the user, or None.
     """
 
     assignment: Assignment
@@ -36,12 +36,12 @@ class Split(NamedTuple):
 
 
 def split(rows: Rows, *, params: PreprocessParams, listed_in: Path | str) -> Split:
-    """Return the split with near-duplicates together, or apart where a fixed camera makes all images alike.
+    """Return the split with near-duplicates together, unless a fixed camera makes all images alike.
 
     Args:
         rows: of all images.
-        params: seed, fractions and what counts as a near-duplicate.
-        listed_in: the file that lists near-duplicates, or what to do to have one, for messages.
+        params: seed, fractions and settings of near-duplicates.
+        listed_in: the file that lists near-duplicates, or how to get one, for messages.
     """
 
     def tried(near_duplicates: str, group_by: str | None) -> tuple[Assignment, str | None]:

@@ -22,7 +22,7 @@ def learning_rate_test(found: "Finding", path: Path, *, heading: str = "") -> Pa
         axes = figure.add_subplot()
         axes.plot(learning_rates, found.losses, ".", color=quiet, markersize=3)  # of single batches
         axes.plot(learning_rates, smoothed, color=first)
-        # The interpolated height puts the marks on the line: rounded, no rate need be one that was tried.
+        # Interpolated, because a rounded rate need not be one that was tried.
         marks = [(found.suggestion, "steepest fall", "o"), (found.greatest, "lowest loss", "v")]
         if found.cautious < found.suggestion:
             marks.insert(0, (found.cautious, "cautious", "s"))
@@ -31,7 +31,7 @@ def learning_rate_test(found: "Finding", path: Path, *, heading: str = "") -> Pa
             axes.axvline(rate, color=second, linewidth=1, linestyle=":")
             axes.plot([rate], [height], marker, color=second, markersize=6, label=f"{name}: {rate:g}")
         low, high = float(smoothed.min()), float(max(smoothed[0], np.median(smoothed)))
-        margin = max(0.15 * (high - low), 0.01)  # a loss that never moves has a height, too
+        margin = max(0.15 * (high - low), 0.01)  # also for a constant loss
         axes.set(
             xscale="log",
             xlim=(learning_rates[0] / 1.2, learning_rates[-1] * 1.2),

@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186): which rates a network learns with."""
+"""The learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186)."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from darkroom.errors import TrainingError
 
 @keras.saving.register_keras_serializable(package="darkroom")
 class ExponentialRise(keras.optimizers.schedules.LearningRateSchedule):
-    """From `start` in step 0 to `end` in step n_steps - 1, by the same factor each step (Smith 2017)."""
+    """A schedule from `start` in step 0 to `end` in step n_steps - 1, by the same factor each step (Smith 2017)."""
 
     def __init__(self, start: float, end: float, *, n_steps: int) -> None:
         self.start, self.end, self.n_steps = start, end, n_steps
@@ -32,7 +32,7 @@ class ExponentialRise(keras.optimizers.schedules.LearningRateSchedule):
 
 
 DIVERGED = 4.0  # times the smallest so far: a mean loss beyond it ends the test
-MEAN_OF = 5  # losses: one unlucky batch is not a divergence, and one lucky batch no measure for it
+MEAN_OF = 5  # losses, because the loss of one batch is noisy
 
 
 class Batches(Protocol):
@@ -48,13 +48,13 @@ class Finding:
     """The result of a range test.
 
     Attributes:
-        learning_rates: (steps,) rising; fewer than asked for where the loss diverged.
+        learning_rates: (steps,) rising; fewer than n_steps if the loss diverged.
         losses: (steps,) of the batch, before its step.
         smoothed: (steps,) losses, each the mean of those around it.
         suggestion: the rate at which the smoothed loss falls most steeply.
-        cautious: a tenth of the greatest, or the suggestion where that is less.
-        greatest: the rate at which the smoothed loss is least: beyond it training comes apart. The peak of a one-cycle
-            schedule can be near it, a constant rate cannot.
+        cautious: a tenth of greatest, or the suggestion if that is smaller.
+        greatest: the rate at which the smoothed loss is smallest; above it training becomes unstable. The peak of a
+            one-cycle schedule can be near it, a constant rate cannot.
         diverged: whether the loss rose so far that the test ended early.
     """
 
@@ -78,22 +78,21 @@ def find(
     label_smoothing: float = 0.0,
     on_step: Callable[[int, int], object] | None = None,
 ) -> Finding:
-    """Train with a learning rate that rises exponentially, and return how the loss answered.
+    """Train with an exponentially rising learning rate, and return how the loss responded.
 
-    The network has its weights back afterwards, random state and BatchNorm's statistics included; compile it
-    again.
+    Afterwards the network's weights, random state and BatchNorm statistics are restored; compile it again.
 
     Args:
-        network: takes the batches' inputs, gives logits.
-        train: gives the batches of an epoch, counted from 0; epochs follow each other until n_steps are done.
-        optimizer: makes the optimizer for the schedule it is given.
+        network: maps the batches' inputs to logits.
+        train: returns the batches of an epoch, counted from 0; epochs are repeated until n_steps are done.
+        optimizer: makes the optimizer for a schedule.
         start, end: learning rates of the first and the last step, 0 < start < end.
         n_steps: at least 10.
         label_smoothing: in [0, 1), of the loss.
         on_step: called with (step, n_steps).
 
     Raises:
-        TrainingError: n_steps, start or end are out of range, or the loss falls nowhere between them.
+        TrainingError: n_steps, start or end are out of range, or the loss never falls.
     """
     if n_steps < 10 or not 0 < start < end:
         raise TrainingError(
@@ -102,7 +101,7 @@ def find(
         )
     schedule = ExponentialRise(start, end, n_steps=n_steps)
     before = [np.array(ops.convert_to_numpy(variable)) for variable in network.variables]
-    variables = list(network.variables)  # compile() adds the metrics' to those of the network
+    variables = list(network.variables)  # before compile() adds those of the metrics
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing)
     network.compile(optimizer(schedule), loss)
     losses: list[float] = []
@@ -132,10 +131,10 @@ def _endless(train: Callable[[int], Batches]) -> Iterator[tuple[Any, ...]]:
 
 
 def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool) -> Finding:
-    """Return what the losses (n,) at rising learning rates (n,) say; losses that are not finite are left out.
+    """Return the result for the losses (n,) at rising learning rates (n,); losses that are not finite are ignored.
 
     Raises:
-        TrainingError: the loss falls nowhere.
+        TrainingError: the loss never falls.
     """
     finite = np.isfinite(losses)
     learning_rates, losses = learning_rates[finite], losses[finite]
@@ -160,9 +159,9 @@ def interpret(learning_rates: np.ndarray, losses: np.ndarray, *, diverged: bool)
 
 
 def smooth(losses: np.ndarray) -> np.ndarray:
-    """Return the weighted means (n,) of the losses (n,) around each: a Gaussian of a 40th of their number, at least 1.
+    """Smooth the losses (n,) with a Gaussian whose standard deviation is n / 40, at least 1.
 
-    A mean that runs behind, as is usual, would move the steepest fall to a higher rate than the one that caused it.
+    The usual trailing mean would move the steepest fall to a higher rate than the one that caused it.
     """
     width = max(1.0, len(losses) / 40)
     places = np.arange(len(losses))

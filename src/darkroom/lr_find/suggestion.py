@@ -1,4 +1,4 @@
-"""`darkroom lr-find`: the learning-rate test of a candidate, on the data that the stages have prepared."""
+"""`darkroom lr-find`: the learning-rate range test of a candidate on the prepared data."""
 
 import contextlib
 import sys
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[str, Any]:
     """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the plot.
 
-    A candidate for transfer is tested with its head alone, on the features of `embed`: that is what its learning_rate
-    is for. One whose head is solved at once has no use for it.
+    A transfer candidate is tested with its head alone, on the features of `embed`, because its learning_rate is that of
+    the head. A head that is solved in closed form has none.
 
     Args:
         candidate: a section of `train`.
@@ -34,7 +34,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
     Raises:
         ParamsError: the candidate is unknown or has no learning rate, or its settings do not fit the data.
         DataError: the data are not prepared.
-        TrainingError: the loss falls at no rate, or the device is not there.
+        TrainingError: the loss falls at no rate, or the device is missing.
     """
     section = f"train.{candidate}"
     with contextlib.chdir(root):

@@ -1,4 +1,4 @@
-"""The accuracy of what was served: logged predictions against the true labels that came back, joined by content."""
+"""The accuracy of served predictions, from the prediction log and true labels, joined by image content."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often a version was right, among the images whose true label is known. Each image counts once.
+    """The accuracy of a version on the images with a true label. Each image counts once.
 
     Attributes:
         version: of the registered model.
-        week: its Monday (UTC, ISO format), by the time of the prediction; None: of the whole window.
-        n_labelled, n_correct: images.
+        week: its Monday (UTC, ISO format), by the time of the prediction; None: the whole window.
+        n_labelled, n_correct: numbers of images.
         ci95: the score interval of the accuracy (Wilson).
     """
 
@@ -37,10 +37,10 @@ class ServedAccuracy:
 
     Attributes:
         versions, weeks: per version, and per version and week.
-        n_images: with a true label, of those in the window.
-        n_unmatched: true labels of an image that the window does not have.
-        n_conflicting: images whose true labels contradict each other; the last one counts.
-        n_damaged: lines of the feedback that were cut short.
+        n_images: number of images in the window with a true label.
+        n_unmatched: number of true labels for images outside the window.
+        n_conflicting: number of images with contradicting true labels; the last one counts.
+        n_damaged: number of truncated lines of feedback.
     """
 
     versions: Sequence[Accuracy]
@@ -51,16 +51,16 @@ class ServedAccuracy:
     n_damaged: int
 
     def of(self, version: str | None) -> Accuracy | None:
-        """Return the accuracy of a version, None where no image that it saw has a true label."""
+        """Return the accuracy of a version, None if none of its images has a true label."""
         return next((one for one in self.versions if one.version == version), None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return it as a dict for JSON."""
         return asdict(self)
 
     @property
     def notes(self) -> list[str]:
-        """Remarks on labels that do not count as they came."""
+        """Remarks on labels that were ignored or replaced."""
         counted = {
             "true labels are of an image that the window does not have; they are ignored.": self.n_unmatched,
             "images have true labels that contradict each other; the last one counts.": self.n_conflicting,
@@ -70,11 +70,11 @@ class ServedAccuracy:
 
 
 def served_accuracy(rows: "pa.Table", labels: Sequence[TrueLabel], *, n_damaged: int = 0) -> ServedAccuracy:
-    """Return how often each version was right in a window of its prediction log.
+    """Return the accuracy of each version in a window of its prediction log.
 
     Args:
         rows: of the log, see log.read.
-        labels: oldest first; of several for one image the last one counts.
+        labels: oldest first; the last one of an image counts.
         n_damaged: see ServedAccuracy.
     """
     import pandas as pd
@@ -91,7 +91,7 @@ def served_accuracy(rows: "pa.Table", labels: Sequence[TrueLabel], *, n_damaged:
 
 
 def true_labels(frame: "pd.DataFrame", labels: Sequence[TrueLabel]) -> tuple[dict[str, str], int, int]:
-    """Return id of an image -> its true label, the number of labels without an image, and of images in conflict.
+    """Return the true labels by image id, the number of labels without an image, and of images with conflicts.
 
     Args:
         frame: rows of the log with id, request_id and position.
@@ -112,7 +112,7 @@ def true_labels(frame: "pd.DataFrame", labels: Sequence[TrueLabel]) -> tuple[dic
 
 
 def _asked(frame: "pd.DataFrame", requests: set[str]) -> dict[str, dict[int, set[str]]]:
-    """Return, of these requests, position of an image -> its ids: two where a client used a request id twice."""
+    """Return per request the ids by position of the image: two if a client used a request id twice."""
     found: dict[str, dict[int, set[str]]] = {}
     rows = frame[frame["request_id"].isin(requests)]
     for request, position, image in zip(rows["request_id"], rows["position"], rows["id"], strict=True):
@@ -121,7 +121,7 @@ def _asked(frame: "pd.DataFrame", requests: set[str]) -> dict[str, dict[int, set
 
 
 def _only(images: Mapping[int, set[str]], position: int | None) -> str | None:
-    """Return the image that a request and a position name, None where that is not exactly one."""
+    """Return the image that a request and a position identify, None unless it is exactly one."""
     meant = images.get(position, set()) if position is not None else {one for ids in images.values() for one in ids}
     return next(iter(meant)) if len(meant) == 1 else None
 

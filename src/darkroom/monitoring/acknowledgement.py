@@ -1,4 +1,4 @@
-"""An alarm that a person knows of: what it was, why it calls for nothing, and until when that holds."""
+"""An acknowledged alarm: what it was, why it needs no action, and until when that is valid."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -14,12 +14,12 @@ FILE = "acknowledged.json"  # in the log's directory: where the log is read, it 
 
 @dataclass(frozen=True)
 class Acknowledgement:
-    """One alarm that somebody took note of; there is at most one per log.
+    """An alarm that somebody acknowledged; there is at most one per log.
 
     Attributes:
-        alarms: names of the measures that had drifted, and recent_accuracy.
-        version: the champion then.
-        data: digest of data/prepared then.
+        alarms: names of the drifted measures, and recent_accuracy.
+        version: the champion at that time.
+        data: digest of data/prepared at that time.
         at, until: aware times in ISO format.
         who: user@host.
         reason: given by that person.
@@ -34,9 +34,9 @@ class Acknowledgement:
     reason: str
 
     def lapsed(self, alarms: Collection[str], *, version: str | None, data: str | None, now: datetime) -> str | None:
-        """Return why it does not hold for these alarms, None where it does.
+        """Return why it is not valid for these alarms, None if it is.
 
-        It ends with its last day, with another champion, with other training data, and where something else alarms.
+        It ends with its last day, with another champion, with other training data, and when another measure alarms.
         """
         if now >= datetime.fromisoformat(self.until):
             return f"it ended at {self.until}"
@@ -53,7 +53,7 @@ class Acknowledgement:
 
 
 def read_acknowledgement(log: Path) -> Acknowledgement | None:
-    """Return the acknowledgement of a log, None where there is none.
+    """Return the acknowledgement of a log, None if there is none.
 
     Raises:
         DataError: the file is damaged.
@@ -68,10 +68,10 @@ def read_acknowledgement(log: Path) -> Acknowledgement | None:
 
 
 def write_acknowledgement(log: Path, acknowledgement: Acknowledgement) -> None:
-    """Put it in the place of the one before.
+    """Replace the acknowledgement of a log.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: the file cannot be written.
     """
     path = log / FILE
     with write_errors(path):

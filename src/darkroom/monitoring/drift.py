@@ -1,8 +1,8 @@
-"""Has what a model is asked changed since it was trained? A comparison of two samples of images, as a pure function.
+"""Compare two samples of images, those that a model was trained on and those that it is asked, as a pure function.
 
-A measure has drifted where the difference is both large and no chance: the population stability index (PSI) says how
-large, a test says how unlikely. Either alone misleads: a test calls any difference significant once the rows are many,
-and the PSI of few rows is large without any change (under no change it is about (bins - 1) x (1/n + 1/m)).
+A measure has drifted if the difference is both large, by the population stability index (PSI), and significant, by a
+test. Either alone misleads: with many rows any difference is significant, and with few rows the PSI is large without
+any change (its expectation is then about (bins - 1) x (1/n + 1/m)).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 N_BINS = 10  # of the reference: deciles
-TAILS = {"familiarity": 0.01}  # the share of the reference in a bin more at the lower end: there new objects lie
-SMALLEST_SHARE = 1e-4  # of a bin in the PSI, whose logarithm has no value for an empty one
-SMALLEST_EXPECTED = 5  # rows of a class in the window; rarer ones are counted together, as the chi-square test needs
+TAILS = {"familiarity": 0.01}  # share of the reference in an extra bin at the lower end, where new objects are
+SMALLEST_SHARE = 1e-4  # of a bin in the PSI, because the logarithm of 0 is undefined
+SMALLEST_EXPECTED = 5  # rows of a class in the window; rarer classes are pooled for the chi-square test
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Limits:
     """The thresholds for drift.
 
     Attributes:
-        psi: minimum population stability index. By custom (credit scoring, Siddiqi 2006) 0.1 is a moderate shift and
-            0.2 or 0.25 one to act on.
-        alpha: largest p-value, divided by the number of measures compared (Bonferroni).
-        min_rows: smallest number of rows on either side; with fewer, no verdict. With 200 against a large reference the
-            PSI of ten bins is 0.045 on average, and once in 100,000 windows 0.2, where nothing has changed; with 200 on
-            both sides it is twice that, and 0.2 in 2 % of windows, which the test must then refute.
+        psi: minimum population stability index. By convention (credit scoring, Siddiqi 2006) 0.1 is a moderate shift,
+            and 0.2 or 0.25 calls for action.
+        alpha: significance level, divided by the number of measures compared (Bonferroni).
+        min_rows: minimum number of rows on either side; with fewer, no verdict. Without any change, 200 rows against a
+            large reference have a PSI of 0.045 with ten bins on average, and of 0.2 once in 100,000 windows. With 200
+            rows on both sides it is twice that on average, and 0.2 in 2 % of windows, which the test must reject.
     """
 
     psi: float = 0.2
@@ -40,8 +40,8 @@ class Sample:
     """One side of a comparison.
 
     Attributes:
-        measures: name -> float (n,), one value per image; any subset of brightness, contrast, sharpness, size,
-            confidence, familiarity. Those that both sides have are compared.
+        measures: float (n,) by name, one value per image; any of brightness, contrast, sharpness, size, confidence and
+            familiarity. Measures that both sides have are compared.
         labels: (n,) str, the classes of the images; empty: not compared.
     """
 
@@ -58,13 +58,13 @@ class Check:
 
     Attributes:
         name: of the measure, or "label".
-        n_reference, n_window: rows with this measure.
+        n_reference, n_window: numbers of rows with this measure.
         psi: population stability index.
         statistic: of the test: Kolmogorov-Smirnov's D in [0, 1]; for "label" Cramer's V (of chi-square) in [0, 1].
         p_value: of that test, two-sided.
-        reference, window: for a measure the quantiles 5 %, 50 % and 95 %; for "label" the shares of `classes`.
-        classes: of "label", the most shifted first; else empty.
-        drifted: None where the rows are too few to tell.
+        reference, window: the quantiles 5 %, 50 % and 95 % of a measure; for "label" the shares of `classes`.
+        classes: for "label", the most shifted first; else empty.
+        drifted: None if there are too few rows.
         sentence: the verdict in words.
     """
 
@@ -100,12 +100,12 @@ class Report:
 
     @property
     def reasons(self) -> list[str]:
-        """The sentences of the measures that have drifted; where none has, of those that could not be told."""
+        """The sentences of the measures that have drifted; if none has, of those without a verdict."""
         found = [check.sentence for check in self.checks if check.drifted]
         return found or [check.sentence for check in self.checks if check.drifted is None]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
+        """Return the report as a dict for JSON."""
         return {
             "drifted": self.drifted,
             "reasons": self.reasons,
@@ -119,11 +119,9 @@ class Report:
 def compare(reference: Sample, window: Sample, *, limits: Limits | None = None) -> Report:
     """Return whether the window's images differ from the reference's, measure by measure.
 
-    `compare(...).drifted` is what a retraining asks: True, False, or None where the rows are too few to tell.
-
     Args:
-        reference: what the model was trained on.
-        window: what it was asked since.
+        reference: the training images.
+        window: the images that the model was asked about.
         limits: None for the defaults of Limits.
     """
     limits = limits or Limits()
@@ -152,11 +150,11 @@ def population_stability_index(reference: np.ndarray, window: np.ndarray) -> flo
 def bin_edges(reference: np.ndarray, *, tail: float | None = None) -> np.ndarray:
     """Return the inner edges of bins that hold about one tenth of the reference each, ascending.
 
-    A value that holds a tenth or more by itself, as the size does where all images have one, is a bin of its own: what
-    lies beyond it on either side must not be counted with it.
+    A value with a tenth or more by itself, such as the size if all images have the same, is a bin of its own, so that
+    smaller and larger values are not counted with it.
 
     Args:
-        tail: the share at the lower end that is a bin of its own; None: none is.
+        tail: the share at the lower end in an extra bin; None: no such bin.
     """
     shares = [*([tail] if tail else []), *np.arange(1, N_BINS) / N_BINS]
     quantiles, counts = np.unique(np.quantile(reference, shares), return_counts=True)
@@ -165,7 +163,7 @@ def bin_edges(reference: np.ndarray, *, tail: float | None = None) -> np.ndarray
 
 
 def histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Return how many values lie in (-inf, e0], (e0, e1], ..., (ek, inf): int (k + 2,)."""
+    """Return the numbers of values in (-inf, e0], (e0, e1], ..., (ek, inf): int (k + 2,)."""
     return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 
@@ -235,9 +233,9 @@ def _check_labels(reference: np.ndarray, window: np.ndarray, *, limits: Limits, 
 
 
 def _pool_rare(counts: np.ndarray) -> np.ndarray:
-    """Return counts (2, classes) with the classes of which the window would hold fewer than 5 rows as one, at the end.
+    """Return counts (2, classes) with the classes of fewer than 5 expected rows in the window pooled at the end.
 
-    The expectation is that of both sides together, so that a class only one of them knows is judged alike.
+    The expectation is from both sides together, so a class on only one side is treated alike.
     """
     expected = counts.sum(axis=0) * counts[1].sum() / counts.sum()
     rare = expected < SMALLEST_EXPECTED

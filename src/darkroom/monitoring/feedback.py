@@ -1,7 +1,7 @@
-"""True labels that come back, as lines of JSON in feedback/ of a prediction log's directory.
+"""True labels, as lines of JSON in feedback/ of a prediction log's directory.
 
-Every writer has a file of its own, so that writers need no lock, and a label that was taken is on the disk at once: a
-person gave it. A write begins on a new line; so what a kill or a full disk has cut short spoils nothing after it.
+Every writer has its own file, so that no lock is needed. An accepted label is synced to disk at once, because a person
+gave it. Every write begins on a new line, so a line truncated by a kill or a full disk does not damage the next.
 """
 
 import json
@@ -26,12 +26,12 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/@-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class TrueLabel:
-    """The true class of one image, as somebody said at some time.
+    """The true class of one image.
 
     Attributes:
-        id: sha256 of the image file's bytes in hex, or the id of the request that asked for it.
-        label: the true class, which need not be one that the model knows.
-        time: when it was said, aware.
+        id: sha256 of the image file's bytes in hex, or the id of the request that classified it.
+        label: the true class, which the model need not know.
+        time: when it was given, aware.
         position: of the image in that request, from 0; None: the request had one image.
     """
 
@@ -57,7 +57,7 @@ class FeedbackLog:
         """Write the labels; when this returns they are on the disk.
 
         Raises:
-            DataError: a file cannot be written; some of the labels may be written, and writing them again does no harm.
+            DataError: a file cannot be written; some of the labels may be written, and may safely be written again.
         """
         lines = [json.dumps(_as_json(label), ensure_ascii=False) for label in labels]
         data = "\n".join(["", *lines, ""]).encode()
@@ -70,7 +70,7 @@ class FeedbackLog:
 
 
 def read_feedback(log: Path) -> tuple[list[TrueLabel], int]:
-    """Return all true labels of a log, oldest first, and the number of lines that were cut short.
+    """Return all true labels of a log, oldest first, and the number of truncated lines.
 
     Raises:
         DataError: a file cannot be read.
@@ -78,7 +78,7 @@ def read_feedback(log: Path) -> tuple[list[TrueLabel], int]:
     labels, n_damaged = list[TrueLabel](), 0
     for path in sorted((log / FOLDER).glob("[!.]*.jsonl")):
         try:
-            *lines, _ = path.read_bytes().split(b"\n")  # behind the last newline: what is being written
+            *lines, _ = path.read_bytes().split(b"\n")  # after the last newline: a line that is being written
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
         for line in filter(None, lines):
@@ -90,13 +90,13 @@ def read_feedback(log: Path) -> tuple[list[TrueLabel], int]:
 
 
 def refusal(label: str, classes: Collection[str]) -> str | None:
-    """Return why a true label is not taken, None where it is.
+    """Return why a true label is refused, None if it is accepted.
 
-    A class that the model does not know is taken: that the image shows something else is the truth. What differs from a
-    known class in case or Unicode form alone is a slip, and not a class that could lie beside that one.
+    A class that the model does not know is accepted, because the image may show something else. A label that differs
+    from a known class only in case or Unicode form is a mistake.
 
     Args:
-        classes: those that are known.
+        classes: the known classes.
     """
     if not label or len(label) > MAX_LABEL or label != label.strip() or not label.isprintable():
         return f"expected the name of a class, 1 to {MAX_LABEL} printable characters without spaces around them"
@@ -109,7 +109,7 @@ def refusal(label: str, classes: Collection[str]) -> str | None:
 
 
 def unknown_classes(labels: Iterable[str], classes: Collection[str]) -> list[str]:
-    """Return the labels that are none of the classes, each once, sorted."""
+    """Return the labels that are not in classes, each once, sorted."""
     return sorted({*labels} - {*classes})
 
 

@@ -1,6 +1,6 @@
-"""The plot of a comparison for drift: each measure of the reference and of the window, drawn over each other.
+"""The plot of a drift comparison: the reference and the window of each measure, drawn over each other.
 
-The accuracy of what was served, week by week, is the last panel where there are true labels.
+With true labels, the last panel is the accuracy of served predictions per week.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from darkroom.monitoring.accuracy import Accuracy
 from darkroom.monitoring.drift import Check, Report, Sample
 
 N_BINS = 40
-N_CLASSES = 10  # bars; of more classes the most shifted
+N_CLASSES = 10  # maximum number of bars, for the most shifted classes
 N_WEEKS = 6  # with their date
 LONGEST_NAME = 14  # characters
 N_COLUMNS = 2
@@ -32,10 +32,10 @@ def drift(
     weeks: Sequence[Accuracy] = (),
     heading: str = "",
 ) -> Path:
-    """Draw one panel per check, and return path: where the reference and the window lie, and the verdict.
+    """Draw one panel per check, with its verdict, and return path.
 
     Args:
-        weeks: of ServedAccuracy; none: no panel.
+        weeks: of ServedAccuracy; empty: no panel.
     """
     n_panels = max(1, len(report.checks) + bool(weeks))
     n_rows = -(-n_panels // N_COLUMNS)
@@ -44,7 +44,7 @@ def drift(
         figure = Figure(figsize=(WIDTH, 0.9 + 2.3 * n_rows), layout="constrained")
         places = figure.add_gridspec(n_rows, N_COLUMNS)
         cells = [divmod(number, N_COLUMNS) for number in range(n_panels)]
-        # The last one takes the rest of its row: no panel is left empty.
+        # The last panel takes the rest of its row.
         panels = [
             figure.add_subplot(places[row, column:] if number == n_panels - 1 else places[row, column])
             for number, (row, column) in enumerate(cells)
@@ -70,7 +70,7 @@ def drift(
 
 def _outlines(axes: Axes, check: Check, reference: np.ndarray, window: np.ndarray) -> None:
     both = np.concatenate([reference, window])
-    low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)  # a few far ones would flatten the rest
+    low, high = np.quantile(both, (0.002, 0.998)) if len(both) else (0.0, 1.0)  # outliers would flatten the rest
     if low == high:
         low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, N_BINS + 1)

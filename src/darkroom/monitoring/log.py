@@ -1,7 +1,7 @@
-"""The log of answers: what a model was asked and said, as parquet files in one directory that many processes may share.
+"""The log of predictions, as parquet files in one directory that many processes may share.
 
-A row never holds the image, only its hash, its size and what can be measured on it. The measures are taken on the
-pixels that the network takes, so that every image is measured at one size and a log compares with the training data.
+A row has no image, only its hash, its size and measures. Measures are computed on the pixels of the network's input, so
+that all images are measured at one size and the log can be compared with the training data.
 """
 
 import os
@@ -26,31 +26,31 @@ COLUMNS = {  # and their types
     "version": "string",  # of the registered model
     "label": "string",
     "confidence": "float32",  # the probability of the label
-    "familiarity": "float32",  # share of known images at least as strange; null where the version does not tell
+    "familiarity": "float32",  # share of known images at least as strange; null if the version cannot tell
     **dict.fromkeys(FEATURES, "float32"),
     "width": "int32",  # of the image as it was sent, in pixels
     "height": "int32",
-    "request_id": "string",  # of the request that asked; null in a log of `darkroom batch`
+    "request_id": "string",  # null in a log of `darkroom batch`
     "position": "int32",  # of the image in that request, from 0
 }
-ADDED = ("request_id", "position", "familiarity")  # files of earlier releases do not have them
+ADDED = ("request_id", "position", "familiarity")  # missing in files of earlier releases
 
 _NAME_TIME = "%Y%m%dT%H%M%S.%fZ"
 
 
 class PredictionLog:
-    """Collect rows and write them to new parquet files of a directory: `<utc time>-<pid>-<n>.parquet`, each whole.
+    """Collect rows and write them, atomically, to new parquet files of a directory: `<utc time>-<pid>-<n>.parquet`.
 
-    Safe to share between threads. Use it as a context manager, or call close(): what was not flushed is lost with the
-    process.
+    Safe to share between threads. Use it as a context manager, or call close(); rows that were not flushed are lost
+    with the process.
 
     Args:
         folder: made with the first file.
-        max_rows: held in memory, at about 500 bytes each; with one more the file is written.
-        max_seconds: after so many since the first row was held, the next append writes the file.
+        max_rows: in memory, at about 500 bytes each; with one more the file is written.
+        max_seconds: since the first row in memory; then the next append writes the file.
 
     Attributes:
-        n_lost: rows that could not be written and were given up.
+        n_lost: number of rows that could not be written.
     """
 
     def __init__(self, folder: Path, *, max_rows: int = 10_000, max_seconds: float = 60.0) -> None:
@@ -72,10 +72,10 @@ class PredictionLog:
         self.close()
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Take rows with the keys of COLUMNS (`time` is an aware datetime), and return whether a file was written.
+        """Add rows with the keys of COLUMNS (`time` is an aware datetime), and return whether a file was written.
 
         Raises:
-            DataError: see flush; this call may be one that writes.
+            DataError: see flush.
         """
         with self._lock:
             if not self._rows:
@@ -85,10 +85,10 @@ class PredictionLog:
         return due and self.flush()
 
     def flush(self) -> bool:
-        """Write what is held to a file of its own, and return whether anything was.
+        """Write the rows in memory to a new file, and return whether there were any.
 
         Raises:
-            DataError: a file cannot be written. These rows are given up: a full disk must not fill the memory as well.
+            DataError: a file cannot be written. The rows are discarded, so that a full disk does not fill the memory.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -107,7 +107,7 @@ class PredictionLog:
         return True
 
     def close(self) -> None:
-        """Write what is held."""
+        """Write the rows in memory."""
         self.flush()
 
 
@@ -115,11 +115,11 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     """Return the rows of a log, oldest first, in the types of COLUMNS.
 
     Args:
-        since: the first moment of the window, aware; None: from the beginning.
-        until: the first moment after the window, aware; None: to the end.
+        since: start of the window, aware; None: from the beginning.
+        until: end of the window, exclusive, aware; None: to the end.
 
     Raises:
-        DataError: the directory does not exist, or a file in it is not a part of a log.
+        DataError: the directory does not exist, or a file in it is not part of a log.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -132,7 +132,7 @@ def read(folder: Path, since: datetime | None = None, until: datetime | None = N
     filters = [("time", comparison, pa.scalar(at, pa.timestamp("us", "UTC"))) for comparison, at in window] or None
     tables = [schema().empty_table()]
     for path in sorted(folder.glob("[!.]*.parquet")):
-        if since and _flushed(path) < since:  # so is every row in it; a year of files need not be opened for a day
+        if since and _flushed(path) < since:  # all its rows are older, so it need not be opened
             continue
         try:
             tables.append(completed(pq.read_table(path, filters=filters, partitioning=None)))
@@ -153,7 +153,7 @@ def schema() -> "pa.Schema":
 
 
 def completed(table: "pa.Table") -> "pa.Table":
-    """Return a table with the columns and types of a log; those of ADDED are null where it has none.
+    """Return a table with the columns and types of a log; missing columns of ADDED are null.
 
     Raises:
         KeyError: another column is missing.
@@ -167,7 +167,7 @@ def completed(table: "pa.Table") -> "pa.Table":
 
 
 def file_name(number: int) -> str:
-    """Return the name of a new file of a log, for rows that all came before now.
+    """Return the name of a new file of a log, with the present time, for rows older than that.
 
     Args:
         number: different for each file of this process.

@@ -1,4 +1,4 @@
-"""Measure what an image looks like: brightness, contrast, sharpness, size."""
+"""Measure the appearance of an image: brightness, contrast, sharpness, size."""
 
 import cv2
 import numpy as np
@@ -9,11 +9,11 @@ FEATURES = ("brightness", "contrast", "sharpness")
 
 
 def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
-    """Return what a row holds about the image: {width, height, **features(image)}.
+    """Return the measures of an image for a row: {width, height, **features(image)}.
 
     Args:
-        data: of the image file. Its width and height are None where its header is not understood: a registered package
-            reads images with code of its own, which may know more formats.
+        data: of the image file. Width and height are None if its header is unknown: a registered package has its own
+            decoder, which may support more formats.
         image: as the network takes it; see features.
     """
     try:
@@ -24,12 +24,12 @@ def measures(data: bytes, image: np.ndarray) -> dict[str, float | None]:
 
 
 def features(image: np.ndarray) -> dict[str, float]:
-    """Return what is measured on an image, uint8 (H, W, C) with C = 1 or 3 (RGB), as the network takes it.
+    """Return the measures of an image, uint8 (H, W, C) with C = 1 or 3 (RGB), as the network takes it.
 
     brightness: mean of all values, in [0, 1].
     contrast: their standard deviation, in [0, 0.5].
     sharpness: variance of the Laplacian of the grey image, in squared grey levels (Pech-Pacheco et al. 2000); it
-        depends on the size of the image, so only images of one size compare.
+        depends on the size of the image, so only images of one size are comparable.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image
     mean, deviation = cv2.meanStdDev(image.reshape(-1))

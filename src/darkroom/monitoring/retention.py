@@ -1,4 +1,4 @@
-"""How long, and how much of, a prediction log is kept. Nothing is removed unless somebody asks for it."""
+"""Limits on the age and size of a prediction log; by default nothing is deleted."""
 
 import time
 from collections.abc import Iterable
@@ -7,26 +7,26 @@ from pathlib import Path
 
 from darkroom.monitoring import feedback
 
-CLEAN_SECONDS = 600.0  # between two looks
+CLEAN_SECONDS = 600.0  # between two checks
 
 
 @dataclass(frozen=True)
 class Retention:
-    """Bounds of a log; infinite: none.
+    """The limits of a log; infinite: none.
 
     Attributes:
         max_seconds: since a file of the log or of true labels was last written.
-        max_bytes: of the log's files, the oldest go first. True labels, which people gave, go by their age alone.
+        max_bytes: of the log's files; the oldest are deleted first. It does not apply to true labels.
     """
 
     max_seconds: float
     max_bytes: float
 
     def clean(self, log: Path) -> None:
-        """Remove the files that are beyond the bounds, and what a kill has left half written of them.
+        """Delete files beyond the limits, and files that a kill left incomplete.
 
         Raises:
-            OSError: some of them cannot be removed; the others are.
+            OSError: some of them cannot be deleted; the others are.
         """
         labels = (log / feedback.FOLDER).glob("*T*Z-*-*.jsonl")
         try:
@@ -36,10 +36,10 @@ class Retention:
 
 
 def remove_oldest(paths: Iterable[Path], *, max_seconds: float, max_bytes: float) -> None:
-    """Remove files that are older than max_seconds, and the oldest, until the rest fits into max_bytes.
+    """Delete files that are older than max_seconds, then the oldest until the rest fits into max_bytes.
 
     Raises:
-        OSError: some of them cannot be removed; the others are.
+        OSError: some of them cannot be deleted; the others are.
     """
     found, failed = [], None
     for path in paths:

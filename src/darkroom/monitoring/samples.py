@@ -1,9 +1,8 @@
-"""The two sides of a comparison for drift: rows of a prediction log, and what the model was trained on.
+"""The two sides of a drift comparison: rows of a prediction log, and the training images.
 
-Images are measured on the pixels that the network takes, by both sides, so that they compare although training images
-are kept resized. What depends on the model (label, confidence, familiarity, and the size of those pixels) is compared
-for one version at a time. An image counts once on either side, however often it was asked: health checks are not
-traffic.
+Both sides are measured on the pixels of the network's input, so that they are comparable although training images are
+stored resized. Everything that depends on the model (label, confidence, familiarity, and the size of those pixels) is
+compared for one version at a time. Each image counts once, because repeated images are health checks, not traffic.
 """
 
 from collections.abc import Callable
@@ -25,11 +24,11 @@ from darkroom.monitoring.measures import FEATURES, features
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_TRAINING_IMAGES = 20_000  # that are measured, evenly spread; 0.2 s at 28x28 pixels, 10 s at 224x224
-MAX_TEST_IMAGES = 4_000  # that the version is asked again, evenly spread; 0.3 s at 28x28 pixels, 8 s at 224x224
+MAX_TRAINING_IMAGES = 20_000  # measured, evenly spread; 0.2 s at 28x28 pixels, 10 s at 224x224
+MAX_TEST_IMAGES = 4_000  # classified by the version, evenly spread; 0.3 s at 28x28 pixels, 8 s at 224x224
 SHOWN_CLASSES = 10  # in a note
 BATCH = 256  # images in memory at a time
-NETWORK_BATCH = 16  # of them, that the network is given at once: large images are slower in large batches
+NETWORK_BATCH = 16  # images per inference; large images are slower in large batches
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Comparison:
 
     Attributes:
         reference, window: the samples that were compared.
-        version: whose answers were compared; None: there are none.
-        data: digest of data/prepared; None where the reference is another.
-        served: the accuracy of what was served, of every version in the window.
+        version: whose answers were compared; None if there are none.
+        data: digest of data/prepared; None if the reference is another.
+        served: the accuracy of served predictions, for every version in the window.
         notes: remarks.
     """
 
@@ -53,7 +52,7 @@ class Comparison:
     notes: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without the samples."""
+        """Return it as a dict for JSON, without the samples."""
         served = self.served.as_dict()
         return {**self.report.as_dict(), "version": self.version, "served": served, "notes": self.notes}
 
@@ -69,18 +68,17 @@ def inspect(
     reference: Path | None = None,
     limits: Limits | None = None,
 ) -> Comparison:
-    """Return how a window of a prediction log differs from the training data, and how often its answers were right.
+    """Compare a window of a prediction log with the training data, and compute the accuracy of its answers.
 
     Args:
-        log: the directory that `darkroom batch --log` or `darkroom serve --log` writes.
+        log: the directory of `darkroom batch --log` or `darkroom serve --log`.
         root: the repository, for data/prepared.
-        package_of: gives the Package of a version by its number, such as versions.load(versions.find(...)): the size
-            of its network's input is the one to measure at, and the test images are put to it. It is not asked where
-            `reference` is given.
-        version: whose answers to compare; None: the last that answered in the window.
+        package_of: returns the Package of a version by its number, such as versions.load(versions.find(...)). Images
+            are measured at its input size, and it classifies the test images. Not called if `reference` is given.
+        version: whose answers to compare; None: the last one in the window.
         since, until: see read.
         reference: a parquet file or directory with columns of the log, such as the log of a good month, instead of the
-            training data. It is taken as it is, whichever version answered.
+            training data. It is used as it is, with the answers of all versions.
 
     Raises:
         DataError: the log or the reference does not exist.
@@ -118,7 +116,7 @@ def inspect(
 
 
 def distinct(table: "pa.Table") -> "pa.Table":
-    """Return the first row of each id, in their order."""
+    """Return the first row of each id, in order."""
     import pyarrow as pa
 
     numbered = table.append_column("row", pa.array(np.arange(table.num_rows)))
@@ -127,20 +125,20 @@ def distinct(table: "pa.Table") -> "pa.Table":
 
 
 def logged_sample(table: "pa.Table") -> Sample:
-    """Return rows with columns of the prediction log as a sample; of the columns that are missing there is nothing."""
+    """Return rows with columns of the prediction log as a sample; missing columns are left out."""
     names = set(table.column_names)
     measures = {name: table[name].to_numpy() for name in (*FEATURES, "confidence") if name in names}
     if "familiarity" in names and len(familiarity := table["familiarity"].drop_null()):
         measures["familiarity"] = familiarity.to_numpy()
     if {"width", "height"} <= names:
         size = _size(*(table[name].to_numpy() for name in ("width", "height")))
-        measures["size"] = size[np.isfinite(size)]  # an image whose header was not understood has none
+        measures["size"] = size[np.isfinite(size)]  # missing for unknown headers
     labels = table["label"].to_pylist() if "label" in names else []
     return Sample(measures, np.array(labels, dtype=str))
 
 
 def stored_sample(path: Path) -> Sample:
-    """Return the sample of a parquet file, or of all in a directory, with columns of the prediction log.
+    """Return the sample of a parquet file, or of all files of a directory, with columns of the prediction log.
 
     Raises:
         DataError: it cannot be read, or has none of these columns.
@@ -163,9 +161,9 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
     """Return the sample of the training images, with their true classes.
 
     Args:
-        package: of the model whose answers are compared; where its network eats images of another size or colour mode
-            than the prepared ones, they are converted as it would. None: they are measured as they are.
-        max_images: take only so many, evenly spread.
+        package: of the model whose answers are compared; the images are converted to its input size and colour mode, if
+            these differ. None: they are measured as they are.
+        max_images: maximum number of images, evenly spread.
     """
     rows = _spread(dataset.rows("train"), max_images)
     shape = dataset.image_shape if package is None else tuple(package.image_shape)
@@ -184,8 +182,8 @@ def training_sample(dataset: Dataset, *, package: Any = None, max_images: int = 
 def answers_on_test(dataset: Dataset, package: Any) -> dict[str, np.ndarray]:
     """Return a version's answers on the test images of classes that it knows, each float (n,); empty without images.
 
-    They are confidence and, of a version that tells, familiarity. It is asked again: predictions.parquet holds the
-    answers of the last candidate, which may not have been promoted.
+    They are confidence and, if the version can tell, familiarity. They are computed again, because predictions.parquet
+    has the answers of the last candidate, which may not have been promoted.
     """
     known = [label for label, name in enumerate(dataset.classes) if name in package.classes]
     rows = dataset.rows("test")
@@ -197,7 +195,7 @@ def answers_on_test(dataset: Dataset, package: Any) -> dict[str, np.ndarray]:
 
 
 def _asked(package: Any, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Return confidence and familiarity, as a log holds them: another precision moves values across edges of bins."""
+    """Return confidence and familiarity in a log's precision, because another one moves values across bin edges."""
     if not _tells(package):
         return {"confidence": package.probabilities(images, batch_size=NETWORK_BATCH).max(axis=1)}
     probabilities, familiarity = package.answers(images, batch_size=NETWORK_BATCH)
@@ -205,7 +203,7 @@ def _asked(package: Any, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _tells(package: Any) -> bool:
-    """Return whether a version tells how familiar an image is; the code of older ones does not know the question."""
+    """Return whether a version tells how familiar an image is; the code of older ones lacks the attribute."""
     return getattr(package, "unknown_below", None) is not None
 
 
@@ -215,10 +213,10 @@ def _spread(rows: np.ndarray, n: int) -> np.ndarray:
 
 
 def _with_answers(before: Sample, window: Sample, dataset: Dataset, package: Any) -> tuple[Sample, Sample, list[str]]:
-    """Return both samples with what the version can be compared in, and notes on what it cannot.
+    """Return both samples with labels and answers that are comparable for the version, and notes on the others.
 
-    Labels are those that the version can answer and the training images have: after a rollback or a change of the
-    classes the shares of the others say nothing about the images.
+    Only classes of both the version and the training images are compared, because after a rollback or a change of
+    classes the shares of other labels say nothing about the images.
     """
     notes = []
     known = [name for name in dataset.classes if name in package.classes]
@@ -238,7 +236,7 @@ def _with_answers(before: Sample, window: Sample, dataset: Dataset, package: Any
 
 
 def _size(width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Return the edge, in pixels, of a square of the same area: the same however an image was turned by its EXIF."""
+    """Return the edge, in pixels, of a square of the same area, which does not depend on EXIF orientation."""
     edge: np.ndarray = np.sqrt(width.astype(float) * height)
     return edge
 

@@ -1,1 +1,1 @@
-"""Untrained networks by name, the trained one as an inference model, and both as files. Open build.py first."""
+"""Build networks by name, turn trained ones into inference models, and export them. Open build.py first."""

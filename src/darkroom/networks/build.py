@@ -1,8 +1,8 @@
-"""Networks by name.
+"""Build networks by name.
 
-A network eats raw uint8 images (n, H, W, C) and returns logits (n, classes) in float32: rescaling is its first layer,
-so that training, evaluation and serving cannot disagree about it. `inference.deployable` adds the softmax. Everything
-here is made of Keras' own layers and operations: a saved model loads in safe mode without Darkroom.
+A network maps raw uint8 images (n, H, W, C) to logits (n, classes) in float32. Rescaling is its first layer, so that
+training, evaluation and serving cannot disagree about it. `inference.deployable` adds the softmax. Networks consist of
+Keras' own layers and operations, so that a saved model loads in safe mode without Darkroom.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from darkroom.networks.architectures.fast import WHITENING, whitening
 from darkroom.networks.architectures.table import ARCHITECTURES, check_architecture
 
 OUTPUTS = ("softmax", "sigmoid")
-FEATURES = "last_features"  # the layer that gives what logits are computed from
+FEATURES = "last_features"  # name of the layer whose output the logits are computed from
 ROOT_OFFSET = 0.01  # the slope at 0 stays at 10
 
 
@@ -39,13 +39,13 @@ def build(
         image_shape: (H, W, C) in pixels.
         n_classes: at least 2.
         arguments: the architecture's own arguments.
-        output: "softmax": a logit per class; "sigmoid": one logit z for two classes, whose logits are 0 and z. The
-            softmax of those is the sigmoid of z, and their cross-entropy is the binary one.
-        seed: of the initial weights, and of all random draws that the network makes later (dropout).
+        output: "softmax": a logit per class; "sigmoid": one logit z for two classes, whose logits are then 0 and z. The
+            softmax of these is the sigmoid of z, and their cross-entropy is the binary one.
+        seed: of the initial weights and of random draws (dropout).
         policy: Keras dtype policy of the hidden layers: float32, mixed_bfloat16 or mixed_float16.
 
     Raises:
-        ParamsError: unknown name or argument, images too small for the network, or a sigmoid not for 2 classes.
+        ParamsError: unknown name or argument, images too small for the network, or a sigmoid for other than 2 classes.
     """
     check_architecture(name, arguments)
     with _building(seed, policy):
@@ -77,8 +77,8 @@ def build_head(
     Args:
         units: of a hidden layer, 0 for none.
         dropout: rate in [0, 1) before the last layer.
-        of_roots: whether the features' signed roots come first (see `root`).
-        n_classes, output, seed, policy: as for build.
+        of_roots: whether to take the features' signed roots first (see `root`).
+        n_classes, output, seed, policy: see build.
     """
     with _building(seed, policy):
         features = keras.Input((n_features,), dtype="float32", name="features")
@@ -89,16 +89,16 @@ def build_head(
 
 
 def root(features: Any) -> Any:
-    """Return the square root of features with their sign, near 0 a straight line: of an array, or of a layer's output.
+    """Return the signed square root of features, linear near 0, of an array or of a layer's output.
 
-    The features of a network are few large values and many small ones; their roots are worth some tenths of a point to
-    a linear head (benchmarks/few_photographs.py).
+    Features have few large and many small values; with their roots a linear head gains some tenths of a point
+    (benchmarks/few_photographs.py).
     """
     return features / (abs(features) + ROOT_OFFSET) ** 0.5
 
 
 def with_head(extractor: keras.Model, head: keras.Model) -> keras.Model:
-    """Return extractor and head as one network: images in, logits out; its weights are theirs, in this order."""
+    """Return extractor and head as one network from images to logits; it shares their weights, in this order."""
     features = layers.Identity(name=FEATURES)(extractor.output)
     return keras.Model(extractor.input, head(features), name=f"{extractor.name}_with_head")
 
@@ -128,10 +128,10 @@ def initialise_from_data(network: keras.Model, images: Any, *, seed: int, n_imag
     """Fill the whitening layer of a network, if it has one, from some training images (see architectures.fast).
 
     Args:
-        network: as build returned it, not yet trained.
-        images: indexable by an int array, gives uint8 (n, H, W, C); read only where a layer asks.
-        seed: decides which images.
-        n_images: at most so many; a few thousand are enough for statistics of patches.
+        network: returned by build, untrained.
+        images: uint8 (n, H, W, C), indexable by an int array; read only if a layer needs it.
+        seed: of the choice of images.
+        n_images: maximum number of images; a few thousand are enough for statistics of patches.
     """
     for layer in [layer for layer in network.layers if layer.name == WHITENING]:
         chosen = np.sort(np.random.default_rng([seed, 0, 0, 1]).permutation(len(images))[:n_images])

@@ -12,8 +12,8 @@ from darkroom.errors import TrainingError
 from darkroom.networks.runtime.onnx_export import export_onnx
 
 PARITY_IMAGES = 256
-STRANGENESS_TOLERANCE = 1e-3  # of its value: squares of sums of float32
-PARITY_TOLERANCE = 1e-4  # of a probability; float32 kernels that sum in another order stay below 1e-5
+STRANGENESS_TOLERANCE = 1e-3  # relative, because it is a square of float32 sums
+PARITY_TOLERANCE = 1e-4  # of a probability; another order of summation in float32 stays below 1e-5
 
 
 def check_backend() -> None:
@@ -37,7 +37,7 @@ def save(
     """Write a deployable float32 model as model.keras and as ONNX with `metadata` inside (JSON under `darkroom`).
 
     Args:
-        strangeness: of the same input: its output becomes the second one of the ONNX file.
+        strangeness: a model of the same input, whose output becomes the second one of the ONNX file.
 
     Raises:
         TrainingError: the active Keras backend cannot write ONNX.
@@ -64,14 +64,14 @@ def onnx_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> 
     """Return the largest absolute difference between the probabilities of the model and of its ONNX file.
 
     Args:
-        model: the deployable model that `onnx_path` was written from.
+        model: the deployable model that was exported as `onnx_path`.
         images: uint8 (n, H, W, C).
     """
     return float(np.abs(model.predict(images, verbose=0) - Package.load(onnx_path).probabilities(images)).max())
 
 
 def strangeness_difference(model: keras.Model, onnx_path: Path, images: np.ndarray) -> float:
-    """Return the largest difference of what model and ONNX file say of how strange images are, against the values."""
+    """Return the largest relative difference between the strangeness of images by the model and by its ONNX file."""
     expected, found = model.predict(images, verbose=0), Package.load(onnx_path).strangeness(images)
     return float((np.abs(found - expected) / np.maximum(np.abs(expected), 1)).max())
 
@@ -87,14 +87,14 @@ def export(
     """Write model.keras and model.onnx; return the largest difference of their probabilities on the images.
 
     Args:
-        model: as deployable returned it.
+        model: returned by deployable.
         directory: made if it does not exist.
         metadata: written into the ONNX file.
         images: uint8 (n, H, W, C).
         strangeness: see `save`.
 
     Raises:
-        TrainingError: the ONNX file does not say what the Keras model says.
+        TrainingError: the ONNX file does not reproduce the Keras model.
     """
     directory.mkdir(parents=True, exist_ok=True)
     onnx_path = directory / "model.onnx"

@@ -1,4 +1,4 @@
-"""From a trained network to the model that answers: averaged views, temperature, probabilities."""
+"""Turn a trained network into the deployable model: averaged views, temperature, probabilities."""
 
 from typing import Any
 
@@ -13,29 +13,29 @@ VIEWS = {"one": 1, "flip": 2, "flip_and_shift": 6}
 
 
 def described(network: keras.Model, views: str = "one") -> keras.Model:
-    """Return a model of two outputs, which are computed together: logits, and the last features of the image itself.
+    """Return a model with two outputs: logits, and the last features of the image itself.
 
     Args:
         network: uint8 images in, logits out; see build.
-        views: of which the logits are averaged. "one": the image; "flip": with its mirror image; "flip_and_shift":
-            half of the weight is on these two, half on both shifted by one pixel to the upper left and to the lower
-            right, the border reflected (Jordan 2024). All views of a batch go through the network together.
+        views: over which logits are averaged. "one": the image; "flip": also its mirror image; "flip_and_shift": half
+            of the weight on these two, half on both shifted by one pixel to the upper left and to the lower right, with
+            the border reflected (Jordan 2024). All views of a batch are computed together.
     """
     both = keras.Model(network.input, [network.output, network.get_layer(FEATURES).output], name=network.name)
     return both if views == "one" else _averaged(both, views)
 
 
 def deployable(network: keras.Model, views: str = "one") -> keras.Model:
-    """Return the model to deploy: uint8 images in, float32 probabilities out; its weights are the network's.
+    """Return the model to deploy: uint8 images in, float32 probabilities out; it shares the network's weights.
 
     Args:
-        network, views: as of `described`.
+        network, views: see described.
     """
     return answering(described(network, views))
 
 
 def answering(described_model: keras.Model) -> keras.Model:
-    """Return the model to deploy of what `described` returned."""
+    """Return the model to deploy from one of `described`."""
     logits, name = described_model.outputs[0], described_model.name
     probabilities = layers.Softmax(dtype="float32", name="probabilities")(logits)
     return keras.Model(described_model.input, probabilities, name=name)
@@ -60,39 +60,39 @@ def _averaged(network: keras.Model, views: str) -> keras.Model:
 
 
 def at_temperature(model: keras.Model, temperature: float) -> keras.Model:
-    """Return a deployable model with its logits divided by a temperature (see temperature.py); its weights are shared.
+    """Return a deployable model with its logits divided by a temperature (see temperature.py); weights are shared.
 
     Args:
-        model: as deployable returned it.
+        model: returned by deployable.
     """
     logits = layers.Rescaling(1 / temperature, dtype="float32", name="temperature")(model.layers[-1].input)
     return keras.Model(model.input, layers.Softmax(dtype="float32", name="probabilities")(logits), name=model.name)
 
 
 def answers(model: keras.Model, images: Any, *, batch_size: int) -> np.ndarray:
-    """Return what a model gives for images: float32 (n, classes).
+    """Return the outputs of a model for images: float32 (n, classes).
 
     Args:
         model: uint8 images in, probabilities or logits out.
-        images: of length n, indexable by an int array, gives uint8 (n, H, W, C).
+        images: uint8 (n, H, W, C), indexable by an int array.
         batch_size: images at a time.
     """
     return outputs(model, images, batch_size=batch_size)[0]
 
 
 def outputs(model: keras.Model, images: Any, *, batch_size: int) -> list[np.ndarray]:
-    """Return every output of a model for images; arguments as for `answers`."""
+    """Return every output of a model for images; for arguments see answers."""
     parts = np.array_split(np.arange(len(images)), max(1, -(-len(images) // batch_size)))
     found = [keras.tree.flatten(model.predict_on_batch(images[part])) for part in parts]
     return [np.concatenate(one) for one in zip(*found, strict=True)]
 
 
 def right(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> np.ndarray:
-    """Return of which images the most probable class is the label, bool (n,); labels: (n,) int, the rest as above."""
+    """Return whether the most probable class of each image is its label (n,): bool (n,); see answers."""
     predicted = answers(model, images, batch_size=batch_size).argmax(axis=1)
     return np.asarray(predicted == labels)
 
 
 def accuracy(model: keras.Model, images: Any, labels: np.ndarray, *, batch_size: int) -> float:
-    """Return the share of images whose most probable class is their label; arguments as for `right`."""
+    """Return the share of images whose most probable class is their label; see right."""
     return float(right(model, images, labels, batch_size=batch_size).mean())

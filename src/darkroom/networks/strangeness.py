@@ -1,14 +1,13 @@
-"""How unlike an image is to all that a network was trained on: one number, as a second output of its exported graph.
+"""The strangeness of an image: how unlike the training images it is, as a second output of the exported graph.
 
-The sum of two measures, each divided by its spread over known images: the Mahalanobis distance of the last features to
-the nearest class mean, with one covariance for all classes (Lee et al. 2018), sees images of another kind; the energy
-of the logits (Liu et al. 2020) sees those between classes. Features have length 1 (Mueller and Hein 2025): a network
-answers what it does not know with short ones, which are near everything. It may answer it with long ones too, whose
-energy is far below that of any known image, while that of an ambiguous one is far above. So an energy counts within the
-range of most known ones, and does not hide a distance; and one far below it is strange by itself. Of the distance only
-the directions in which features vary most are kept; what lies outside counts as if it varied alike in each other one
-(Tipping and Bishop 1999).
-benchmarks/unknown.py compares this with other scores.
+It is the sum of two measures, each divided by its spread over known images. The Mahalanobis distance of the last
+features to the nearest class mean, with one covariance for all classes (Lee et al. 2018), detects images of another
+kind; the energy of the logits (Liu et al. 2020) detects images between classes. Features are scaled to length 1
+(Mueller and Hein 2025), because those of unknown images are often short, and therefore near everything. They can also
+be long, with an energy far below that of any known image; the energy of ambiguous images is far above. Therefore the
+energy is clipped to the range of most known images, so that it does not hide a distance, and an energy far below that
+range adds to the strangeness. The covariance has only the directions in which features vary most; all others share one
+variance (Tipping and Bishop 1999). benchmarks/unknown.py compares this with other scores.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +18,11 @@ from keras import ops
 
 MOST_DIRECTIONS = 64
 IMAGES_PER_DIRECTION = 10
-SHORTEST = 1e-6  # length of features
-# Quantiles of known images' energy, chosen on digits and CIFAR-10 in benchmarks/unknown.py: below the first an image is
-# strange by how far it is below; within the others the energy counts as it is.
+SHORTEST = 1e-6  # minimum length of features
+# Quantiles of known images' energy, chosen on digits and CIFAR-10 in benchmarks/unknown.py: an energy below the first
+# adds the difference to the strangeness; between the other two it counts as it is.
 ENERGIES = (0.005, 0.05, 0.9)
-LEAST_VARIANCE = 1e-3  # of the mean: units that are never active hardly vary, and would count for too much
+LEAST_VARIANCE = 1e-3  # of the mean variance; units that are hardly ever active would otherwise dominate
 
 
 class Known(NamedTuple):
@@ -32,11 +31,11 @@ class Known(NamedTuple):
     Attributes:
         mean: float32 (features,).
         directions: (features, r), orthonormal: those in which features vary most within classes.
-        scale: (r,): what divides them, so that they vary by 1 each.
+        scale: (r,): the standard deviation in each direction.
         centres: (classes, r): the means of the classes, scaled.
-        rest: the variance in each direction outside; 0 where there is none.
-        energy_marks: below the first an image is strange; the least and the greatest that count.
-        spreads: of distance and energy over images that were not trained on.
+        rest: the variance in each other direction; 0 if there is none.
+        energy_marks: the three energies of the quantiles above.
+        spreads: of distance and energy over images that were not used for training.
     """
 
     mean: np.ndarray
@@ -48,7 +47,7 @@ class Known(NamedTuple):
     spreads: tuple[float, float] = (1.0, 1.0)
 
     def spread_over(self, logits: np.ndarray, features: np.ndarray) -> "Known":
-        """Return the same with the marks of energies and the spreads over these images."""
+        """Return the same with energy_marks and spreads of these images."""
         energy = energies(logits)
         of_distance, of_energy = (max(float(np.std(one)), 1e-6) for one in (distances(features, self), energy))
         lowest, least, greatest = (float(mark) for mark in np.quantile(energy, ENERGIES))
@@ -56,7 +55,7 @@ class Known(NamedTuple):
 
 
 def known(features: np.ndarray, labels: np.ndarray) -> Known:
-    """Return what is known of training images.
+    """Return the statistics of training images.
 
     Args:
         features: float32 (n, features), n at least 2.
@@ -81,7 +80,7 @@ def known(features: np.ndarray, labels: np.ndarray) -> Known:
 
 
 def distances(features: Any, of: Known) -> Any:
-    """Return the distances of features (n, features) from what is known: (n,), of an array or of a layer's output."""
+    """Return the distances of features (n, features) from known ones: (n,), for an array or a layer's output."""
     length = ops.maximum(ops.sqrt(ops.sum(features**2, axis=1, keepdims=True)), SHORTEST)
     centred = features / length - of.mean
     inside = ops.matmul(centred, of.directions)
@@ -94,22 +93,22 @@ def distances(features: Any, of: Known) -> Any:
 
 
 def energies(logits: Any) -> Any:
-    """Return the energies of logits (n, classes): (n,), the greater, the less any class is seen."""
+    """Return the energies of logits (n, classes): (n,); high if no class has a high logit."""
     return -ops.logsumexp(logits, axis=1)
 
 
 def summed(logits: Any, features: Any, of: Known) -> Any:
-    """Return how strange images are by their logits and features, (n,): of arrays, or of the outputs of layers."""
+    """Return the strangeness of images from logits and features, (n,), for arrays or outputs of layers."""
     energy, (lowest, least, greatest) = energies(logits), of.energy_marks
     counted = ops.clip(energy, least, greatest) + ops.relu(lowest - energy)
     return distances(features, of) / of.spreads[0] + counted / of.spreads[1]
 
 
 def measured(described: keras.Model, of: Known) -> keras.Model:
-    """Return the model that gives for images how strange they are, (n,).
+    """Return the model from images to their strangeness, (n,).
 
     Args:
-        described: as inference.described returned it.
+        described: returned by inference.described.
     """
     logits, features = described.outputs
     return keras.Model(described.input, summed(logits, features, of), name="strangeness")

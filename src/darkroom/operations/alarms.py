@@ -1,4 +1,4 @@
-"""The alarms that the log of predictions raises, drift and low accuracy, and what a person acknowledges of them."""
+"""Alarms from the log of predictions, drift and low accuracy, and their acknowledgement."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def look(params: RetrainParams, *, root: Path, model: str, now: datetime) -> list[Trigger]:
-    """Return the triggers drift and recent_accuracy; an alarm that was acknowledged does not fire.
+    """Return the triggers drift and recent_accuracy; acknowledged alarms do not fire.
 
     Args:
         root: of the repository.
@@ -26,7 +26,7 @@ def look(params: RetrainParams, *, root: Path, model: str, now: datetime) -> lis
 
     Raises:
         DataError: the log, its feedback or its acknowledgement cannot be read.
-        RegistryError: the version that answered cannot be loaded.
+        RegistryError: the version in the log cannot be loaded.
     """
     if params.drift_log is None or not (root / params.drift_log).is_dir():
         return [triggers.no_log(params.drift_log), _recent_accuracy(params, None)]
@@ -41,10 +41,10 @@ def look(params: RetrainParams, *, root: Path, model: str, now: datetime) -> lis
 def acknowledge(
     params: RetrainParams, *, root: Path, model: str, reason: str, days: float, now: datetime
 ) -> Acknowledgement:
-    """Write down that the alarms of now call for nothing, in the log's directory, where the triggers find it.
+    """Acknowledge the present alarms in the log's directory, where the triggers read it.
 
     Raises:
-        ParamsError: retrain has no log to look at.
+        ParamsError: retrain.drift_log is null.
         DataError: there is no alarm, or the log cannot be read or written.
     """
     if params.drift_log is None:
@@ -63,7 +63,7 @@ def acknowledge(
 
 def _inspected(params: RetrainParams, *, root: Path, model: str, now: datetime) -> "tuple[Comparison, str | None]":
     """Return the comparison of the last days, and the champion's version."""
-    from darkroom.monitoring.samples import inspect  # OpenCV, for those who have a log
+    from darkroom.monitoring.samples import inspect  # imports OpenCV
 
     found = inspect(
         root / str(params.drift_log),

@@ -1,4 +1,4 @@
-"""Find out what a repository takes of the disk, and say why."""
+"""Measure the disk usage of a repository, and explain it."""
 
 import os
 import stat
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# In this order: a file that several of them have as a hard link counts for the first.
+# In this order; a file with hard links in several of them counts for the first.
 PARTS = {
     "images and features": ("data",),
     "models and reports": ("models", "reports"),
@@ -18,13 +18,13 @@ HARD_LINKS = "`dvc config --local cache.type hardlink,copy`, then `dvc checkout 
 
 
 def usage(root: Path) -> dict[str, int]:
-    """Return the bytes on the disk by part of a repository; a file that is linked twice counts once."""
+    """Return the bytes on disk by part of a repository; hard links count once."""
     seen: set[tuple[int, int]] = set()
     return {part: sum(_blocks(root / path, seen) for path in paths) for part, paths in PARTS.items()}
 
 
 def in_words(used: dict[str, int]) -> str:
-    """Return what takes space, and what to do about it."""
+    """Return the disk usage with an explanation and advice."""
     parts = ", ".join(f"{part} {n_bytes / 1e6:,.0f} MB" for part, n_bytes in used.items() if n_bytes)
     shares = used["more in DVC's cache"] < used["images and features"]
     advice = "" if shares else f"; it can share the files of the last one, which are then read-only ({HARD_LINKS})"
@@ -35,7 +35,7 @@ def in_words(used: dict[str, int]) -> str:
 
 
 def in_short(used: dict[str, int]) -> str:
-    """Return how much space is taken, and which commands say more."""
+    """Return the total disk usage, and which commands give details."""
     total = sum(used.values()) / 1e6
     return f"{total:,.0f} MB; `darkroom doctor` says what takes it, `darkroom gc` what can be deleted"
 
@@ -43,7 +43,7 @@ def in_short(used: dict[str, int]) -> str:
 def _blocks(path: Path, seen: set[tuple[int, int]]) -> int:
     total = 0
     for file in _files(path):
-        with suppress(FileNotFoundError):  # a running stage has replaced it
+        with suppress(FileNotFoundError):  # deleted by a running stage
             found = file.lstat()
             if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in seen:
                 seen.add((found.st_dev, found.st_ino))

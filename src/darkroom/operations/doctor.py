@@ -1,4 +1,4 @@
-"""What this machine and repository need for `dvc repro` and `make ui`: found or missing, with the remedy."""
+"""Check what `dvc repro` and `make ui` need of this machine and repository, with remedies."""
 
 import os
 import platform
@@ -28,12 +28,12 @@ GPU_SECONDS = 30  # for nvidia-smi to answer
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         about: python | packages | environment | git | dvc | disk | gpu | store | registry | mirror.
         status: ok; note: something does not work until the remedy is done; wrong: `dvc repro` will fail.
-        sentence: what was found, and the remedy where there is one.
+        sentence: what was found, and the remedy if there is one.
     """
 
     about: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def examine(root: Path, *, model: str) -> Iterator[Finding]:
-    """Yield what was found, in the order in which things build on one another; nothing is written.
+    """Yield the results in the order of dependencies; nothing is written.
 
     Args:
         root: the repository.
@@ -82,7 +82,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Finding:
-    """Hold what is installed against what darkroom asks for."""
+    """Compare the installed packages with the requirements of darkroom."""
     needed = [Requirement(text) for text in distribution("darkroom").requires or ()]
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     differing = []
@@ -100,13 +100,13 @@ def _packages() -> Finding:
 
 
 def _environment(root: Path) -> Finding:
-    """Look whether `dvc` starts and runs the stages with this Python."""
+    """Check that `dvc` runs the stages with this Python."""
     ready = root / ".venv" / ".ready"
     if ready.is_file() and (was := ready.read_text().strip()) != str(root):
         return Finding("environment", "wrong", f"the repository was moved from {was or 'elsewhere'}; run `make setup`")
     python = shutil.which("python3")
     own = root / ".venv" / "bin" / "python"
-    if python and own.is_file():  # pipelines/__init__.py goes over to it
+    if python and own.is_file():  # pipelines/__init__.py switches to it
         python = str(own)
     if python is None or Path(python).parent != Path(sys.executable).parent:
         return Finding(
@@ -187,7 +187,7 @@ def _registry(model: str) -> Finding:
 
     if (file := sqlite_file(registry_uri())) and not file.exists():
         return Finding("registry", "ok", f"nothing is registered as {model} yet")
-    read(model)  # a store that does not answer is wrong, a model without a champion is not
+    read(model)  # raises only if the store does not answer
     try:
         champion = find(model, alias="champion")
     except RegistryError as error:

@@ -1,24 +1,18 @@
 """Find and delete what is no longer needed in this repository's stores.
 
-Kept are, of every registered model, the versions under an alias, those that were rolled back (their tag keeps them from
-being promoted again) and the newest; the versions that the margins of these are held against; whatever a kept version
-was made from; the models of the work tree; runs that are going on. Metrics, settings and tags of runs and the history
-of the aliases stay: they are small, and the record.
+Kept are, for every registered model, the versions under an alias, rolled-back ones (their tag prevents another
+promotion) and the newest; the reference versions of their margins; the runs and models of kept versions; the models of
+the work tree; and active runs. Metrics, settings and tags of runs and the history of the aliases are always kept.
 """
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from darkroom.errors import DataError
-from darkroom.operations.preflight import check_merges
-from darkroom.operations.undo import WorkInProgress
-from darkroom.operations.workspace import Workspace
 from darkroom.registry.aliases import ROLLED_BACK
 from darkroom.registry.comparisons import REFERENCE
 from darkroom.registry.snapshot import Registered
@@ -29,20 +23,20 @@ from darkroom.tracking.store import client, existing, sqlite_file, store_errors,
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PAGE = 1000  # runs asked for in one call
-ALL = 3  # mlflow.entities.ViewType.ALL: what was deleted in the UI still has its files
+PAGE = 1000  # runs per call
+ALL = 3  # mlflow.entities.ViewType.ALL: runs that were deleted in the UI still have files
 
 
 @dataclass(frozen=True)
 class Waste:
-    """One thing that can go.
+    """An item that can be deleted.
 
     Attributes:
         kind: version | model | run | checkpoint | decision | study | download
-        name: of the registered model, the run's id, or of the file.
-        n_bytes: on this disk; 0 where the files are elsewhere.
-        path: what is removed from the disk, None where the files are elsewhere.
-        key: what the store calls it: a version's number, a logged model's id.
+        name: the registered model, the run's id, or the file's name.
+        n_bytes: on this disk; 0 if the files are elsewhere.
+        path: the file or directory to delete; None if the files are elsewhere.
+        key: its id in the store: a version's number, a logged model's id.
     """
 
     kind: str
@@ -54,10 +48,11 @@ class Waste:
 
 @dataclass(frozen=True)
 class Plan:
-    """The items that can be deleted, the versions to keep per registered model, and how many items lie elsewhere.
+    """The items that can be deleted, and the versions to keep per registered model.
 
     Attributes:
-        n_outside: items whose files are on this disk, outside the repository: another one may need them, they stay.
+        n_outside: number of items whose files are on this disk outside the repository. They are kept, because another
+            repository may need them.
     """
 
     waste: list[Waste]
@@ -66,19 +61,19 @@ class Plan:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of this disk that go."""
+        """Bytes to delete on this disk."""
         return sum(one.n_bytes for one in self.waste)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON can hold it."""
+        """Return the plan as a dict for JSON."""
         items = [{"kind": one.kind, "name": one.name, "key": one.key, "bytes": one.n_bytes} for one in self.waste]
         return {"bytes": self.n_bytes, "kept": dict(self.kept), "outside": self.n_outside, "items": items}
 
 
 def kept_versions(registered: Registered, *, keep: int) -> set[str]:
-    """Return the numbers of the versions that stay: under an alias, rolled back, or among the `keep` newest.
+    """Return the numbers of the versions to keep: under an alias, rolled back, or among the `keep` newest.
 
-    With each of them, which may be champion or become it, stays the version that its margin is held against.
+    The reference version of each one's margin is kept too.
     """
     newest = sorted(registered.versions, key=int, reverse=True)[:keep]
     rolled_back = {number for number, version in registered.versions.items() if ROLLED_BACK in version.tags}
@@ -92,10 +87,10 @@ def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
 
     Args:
         root: of the repository.
-        name: the registered model of params.yaml. In this repository's own store (a sqlite file) all registered models
-            are looked at; a server belongs to others too, so there only this one is, and no runs.
-        keep: newest versions of each model that stay, at least 1.
-        days: runs, checkpoints, decisions and studies younger than that stay.
+        name: the registered model of params.yaml. This repository's own store (a sqlite file) is searched as a whole;
+            on a server, which others use too, only this model is considered, and no runs.
+        keep: number of newest versions of each model to keep, at least 1.
+        days: runs, checkpoints, decisions and studies younger than that are kept.
 
     Raises:
         RegistryError: the store does not answer, or was copied or moved.
@@ -126,13 +121,13 @@ def plan(root: Path, *, name: str, keep: int, days: float) -> Plan:
 
 
 def remove(chosen: Plan, *, keep: int) -> None:
-    """Remove what a plan names; a version that came under an alias since stays.
+    """Delete the items of a plan, except versions that have come under an alias since.
 
-    The store forgets a thing before its files go: a reader never finds one without the other, and what a kill leaves
-    is found by the next plan.
+    Items are deleted from the store before their files, so that a reader never finds an entry without files, and the
+    next plan finds what a kill leaves.
 
     Raises:
-        LockedError: somebody else holds the lock of the registry.
+        LockedError: another process holds the lock of the registry.
         RegistryError: the store refuses.
     """
     versions = [one for one in chosen.waste if one.kind == "version"]
@@ -150,7 +145,7 @@ def remove(chosen: Plan, *, keep: int) -> None:
 
 
 def _forgotten(name: str, versions: list[Waste], *, keep: int) -> list[Waste]:
-    """Delete versions of a registered model from the store, but those that stay; return the deleted ones."""
+    """Delete versions of a registered model from the store, except those to keep; return the deleted ones."""
     from darkroom.registry.ledger import ledger
 
     with ledger(name) as book:
@@ -162,55 +157,6 @@ def _forgotten(name: str, versions: list[Waste], *, keep: int) -> list[Waste]:
                 with book.writing():
                     book.client.delete_model_version(name, one.key)
     return going
-
-
-class OldData(NamedTuple):
-    """Files in DVC's cache that neither the work tree nor a commit or experiment uses."""
-
-    n_files: int
-    n_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.n_files:,} files, {self.n_bytes / 1e6:,.1f} MB that no commit, experiment or work tree uses"
-
-
-def old_data(root: Path, *, remove: bool) -> OldData:
-    """Return the files in DVC's cache that nothing uses (`dvc gc --all-commits --all-experiments`).
-
-    The data of a version that was trained from a commit stays; of one trained from uncommitted data (git.dirty) only
-    the model stays.
-
-    Args:
-        remove: whether to delete them.
-
-    Raises:
-        DataError: a retraining is unfinished; what it needs to go on or to go back is used by nothing else. Or a merge
-            left conflicts in dvc.lock. Or a file that would go lies outside of the repository: others may share the
-            cache.
-        TrainingError: DVC refuses.
-    """
-    if state := WorkInProgress(root).state():
-        raise DataError(
-            f"the retraining started at {state['started']} is unfinished and needs DVC's cache; run `darkroom retrain` "
-            "first"
-        )
-    if not (root / ".dvc").is_dir():
-        return OldData(0, 0)
-    check_merges(root)
-    tree = Workspace(root, log=root / ".darkroom" / "gc.log")
-    # Outside of git there are no commits to look at; the repository may lie below the top of git's.
-    in_git = any((folder / ".git").exists() for folder in (root, *root.resolve().parents))
-    command = ["gc", *(["--all-commits", "--all-experiments"] if in_git else ["--workspace"]), "--force"]
-    said = tree.dvc(*command, "--dry", echo=False).printed
-    files = [Path(path) for path in re.findall(r"^Removing (.+)$", said, re.MULTILINE)]
-    if outside := next((file for file in files if not file.resolve().is_relative_to(root.resolve())), None):
-        raise DataError(
-            f"DVC's cache has {outside}, outside of {root}: other repositories may need it; use `dvc gc --projects`"
-        )
-    found = OldData(len(files), sum(file.lstat().st_size for file in files))
-    if remove and files:
-        tree.dvc(*command, echo=False)
-    return found
 
 
 def _in_store(before: float, *, runs: Iterable[str], models: Iterable[str]) -> Iterator[Waste]:
@@ -260,7 +206,7 @@ def _pages(ask: Any) -> Iterator[Any]:
 
 
 def _in_darkroom(folder: Path, before: float) -> Iterator[Waste]:
-    """Yield checkpoints, decisions and studies that nobody has touched for long; a candidate's study stays."""
+    """Yield old checkpoints, decisions and studies; a candidate's present study is kept."""
     in_use = {_study(path) for path in (folder / "tuning").glob("*.json")}
     for kind, pattern in (
         ("checkpoint", "checkpoints/*"),
@@ -275,14 +221,14 @@ def _in_darkroom(folder: Path, before: float) -> Iterator[Waste]:
 
 
 def _downloads(folder: Path, kept: Mapping[str, Iterable[str]]) -> Iterator[Waste]:
-    """Yield copies of versions of a remote store that are not kept; a kept one would only be fetched again."""
+    """Yield downloads of a remote store's versions that are not kept; a kept one would be downloaded again."""
     for path in sorted(folder.glob("*/*")):
         if path.is_dir() and path.name not in kept.get(path.parent.name, ()):
             yield Waste("download", f"{path.parent.name} {path.name}", _size(path), path)
 
 
 def _working_models(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (run id, id of the logged model) of the candidates in the work tree: promote may register them next."""
+    """Yield (run id, id of the logged model) of the candidates in the work tree, which promote may register."""
     for file in (root / "models").glob("*/run.json"):
         try:
             trained = json.loads(file.read_text(encoding="utf-8"))
@@ -307,7 +253,7 @@ def _forget_model(model_id: str) -> None:
 
 
 def _folder_of_model(location: str) -> Path | None:
-    """Return the directory m-... that holds a logged model's artifacts, None where it is not on this disk."""
+    """Return the directory m-... of a logged model's artifacts, None if it is not on this disk."""
     path = local_folder(location)
     return path.parent if path and path.name == "artifacts" else path
 

@@ -1,4 +1,4 @@
-"""True labels from a file into a log's feedback, and labelled images into data/incoming."""
+"""Store true labels from a file as feedback, and copy labelled images to data/incoming."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from darkroom.monitoring.accuracy import true_labels
 from darkroom.monitoring.feedback import REQUEST_ID, SHA256, TrueLabel, listed, read_feedback, refusal
 from darkroom.monitoring.kept_images import stored_images
 
-NAMES = ("id", "sha256", "path")  # of the column that names an image
+NAMES = ("id", "sha256", "path")  # possible names of the column that identifies an image
 FORM = 'expected lines of CSV with a head such as "path,label" (or id, sha256), or of JSON: {"path": ..., "label": ...}'
 SUFFIXES = {
     "JPEG": ".jpg",
@@ -36,7 +36,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """The content of a file of labels: the labels, and where the images lie that it names by their path."""
+    """The content of a file of labels: the labels, and the paths of the images that it names by path."""
 
     labels: Sequence[TrueLabel]
     files: Mapping[str, Path]
@@ -44,13 +44,13 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Copied:
-    """What became of the labelled images of a log.
+    """The result of copying the labelled images of a log.
 
     Attributes:
-        n_copied: to data/incoming, from there they are in the next `dvc repro`.
-        n_known: lie there already.
-        n_absent: whose files nobody has kept.
-        unknown: label -> images that stay behind, because it is not a class of the model or of data/incoming.
+        n_copied: number of images copied to data/incoming.
+        n_known: number of images that were there already.
+        n_absent: number of images whose files were not kept.
+        unknown: number of images not copied, by label, because it is not a class of the model or of data/incoming.
     """
 
     n_copied: int
@@ -60,15 +60,16 @@ class Copied:
 
 
 def read_labels(path: Path, *, classes: Collection[str]) -> Labelled:
-    """Return the true labels in a file: CSV with a head, or a JSON object per line.
+    """Return the true labels in a file: CSV with a header, or a JSON object per line.
 
     Args:
-        path: each line has `label`, and names its image by `id` (sha256 of its bytes, or the request_id of its answer),
-            `sha256` or `path` (from the current folder); `position` of the image in a request with several may follow.
-        classes: that are known, see feedback.refusal.
+        path: each line has `label`, and identifies its image by `id` (sha256 of its bytes, or the request_id of its
+            answer), `sha256` or `path` (relative to the current directory), optionally with its `position` in a request
+            with several images.
+        classes: the known classes, see feedback.refusal.
 
     Raises:
-        DataError: the file cannot be read, or a line is not such a line; then no label of it is taken.
+        DataError: the file cannot be read, or a line is invalid; then no label is accepted.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -96,14 +97,14 @@ def read_labels(path: Path, *, classes: Collection[str]) -> Labelled:
 def copy_to_incoming(
     folder: Path, incoming: Path, *, files: Mapping[str, Path], classes: Collection[str], new_classes: bool
 ) -> Copied:
-    """Copy every image with a true label whose file is there to <class>/<sha256>.<suffix> of the folder of new images.
+    """Copy every image with a true label whose file exists to <class>/<sha256>.<suffix> in data/incoming.
 
-    Of an image that was copied under other labels before, those copies are removed: one image has one class.
+    Earlier copies of an image under other labels are deleted, because an image has one class.
 
     Args:
         folder: of the prediction log.
         incoming: data/incoming.
-        files: id -> file of images that are known beside those that the log keeps.
+        files: further image files by id, besides those in the log.
         classes: of the model.
         new_classes: whether a label may become a new class.
 
@@ -145,7 +146,7 @@ def _copy(source: Path, target: Path, image: str) -> None:
     try:
         suffix = SUFFIXES[read_header(data).kind]
     except (struct.error, IndexError, ValueError):
-        suffix = ".bin"  # no image: `preprocess` says so
+        suffix = ".bin"  # not an image; `preprocess` rejects it
     path = target / f"{image}{suffix}"
     with write_errors(path), replacing(path) as part:
         part.write_bytes(data)
@@ -170,7 +171,7 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _image(row: Mapping[str, Any], where: str, files: dict[str, Path]) -> str:
-    """Return the id of the image that a line names; the file of one that is named by its path is added to `files`."""
+    """Return the id of a line's image; if the line has a path, add the file to `files`."""
     given = [(name, row[name]) for name in NAMES if row.get(name)]
     if len(given) != 1 or not isinstance(given[0][1], str):
         raise DataError(f"{where}: it names {len(given)} images, expected one by id, sha256 or path; {FORM}")

@@ -1,4 +1,4 @@
-"""The commit of a result, on its version and run: it exists only after the training, when both are written already."""
+"""Record the commit of a retraining on its runs and versions, which are written before the commit exists."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,11 +9,11 @@ from darkroom.project.console import say
 from darkroom.registry import versions
 from darkroom.registry.versions import Version
 
-LOCK_COMMIT = "dvc.lock.commit"  # tag: the first commit whose dvc.lock holds this training
+LOCK_COMMIT = "dvc.lock.commit"  # tag: the first commit whose dvc.lock has this training
 
 
 def trained_runs(tree: Workspace) -> dict[str, str]:
-    """Return candidate -> id of its run, of the models in the work tree."""
+    """Return the run ids of the models in the work tree by candidate."""
     files = sorted((tree.root / "models").glob("*/run.json"))
     return {file.parent.name: str(read_json(file)["run_id"]) for file in files}
 
@@ -21,12 +21,12 @@ def trained_runs(tree: Workspace) -> dict[str, str]:
 def record(tree: Workspace, model: str, *, new: bool) -> None:
     """Tag the runs and versions of the models in the work tree with the commit whose dvc.lock names them.
 
-    A tag stays as long as its commit is in the history: one that was moved behind others' commits is replaced.
-    What fails is said, and repeated by the next retraining.
+    A tag is kept as long as its commit is in the history; a commit that was rebased is replaced. Errors are logged, and
+    the next retraining tries again.
 
     Args:
         model: the registered name.
-        new: dvc.lock was committed just now; otherwise only what a version still lacks is looked at.
+        new: whether dvc.lock was just committed; otherwise only versions without the tag are considered.
     """
     if LOCK not in tree.committed([LOCK]):
         return
@@ -65,8 +65,8 @@ def _record_on_runs(tree: Workspace, run_ids: Iterable[str], commit: str) -> Non
 
 
 def _holds(tree: Workspace, tags: Mapping[str, str]) -> bool:
-    """Return whether the tag names a commit of the history, or one that this clone, perhaps a shallow one, lacks."""
+    """Return whether the tag names a commit of the history, or one that this (perhaps shallow) clone lacks."""
     if LOCK_COMMIT not in tags:
         return False
     asked = tree.git("merge-base", "--is-ancestor", tags[LOCK_COMMIT], "HEAD", allowed=ANY)
-    return asked.status != 1  # 0: it is one; 1: it is none; 128: git does not know it
+    return asked.status != 1  # 0: in the history; 1: not; 128: unknown to git

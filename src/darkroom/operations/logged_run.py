@@ -1,4 +1,4 @@
-"""Run a program whose output goes to a file and, if wanted, to stderr as it comes."""
+"""Run a program whose output goes to a file and optionally to stderr."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from typing import NamedTuple
 POLL_SECONDS = 0.2
 MISSING = re.compile(
     r"\S+ is supported, but requires 'dvc-(\w+)' to be installed"
-)  # DVC's words; so our extras are called
+)  # DVC's message; our extras have the same names
 
 
 class Ended(NamedTuple):
@@ -22,7 +22,7 @@ class Ended(NamedTuple):
 
     @property
     def last_error(self) -> str:
-        """The last line that is an error of ours, else of DVC or git, else the last line."""
+        """The last line with an error of Darkroom, else of DVC or git, else the last line."""
         lines = [line.strip() for line in self.printed.splitlines() if line.strip()]
         for beginning in ("error:", ("ERROR:", "fatal:")):
             if found := [line for line in lines if line.startswith(beginning)]:
@@ -44,15 +44,15 @@ def run_logged(
 ) -> Ended:
     """Run a program to its end.
 
-    Its output is a file, not a pipe to this process: whoever writes into a pipe whose reader was killed dies of it, or
-    takes it for the wish to stop, and a stage must not end half done with status 0.
+    Its output is a file, not a pipe to this process: if the reader of a pipe is killed, the writer dies or stops, and a
+    stage must not end half done with status 0.
 
     Args:
-        log: what it prints is added to this file.
-        environment: the whole of it.
-        on_start: called with the process number.
-        on_look: called every POLL_SECONDS while it runs, and once after it.
-        echo: whether what it prints is shown on stderr too.
+        log: its output is appended to this file.
+        environment: the complete environment.
+        on_start: called with the process id.
+        on_look: called every POLL_SECONDS while it runs, and once afterwards.
+        echo: whether to show its output on stderr too.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as target, log.open("rb") as source:

@@ -1,4 +1,4 @@
-"""Tell a program or a web address what a retraining came to. A notification that fails is reported, never raised."""
+"""Notify a program or a webhook of the result of a retraining. Failed notifications are reported, never raised."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from darkroom.operations.triggers import ALARMS, Trigger, fired
 
-NOTHING, FAILED, LOCKED = "nothing", "failed", "locked"  # beside the words of `promote`
+NOTHING, FAILED, LOCKED = "nothing", "failed", "locked"  # besides the decisions of `promote`
 UNCHANGED, KEPT, PROMOTED = "unchanged", "kept", "promoted"
-WEBHOOK = "DARKROOM_RETRAIN_WEBHOOK"  # environment variable: a URL that holds a token does not belong into params.yaml
+WEBHOOK = "DARKROOM_RETRAIN_WEBHOOK"  # environment variable, because a URL with a token does not belong in params.yaml
 RETRIES = 2
 MESSAGE_CHARACTERS = 2000  # Discord refuses more
 
@@ -20,15 +20,15 @@ MESSAGE_CHARACTERS = 2000  # Discord refuses more
 def notify(
     event: str, report: Mapping[str, Any], *, command: str | None, webhook: str | None, timeout: float, root: Path
 ) -> list[dict[str, Any]]:
-    """Send the report to whoever is to hear of it; return {to, sent, error} of each.
+    """Send the report to the command and the webhook; return {to, sent, error} for each.
 
     Args:
         event: promoted, kept, failed, or another word of reports/promotion.json.
-        report: as reports/retrain.json holds it.
+        report: contents of reports/retrain.json.
         command: run by /bin/sh in `root` with the report as JSON on stdin and DARKROOM_EVENT in its environment.
-        webhook: gets the report as JSON by POST, again after a failure; None: what DARKROOM_RETRAIN_WEBHOOK says. The
-            same in words is under `text`, which Slack and its like require, and `content`, which Discord does.
-        timeout: of the command, and of each attempt at the webhook, in seconds.
+        webhook: gets the report as JSON by POST, repeated after a failure; None: DARKROOM_RETRAIN_WEBHOOK. The keys
+            `text` (for Slack and similar) and `content` (for Discord) have it in words.
+        timeout: of the command and of each attempt at the webhook, in seconds.
     """
     text = json.dumps({"event": event, **report})
     told = []
@@ -37,15 +37,15 @@ def notify(
     if webhook := webhook or os.environ.get(WEBHOOK):
         said = in_words(event, report)
         text = json.dumps({"text": said, "content": said, "event": event, **report})
-        # Only the host: path and query of a webhook are usually its password.
+        # Only the host, because path and query of a webhook are usually secret.
         told.append(_result(f"webhook {urlsplit(webhook).hostname}", _post(text, webhook=webhook, timeout=timeout)))
     return told
 
 
 def event_of(report: Mapping[str, Any]) -> str:
-    """Return the word for those who are told.
+    """Return the event of a report.
 
-    A model that was promoted is, though its commit could not be pushed; the error is in the report.
+    It is `promoted` even if the commit could not be pushed; the report has the error.
     """
     if report["error"] and report["decision"] in (FAILED, NOTHING, UNCHANGED):
         return FAILED
@@ -53,13 +53,13 @@ def event_of(report: Mapping[str, Any]) -> str:
 
 
 def is_told(event: str, report: Mapping[str, Any], *, heartbeat: bool) -> bool:
-    """Return whether a run is told of: with a heartbeat always, else if it came to something or followed an alarm."""
+    """Return whether to notify: always with a heartbeat, else if something changed or an alarm fired."""
     calling = fired([Trigger(**trigger) for trigger in report["triggers"]])
     return heartbeat or event not in (NOTHING, UNCHANGED, LOCKED) or bool(event == UNCHANGED and calling & ALARMS)
 
 
 def in_words(event: str, report: Mapping[str, Any]) -> str:
-    """Return what a person in a chat wants to know of a report, in at most MESSAGE_CHARACTERS."""
+    """Return a report in words for a chat, in at most MESSAGE_CHARACTERS."""
     champion = " -> ".join(dict.fromkeys(filter(None, (report["version_before"], report["version_after"])))) or "none"
     said = f"Retraining of {report['registered_model']}: {event.replace('_', ' ')}. Champion: {champion}."
     said = " ".join([said, *([f"Error: {report['error']}."] if report["error"] else []), *report["reasons"]])
@@ -108,5 +108,5 @@ def _post(text: str, *, webhook: str, timeout: float) -> str | None:
                 webhook, data=text.encode(), headers={"Content-Type": "application/json"}, timeout=timeout
             )
         except requests.RequestException as error:
-            return type(error).__name__  # its text holds the whole URL
+            return type(error).__name__  # its text has the whole URL
     return None if answer.ok else f"HTTP {answer.status_code}"

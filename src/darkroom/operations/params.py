@@ -1,4 +1,4 @@
-"""The settings of scheduled retraining, read by `darkroom retrain` and, with all others, by `check`."""
+"""The settings of scheduled retraining, read by `darkroom retrain` and `check`."""
 
 import os
 from collections.abc import Sequence
@@ -53,16 +53,16 @@ class RetrainParams(Section):
 
 @dataclass(frozen=True)
 class Order:
-    """One retraining: what is asked, and what of params.yaml it needs.
+    """The options of one retraining, and the params that it needs.
 
     Attributes:
-        root: of the repository, and the current folder.
+        root: of the repository, and the current directory.
         model: the registered name.
         folders: download's sources of kind path.
         max_image_bytes: of preprocess.
-        force: run every stage again, whether anything calls for it or not.
-        commit: dvc.lock and the .dvc files of new images, once it is through.
-        push: the commit and DVC's cache, too.
+        force: whether to run every stage again.
+        commit: whether to commit dvc.lock and the .dvc files of new images afterwards.
+        push: whether to push the commit and DVC's cache.
     """
 
     params: RetrainParams
@@ -76,10 +76,10 @@ class Order:
 
 
 def ordered(*, force: bool, commit: bool, push: bool) -> Order:
-    """Return the order that params.yaml and these options give, and make the repository the current folder.
+    """Return the order for params.yaml and these options, and change to the repository's root.
 
     Raises:
-        ParamsError: params.yaml is invalid, or the current directory lies in no repository.
+        ParamsError: params.yaml is invalid, or the current directory is not in a repository.
     """
     root = checkout()
     os.chdir(root)

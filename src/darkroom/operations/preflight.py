@@ -1,4 +1,4 @@
-"""What a retraining will need of git and of DVC's remote, asked for before anything is trained."""
+"""Check what a retraining needs of git and DVC's remote before anything is trained."""
 
 import sys
 from pathlib import Path
@@ -30,10 +30,10 @@ except Exception as error:
 
 
 def check_merges(root: Path) -> None:
-    """Refuse conflicts of a merge in the files that DVC reads.
+    """Check that the files of DVC have no merge conflicts.
 
     Raises:
-        DataError: a file holds conflict markers.
+        DataError: a file has conflict markers.
     """
     for path in (root / LOCK, root / "dvc.yaml", *sorted((root / INCOMING).glob("*.dvc"))):
         refuse_conflicts(path)
@@ -43,8 +43,8 @@ def check_repository(tree: Workspace) -> None:
     """Check that git can commit here.
 
     Raises:
-        TrainingError: git refuses the repository, something is unfinished in it, its index is locked, or git has no
-            name to commit under.
+        TrainingError: git refuses the repository, a merge or rebase is unfinished, the index is locked, or git has no
+            name and address.
     """
     asked = tree.git("rev-parse", "--absolute-git-dir", allowed=ANY)
     if "dubious ownership" in asked.printed:
@@ -77,7 +77,7 @@ def check_repository(tree: Workspace) -> None:
 
 
 def check_commit(tree: Workspace) -> None:
-    """Check that a commit of dvc.lock would be on a branch, and that its other files are what the stages read.
+    """Check that HEAD is on a branch, and that the inputs of the pipeline are committed.
 
     Raises:
         TrainingError: HEAD is detached, or an input of the pipeline differs from the commit.
@@ -96,10 +96,10 @@ def check_commit(tree: Workspace) -> None:
 
 
 def check_remotes(tree: Workspace) -> None:
-    """Check that git knows where the branch is pushed to, and that DVC's remote answers.
+    """Check that the branch has an upstream, and that DVC's remote answers.
 
     Raises:
-        TrainingError: the branch has no upstream, or DVC no remote that can be used.
+        TrainingError: the branch has no upstream, or DVC has no usable remote.
     """
     if tree.git("rev-parse", "--verify", "--quiet", "@{upstream}", allowed=ANY).status:
         branch = tree.git("rev-parse", "--abbrev-ref", "HEAD").printed.strip()
@@ -116,10 +116,10 @@ def check_remotes(tree: Workspace) -> None:
 
 
 def check_push(tree: Workspace) -> None:
-    """Check that git may push, once what others pushed was taken over.
+    """Check that git may push, after a pull.
 
     Raises:
-        TrainingError: the remote does not answer, or it refuses.
+        TrainingError: the remote does not answer, or refuses.
     """
     pushed = tree.git("push", "--dry-run", "--quiet", allowed=ANY)
     if pushed.status:
@@ -130,7 +130,7 @@ def check_push(tree: Workspace) -> None:
 
 
 def _inputs(root: Path) -> list[str]:
-    """Return what the stages read of this repository beside data: dvc.yaml, params.yaml and their dependencies."""
+    """Return the inputs of the stages other than data: dvc.yaml, params.yaml and their dependencies."""
     stages = YAML(typ="safe", pure=True).load(root / "dvc.yaml")["stages"].values()
     deps = {str(next(iter(dep)) if isinstance(dep, dict) else dep) for stage in stages for dep in stage.get("deps", [])}
     inside = {dep for dep in deps if not dep.startswith(("/", "~", "..")) and "://" not in dep}

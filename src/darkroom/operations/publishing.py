@@ -1,4 +1,4 @@
-"""Commits of retrainings and those of others: take over what was pushed meanwhile, and push."""
+"""Pull the commits of others, and push those of retrainings."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,15 +10,15 @@ from darkroom.operations.triggers import parse_status
 from darkroom.operations.workspace import ANY, INCOMING, LOCK, Workspace
 
 UPSTREAM = "@{upstream}"
-PUSHES = 3  # attempts, each after the commits that made the one before fail
+PUSHES = 3  # attempts, each after pulling the commits that made the previous one fail
 
 
 def message(report: Mapping[str, Any], runs: Mapping[str, str]) -> str:
-    """Return the message of a retraining's commit: what it decided and why, and which runs its dvc.lock holds.
+    """Return the message of a retraining's commit: the decision, its reasons, and the runs in dvc.lock.
 
     Args:
-        report: as reports/retrain.json holds it.
-        runs: candidate -> id of its run.
+        report: contents of reports/retrain.json.
+        runs: run ids by candidate.
     """
     fired = [f"- {trigger['reason']}" for trigger in report["triggers"] if trigger["fired"]]
     champion = f"champion {report['version_before'] or 'none'} -> {report['version_after'] or 'none'}"
@@ -28,9 +28,9 @@ def message(report: Mapping[str, Any], runs: Mapping[str, str]) -> str:
 
 
 def refuse_mixed_images(tree: Workspace) -> None:
-    """Fetch what others pushed, and refuse a class of new images that they changed and that is not versioned here.
+    """Fetch, and check that no class has both new images here and pushed changes of others.
 
-    `dvc add` would drop the images of the others, and `dvc pull` those that lie here.
+    `dvc add` would drop the images of the others, and `dvc pull` those here.
 
     Raises:
         TrainingError: there is such a class, or the remote does not answer.
@@ -51,16 +51,16 @@ def refuse_mixed_images(tree: Workspace) -> None:
 
 
 def catch_up(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> tuple[bool, bool]:
-    """Take over the commits that were fetched; return whether there were any, and whether dvc.lock was overtaken.
+    """Apply the fetched commits; return whether there were any, and whether they replaced our dvc.lock.
 
-    A dvc.lock that both sides changed is taken as the others left it: half of each would be nobody's result, and the
-    next `dvc repro` makes ours again from DVC's cache.
+    If both sides changed dvc.lock, that of the others is kept: a merged one would be nobody's result, and the next
+    `dvc repro` restores ours from DVC's cache.
 
     Args:
-        on_images: called with the .dvc files of new images that the others changed, before they are taken over.
+        on_images: called with the .dvc files of new images that the others changed, before the commits are applied.
 
     Raises:
-        TrainingError: git cannot bring the two together.
+        TrainingError: git cannot rebase.
     """
     ours, lock = unpushed(tree), _committed_lock(tree)
     moved = _take_over(tree, attribute="merge=upstream", on_images=on_images)
@@ -68,17 +68,17 @@ def catch_up(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> tupl
 
 
 def unpushed(tree: Workspace) -> int:
-    """Return how many commits of this branch its upstream does not have."""
+    """Return the number of commits of this branch that its upstream does not have."""
     return int(tree.git("rev-list", "--count", f"{UPSTREAM}..HEAD").printed)
 
 
 def push(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> None:
-    """Push DVC's cache, then git: a commit that others see must not name data that they cannot have.
+    """Push DVC's cache, then git, so that others never see a commit whose data they cannot get.
 
-    If others pushed meanwhile, our commits are moved behind theirs and pushed again, unless both changed dvc.lock.
+    If others pushed meanwhile, our commits are rebased and pushed again, unless both changed dvc.lock.
 
     Args:
-        on_images: as of catch_up.
+        on_images: see catch_up.
 
     Raises:
         TrainingError: a remote does not answer or refuses; the commits stay here for the next push.
@@ -94,16 +94,16 @@ def push(tree: Workspace, *, on_images: Callable[[list[str]], None]) -> None:
 
 
 def _take_over(tree: Workspace, *, attribute: str, on_images: Callable[[list[str]], None]) -> bool:
-    """Bring the branch behind its upstream; return whether it moved.
+    """Rebase the branch onto its upstream; return whether it moved.
 
     Args:
-        attribute: of git, for a dvc.lock that both changed: `-merge` makes a conflict, `merge=upstream` takes theirs.
+        attribute: of git, if both changed dvc.lock: `-merge` makes a conflict, `merge=upstream` keeps theirs.
     """
     if tree.contains(UPSTREAM):
         return False
     on_images(_images_of_others(tree))
     if tree.contains("HEAD", within=UPSTREAM):
-        ended = tree.git("merge", "--quiet", "--ff-only", UPSTREAM, allowed=ANY)  # leaves uncommitted changes alone
+        ended = tree.git("merge", "--quiet", "--ff-only", UPSTREAM, allowed=ANY)  # keeps uncommitted changes
         if ended.status:
             raise TrainingError(
                 f"the commits pushed by others cannot be taken over: {ended.last_error} Commit or undo the uncommitted "
@@ -124,11 +124,11 @@ def _take_over(tree: Workspace, *, attribute: str, on_images: Callable[[list[str
 
 
 def _images_of_others(tree: Workspace) -> list[str]:
-    """Return the .dvc files of new images that the upstream changed since it parted from HEAD."""
+    """Return the .dvc files of new images that the upstream changed since its merge base with HEAD."""
     paths = ("--", f"{INCOMING.as_posix()}/*.dvc")
     return tree.git("diff", "--name-only", f"HEAD...{UPSTREAM}", *paths).printed.splitlines()
 
 
 def _committed_lock(tree: Workspace) -> str:
-    """Return git's name for the content of dvc.lock in the checked-out commit."""
+    """Return git's hash of dvc.lock in the checked-out commit."""
     return tree.git("rev-parse", "--verify", "--quiet", f"HEAD:{LOCK}", allowed=ANY).printed

@@ -1,7 +1,7 @@
-"""Train again where something calls for it, leave the decision to `promote`, and tell who wants to know.
+"""Retrain if a trigger fires, leave the decision to `promote`, and send notifications.
 
-Until a run is through, its failure or death leaves champion, data and dvc.lock as they were: at once where it can still
-act, else by the next run, which then goes on with what DVC's cache and the checkpoints hold.
+If a run fails, it restores champion, data and dvc.lock; if it is killed, the next run does, which then resumes from
+DVC's cache and the checkpoints.
 """
 
 import json
@@ -21,14 +21,14 @@ REPORT = Path("reports/retrain.json")
 
 
 def retrain(order: Order) -> dict[str, Any]:
-    """Return the report of one run, which is also in reports/retrain.json.
+    """Retrain once and return the report, which is also written to reports/retrain.json.
 
-    decision is `nothing` where no trigger fired, `locked` where somebody runs DVC by hand, else what `promote` decided.
+    Its decision is `nothing` if no trigger fired, `locked` if somebody runs DVC by hand, else that of `promote`.
 
     Raises:
-        LockedError: another run is at work, or somebody runs DVC by hand.
-        DarkroomError: whatever went wrong; the report says it too, with decision `failed`, or with the decision of
-            `promote` where all that failed is the push.
+        LockedError: another run is active, or somebody runs DVC by hand.
+        DarkroomError: the run failed; the report has the error and the decision `failed`, or that of `promote` if only
+            the push failed.
     """
     with single_flight("darkroom retrain") as owner:
         began = time.monotonic()
@@ -63,7 +63,7 @@ def retrain(order: Order) -> dict[str, Any]:
 
 
 def _tell(order: Order, report: dict[str, Any]) -> None:
-    """Send the report to those who want to know, and write it: a full disk must not keep a failure from them."""
+    """Send the report, then write it, so that a failure is reported even if the disk is full."""
     report["notified"] = []
     event, told = event_of(report), order.params.notify
     if is_told(event, report, heartbeat=told.heartbeat):
@@ -75,5 +75,5 @@ def _tell(order: Order, report: dict[str, Any]) -> None:
             say(f"retrain: could not notify {result['to']}: {result['error']}")
     try:
         write_text(order.root / REPORT, json.dumps(report, indent=2) + "\n")
-    except OSError as error:  # raised, it would take the place of what went wrong before
+    except OSError as error:  # logged, because raising it would hide the first error
         say(f"retrain: {REPORT} cannot be written: {error}")

@@ -1,4 +1,4 @@
-"""One retraining or clean-up of a repository at a time, by a lock that names who holds it and since when."""
+"""Allow one retraining or clean-up of a repository at a time, by a lock that names its holder."""
 
 import json
 import os
@@ -19,10 +19,10 @@ def single_flight(what: str) -> Iterator[dict[str, Any]]:
     """Hold .darkroom/retrain.lock, which the kernel frees when its holder dies; yield {what, who, pid, started}.
 
     Args:
-        what: the command, for those who find the lock held.
+        what: the command, for the message of others.
 
     Raises:
-        LockedError: somebody else holds it; the message says who, and since when.
+        LockedError: another process holds it; the message says which, and since when.
     """
     owner_file = repository_root() / ".darkroom" / "retrain.owner.json"
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -44,5 +44,5 @@ def _held(owner_file: Path) -> str:
             f"`{owner['what']}` of {owner['who']} (process {owner['pid']}) has been running since {owner['started']} "
             f"({minutes:.0f} minutes); try again later"
         )
-    except (OSError, ValueError, KeyError, TypeError):  # it has the lock and not yet written its name
+    except (OSError, ValueError, KeyError, TypeError):  # the holder has not written its name yet
         return f"another process has just taken the lock next to {owner_file}; try again later"

@@ -1,4 +1,4 @@
-"""The steps of one retraining: look before training, recover, look for a trigger, train, commit, push."""
+"""The steps of one retraining: preflight checks, recovery, triggers, training, commit, push."""
 
 import json
 import re
@@ -19,13 +19,13 @@ from darkroom.operations.workspace import INCOMING, LOCK, Workspace
 from darkroom.project.console import say
 from darkroom.registry import versions
 
-APPLIED = ("would_promote", "awaiting_approval", PROMOTED)  # the last two: with promote.from_experiments
+APPLIED = ("would_promote", "awaiting_approval", PROMOTED)  # the last two only with promote.from_experiments
 EXPERIMENT = "experiment"  # of retrain.mode
 _TRAINED = re.compile(r"^Running stage '(train(?:@[^']+)?)'", re.MULTILINE)
 
 
 class Retraining:
-    """The moves of one run; `report` is filled as it goes, so that a failure finds in it what is known."""
+    """The steps of one run; `report` is filled on the way, so that it is useful after a failure."""
 
     def __init__(self, order: Order, owner: dict[str, Any], report: dict[str, Any]) -> None:
         self.order = order
@@ -64,7 +64,7 @@ class Retraining:
         self._begin(self.report["version_before"])
         try:
             self._train()
-        except LockedError:  # dvc.lock may be the work of whoever runs DVC by hand
+        except LockedError:  # somebody runs DVC by hand, and dvc.lock may be theirs
             self.work.note({**self.state, "restored": True})
             raise
         except BaseException:
@@ -72,7 +72,7 @@ class Retraining:
             raise
         self._remember()
         self.work.note({**self.state, "restored": True})
-        self.tree = Workspace(self.order.root, log=self.tree.log)  # no longer watched: what follows is never undone
+        self.tree = Workspace(self.order.root, log=self.tree.log)  # the next steps are never undone
         if self.order.commit:
             runs = lineage.trained_runs(self.tree)
             self.report["commit"] = self.tree.commit(publishing.message(self.report, runs))
@@ -80,13 +80,13 @@ class Retraining:
         self._publish()
 
     def _recover(self) -> dict[str, Any] | None:
-        """Put right what a killed run left, and return what it wrote down; None where there was none."""
+        """Undo the changes of a killed run and return its state; None if there was none."""
         left = self.work.state()
         if left is None:
             return None
         left = {"champion_before": self._champion(), "writes": [], "left": {}, **left}
         if not left["restored"]:
-            end(processes_of(left["token"]))  # its stages may have outlived it
+            end(processes_of(left["token"]))  # its stages may still run
             free_dvc_locks(self.order.root, left["pids"])
             if self._champion() == left["champion_before"] or not lock_is_valid(self.order.root / LOCK):
                 self._restore(left)
@@ -98,22 +98,22 @@ class Retraining:
         self.tree.unstage([name for name in changed if name != LOCK])
 
     def _catch_up(self) -> None:
-        """Take over what others pushed, before anything is trained, and check that the result can be pushed."""
+        """Pull before anything is trained, and check that the result can be pushed."""
         preflight.check_remotes(self.tree)
         publishing.refuse_mixed_images(self.tree)
         moved, overtaken = publishing.catch_up(self.tree, on_images=self._note_images)
-        if overtaken:  # our last result is no longer in dvc.lock: its images are new again
+        if overtaken:  # our last result is no longer in dvc.lock, so its images are new again
             self._write_known({**self._known(), "incoming": {}})
         self._pull_images()
         if moved:
-            # What others trained need not be trained again, and params.yaml may be another one.
+            # Others may have trained already, and params.yaml may have changed.
             self.tree.dvc("pull", "--force", "--allow-missing", "dvc.yaml")
             self.order = ordered(force=self.order.force, commit=self.order.commit, push=self.order.push)
             self.report |= {"registered_model": self.order.model, "mode": self.order.params.mode}
         preflight.check_push(self.tree)
 
     def _note_images(self, names: list[str]) -> None:
-        """Note which new images of others are to be pulled, so that it is done though a kill comes between."""
+        """Record which new images of others to pull, so that it is done even after a kill."""
         known = self._known()
         self._write_known({**known, "pull": sorted({*known["pull"], *names})})
 
@@ -157,7 +157,7 @@ class Retraining:
         return looked
 
     def _marks(self, known: dict[str, str]) -> dict[str, str]:
-        """Return path -> fingerprint of the sources on this machine; one that is gone is as the last run knew it."""
+        """Return the fingerprints of sources on this machine by path; a missing one keeps that of the last run."""
         memory = self.order.root / SOURCES
         found = {
             path: fingerprint(self.order.root / Path(path).expanduser(), memory=memory) for path in self.order.folders
@@ -169,7 +169,7 @@ class Retraining:
             self.tree.dvc("add", *folders)
             # Where DVC links files to its cache, these would be read-only; but they are the user's own.
             self.tree.dvc("unprotect", *folders)
-        # --force: every stage, whatever DVC holds. Else what the sources serve now decides what runs behind it.
+        # --force reruns every stage. Otherwise download runs again, and its result decides what else runs.
         force = ["--force"] if "forced" in self.fired else []
         if not force and self.fired & triggers.FETCH_AGAIN:
             self.tree.dvc("repro", "--single-item", "--force", "download")
@@ -177,9 +177,9 @@ class Retraining:
         after = self._champion()
         decision = promotion["decision"]
         if decision == UNCHANGED and after != self.report["version_before"]:
-            decision = PROMOTED  # by the run before this one, which was killed behind it
+            decision = PROMOTED  # by the previous run, which was killed afterwards
         if decision == KEPT and not self.report["trained"] and not self.fired & {"unfinished", "changed_stage"}:
-            decision = UNCHANGED  # what `promote` says again is of an earlier night's candidate
+            decision = UNCHANGED  # the repeated decision of `promote` is about an earlier candidate
             promotion["reasons"].insert(0, "Nothing was trained: nothing that a model depends on has changed.")
         self.report |= {"decision": decision, "reasons": promotion["reasons"], "version_after": after}
 
@@ -188,12 +188,12 @@ class Retraining:
         return read_json(self.order.root / "reports" / "promotion.json", remedy="run `dvc repro promote`")
 
     def _experiment(self, *force: str) -> dict[str, Any]:
-        """Train in a copy; what would be promoted is applied here and promoted, everything else stays an experiment."""
-        if "lost_champion" in self.fired:  # an experiment leaves the champion as it is
+        """Train in a copy; a candidate that would be promoted is applied here and promoted."""
+        if "lost_champion" in self.fired:  # an experiment does not change the champion
             self._repro("--single-item", "promote")
         self.tried = triggers.behind(self._status(), self.order.root)
         name = f"retrain-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        self.tree.stage_incoming()  # DVC copies what git knows
+        self.tree.stage_incoming()  # DVC copies only files that git tracks
         self._run_stages("exp", "run", "--temp", "--name", name, *force)
         said = self.work.folder / "promotion.json"
         said.unlink(missing_ok=True)
@@ -201,7 +201,7 @@ class Retraining:
         promotion = read_json(said, remedy="run `dvc repro promote`")
         if promotion["decision"] not in APPLIED:
             return promotion
-        # Not `dvc exp apply`: it would also put back every other file that somebody has edited meanwhile.
+        # Not `dvc exp apply`, which would also restore other files that somebody has edited meanwhile.
         self.tree.dvc("get", ".", LOCK, "--rev", name, "--out", LOCK, "--force")
         self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
         return self._repro("--single-item", "promote")
@@ -210,9 +210,9 @@ class Retraining:
         self.report["trained"] += _TRAINED.findall(self.tree.dvc(*arguments).printed)
 
     def _put_back(self) -> None:
-        """After a failure: nothing of the run lives on, and dvc.lock, .dvc files and outputs are as before.
+        """After a failure, end the run's processes and restore dvc.lock, .dvc files and outputs.
 
-        Once the champion has moved, its dvc.lock stays, and the next run finishes the rest.
+        If the champion has moved, its dvc.lock is kept, and the next run finishes the rest.
         """
         end(processes_of(self.state["token"]))
         free_dvc_locks(self.order.root, self.state["pids"])
@@ -222,7 +222,7 @@ class Retraining:
         self._restore(self.state)
         self.state = self.work.note({**self.state, "restored": True})
         if (self.order.root / LOCK).is_file():
-            try:  # not data/incoming: the images that somebody put there are not ours to remove
+            try:  # not data/incoming, which may have new images
                 self.tree.dvc("checkout", "--force", "--allow-missing", "dvc.yaml")
             except DarkroomError as error:
                 say(f"retrain: DVC outputs could not be restored: {error}; restore them with `dvc checkout`")
@@ -247,7 +247,7 @@ class Retraining:
             return nothing
 
     def _publish(self) -> None:
-        """Push what upstream does not have, commits that an earlier run could not push included; record the commits."""
+        """Push all commits that upstream lacks, including those of earlier runs; record the commits."""
         if not self.order.commit:
             return
         committed = self.report["commit"] is not None
@@ -261,7 +261,7 @@ class Retraining:
                 f"committed, but not pushed: {error}; the next `darkroom retrain --push` tries again"
             ) from None
         finally:
-            if committed:  # a push may have moved it behind the commits of others
+            if committed:  # a push may have rebased it
                 self.report["commit"] = self.tree.head()
             lineage.record(self.tree, self.order.model, new=committed)
 
@@ -276,7 +276,7 @@ class Retraining:
         return datetime.fromisoformat(moves[-1]["at"]) if moves else None
 
     def _begin(self, champion: str | None) -> None:
-        """Write down what begins, and mark every process that it starts."""
+        """Record the start of the run, and mark every process that it starts."""
         facts = {**self.owner, "model": self.order.model, "champion_before": champion, "pids": []}
         facts["fired"] = sorted(self.fired)
         self.state = self.work.begin(facts, writes=[LOCK, *(f"{folder}.dvc" for folder in self._incoming_folders())])
@@ -290,7 +290,7 @@ class Retraining:
         )
 
     def _incoming_folders(self) -> list[str]:
-        """Return data/incoming/<class> of every class that has new images, as git and DVC write it."""
+        """Return data/incoming/<class> for every class with new images, as git and DVC write it."""
         return sorted({(INCOMING / name.split("/", 1)[0]).as_posix() for name in self.incoming})
 
     def _note_process(self, pid: int) -> None:

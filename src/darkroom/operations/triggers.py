@@ -1,4 +1,4 @@
-"""The triggers of a retraining: each reports whether it fired, with its numbers and a sentence."""
+"""The triggers of a retraining; each reports whether it fired, with its numbers and a sentence."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from darkroom.registry import aliases
 from darkroom.registry.snapshot import Registered
 from darkroom.registry.versions import lost_files
 
-FETCH_AGAIN = frozenset({"drift", "recent_accuracy", "champion_age"})  # triggers that DVC cannot see the cause of
-ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # triggers of which somebody waits to hear
-ALWAYS = "always changed"  # what `dvc status` says of a stage that runs whatever happens
+FETCH_AGAIN = frozenset({"drift", "recent_accuracy", "champion_age"})  # triggers whose cause DVC cannot see
+ALARMS = frozenset({"forced", "drift", "recent_accuracy", "champion_age"})  # triggers that always cause a notification
+ALWAYS = "always changed"  # in `dvc status`, for a stage that runs every time
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """One reason to train, looked at: whether it fired, the sentence that says why or why not, and its numbers."""
+    """The result of checking one reason to train: whether it fired, a sentence with the reason, and its numbers."""
 
     name: str
     fired: bool
@@ -33,18 +33,18 @@ class Trigger:
 
 
 def forced() -> Trigger:
-    """Return the trigger that a person pulled."""
+    """Return the trigger of --force."""
     return Trigger("forced", True, "Requested with --force.")
 
 
 def unfinished(state: Mapping[str, Any]) -> Trigger:
-    """Return the trigger of a run before this one that was killed or failed; what it finished is in DVC's cache."""
+    """Return the trigger of a previous run that was killed or failed; its finished stages are in DVC's cache."""
     reason = f"The run started at {state['started']} by {state['who']} did not finish; this run continues it."
     return Trigger("unfinished", True, reason, {"started": state["started"], "fired": list(state.get("fired", []))})
 
 
 def lost_champion(registered: Registered) -> list[Trigger]:
-    """Return the trigger of a champion that is gone or lacks files, which promote mends or refuses; else nothing."""
+    """Return the trigger of a champion that is gone or lacks files, which promote repairs or refuses; else nothing."""
     champion = registered.under("champion")
     if sentence := aliases.lost_champion(registered):
         return [Trigger("lost_champion", True, sentence)]
@@ -55,8 +55,7 @@ def lost_champion(registered: Registered) -> list[Trigger]:
 
 
 def fired(looked: Sequence[Trigger]) -> frozenset[str]:
-    """Return the names of the triggers that fired, with those of an unfinished run: what called for that one does so
-    still."""
+    """Return the names of the triggers that fired, including those of an unfinished run."""
     pulled = [trigger for trigger in looked if trigger.fired]
     return frozenset(trigger.name for trigger in pulled).union(*(one.numbers.get("fired", ()) for one in pulled))
 
@@ -64,13 +63,13 @@ def fired(looked: Sequence[Trigger]) -> frozenset[str]:
 def new_images(
     found: Mapping[str, str], known: Mapping[str, str], prepared_ids: frozenset[str], *, minimum: int
 ) -> Trigger:
-    """Return whether the directory of new images differs from what the last run knew, by content.
+    """Return whether the content of data/incoming differs from that of the last run.
 
     Args:
-        found: name (`<class>/...`) -> sha256 of the bytes, of every image that lies there now.
-        known: the same as the last run left it.
-        prepared_ids: sha256 of the bytes of every image of data/prepared: `dvc repro` by hand leaves no other record.
-        minimum: of images that are new or gone, for the trigger to fire.
+        found: sha256 of every image now there, by name (`<class>/...`).
+        known: the same after the last run.
+        prepared_ids: sha256 of every image of data/prepared, the only record of a `dvc repro` by hand.
+        minimum: number of new or removed images for the trigger to fire.
     """
     new = [name for name, sha256 in found.items() if known.get(name) != sha256 and sha256 not in prepared_ids]
     gone = [name for name in known if name not in found]
@@ -89,12 +88,11 @@ def new_images(
 def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigger:
     """Return whether the files of download's sources of kind path changed since the last run.
 
-    `dvc repro` notices it, since `check` looks at them; `dvc status` does not. One that no run has seen yet is taken as
-    it is.
+    `dvc repro` notices that by `check`; `dvc status` does not. A source that no run has seen yet has not changed.
 
     Args:
-        found: path -> its fingerprint.
-        known: the same as the last run left it.
+        found: fingerprints by path.
+        known: the same after the last run.
     """
     changed = sorted(path for path, mark in found.items() if known.get(path, mark) != mark)
     if changed:
@@ -103,13 +101,12 @@ def changed_folders(found: Mapping[str, str], known: Mapping[str, str]) -> Trigg
 
 
 def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) -> Trigger:
-    """Return whether the answer of `dvc status --json` names a stage that would run for a reason.
+    """Return whether `dvc status --json` names a stage that has changed.
 
-    Fewer new images than retrain.min_new_images must not start a run by this door: a changed data/incoming alone is
-    left to `new_images`.
+    A changed data/incoming alone does not count, because `new_images` decides by retrain.min_new_images.
 
     Args:
-        tried: this very state was trained as an experiment, which was not applied: dvc.lock stays behind.
+        tried: whether an experiment that was not applied has already trained this state, so that dvc.lock is older.
     """
     changed = _changed(status)
     numbers = {"stages": changed}
@@ -124,9 +121,9 @@ def changed_stages(status: Mapping[str, Sequence[Any]], *, tried: bool = False) 
 
 
 def champion_age(promoted: datetime | None, trained: datetime | None, *, now: datetime, limit: float | None) -> Trigger:
-    """Return whether neither a promotion nor a training happened for `limit` days; None: never.
+    """Return whether there was neither a promotion nor a training for `limit` days; None: never.
 
-    A retraining that kept the champion counts: the same data would give the same candidate every night.
+    Trainings count even without a promotion, because the same data would give the same candidate every night.
     """
     last = max((moment for moment in (promoted, trained) if moment), default=None)
     if limit is None or last is None:
@@ -140,14 +137,14 @@ def champion_age(promoted: datetime | None, trained: datetime | None, *, now: da
 
 
 def no_log(folder: str | None) -> Trigger:
-    """Return that there is no log of predictions to look for drift in: none is set, or nothing was logged yet."""
+    """Return the trigger drift without a log of predictions: none is set, or nothing was logged yet."""
     if folder is None:
         return Trigger("drift", False, "No prediction log is set (retrain.drift_log).")
     return Trigger("drift", False, f"The prediction log {folder} (retrain.drift_log) does not exist yet.")
 
 
 def drift(report: Mapping[str, Any]) -> Trigger:
-    """Return whether a report of drift (drift.Report.as_dict) says that there is some."""
+    """Return whether a report of drift (drift.Report.as_dict) found any."""
     alarms = [check["name"] for check in report["checks"] if check["drifted"]]
     numbers = {"drifted": report["drifted"], "n_window": report["n_window"], "n_reference": report["n_reference"]}
     numbers["alarms"] = alarms
@@ -156,12 +153,12 @@ def drift(report: Mapping[str, Any]) -> Trigger:
 
 
 def recent_accuracy(found: Accuracy | None, *, minimum: float | None, n_least: int) -> Trigger:
-    """Return whether what the champion answered lately was right too rarely.
+    """Return whether the champion's recent accuracy is too low.
 
     Args:
         found: of the champion in the last days; None: none of its images has a true label.
         minimum: accuracy below which it fires; None: off.
-        n_least: labelled images from which on anything is decided.
+        n_least: minimum number of labelled images for a decision.
     """
     if minimum is None:
         return Trigger("recent_accuracy", False, "No least accuracy is set (retrain.min_recent_accuracy).")
@@ -183,11 +180,11 @@ def recent_accuracy(found: Accuracy | None, *, minimum: float | None, n_least: i
 def acknowledged(
     trigger: Trigger, known: Acknowledgement | None, *, champion: str | None, data: str | None, now: datetime
 ) -> Trigger:
-    """Return an alarm as it is, or as one that calls for nothing because somebody knows of it.
+    """Return the alarm, not fired if it was acknowledged.
 
     Args:
         trigger: drift or recent_accuracy.
-        champion: version.
+        champion: its version.
         data: digest of data/prepared.
     """
     if not trigger.fired or known is None:
@@ -198,9 +195,9 @@ def acknowledged(
 
 
 def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
-    """Return a digest of what the work tree at `root` holds beside dvc.lock: the stages that changed, and by what.
+    """Return a digest of the differences between the work tree at `root` and dvc.lock.
 
-    `dvc status` says that a setting is modified, not to what: params.yaml, dvc.yaml and dvc.lock count as a whole.
+    `dvc status` names modified settings but not their values, so params.yaml, dvc.yaml and dvc.lock count as a whole.
     """
     paths = {"dvc.lock", "dvc.yaml", "params.yaml"}
     for stage, said in status.items():
@@ -215,36 +212,36 @@ def behind(status: Mapping[str, Sequence[Any]], root: Path) -> str:
 
 
 def incoming_images(folder: Path, *, max_image_bytes: int) -> dict[str, str]:
-    """Return name -> sha256 of the bytes of every image in the directory of new images.
+    """Return the sha256 of every image in data/incoming, by name.
 
     Raises:
-        DataError: what `preprocess` would refuse: a stray file, classes that differ by case alone.
+        DataError: `preprocess` would refuse the directory: a stray file, or classes that differ only in case.
     """
     from darkroom.data.raw.layouts import Unread, read_folder
 
     found = {}
     for image in read_folder(folder, max_image_bytes=max_image_bytes) if folder.is_dir() else ():
-        # One that was not read is told by the reason, its size for example: `preprocess` rejects it anyway.
+        # An unread image is identified by the reason, for example its size; `preprocess` rejects it anyway.
         content = image.data.reason.encode() if isinstance(image.data, Unread) else image.data
         found[image.name] = hashlib.sha256(bytes(content)).hexdigest()
     return found
 
 
 def prepared_ids(prepared: Path) -> frozenset[str]:
-    """Return the sha256 of the bytes of every image of data/prepared; none where nothing is prepared."""
+    """Return the sha256 of every image of data/prepared; none if nothing is prepared."""
     import pyarrow.parquet as pq
 
     try:
         return frozenset(pq.read_table(prepared / "index.parquet", columns=["id"]).column("id").to_pylist())
-    except (OSError, ValueError, KeyError):  # absent or damaged: then every image counts as new
+    except (OSError, ValueError, KeyError):  # missing or damaged, so every image counts as new
         return frozenset()
 
 
 def parse_status(text: str) -> dict[str, list[Any]]:
-    """Return what `dvc status --json` printed; warnings may stand before its line.
+    """Return the output of `dvc status --json`; warnings may precede it.
 
     Raises:
-        DataError: the line does not exist.
+        DataError: there is no JSON in it.
     """
     lines = [line for line in text.splitlines() if line.startswith("{")]
     try:
@@ -260,7 +257,7 @@ def _times(path: Path) -> list[tuple[str, int, int]]:
 
 
 def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
-    """Return stage -> why it would run, of those that would for a reason."""
+    """Return the causes by stage, for stages that have changed."""
     return {
         stage: causes
         for stage, said in status.items()
@@ -269,7 +266,7 @@ def _changed(status: Mapping[str, Sequence[Any]]) -> dict[str, list[str]]:
 
 
 def _cause(said: Any) -> str | None:
-    """Return one entry of a stage's status in words, None for one that is not a reason to train."""
+    """Return one entry of a stage's status in words, None if it is not a reason to train."""
     if said == ALWAYS:
         return None
     if not isinstance(said, Mapping):

@@ -1,11 +1,11 @@
 """Undo the changes of a retraining: dvc.lock, .dvc files of new images, processes, DVC's locks.
 
-A run writes down what it began (.darkroom/retrain/state.json) and keeps the small files that it is going to write as
-they were (.darkroom/retrain/before/) until it is through. Whatever its stages finished stays in DVC's cache, from where
-the next `dvc repro` takes it: putting dvc.lock back loses no work.
+Until it is finished, a run keeps its state (.darkroom/retrain/state.json) and the original small files that it will
+write (.darkroom/retrain/before/). Finished stages stay in DVC's cache, from where the next `dvc repro` restores them,
+so restoring dvc.lock loses no work.
 
-Only what the run did is undone. As long as it lives it notes what its files contain; a file that has another content
-after its death, or that is committed as it is, is the work of somebody else and stays.
+Only changes of the run are undone. While it is alive it records the content of its files; a file with other content
+after its death, or one that is committed, was changed by somebody else and is kept.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from darkroom.files.writing import replacing, write_text
 from darkroom.operations.workspace import LOCK
 from darkroom.project.merge_conflicts import has_conflicts
 
-MARK = "DARKROOM_RETRAIN"  # in the environment of every process of a run: how its orphans are found
+MARK = "DARKROOM_RETRAIN"  # in the environment of every process of a run, to find its orphans
 GRACE_SECONDS = 20  # for a stage to save its state after SIGTERM
 
 
 class WorkInProgress:
-    """The files of one unfinished run; there is at most one, since runs hold the lock of single_flight.
+    """The files of an unfinished run; there is at most one, because runs hold the lock of single_flight.
 
     Attributes:
         folder: .darkroom/retrain of the repository.
@@ -42,44 +42,44 @@ class WorkInProgress:
         self._state_file = self.folder / "state.json"
 
     def state(self) -> dict[str, Any] | None:
-        """Return what the unfinished run wrote down, None where the last one finished."""
+        """Return the state of the unfinished run, None if the last one finished."""
         try:
             return dict(json.loads(self._state_file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except ValueError:  # written by hand: what it says is lost, that there is something unfinished is not
+        except ValueError:  # damaged by hand, but still a sign of an unfinished run
             return {"token": "", "started": "an unknown time", "who": "somebody", "restored": True}
 
     def begin(self, facts: Mapping[str, Any], *, writes: Sequence[str]) -> dict[str, Any]:
-        """Keep the files as they are now, write down the facts, and return them with the run's token.
+        """Back up the files, record the facts, and return them with the run's token.
 
         Args:
-            writes: the small files that the run is going to write, relative to the root, whether they exist or not.
+            writes: the small files that the run will write, relative to the root; they need not exist.
         """
         shutil.rmtree(self._before, ignore_errors=True)
         for name in writes:
             if (self.root / name).is_file():
                 with replacing(self._before / name) as part:
                     shutil.copyfile(self.root / name, part)
-        # Last: a kill before this line finds nothing begun.
+        # Last, so that nothing has begun if the process is killed before.
         state = {**facts, "token": token_hex(8), "writes": list(writes), "restored": False}
         return self.note({**state, "left": self.contents(state)})
 
     def note(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Write down the state and return it."""
+        """Record the state and return it."""
         write_text(self._state_file, json.dumps(dict(state), indent=2) + "\n")
         return dict(state)
 
     def contents(self, state: Mapping[str, Any]) -> dict[str, str | None]:
-        """Return the sha256 of each file that the run writes, as it is now; None where there is none."""
+        """Return the present sha256 of each file that the run writes; None if it does not exist."""
         return {name: _sha256(_content(self.root / name)) for name in state["writes"]}
 
     def restore(self, state: Mapping[str, Any], *, committed: Collection[str]) -> list[str]:
-        """Put back the files that the run changed and nobody since; return their names.
+        """Restore the files that the run, and nobody since, has changed; return their names.
 
         Args:
-            state: with the contents that the run noted last (`left`).
-            committed: files that are as the checked-out commit has them: they stay.
+            state: with the contents that the run recorded last (`left`).
+            committed: files that equal those of the checked-out commit, which are kept.
         """
         if state["restored"]:
             return []
@@ -101,7 +101,7 @@ class WorkInProgress:
         return changed
 
     def finish(self) -> None:
-        """Forget the run: it is through."""
+        """Delete the state of the finished run."""
         self._state_file.unlink(missing_ok=True)
         shutil.rmtree(self._before, ignore_errors=True)
 
@@ -111,7 +111,7 @@ class WorkInProgress:
 
 
 def lock_is_valid(path: Path) -> bool:
-    """Return whether dvc.lock is whole or absent: DVC writes it in place, so a kill can cut it short."""
+    """Return whether dvc.lock is complete or absent: DVC writes it in place, so a kill can truncate it."""
     try:
         return not path.exists() or isinstance(YAML(typ="safe", pure=True).load(path), dict)
     except (YAMLError, UnicodeDecodeError):
@@ -119,19 +119,19 @@ def lock_is_valid(path: Path) -> bool:
 
 
 def processes_of(token: str) -> list[psutil.Process]:
-    """Return the living processes of this machine and user that a run with this token started, directly or not."""
+    """Return the live processes of this user that a run with this token started, directly or indirectly."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == token:
                 found.append(process)
-        except psutil.Error:  # another user's, or it has just ended
+        except psutil.Error:  # of another user, or just ended
             continue
     return found
 
 
 def end(processes: Sequence[psutil.Process], *, grace: float = GRACE_SECONDS) -> None:
-    """End processes: SIGTERM, on which a stage saves its state, and SIGKILL for those that live after `grace` s."""
+    """End processes: SIGTERM, on which a stage saves its state, and SIGKILL for those alive after `grace` seconds."""
     for process in processes:
         _quietly(process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=grace)
@@ -141,10 +141,10 @@ def end(processes: Sequence[psutil.Process], *, grace: float = GRACE_SECONDS) ->
 
 
 def free_dvc_locks(root: Path, pids: Sequence[int]) -> None:
-    """Remove what killed DVC processes left in .dvc/tmp/rwlock.
+    """Remove the entries of killed DVC processes in .dvc/tmp/rwlock.
 
-    DVC frees an entry whose process is gone. But it writes the file in place, so a kill can leave it unreadable, which
-    every later command refuses; and in containers the number of the dead process soon belongs to another one.
+    DVC itself frees entries of dead processes. But it writes the file in place, so a kill can leave it unreadable, and
+    every later command fails; and in containers the process id is soon reused.
     """
     path = root / ".dvc" / "tmp" / "rwlock"
     try:
@@ -161,7 +161,7 @@ def free_dvc_locks(root: Path, pids: Sequence[int]) -> None:
 
 
 def _is_cut_short(path: Path) -> bool:
-    """Return whether a kill cut dvc.lock short; a merge leaves it invalid, too."""
+    """Return whether a kill truncated dvc.lock; merge conflicts also make it invalid."""
     return not lock_is_valid(path) and not has_conflicts(path)
 
 
@@ -176,5 +176,5 @@ def _sha256(content: bytes | None) -> str | None:
 def _quietly(call: Any) -> None:
     try:
         call()
-    except psutil.Error:  # it has ended by itself
+    except psutil.Error:  # it has ended already
         return

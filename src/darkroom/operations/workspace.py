@@ -1,4 +1,4 @@
-"""DVC and git as a program calls them on this repository: logged, with their last error as one line."""
+"""Run DVC and git on this repository, with their output logged and errors in one line."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ from darkroom.operations.logged_run import Ended, run_logged
 
 INCOMING = Path("data/incoming")
 LOCK = "dvc.lock"
-BUSY = ("Unable to acquire lock", "it is being blocked by")  # DVC's words
-ANY = range(256)  # of exit statuses
+BUSY = ("Unable to acquire lock", "it is being blocked by")  # DVC's messages
+ANY = range(256)  # exit statuses
 
 
 class Workspace:
@@ -19,10 +19,10 @@ class Workspace:
 
     Args:
         root: of the repository.
-        log: what the commands print is added to this file.
-        variables: set for the commands, over those of this process.
-        on_start: called with the number of each process.
-        on_look: called again and again while a process runs, and once after it.
+        log: the output of the commands is appended to this file.
+        variables: environment variables for the commands, besides those of this process.
+        on_start: called with the id of each process.
+        on_look: called repeatedly while a process runs, and once afterwards.
     """
 
     def __init__(
@@ -36,32 +36,32 @@ class Workspace:
     ) -> None:
         self.root = root
         self.log = log
-        # Stages are started by name: cron and systemd know nothing of an activated environment.
+        # Stages are started by name, but cron and systemd have no activated environment.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        # Nobody is there to answer git's questions, and its messages are searched for words.
+        # Nobody can answer git's questions, and its messages are parsed.
         self._environment = {**os.environ, "PATH": path, "GIT_TERMINAL_PROMPT": "0", "LANGUAGE": "en"}
         self._environment |= variables or {}
         self._on_start = on_start
         self._on_look = on_look
 
     def dvc(self, *arguments: str, echo: bool = True) -> Ended:
-        """Run a command of DVC, whose output is shown unless `echo` is false; see `run`."""
+        """Run a command of DVC and show its output, unless `echo` is false; see run."""
         return self.run([sys.executable, "-m", "dvc", *arguments], shown="dvc", echo=echo)
 
     def git(self, *arguments: str, allowed: Container[int] = (0,)) -> Ended:
-        """Run a command of git; see `run`."""
+        """Run a command of git; see run."""
         return self.run(["git", "-c", "core.quotePath=false", *arguments], shown="git", allowed=allowed)
 
     def run(self, command: Sequence[str], *, shown: str, allowed: Container[int] = (0,), echo: bool = False) -> Ended:
-        """Return how a command ended.
+        """Run a command and return its status and output.
 
         Args:
             shown: its name in errors.
             allowed: the exit statuses that are not errors.
-            echo: whether its output is shown on stderr too.
+            echo: whether to show its output on stderr too.
 
         Raises:
-            LockedError: another DVC command is at work here.
+            LockedError: another DVC command is running here.
             TrainingError: it ended with another status.
         """
         ended = run_logged(
@@ -83,17 +83,17 @@ class Workspace:
         )
 
     def stage_incoming(self) -> None:
-        """Make the .dvc files of new images known to git."""
+        """Stage the .dvc files of new images in git."""
         if names := self._incoming():
             self.git("add", "--", *names)
 
     def unstage(self, names: Sequence[str]) -> None:
-        """Take back what was staged of these files; outside of a git repository there is nothing to take back."""
+        """Unstage these files; without a git repository nothing happens."""
         if names:
             self.git("reset", "--quiet", "--", *names, allowed=ANY)
 
     def committed(self, names: Sequence[str]) -> set[str]:
-        """Return which of these files are as the checked-out commit has them; none outside of a git repository."""
+        """Return which of these files equal those of the checked-out commit; none without a git repository."""
         listed = self.git("ls-tree", "--name-only", "HEAD", "--", *names, allowed=ANY)
         changed = self.git("diff", "--name-only", "HEAD", "--", *names, allowed=ANY)
         if listed.status or changed.status:
@@ -101,8 +101,7 @@ class Workspace:
         return {*listed.printed.splitlines()} - {*changed.printed.splitlines()}
 
     def commit(self, message: str) -> str | None:
-        """Commit dvc.lock and the .dvc files of new images, nothing else; return the commit, None if they are as they
-        were."""
+        """Commit only dvc.lock and the .dvc files of new images; return the commit, None if nothing has changed."""
         paths = [name for name in (LOCK, (INCOMING / ".gitignore").as_posix()) if (self.root / name).exists()]
         paths += self._incoming()
         self.git("add", "--", *paths)
@@ -116,7 +115,7 @@ class Workspace:
         return self.git("rev-parse", "HEAD").printed.strip()
 
     def contains(self, commit: str, *, within: str = "HEAD") -> bool:
-        """Return whether a commit is `within` or one of its ancestors; a commit that git does not know is none."""
+        """Return whether a commit is `within` or one of its ancestors; False for unknown commits."""
         return self.git("merge-base", "--is-ancestor", commit, within, allowed=ANY).status == 0
 
     def _incoming(self) -> list[str]:

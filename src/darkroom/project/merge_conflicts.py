@@ -19,7 +19,7 @@ def refuse_conflicts(path: Path) -> None:
     """Refuse a file that a merge left in conflict.
 
     Raises:
-        DataError: it holds conflict markers; the message says the way out.
+        DataError: it holds conflict markers.
     """
     if has_conflicts(path):
         remedy = REMEDIES.get(path.name, "resolve them by hand, `git add` the file and finish the merge")

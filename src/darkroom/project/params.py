@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 class ComputeParams(Section):
-    """The section `compute`: how results are computed, never what they are. No stage reruns because of it."""
+    """The section `compute`: execution settings, which affect no result; no stage reruns because of them."""
 
     backend: Literal["auto", "threading", "loky", "ray"]
     workers: Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -86,10 +86,10 @@ def validated(values: object, model: type[SectionT], *, name: str, path: Path | 
 
 @contextmanager
 def in_section(name: str) -> Iterator[None]:
-    """Say of a ParamsError of a function that does not know of params.yaml which section it speaks of.
+    """Prefix the ParamsErrors of functions that know nothing of params.yaml with the file and the section.
 
     Raises:
-        ParamsError: with the file and the section in front.
+        ParamsError: the block raised one.
     """
     try:
         yield
@@ -101,7 +101,7 @@ def load_candidates() -> list[str]:
     """Return `candidates` of ./params.yaml: the sections of train that are trained, evaluated and compared.
 
     Raises:
-        ParamsError: it is missing or no list of names, is empty, names one twice, or one that train has no section for.
+        ParamsError: it is missing, not a list of names, or empty, or names a candidate twice or without a section.
     """
     values = _checked_params()
     if "candidates" not in values:
@@ -128,9 +128,9 @@ def _candidates(values: dict[str, Any]) -> list[str]:
 
 
 def _checked_params() -> dict[str, Any]:
-    """Return ./params.yaml, refusing sections that no stage reads and candidates that train has no section for.
+    """Return ./params.yaml, refusing sections that no stage reads and candidates without a section in train.
 
-    Every stage refuses such candidates: DVC itself notices only after it has trained the others.
+    Every stage refuses such candidates, because DVC itself fails only after it has trained the others.
     """
     values = read_params(PARAMS_FILE)
     if unknown := sorted(str(key) for key in values if key not in SECTIONS):
@@ -154,7 +154,7 @@ def read_with_comments(path: Path) -> CommentedMap:
     """Return the whole params file as a mapping that can be written again with its comments.
 
     Raises:
-        ParamsError: as of `read_params`.
+        ParamsError: see read_params.
     """
     return cast(CommentedMap, _read(path, YAML(typ="rt", pure=True)))
 
@@ -172,7 +172,7 @@ def _read(path: Path, yaml: YAML) -> dict[str, Any]:
 
 
 def digest(values: Any) -> str:
-    """Return the sha256 of values (anything JSON can hold) in canonical JSON: equal values give equal digests."""
+    """Return the sha256 of the canonical JSON of values: equal values give equal digests."""
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -186,5 +186,5 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             flat.update(flatten(value, f"{name}."))
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[name] = text if len(text) <= 6000 else f"{text[:5990]}..."  # MLflow's limit; params.yaml has it whole
+            flat[name] = text if len(text) <= 6000 else f"{text[:5990]}..."  # MLflow's limit; params.yaml has it all
     return flat

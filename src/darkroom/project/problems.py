@@ -1,4 +1,4 @@
-"""Sentences about what pydantic found wrong in a mapping of params or of a table of the package."""
+"""Turn pydantic's validation errors of params and of the package's tables into one sentence."""
 
 import re
 from dataclasses import dataclass, field
@@ -33,8 +33,8 @@ class _Mapping:
 def explain(section: str, model: type[BaseModel], error: ValidationError) -> str:
     """Return all problems of a validation error as one sentence.
 
-    Unknown and missing keys come first, because they cause others. Where a name decides which keys there are, as that
-    of an architecture does, the known ones are listed with their types.
+    Unknown and missing keys come first, because they cause other errors. Where a name decides which keys exist, such as
+    that of an architecture, the known keys are listed with their types.
     """
     mappings: dict[str, _Mapping] = {}
     values: dict[str, list[str]] = {}
@@ -57,7 +57,7 @@ def explain(section: str, model: type[BaseModel], error: ValidationError) -> str
             values.setdefault(whole, [f"{whole} is {shortened(problem['input'])}: "]).append(problem["msg"])
     first = sorted(mappings, key=lambda where: not mappings[where].unknown)
     said = [mappings[where].sentence(where) for where in first]
-    # Where a value may be a mapping or something else, what is wrong with the mapping says enough.
+    # Where a value may be a mapping or something else, the errors of the mapping are enough.
     return "; ".join(
         said + [f"{start}{_joined(rest)}" for whole, (start, *rest) in values.items() if whole not in first]
     )
@@ -81,7 +81,7 @@ def _known(owner: type[BaseModel]) -> str:
 
 
 def _is_tagged(owner: type[BaseModel]) -> bool:
-    """Return whether one key of the model has one possible value, which tells it from its siblings."""
+    """Return whether a key of the model has only one possible value, which distinguishes it from its siblings."""
     kinds = [known.annotation for known in owner.model_fields.values()]
     return any(get_origin(kind) is Literal and len(get_args(kind)) == 1 for kind in kinds)
 
@@ -101,9 +101,9 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
-    """Return the parts of a location that are keys of the file, and the model that has the last of them, if known.
+    """Return the parts of a location that are keys of the file, and the model that has the last key, if known.
 
-    Where a value may be of several types, pydantic adds a part of its own that names the type it tried.
+    Where a value may be of several types, pydantic inserts a part that names the type it tried.
     """
     found: list[str] = []
     kind: Any = model
@@ -126,7 +126,7 @@ def _keys(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
 
 
 def _options(kind: Any) -> list[Any]:
-    """Return the types that an annotation allows, but None: pydantic gives a location no part for `X | None`."""
+    """Return the types that an annotation allows, except None: pydantic adds no part for `X | None`."""
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if get_origin(kind) in (Union, UnionType):
@@ -136,7 +136,7 @@ def _options(kind: Any) -> list[Any]:
 
 
 def _is_called(option: Any, part: str) -> bool:
-    """Return whether the part names this model among several: by class, or by the tag that only it allows."""
+    """Return whether the part names this model, by its class or by its tag."""
     kind = _options(option)[0]
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
         return False
@@ -155,7 +155,7 @@ def _joined(messages: list[str]) -> str:
 
 
 def _in_our_words(message: str) -> str:
-    """Return a message without pydantic's words for a mapping, which name classes of Python."""
+    """Return a message with "mapping" in place of pydantic's words, which name Python classes."""
     kinds = r"a valid dictionary( or instance of \w+| or object to extract fields from)?"
     return re.sub(kinds, "a mapping of keys to values", message)
 

@@ -7,8 +7,8 @@ from darkroom.errors import ParamsError
 
 
 def repository_root() -> Path:
-    """Return the repository whose store is used: DVC_ROOT, which names the parent repository in the temporary copies of
-    `dvc exp run --temp` and `--queue`; without it the nearest directory upward with a dvc.yaml, or the current one."""
+    """Return the repository whose store is used: DVC_ROOT, else the nearest directory upward with a dvc.yaml, else the
+    current one. In the temporary copies of `dvc exp run --temp` and `--queue` DVC_ROOT is the original repository."""
     if root := os.environ.get("DVC_ROOT"):
         return Path(root).resolve()
     here = Path.cwd().resolve()
@@ -21,10 +21,10 @@ def is_experiment_in_place() -> bool:
 
 
 def checkout() -> Path:
-    """Return the repository, for what works on the files of one.
+    """Return the root of the repository.
 
     Raises:
-        ParamsError: the current directory lies in none.
+        ParamsError: the current directory is not in one.
     """
     root = repository_root()
     if not (root / "dvc.yaml").is_file() and not (root / "params.yaml").is_file():

@@ -1,4 +1,4 @@
-"""When each stage last ran, for how long, and its last log line: for people who watch `dvc repro`."""
+"""Record when each stage last ran, for how long, and its last log line, to show to people who run `dvc repro`."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class StageRun:
 
 
 def current_stage() -> str | None:
-    """Return the stage that DVC runs this process for, None outside of `dvc repro` and in experiments."""
+    """Return the stage that DVC runs in this process, None outside of `dvc repro` and in experiments."""
     return None if os.environ.get("DVC_EXP_NAME") else os.environ.get("DVC_STAGE")
 
 
@@ -49,7 +49,7 @@ def timed(stage: str, main: Callable[[], None], *, root: Path, said: Callable[[]
     main()
     file = _file(stage, root)
     ended = StageRun(started, time.perf_counter() - clock, said())
-    with suppress(OSError):  # a note for people must not fail a stage that is done
+    with suppress(OSError):  # the record must not fail a stage that is done
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(ended)), encoding="utf-8")
 

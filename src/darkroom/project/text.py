@@ -9,7 +9,7 @@ from typing import Any
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error of a library says, or its type where it says nothing."""
+    """Return the first line of the message of a library's error, or its type if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -19,40 +19,40 @@ def shown(name: str) -> str:
 
 
 def escaped(name: str) -> str:
-    """Return the name with newlines and what else cannot be printed spelled out: one line, whatever the name."""
+    """Return the name on one line, with newlines and other unprintable characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def json_line(value: Any) -> str:
-    """Return a value as JSON that may be shown on a terminal: letters as they are, what cannot be printed escaped."""
+    """Return a value as JSON that is safe to print: letters as they are, unprintable characters escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def utf8(name: str) -> str:
-    r"""Return the name with bytes that are not UTF-8 (which Python keeps as surrogates) spelled out as "\udcNN"."""
+    r"""Return the name with bytes that are not UTF-8 (surrogates in Python) written as "\udcNN"."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def redact(uri: str) -> str:
-    """Return the URI without its password, wherever it stands: before the host, or behind `?`."""
+    """Return the URI without its password, before the host or in the query."""
     uri = re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", uri)
     return re.sub(r"([?&](?:password|passwd|pwd|token)=)[^&\s]*", r"\1***", uri)
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what a store's error says, without passwords, and at most 300 characters of it."""
+    """Return the first line of a store's error, without passwords, cut to 300 characters."""
     return redact(first_line(error)[:300])
 
 
 def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> str:
-    """Return "; did you mean 'x' or 'y'?" with the nearest known words, or nothing if none is near.
+    """Return "; did you mean 'x' or 'y'?" with the nearest known words, or "" if none is near.
 
     Args:
-        word: what came.
-        known: what may come.
-        n: how many words at most.
-        cutoff: smallest similarity of a near word, in [0, 1] (difflib.SequenceMatcher.ratio).
+        word: the unknown word.
+        known: the valid words.
+        n: maximum number of suggestions.
+        cutoff: minimum similarity, in [0, 1] (difflib.SequenceMatcher.ratio).
 
     >>> did_you_mean("transfr", ["cnn", "transfer"])
     "; did you mean 'transfer'?"
@@ -62,7 +62,7 @@ def did_you_mean(word: str, known: Iterable[str], *, n: int = 1, cutoff: float =
 
 
 def written(value: Any) -> str:
-    """Return a setting's value as params.yaml would write it; floats are rounded to 3 digits."""
+    """Return a setting's value as it would be written in params.yaml; floats are rounded to 3 digits."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -71,7 +71,7 @@ def written(value: Any) -> str:
 
 
 def in_short(settings: Mapping[str, Any]) -> str:
-    """Return `learning_rate=0.01 optimizer=sgd`: of each dotted key the last part that tells it from the others."""
+    """Return `learning_rate=0.01 optimizer=sgd`: dotted keys are shortened as long as they stay distinct."""
     short = {key: key.removesuffix(".name").rpartition(".")[2] for key in settings}
     times = Counter(short.values())
     return " ".join(
@@ -80,7 +80,7 @@ def in_short(settings: Mapping[str, Any]) -> str:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction in percent with two decimals, and a dash where there is none."""
+    """Return a fraction in percent with two decimals, or a dash for None."""
     return "–" if fraction is None else f"{fraction:.2%}"
 
 

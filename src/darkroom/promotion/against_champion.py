@@ -1,4 +1,4 @@
-"""The gates `champion` and `champion_recent`: may the candidate take the champion's place? Pure."""
+"""The gates `champion` and `champion_recent`, which compare the candidate with the champion. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ MEASURES = {"accuracy": "accuracy", "brier": "Brier score", "log_loss": "log los
 def champion(
     images: Scored, *, rule: ChampionGate, n_comparisons: int, n_tests: int = 1, least: int = 1, of: str = "test images"
 ) -> Verdict:
-    """Return whether the candidate may take the champion's place by its answers on the same images.
+    """Return whether the candidate may replace the champion, by their answers on the same images.
 
-    With margin 0 the candidate must be better by more than chance. The rule's alpha is the probability that chance
-    promotes any candidate in all planned comparisons on this test set, so each one is made at level alpha / comparisons
-    (Bonferroni), one-sided. That is simple and holds however the nights depend on each other, and the level does not
-    sink with the nights (benchmarks/promotion.py measures it beside others). Where the level is 1, any gain counts.
+    With margin 0 the candidate must be significantly better. The rule's alpha is the probability that chance promotes
+    any candidate in all planned comparisons on this test set, so each comparison is made at level alpha / comparisons
+    (Bonferroni), one-sided. That is valid however the comparisons depend on each other, and the level does not fall
+    with their number (benchmarks/promotion.py compares alternatives). At level 1 any gain counts.
 
-    The statistic is McNemar's test of the accuracies, or a paired t-test of Brier score or log loss, which see smaller
-    gains; with these, the candidate's accuracy must not be lower than the champion's either.
+    The statistic is McNemar's test of the accuracies, or a paired t-test of Brier score or log loss, which detect
+    smaller gains; with these, the candidate's accuracy must not be lower than the champion's either.
 
-    With a margin above 0, for a candidate that is wanted for another reason (smaller, faster), it must be certain that
-    it is at most so much worse: the lower end of the 95 % interval of the difference is not below -margin. That holds
-    for the difference from the reference too, where there is one: the champion may be worse than it by the margin.
+    A margin above 0 is for candidates that are wanted for another reason (smaller, faster): the lower end of the 95 %
+    interval of the difference must not be below -margin. That also applies to the difference from the reference, if
+    there is one, because the champion itself may be worse than it by the margin.
 
     Args:
         images: candidate, champion, and the reference if there is one.
-        n_comparisons: made on this test set so far, this one included.
-        n_tests: on how many sets of images candidate and champion are compared; they share alpha.
-        least: number of images that both models have not seen; with fewer there is no verdict.
-        of: what the images are called.
+        n_comparisons: number of comparisons on this test set, including this one.
+        n_tests: number of sets of images on which candidate and champion are compared; they share alpha.
+        least: minimum number of images that neither model has seen; with fewer there is no verdict.
+        of: name of the images.
     """
     compared = images.compared()
     n_images, current = len(compared.labels), compared.champion

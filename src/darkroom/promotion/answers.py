@@ -1,4 +1,4 @@
-"""What two models answered on the same images, as the gates need it. Pure."""
+"""The answers of two models on the same images, in the form that the gates need. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 from darkroom.errors import DataError
 from darkroom.promotion.slices import Slice
 
-LEAST_PROBABILITY = 1e-7  # about the resolution of float32: an error made with certainty has a finite log loss
+LEAST_PROBABILITY = 1e-7  # about the resolution of float32, so that the log loss is finite
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Answers:
 
     @classmethod
     def of(cls, probabilities: np.ndarray, *, classes: Sequence[str], labels: np.ndarray) -> "Answers":
-        """Return the answers of a model. A class that it does not know has probability 0 from it.
+        """Return the answers of a model. Classes that it does not know have probability 0.
 
         Args:
-            probabilities: (n, classes), float; a row sums to 1.
+            probabilities: (n, classes), float; rows sum to 1.
             classes: names of the columns.
-            labels: (n,), str: the true classes, known to the model or not.
+            labels: (n,), str: the true classes, which the model need not know.
 
         Raises:
             DataError: the shapes disagree.
@@ -64,7 +64,7 @@ class Scored:
         champion: None if there is none.
         comparable: (n,), bool: images that neither model has seen in training or tuning; None: all.
         slices: of the same images.
-        reference: the model against which the margin of the gate `champion` is held, None: the champion.
+        reference: the model with which the candidate is also compared for the margin of the gate `champion`, or None.
     """
 
     labels: np.ndarray

@@ -1,6 +1,6 @@
-"""Decisions about winners: each case is decided once and kept in .darkroom/decisions/.
+"""Decisions about winners, each made once and cached in .darkroom/decisions/.
 
-promote runs in every `dvc repro`; a case that was decided before is answered without loading a model or MLflow.
+promote runs in every `dvc repro`; a cached decision needs neither a model nor MLflow.
 """
 
 import json
@@ -19,7 +19,7 @@ from darkroom.promotion.winner import Winner
 from darkroom.registry import comparisons
 from darkroom.registry.snapshot import Registered, Version
 
-# Modules: a change in one of them asks every case again.
+# Modules; a change in one of them invalidates all cached decisions.
 DECIDES = [
     Path(__file__).with_name(f"{name}.py")
     for name in (
@@ -41,11 +41,11 @@ class Case:
     """A winner against a champion under some gates.
 
     Args:
-        champion: None: there is none yet.
+        champion: None if there is none yet.
         registered: the registered model, which counts the comparisons on the test set.
 
     Attributes:
-        reference: the version against which the margin is held beside the champion, None if it is not.
+        reference: the version with which the candidate is compared for a margin besides the champion, or None.
     """
 
     def __init__(self, winner: Winner, champion: Version | None, gates: Gates, *, registered: Registered) -> None:
@@ -55,14 +55,14 @@ class Case:
         self._kept = _path(winner, champion, self.reference, gates)
 
     def decision(self, *, counts: bool) -> Decision:
-        """Return the decision of this very case, made now if it was not made before.
+        """Return the cached decision of this case, or make it now.
 
         Args:
-            counts: whether it counts as a comparison on the test set and is noted in the run; an experiment that may
-                not promote does neither, nor does the comparison with a version that waits.
+            counts: whether to count it as a comparison on the test set and to note it in the run; not for experiments
+                that may not promote, nor for the comparison with a version that waits.
 
         Raises:
-            DataError: what evaluate or preprocess wrote is missing or does not belong together.
+            DataError: outputs of evaluate or preprocess are missing or do not belong together.
             RegistryError: the champion cannot be loaded, or fails.
         """
         if self._kept.is_file():
@@ -74,7 +74,7 @@ class Case:
         else:
             try:
                 decision = self._decide()
-            except NotComparable as reason:  # not kept: what is missing may come back
+            except NotComparable as reason:  # not cached, because missing files may come back
                 return Decision(False, [str(reason)], {})
         if counts:
             self._count(decision)
@@ -82,7 +82,7 @@ class Case:
         return decision
 
     def keep(self, decision: Decision, *, counted: bool = True) -> None:
-        """Let this be the decision of the case from now on."""
+        """Cache the decision of the case."""
         write_text(self._kept, json.dumps({**vars(decision), "counted": counted}, indent=2) + "\n")
 
     def _decide(self) -> Decision:
@@ -120,7 +120,7 @@ class Case:
 
 
 def _path(winner: Winner, champion: Version | None, reference: Version | None, gates: Gates) -> Path:
-    """Return where the decision of the case is kept: the name is the digest of all that it depends on."""
+    """Return the file of the cached decision; its name is the digest of everything that the decision depends on."""
     inputs = {
         "candidate": [winner.model_sha256, checksum(winner.predictions), checksum(winner.seen), winner.metrics],
         "champion": _content(champion),
@@ -134,7 +134,7 @@ def _path(winner: Winner, champion: Version | None, reference: Version | None, g
 
 
 def _content(version: Version | None) -> list[Any]:
-    """Return what is fixed of a version: its number, and the tags that say what is in it."""
+    """Return the immutable facts of a version: its number, and the tags with the checksums of its files."""
     if version is None:
         return []
     fixed = (tag for tag in version.tags.items() if tag[0] == "test_ids_sha256" or tag[0].startswith("sha256/"))

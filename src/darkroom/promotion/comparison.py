@@ -1,4 +1,4 @@
-"""Two registered versions on the same test images, now."""
+"""Compare two registered versions on the same test images."""
 
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,21 @@ from darkroom.registry.versions import Version
 
 
 def compare_versions(a: Version, b: Version, *, data: Path) -> dict[str, Any]:
-    """Return what `paired.compare` says of two versions, each asked through its own package, and what was compared.
+    """Compare two versions, each through its own package, by `paired.compare`.
 
     Args:
         data: the directory of the prepared data, whose test split is used; raw and incoming, the directories of the
-            originals, lie beside it.
+            originals, are beside it.
 
     Returns:
-        the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data), n_left_out (test images
-        that one of the versions was trained or tuned on), unknown (versions that do not say what they were trained on).
+        the keys of `paired.compare`, and model, a, b (versions), data (the digest of the data), n_left_out (number of
+        test images on which one of the versions was trained or tuned), unknown (versions whose training images are
+        unknown).
 
     Raises:
-        DataError: the data is incomplete or has no test images, a version has seen them all, or an original that is
-            needed is gone or has changed.
-        RegistryError: a version cannot be loaded, or not answer.
+        DataError: the data is incomplete or has no test images, a version was trained on all of them, or a required
+            original is gone or has changed.
+        RegistryError: a version cannot be loaded, or fails.
     """
     dataset = Dataset.open(data)
     rows = dataset.rows("test")

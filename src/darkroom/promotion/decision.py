@@ -1,4 +1,4 @@
-"""Decide whether a candidate takes the champion's place. Pure: arrays in, a decision with its reasons out."""
+"""Decide whether a candidate replaces the champion. Pure: arrays in, a decision with its reasons out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from darkroom.promotion.answers import Scored
 from darkroom.promotion.gates import Verdict, not_applicable
 from darkroom.promotion.params import ClassFloor, Gates
 
-SAID = ("min_test_accuracy", "champion")  # always among the reasons; of the other gates only what failed or is unclear
+SAID = ("min_test_accuracy", "champion")  # always among the reasons; other gates only if failed or unclear
 COMPARING = ("champion", "champion_recent", "class_recall", "slice_accuracy")
 NO_CHAMPION = "There is no champion yet."
 LATENCY = "latency of one image (p95)"
@@ -24,7 +24,7 @@ class Decision:
 
     Attributes:
         tests: per gate {status: passed | failed | not_applicable | off, sentence, and its numbers}.
-        needs_approval: the reasons, if any, why a candidate that passes all gates must wait for a person all the same.
+        needs_approval: the reasons, if any, why a person must approve a candidate that passes all gates.
     """
 
     promote: bool
@@ -45,15 +45,15 @@ def decide(
 ) -> Decision:
     """Return the decision about a candidate: it is promoted if no gate fails.
 
-    Gates that compare with the champion do not apply where there is none. Parity does not apply yet: it is a property
-    of the registered version, which exists only once everything else is passed.
+    Without a champion, gates that compare with it do not apply. Parity does not apply yet: it is a property of the
+    registered version, which is created only after all other gates are passed.
 
     Args:
         test: both models on the test set.
         recent: both models on the recent images, None if there are none.
-        classes, champion_classes: that the candidate and the champion know; None: there is no champion.
-        metrics: of the candidate, from evaluation.json; only those with a limit are looked at.
-        n_comparisons: of a candidate with a champion on this test set, this one included.
+        classes, champion_classes: of the candidate and of the champion; None: there is no champion.
+        metrics: of the candidate, from evaluation.json; only those with a limit are used.
+        n_comparisons: number of comparisons of candidates with a champion on this test set, including this one.
 
     Raises:
         DataError: no images, arrays differ in shape, or a metric with a limit is missing.
@@ -97,7 +97,7 @@ def _alone(
     metrics: Mapping[str, float],
     rule: Gates,
 ) -> dict[str, Verdict]:
-    """Return the verdicts of the gates that look at the candidate alone, on all images."""
+    """Return the verdicts of the gates on the candidate alone, on all images."""
     correct, labels = test.candidate.correct, test.labels
     if recent:
         correct = np.concatenate([correct, recent.candidate.correct])
@@ -202,7 +202,7 @@ def _known(name: str, metrics: Mapping[str, float]) -> float:
 
 
 def _reasons(verdicts: Mapping[str, Verdict], *, new: Sequence[str]) -> list[str]:
-    """Return floor and comparison in full, then what else failed or is unclear, then the names of the rest."""
+    """Return minimum accuracy and comparison in full, other failed or unclear gates, and the names of the rest."""
     others = {name: verdict for name, verdict in verdicts.items() if name not in SAID}
     recent = others["champion_recent"]
     reasons = [verdicts[name].sentence for name in SAID]

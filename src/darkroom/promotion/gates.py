@@ -1,4 +1,4 @@
-"""The gates of a promotion, one function each: measured values and limits in, a verdict with its numbers out. Pure."""
+"""The gates of a promotion, one function each: values and limits in, a verdict with its numbers out. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from darkroom.promotion import paired
 from darkroom.promotion.slices import Slice
 
-NAMED = 5  # classes in a sentence; all are among the numbers
+NAMED = 5  # maximum number of classes in a sentence; the numbers have all
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ def off(name: str) -> Verdict:
 
 
 def not_applicable(sentence: str) -> Verdict:
-    """Return the verdict of a gate that has nothing to measure, with the reason."""
+    """Return the verdict of a gate that does not apply, with the reason."""
     return Verdict("not_applicable", sentence)
 
 
 def verdict(passed: bool, sentence: str, **numbers: Any) -> Verdict:
-    """Return a verdict of a gate that was asked."""
+    """Return the verdict passed or failed."""
     return Verdict("passed" if passed else "failed", sentence, numbers)
 
 
 def percent(fraction: float) -> str:
-    """Return a fraction for a sentence."""
+    """Return a fraction in percent, for a sentence."""
     return f"{100 * fraction:.2f} %"
 
 
 def points(fraction: float) -> str:
-    """Return a difference of fractions in points, with its sign."""
+    """Return a difference of fractions in percentage points, with its sign."""
     return f"{100 * fraction:+.2f}"
 
 
@@ -67,7 +67,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def enough_images(n_images: int, *, limit: int) -> Verdict:
-    """Return whether there are enough test images for a verdict at all."""
+    """Return whether there are enough test images for a decision."""
     passed = n_images >= limit
     sentence = (
         f"The test set has {n_images} images, {'enough' if passed else 'too few'} for a decision (minimum: {limit})."
@@ -76,11 +76,11 @@ def enough_images(n_images: int, *, limit: int) -> Verdict:
 
 
 def floor(correct: np.ndarray, *, limit: float) -> Verdict:
-    """Return whether the candidate reaches the absolute floor.
+    """Return whether the candidate reaches the minimum accuracy.
 
     Args:
         correct: (n,), bool: the image was classified correctly.
-        limit: smallest accuracy, in [0, 1].
+        limit: minimum accuracy, in [0, 1].
     """
     accuracy = float(correct.mean())
     passed = accuracy >= limit
@@ -94,13 +94,13 @@ def floor(correct: np.ndarray, *, limit: float) -> Verdict:
 def recall_of(
     correct: np.ndarray, labels: np.ndarray, classes: Sequence[str], *, min_recall: float, min_images: int, of: str
 ) -> Verdict:
-    """Return whether each of these classes has enough images and is recognised often enough.
+    """Return whether each of these classes has enough images and enough recall.
 
     Args:
         correct: (n,), bool: the image was classified correctly by the candidate.
         labels: (n,), str: the true classes.
         classes: at least one.
-        of: what they are called in the singular: "class" or "new class".
+        of: their name in the singular: "class" or "new class".
     """
     lines: list[dict[str, Any]] = [
         {
@@ -141,15 +141,15 @@ def class_recall(
     max_unproven_drop: float,
     alpha: float,
 ) -> Verdict:
-    """Return whether no class's recall is down by more than max_drop, and significantly so.
+    """Return whether no class's recall drops significantly by more than max_drop.
 
-    In a class with few images even a large drop is not significant among many classes. So a drop of more than
-    max_unproven_drop fails too if it is significant for this class alone, without the correction.
+    In a class with few images even a large drop is not significant among many classes. Therefore a drop of more than
+    max_unproven_drop also fails if it is significant for that class alone, without the correction.
 
     Args:
         candidate, current: (n,), bool: the image was classified correctly by the candidate, by the champion.
         labels: (n,), str, the true classes.
-        max_drop: in [0, 1]; so much may be lost.
+        max_drop: in [0, 1].
         alpha: level of the paired exact tests of all classes together (Holm).
     """
     classes = [Slice(str(name), labels == name) for name in np.unique(labels)]
@@ -166,11 +166,11 @@ def slice_accuracy(
     alpha: float,
     min_images: int,
 ) -> Verdict:
-    """Return whether no slice's accuracy is down by more than max_drop, and significantly so.
+    """Return whether no slice's accuracy drops significantly by more than max_drop.
 
     Args:
-        candidate, current, max_drop, alpha: as of `class_recall`; the level is that of all slices together.
-        slices: those with fewer than min_images images are left out: they could only lower what is seen in others.
+        candidate, current, max_drop, alpha: see class_recall; the level is that of all slices together.
+        slices: those with fewer than min_images images are ignored, because they only weaken the tests of others.
     """
     enough = [part for part in slices if part.members.sum() >= min_images]
     if not enough:
@@ -184,7 +184,7 @@ def at_most(name: str, value: float, *, limit: float, what: str, unit: str = "")
     """Return whether a measured value is at most the limit.
 
     Args:
-        name: of the metric in evaluation.json; also the key of the number.
+        name: of the metric in evaluation.json; also its key in the numbers.
         what, unit: for the sentence, such as "calibration error" and "ms".
     """
     passed = value <= limit
@@ -194,7 +194,7 @@ def at_most(name: str, value: float, *, limit: float, what: str, unit: str = "")
 
 
 def at_least(name: str, value: float, *, limit: float, what: str) -> Verdict:
-    """Return whether a measured share is at least the limit; arguments as of `at_most`."""
+    """Return whether a measured share is at least the limit; for arguments see at_most."""
     passed = value >= limit
     sentence = (
         f"The candidate's {what} {percent(value)} {'reaches' if passed else 'is below'} the minimum {percent(limit)}."
@@ -203,10 +203,11 @@ def at_least(name: str, value: float, *, limit: float, what: str) -> Verdict:
 
 
 def parity(difference: float, *, limit: float, n_images: int) -> Verdict:
-    """Return whether the registered version answers as evaluated.
+    """Return whether the registered version reproduces the evaluated probabilities.
 
     Args:
-        difference: largest one of a probability, of the version loaded in a clean process from what was evaluated.
+        difference: largest difference between probabilities of the version, loaded in a clean process, and evaluated
+            ones.
     """
     passed = difference <= limit
     sentence = (
@@ -228,8 +229,8 @@ def _losses(
 ) -> Verdict:
     """Return the verdict over classes or slices; `numbers` has a line for each, the largest drop first.
 
-    A line's `smallest_provable_drop` is the smallest net loss of images that would be significant among so many tests,
-    if no image was gained; None: not even the loss of all.
+    A line's `smallest_provable_drop` is the smallest loss of images, without gains, that would be significant among
+    these tests; None: not even the loss of all.
     """
     max_drop, unproven, alpha = limits["max_drop"], limits.get("max_unproven_drop", 1.0), limits["alpha"]
     tables = [paired.table(candidate[part.members], current[part.members]) for part in parts]

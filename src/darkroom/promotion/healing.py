@@ -1,4 +1,4 @@
-"""A champion whose files are lost: put back from the same model.onnx in the work tree."""
+"""Restore lost files of the champion from the same model.onnx in the work tree."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from darkroom.registry.versions import load, lost_files, place_hint, read
 
 
 def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | None]:
-    """Return the registered model with a champion that has all its files, and a sentence if that took something.
+    """Return the registered model with all files of its champion, and a sentence if files were restored.
 
-    Files on this disk alone are looked at: those of a remote store would have to be downloaded in every run. An
-    experiment of DVC leaves the champion as it is.
+    Only files on this disk are checked, because those of a remote store would have to be downloaded in every run. An
+    experiment of DVC does not change the champion.
 
     Args:
         models: the directory of the candidates, `<candidate>/model.onnx`.
@@ -59,12 +59,12 @@ def healed(registered: Registered, *, models: Path) -> tuple[Registered, str | N
 
 def _register_again(champion: Version, onnx: Path) -> Version:
     from darkroom.registry import aliases, register
-    from darkroom.tracking import runs
+    from darkroom.tracking import restored
 
     trained = read_json(onnx.with_name("run.json"))
     decided = (aliases.ROLLED_BACK, aliases.AGAINST)
     tags = {key: value for key, value in champion.tags.items() if not key.startswith(SHA256) and key not in decided}
-    model_uri, _ = runs.log_again(
+    model_uri, _ = restored.log_model(
         trained["run_id"], experiment=trained["experiment"], onnx_path=onnx, seen=onnx.with_name(SEEN_FILE), tags=tags
     )
     digest = sha256_of(onnx)

@@ -1,6 +1,6 @@
-"""The model card of a registered version (Mitchell et al. 2019): what it is for, what it was tested on, where it ends.
+"""The model card of a registered version (Mitchell et al. 2019): its use, its evaluation, its limits.
 
-Every sentence follows from a recorded fact; nothing is said that nobody measured.
+Every sentence follows from a recorded fact.
 """
 
 import re
@@ -15,8 +15,8 @@ from darkroom.files.templates import templates
 from darkroom.project.text import ordinal, percent
 from darkroom.promotion.gates import in_words
 
-CLASSES_IN_A_ROW = 12  # named in a sentence
-CLASSES_IN_TABLE = 50  # of more, those with the worst recall
+CLASSES_IN_A_ROW = 12  # maximum number in a sentence
+CLASSES_IN_TABLE = 50  # maximum number, those with the worst recall
 LINEAGE = {
     "git.commit": "Git commit",
     "data.digest": "Training data digest",
@@ -34,7 +34,7 @@ COLORS = {"grey": "grey", "rgb": "colour"}
 
 
 class Card(NamedTuple):
-    """A model card as a Markdown file, as one self-contained HTML page, and in a few lines of Markdown."""
+    """A model card as Markdown, as one self-contained HTML page, and as a short summary in Markdown."""
 
     markdown: str
     html: str
@@ -58,7 +58,7 @@ def render(
 
     Args:
         name, version: as registered.
-        created: when, ISO 8601.
+        created: time of registration, ISO 8601.
         model: the metadata of its package: classes, image_shape, color; abstain_below, sets, unknown_below if it has
             them.
         metrics: of the model, from evaluation.json.
@@ -94,7 +94,7 @@ def render(
 
 
 def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
-    """Return what the model is for."""
+    """Return the sentences about the use of the model."""
     classes, (height, width, _) = model["classes"], model["image_shape"]
     return [
         f"It classifies a still image into one of {len(classes)} classes: {_listed(classes)}.",
@@ -107,7 +107,7 @@ def _uses(model: Mapping[str, Any], dataset: str) -> list[str]:
 def _limits(
     model: Mapping[str, Any], metrics: Mapping[str, Any], data: Mapping[str, Any], comparison: Mapping[str, Any]
 ) -> list[str]:
-    """Return where the model ends, as far as it is known; `comparison` is that with the champion, if there was one."""
+    """Return the known limits of the model; `comparison` is that with the champion, if there was one."""
     limits = [*_answers(model, metrics), *_sets(model, metrics), "Details finer than the resized image are lost."]
     if (white := model.get("white_level", 65535)) < 65535:
         limits.append(f"Images of 16 bits must have values up to {white:,}; brighter ones are refused.")
@@ -140,7 +140,7 @@ def _limits(
 
 
 def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """Return when the model answers, and what was promised and measured of that."""
+    """Return the sentences about abstention: the rule, what it guarantees, and what was measured."""
     other = "It knows no other class: an image of anything else gets one of these labels"
     threshold, asked, strange = model.get("abstain_below"), model.get("abstain"), _strange(model, metrics)
     if threshold is None:
@@ -165,7 +165,7 @@ def _answers(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _sets(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """Return how often the true class is in the prediction set, as promised and as measured; nothing without sets."""
+    """Return the sentences about prediction sets: guaranteed and measured coverage; nothing without sets."""
     if (asked := model.get("sets")) is None:
         return []
     nearly, share = "nearly " if asked["by_folds"] else "at least ", 100 * asked["coverage"]
@@ -182,7 +182,7 @@ def _sets(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _strange(model: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
-    """Return which images the model says are unknown, and how many test images are; nothing if it cannot tell."""
+    """Return the sentences about unknown images: the rule, and the share of test images; nothing if it cannot tell."""
     if (limit := model.get("unknown_below")) is None:
         return []
     rest = 100 - 100 * limit
@@ -224,5 +224,5 @@ def _number(value: float, digits: int = 0) -> str:
 
 
 def _markdown(text: object) -> str:
-    """Return text as Markdown shows it literally, on one line, in tables too."""
+    """Return text on one line, escaped for Markdown and its tables."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~$])", r"\\\1", " ".join(str(text).split()))

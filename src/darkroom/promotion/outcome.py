@@ -1,4 +1,4 @@
-"""What becomes of a winner: kept, registered, waiting for approval, or promoted to champion."""
+"""Carry out the decision about a winner: not promoted, waiting for approval, or promoted to champion."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
 
 
 def settled(name: str) -> Registered:
-    """Return the registered model, after finishing what a process left that died while it moved an alias."""
+    """Return the registered model, after finishing unfinished moves of aliases."""
     registered = read(name)
     if not registered.unfinished:
         return registered
@@ -45,16 +45,16 @@ def promote_if_better(
     from_experiments: bool,
     hold_days: float | None,
 ) -> Outcome:
-    """Decide about the winner and do what was decided.
+    """Decide about the winner and carry out the decision.
 
     Args:
-        registered: as settled() returned it.
-        approval: manual: a version that is better waits as challenger.
+        registered: returned by settled().
+        approval: manual: a better version waits as challenger.
         from_experiments: whether `dvc exp run` may promote.
-        hold_days: how long a rollback lets promotions wait for approval; None: until a person ends that.
+        hold_days: days for which promotions need approval after a rollback; None: until a person ends the hold.
 
     Raises:
-        DataError: what evaluate or preprocess wrote is missing or does not belong together.
+        DataError: outputs of evaluate or preprocess are missing or do not belong together.
         RegistryError: MLflow's store does not answer, the champion is lost, or a version cannot be loaded or verified.
     """
     _refuse_lost_champion(registered)
@@ -100,7 +100,7 @@ def promote_if_better(
     )
     registration.store_card(version, winner, report(outcome, registered))
     if approval_reason:
-        case.keep(decision)  # with the proof: what waits is not loaded in every run
+        case.keep(decision)  # with the parity gate, so that the waiting version is not loaded in every run
     else:
         aliases.promote(version, replacing=replacing, reasons=decision.reasons, despite=hold)
     return outcome
@@ -110,7 +110,7 @@ def in_words(said: Mapping[str, Any], *, is_current: bool = True) -> str:
     """Return the decision of a report in words; reports/promotion.json keeps the one word.
 
     Args:
-        is_current: False where the champion has changed since.
+        is_current: False if the champion has changed since.
     """
     champion = said["champion_after"]
     is_champion, stays = ("is champion", "stays champion") if is_current else ("became champion", "stayed champion")
@@ -124,7 +124,7 @@ def in_words(said: Mapping[str, Any], *, is_current: bool = True) -> str:
 
 
 def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
-    """Return what reports/promotion.json says."""
+    """Return the contents of reports/promotion.json."""
     version, champion = outcome.version, outcome.champion
     return {
         "decision": outcome.word,
@@ -138,7 +138,7 @@ def report(outcome: Outcome, registered: Registered) -> dict[str, Any]:
 
 
 def _refuse_lost_champion(registered: Registered) -> None:
-    """Without a champion the floor alone decides: right for the first candidate, wrong where one went missing."""
+    """Refuse to decide without a lost champion: only the first candidate may pass by minimum accuracy alone."""
     if registered.under("champion") is None:
         from darkroom.registry.aliases import lost_champion
 
@@ -147,7 +147,7 @@ def _refuse_lost_champion(registered: Registered) -> None:
 
 
 def _unbeaten(winner: Winner, decision: Decision, gates: Gates, registered: Registered) -> str | None:
-    """Return why the version that waits for approval goes on waiting, None if the winner beats it, or none waits."""
+    """Return why the version that waits for approval is not replaced, None if the winner beats it or none waits."""
     from darkroom.promotion import registration
 
     rival = registration.waiting(registered)
@@ -164,7 +164,7 @@ def _unbeaten(winner: Winner, decision: Decision, gates: Gates, registered: Regi
 
 
 def _needed_for(decision: Decision, approval: str, hold: Hold | None, hold_days: float | None) -> str | None:
-    """Return why a person must approve the candidate, None if nobody must."""
+    """Return why a person must approve the candidate, else None."""
     if decision.needs_approval:
         return "a class would be lost"
     if hold and not hold.is_over(hold_days, datetime.now(UTC)):

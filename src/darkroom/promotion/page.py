@@ -1,4 +1,4 @@
-"""The page of an evaluation with what was decided about its winner at the top."""
+"""Insert the decision about the winner at the top of the evaluation's page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ def decided(page: str, said: Mapping[str, Any]) -> str:
     """Return the page of evaluate with the decision in it.
 
     Args:
-        said: what reports/promotion.json says.
+        said: contents of reports/promotion.json.
     """
     template = model_card.environment().get_template("decision.html.j2")
     section = template.render(words=in_words(said), said=said, gates=model_card.gates(said["tests"]))

@@ -1,6 +1,6 @@
-"""Statistics of two classifiers on the same images: who alone is right where, and what chance explains of it. Pure.
+"""Paired statistics of two classifiers on the same images. Pure.
 
-Only the images on which the two disagree say which is better, so everything here starts from four counts.
+Only images on which the two disagree show which is better, so everything here starts from four counts.
 """
 
 import math
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The accuracy of a less that of b, in [-1, 1]."""
+        """The accuracy of a minus that of b, in [-1, 1]."""
         return (self.only_a - self.only_b) / self.n_images
 
 
@@ -48,12 +48,12 @@ def table(a: np.ndarray, b: np.ndarray) -> Table:
 
 
 def mcnemar(only_a: int, only_b: int) -> tuple[float, str]:
-    """Return the two-sided p-value of McNemar's test (1947) and which form of it: "exact" or "mid-p".
+    """Return the two-sided p-value of McNemar's test (1947) and its form: "exact" or "mid-p".
 
-    Where two models are equally good, each image on which they disagree falls to either side with probability 1/2.
-    Below 25 disagreements the p-value is the exact binomial one, which never errs more often than it says but is
-    cautious; from 25 on the mid-p one, which counts the observed outcome half: it needs fewer images to see the same
-    difference and keeps the level too (Fagerland, Lydersen & Laake 2013). Without disagreements it is 1.
+    If two models are equally good, each image on which they disagree falls to either side with probability 1/2. Below
+    25 disagreements the p-value is the exact binomial one, which keeps its level but is conservative; otherwise the
+    mid-p one, which counts half of the observed outcome: it needs fewer images to detect the same difference and keeps
+    the level in practice (Fagerland, Lydersen & Laake 2013). Without disagreements it is 1.
 
     >>> p_value, form = mcnemar(14, 2)  # only a is correct on 14 images, only b on 2
     >>> f"{p_value:.4f}", form
@@ -64,7 +64,7 @@ def mcnemar(only_a: int, only_b: int) -> tuple[float, str]:
 
 
 def gain_p_value(only_a: int, only_b: int) -> tuple[float, str]:
-    """Return how likely a alone is right at least so often if b is as good, and the form: `mcnemar` for one side.
+    """Return the one-sided p-value of McNemar's test that a is better than b, and its form; see mcnemar.
 
     >>> f"{gain_p_value(14, 2)[0]:.4f}"
     '0.0021'
@@ -80,10 +80,10 @@ def gain_p_value(only_a: int, only_b: int) -> tuple[float, str]:
 
 
 def mean_gain_p_value(a: np.ndarray, b: np.ndarray) -> float:
-    """Return how likely the mean of a is below that of b by so much if both are equal: a paired t-test, one-sided.
+    """Return the one-sided p-value of a paired t-test that the mean of a is below that of b.
 
     Args:
-        a, b: (n,), float, what is better when it is smaller, such as the log loss, on the same images.
+        a, b: (n,), float, losses on the same images, such as the log loss.
 
     Returns:
         in [0, 1]; 1 for fewer than two images.
@@ -102,13 +102,13 @@ def mean_gain_p_value(a: np.ndarray, b: np.ndarray) -> float:
 def overstated_accuracy(correct: np.ndarray, gains: np.ndarray, *, level: float) -> float:
     """Return by how much the accuracy of a model is overstated because only a significant gain was accepted.
 
-    A gain that is looked at only if it passes a threshold is on average too large (the winner's curse). What the true
-    gain is most likely to be, given that it passed, is the conditional maximum likelihood estimate (Zhong & Prentice
-    2008), here not below 0. Of the excess the accuracy has the part by which it varies with the gain.
+    A gain that is reported only if it passes a threshold is too large on average (the winner's curse). The true gain is
+    estimated by conditional maximum likelihood, given that it passed (Zhong & Prentice 2008), but not below 0. The
+    accuracy is overstated by the part of the excess that follows from its regression on the gain.
 
     Args:
         correct: (n,), bool: the model was right.
-        gains: (n,), float: per image, what it is better in; their mean was tested.
+        gains: (n,), float: gain per image in the tested statistic.
         level: of the one-sided test that was passed, below 1/2.
 
     Returns:
@@ -131,7 +131,7 @@ def overstated_accuracy(correct: np.ndarray, gains: np.ndarray, *, level: float)
 
 
 def loss_p_values(only_a: Sequence[int] | np.ndarray, only_b: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return, per pair of counts, how likely b alone is right at least so often if a is as good: exact, one-sided.
+    """Return the exact one-sided p-values that a is worse than b, one per pair of counts.
 
     Args:
         only_a, only_b: (m,), int.
@@ -149,8 +149,8 @@ def loss_p_values(only_a: Sequence[int] | np.ndarray, only_b: Sequence[int] | np
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the p-values adjusted for their number by Holm's step-down method (1979): (m,), float, in the same order.
 
-    Calling significant what is at most alpha afterwards, the probability of one false alarm or more is at most alpha,
-    however the tests depend on each other.
+    If adjusted values up to alpha count as significant, the probability of any false alarm is at most alpha, however
+    the tests depend on each other.
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
@@ -166,7 +166,7 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
 def difference_interval(counts: Table, *, level: float = 0.95) -> tuple[float, float]:
     """Return the adjusted Wald interval of the difference of the accuracies of a and b (Bonett & Price 2012).
 
-    One image for a and one for b are added first: a table without a loss would otherwise prove that there can be none.
+    One image for a and one for b are added first, so that a table without losses does not prove that there are none.
 
     Args:
         level: of confidence, in (0, 1).
@@ -184,7 +184,7 @@ def difference_interval(counts: Table, *, level: float = 0.95) -> tuple[float, f
 
 
 def compare(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return how two models differ on the same images, as plain values for JSON; differences are a less b.
+    """Return the comparison of two models on the same images, as values for JSON; differences are a minus b.
 
     Args:
         a, b: (n,), bool: the image was classified correctly.
@@ -194,8 +194,8 @@ def compare(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         n_images, accuracy_a, accuracy_b, difference, difference_ci95: [low, high];
         n_both_correct, n_only_a_correct, n_only_b_correct, n_both_wrong;
         p_value, test: of McNemar's test, and its form ("exact" or "mid-p");
-        per_class: of each class in the order of the names, {n_images, recall_a, recall_b, difference, n_only_a_correct,
-        n_only_b_correct, p_value, p_value_holm}; the last is adjusted for the number of classes.
+        per_class: by class name, sorted, {n_images, recall_a, recall_b, difference, n_only_a_correct, n_only_b_correct,
+        p_value, p_value_holm}; the last is adjusted for the number of classes.
 
     Raises:
         DataError: no images, or the shapes differ.

@@ -1,4 +1,4 @@
-"""The section `promote` of params.yaml: a candidate must pass all gates; one that is null is off."""
+"""The section `promote` of params.yaml. A candidate must pass all gates; null switches a gate off."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ClassFloor(Section):
-    """gates.every_class and gates.new_class: of the candidate alone, on test set and recent images together."""
+    """gates.every_class and gates.new_class: for the candidate alone, on test set and recent images together."""
 
     min_recall: Share
     min_images: Count
@@ -52,7 +52,7 @@ class SliceAccuracyGate(Section):
 
 
 class Gates(Section):
-    """All gates; accuracies, recalls and their differences are in [0, 1], `alpha` is a level of significance."""
+    """All gates; accuracies, recalls and their differences are in [0, 1], `alpha` is a significance level."""
 
     min_test_images: Count | None
     min_test_accuracy: Share | None

@@ -1,4 +1,4 @@
-"""A winner as a registered version: its lineage, the proof that it answers as it was evaluated, its model card."""
+"""Register a winner as a version with its lineage, verify it, and store its model card."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,19 +14,19 @@ from darkroom.promotion.winner import Winner
 from darkroom.registry import aliases, register
 from darkroom.registry.snapshot import Registered, Version
 from darkroom.registry.versions import damage, load
-from darkroom.tracking import runs
+from darkroom.tracking import restored, runs
 from darkroom.tracking.provenance import LINEAGE, lineage_tags, lock_digest
 
-N_VERIFIED = 64  # test images that the registered version must answer as evaluated
-PARITY = "max_parity_difference"  # the gate that is asked here, once there is a version
+N_VERIFIED = 64  # test images on which the registered version must reproduce the evaluation
+PARITY = "max_parity_difference"  # the gate that needs a registered version
 
 
 def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Version:
-    """Return the winner as a new version of the registered model `name`, with the lineage of its training.
+    """Register the winner as a version of the model `name`, with the lineage of its training, and return it.
 
     Args:
-        lock: dvc.lock, which says of every stage what it read.
-        again: files of the version that holds this model are lost: it is logged again.
+        lock: dvc.lock, with the inputs of every stage.
+        again: log the model again, because files of its version are lost.
     """
     trained = read_json(winner.onnx.with_name("run.json"))
     lineage = lineage_tags(
@@ -39,9 +39,9 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
         "tags": lineage,
     }
     model_uri, run_tags = (
-        runs.log_again(trained["run_id"], **options)
+        restored.log_model(trained["run_id"], **options)
         if again
-        else runs.package(trained["model_uri"], run_id=trained["run_id"], **options)
+        else restored.find_or_log_model(trained["model_uri"], run_id=trained["run_id"], **options)
     )
     return register.register(
         name,
@@ -59,13 +59,13 @@ def register_winner(name: str, winner: Winner, *, lock: Path, again: bool) -> Ve
 
 
 def verified(version: Version, winner: Winner, decision: Decision, *, limit: float | None) -> Decision:
-    """Return the decision with the proof that a consumer gets from the version what was evaluated.
+    """Return the decision with the verdict of the parity gate: the version reproduces the evaluation.
 
     Args:
-        limit: the largest difference of a probability; None proves nothing.
+        limit: maximum difference of a probability; None: not checked.
 
     Raises:
-        RegistryError: it cannot be loaded, or answers otherwise; that is not a matter of degree, as other gates are.
+        RegistryError: the version cannot be loaded, or does not reproduce the evaluation.
     """
     if limit is None:
         return decision
@@ -79,7 +79,7 @@ def verified(version: Version, winner: Winner, decision: Decision, *, limit: flo
 
 
 def awaits_approval(version: Version, registered: Registered, decision: Decision) -> bool:
-    """Return whether the version is the challenger of today's champion already, and was verified as such."""
+    """Return whether the version already waits as challenger of the present champion, and was verified."""
     return _challenger(registered) == version and decision.tests[PARITY]["status"] in ("passed", "off")
 
 
@@ -90,7 +90,7 @@ def waiting(registered: Registered) -> Version | None:
 
 
 def _challenger(registered: Registered) -> Version | None:
-    """Return the version that challenges today's champion, None where the alias names none or an older one."""
+    """Return the challenger of the present champion, None if there is none or it challenged an earlier one."""
     version = registered.under("challenger")
     against = registered.aliases.get("champion", aliases.NOBODY)
     if version is None or aliases.ROLLED_BACK in version.tags:
@@ -99,10 +99,10 @@ def _challenger(registered: Registered) -> Version | None:
 
 
 def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> None:
-    """Keep a model card with the version that is about to take its place.
+    """Store the model card of a version before its aliases are moved.
 
     Args:
-        promotion: what reports/promotion.json is going to say.
+        promotion: the future contents of reports/promotion.json.
     """
     downloaded = winner.raw / "manifest.json"
     card = model_card.render(
@@ -123,7 +123,7 @@ def store_card(version: Version, winner: Winner, promotion: dict[str, Any]) -> N
 
 
 def _figures(winner: Winner, version: Version) -> str:
-    """Return what MLflow's page of a version does not show itself: figures, and links to run, report and card."""
+    """Return what MLflow's page of a version lacks: figures, and links to run, report and card."""
     metrics, trained = winner.metrics, read_json(winner.onnx.with_name("run.json"))
     shown = {
         "Validation accuracy": percent(trained.get("val_accuracy")),

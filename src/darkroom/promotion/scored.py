@@ -1,4 +1,4 @@
-"""A winner and the champion on the same images: their answers, and the images on which they may be compared."""
+"""The answers of a winner and the champion on the same images, and the images on which they may be compared."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,12 +17,12 @@ from darkroom.registry.snapshot import SHA256, Version
 
 
 class Both(NamedTuple):
-    """What `decision.decide` is asked about a winner and the champion.
+    """The arguments of `decision.decide` for a winner and the champion.
 
     Attributes:
-        recent: None where there are no recent images.
-        champion_classes: None where there is no champion.
-        remarks: what a reader must know of the comparison beside its result (full sentences).
+        recent: None if there are no recent images.
+        champion_classes: None if there is no champion.
+        remarks: full sentences about the comparison besides its result.
     """
 
     test: Scored
@@ -33,15 +33,15 @@ class Both(NamedTuple):
 
 
 def score(winner: Winner, champion: Version | None, *, reference: Version | None = None, slices: Sequence[str]) -> Both:
-    """Return both models' answers on the images that the winner was evaluated on; the champion is asked now.
+    """Return both models' answers on the images of the winner's evaluation; the champion classifies them now.
 
     Args:
-        reference: a version that is asked the test images as the champion is, for the margin.
+        reference: a version that also classifies the test images, for the margin.
         slices: the attributes by which the test images are sliced.
 
     Raises:
-        DataError: what evaluate or preprocess wrote is missing or does not belong together.
-        NotComparable: the champion must be asked originals that are gone or have changed.
+        DataError: outputs of evaluate or preprocess are missing or do not belong together.
+        NotComparable: the champion needs originals that are gone or have changed.
         RegistryError: the champion cannot be loaded, or fails.
     """
     dataset = Dataset.open(winner.prepared)

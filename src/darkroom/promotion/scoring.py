@@ -1,6 +1,6 @@
-"""Answers of registered versions, each as a consumer gets them who sends the original files; and what they have seen.
+"""Answers of registered versions, as consumers get them for the original files, and the ids of their training images.
 
-The candidate's predictions were recorded by evaluate; the champion is asked again.
+The candidate's predictions were recorded by evaluate; those of the champion are computed again.
 """
 
 import sys
@@ -22,38 +22,37 @@ from darkroom.files.writing import sha256_of
 from darkroom.registry.snapshot import IMPORTED_FILES, PACKAGE_FILE, SHA256, Version
 from darkroom.registry.versions import fetch, load
 
-BATCH = 256  # images held in memory at a time
-ORIGINALS = 32  # the same, of original files, and what they become for one model
+BATCH = 256  # images in memory at a time
+ORIGINALS = 32  # original files in memory at a time
 SEEN = f"artifacts/{SEEN_FILE}"
-# What a model says of itself that changes no pixel of its input.
+# Metadata of a model that do not change the pixels of its input.
 NOT_OF_FORM = {"dataset", "classes", "abstain_below", "abstain", "sets", "unknown_below", "familiarity"}
 
 
 class NotComparable(DataError):  # noqa: N818 - a reason
-    """Two models cannot be compared fairly; the message says why, and what to do."""
+    """Two models cannot be compared fairly."""
 
 
 def loaded(version: Version) -> Any:
-    """Return the version's own Package, which takes images of any size: `preprocess` has admitted them."""
+    """Return the version's own Package, without a limit on image size: `preprocess` has accepted the images."""
     return load(version, max_pixels=sys.maxsize)
 
 
 def probabilities(
     version: Version, package: Any, dataset: Dataset, rows: np.ndarray, *, raw: Path, incoming: Path
 ) -> np.ndarray:
-    """Return what a version answers on these images: (n, its classes), float.
+    """Return a version's probabilities for these images: (n, its classes), float.
 
-    If the data were prepared in its form, by the code that it brings, the prepared images are what the version makes of
-    the originals, and it is given those. Otherwise it is given the originals, the files or arrays that `preprocess`
-    read: prepared images have lost what another size or colour mode would keep.
+    If the data were prepared in the version's form by the same code, it gets the prepared images. Otherwise it gets the
+    originals that `preprocess` read, because prepared images have lost what another size or colour mode would keep.
 
     Args:
         package: of the version, loaded.
         raw, incoming: the directories of the originals.
 
     Raises:
-        NotComparable: an original is needed that is gone or has changed.
-        RegistryError: the version fails; whatever the registered code raises.
+        NotComparable: a required original is gone or has changed.
+        RegistryError: the version's code raised an error.
     """
     if _prepared_as_it_does(version, package, dataset):
         batches = _prepared(dataset, rows)
@@ -70,7 +69,7 @@ def seen_by(version: Version) -> np.ndarray | None:
     """Return the ids of the images that a version was trained and tuned on (see arrays.seen), None if it has none.
 
     Raises:
-        RegistryError: its file is gone or was changed.
+        RegistryError: the file is gone or was changed.
     """
     return read_seen_ids(fetch(version, SEEN)) if f"{SHA256}{SEEN}" in version.tags else None
 
@@ -95,7 +94,7 @@ def _prepared(dataset: Dataset, rows: np.ndarray) -> Iterator[tuple[Sequence[int
 def _originals(
     version: Version, package: Any, dataset: Dataset, rows: np.ndarray, *, raw: Path, incoming: Path
 ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """Yield (positions in rows, images as the version takes them) in batches, in the order of the sources."""
+    """Yield (positions in rows, images preprocessed by the version) in batches, in the order of the sources."""
     index = dataset.index().iloc[rows]
     origins = [Origin(*origin) for origin in zip(index["source"], index["incoming"], index["id"], strict=True)]
 
@@ -121,7 +120,7 @@ def _needed_by(version: Version, originals: Iterator[tuple[int, Any]]) -> Iterat
 
 @contextmanager
 def _named(version: Version, where: str = "") -> Iterator[None]:
-    """Turn whatever the code of a version raises into a RegistryError that names it."""
+    """Turn any error of a version's code into a RegistryError that names the version."""
     try:
         yield
     except Exception as error:

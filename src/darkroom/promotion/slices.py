@@ -1,12 +1,12 @@
-"""Slices of the test images, such as the dark ones or those of one camera: where an average may hide a loss. Pure.
+"""Slices of the test images, such as dark ones or those of one camera, in which an average may hide a loss. Pure.
 
-The attributes by which images are sliced:
+The attributes for slicing:
 
-    brightness  mean of the prepared pixels, 0 to 255; cut at the terciles of the test images
-    size        height times width of the original, in pixels; cut at the terciles
-    source      the directories inside the class directory, by which whoever collects images may tell cameras or sites
-    apart incoming    dropped into data/incoming later, or original
-    any other name    that column of the label table, by value; numbers of more than ten values at their terciles
+    brightness      mean of the prepared pixels, 0 to 255; cut at the terciles of the test images
+    size            height times width of the original, in pixels; cut at the terciles
+    source          the directories inside the class directory, for example cameras or sites
+    incoming        whether the image is from data/incoming
+    any other name  that column of the label table, by value; numbers with more than ten values are cut at the terciles
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,11 +21,11 @@ from darkroom.errors import DataError
 from darkroom.promotion.scoring import BATCH
 
 OWN = ("brightness", "size", "source", "incoming")
-MOST_VALUES = 10  # of a column of numbers that are taken for names
+MOST_VALUES = 10  # columns of numbers with up to so many values are treated as names
 
 
 class Slice(NamedTuple):
-    """A name for people, and which of the test images belong to it: (n,), bool."""
+    """A slice: its name, and the mask of its test images: (n,), bool."""
 
     name: str
     members: np.ndarray
@@ -34,10 +34,10 @@ class Slice(NamedTuple):
 def slices_by(attributes: Mapping[str, np.ndarray]) -> list[Slice]:
     """Return the slices by all attributes, in their order.
 
-    An attribute with one value for all images makes no slice: it would be the whole test set.
+    An attribute with the same value for all images gives no slice, because it would be the whole test set.
 
     Args:
-        attributes: per name an array (n,): bool for incoming, str for names, numbers are cut at their terciles.
+        attributes: arrays (n,) by name: bool for incoming, str for names; numbers are cut at their terciles.
     """
     found: list[Slice] = []
     for name, values in attributes.items():
@@ -70,10 +70,10 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
     """Return the slices of these images by the named attributes; see slices.py.
 
     Raises:
-        DataError: the index has no column for an attribute; says which there are.
+        DataError: the index has no column for an attribute.
     """
     index = dataset.index().iloc[rows]
-    of_table = list(dropwhile(lambda column: column != "incoming", index.columns))[1:]  # where preprocess puts them
+    of_table = list(dropwhile(lambda column: column != "incoming", index.columns))[1:]  # appended by preprocess
     needed = {"brightness": (), "size": ("height", "width")}
     for name in by:
         if missing := sorted(set(needed.get(name, (name,))) - set(index.columns)):
@@ -93,7 +93,7 @@ def test_slices(dataset: Dataset, rows: np.ndarray, *, by: Sequence[str]) -> lis
 
 
 def _column(texts: Sequence[str]) -> np.ndarray:
-    """Return a column of a label table: (n,), float where it holds numbers of many values, else str."""
+    """Return a column of a label table: (n,), float for numbers with many values, else str."""
     if len(set(texts)) > MOST_VALUES:
         with suppress(ValueError):
             numbers = np.array(texts, dtype=float)
@@ -109,7 +109,7 @@ def _by_value(name: str, values: np.ndarray) -> list[Slice]:
 
 
 def _by_tercile(name: str, values: np.ndarray) -> list[Slice]:
-    """Return up to three slices; fewer where so many images share a value that a tercile has no others."""
+    """Return up to three slices; fewer if so many images share a value that a tercile is empty."""
     below_highest = np.unique(values)[-2:][0]  # a cut above it would leave nothing on the other side
     edges = np.unique(np.minimum(np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf"), below_highest))
     bins = np.searchsorted(edges, values, side="left")  # (a, b]: the same value is always in the same slice

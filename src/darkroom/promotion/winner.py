@@ -1,4 +1,4 @@
-"""The winner of an evaluation: what was measured of it, and where its files lie."""
+"""The winner of an evaluation: its metrics and its files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +20,9 @@ class Winner:
     """The candidate that evaluate chose.
 
     Attributes:
-        metrics: what evaluation.json says of it.
-        test_ids_sha256: digest of the test images that it was evaluated on.
-        onnx: its model.onnx; run.json, which says what trained it, lies beside.
+        metrics: its entry in evaluation.json.
+        test_ids_sha256: digest of the test images of its evaluation.
+        onnx: its model.onnx; the training's run.json is beside it.
         predictions: predictions.parquet of all candidates.
         prepared, raw, incoming: the directories of the data.
     """
@@ -48,17 +48,17 @@ class Winner:
 
     @cached_property
     def test_labels_sha256(self) -> str:
-        """Digest of the test images with their labels, which corrections change."""
+        """The digest of the test images with their labels, which corrections change."""
         answers = self.answers("test")
         pairs = sorted(zip(answers.ids.tolist(), answers.labels.tolist(), strict=True))
         return digest(pairs)
 
     def answers(self, split: str) -> Predictions:
-        """Return what it answered on the images of a split, test or recent; there may be no recent ones."""
+        """Return its answers on the images of a split, test or recent; there may be no recent ones."""
         return read_predictions(self.predictions, self.name, split=split)
 
     def images(self, answers: Predictions) -> tuple[Dataset, np.ndarray]:
-        """Return the dataset, and the row numbers in it of the images that were answered."""
+        """Return the dataset, and the row numbers of the classified images in it."""
         dataset = Dataset.open(self.prepared)
         return dataset, answered_rows(dataset, answers)
 
@@ -76,8 +76,8 @@ def read_winner(
     """Return the winner that evaluation.json names.
 
     Raises:
-        DataError: the evaluation cannot be read, is of other candidates than those `named` in params.yaml now, or the
-            winner has no model.
+        DataError: the evaluation cannot be read, has other candidates than those `named` in params.yaml, or the winner
+            has no model.
     """
     evaluated = read_json(evaluation)
     name = evaluated["winner"]

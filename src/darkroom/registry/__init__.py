@@ -1,1 +1,1 @@
-"""Registered versions, their aliases and history, the lock, check and repair. Open aliases.py first."""
+"""Registered versions, their aliases and history, their lock, check and repair. Open aliases.py first."""

@@ -1,9 +1,9 @@
-"""The only owner of registered names, versions, aliases and their history; what readers need is in versions.py.
+"""The only writer of aliases; readers use versions.py.
 
-MLflow's aliases know no compare-and-set and no history. Here every move happens under the lock that the store offers
-(lock.py; an MLflow server offers none, there one host promotes), only if the champion is still the one that
-the decision was taken against, is read back, and is recorded (ledger.py). A call that was interrupted can be repeated:
-what it had begun is finished first, and a version is recognised by its model's sha256.
+MLflow's aliases have no compare-and-set and no history. Here every move is made under the store's lock (lock.py; an
+MLflow server has none, so one host promotes), only if the champion is still the one of the decision, is read back, and
+is recorded (ledger.py). An interrupted call can be repeated: unfinished moves are finished first, and a version is
+recognised by its model's sha256.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from darkroom.registry.ledger import CHALLENGER, CHAMPION, HOLD, PREVIOUS, Mark,
 from darkroom.registry.snapshot import Hold, Registered, Version
 from darkroom.registry.versions import damage, find, read
 
-ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again by itself
+ROLLED_BACK = "rolled_back"  # version tag: why it must not become champion again automatically
 AGAINST = "challenge.against"  # version tag: the champion that it was compared with, or NOBODY
 NOBODY = "none"
 
 
 def challenge(version: Version, *, replacing: str | None, reasons: Sequence[str]) -> None:
-    """Point `challenger` at the version: it may become champion, by `promote` or by `approve`.
+    """Point `challenger` at the version, which `promote` or `approve` may make champion.
 
     Args:
-        replacing: the champion's version that the decision was taken against, None if there was none.
+        replacing: the champion's version at the time of the decision, None if there was none.
 
     Raises:
-        RegistryError: the champion is another one by now, or the version was rolled back meanwhile.
+        RegistryError: the champion has changed since, or the version was rolled back.
     """
     with ledger(version.name) as book:
         registered = book.read()
@@ -42,11 +42,11 @@ def promote(version: Version, *, replacing: str | None, reasons: Sequence[str], 
     """Point `champion` at the version and `previous` at the champion it replaces; a hold ends.
 
     Args:
-        replacing: the champion's version that the decision was taken against, None if there was none.
-        despite: the hold that was seen and has expired.
+        replacing: the champion's version at the time of the decision, None if there was none.
+        despite: a hold that has expired.
 
     Raises:
-        RegistryError: the champion is another one by now, the version was rolled back, or promotions were put on hold.
+        RegistryError: the champion has changed since, the version was rolled back, or promotions were put on hold.
     """
     with ledger(version.name) as book:
         registered = book.read()
@@ -60,15 +60,15 @@ def promote(version: Version, *, replacing: str | None, reasons: Sequence[str], 
 
 
 def approve(name: str, *, version: str | None = None, reason: str = "") -> Version:
-    """Make the challenger champion, which ends a hold, and return it; if it is champion already, nothing happens.
+    """Make the challenger champion, which ends a hold, and return it; nothing happens if it is champion already.
 
     Args:
-        version: the version that is meant; None: whichever is the challenger.
-        reason: kept in the history.
+        version: the expected challenger; None: any.
+        reason: recorded in the history.
 
     Raises:
-        RegistryError: there is no challenger, it is another version, it was compared with a champion that is no longer
-            champion, it was rolled back, or a file of it is gone or changed.
+        RegistryError: there is no challenger, it is another version, it was compared with another champion, it was
+            rolled back, or one of its files is gone or changed.
     """
     waiting = find(name, alias=CHALLENGER)
     if version and waiting.version != version:
@@ -96,14 +96,14 @@ def approve(name: str, *, version: str | None = None, reason: str = "") -> Versi
 
 
 def reject(name: str, *, version: str, reason: str) -> None:
-    """Take a version that waits for approval away: it is not promoted again by itself, and later ones need not beat it.
+    """Reject a version that waits for approval: it is not promoted automatically, and later ones need not beat it.
 
     Args:
-        version: the challenger's.
-        reason: kept in the history and with the version.
+        version: that of the challenger.
+        reason: recorded in the history and on the version.
 
     Raises:
-        RegistryError: another version waits, or none; or it is the champion.
+        RegistryError: the version does not wait for approval, or is the champion.
     """
     find(name, version=version)
     with ledger(name) as book:
@@ -120,20 +120,20 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
     """Make an earlier champion champion again; return it and the version it replaced (None: the champion was lost).
 
     The version that was rolled back is tagged, so that the next `dvc repro` does not promote it again, and promotions
-    are on hold: a model that was trained a night later is hardly another one.
+    are put on hold, because a model trained the next night would hardly differ.
 
     Args:
-        to: a version that was champion before; None: `previous`, or the last champion that is left if it was lost.
+        to: a version that was champion before; None: `previous`, or the last remaining champion if it was lost.
 
     Raises:
-        RegistryError: there never was a champion, none before it, `to` never was champion, a file of it is gone or
-            changed, or somebody else changes the champion at the same moment.
+        RegistryError: there is no earlier champion, `to` was never champion, one of its files is gone or changed, or
+            another process changes the champion at the same time.
     """
     seen = read(name)
     if not seen.reigns():
         find(name, alias=CHAMPION)
-    if not seen.unfinished:  # else it is finished below, and may have been this very rollback
-        _refuse_damaged(_rollback_target(seen, to))  # before the lock, which is not to be held over a download
+    if not seen.unfinished:  # an unfinished move is finished below, and may be this rollback
+        _refuse_damaged(_rollback_target(seen, to))  # before the lock, which must not be held during a download
     with ledger(name) as book:
         registered = book.read()
         if any(_is_rollback(move, registered, to) for move in book.finished or []):
@@ -150,12 +150,12 @@ def rollback(name: str, *, reason: str, to: str | None = None) -> tuple[Version,
 
 
 def stand_in(version: Version, *, lost: Version) -> None:
-    """Move the aliases of the champion to another version of the same model, since files of the champion are lost.
+    """Move the champion's aliases to another version of the same model, because files of the champion are lost.
 
-    A hold stays, and so does a challenger that was compared with the lost version, or a margin that is held against it.
+    A hold, a challenger that was compared with the lost version, and margins that refer to it are kept.
 
     Raises:
-        RegistryError: the champion is another one by now.
+        RegistryError: the champion has changed since.
     """
     with ledger(version.name) as book:
         registered = book.read()
@@ -171,16 +171,16 @@ def stand_in(version: Version, *, lost: Version) -> None:
 
 
 def lift_hold(name: str, *, reason: str = "") -> Hold | None:
-    """Let promotions go on after a rollback and return the hold that was lifted, None where there was none.
+    """Resume promotions after a rollback and return the lifted hold, None if there was none.
 
     Args:
-        reason: kept in the history.
+        reason: recorded in the history.
 
     Raises:
         RegistryError: no model of that name is registered, or the store refuses.
     """
     if not read(name).versions:
-        find(name, alias=HOLD)  # says that there is none, and what there is
+        find(name, alias=HOLD)  # raises the error that says what exists
     with ledger(name) as book:
         registered = book.read()
         held = registered.hold
@@ -190,7 +190,7 @@ def lift_hold(name: str, *, reason: str = "") -> Hold | None:
 
 
 def lost_champion(registered: Registered) -> str | None:
-    """Return a sentence if there was a champion and its alias or version is gone, None if nothing is lost."""
+    """Return a sentence if the champion's alias or version is gone, None if nothing is lost."""
     reigns = registered.reigns()
     if not reigns or registered.under(CHAMPION):
         return None
@@ -206,7 +206,7 @@ def lost_champion(registered: Registered) -> str | None:
 
 
 def settle(name: str) -> list[str]:
-    """Finish what a process that died had begun, note moves without a record; return a sentence for each of them."""
+    """Finish moves of dead processes and record moves made elsewhere; return a sentence for each of them."""
     with ledger(name) as book:
         return book.settled
 
@@ -231,7 +231,7 @@ def _refuse_rolled_back(registered: Registered, version: str) -> None:
 
 
 def _is_rollback(move: Move, registered: Registered, to: str | None) -> bool:
-    """Return whether a finished move is the rollback that is asked for, and stands."""
+    """Return whether a finished move is the requested rollback and still holds."""
     is_one = move.alias == CHAMPION and move.reasons[0].startswith("rollback: ")
     return is_one and move.to == registered.aliases.get(CHAMPION) and to in (None, move.to)
 
@@ -274,10 +274,10 @@ def _to_champion(
     reasons_of_previous: Sequence[str],
     hold: str | None = None,
 ) -> list[Move]:
-    """Return the moves that make a version champion; another challenger was compared with the old one, so it goes.
+    """Return the moves that make a version champion, and remove another challenger.
 
     Args:
-        hold: the version that promotions are on hold for from then on, None: for none.
+        hold: the version under the alias `hold` from then on, None: no hold.
     """
     aliases, moves = registered.aliases, []
     champion, challenger = aliases.get(CHAMPION), aliases.get(CHALLENGER)

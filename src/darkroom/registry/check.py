@@ -1,7 +1,7 @@
 """List the problems in a registry and in the runs of this machine, and repair what can be repaired.
 
-A process may die between any two calls to the store, somebody may move an alias in MLflow's UI or delete a directory.
-Automatic repairs follow from what the registry itself says; files are never invented.
+A process may die between any two calls to the store; somebody may move an alias in MLflow's UI or delete a directory.
+Repairs use only the registry's own records; lost files are not replaced.
 """
 
 import socket
@@ -20,19 +20,19 @@ from darkroom.tracking.store import client, store_errors, tracking_uri
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUNNING_AT_ONCE = 1000  # runs asked for in one call; MLflow's limit is 50,000
-CLOCK_SECONDS = 10  # by which the start of a process may seem to move when the clock of the machine is set
+RUNNING_AT_ONCE = 1000  # runs per call; MLflow's limit is 50,000
+CLOCK_SECONDS = 10  # by which the start of a process may seem to move when the clock is adjusted
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """A problem.
 
     Attributes:
         kind: misplaced | unfinished | unrecorded | no champion | champion is previous | stale challenger | files |
             dead run
         about: the alias, version or run.
-        sentence: what is wrong, and what repairs it.
+        sentence: what is wrong and how to repair it.
         repairable: whether `repair` repairs it.
     """
 
@@ -43,7 +43,7 @@ class Finding:
 
 
 def check(name: str) -> list[Finding]:
-    """Return what is wrong with a registered model, and which runs of dead processes of this machine are open.
+    """Return the problems of a registered model, and open runs of dead processes of this machine.
 
     Raises:
         RegistryError: the store does not answer, or an entry of the history is damaged.
@@ -53,17 +53,17 @@ def check(name: str) -> list[Finding]:
 
 
 def repair(name: str) -> list[Finding]:
-    """Repair what can be repaired and return all problems found; `check` lists what is left.
+    """Repair what can be repaired and return all problems found; `check` lists the remaining ones.
 
     Raises:
-        LockedError: somebody else holds the lock of the registry.
+        LockedError: another process holds the lock of the registry.
         RegistryError: the store does not answer, or refuses.
     """
     found = check(name)
     relocate()
     location_of.cache_clear()
     if read(name) != Registered(name):
-        with ledger(name) as book:  # finishes and notes by opening
+        with ledger(name) as book:  # opening it finishes and records moves
             registered = book.read()
             book.move(_mending_moves(registered))
     opened = client()
@@ -100,7 +100,7 @@ def _of_aliases(registered: Registered) -> Iterator[Finding]:
 
 
 def _mending_moves(registered: Registered) -> list[Move]:
-    """Return the moves after which no alias contradicts another."""
+    """Return the moves that make the aliases consistent."""
     moves = []
     champion, previous, challenger = (registered.under(alias) for alias in (CHAMPION, PREVIOUS, CHALLENGER))
     if champion and previous and champion.version == previous.version:
@@ -152,9 +152,9 @@ def _experiments(opened: "MlflowClient") -> Iterator[Any]:
 
 
 def _lives(tags: dict[str, str]) -> bool:
-    """Return whether the process that opened a run on this machine is still there; its number may be another's by now.
+    """Return whether the process that opened a run on this machine still exists; its id may have been reused.
 
-    Of a run that was begun before runs said when their process started, a process of that number is believed.
+    Runs of earlier releases lack the start time of their process; for these any process with the id counts.
     """
     import psutil
 

@@ -1,9 +1,9 @@
-"""How often candidates were compared with a champion on a test set, and what a margin is held against.
+"""Count the comparisons of candidates with a champion per test set, and keep the reference of margins.
 
-The more comparisons one test set has seen, the more likely one of them was won by chance; so they are counted, in one
-tag of the registered model per test set. A test set is recognised by the images that it shares with an earlier one: it
-may have grown since. Which these are is estimated from the smallest ids, which are digests of content, so that they are
-a random sample of the images (Broder 1997).
+The more comparisons are made on a test set, the more likely one of them is won by chance, so they are counted, in one
+tag of the registered model per test set. A test set that has grown is recognised by the images that it shares with an
+earlier one. Their share is estimated from the smallest ids, which are digests of content and therefore a random sample
+of the images (Broder 1997).
 """
 
 import itertools
@@ -19,20 +19,20 @@ from darkroom.tracking import runs
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
 KEY = "comparisons."  # registered-model tags comparisons.<first id of the test set when it was first used>.<number>
-REFERENCE = "margin.reference"  # version tag: the version against which the next margin is held
-SAMPLE = 64  # ids that are kept of a test set
+REFERENCE = "margin.reference"  # version tag: the version with which the next candidate is compared for a margin
+SAMPLE = 64  # ids that are kept per test set
 ID_DIGITS, COMPARISON_DIGITS = 12, 8  # of a sha256; a registered model's tag holds 5,000 characters
-REMEMBERED = 365  # comparisons that are recognised when they are made again
-SHOWN, REASON_CHARACTERS = 6, 80  # decisions that are kept in words, of each test set
-SAME_TEST_SET = 0.5  # share of images that were in the earlier test set
+REMEMBERED = 365  # comparisons that are recognised when repeated
+SHOWN, REASON_CHARACTERS = 6, 80  # decisions that are kept in words, per test set
+SAME_TEST_SET = 0.5  # minimum share of images that were in the earlier test set
 
 
 def number(registered: Registered, ids: Iterable[str], comparison: str) -> int:
-    """Return which comparison on this test set this one is, from 1; one that was made before keeps its number.
+    """Return the number of a comparison on this test set, from 1; a repeated comparison keeps its number.
 
     Args:
         ids: of the test images, sha256 of content.
-        comparison: digest of the two models that are compared.
+        comparison: digest of the two compared models.
 
     Raises:
         RegistryError: a tag is damaged.
@@ -49,10 +49,10 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
     Args:
         run_id: of the candidate's training.
         passed: whether it passed all gates.
-        reason: a sentence; its beginning is kept.
+        reason: a sentence, of which the beginning is kept.
 
     Raises:
-        LockedError, RegistryError: as of `ledger`.
+        LockedError, RegistryError: see ledger.
     """
     now = sample(ids)
     with ledger(name) as book:
@@ -73,7 +73,7 @@ def record(name: str, ids: Iterable[str], comparison: str, *, run_id: str, passe
 
 
 def decided(registered: Registered) -> list[dict[str, Any]]:
-    """Return of each test set {n_comparisons, decisions}; a decision is {at, run, passed, reason}, oldest first.
+    """Return {n_comparisons, decisions} per test set; a decision is {at, run, passed, reason}, oldest first.
 
     Raises:
         RegistryError: a tag is damaged.
@@ -83,7 +83,7 @@ def decided(registered: Registered) -> list[dict[str, Any]]:
 
 
 def note(run_id: str, tags: Mapping[str, str], *, decision: str) -> None:
-    """Set tags of a run and say in its description what was decided about its model; a run that is gone is passed over.
+    """Set tags of a run and write the decision into its description; a run that is gone is ignored.
 
     Args:
         decision: in Markdown.
@@ -95,10 +95,10 @@ def note(run_id: str, tags: Mapping[str, str], *, decision: str) -> None:
 
 
 def reference(registered: Registered, champion: Version) -> Version | None:
-    """Return the version against which a margin is held beside the champion, None if that is the champion itself.
+    """Return the reference for a margin besides the champion, None if that is the champion itself.
 
-    A champion that was promoted within a margin, and not because it is better, has the reference of the one before: a
-    series of small losses would otherwise add up.
+    A champion that was promoted within a margin, not because it is better, keeps the reference of its predecessor, so
+    that small losses do not add up.
 
     Raises:
         RegistryError: the reference was deleted.
@@ -116,7 +116,7 @@ def reference(registered: Registered, champion: Version) -> Version | None:
 
 
 def hold_against(version: Version, held: Version) -> None:
-    """Let `held` be the reference of the version, which may be itself."""
+    """Record `held` as the version's reference for margins, which may be itself."""
     if version.tags.get(REFERENCE) != held.version:
         with store_errors(tracking_uri()):
             client().set_model_version_tag(version.name, version.version, REFERENCE, held.version)
@@ -128,15 +128,15 @@ def sample(ids: Iterable[str]) -> list[str]:
 
 
 def share_known(before: Sequence[str], now: Sequence[str]) -> float:
-    """Return which share of the images of a test set was in an earlier one, estimated from their samples."""
-    # Beyond the last id of a full sample nothing is known of it.
+    """Return the estimated share of the images of a test set that were in an earlier one, from their samples."""
+    # A full sample has no information beyond its last id.
     bound = min((ids[-1] for ids in (before, now) if len(ids) == SAMPLE), default="g")
     compared = [image for image in now if image <= bound]
     return len(set(compared) & set(before)) / len(compared) if compared else 0.0
 
 
 def _known(registered: Registered, now: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Return the key and the content of the tag of this test set, empty if it is a new one."""
+    """Return the key and the content of this test set's tag; the content is empty for a new one."""
     # Another test set may begin with the same id.
     new = next(key for n in itertools.count(1) if (key := f"{KEY}{now[0]}.{n}") not in registered.tags)
     best, found = SAME_TEST_SET, (new, {"n": 0, "sample": "", "made": "", "decisions": []})

@@ -1,14 +1,14 @@
-"""Moves of aliases that are either whole or finished later, and the history of all of them.
+"""Atomic moves of aliases, and their history.
 
-MLflow sets one alias at a time and keeps no history. Here several moves that belong together are first written down as
-one tag of the registered model (`unfinished`), then made, then entered into the history (tags history.NNNNNN), and
-then the tag is removed. Whoever opens the ledger next finishes what a dead process left: every step can be repeated.
-Old entries go into a few tags that hold many each (archive.NNNNNN), since every reader gets all tags of a model.
-An alias that was moved by other means (MLflow's UI) is noted as found, and never moved back.
+MLflow sets one alias at a time and keeps no history. Here moves that belong together are first written to one tag of
+the registered model (`unfinished`), then made, then recorded in the history (tags history.NNNNNN); then the tag is
+removed. If a process dies, the next one that opens the ledger finishes its moves; every step can be repeated. Old
+entries are packed into a few tags (archive.NNNNNN), because every reader gets all tags of a model. An alias that was
+moved elsewhere (in MLflow's UI) is recorded, and never moved back.
 
-Where the lock does not keep other writers out (over HTTP, see lock.py), two of them notice each other: each
-looks at all aliases after it wrote `unfinished`, and at `unfinished` after it moved an alias. If both moves were made,
-one of the two looks came after the other's write.
+If the lock does not exclude other writers (over HTTP, see lock.py), two of them notice each other: each reads all
+aliases after it wrote `unfinished`, and `unfinished` after it moved an alias. If both make their moves, at least one of
+these reads comes after the other's write.
 """
 
 import json
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-HOLD = "hold"  # on the champion that a rollback restored: promotions wait until a person lifts it
+HOLD = "hold"  # on the champion that a rollback restored; promotions wait until a person lifts it
 ALIASES = (CHAMPION, CHALLENGER, PREVIOUS, HOLD)
-TAG_CHARACTERS = 5000  # what MLflow's column for a registered model's tag holds
+TAG_CHARACTERS = 5000  # MLflow's limit for a registered model's tag
 
 
 @dataclass(frozen=True)
 class Move:
-    """One alias from one version to another; None: it names none."""
+    """The move of an alias from one version to another; None: no version."""
 
     alias: str
     before: str | None
@@ -50,7 +50,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Mark:
-    """One tag of one version, to be set, or with value None to be removed."""
+    """A tag of a version to set, or to remove if value is None."""
 
     version: str
     key: str
@@ -59,10 +59,10 @@ class Mark:
 
 @contextmanager
 def ledger(name: str) -> "Iterator[Ledger]":
-    """Open the ledger of a registered model, which must exist, under its lock; what was left unfinished is finished.
+    """Open the ledger of an existing registered model under its lock, and finish unfinished moves.
 
     Raises:
-        LockedError: somebody else held the lock for three minutes.
+        LockedError: another process held the lock for three minutes.
         RegistryError: the store does not answer, refuses, or was copied or moved.
     """
     opened = client()  # imports MLflow, 5 s: before the lock
@@ -77,8 +77,8 @@ class Ledger:
     """The writing side of one registered model; made by `ledger`, which holds the lock.
 
     Attributes:
-        settled: a sentence for everything that was finished or noted at the opening.
-        finished: the moves that a dead process had begun and the opening finished, None if there were none.
+        settled: a sentence for every move that was finished or recorded when the ledger was opened.
+        finished: the moves of a dead process that were finished, None if there were none.
     """
 
     def __init__(self, name: str, opened: "MlflowClient", check: "Callable[[], None]") -> None:
@@ -90,24 +90,24 @@ class Ledger:
         self.finished: list[Move] | None = None
 
     def read(self) -> Registered:
-        """Return the registered model as it is now: as it was read last, since whoever writes needs this lock."""
+        """Return the registered model as last read; nobody else can write without this lock."""
         if self._known is None:
             self._known = read(self.name)
         return self._known
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Enclose one write: the lock is still held, and what the store raises becomes a RegistryError."""
+        """Enclose one write: check that the lock is still held, and turn errors of the store into RegistryErrors."""
         self._check()
         self._known = None
         with store_errors(registry_uri()):
             yield
 
     def move(self, moves: Sequence[Move], marks: Sequence[Mark] = ()) -> None:
-        """Make the moves and marks, in this order, and record the moves: all of it, or all of it at the next opening.
+        """Make the moves and marks, in this order, and record the moves; if interrupted, the next opening finishes.
 
         Raises:
-            RegistryError: the store refuses, or somebody else writes at the same moment.
+            RegistryError: the store refuses, or another process writes at the same time.
         """
         registered = self.read()
         wanted = [move for move in moves if registered.aliases.get(move.alias) != move.to]
@@ -119,7 +119,7 @@ class Ledger:
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "who": whoami(),
             "first": registered.n_moves + 1,
-            "moves": [{**asdict(move), "reasons": list(move.reasons)} for move in wanted],  # as JSON reads back
+            "moves": [{**asdict(move), "reasons": list(move.reasons)} for move in wanted],  # as read back from JSON
             "marks": [asdict(mark) for mark in marks],
         }
         intent = _fitting(intent)
@@ -128,7 +128,7 @@ class Ledger:
         self._finish(registered, intent)
 
     def _settle(self) -> list[str]:
-        """Finish what a dead process began, note what was moved by other means, archive; return what was finished."""
+        """Finish moves of dead processes, record moves made elsewhere, archive; return sentences about them."""
         registered, done = self.read(), []
         if intent := registered.unfinished:
             done.append(f"finished: {in_words(intent)}")
@@ -150,7 +150,7 @@ class Ledger:
             for mark in intent["marks"]:
                 self._mark(registered, Mark(**mark))
             for move in moves:
-                # An alias that is neither here nor there was moved by somebody else since: it stays where it is.
+                # An alias at neither version was moved by somebody else since, and stays there.
                 if registered.aliases.get(move.alias) == move.before:
                     self._set_alias(move, intent)
             for number, move in enumerate(moves, intent["first"]):
@@ -159,9 +159,9 @@ class Ledger:
             self.client.delete_registered_model_tag(self.name, UNFINISHED)
 
     def _archive(self, old: dict[int, dict[str, Any]]) -> None:
-        """Put old entries of the history together into one tag, then remove theirs; a death between doubles nothing.
+        """Pack old entries of the history into one tag, then remove their own; a kill in between duplicates nothing.
 
-        It is done before a move: after one, its failure would be told as that of the move.
+        Done before a move, because a failure after one would look like a failed move.
         """
         if len(old) < KEPT:
             return
@@ -188,7 +188,7 @@ class Ledger:
             raise self._another_writer()
 
     def _refuse_another_writer(self, registered: Registered, intent: Mapping[str, Any]) -> None:
-        """Withdraw the intent that was just written if anything was moved since `registered` was read."""
+        """Withdraw the intent just written if anything was moved since `registered` was read."""
         found = self._read_back()
         is_ours = found.unfinished == intent
         if is_ours and (found.aliases, found.n_moves) == (registered.aliases, registered.n_moves):
@@ -205,7 +205,7 @@ class Ledger:
         )
 
     def _read_back(self) -> Registered:
-        """Return aliases and tags as the store answers now; versions, which are many, are left out."""
+        """Read aliases and tags from the store again, without the many versions."""
         with store_errors(registry_uri()):
             model = self.client.get_registered_model(self.name)
         aliases = {alias: str(version) for alias, version in model.aliases.items()}
@@ -238,7 +238,7 @@ class Ledger:
 
 
 def unrecorded(registered: Registered) -> list[Move]:
-    """Return the moves of our aliases that the history does not know: made in MLflow's UI, or a version was deleted."""
+    """Return moves that are missing in the history: made in MLflow's UI, or caused by a deleted version."""
     recorded = {entry["alias"]: entry["to"] for entry in registered.history()}
     return [
         Move(alias, recorded.get(alias), registered.aliases.get(alias), ["found moved without a record"])
@@ -248,13 +248,13 @@ def unrecorded(registered: Registered) -> list[Move]:
 
 
 def in_words(intent: Mapping[str, Any]) -> str:
-    """Return what somebody wanted to move."""
+    """Return the intended moves in words."""
     moves = [f"{move['alias']} from {move['before'] or 'none'} to {move['to'] or 'none'}" for move in intent["moves"]]
     return f"{', '.join(moves)}, begun by {intent['who']} at {intent['at']}"
 
 
 def _fitting(intent: dict[str, Any]) -> dict[str, Any]:
-    """Return the intent with reasons short enough for one tag; an entry of the history is then, too."""
+    """Return the intent with reasons cut to fit into one tag, and therefore also into entries of the history."""
     length = 1600
     while len(json.dumps(intent, ensure_ascii=False)) > TAG_CHARACTERS and length > 20:
         length //= 2

@@ -8,8 +8,8 @@
     MLflow server,    a lock file in .darkroom of this         one writer in this checkout, none kept out elsewhere:
     other databases   repository                               let one host promote
 
-An MLflow server has no lock and no compare-and-set. Where promoters of two hosts meet all the same, ledger.py notices
-by what it reads back, and the one that loses fails.
+An MLflow server has no lock and no compare-and-set. If two hosts promote at the same time, ledger.py notices when it
+reads back, and at least one of them fails.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from darkroom.tracking.store import registry_uri, sqlite_file
 def registry_lock(name: str, *, timeout: float = 180.0) -> Iterator[Callable[[], None]]:
     """Hold the lock of a registered model; yield a function to call before each write.
 
-    That function raises a RegistryError if the lock is held no longer.
+    That function raises a RegistryError if the lock was lost.
 
     Raises:
         LockedError: another process still held it after `timeout` seconds.
@@ -44,12 +44,12 @@ def registry_lock(name: str, *, timeout: float = 180.0) -> Iterator[Callable[[],
 
 
 def _held() -> None:
-    """A lock of the kernel cannot be lost."""
+    """Do nothing: a lock of the kernel cannot be lost."""
 
 
 @contextmanager
 def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[[], None]]:
-    """Hold PostgreSQL's advisory lock of the name; of a transaction, which connection poolers pass on unchanged."""
+    """Hold PostgreSQL's advisory lock of the name, in a transaction, because connection poolers keep transactions."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
@@ -57,7 +57,7 @@ def _advisory_lock(uri: str, name: str, *, timeout: float) -> Iterator[Callable[
     key = int.from_bytes(hashlib.sha256(f"darkroom registry {name}".encode()).digest()[:8], signed=True)
     settings = {
         "lock_timeout": f"{round(timeout * 1000)}ms",
-        "idle_in_transaction_session_timeout": "0",  # the transaction does nothing but hold the lock
+        "idle_in_transaction_session_timeout": "0",  # the transaction only holds the lock
         "tcp_keepalives_idle": "30",  # a holder whose host has vanished is noticed within two minutes
         "tcp_keepalives_interval": "30",
         "tcp_keepalives_count": "3",

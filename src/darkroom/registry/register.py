@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-DESCRIPTION_CHARACTERS = 5000  # what MLflow's column for a version's description holds
+DESCRIPTION_CHARACTERS = 5000  # MLflow's limit for a version's description
 VERIFY = """
 import sys
 
@@ -38,15 +38,15 @@ np.save(sys.argv[3], np.array([list(row.values()) for row in rows]))
 
 
 def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str, str]) -> Version:
-    """Return the version of a logged model, registered now unless one with the same model.onnx is there and whole.
+    """Register a logged model and return its version, or an undamaged existing one with the same model.onnx.
 
     Args:
-        model_uri: what `Run.log_package` returned.
-        model_sha256: of the model.onnx that was evaluated.
+        model_uri: returned by Run.log_package.
+        model_sha256: of the evaluated model.onnx.
         tags: lineage; the sha256 of every file is added as sha256/<path>.
 
     Raises:
-        RegistryError: the store has no such model, holds another model.onnx under that URI, or refuses.
+        RegistryError: the store has no such model, has another model.onnx under that URI, or refuses.
     """
     opened = client()
     with store_errors(tracking_uri()), tempfile.TemporaryDirectory() as scratch:
@@ -71,14 +71,14 @@ def register(name: str, *, model_uri: str, model_sha256: str, tags: Mapping[str,
 
 
 def verify(version: Version, images: "np.ndarray", expected: "np.ndarray", *, tolerance: float = 1e-5) -> float:
-    """Return the largest difference between what the registered version answers and what was evaluated.
+    """Return the largest difference between probabilities of the registered version and the evaluated ones.
 
-    The version is loaded as a consumer does, from `models:/<name>/<version>`, in a fresh process in which darkroom,
-    Keras and TensorFlow cannot be imported.
+    The version is loaded as by a consumer, from `models:/<name>/<version>`, in a new process that cannot import
+    darkroom, Keras or TensorFlow.
 
     Args:
         images: (n, height, width, channels), uint8.
-        expected: (n, classes), the probabilities that evaluate recorded for them.
+        expected: (n, classes), the probabilities recorded by evaluate.
 
     Raises:
         RegistryError: the version cannot be loaded, or a probability differs by more than `tolerance`.
@@ -109,12 +109,12 @@ def verify(version: Version, images: "np.ndarray", expected: "np.ndarray", *, to
 
 
 def store_card(version: Version, *, markdown: str, html: str, description: str) -> list[str]:
-    """Keep a model card with the version and return where: files of its run, and the text that MLflow's UI shows.
+    """Store a version's model card as files of its run and as its description in MLflow's UI; return the files.
 
-    The files are not put beside the model: every file there was summed at registration.
+    The files are not stored beside the model, where every file has a checksum of the registration.
 
     Args:
-        description: short Markdown, at most 5000 characters; the rest is cut off.
+        description: short Markdown, cut after 5000 characters.
     """
     opened, kept = client(), []
     with store_errors(tracking_uri()):
@@ -132,7 +132,7 @@ def store_card(version: Version, *, markdown: str, html: str, description: str) 
 
 
 def _create(opened: "MlflowClient", name: str) -> None:
-    """Create the registered name if there is none; before the lock, which may need it to be there."""
+    """Create the registered name if there is none, before taking the lock, which may need it."""
     from mlflow.exceptions import MlflowException
 
     with store_errors(registry_uri()):

@@ -1,4 +1,4 @@
-"""A registered model as it was read at one moment: its versions, aliases, tags, and the history that the tags hold."""
+"""A registered model as read at one moment: its versions, aliases, tags, and the history in the tags."""
 
 import base64
 import json
@@ -13,13 +13,13 @@ from darkroom.errors import RegistryError
 
 MODEL_FILE = "artifacts/model.onnx"  # inside a version's directory
 PACKAGE_FILE = "code/package.py"
-# By package.py, in this order; older versions lack some.
+# Files imported by package.py, in this order; older versions lack some.
 IMPORTED_FILES = ("code/headers.py", "code/images.py", "code/machine.py")
-DOWNLOAD_NOTE = "registered_model_meta"  # MLflow writes it into a directory that it downloads; no file of a version
+DOWNLOAD_NOTE = "registered_model_meta"  # written by MLflow into downloaded directories; not a file of a version
 SHA256 = "sha256/"  # version tags sha256/<path of a file>
 HISTORY = "history."  # registered-model tags history.000001, ...
 ARCHIVE = "archive."  # registered-model tags archive.000001, ...: older entries of the history, many in one tag
-UNFINISHED = "unfinished"  # registered-model tag: moves that began and have not ended, see ledger.py
+UNFINISHED = "unfinished"  # registered-model tag: unfinished moves, see ledger.py
 
 
 KEPT = 50  # newest entries of the history that are never archived
@@ -27,7 +27,7 @@ KEPT = 50  # newest entries of the history that are never archived
 
 @dataclass(frozen=True)
 class Version:
-    """One registered version. `location` is where its files are, a URI; `tags` hold its lineage and sha256 sums."""
+    """One registered version; `location` is the URI of its files, `tags` have its lineage and checksums."""
 
     name: str
     version: str
@@ -42,13 +42,13 @@ class Version:
 
 
 class Hold(NamedTuple):
-    """Why promotions wait for a person, and since when (ISO 8601; None: the alias was set by other means)."""
+    """Why promotions wait for a person, and since when (ISO 8601; None: the alias was set elsewhere)."""
 
     since: str | None
     reason: str
 
     def is_over(self, days: float | None, now: datetime) -> bool:
-        """Return whether it has ended by itself if it lasts so many days; None: a person ends it."""
+        """Return whether it has ended, given its duration in days; None: only a person ends it."""
         if days is None or self.since is None:
             return False
         return (now - datetime.fromisoformat(self.since)).total_seconds() >= days * 86400
@@ -59,7 +59,7 @@ class Hold(NamedTuple):
 
 @dataclass(frozen=True)
 class Registered:
-    """Everything about one registered model, read at one moment. A name that is not registered has no versions."""
+    """One registered model, read at one moment. A name that is not registered has no versions."""
 
     name: str
     versions: Mapping[str, Version] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Registered:
     tags: Mapping[str, str] = field(default_factory=dict)
 
     def under(self, alias: str) -> Version | None:
-        """Return the version that the alias names, None if it names none."""
+        """Return the version under an alias, None if there is none."""
         return self.versions.get(self.aliases.get(alias, ""))
 
     def with_model(self, sha256: str) -> Version | None:
@@ -87,7 +87,7 @@ class Registered:
         return [entries[number] for number in sorted(entries)]
 
     def reigns(self) -> list[dict[str, Any]]:
-        """Return what was champion when, oldest first: {version, since, until, who, reasons}; until None: it still is.
+        """Return all champions, oldest first: {version, since, until, who, reasons}; until is None for the present one.
 
         A version that was champion twice has two entries.
         """
@@ -107,7 +107,7 @@ class Registered:
 
     @property
     def hold(self) -> Hold | None:
-        """The hold on promotions that a rollback left, None where there is none."""
+        """The hold on promotions after a rollback, None if there is none."""
         if (version := self.aliases.get("hold")) is None:
             return None
         last = next((entry for entry in reversed(self.history()) if entry["alias"] == "hold"), None)
@@ -117,18 +117,18 @@ class Registered:
 
     @property
     def n_moves(self) -> int:
-        """The number of the newest entry of the history, 0 where there is none."""
+        """The number of the newest entry of the history, 0 if there is none."""
         entries = self._entries()
         return int(entries[-1].removeprefix(HISTORY)) if entries else 0
 
     @property
     def unfinished(self) -> dict[str, Any] | None:
-        """The moves that a process began and has not ended (it runs, or it died), None where there are none."""
+        """The unfinished moves of a process that is running or dead, None if there are none."""
         return self._parsed(UNFINISHED) if UNFINISHED in self.tags else None
 
     @property
     def old_moves(self) -> dict[int, dict[str, Any]]:
-        """The entries that may go into the archive, by number: not the newest, and not the last one of an alias."""
+        """The entries that may be archived, by number: not the newest, and not the last one of an alias."""
         entries = {int(key.removeprefix(HISTORY)): self._parsed(key) for key in self._entries()}
         last = {entry["alias"]: number for number, entry in entries.items()}
         kept = {*last.values(), *list(entries)[-KEPT:]}
@@ -157,12 +157,12 @@ class Registered:
 
 
 def packed(entries: Mapping[int, Mapping[str, Any]]) -> str:
-    """Return entries of the history, by number, as text that a tag holds."""
+    """Return entries of the history, by number, as text for a tag."""
     return base64.b85encode(zlib.compress(json.dumps(entries, ensure_ascii=False).encode(), 9)).decode()
 
 
 def unpacked(text: str) -> dict[int, dict[str, Any]]:
-    """Return the entries that were packed.
+    """Return the entries of a packed text.
 
     Raises:
         ValueError, zlib.error: the text is damaged.

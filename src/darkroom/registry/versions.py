@@ -1,8 +1,8 @@
-"""Registered versions as a reader sees them: names, aliases, tags, history, and the model file behind each.
+"""Read registered versions: names, aliases, tags, history and model files.
 
-A sqlite store is read directly (0.01 s): the MLflow client costs 5 s of imports, which is most of what a no-op
-`dvc repro` or the first answer of `darkroom predict` may take. Every other store, and a sqlite file whose tables are
-not those of the pinned MLflow, is read through the client.
+A sqlite store is read directly (0.01 s), because the MLflow client takes 5 s to import, which would be most of the time
+of a no-op `dvc repro` or of the first answer of `darkroom predict`. Other stores, and sqlite files with other tables
+than those of the pinned MLflow, are read through the client.
 """
 
 import functools
@@ -58,9 +58,9 @@ def read(name: str) -> Registered:
             return _read_sqlite(file, name)
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                # The client would only wait for as long once more.
+                # The client would only wait for the same time again.
                 raise refusal(registry_uri(), error, variable=variable_of(registry_uri())) from error
-            # No tables yet, tables of another MLflow, or not a database: the client knows or says which.
+            # No tables yet, tables of another MLflow, or not a database: the client handles or reports it.
     return _read_client(name)
 
 
@@ -68,7 +68,7 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
     """Return one version by its number or its alias.
 
     Raises:
-        RegistryError: there is none; the message names those that there are.
+        RegistryError: there is no such version.
     """
     registered = read(name)
     found = registered.versions.get(version) if version else registered.under(alias or "")
@@ -87,7 +87,7 @@ def find(name: str, *, alias: str | None = None, version: str | None = None) -> 
 
 
 def known_names() -> list[str]:
-    """Return the names of all registered models of a sqlite store; none for other stores (it only serves hints)."""
+    """Return the names of all registered models of a sqlite store, for hints; none for other stores."""
     file = sqlite_file(registry_uri())
     if not file or not file.exists():
         return []
@@ -101,12 +101,12 @@ def known_names() -> list[str]:
 
 
 def fetch(version: Version, path: str = MODEL_FILE) -> Path:
-    """Return a local path of one file of the version, after checking it against its sha256 tag.
+    """Return a local path of a file of the version, after checking it against its sha256 tag.
 
     Files of a remote store are downloaded once into .darkroom/models/ of the repository.
 
     Raises:
-        RegistryError: the file is gone, or its content is not what was registered.
+        RegistryError: the file is gone or was changed.
     """
     local = local_folder(version.location)
     file = local / path if local else _download(version, path)
@@ -130,7 +130,7 @@ def fetch(version: Version, path: str = MODEL_FILE) -> Path:
 
 
 def load(version: Version, **settings: Any) -> Any:
-    """Return the version's own Package: its model.onnx, read by the package.py that was registered with it.
+    """Return the version's own Package: its model.onnx, loaded by the package.py that was registered with it.
 
     Args:
         settings: of Package.load: threads, max_pixels.
@@ -142,16 +142,16 @@ def load(version: Version, **settings: Any) -> Any:
     model, *code = (fetch(version, path) for path in (MODEL_FILE, *imported, PACKAGE_FILE))
     try:
         return _import_files(code).Package.load(model, **settings)
-    except Exception as error:  # whatever the registered code raises
+    except Exception as error:  # anything that the registered code raises
         message = f"{version.name} version {version.version} cannot be loaded: {type(error).__name__}: {error}"
         raise RegistryError(message) from error
 
 
 def damage(version: Version) -> list[str]:
-    """Return a sentence for each file of the version that is missing, changed, or was not there when it was registered.
+    """Return a sentence for each file of the version that is missing, changed, or was added after registration.
 
-    All files are looked at, those that only MLflow's own loader reads included; a remote version is downloaded for it.
-    Only __pycache__ is left out: Python itself writes it beside what MLflow imports in a local store.
+    All files are checked, including those that only MLflow's own loader reads; a remote version is downloaded. Only
+    __pycache__ is ignored, which Python writes beside modules that MLflow imports from a local store.
 
     Raises:
         RegistryError: the store does not answer.
@@ -174,9 +174,9 @@ def damage(version: Version) -> list[str]:
 
 
 def lost_files(version: Version) -> dict[str, Path]:
-    """Return the files of a version on this disk that are missing or changed, and where they belong.
+    """Return the missing or changed files of a version on this disk, with the paths where they belong.
 
-    Of a version in remote storage none: it would have to be downloaded.
+    A version in remote storage has none, because it would have to be downloaded.
     """
     if (folder := local_folder(version.location)) is None:
         return {}
@@ -185,14 +185,14 @@ def lost_files(version: Version) -> dict[str, Path]:
 
 
 def place_hint(version: Version) -> str | None:
-    """Return what to do where not even the directory of all models of the experiment is on this machine, else None."""
+    """Return advice if the directory of the experiment's models does not exist on this machine, else None."""
     if is_gone(version.location.rpartition("/models/")[0]):
         return "mount it on this machine at the same path, or restore it from a backup"
     return None
 
 
 def _missing_and_changed(version: Version, folder: Path) -> tuple[list[str], list[str]]:
-    """Return which registered files are not in the directory, and which have another content there."""
+    """Return the registered files that are missing in the directory, and those with other content."""
     sums = sorted(_sums(version).items())
     missing = [path for path, _ in sums if not (folder / path).is_file()]
     changed = [path for path, sha256 in sums if path not in missing and sha256_of(folder / path) != sha256]
@@ -200,7 +200,7 @@ def _missing_and_changed(version: Version, folder: Path) -> tuple[list[str], lis
 
 
 def _sums(version: Version) -> dict[str, str]:
-    """Return the sha256 of every file that was registered."""
+    """Return the sha256 of every registered file."""
     sums = {key.removeprefix(SHA256): value for key, value in version.tags.items() if key.startswith(SHA256)}
     sums.pop(DOWNLOAD_NOTE, None)
     return sums
@@ -210,7 +210,7 @@ def _read_sqlite(file: Path, name: str) -> Registered:
     connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
         with connection:
-            connection.execute("BEGIN")  # all of it as it was at one moment; Python begins none before a SELECT
+            connection.execute("BEGIN")  # a consistent snapshot; Python begins no transaction before a SELECT
             tags: dict[str, dict[str, str]] = {}
             query = "SELECT version, key, value FROM model_version_tags WHERE workspace = 'default' AND name = ?"
             for number, key, value in connection.execute(query, (name,)):
@@ -258,10 +258,10 @@ def _read_client(name: str) -> Registered:
 
 @functools.lru_cache(maxsize=4096)
 def location_of(uri: str, name: str, version: str, created: int) -> str:
-    """Return where the files of a version are: only a repair changes that, and a server is asked for each alone.
+    """Return the location of a version's files; cached, because a server needs one request for each version.
 
     Args:
-        uri, created: tell versions of the same number apart, of another store or of a name that was deleted.
+        uri, created: distinguish versions of the same number, of another store or of a name that was deleted.
     """
     del uri, created
     return str(client().get_model_version_download_uri(name, version))
@@ -281,7 +281,7 @@ def _download(version: Version, path: str) -> Path:
 
 
 def _download_all(version: Version, folder: str) -> Path | None:
-    """Return where the files of a remote version were downloaded to, None if there are none."""
+    """Download the files of a remote version and return their directory, None if there are none."""
     client()
     try:
         with store_errors(tracking_uri()):
@@ -293,10 +293,10 @@ def _download_all(version: Version, folder: str) -> Path | None:
 
 
 def _import_files(paths: Sequence[Path]) -> ModuleType:
-    """Return the last of these Python files as a package that holds the others, each importing those before it.
+    """Return the last of these Python files as a package that contains the others, each importing those before it.
 
-    Versions with another content do not share it. Their text is run, and never a __pycache__ beside it, which no sum
-    vouches for.
+    Versions with other content do not share it. Source is executed, never a __pycache__ beside it, which has no
+    checksum.
     """
     sources = [path.read_bytes() for path in paths]
     name = f"_darkroom_package_{hashlib.sha256(b''.join(sources)).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Every path but those that front.py answers (POST to /v1); the routes of all are here, for FastAPI to describe."""
+"""The FastAPI application: all routes for the OpenAPI document; front.py answers POST to /v1 before it."""
 
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -55,13 +55,13 @@ LABELS = Body(openapi_examples={"one": {"value": TRUE}, "several": {"value": {"f
 ID = {  # front.py answers every request with the same header
     "name": "X-Request-ID",
     "in": "header",
-    "description": "Taken over into the answer and the logs, if it is 1 to 128 letters, digits or . _ : = + / @ -",
+    "description": "Copied to the answer and the logs, if it is 1 to 128 letters, digits or . _ : = + / @ -",
     "schema": {"type": "string", "maxLength": 128},
 }
 TRACE = {
     "name": "traceparent",
     "in": "header",
-    "description": "Of a trace (W3C Trace Context): handed on in the answer and the logs.",
+    "description": "Of a trace (W3C Trace Context); copied to the answer and the logs.",
     "schema": {"type": "string", "maxLength": 200},
 }
 EXAMPLE = {
@@ -81,7 +81,7 @@ SHOWN = [  # front.py reads them
     {
         "name": "top",
         "in": "query",
-        "description": "Only so many probabilities of each image, the greatest first; default: all.",
+        "description": "Maximum number of probabilities per image, the greatest first; default: all.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 999999999},
     },
     {
@@ -109,13 +109,13 @@ def build(
     """Return the application.
 
     Args:
-        alias: that is followed; None: the version is fixed.
-        root_path: of a proxy in front, where the description says that the paths are; empty: none.
-        needs_token: whether the front asks for a token.
-        takes_feedback: whether the front takes true labels.
-        explains: whether it explains answers.
+        alias: to follow; None: the version is fixed.
+        root_path: prefix of a proxy in front, for the OpenAPI document; empty: none.
+        needs_token: whether a token is required.
+        takes_feedback: whether true labels are accepted.
+        explains: whether answers are explained.
         n_waiting: returns the number of images that are accepted and not answered.
-        unready: returns why the server should get no requests, None: it should.
+        unready: returns why the server should get no requests, None if it should.
     """
     summary = "Classifies images with the registered version under an alias."
     app = FastAPI(
@@ -164,7 +164,7 @@ def _add_predict(router: APIRouter) -> None:
         **{status: {"description": text, "model": Problem} for status, text in REFUSALS.items()},
     }
 
-    # For the document, and for the answer to other methods: front.py answers a POST before it comes here.
+    # For the OpenAPI document, and for the answer to other methods; front.py answers POST before.
     @router.post(
         PREDICT,
         summary="Classify one image or several",
@@ -174,9 +174,9 @@ def _add_predict(router: APIRouter) -> None:
         openapi_extra={"requestBody": {"content": CONTENT}, "parameters": [ID, TRACE, *SHOWN]},
     )
     async def predict(body: Annotated[OneImage | Images, ENCODED]) -> None:
-        """One image that cannot be read is answered with 422.
+        """An image that cannot be read is answered with 422.
 
-        Of several, each has its own answer, and the status is 422 only if none could be read.
+        Several images have separate answers, and the status is 422 only if none could be read.
         """
 
 
@@ -190,7 +190,7 @@ def _add_explain(router: APIRouter) -> None:
     # For the document, as predict is.
     @router.post(
         EXPLAIN,
-        summary="Say what in an image speaks for its class",
+        summary="Show what in an image supports its class",
         operation_id="explain",
         response_model=Explanation,
         responses={status: {"description": text, "model": Problem} for status, text in described.items()},
@@ -215,16 +215,16 @@ def _add_feedback(router: APIRouter) -> None:
     # For the document, as predict is.
     @router.post(
         FEEDBACK,
-        summary="Tell the true class of images that were classified",
+        summary="Send the true classes of classified images",
         operation_id="feedback",
         response_model=Stored,
         responses={status: {"description": text, "model": Problem} for status, text in described.items()},
         openapi_extra={"parameters": [ID, TRACE]},
     )
     async def feedback(body: Annotated[OneLabel | Labels, LABELS]) -> None:
-        """A label may be a class that the model does not know: then the model was wrong, and unknown_classes names it.
+        """A label may be a class that the model does not know: then the model was wrong, and unknown_classes lists it.
 
-        Of several labels for one image the last one counts. What is answered with 200 is on the disk.
+        If an image has several labels, the last one counts. Labels answered with 200 are on the disk.
         """
 
 

@@ -1,4 +1,4 @@
-"""From the images of a request to their answers: how many may wait, and for how long."""
+"""Get answers for the images of a request, with limits on number and time of waiting."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from darkroom.serving.pool import Answer, Group, Image, Pool, refusal
 
 
 class Batcher:
-    """Hands images to workers. All of it belongs to the event loop.
+    """Passes images to workers. For the event loop's thread only.
 
     Args:
-        max_waiting: images that are accepted and not answered yet, whichever version answers them.
-        seconds: until the answers of a request are there.
-        advice: for clients that waited so long in vain.
+        max_waiting: maximum number of accepted and unanswered images, over all versions.
+        seconds: time limit for the answers of a request.
+        advice: for clients that exceed it.
 
     Attributes:
-        n_waiting: such images.
+        n_waiting: number of accepted and unanswered images.
     """
 
     def __init__(self, *, max_waiting: int, seconds: float, advice: str = "try again in a second") -> None:
@@ -26,11 +26,11 @@ class Batcher:
         self.n_waiting = 0
 
     async def submit(self, pool: Pool, images: Sequence[bytes | str], *, request_id: str = "") -> list[Answer]:
-        """Return one answer per image, in their order, all from this version. Whoever cancels this frees the images.
+        """Return one answer per image, in order, all from this version. Cancelling it frees the images.
 
         Args:
             pool: the workers of a version.
-            images: image files; a text is the reason why there is none, and becomes the answer.
+            images: image files; text is the reason why a file is missing, and becomes the answer.
             request_id: for the log.
 
         Raises:
@@ -57,5 +57,5 @@ class Batcher:
         finally:
             self.n_waiting -= n_images
             if group.n_open:
-                done.cancel()  # nobody waits for what workers have of it
+                done.cancel()  # answers of workers are ignored from now on
                 pool.drop(group)

@@ -1,4 +1,4 @@
-"""A request's body: received within the limits, and taken apart into the bytes of its images."""
+"""Receive a request's body within the limits, and split it into the bytes of its images."""
 
 import asyncio
 import base64
@@ -14,18 +14,18 @@ from starlette.types import Receive
 
 from darkroom.serving.limits import Disconnected, Limits, Refused, busy
 
-MAX_FIELDS = 16  # of a form, beside its files
+MAX_FIELDS = 16  # of a form, besides its files
 WELCOME = (
     "send one image as it is (Content-Type image/* or application/octet-stream), a form with files "
     '(multipart/form-data), or JSON: {"image": BASE64} or {"images": [BASE64, ...]}'
 )
 WHITESPACE = b" \t\n\r\f\v"
-LARGE = 1 << 16  # bytes; taking more apart holds up other requests noticeably, so it is done on a thread
+LARGE = 1 << 16  # bytes; larger bodies are parsed on a thread, because they would delay other requests noticeably
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
 class Intake:
-    """Receives bodies, and knows how many bytes of them are held altogether.
+    """Receives bodies, and limits their total size in memory.
 
     Args:
         fewer: what to send instead of a body that is too large.
@@ -43,7 +43,7 @@ class Intake:
             declared: its Content-Length, 0 if it has none.
 
         Raises:
-            Refused: it is, or will be, too large; it takes too long; too much is held already.
+            Refused: it is too large, takes too long, or exceeds the total in memory.
             Disconnected: the client is gone.
         """
         self._check(declared, held=self._held + declared)
@@ -71,7 +71,7 @@ class Intake:
             raise
 
     def release(self, n_bytes: int) -> None:
-        """Forget about a body of this length."""
+        """Release a body of this length."""
         self._held -= n_bytes
 
     def _check(self, n_bytes: int, *, held: int) -> None:
@@ -83,7 +83,7 @@ class Intake:
 
 
 def images_of(body: bytes, content_type: str, *, max_images: int) -> list[bytes | str]:
-    """Return the image files in a body; a text in one's place says why it cannot be had.
+    """Return the image files in a body, or text with the reason in place of an unreadable one.
 
     Raises:
         Refused: the body is not one of the forms in WELCOME, or has no image, or more than max_images.
@@ -125,7 +125,7 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
     if not boundary:
         raise Refused(400, "the Content-Type multipart/form-data has no boundary; let your HTTP client set it")
     try:
-        # Never to disk: the body is bounded, and nobody asked for the images to be kept.
+        # Never to disk: the body is bounded, and images must not be stored unless configured.
         parser = FormParser(
             "multipart/form-data", take_field, take_file, end, boundary, config={"MAX_MEMORY_FILE_SIZE": float("inf")}
         )
@@ -141,7 +141,7 @@ def _files_of_form(body: bytes, content_type: str, *, max_images: int) -> list[b
 
 
 def _images_of_json(body: bytes, *, max_images: int) -> list[bytes | str]:
-    # Base64 has no brackets and at most one comma (of a data: URI), so these counts bound what json.loads may build.
+    # Base64 has no brackets and at most one comma (of a data: URI), so these counts bound the result of json.loads.
     if body.count(b"[") + body.count(b"{") > 2 or body.count(b",") > 2 * max_images:
         raise Refused(400, f"the JSON does not have the expected form, or has more than {max_images} images; {WELCOME}")
     try:
@@ -159,7 +159,7 @@ def _images_of_json(body: bytes, *, max_images: int) -> list[bytes | str]:
 
 
 def from_base64(text: str) -> bytes | str:
-    """Return the file that a text holds, with or without data: before it; where it holds none, a text that says why."""
+    """Return the file in a base64 text or data: URI, or text with the reason if there is none."""
     start = _DATA_URI.match(text)
     try:
         encoded = text[start.end() if start else 0 :].encode("ascii")
@@ -169,6 +169,6 @@ def from_base64(text: str) -> bytes | str:
 
 
 def too_many(max_images: int) -> Refused:
-    """Return the refusal of a request with more images than that."""
+    """Return the refusal of a request with more than max_images."""
     images = "one image" if max_images == 1 else f"{max_images} images"
     return Refused(400, f"the request has more than {images}; send them in several requests")

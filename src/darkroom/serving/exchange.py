@@ -1,4 +1,4 @@
-"""A request and its answer: what is between an HTTP connection and an ASGI application."""
+"""A request and its answer, between an HTTP connection and an ASGI application."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(Protocol):
-    """What an exchange needs of its connection; see http_server."""
+    """The interface of a connection for an exchange; see http_server."""
 
     @property
     def closes(self) -> bool: ...
@@ -38,7 +38,7 @@ class Exchange:
     """One request and its answer, as ASGI has them.
 
     Attributes:
-        is_complete: whether the whole request is there.
+        is_complete: whether the whole request was received.
         is_begun: whether a part of the answer was written.
     """
 
@@ -64,10 +64,11 @@ class Exchange:
         connection: Connection,
         peer: tuple[str, int],
     ) -> "Exchange":
-        """Return what the head of a request asks for.
+        """Return the exchange for the head of a request.
 
         Raises:
-            HttpParserError: it is not HTTP/1.1 or 1.0, has not one Host, or a transfer encoding beside chunked.
+            HttpParserError: it is not HTTP/1.1 or 1.0, lacks Host or repeats it, or has another transfer encoding than
+                chunked.
         """
         version = parser.get_http_version()
         of_name = dict(headers)
@@ -97,7 +98,7 @@ class Exchange:
         return cls(scope, connection=connection, keep_alive=keep_alive, expects=expects)
 
     async def run(self, app: ASGIApp) -> None:
-        """Have the application answer; what it leaves open ends the connection."""
+        """Run the application; an unfinished answer ends the connection."""
         try:
             await app(self._scope, self.receive, self.send)
         finally:
@@ -105,25 +106,25 @@ class Exchange:
                 self._connection.abort()
 
     def feed(self, body: bytes) -> int:
-        """Take a piece of the body; return how much of it the application has not taken yet."""
+        """Add a piece of the body; return the number of bytes that the application has not read yet."""
         if not self._is_answered:
             self._body += body
             self._wake()
         return len(self._body)
 
     def complete(self) -> None:
-        """The body is complete."""
+        """Mark the body as complete."""
         self.is_complete = True
         self._wake()
 
     def lose(self) -> None:
-        """Nobody waits for the answer any more."""
+        """Note that the client is gone."""
         self._is_lost = True
         if self.task:
             self.task.cancel()
 
     def probe(self) -> None:
-        """Send what a client that still listens passes over."""
+        """Send an interim response, which a listening client ignores."""
         if self._scope["http_version"] == "1.1" and not self.is_begun:
             self._connection.write(CONTINUE)
 

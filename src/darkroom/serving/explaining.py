@@ -1,4 +1,4 @@
-"""What a worker that explains adds to an answer: the image with its heat map."""
+"""Explain an answer in a worker: the image with its heat map."""
 
 import base64
 import signal
@@ -39,7 +39,7 @@ class Explaining:
         )  # so that it fails here, if it does
 
     def __call__(self, pixels: np.ndarray, label: str) -> dict[str, str]:
-        """Return the method, and as `map` a PNG as data: URI in which bright places speak for the label.
+        """Return the method and a `map`, a PNG as data: URI in which bright places support the label.
 
         Args:
             pixels: uint8 (H, W, C), as the network takes them.

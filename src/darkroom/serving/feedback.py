@@ -1,4 +1,4 @@
-"""POST /v1/feedback: a body to true labels, checked and on the disk before it is answered."""
+"""POST /v1/feedback: parse, check and store true labels before the answer."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ class Feedback:
     """Answers POST /v1/feedback.
 
     Args:
-        target: takes the labels; None: they are refused.
+        target: stores the labels; None: they are refused.
     """
 
     def __init__(self, target: FeedbackLog | None, *, follower: Follower, metrics: Metrics, limits: Limits) -> None:
@@ -41,7 +41,7 @@ class Feedback:
         self._intake = Intake(of_labels, fewer="fewer labels")
 
     def of(self, path: str) -> AnswerOf | None:
-        """Return what answers a path, None if it is not this one."""
+        """Return the function that answers a path, None for other paths."""
         return self._take if path == FEEDBACK else None
 
     async def _take(self, request: Request) -> bytes:
@@ -68,10 +68,10 @@ def labels_of(body: bytes, content_type: str, *, classes: Sequence[str]) -> list
     """Return the true labels in a body.
 
     Args:
-        classes: of the version that answers; a label may be none of them, see monitoring.feedback.refusal.
+        classes: of the served version; other labels are possible, see monitoring.feedback.refusal.
 
     Raises:
-        Refused: the body is not as WELCOME has it, or a label is not taken.
+        Refused: the body does not have the form of WELCOME, or a label is refused.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", ""):
@@ -94,7 +94,7 @@ def labels_of(body: bytes, content_type: str, *, classes: Sequence[str]) -> list
 
 
 def store(log: FeedbackLog, labels: Sequence[TrueLabel], *, classes: Sequence[str]) -> list[str]:
-    """Write the labels, and return those that are none of the classes.
+    """Write the labels, and return those that are not in classes.
 
     Raises:
         Refused: a file cannot be written.

@@ -13,15 +13,15 @@ from darkroom.serving.limits import Log
 from darkroom.serving.messages import Facts
 from darkroom.serving.pool import Pool
 
-RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again; hashing its files costs something
+RETRY_SECONDS = 60.0  # until a version that could not be loaded is tried again, because hashing its files is expensive
 
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A version, what it says about itself, and the workers that answer with it.
+    """A version, its facts, and its workers.
 
     Attributes:
-        explaining: the worker that explains its answers; None: the server does not.
+        explaining: the worker that explains its answers; None without --explain.
     """
 
     version: Version
@@ -32,18 +32,18 @@ class Served:
 
 
 class Follower:
-    """Keeps `served` at the version under the alias. The old version lives on until its last request is answered.
+    """Keeps `served` at the version under the alias. The old version is kept until its last request is answered.
 
     Args:
         find: returns the version under the alias.
-        load: returns it loaded.
-        retire: takes a version that answers no more requests.
+        load: loads it.
+        retire: called with a version that gets no more requests.
         log: called with (event, message, **more) when something changed; it must not raise.
-        seconds: between two looks at the registry.
+        seconds: between two polls of the registry.
 
     Attributes:
-        served: what answers now.
-        problem: why it is not the version under the alias, or why that is not known; None: it is.
+        served: the version that answers now.
+        problem: why it is not, or may not be, the version under the alias; None: it is.
         read: when the registry was last read, in seconds since 1970.
     """
 
@@ -70,15 +70,15 @@ class Follower:
         self.read = time.time()
 
     def start(self) -> None:
-        """Begin to look at the registry, on a thread."""
+        """Start polling the registry, on a thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """End looking."""
+        """Stop polling."""
         self._ended.set()
 
     def look(self) -> None:
-        """Look at the registry once, and take over what is found there."""
+        """Read the registry once, and switch to another version if necessary."""
         try:
             version = self._find()
         except DarkroomError as error:
@@ -96,11 +96,11 @@ class Follower:
             return
         try:
             loaded = self._load(version)
-        except Exception as error:  # the version brings its own code; whatever it raises, the old one goes on
+        except Exception as error:  # the version's own code may raise anything; the old version continues
             self._refused = (version, time.monotonic())
             self._say_problem("version_refused", str(error))
             return
-        before, self.served = self.served, loaded  # one assignment: a request reads it once and keeps what it read
+        before, self.served = self.served, loaded  # one assignment; a request reads it once
         self._retire(before)
         self._refused, self.problem = None, None
         message = f"now serving version {version.version}, previously {before.version.version}"
@@ -119,12 +119,12 @@ class Follower:
         while not self._ended.wait(self._seconds):
             try:
                 self.look()
-            except Exception as error:  # nobody would start this thread again
+            except Exception as error:  # the thread must not end
                 self._unreadable = True
                 self._say_problem("look_failed", f"{type(error).__name__}: {error}")
 
 
 def _content(version: Version) -> tuple[object, ...]:
-    """Return what makes a version the one it is: the number of one that was deleted may be used again."""
+    """Return the identity of a version: the number of a deleted one may be reused."""
     sums = {key: value for key, value in version.tags.items() if key.startswith(SHA256)}
     return version.version, version.run_id, version.location, sums

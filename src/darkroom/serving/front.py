@@ -1,8 +1,8 @@
-"""The ASGI application in front: ids of requests, token, access log, counters, errors, and the way to predictions.
+"""The ASGI application in front: ids of requests, token, access log, counters, errors, and predictions.
 
-A prediction of a small image takes 0.1 ms, and FastAPI's way to an endpoint (middlewares, routing, dependencies,
-validation) takes 0.3 ms. So this one request is answered here before FastAPI routes it, and feedback with it, whose
-body has the same limits; the rest is FastAPI's.
+A prediction of a small image takes 0.1 ms, but FastAPI's way to an endpoint (middlewares, routing, dependencies,
+validation) takes 0.3 ms. So predictions, and feedback, whose body has the same limits, are answered here; FastAPI
+answers everything else.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from darkroom.serving.metrics import Metrics
 from darkroom.serving.predictions import EXPLAIN, PREDICT
 from darkroom.serving.request import ENCODER, JSON, AnswerOf, Request
 
-INFER = "/v2/models/MODEL/infer"  # as label of counters
+INFER = "/v2/models/MODEL/infer"  # as a label of counters
 OPEN = {open_inference.LIVE, open_inference.READY}
-PROTECTED = ("/v1/", "/v2", "/metrics")  # by the token; probes and the page, which asks for the token, are open
+PROTECTED = ("/v1/", "/v2", "/metrics")  # by the token; probes and the page, which asks for the token, are not
 KNOWN = {  # as labels of counters
     PREDICT,
     EXPLAIN,
@@ -36,8 +36,8 @@ KNOWN = {  # as labels of counters
     "/openapi.json",
     "/",
 }
-MOST_LOGGED = 200  # characters of a path; a client may send 64 kB of them
-CLIENT_CLOSED = 499  # in logs and counters only, as nginx has it
+MOST_LOGGED = 200  # characters of a path, which may have 64 kB
+CLIENT_CLOSED = 499  # only in logs and counters, as in nginx
 
 
 class Front:
@@ -45,9 +45,9 @@ class Front:
 
     Args:
         inner: answers every other path.
-        posted: each returns what answers a POST to a path, None where it does not.
-        root_path: that a proxy has before all paths, and may leave there: /darkroom, or nothing.
-        token: what /v1/ and /metrics ask for as `Authorization: Bearer`; None: nothing.
+        posted: each returns the function that answers a POST to a path, or None.
+        root_path: prefix of a proxy, which it may strip or not: /darkroom, or empty.
+        token: required by /v1/ and /metrics as `Authorization: Bearer`; None: not required.
         access_log: called once per request, None: never.
         failed: called with (event, message, **more) when an answer is a 500.
     """
@@ -75,7 +75,7 @@ class Front:
         self._failed = failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request and note it."""
+        """Answer one request, log and count it."""
         request = Request.of(scope, receive, send, root_path=self._root_path)
         try:
             if self._token and request.path.startswith(PROTECTED) and request.path not in OPEN:
@@ -92,7 +92,7 @@ class Front:
         except asyncio.CancelledError:
             request.status = CLIENT_CLOSED
             raise
-        except Exception as error:  # ours, or the model's: a bad request never ends here
+        except Exception as error:  # a bug, or an error of the model; never a bad request
             message = f"{type(error).__name__}: {error}"
             self._failed("failed", message, path=request.path, **request.ids, traceback=traceback.format_exc())
             if not request.is_begun:
@@ -108,7 +108,7 @@ class Front:
                 message["headers"] = [*message["headers"], *request.own_headers]
             await request.send(message)
 
-        method = "GET" if request.method == "HEAD" else request.method  # answered without its body, see http_server.py
+        method = "GET" if request.method == "HEAD" else request.method  # the body is dropped in http_server.py
         inner = {**scope, "method": method, "path": request.path, "state": {"request_id": request.id}}
         await self._inner(inner, request.receive, noting)
 

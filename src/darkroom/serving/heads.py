@@ -1,4 +1,4 @@
-"""What the front takes from the head of a request: path, ids, token and the options of a prediction."""
+"""Read path, ids, token and options of a prediction from the head of a request."""
 
 import hmac
 import re
@@ -14,8 +14,8 @@ from darkroom.serving.limits import Refused
 
 Headers = Mapping[bytes, bytes]
 
-_OWN, _NUMBERS = token_hex(4), count()  # of this process: an id of our own costs no call of the system
-# Trace Context, W3C Recommendation: version 00 has four fields, a later one may have more behind them.
+_OWN, _NUMBERS = token_hex(4), count()  # of this process, so that an id needs no system call
+# Trace Context, W3C Recommendation: version 00 has four fields, later ones may have more.
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-[!-~]{0,200})?"
 )
@@ -25,7 +25,7 @@ _THRESHOLD = re.compile(r"([0-9]+(\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?", re.ASCII | 
 
 
 def path_of(scope: Mapping[str, Any], root_path: str) -> str:
-    """Return the path of a request from /, whether its target is absolute and whether a proxy left the prefix on it."""
+    """Return the path of a request, without the host of an absolute target and without a proxy's prefix."""
     path: str = scope["path"]
     if not path.startswith("/"):
         path = re.sub(r"(?i)https?://[^/]*", "", path, count=1)
@@ -35,9 +35,9 @@ def path_of(scope: Mapping[str, Any], root_path: str) -> str:
 
 
 def request_id(headers: Headers) -> str:
-    """Return the client's X-Request-ID, or one of our own where that is missing or not well-formed.
+    """Return the client's X-Request-ID, or a new one if it is missing or not well-formed.
 
-    One that looks like the sha256 of an image is not: feedback names images by either.
+    One that looks like a sha256 is not accepted, because feedback identifies images by either.
     """
     given = headers.get(b"x-request-id", b"").decode("latin-1")
     if given and REQUEST_ID.fullmatch(given) and not SHA256.fullmatch(given.lower()):
@@ -46,19 +46,19 @@ def request_id(headers: Headers) -> str:
 
 
 def traceparent(headers: Headers) -> bytes | None:
-    """Return the client's traceparent, None where that is missing or not well-formed."""
+    """Return the client's traceparent, None if it is missing or not well-formed."""
     given = headers.get(b"traceparent")
     found = _TRACEPARENT.fullmatch(given) if given else None
     return None if found is None or (found["more"] and found[0].startswith(b"00")) else given
 
 
 def declared_length(headers: Headers) -> int:
-    """Return the Content-Length, 0 where there is none."""
+    """Return the Content-Length, 0 if there is none."""
     return int(headers.get(b"content-length", b"0"))
 
 
 def check_token(headers: Headers, token: bytes) -> None:
-    """Refuse a request that does not bring the token.
+    """Refuse a request without the token.
 
     Raises:
         Refused: 401.
@@ -81,11 +81,11 @@ def refuse_encoded(headers: Headers) -> None:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a request asks to be told of each prediction.
+    """The query parameters of a prediction.
 
     Attributes:
-        top: only so many probabilities, the greatest first; None: all, in the order of the classes.
-        threshold: below it an answer is marked as abstained; None: as the model has it.
+        top: maximum number of probabilities, the greatest first; None: all, in the order of the classes.
+        threshold: answers below it are marked as abstained; None: the model's own.
     """
 
     top: int | None = None
@@ -93,10 +93,10 @@ class Shown:
 
     @classmethod
     def of(cls, query: bytes) -> "Shown":
-        """Return what a query string asks for.
+        """Parse a query string.
 
         Raises:
-            Refused: 400, it has another parameter, one of them twice, or a value out of range.
+            Refused: 400, it has an unknown or repeated parameter, or a value out of range.
         """
         given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         values = dict(given)
@@ -112,7 +112,7 @@ class Shown:
         return cls(None if top is None else int(top), None if threshold is None else float(threshold))
 
     def applied(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return an answer as it was asked for."""
+        """Apply the parameters to an answer."""
         if "error" in answer:
             return answer
         more: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""HTTP/1.1 for an ASGI application, on llhttp's strict parser, with bounds on what a client may take of the server.
+"""HTTP/1.1 for an ASGI application, on llhttp's strict parser, with limits on the resources of a client.
 
-uvicorn bounds no head with this parser, loses the body of a request that offers an upgrade, and when it ends it closes
+With this parser uvicorn does not limit heads, loses the body of a request that offers an upgrade, and at its end closes
 connections whose clients are about to send; Granian takes more processor time (docs/decisions.md).
 """
 
@@ -17,20 +17,20 @@ from starlette.types import ASGIApp
 
 from darkroom.serving.exchange import INVALID, STATUS_LINES, Exchange
 
-MAX_HEAD_BYTES = 1 << 16  # of a request, or of what is between the pieces of its body
-MAX_HELD_BYTES = 1 << 16  # of a body, until the application takes them
+MAX_HEAD_BYTES = 1 << 16  # of a request, also for the framing of a chunked body
+MAX_HELD_BYTES = 1 << 16  # of a body that the application has not read yet
 LINGER_SECONDS = 2.0  # of reading on after the last answer, so that a client that still sends can read it
 LINGER_BYTES = 1 << 20
-PROBE_SECONDS = 0.05  # between the first two looks whether a client that closed its side is gone
-SWEEP_SECONDS = 1.0  # between two looks at connections that do nothing
+PROBE_SECONDS = 0.05  # between the first two checks whether a client that closed its side is gone
+SWEEP_SECONDS = 1.0  # between two checks of idle connections
 
 
 class HttpServer:
-    """Connections of clients, and the requests on them. Its app is to be set before it listens.
+    """Connections of clients, and their requests. Set its app before it listens.
 
     Args:
-        idle_seconds: from connecting, or from the last answer, until the next request's head is there; also for reading
-            an answer.
+        idle_seconds: from connecting, or from the last answer, until the next request's head has arrived; also for
+            reading an answer.
     """
 
     app: ASGIApp
@@ -43,7 +43,7 @@ class HttpServer:
         self._idle_seconds = idle_seconds
 
     async def listen(self, bound: socket, *, backlog: int) -> asyncio.Server:
-        """Begin to answer.
+        """Start listening.
 
         Raises:
             OSError: another process listens there.
@@ -54,10 +54,10 @@ class HttpServer:
     async def serve(
         self, server: asyncio.Server, *, stop: asyncio.Event, drain_seconds: float, grace_seconds: float
     ) -> None:
-        """Answer until `stop`, and then until no client is connected any more.
+        """Answer until `stop`, and then until no client is connected.
 
-        From then on every answer is the last of its connection; new clients are answered too. After
-        drain_seconds idle connections are closed, and after grace_seconds what is still in flight is given up.
+        After `stop` every answer is the last one of its connection, also for new clients. After drain_seconds idle
+        connections are closed, and after grace_seconds requests in flight are aborted.
         """
         sweeping = asyncio.ensure_future(self._sweep())
         try:
@@ -77,7 +77,7 @@ class HttpServer:
                 await asyncio.wait(self.tasks, timeout=1.0)
 
     async def _emptied(self, seconds: float) -> None:
-        """Wait until no client is connected, at most so long."""
+        """Wait until no client is connected, at most `seconds`."""
         until = time.monotonic() + seconds
         while self.connections and time.monotonic() < until:
             await asyncio.sleep(0.02)
@@ -94,11 +94,11 @@ class HttpServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection. Requests that come before the one before is answered wait, and no more is read meanwhile."""
+    """One connection. Pipelined requests wait for the previous answer, and nothing more is read meanwhile."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._exchange: Exchange | None = None  # that is being received
+        self._exchange: Exchange | None = None  # the one being received
         self._unanswered: deque[Exchange] = deque()  # the first one is at work
         self._parser = httptools.HttpRequestParser(self)
         self._n_beside = 0  # bytes outside a body, since the last request was complete
@@ -198,7 +198,7 @@ class _Connection(asyncio.Protocol):
 
     @property
     def closes(self) -> bool:
-        """Whether the answer that is about to be written is the last one."""
+        """Whether the next answer is the last one."""
         return self._server.is_draining or self._is_half_closed or self._exchange is self._unanswered[0]
 
     @property
@@ -211,16 +211,16 @@ class _Connection(asyncio.Protocol):
         self._transport.write(data)
 
     async def writable(self) -> None:
-        """Wait until the client has read most of what was written."""
+        """Wait until the client has read most of the written bytes."""
         await self._can_write.wait()
 
     def read_on(self) -> None:
-        """Take more of a body."""
+        """Read more of a body."""
         if len(self._unanswered) == 1 and not self._is_ending:
             self._transport.resume_reading()
 
     def answered(self, exchange: "Exchange", *, is_last: bool) -> None:
-        """An answer was written whole."""
+        """Continue after a complete answer."""
         self._unanswered.popleft()
         self._since = time.monotonic()
         if is_last:
@@ -240,7 +240,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def look(self, idle_since: float) -> None:
-        """Close or drop a connection that waits for its client since before that time."""
+        """Close or drop a connection that has waited for its client since before `idle_since`."""
         self._probe()
         if self._since > idle_since:
             return
@@ -251,9 +251,9 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _probe(self) -> None:
-        """Find out whether a client that closed its side still listens.
+        """Check whether a client that closed its side still listens.
 
-        To what is sent to a client that is gone the system answers with a reset, and what is sent after that fails.
+        Sending to a client that is gone is answered with a reset, and the next write fails.
         """
         if self._is_half_closed and self._unanswered:
             self._unanswered[0].probe()
@@ -264,18 +264,18 @@ class _Connection(asyncio.Protocol):
         exchange.task.add_done_callback(self._server.tasks.discard)
 
     def _go_on(self) -> None:
-        """Begin with the next request, or read it."""
+        """Start the next request, or read on."""
         if self._is_ending:
             return
         if not self._can_write.is_set():
-            self._transport.pause_reading()  # until the client reads: its answers are held meanwhile
+            self._transport.pause_reading()  # until the client reads, because its answers are buffered meanwhile
         elif not self._unanswered:
             self._transport.resume_reading()
         elif self._unanswered[0].task is None:
             self._start(self._unanswered[0])
 
     def _parse(self, data: memoryview) -> memoryview:
-        """Return what is left to be parsed."""
+        """Parse data, and return the rest after an upgrade request."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -284,10 +284,10 @@ class _Connection(asyncio.Protocol):
         return data[:0]
 
     def _decline_upgrade(self) -> None:
-        """Go on as if the client had not offered another protocol: the parser leaves a body to that one.
+        """Continue as if the client had not offered another protocol, whose data the parser does not read.
 
         Raises:
-            HttpParserError: the request cannot be answered without that.
+            HttpParserError: the request cannot be answered without the upgrade.
         """
         method, version = self._parser.get_method(), self._parser.get_http_version().encode()
         if method == b"CONNECT":
@@ -300,12 +300,12 @@ class _Connection(asyncio.Protocol):
         self._parser.feed_data(head)
 
     def _refuse(self) -> None:
-        """Answer what is no HTTP, after the requests before it."""
+        """Answer invalid HTTP with an error, after the answers to earlier requests."""
         if self._is_broken or self._is_ending:
             return
         self._is_broken = True
         if self._exchange and not self._exchange.is_begun:
-            self._exchange.lose()  # its body is what is broken
+            self._exchange.lose()  # its body is invalid
             self._unanswered.pop()
             self._exchange = None
         if not self._unanswered:
@@ -322,7 +322,7 @@ class _Connection(asyncio.Protocol):
         if at_once:
             self._transport.close()
             return
-        # A socket that is closed while bytes arrive is reset, and the client may lose the answer it has not read yet.
+        # If a socket is closed while bytes arrive, it is reset, and the client may lose the answer.
         with suppress(OSError, RuntimeError):
             self._transport.write_eof()
         self._transport.resume_reading()

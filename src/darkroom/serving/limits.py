@@ -9,21 +9,21 @@ Unready = Callable[[], str | None]  # why the server should get no requests now
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what one request, and all of them together, may take of the machine.
+    """Limits on the resources of one request, and of all together.
 
     Attributes:
-        max_body_bytes: of one request; what comes after is not read.
+        max_body_bytes: of one request; the rest is not read.
         max_held_bytes: of all bodies that are being received or answered.
         max_pixels: height x width of an encoded image; a larger one is not decoded.
         max_images: of one request.
-        max_waiting: images that are accepted and not answered yet, of all requests; at least max_images.
-        max_batch: images that the network is given at once.
-        head_seconds: from connecting, or from the last answer, until the next request's head is there.
-        body_seconds: from the head of a request until its body is there.
-        request_seconds: from then on until its images are answered; also of processor time for an explanation.
-        image_seconds: of processor time for an image, or for the small ones that a worker is given together.
-        worker_bytes: that a worker may allocate beyond what it has when its version is loaded.
-        ready_seconds: that the oldest image may wait for a worker while the server says that it is ready.
+        max_waiting: accepted and unanswered images of all requests; at least max_images.
+        max_batch: images per inference.
+        head_seconds: from connecting, or from the last answer, until the next request's head has arrived.
+        body_seconds: from the head of a request until its body has arrived.
+        request_seconds: from then on until its images are answered; also the processor time of an explanation.
+        image_seconds: processor time of an image, or of small ones that a worker gets together.
+        worker_bytes: that a worker may allocate after its version is loaded.
+        ready_seconds: maximum wait of the oldest image for a worker while the server is ready.
     """
 
     max_body_bytes: int = 16 << 20
@@ -51,7 +51,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure of the server
 
 
 def busy(message: str, *, advice: str = "try again in a second") -> Refused:
-    """Return the refusal of a request that would be welcome a little later."""
+    """Return the refusal of a request that the client should repeat later."""
     return Refused(503, f"{message}; {advice}", headers=((b"retry-after", b"1"),))
 
 

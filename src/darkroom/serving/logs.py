@@ -1,4 +1,4 @@
-"""The server's log on stderr: one JSON object per line, libraries' lines too, and nobody waits for a reader."""
+"""The server's log on stderr: one JSON object per line, including lines of libraries, without blocking."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any
 
-MAX_LINES = 10_000  # that wait for a reader; those that come after are dropped and counted
+MAX_LINES = 10_000  # that wait for a reader; further ones are dropped and counted
 LAST_SECONDS = 1.0  # for the lines that wait when the server ends
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)  # kept: json.dumps with an option builds one for every call
@@ -21,7 +21,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)  # kept: json.dumps with an opti
 def log(event: str, message: str | None = None, **more: Any) -> None:
     """Write one line {time, event, message, ...}; message is a sentence for a person.
 
-    A line that cannot be written, because the disk is full or stderr is closed, is lost: nothing may end for it.
+    A line that cannot be written, because the disk is full or stderr is closed, is lost without an error.
     """
     line = _line(event, message, **more)
     if _lines:
@@ -34,9 +34,9 @@ def log(event: str, message: str | None = None, **more: Any) -> None:
 
 @contextmanager
 def never_waiting() -> Iterator[None]:
-    """Let lines wait for stderr on a thread until the end, and make lines of what libraries log or print there.
+    """Write lines to stderr from a thread, and convert what libraries log or print there.
 
-    A pipe that nobody reads, or a terminal that is stopped, would else hold up whoever logs: the whole server.
+    Otherwise a pipe that nobody reads, or a stopped terminal, would block the whole server.
     """
     global _lines
     handler, stderr = _Handler(logging.WARNING), sys.stderr
@@ -53,7 +53,7 @@ def never_waiting() -> Iterator[None]:
 
 
 class _Lines:
-    """Lines on their way to a descriptor of our own, so that a thread that hangs there holds no lock of sys.stderr."""
+    """A queue of lines for a descriptor of its own, so that a blocked thread holds no lock of sys.stderr."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)
@@ -69,7 +69,7 @@ class _Lines:
             self._n_dropped += 1
 
     def close(self) -> None:
-        """Give the lines that wait their last seconds."""
+        """Wait at most LAST_SECONDS for the queued lines."""
         self._queue.put(None)
         self._thread.join(LAST_SECONDS)
 
@@ -99,19 +99,19 @@ _lines: _Lines | None = None
 
 
 class _Handler(logging.Handler):
-    """Makes lines of what libraries log."""
+    """Converts log records of libraries to lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = " ".join(record.getMessage().split())
-        except Exception:  # a library's mistake in its own line
+        except Exception:  # a mistake in a library's log call
             message = " ".join(str(record.msg).split())
         more = {"traceback": logging.Formatter().formatException(record.exc_info)} if record.exc_info else {}
         log("library", message, logger=record.name, level=record.levelname.lower(), **more)
 
 
 class _Printed(io.TextIOBase):
-    """Makes lines of what is printed to sys.stderr: warnings of Python, tracebacks of threads."""
+    """Converts text printed to sys.stderr (warnings of Python, tracebacks of threads) to lines."""
 
     _rest = ""
 

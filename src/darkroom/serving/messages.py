@@ -1,8 +1,8 @@
-"""What the server and its worker processes say to each other, over stdin and stdout of the worker.
+"""Messages between the server and its worker processes, over stdin and stdout of the worker.
 
-A message is n parts: n and the lengths of the parts as uint32, then the parts. The first is a Task in JSON, answered by
-Facts, or by {"refused": why}. Then each has image files, and is answered twice: by what became of each image with the
-answers in JSON, and by what the server's metrics and log want to know, for which nobody waits.
+A message has n parts: n and the lengths of the parts as uint32, then the parts. The first message is a Task in JSON,
+answered by Facts, or by {"refused": why}. Later ones have image files and are answered twice: first by the outcome of
+each image with the answers in JSON, then by notes for the server's metrics and log, for which no client waits.
 """
 
 import json
@@ -14,25 +14,25 @@ from dataclasses import asdict, dataclass
 from darkroom.registry.snapshot import Version
 
 OUT_OF_MEMORY = 77  # exit code of a worker
-ABANDONED = signal.SIGUSR1  # to a worker that explains: nobody waits for that any more
-# Of an image from here on the network takes nearly all of the time, and gains nothing by batches on a CPU.
+ABANDONED = signal.SIGUSR1  # sent to a worker when nobody waits for its explanation any more
+# For images of at least this size the network takes nearly all of the time, and batches do not help on a CPU.
 LARGE_PIXELS = 64 * 64
-ANSWERED, REFUSED, FAILED = range(3)  # what becomes of an image
+ANSWERED, REFUSED, FAILED = range(3)  # outcomes of an image
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is there for.
+    """The task of a worker.
 
     Attributes:
-        network_threads: of one inference. More than one pays for large networks on a machine with cores to spare: ONNX
-            Runtime's threads spin between inferences. On 2 cores, at 28x28 (224x224) an inference takes 0.06 (2.2) ms
-            and 0.24 (2.4) ms of processor time with one thread, 0.05 (1.2) ms and 1.4 to 2.4 (6 to 9) ms with two.
+        network_threads: per inference. More than one helps large networks on a machine with idle cores: ONNX Runtime's
+            threads spin between inferences. On 2 cores, at 28x28 (224x224) an inference takes 0.06 (2.2) ms and 0.24
+            (2.4) ms of processor time with one thread, 0.05 (1.2) ms and 1.4 to 2.4 (6 to 9) ms with two.
         max_pixels: of an encoded image.
-        max_batch: images that come at once.
-        seconds: of work on what comes at once.
-        memory_bytes: beyond what the version takes after it is loaded.
-        is_logged: whether the log of predictions wants to know ids and measures of images.
+        max_batch: maximum number of images at a time.
+        seconds: of processor time for the images of one message.
+        memory_bytes: limit after the version is loaded.
+        is_logged: whether the log of predictions needs ids and measures of images.
         explains: whether it explains its answers, while no other process wants the processor.
     """
 
@@ -51,14 +51,14 @@ class Task:
 
     @classmethod
     def of(cls, text: bytes) -> "Task":
-        """Return what `packed` had."""
+        """Return the task of a first message."""
         given = json.loads(text)
         return cls(**{**given, "version": Version(**given["version"])})
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a loaded version says about itself."""
+    """Facts about a loaded version."""
 
     classes: list[str]
     image_shape: tuple[int, ...]
@@ -73,13 +73,13 @@ def packed(parts: Sequence[bytes]) -> bytes:
 
 
 class Unpacker:
-    """Puts messages together from the pieces of a stream."""
+    """Assembles messages from the pieces of a stream."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[list[bytes]]:
-        """Yield the messages that are complete with this piece."""
+        """Yield the messages that this piece completes."""
         buffer = self._buffer
         buffer += data
         while len(buffer) >= 4:

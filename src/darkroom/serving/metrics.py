@@ -71,11 +71,11 @@ class Metrics:
         self.model = Gauge("darkroom_model_info", "The loaded version", ["model", "version"], registry=registry)
 
     def restarted(self, cause: str) -> None:
-        """A worker ended that should not."""
+        """Count an unexpected end of a worker."""
         self._restarts.labels(cause).inc()
 
     def note(self, version: str, images: Sequence[Image], notes: Mapping[str, Any]) -> None:
-        """Count a batch that a worker has answered.
+        """Count an answered batch.
 
         Args:
             notes: of the worker.

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol (version 2, which KServe and Triton speak) for the images and answers of /v1/predict.
+"""The Open Inference Protocol (version 2, of KServe and Triton) for the images and answers of /v1/predict.
 
-A request has one input, `image`: n image files as BYTES, in the JSON as base64, or behind it as the extension for
-binary data has them (a length in 4 bytes before each).
+A request has one input, `image`: n image files as BYTES, in the JSON as base64, or after it in the format of the
+extension for binary data (a length in 4 bytes before each).
 """
 
 import json
@@ -21,12 +21,12 @@ from darkroom.serving.follower import Follower, Served
 from darkroom.serving.limits import Refused, Unready
 from darkroom.serving.schemas import REFUSALS, Problem
 
-N_JSON = b"inference-header-content-length"  # the header that says how many bytes of JSON are before binary data
+N_JSON = b"inference-header-content-length"  # header with the number of bytes of JSON before binary data
 LIVE, READY = "/v2/health/live", "/v2/health/ready"
 WELCOME = "send one input named image, image files as BYTES of shape [n], base64 in JSON or binary data behind it"
-MAX_LISTS = 32  # of the JSON, beside one per image, so that json.loads builds little: base64 has no brackets
+MAX_LISTS = 32  # in the JSON, besides one per image, to bound the result of json.loads: base64 has no brackets
 MAX_VALUES = 128  # likewise
-DATATYPES = {  # of the outputs; a model does not have those of the second line that it cannot tell
+DATATYPES = {  # of the outputs; those of the second line are optional
     **{"label": "BYTES", "probability": "FP32", "probabilities": "FP32", "abstained": "BOOL"},
     **{"familiarity": "FP32", "unknown": "BOOL", "prediction_set": "BOOL"},
 }
@@ -37,7 +37,7 @@ Size = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
 
 
 class Parameters(BaseModel):
-    """Of a tensor; those of other extensions are passed over."""
+    """Parameters of a tensor; those of other extensions are ignored."""
 
     binary_data_size: int | None = Field(None, strict=True, ge=0, description="Bytes of it behind the JSON.")
 
@@ -53,26 +53,26 @@ class Tensor(BaseModel):
 
 
 class OutputParameters(BaseModel):
-    """Of an output that is asked for."""
+    """Parameters of a requested output."""
 
     binary_data: bool | None = Field(None, description="Whether it is to come behind the JSON.")
 
 
 class Output(BaseModel):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: Literal["label", "probability", "probabilities", "abstained", "familiarity", "unknown", "prediction_set"]
     parameters: OutputParameters = OutputParameters()
 
 
 class RequestParameters(BaseModel):
-    """Of the request."""
+    """Parameters of a request."""
 
     binary_data_output: bool = Field(False, description="Whether outputs that do not say it come behind the JSON.")
 
 
 class InferRequest(BaseModel):
-    """What /infer is asked."""
+    """A request to /infer."""
 
     id: str | None = Field(None, max_length=128)
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
@@ -91,7 +91,7 @@ class InferOutput(BaseModel):
 
 
 class InferAnswer(BaseModel):
-    """What /infer answers."""
+    """An answer of /infer."""
 
     model_name: str
     model_version: str
@@ -101,12 +101,12 @@ class InferAnswer(BaseModel):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, taken apart.
+    """A parsed request.
 
     Attributes:
-        images: as bodies.images_of has them.
-        outputs: each that is asked for -> whether it is binary; empty: all that the model tells.
-        binary: whether these are.
+        images: see bodies.images_of.
+        outputs: whether each requested output is binary, by name; empty: all outputs of the model.
+        binary: whether these are binary.
     """
 
     images: list[bytes | str]
@@ -116,13 +116,13 @@ class Asked:
 
     @classmethod
     def of(cls, body: bytes, n_json: bytes | None, *, max_images: int) -> "Asked":
-        """Return what a body asks.
+        """Parse a body.
 
         Args:
-            n_json: the header N_JSON; None: all are JSON.
+            n_json: the header N_JSON; None: the body is only JSON.
 
         Raises:
-            Refused: the body is not as WELCOME has it, or has more than max_images.
+            Refused: the body does not have the form of WELCOME, or has more than max_images.
         """
         end = len(body)
         if n_json is not None:
@@ -140,7 +140,7 @@ class Asked:
 
 
 def model_of(path: str) -> tuple[str, str | None] | None:
-    """Return name and version of the model that a path asks for answers, None if it is another path."""
+    """Return name and version of the model in the path of /infer, None for other paths."""
     found = _INFER.fullmatch(path)
     return (found["name"], found["version"]) if found else None
 
@@ -161,7 +161,7 @@ def check_outputs(asked: Asked, served: Served) -> list[str]:
     """Return the names of the outputs of a model.
 
     Raises:
-        Refused: 400, it does not tell what is asked for.
+        Refused: 400, the model lacks a requested output.
     """
     told = _outputs(served)
     if missing := [name for name in asked.outputs if name not in told]:
@@ -173,11 +173,11 @@ def check_outputs(asked: Asked, served: Served) -> list[str]:
 def answer(
     asked: Asked, served: Served, answers: Sequence[Mapping[str, Any]], *, request_id: str
 ) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON of an answer, and the outputs that come behind it.
+    """Return the JSON of an answer, and the binary outputs after it.
 
     Raises:
-        Refused: 400, the model does not tell what is asked for; 422, an image could not be read: the protocol has no
-            place for one image's error.
+        Refused: 400, the model lacks a requested output; 422, an image could not be read, because the protocol has no
+            errors of single images.
     """
     told = check_outputs(asked, served)
     for number, one in enumerate(answers):
@@ -214,7 +214,7 @@ def check_ready(unready: Unready) -> None:
 
 
 def add_routes(router: APIRouter, follower: Follower, unready: Unready) -> None:
-    """Add what describes server and model; the front answers /infer, which stands here to be described."""
+    """Add the routes of server and model; the front answers /infer, which is here for the OpenAPI document."""
 
     async def of_name(name: str) -> Served:
         return _served(follower, name, None)
@@ -260,11 +260,11 @@ def _add_model_routes(router: APIRouter, path: str, asked: Callable[..., Awaitab
 
     @router.post(f"{path}/infer", summary="Classify images", response_model=InferAnswer, responses=other | of_infer)
     async def infer(body: InferRequest, served: Annotated[Served, Depends(asked)]) -> None:
-        """Images and answers are in the JSON, or behind it as the extension for binary data has it."""
+        """Images and answers are in the JSON, or after it in the format of the extension for binary data."""
 
 
 def _outputs(served: Served) -> list[str]:
-    """Return the names of what the model tells of an image."""
+    """Return the names of the model's outputs."""
     unknown_below, coverage = served.facts.unknown_below, served.facts.coverage
     of = {"familiarity": unknown_below, "unknown": unknown_below, "prediction_set": coverage}
     return [name for name in DATATYPES if name not in of or of[name] is not None]
@@ -311,7 +311,7 @@ def _images(tensor: Tensor, behind: bytes) -> list[bytes | str]:
 
 
 def _packed(datatype: str, data: list[Any]) -> bytes:
-    """Return values as the extension for binary data has them."""
+    """Return values in the format of the extension for binary data."""
     if datatype != "BYTES":
         return np.array(data, "<f4" if datatype == "FP32" else "?").tobytes()
     texts = [text.encode() for text in data]

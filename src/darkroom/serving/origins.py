@@ -1,4 +1,4 @@
-"""Pages of other origins that may ask the server (CORS)."""
+"""Allow pages of other origins to send requests (CORS)."""
 
 import re
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ _ORIGIN = re.compile(r"\*|https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", r
 
 
 def is_origin(text: str) -> bool:
-    """Return whether a text is one as a browser sends it: https://shop.example, http://localhost:3000; or * for all."""
+    """Return whether a text is an origin as sent by browsers (https://shop.example, http://localhost:3000), or *."""
     return _ORIGIN.fullmatch(text) is not None
 
 
 def opened_to(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Return the application with the headers that let pages of these origins ask it and read its answers."""
+    """Return the application with the headers that allow these origins to send requests and read answers."""
     if not origins:
         return app
     return CORSMiddleware(

@@ -1,9 +1,8 @@
-"""The worker processes of one version, and the images that wait for them. All of it belongs to the event loop.
+"""The worker processes of one version, and the images that wait for them. For the event loop's thread only.
 
-There is no waiting for a batch to fill: a worker that is free takes what waits, so a lone image is answered at once,
-and a busy server makes batches as large as its load. A worker that ends is replaced, and what it had is given to
-others, image by image. An image that took too much time or memory alone, or with which a second worker ends, is not
-tried again.
+Batches do not wait to fill: a free worker takes the waiting images, so a single image is answered at once, and batches
+grow with the load. A worker that ends is replaced, and its images are given to others, one by one. An image that alone
+took too much time or memory, or with which a second worker ends, is not tried again.
 """
 
 import asyncio
@@ -33,8 +32,8 @@ from darkroom.serving.messages import (
     packed,
 )
 
-BATCH_BYTES = 1 << 16  # of files that a worker takes at once: larger ones are decoded by several workers
-START_SECONDS = 120.0  # until a new worker has loaded its version
+BATCH_BYTES = 1 << 16  # of files per batch, so that large ones are decoded by several workers
+START_SECONDS = 120.0  # for a new worker to load its version
 MAX_PAUSE = 30.0  # seconds between two starts of a worker that ends before it is ready
 
 
@@ -44,29 +43,29 @@ class WorkerFailed(Exception):  # noqa: N818 - what the version's own code raise
 
 @dataclass(slots=True)
 class Answer:
-    """What became of an image: JSON, either a prediction or {"error": a sentence}."""
+    """The answer for an image: JSON, either a prediction or {"error": a sentence}."""
 
     text: bytes
     is_error: bool
 
     @property
     def value(self) -> dict[str, Any]:
-        """The JSON, read."""
+        """The parsed JSON."""
         return cast(dict[str, Any], json.loads(self.text))
 
 
 def refusal(sentence: str) -> Answer:
-    """Return the answer to an image that cannot be had."""
+    """Return the answer for an image that cannot be read."""
     return Answer(json.dumps({"error": sentence}, ensure_ascii=False).encode(), is_error=True)
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Images that were asked for together.
+    """The images of one request.
 
     Attributes:
-        answers: of all images, None for those that are open.
-        n_open: how many are.
+        answers: of all images, None for open ones.
+        n_open: number of open ones.
     """
 
     id: str
@@ -75,7 +74,7 @@ class Group:
     done: "asyncio.Future[list[Answer]]"
 
     def complete(self) -> list[Answer]:
-        """Return the answers, when none is open."""
+        """Return the answers once none is open."""
         return cast(list[Answer], self.answers)
 
 
@@ -95,16 +94,16 @@ class Image:
     is_suspect: bool = False
 
 
-OnBatch = Callable[[list[Image], dict[str, Any]], None]  # images that were answered, and the worker's notes
+OnBatch = Callable[[list[Image], dict[str, Any]], None]  # of answered images and the worker's notes
 
 
 class Pool:
     """See above.
 
     Args:
-        n: processes.
-        on_batch: called with every batch that was answered; what it raises is logged.
-        ended: called with the cause, a word, when a worker ended that should not.
+        n: number of processes.
+        on_batch: called with every answered batch; its errors are logged.
+        ended: called with the cause, a word, when a worker ended unexpectedly.
         log: called with (event, message, **more) then.
     """
 
@@ -123,7 +122,7 @@ class Pool:
         self._facts: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> Facts:
-        """Return what the version says about itself, when all workers have loaded it.
+        """Return the facts of the version, once all workers have loaded it.
 
         Raises:
             RegistryError: it cannot be loaded, or does not answer.
@@ -142,19 +141,19 @@ class Pool:
 
     @property
     def n_ready(self) -> int:
-        """Workers that have loaded the version."""
+        """The number of workers that have loaded the version."""
         return sum(worker.is_ready for worker in self._workers)
 
     @property
     def n_workers(self) -> int:
-        """Processes, whatever they do."""
+        """The number of processes."""
         return len(self._workers)
 
     def trouble(self, seconds: float) -> str | None:
-        """Return why these workers should get no more images now.
+        """Return why these workers should get no more images now, None if they should.
 
         Args:
-            seconds: that an image may wait for one of them.
+            seconds: maximum wait of an image for a worker.
         """
         if not self.n_ready:
             return "no worker process is ready"
@@ -162,12 +161,12 @@ class Pool:
         return f"the oldest image has waited {waits:.1f} s for a worker process" if waits > seconds else None
 
     def put(self, images: Iterable[Image]) -> None:
-        """Have images answered."""
+        """Queue images."""
         self._waiting.extend(images)
         self._dispatch()
 
     def drop(self, group: Group) -> None:
-        """Forget about the images of a group that no worker has taken yet, and have their explanation end."""
+        """Remove the images of a group that no worker has taken yet, and stop explanations that are in progress."""
         if any(image.group is group for image in self._waiting):
             self._waiting = deque(image for image in self._waiting if image.group is not group)
         for worker in self._workers if self._task.explains else ():
@@ -175,18 +174,18 @@ class Pool:
                 worker.abandon()
 
     def retire(self) -> None:
-        """End the workers, when they have answered what was put."""
+        """End the workers after they have answered all images."""
         self._is_retired = True
         self._dispatch()
 
     def close(self) -> None:
-        """End the workers, whatever they do; nobody waits for their answers."""
+        """Kill the workers; their answers are not needed."""
         self._is_closed = True
         for worker in self._workers:
             worker.kill()
 
     async def finish(self, seconds: float) -> None:
-        """End the workers when they have done what they have to, at the latest after some seconds."""
+        """End the workers after their last images, at the latest after `seconds`."""
         self.retire()
         await self._emptied(seconds)
         self.close()
@@ -197,10 +196,10 @@ class Pool:
         while self._workers and time.monotonic() < until:
             await asyncio.sleep(0.01)
 
-    # What workers report
+    # Reports of workers
 
     def ready(self, worker: "_Worker", facts: Facts) -> None:
-        """A worker has loaded the version."""
+        """Note that a worker has loaded the version."""
         self._pause = 0.0
         height, width = facts.image_shape[:2]
         self._is_large = height * width >= LARGE_PIXELS
@@ -210,14 +209,14 @@ class Pool:
         self._dispatch()
 
     def refused(self, message: str) -> None:
-        """A worker could not load the version."""
+        """Note that a worker could not load the version."""
         if self._facts.done():
             self._log("worker_not_started", message)
         else:
             self._facts.set_exception(RegistryError(message))
 
     def free(self, worker: "_Worker", images: list[Image], notes: dict[str, Any]) -> None:
-        """A worker has answered images and may have the next ones."""
+        """Note that a worker has answered images, and give it the next ones."""
         self._free.append(worker)
         self._dispatch()
         try:
@@ -227,7 +226,7 @@ class Pool:
             self._log("batch_not_noted", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     def lost(self, worker: "_Worker", code: int) -> None:
-        """A worker has ended."""
+        """Replace a worker that has ended."""
         self._workers.discard(worker)
         if worker in self._free:
             self._free.remove(worker)
@@ -296,7 +295,7 @@ class Pool:
 
 
 class _Worker(asyncio.SubprocessProtocol):
-    """One process, and what it was given."""
+    """One process, and the images that it has."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -310,11 +309,11 @@ class _Worker(asyncio.SubprocessProtocol):
         self._stdin = cast(asyncio.WriteTransport, self._process.get_pipe_transport(0))
 
     def begin(self, task: Task) -> None:
-        """Have it load a version."""
+        """Let it load a version."""
         self._stdin.write(task.packed())
 
     def take(self, images: list[Image]) -> None:
-        """Have it answer images; it must be free."""
+        """Give images to it; it must be free."""
         self.images = images
         now = time.perf_counter()
         for image in images:
@@ -322,17 +321,17 @@ class _Worker(asyncio.SubprocessProtocol):
         self._stdin.write(packed([image.data for image in images]))
 
     def end(self) -> None:
-        """Let it end; it must be free."""
+        """Ask it to end; it must be free."""
         self.is_ended = True
         self._stdin.close()
 
     def abandon(self) -> None:
-        """Have it end its explanation."""
+        """Stop its explanation."""
         if self._process.get_returncode() is None:
             self._process.send_signal(ABANDONED)
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it."""
         if self._process.get_returncode() is None:
             self._process.kill()
 

@@ -1,4 +1,4 @@
-"""The worker processes of every version that answers, or has just stopped to."""
+"""The worker processes of all versions: of the served one, and of those that are being retired."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,11 +19,11 @@ class Pools:
     """See above.
 
     Args:
-        task_of: returns what the workers of a version are there for.
-        n_workers: of a version.
-        explain_seconds: of processor time for an explanation, by one more worker; None: nothing is explained.
-        on_batch: called with every batch that was answered.
-        ended: called with the cause, a word, when a worker that predicts ended and should not.
+        task_of: returns the task of a version's workers.
+        n_workers: number of workers per version.
+        explain_seconds: processor time of an explanation, by one more worker; None: no explanations.
+        on_batch: called with every answered batch.
+        ended: called with the cause, a word, when a predicting worker ended unexpectedly.
     """
 
     def __init__(
@@ -44,22 +44,22 @@ class Pools:
         self._all: list[Pool] = []
 
     def load(self, version: Version) -> Served:
-        """Return a version that workers have loaded; for a thread of its own.
+        """Return a version after workers have loaded it; for another thread.
 
         Raises:
-            RegistryError: a file is gone or changed, or the package does not load, does not answer or, where answers
-                are explained, cannot be explained.
+            RegistryError: a file is gone or changed, or the package cannot be loaded, does not answer or, with
+                explanations, cannot be explained.
         """
         return asyncio.run_coroutine_threadsafe(self._load(version), self._loop).result()
 
     def retire(self, served: Served) -> None:
-        """End the workers of a version that gets no more requests; for any thread."""
+        """End the workers of a version that gets no more requests; callable from any thread."""
         for pool in (served.pool, served.explaining):
             if pool:
                 self._loop.call_soon_threadsafe(pool.retire)
 
     async def finish(self, seconds: float) -> None:
-        """End all workers, at the latest after some seconds."""
+        """End all workers, at the latest after `seconds`."""
         await asyncio.gather(*(pool.finish(seconds) for pool in self._all))
 
     async def _load(self, version: Version) -> Served:
@@ -81,8 +81,8 @@ class Pools:
 
 
 def _not_noted(images: list[Image], notes: dict[str, Any]) -> None:
-    """Leave explanations out of the log and the counters of predictions."""
+    """Do nothing: explanations are not in the log and the counters of predictions."""
 
 
 def _not_counted(cause: str) -> None:
-    """Leave explanations that took too long out of what operators are alerted on; the log has them."""
+    """Do nothing: slow explanations should not alert operators; the log has them."""

@@ -1,4 +1,4 @@
-"""POST to /v1/predict, /v1/explain and /v2/models/MODEL/infer: a body to images, and answers to a body."""
+"""POST to /v1/predict, /v1/explain and /v2/models/MODEL/infer: parse images, and write answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,8 +22,8 @@ class Predictions:
     """See above.
 
     Args:
-        batcher: hands images to the workers that predict.
-        explainer: hands images to the worker that explains; None: explanations are refused.
+        batcher: passes images to the workers that predict.
+        explainer: passes images to the worker that explains; None: explanations are refused.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Predictions:
         self._intake = Intake(limits)
 
     def of(self, path: str) -> AnswerOf | None:
-        """Return what answers a path, None if it is not one of these."""
+        """Return the function that answers a path, None for other paths."""
         if path == PREDICT:
             return self._predict
         if path == EXPLAIN:
@@ -72,7 +72,7 @@ class Predictions:
     async def _of_images(
         self, request: Request, *, max_images: int, explainer: Batcher | None = None
     ) -> tuple[Served, list[Answer]]:
-        """Return the version that answered, and its answers to the images of a body in one of the forms of /v1."""
+        """Return the version and its answers for the images of a body in one of the forms of /v1."""
         content_type = request.headers.get(b"content-type", b"").decode("latin-1")
 
         def parsed(body: bytes) -> tuple[list[bytes | str], None]:
@@ -92,7 +92,7 @@ class Predictions:
             return asked.images, asked
 
         asked, served, answers = await self._classified(request, parsed)
-        open_inference.check_model(served, *model)  # the alias may have moved while the body came
+        open_inference.check_model(served, *model)  # the alias may have moved while the body arrived
         values = [answer.value for answer in answers]
         told, behind = open_inference.answer(asked, served, values, request_id=request.id)
         body = ENCODER.encode(told).encode()
@@ -109,12 +109,12 @@ class Predictions:
         is_cheap: bool = False,
         explainer: Batcher | None = None,
     ) -> tuple[AskedT, Served, list[Answer]]:
-        """Return what was asked beside the images, the version that answered and its answers.
+        """Return the other contents of the body, the version, and its answers for the images.
 
         Args:
-            parsed: returns the images of a body, and what was asked beside them.
-            is_cheap: whether that takes no time, however large the body is.
-            explainer: hands the images to the worker that explains; None: they are only classified.
+            parsed: returns the images of a body, and its other contents.
+            is_cheap: whether parsing takes no time, however large the body is.
+            explainer: passes the images to the worker that explains; None: they are only classified.
         """
         heads.refuse_encoded(request.headers)
         body = await self._intake.receive(heads.declared_length(request.headers), request.receive)
@@ -134,5 +134,5 @@ class Predictions:
 
 
 def _told(request: Request, served: Served) -> dict[str, str]:
-    """Return what an answer of /v1 begins with."""
+    """Return the first fields of an answer of /v1."""
     return {"request_id": request.id, "model": served.version.name, "version": served.version.version}

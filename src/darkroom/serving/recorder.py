@@ -1,7 +1,4 @@
-"""Writes answers to a log of predictions, and images where these are kept, on a thread of its own.
-
-Nobody waits for a disk.
-"""
+"""Write answers to a log of predictions, and kept images, on a thread, so that no request waits for a disk."""
 
 import threading
 import time
@@ -15,19 +12,19 @@ from darkroom.monitoring.log import PredictionLog
 from darkroom.monitoring.retention import CLEAN_SECONDS, Retention
 from darkroom.serving.limits import Log
 
-FLUSH_SECONDS = 60.0  # what is held longer than this is written, also when no more images come
-MAX_BATCHES = 1000  # that wait for the disk, of some 600 bytes per image
+FLUSH_SECONDS = 60.0  # older rows are written, even if no more images arrive
+MAX_BATCHES = 1000  # that wait for the disk, at about 600 bytes per image
 MAX_IMAGE_BYTES = 64 << 20  # of images that wait for the disk
 
 Batch = tuple[list[dict[str, Any]], list[tuple[str, bytes]]]  # rows; id and file of images to keep
 
 
 class Answered(NamedTuple):
-    """One image that was answered.
+    """An answered image.
 
     Attributes:
         id: the sha256 of the file.
-        familiarity: None: the version does not tell.
+        familiarity: None if the version cannot tell.
         measures: see monitoring.measures.
     """
 
@@ -42,13 +39,13 @@ class Answered(NamedTuple):
 
 
 class Recorder:
-    """Turns answers into rows of a PredictionLog. Rows that come faster than the disk takes them are dropped.
+    """Writes answers as rows of a PredictionLog. If the disk is too slow, rows are dropped.
 
     Args:
         log: called with (event, message) when rows or images are lost, and when that is over; it must not raise.
-        dropped: called with ("rows" or "images", how many) for all that are lost.
-        keeping: which images are kept; None: none.
-        retention: bounds of the log; None: none.
+        dropped: called with ("rows" or "images", number) for all that are lost.
+        keeping: limits of kept images; None: none are kept.
+        retention: limits of the log; None: none.
         max_batches: that wait for the disk.
         max_image_bytes: of images that wait for the disk.
     """
@@ -79,7 +76,7 @@ class Recorder:
         self._thread.start()
 
     def record(self, version: str, answered: Sequence[Answered]) -> None:
-        """Take a batch that was answered."""
+        """Queue an answered batch."""
         now = datetime.now(UTC)
         rows = [_row(version, now, one) for one in answered]
         images = self._wanted(self._keeping, rows, answered) if self._keeping else []
@@ -90,7 +87,7 @@ class Recorder:
             self._drop("rows", len(rows))
 
     def close(self) -> None:
-        """Write what is held, and end."""
+        """Write all queued rows, and end."""
         self._batches.put(None)
         self._thread.join()
         for what, n in self._dropped.items():
@@ -100,7 +97,7 @@ class Recorder:
     def _wanted(
         self, keeping: Keeping, rows: list[dict[str, Any]], answered: Sequence[Answered]
     ) -> list[tuple[str, bytes]]:
-        """Return the images of a batch that are to be kept and may wait for the disk."""
+        """Return the images of a batch to keep, within the limit of waiting bytes."""
         images = {row["id"]: one.data for row, one in zip(rows, answered, strict=True)}
         wanted, n_dropped = list[tuple[str, bytes]](), 0
         with self._lock:
@@ -135,7 +132,7 @@ class Recorder:
                 batch = self._batches.get(timeout=FLUSH_SECONDS)
             except Empty:
                 batch = ([], [])
-            self._clean_if_due()  # first: on a full disk it makes room
+            self._clean_if_due()  # first, because it frees space on a full disk
             self._write(*(batch or ([], [])))
 
     def _write(self, rows: list[dict[str, Any]], images: list[tuple[str, bytes]]) -> None:
@@ -143,7 +140,7 @@ class Recorder:
         n_lost, n_taken, written, failed = self._target.n_lost, 0, False, False
         try:
             written = self._target.append(rows) if rows else self._target.flush()
-        except Exception as error:  # the disk is full, say: these rows are lost, the answers are not
+        except Exception as error:  # for example a full disk; only the rows are lost
             failed = True
             self._lose("rows", self._target.n_lost - n_lost or len(rows), error)
         try:

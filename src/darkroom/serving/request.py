@@ -1,4 +1,4 @@
-"""A request, as what answers it sees it."""
+"""A request on its way through the application in front."""
 
 import json
 import time
@@ -15,14 +15,14 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # kept: j
 
 @dataclass(slots=True)
 class Request:
-    """One request to the application in front, on its way.
+    """A request and the state of its answer.
 
     Attributes:
-        traceparent: of the client's trace, handed on in answer and log.
+        traceparent: of the client's trace, copied to answer and log.
         status: of the answer.
         n_images: for the log.
-        is_begun: whether the answer is on its way.
-        form: headers that say what the answer's body is.
+        is_begun: whether the answer has begun.
+        form: headers that describe the answer's body.
     """
 
     method: str
@@ -54,7 +54,7 @@ class Request:
 
     @property
     def ids(self) -> dict[str, str]:
-        """What log lines name the request by."""
+        """The ids of the request for log lines."""
         traced = {"traceparent": self.traceparent.decode()} if self.traceparent else {}
         return {"request_id": self.id, **traced}
 

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers as models: what FastAPI writes the OpenAPI document from."""
+"""The bodies of requests and answers as models, for FastAPI's OpenAPI document."""
 
 from datetime import datetime
 from typing import Self
@@ -14,7 +14,7 @@ REFUSALS = {
     408: "The body did not arrive in time.",
     413: "The body is larger than the limit; the rest of it was not read.",
     415: "The Content-Type is not understood.",
-    503: "Too much is waiting already; Retry-After says when to come back.",
+    503: "Too many requests are waiting; Retry-After says when to try again.",
 }
 
 
@@ -82,7 +82,7 @@ class Stored(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What the network says about one image."""
+    """The prediction for one image."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -106,7 +106,7 @@ class Prediction(BaseModel):
 
 
 class Explanation(Prediction):
-    """What the network says about an image, and what in it speaks for that."""
+    """The prediction for an image, and a map of what in it supports the prediction."""
 
     request_id: str = REQUEST
     model: str
@@ -126,7 +126,7 @@ class Unread(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answers to the images of a request, in their order, all by one version. At least one could be read."""
+    """The answers for the images of a request, in order, all by one version. At least one could be read."""
 
     request_id: str = REQUEST
     model: str
@@ -145,7 +145,7 @@ class NoneRead(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a request is refused."""
+    """The reason why a request is refused."""
 
     error: str = Field(description="One sentence: what came, what was expected.")
     request_id: str = REQUEST

@@ -1,4 +1,4 @@
-"""Puts the server together: its parts, its socket, its workers, its signals."""
+"""Assemble the server: its parts, its socket, its workers, its signals."""
 
 import asyncio
 import logging
@@ -40,12 +40,12 @@ from darkroom.serving.pools import OnBatch, Pools
 from darkroom.serving.predictions import Predictions
 from darkroom.serving.recorder import Answered, Recorder
 
-GRACE_SECONDS = 30  # for what is in flight when the process is asked to end
+GRACE_SECONDS = 30  # for requests in flight after SIGTERM
 LAST_SECONDS = 5.0  # for the workers after that
 SERVER_BYTES = 512 << 20  # of the server itself, with max_held_bytes of requests
 WORKER_BYTES = 128 << 20  # of a worker with a small network; measured: 90 MB
 LEAST_BYTES, MOST_BYTES = 256 << 20, 2 << 30  # that a worker may allocate for images
-MOST_EXPLAINED = 4  # requests for explanations that are accepted and not answered yet; beyond them, 503
+MOST_EXPLAINED = 4  # accepted and unanswered requests for explanations; further ones get 503
 OPEN_FILES = 65_536
 BACKLOG = 2048  # connections that wait to be accepted
 
@@ -55,19 +55,19 @@ class Settings:
     """Settings of a server.
 
     Attributes:
-        alias: of the version to serve, followed; ignored where `version` is given.
+        alias: of the version to serve, followed; ignored if `version` is given.
         version: to serve without following the alias.
         port: 0: any free one.
         root_path: see Front.
-        cors_origins: of pages that may ask the server.
-        poll_seconds: between two looks at the registry.
-        n_workers: processes that decode images and run the network.
-        network_threads: of one inference.
-        log_folder: of the log of predictions and of feedback; None: none is kept, and no feedback is taken.
-        keeping: which images are kept in the log's directory; None: none.
-        retention: how long, and how much of, the log is kept; None: all.
+        cors_origins: origins of pages that may send requests.
+        poll_seconds: between two polls of the registry.
+        n_workers: number of processes that decode images and run the network.
+        network_threads: per inference.
+        log_folder: of the log of predictions and of feedback; None: no log, and no feedback.
+        keeping: limits of kept images in the log's directory; None: none are kept.
+        retention: limits of the log; None: none.
         explains: whether answers are explained, by one more process.
-        drain_seconds: for clients to send what they are about to, when the server is asked to end.
+        drain_seconds: in which connected clients may still send requests after SIGTERM.
     """
 
     name: str
@@ -91,31 +91,31 @@ class Settings:
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; then finish what is in flight. Nothing listens before a version is loaded.
+    """Serve until SIGTERM or Ctrl-C; then finish requests in flight. Nothing listens before a version is loaded.
 
     Raises:
         RegistryError: the version does not exist, or cannot be loaded.
-        ParamsError: the address is taken, or none of this machine.
+        ParamsError: the address is taken, or not one of this machine.
     """
-    bound = _bind(settings.host, settings.port)  # first: a port that is taken is told at once
+    bound = _bind(settings.host, settings.port)  # first, so that a taken port is reported at once
     if settings.token is None and not ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback:
         open_to_all = "anyone who reaches this address can ask the model; set a token with --token-file"
         log("no_token", f"--host {settings.host} without a token: {open_to_all}")
     _allow_open_files()
-    # It says of broken forms what the answer says.
+    # It logs errors in forms, which the answer reports anyway.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    # What C libraries write about broken images would stand between the lines of the log.
+    # Messages of C libraries about broken images would appear between the lines of the log.
     with bound, native_stderr_silenced(), never_waiting():
         uvloop.run(_serve(settings, bound))
 
 
 def n_workers_of(*, n_beside: int = 0) -> int:
-    """Return how many workers this machine, or this container, has room for: one per core, at least 2.
+    """Return the number of workers for this machine or container: one per core, at least 2, as memory allows.
 
-    While one decodes a large image, another answers.
+    With two, one can answer while the other decodes a large image.
 
     Args:
-        n_beside: other processes of the same size.
+        n_beside: number of other processes of the same size.
     """
     memory = usable_memory()
     room = usable_cores() if memory is None else (memory - SERVER_BYTES) // (WORKER_BYTES + LEAST_BYTES) - n_beside
@@ -123,7 +123,7 @@ def n_workers_of(*, n_beside: int = 0) -> int:
 
 
 def worker_bytes_of(n_workers: int) -> int:
-    """Return how much each worker may allocate for images: 2 GB, or its share of what this container has."""
+    """Return the bytes that each worker may allocate for images: 2 GB, or its share of the container's memory."""
     memory = usable_memory()
     if memory is None:
         return MOST_BYTES
@@ -139,7 +139,7 @@ async def _serve(settings: Settings, bound: socket.socket) -> None:
         pools = _pools(settings, metrics, recorder)
         parts.push_async_callback(pools.finish, LAST_SECONDS)
         follower = await asyncio.to_thread(_follower, settings, pools)
-        # Until here a signal ends the process at once; from here on it ends in order.
+        # Until here a signal ends the process at once; from here on it shuts down cleanly.
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, stop.set)
         http = HttpServer(idle_seconds=limits.head_seconds)
@@ -273,7 +273,7 @@ def _noting(metrics: Metrics, recorder: Recorder | None) -> OnBatch:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Return a socket that has the address and does not listen: clients are refused until it does."""
+    """Return a socket that is bound but does not listen, so that clients are refused until it does."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server that has ended linger
@@ -297,7 +297,7 @@ def _address_errors(host: str, port: int) -> Iterator[None]:
 
 
 def _allow_open_files() -> None:
-    """Raise the number of connections that the system lets this process have, often 1,024, as far as it may."""
+    """Raise the limit of open files, often 1,024, as far as allowed, because every connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft < wanted:

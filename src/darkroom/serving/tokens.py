@@ -1,10 +1,10 @@
-"""Which bearer tokens protect something: not the placeholders of examples, nor what is guessed at once."""
+"""Refuse weak bearer tokens: placeholders of examples, and tokens that are easily guessed."""
 
 import re
 from itertools import pairwise
 
 SHORTEST = 12  # characters
-DIFFERENT = 5  # of them
+DIFFERENT = 5  # minimum number of different characters
 _TEMPLATE = re.compile(r"[<>{}$]")  # <token>, ${TOKEN}, {{ token }}
 _PLACEHOLDER = re.compile(
     r"change(it|me|this)|replace(it|me|this)|placeholder|example|your(api|auth|key|pass|secret|token)"
@@ -17,7 +17,7 @@ _WORDS = re.compile(  # longer ones first
 
 
 def weakness(token: str) -> str | None:
-    """Return why a token is refused, None where it is not.
+    """Return why a token is refused, None if it is accepted.
 
     >>> weakness("change-me")
     'it is a placeholder'

@@ -1,7 +1,7 @@
 """A worker process of `darkroom serve`: decodes images and runs the network of one version on them.
 
-A bug in a decoder ends here and not in the server. The worker gets its tasks from stdin, answers to stdout, and ends
-with stdin. The kernel ends it when images take too long; memory beyond its limit is refused to it.
+A crash in a decoder ends the worker and not the server. The worker reads tasks from stdin, answers to stdout, and ends
+with stdin. The kernel ends it when images take too long, and refuses memory beyond its limit.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ def _messages(source: BinaryIO) -> Iterator[list[bytes]]:
 
 def main() -> None:
     """Serve until stdin ends."""
-    for one in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which ends this process
+    for one in (signal.SIGINT, signal.SIGTERM):  # handled by the server, which ends this process
         signal.signal(one, signal.SIG_IGN)
     source = sys.stdin.buffer
     target = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is not an answer
+    os.dup2(2, 1)  # so that prints of libraries are not answers
     messages = _messages(source)
     try:
         _serve(Task.of(next(messages)[0]), messages, target)
@@ -88,26 +88,25 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
 
 
 def _set_alarms(seconds: float) -> None:
-    """Have the kernel end this process after some seconds of its own work, in the middle of a C library too.
+    """Let the kernel end this process after `seconds` of processor time, even within a C library.
 
-    On a busy machine that takes longer; of what hangs without working, ten times as long.
+    A process that hangs without using the processor is ended after ten times as long.
     """
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
 
 
 def _loaded(task: Task) -> Any:
-    """Return the package after it has answered once: the first inference of a size allocates, and costs several times
-    more.
+    """Return the package after a first inference, which allocates memory and takes several times as long.
 
     Raises:
-        RegistryError: a file is gone or changed, or the package does not load or not answer.
+        RegistryError: a file is gone or changed, or the package cannot be loaded or does not answer.
     """
     package = versions.load(task.version, threads=task.network_threads, max_pixels=task.max_pixels)
     try:
         import cv2
 
-        cv2.setNumThreads(1)  # the workers are what runs in parallel
+        cv2.setNumThreads(1)  # workers already run in parallel
         height, width = package.image_shape[:2]
         for n_images in (1,) if height * width >= LARGE_PIXELS else (task.max_batch, 1):
             package.probabilities(np.zeros((n_images, *package.image_shape), np.uint8))
@@ -118,7 +117,7 @@ def _loaded(task: Task) -> Any:
 
 
 def _explaining(task: Task, package: Any) -> Explaining:
-    """Return the explainer, after a short trial; this process gives way to others from now on.
+    """Return the explainer after a short trial; from now on this process runs at idle priority.
 
     Raises:
         RegistryError: the version cannot be explained.
@@ -132,15 +131,15 @@ def _explaining(task: Task, package: Any) -> Explaining:
 
 
 def _give_way() -> None:
-    """Work only while no other process wants the processor. With a nice value alone, one that wakes up still waits."""
-    threads = Path("/proc/self/task")  # of Linux alone
+    """Run only while no other process wants the processor; with a nice value, others would still wait at times."""
+    threads = Path("/proc/self/task")  # only on Linux
     for thread in threads.iterdir() if threads.is_dir() else ():
         with suppress(OSError):  # refused in some containers; or the thread has ended
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 def _limit_memory(n_bytes: int) -> None:
-    """Let this process allocate so much more; on systems other than Linux nothing counts it."""
+    """Limit this process to n_bytes of further allocations; only on Linux."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -160,7 +159,7 @@ class _Image:
 
 
 class _Batch:
-    """Image files, and what becomes of them."""
+    """Image files, and their outcomes."""
 
     def __init__(self, package: Any, files: Sequence[bytes]) -> None:
         self._images = [_decoded(package, file) for file in files]
@@ -171,7 +170,7 @@ class _Batch:
         self._network_seconds = time.perf_counter() - began
 
     def explain(self, explain: Explaining) -> None:
-        """Add to each answer what speaks for it."""
+        """Add an explanation to each answer."""
         for image in self._images:
             if image.outcome == ANSWERED and image.pixels is not None:
                 try:
@@ -204,7 +203,7 @@ def _decoded(package: Any, data: bytes) -> _Image:
 
 
 def _predict(package: Any, images: Sequence[_Image]) -> None:
-    """Answer images; one for which the network returns what is not a number fails alone."""
+    """Answer images; one for which the network returns NaN fails alone."""
     try:
         answers = package.predict([image.pixels for image in images], batch_size=len(images))
         for image, answer in zip(images, answers, strict=True):
@@ -221,7 +220,7 @@ def _failed(image: _Image, error: Exception) -> _Image:
     """Note that the version's code failed.
 
     Raises:
-        MemoryError: for want of memory.
+        MemoryError: the memory is exhausted.
     """
     if isinstance(error, MemoryError) or getattr(error, "code", 0) == NO_MEMORY or NO_ROOM.search(str(error)):
         raise MemoryError from error

@@ -1,8 +1,8 @@
-"""Where a store's artifacts lie: in mlartifacts beside a sqlite file, also after the store was copied or moved.
+"""The location of a store's artifacts: mlartifacts beside a sqlite file, also after the store was copied or moved.
 
-MLflow records absolute places. A copy of a repository would go on writing to the original's directories, and `gc` would
-delete there; after a move nothing would be found. So places are read relative to the store's own, nothing is written
-while the two disagree, and `relocate` corrects what is recorded.
+MLflow records absolute locations. A copy of a repository would write to the original's directories, and `gc` would
+delete there; after a move nothing would be found. Therefore locations are read relative to the store's own, nothing is
+written while the two disagree, and `relocate` corrects the recorded ones.
 """
 
 import re
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = "mlartifacts"
 EXPERIMENTS = ("experiments", "artifact_location")
-RECORDED = (  # the columns of MLflow's tables that hold such places
+RECORDED = (  # the columns of MLflow's tables with locations
     EXPERIMENTS,
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -38,7 +38,7 @@ def artifact_folder(uri: str, experiment: str) -> Path:
     """Return where an experiment's artifacts belong: beside a sqlite file, in the repository for other databases.
 
     Raises:
-        RegistryError: MLflow would find no files there.
+        RegistryError: MLflow cannot read files there.
     """
     base = file.parent if (file := sqlite_file(uri)) else repository_root()
     refuse_escapes(base)
@@ -46,7 +46,7 @@ def artifact_folder(uri: str, experiment: str) -> Path:
 
 
 def local_folder(location: str) -> Path | None:
-    """Return the directory of a file:// URI or plain path, None where that is remote storage."""
+    """Return the directory of a file:// URI or plain path, None for remote storage."""
     parts = urlsplit(location)
     if parts.scheme in ("", "file"):
         return Path(unquote(parts.path)) if parts.scheme else Path(location)
@@ -54,14 +54,14 @@ def local_folder(location: str) -> Path | None:
 
 
 def is_gone(location: str) -> bool:
-    """Return whether a file:// location lies on this machine and does not exist."""
-    # A plain path is MLflow's default, which it makes when it first writes there.
+    """Return whether a file:// location is on this machine and does not exist."""
+    # A plain path is MLflow's default, which it creates at the first write.
     folder = local_folder(location) if location.startswith("file:") else None
     return folder is not None and not folder.exists()
 
 
 def here(location: str) -> str:
-    """Return where a recorded place is now: beside the sqlite file if it is there, else as recorded."""
+    """Return the present location for a recorded one: beside the sqlite file if it exists there, else as recorded."""
     file, (_, folder, rest) = sqlite_file(tracking_uri()), location.rpartition(f"/{FOLDER}/")
     if file is None or not folder or not location.startswith("file:"):
         return location
@@ -70,9 +70,10 @@ def here(location: str) -> str:
 
 
 def misplaced() -> dict[str, str]:
-    """Return the recorded places of experiments that are not where they belong, each with the place where they do.
+    """Return the wrong locations of experiments, each with the right one.
 
-    A database that is not a file may serve several repositories: of it only what is gone there and found here.
+    Another database than a file may serve several repositories, so there a location is wrong only if it is gone and the
+    right one exists.
 
     Raises:
         RegistryError: the store does not answer.
@@ -81,7 +82,7 @@ def misplaced() -> dict[str, str]:
     file = sqlite_file(uri)
     if uri.startswith("http") or (file and not file.exists()):
         return {}
-    client()  # makes sure that there are tables
+    client()  # creates the tables if necessary
     with _transaction(uri) as connection:
         recorded = _experiments(connection)
     for name, location in recorded:
@@ -95,10 +96,10 @@ def misplaced() -> dict[str, str]:
 
 
 def refuse_misplaced() -> None:
-    """Refuse to write to a sqlite store that was copied or moved, before artifacts go to another repository.
+    """Check that a sqlite store was not copied or moved, so that no artifacts are written to another repository.
 
     Raises:
-        RegistryError: says what to do.
+        RegistryError: it was.
     """
     if (file := sqlite_file(tracking_uri())) and (found := misplaced()):
         raise RegistryError(
@@ -108,7 +109,7 @@ def refuse_misplaced() -> None:
 
 
 def relocate() -> None:
-    """Record the places where experiments, runs and models are now; what only the old place has is copied from there.
+    """Record the present locations of experiments, runs and models; copy files that exist only in the old ones.
 
     Raises:
         RegistryError: the store does not answer, or refuses.
@@ -116,7 +117,7 @@ def relocate() -> None:
     found, registry = misplaced(), registry_uri()
     with store_lock("tracking"):
         for uri in dict.fromkeys((tracking_uri(), registry)):
-            # A registry apart from the runs may be shared with the original of a copy: there the old places are right.
+            # A separate registry may be shared with the original of a copy, where the old locations are right.
             moves = {old: new for old, new in found.items() if uri == tracking_uri() or is_gone(old)}
             if moves and not uri.startswith("http"):
                 _move(uri, moves)
@@ -146,10 +147,10 @@ def _replace(connection: "Connection", old: str, new: str) -> None:
 
 
 def _copy(old: str, new: str) -> None:
-    """Copy what a copy of the repository wrote to the original's directory, as it did before that was refused."""
+    """Copy files that a copy of the repository wrote to the original's directory, before that was refused."""
     source, target = local_folder(old), local_folder(new)
     if source and target and source.is_dir() and not target.exists():
-        part = target.with_name(f"{target.name}.part")  # a copy that was cut short must not pass for a whole one
+        part = target.with_name(f"{target.name}.part")  # an interrupted copy must not look complete
         if part.exists():
             shutil.rmtree(part)
         shutil.copytree(source, part)

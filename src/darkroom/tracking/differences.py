@@ -1,4 +1,4 @@
-"""The name of a training's run, which says what differs from the last one of its candidate."""
+"""Name a training's run after its differences from the last one of its candidate."""
 
 import json
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import run_page
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
-IN_A_NAME = 4  # differences that a name has room for
-OTHERWISE = {"data.digest": "other data", "git.commit": "another commit"}  # where no param differs
+IN_A_NAME = 4  # maximum number of differences in a name
+OTHERWISE = {"data.digest": "other data", "git.commit": "another commit"}  # if no param differs
 
 
 def name_run(
@@ -23,12 +23,12 @@ def name_run(
     tags: Mapping[str, str],
     tuned: Mapping[str, Any],
 ) -> tuple[str, str]:
-    """Return the name of a new run, and in Markdown from which run it differs and in what.
+    """Return the name of a new run, and its differences from the last run in Markdown.
 
     Args:
-        stage: such as train-cnn: what every run of the candidate is called.
-        tags: of the new run, as lineage_tags gave them.
-        tuned: the values that tuning found, by dotted key: what the first run of a candidate is named after.
+        stage: prefix of the names of a candidate's runs, such as train-cnn.
+        tags: of the new run, returned by lineage_tags.
+        tuned: values found by tuning, by dotted key; the first run of a candidate is named after them.
 
     Raises:
         RegistryError: the store does not answer.
@@ -52,7 +52,7 @@ def name_run(
 
 
 def listed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return `learning_rate` 0.2 → 0.1, ...: settings in Markdown, with the value of before where there was one."""
+    """Return `learning_rate` 0.2 → 0.1, ...: settings in Markdown, with the previous value if there is one."""
     return ", ".join(
         f"`{key}` {written(before[key])} → {written(value)}" if key in before else f"`{key}` {written(value)}"
         for key, value in now.items()
@@ -68,7 +68,7 @@ def _named(stage: str, what: Mapping[str, Any] | list[str]) -> str:
 
 
 def _value(text: str) -> Any:
-    """Return what flatten() made a text of."""
+    """Return the value that flatten() turned into text."""
     with suppress(ValueError):
         return json.loads(text)
     return text

@@ -1,4 +1,4 @@
-"""Experiments of the MLflow store: created on first use, with their artifacts beside the store."""
+"""Create experiments of the MLflow store on first use, with their artifacts beside the store."""
 
 from darkroom.errors import RegistryError
 from darkroom.project.locks import store_lock
@@ -9,10 +9,10 @@ from darkroom.tracking.store import client, sqlite_file, store_errors, tracking_
 
 
 def connect(experiment: str) -> str:
-    """Return the id of the experiment, created together with the store if need be.
+    """Return the id of the experiment; create it and the store if necessary.
 
-    Artifacts go to mlartifacts/<experiment> beside a sqlite file (the repository's root for other databases, whatever
-    folder the process runs in); a server decides for itself.
+    Artifacts go to mlartifacts/<experiment> beside a sqlite file, or at the repository's root for other databases; a
+    server decides for itself.
 
     Raises:
         RegistryError: the store does not answer, was copied or moved, or the experiment was deleted, or its artifacts'
@@ -35,7 +35,7 @@ def connect(experiment: str) -> str:
             )
         offer_views(opened, known.experiment_id, known.tags)
         is_elsewhere = known.artifact_location != location or (
-            # Every run writes an artifact: another host has the directory.
+            # Every run writes an artifact, so the directory exists on another host.
             sqlite_file(uri) is None and opened.search_runs([known.experiment_id], max_results=1)
         )
     if is_gone(known.artifact_location) and is_elsewhere:
@@ -48,7 +48,7 @@ def connect(experiment: str) -> str:
 
 
 def latest() -> str | None:
-    """Return the id of the experiment that has the newest run of a stage; None where there is none.
+    """Return the id of the experiment with the newest run of a stage; None if there is none.
 
     Raises:
         RegistryError: the store does not answer.
@@ -61,5 +61,5 @@ def latest() -> str | None:
         if not found:
             return None
         experiment = known[found[0].info.experiment_id]
-        offer_views(opened, experiment.experiment_id, experiment.tags)  # of runs that were made before there were any
+        offer_views(opened, experiment.experiment_id, experiment.tags)  # for runs of earlier releases
     return str(experiment.experiment_id)

@@ -1,7 +1,7 @@
-"""What people see of the store in MLflow's UI: the addresses of its pages, and the views of an experiment's runs.
+"""Addresses of pages of MLflow's UI, and saved views of an experiment's runs.
 
-The UI of MLflow 3 opens in its mode for language models, in which an experiment of trainings looks empty; every address
-here asks for the other mode. Addresses begin with `#`: they follow a server's own, and work as links in descriptions.
+The UI of MLflow 3 opens in its mode for language models, in which an experiment of trainings looks empty; the addresses
+here select the other mode. They begin with `#`, so they work after a server's address and as links in descriptions.
 """
 
 import json
@@ -16,7 +16,7 @@ MODE = "workflowType=machine_learning"
 NOTE = "mlflow.note.content"  # MLflow's tag for the description of a run
 VIEW = "mlflow.sharedViewState."  # MLflow's tag of an experiment for a saved view, with the view's key behind it
 TRAINED, TRIALS = "darkroom-trained", "darkroom-trials"  # keys of views
-NAME_WIDTH = 360  # pixels of the column with a run's name, which says what differs
+NAME_WIDTH = 360  # pixels of the column with a run's name
 
 
 def runs_page(experiment_id: str, view: str = TRAINED) -> str:
@@ -36,7 +36,7 @@ def version_page(name: str, version: str) -> str:
 
 
 def offer_views(opened: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> None:
-    """Save the views of an experiment's runs that it does not have yet; one that somebody changed stays.
+    """Save missing views of an experiment's runs; views that somebody changed are kept.
 
     Args:
         tags: of the experiment.
@@ -47,12 +47,12 @@ def offer_views(opened: "MlflowClient", experiment_id: str, tags: Mapping[str, s
 
 
 def _view(name: str, *, of: str, columns: Sequence[str]) -> str:
-    """Return a saved view as MLflow's UI keeps it: filter, order, and columns from left to right.
+    """Return a saved view in the format of MLflow's UI: filter, order, and columns from left to right.
 
     Args:
         name: shown in the menu "Views".
         of: the filter, in MLflow's search syntax.
-        columns: of the metrics and tags that are shown; the runs are sorted by the first, highest first.
+        columns: metrics and tags; runs are sorted by the first one, highest first.
     """
     chosen = [f"metrics.`{column}`" if "." not in column else f"tags.`{column}`" for column in columns]
     always = ["attributes.`Run Name`", "runDateAndNestInfo", "duration"]

@@ -15,7 +15,7 @@ from darkroom.project.params import digest
 
 PACKAGE = Path(__file__).resolve().parents[1]
 LINEAGE = ("dvc.stage", "dvc.exp_name", "git.commit", "git.dirty", "data.digest", "params.digest", "candidate")
-CODE_AND_PARAMS = (":/", ":!/dvc.lock", ":!/data/incoming/*.dvc")  # what git looks at
+CODE_AND_PARAMS = (":/", ":!/dvc.lock", ":!/data/incoming/*.dvc")  # paths for git
 PACKAGES = ("darkroom", "keras", "tensorflow", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc")
 
 
@@ -25,11 +25,10 @@ def git_commit() -> str:
 
 
 def git_dirty() -> bool:
-    """Return whether a tracked file differs from the commit; MLflow's own git tags do not know.
+    """Return whether a tracked file differs from the commit, which MLflow's own git tags do not record.
 
     dvc.lock and the .dvc files of new images are left out: DVC rewrites them within one `dvc repro` or retraining, and
-    what they say of the data is in data.digest. Outside a git repository the answer is True: nothing says which code
-    this is.
+    data.digest covers the data. Outside a git repository the result is True, because the code is unknown.
     """
     changes = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE_AND_PARAMS)
     return changes is None or changes != ""
@@ -47,10 +46,10 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 
 def lock_digest(path: Path) -> str:
-    """Return a digest of what dvc.lock says of every stage but two, "none" before the first `dvc repro`.
+    """Return a digest of dvc.lock without the stages check and promote, "none" before the first `dvc repro`.
 
-    promote calls this before DVC writes promote's own entry: without it, the digest can be made again from the commit.
-    What check says changes with every key of params.yaml, those included that change no result.
+    promote calls this before DVC writes promote's own entry, so without it the commit gives the same digest.
+    The entry of check changes with every key of params.yaml, even if no result changes.
 
     Raises:
         DataError: a merge left conflicts in it.
@@ -63,7 +62,7 @@ def lock_digest(path: Path) -> str:
 
 
 def source_digest(paths: Iterable[str]) -> str:
-    """Return one sha256 over the files under these paths of the package, such as "training" and "errors.py".
+    """Return one sha256 of the files under these paths of the package, such as "training" and "errors.py".
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -76,9 +75,9 @@ def source_digest(paths: Iterable[str]) -> str:
 
 
 def lineage_tags(*, data_digest: str, params_digest: str, candidate: str) -> dict[str, str]:
-    """Return the tags that every run and every registered version carries, for the stage that calls.
+    """Return the tags of every run and registered version, for the calling stage.
 
-    DVC names the stage in DVC_STAGE, and the experiment in DVC_EXP_NAME (set under `dvc exp run` alone).
+    DVC sets the stage in DVC_STAGE, and the experiment in DVC_EXP_NAME (only in `dvc exp run`).
     """
     return {
         "dvc.stage": os.environ.get("DVC_STAGE", "none"),

@@ -1,4 +1,4 @@
-"""Why an MLflow store refuses, in one line that ends with what to do about it."""
+"""Explain the errors of an MLflow store in one line that ends with a remedy."""
 
 import re
 
@@ -7,12 +7,12 @@ from darkroom.project.text import first_line, reason, redact
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 NO_MLFLOW = r"error code 404|body: '\s*(<|$)|not in a valid JSON|redirects"
-LIBRARIES = {"mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure"}  # whose errors are those of a store
+LIBRARIES = {"mlflow", "sqlalchemy", "boto3", "botocore", "google", "azure"}  # packages that raise errors of a store
 KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-# Package that MLflow imports: extra that brings it.
+# Extras by the package that MLflow imports.
 EXTRAS = {"psycopg": "postgres", "boto3": "s3", "botocore": "s3", "google": "gs", "azure": "azure"}
 
-# What stands in the first line of the error: what it means and what to do. {variable} is the one that names the store.
+# Patterns of the first line of an error, with meaning and remedy. {variable} is the variable that names the store.
 MEANINGS = {
     r"UNAUTHENTICATED|error code 401": f"asks for credentials (HTTP 401); set or correct {CREDENTIALS}",
     r"PERMISSION_DENIED|error code 403": f"denies access (HTTP 403); ask for the permission, or correct {CREDENTIALS}",
@@ -43,7 +43,7 @@ MEANINGS = {
 
 
 def is_refusal(error: Exception) -> bool:
-    """Return whether the error says that a store, its database or the network refused; nothing is imported for it."""
+    """Return whether the error is that of a store, its database or the network, without importing their packages."""
     libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return isinstance(error, OSError | ImportError) or bool(libraries & LIBRARIES)
 
@@ -54,7 +54,7 @@ def refusal(uri: str, error: BaseException, *, variable: str, remedy: str = "") 
     Args:
         error: what MLflow, a database driver or the network raised.
         variable: the environment variable that names this store.
-        remedy: what to do about an error that has no known meaning.
+        remedy: for errors that match no pattern.
     """
     if isinstance(error, ImportError):
         return RegistryError(f"the MLflow store {redact(uri)} needs {_package(error)}")
@@ -69,7 +69,7 @@ def refusal(uri: str, error: BaseException, *, variable: str, remedy: str = "") 
 
 
 def _package(error: ImportError) -> str:
-    """Return what to install, for a package that a database, or a store of artifacts, needs."""
+    """Return what to install for a database or a store of artifacts."""
     name = (error.name or "").partition(".")[0]
     if name in EXTRAS:
         return f"the package {name}: .venv/bin/uv pip install -e '.[{EXTRAS[name]}]'"

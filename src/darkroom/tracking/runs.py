@@ -1,7 +1,7 @@
 """The only writer of MLflow runs.
 
-Everything goes through an MlflowClient and a run id, never through MLflow's notion of an "active run": MLFLOW_RUN_ID
-in the environment cannot redirect a run here, and a killed run is never marked FINISHED by MLflow's exit handler.
+Everything goes through an MlflowClient and a run id, never through MLflow's "active run". So MLFLOW_RUN_ID in the
+environment cannot redirect a run, and MLflow's exit handler never marks a killed run as FINISHED.
 """
 
 import json
@@ -19,26 +19,23 @@ from ruamel.yaml import YAML
 
 from darkroom.errors import RegistryError, Stopped
 from darkroom.project.params import flatten
-from darkroom.project.text import redact
 from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
-from darkroom.tracking.artifacts import is_gone
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import NOTE, run_page
 
 SUBJECTS = ("Version", "Decision", "Test", "Validation", "Settings", "Commit")  # of a description, in this order
-CURVE = "epoch/"  # begins the names of metrics that have a value per epoch; MLflow shows them as a group of charts
-PARENT = "mlflow.parentRunId"  # MLflow's tag for a run that is part of another
-RESTORED = "restored.run_id"  # tag of a run that stands in for one of another store: the id that it has there
+CURVE = "epoch/"  # prefix of metrics with a value per epoch; MLflow shows them as a group of charts
+PARENT = "mlflow.parentRunId"  # MLflow's tag of a child run
 
 
 @dataclass(frozen=True)
 class Run:
-    """One MLflow run that is being written; metrics carry the step they are given, so a resumed run continues."""
+    """One MLflow run to write to; metrics have explicit steps, so a resumed run continues."""
 
     id: str
     experiment: str
@@ -50,7 +47,7 @@ class Run:
         """Record the metrics of one epoch, counted from 1, in one transaction.
 
         They are points of the curves epoch/NAME, at the step `epoch`. MLflow's tables show the last point of a curve,
-        which is not what is kept: the metrics to compare runs by have names of their own.
+        which is not the kept epoch, so the metrics for comparing runs have other names.
         """
         self.log_metrics({f"{CURVE}{name}": value for name, value in logs.items()}, step=epoch)
 
@@ -58,7 +55,7 @@ class Run:
         """Record metrics at the step (0 if None).
 
         Args:
-            model_uri: what log_package returned: the metrics are that model's too, if this store knows it.
+            model_uri: returned by log_package; the metrics are also recorded for that model, if this store has it.
         """
         from mlflow.entities import Metric
 
@@ -75,9 +72,9 @@ class Run:
             self._client.update_run(self.id, name=name)
 
     def note(self, about: str, text: str) -> None:
-        """Say something in the run's description: one paragraph, which replaces the one about the same.
+        """Write one paragraph of the run's description, or replace the one about the same subject.
 
-        MLflow folds a description after a few lines: what was decided and measured comes first, whenever it was said.
+        MLflow folds a description after a few lines, so paragraphs are in the order of SUBJECTS, not of time.
         """
         with store_errors(self.tracking_uri):
             told = self._client.get_run(self.id).data.tags.get(NOTE, "").split("\n\n")
@@ -102,7 +99,7 @@ class Run:
             self._client.log_batch(self.id, tags=[RunTag(key, str(value)[:8000]) for key, value in tags.items()])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record nested params twice: flat with dotted keys to compare runs by, and whole as the artifact params.yaml.
+        """Record nested params twice: as flat params with dotted keys, and as the artifact params.yaml.
 
         Raises:
             RegistryError: a resumed run has another value of one of them.
@@ -125,13 +122,13 @@ class Run:
             self._client.log_text(self.id, text.getvalue(), "params.yaml")
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file, or a directory with all in it, into the run's artifacts, under `folder`."""
+        """Copy a file or directory into the run's artifacts, under `folder`."""
         with store_errors(self.tracking_uri):
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(self.id, str(path), folder or None)
 
     def log_dataset(self, name: str, digest: str, source: str, counts: Mapping[str, Any]) -> None:
-        """Record the dataset the run reads; of the digest MLflow keeps 36 characters, so the whole is in a tag."""
+        """Record the dataset of the run; MLflow keeps 36 characters of the digest, so a tag has all of it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -151,57 +148,16 @@ class Run:
         """Store model.onnx as the deployable MLflow model of this run and return its URI, `models:/m-...`.
 
         Args:
-            onnx_path: the file that package.py loads; it is stored under the name model.onnx.
+            onnx_path: the file that package.py loads; it is stored as model.onnx.
             seen: the ids of the images that the model was trained and tuned on, stored beside it.
-            input_example: (n, height, width, channels), uint8; the first image is kept as a base64 PNG that
-                shows a consumer what `predict` and `mlflow models serve` accept.
+            input_example: (n, height, width, channels), uint8; the first image is stored as a base64 PNG, as an example
+                for `predict` and `mlflow models serve`.
             step: the epoch whose metrics MLflow shows beside the model.
         """
         from darkroom.deployable.log_model import log_package
 
         with store_errors(self.tracking_uri):
             return log_package(self._client, self.id, onnx_path, seen=seen, input_example=input_example, step=step)
-
-
-def package(
-    model_uri: str, *, run_id: str, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Return (URI, run tags) of a logged model; where this store does not know it, it is logged again.
-
-    That happens when DVC restored a trained model from its cache into a clone whose MLflow store is another one.
-
-    Args:
-        model_uri: what `Run.log_package` returned, in whatever store the training used.
-        onnx_path, seen: the files that it was given.
-        tags: of the run that stands in for the training's, if one is needed.
-    """
-    opened = client()
-    with store_errors(tracking_uri()):
-        logged = existing(lambda: opened.get_logged_model(model_uri.removeprefix("models:/")))
-        if logged and str(logged.status) == "READY" and not is_gone(logged.artifact_location):
-            trained = existing(lambda: opened.get_run(logged.source_run_id or run_id))
-            return model_uri, dict(trained.data.tags) if trained else {}
-    return log_again(run_id, experiment=experiment, onnx_path=onnx_path, seen=seen, tags=tags)
-
-
-def log_again(
-    run_id: str, *, experiment: str, onnx_path: Path, seen: Path, tags: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Return (URI, run tags) of a model that is logged in the run that stands in for the one of its training."""
-    with reopen(_stand_in(run_id, experiment=experiment)) as current:
-        current.set_tags(tags)
-        return current.log_package(onnx_path, seen=seen), {**tags, RESTORED: run_id}
-
-
-def _stand_in(run_id: str, *, experiment: str) -> str:
-    """Return the id of the run that stands in for one that this store does not know; it is made on first use."""
-    experiment_id, opened = connect(experiment), client()
-    with store_errors(tracking_uri()):
-        known = opened.search_runs([experiment_id], f"tags.`{RESTORED}` = '{run_id}'", max_results=1)
-    if known:
-        return str(known[0].info.run_id)
-    with run(experiment=experiment, name="restored", params={}, tags={RESTORED: run_id}) as current:
-        return current.id
 
 
 @contextmanager
@@ -218,9 +174,9 @@ def run(
     or a training that was Stopped).
 
     Args:
-        resume: the id of a run that a killed process left behind; it is continued under the same id. An id that the
-            store does not know (a store that was replaced) begins a new run.
-        parent: the id of the run that this one is a part of; MLflow shows it below that.
+        resume: the id of a run of a killed process, which is continued. If the store does not have it, for example
+            after it was replaced, a new run begins.
+        parent: the id of the parent run.
     """
     experiment_id = connect(experiment)
     opened = client()
@@ -242,7 +198,7 @@ def run(
 
 
 def end_open(experiment: str, *, tags: Mapping[str, str]) -> int:
-    """Close runs with these tags that a killed process left RUNNING as KILLED, and return how many."""
+    """Close runs with these tags that a killed process left RUNNING as KILLED, and return their number."""
     experiment_id = connect(experiment)
     opened = client()
     sought = ["attributes.status = 'RUNNING'", *(f"tags.`{key}` = '{value}'" for key, value in tags.items())]
@@ -254,7 +210,7 @@ def end_open(experiment: str, *, tags: Mapping[str, str]) -> int:
 
 
 def end_left(run_id: str) -> None:
-    """Close a run that a killed process left RUNNING as KILLED; one that ended, or that is not known here, stays."""
+    """Close a run that a killed process left RUNNING as KILLED; ignore ended and unknown runs."""
     opened = client()
     with store_errors(tracking_uri()):
         left = existing(lambda: opened.get_run(run_id))
@@ -264,7 +220,7 @@ def end_left(run_id: str) -> None:
 
 @contextmanager
 def reopen(run_id: str) -> Iterator[Run]:
-    """Open a finished run to add to it; its status and end time are left as they are.
+    """Open a finished run to add to it; its status and end time stay.
 
     Raises:
         RegistryError: the store has no such run, or it was deleted in MLflow's UI.
@@ -281,44 +237,21 @@ def reopen(run_id: str) -> Iterator[Run]:
 
 @contextmanager
 def reopen_if_known(run_id: str | None) -> Iterator[Run | None]:
-    """Open a finished run as `reopen` does; None where there is none, or the store has it no longer."""
+    """Open a finished run as `reopen` does; yield None if the store does not have it."""
     with reopen(run_id) if run_id and tags_of(run_id) is not None else nullcontext() as run:
         yield run
 
 
 def tags_of(run_id: str) -> dict[str, str] | None:
-    """Return the tags of a run, None where the store has no such run or it was deleted in MLflow's UI."""
+    """Return the tags of a run, None if it does not exist or was deleted in MLflow's UI."""
     opened = client()
     with store_errors(tracking_uri()):
         found = existing(lambda: opened.get_run(run_id))
     return dict(found.data.tags) if found and found.info.lifecycle_stage == "active" else None
 
 
-@contextmanager
-def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
-    """Open the run of a candidate's training to add to it; where this store does not know it, one that stands in.
-
-    Args:
-        trained: run.json of the training: its run_id and experiment.
-
-    Raises:
-        RegistryError: the store does not answer, or the run was deleted.
-    """
-    connect(trained["experiment"])
-    opened, run_id = client(), trained["run_id"]
-    with store_errors(tracking_uri()):
-        found = existing(lambda: opened.get_run(run_id))
-    if found and found.info.lifecycle_stage != "active":
-        raise RegistryError(
-            f"the run of {candidate}, {run_id}, was deleted in the MLflow store {redact(tracking_uri())}; restore it "
-            f"with `mlflow runs restore --run-id {run_id}`, or run `dvc repro --force train@{candidate}`"
-        )
-    with reopen(run_id if found else _stand_in(run_id, experiment=trained["experiment"])) as record:
-        yield record
-
-
 def process_namespace() -> str:
-    """Return what process numbers are counted in: containers may share a host's name, and not its processes."""
+    """Return the namespace of process ids: containers may share a host's name but not its processes."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:  # not on Linux
@@ -326,7 +259,7 @@ def process_namespace() -> str:
 
 
 def _process_tags() -> dict[str, str]:
-    """Return what tells later whether the process that writes a run still lives; a number alone is soon given again."""
+    """Return tags that identify the writing process later; its number alone may be reused."""
     import psutil
 
     return {
@@ -366,7 +299,7 @@ def _best_effort(current: Run, error: BaseException) -> None:
 
 @contextmanager
 def _unless_failing(status: str) -> Iterator[None]:
-    """A store that has gone away must not hide the error that ended the run."""
+    """Suppress errors of the store after the run failed, so that they do not hide the first error."""
     try:
         yield
     except Exception:

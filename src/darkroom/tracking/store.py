@@ -1,4 +1,4 @@
-"""The MLflow store of this repository: where it is, whether it answers, and the lock that its writers share.
+"""The MLflow store of this repository: its location, connection, and the lock of its writers.
 
 MLflow is imported on first use: it costs 3 s, and 2 s more for a database.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 20  # how long a sqlite file may be locked by another process
-PROBE_SECONDS = 5  # how long a server may take to answer before training is refused
+BUSY_SECONDS = 20  # maximum wait for a sqlite file that another process has locked
+PROBE_SECONDS = 5  # maximum wait for a server's first answer
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 QUIET = {
@@ -31,8 +31,8 @@ QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # else a uv.lock in the working directory replaces the pinned requirements
-    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # else every package logged costs a `pip install --dry-run`
+    "MLFLOW_UV_AUTO_DETECT": "false",  # otherwise a uv.lock in the working directory replaces the pinned requirements
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",  # otherwise every logged model costs a `pip install --dry-run`
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -41,23 +41,23 @@ def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or the sqlite file at the repository's root; relative sqlite paths are made absolute.
 
     Raises:
-        RegistryError: the URI names a directory; MLflow has given up file stores.
+        RegistryError: the URI names a directory; MLflow no longer has file stores.
     """
     return _resolved("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
 
 
 def registry_uri() -> str:
-    """Return the URI of the store that keeps registered models: MLFLOW_REGISTRY_URI, else the tracking store.
+    """Return the URI of the store of registered models: MLFLOW_REGISTRY_URI, else the tracking store.
 
     Raises:
-        RegistryError: as of tracking_uri.
+        RegistryError: see tracking_uri.
     """
     given = os.environ.get("MLFLOW_REGISTRY_URI")
     return _resolved("MLFLOW_REGISTRY_URI", given) if given else tracking_uri()
 
 
 def _resolved(variable: str, uri: str) -> str:
-    """Return the URI with a sqlite path made absolute; its percent escapes are decoded by MLflow."""
+    """Return the URI with an absolute sqlite path; MLflow decodes its percent escapes."""
     if uri.startswith("sqlite:///"):
         path, _, query = uri.removeprefix("sqlite:///").partition("?")
         as_written, decoded = Path(repository_root(), path), Path(repository_root(), unquote(path))
@@ -72,10 +72,10 @@ def _resolved(variable: str, uri: str) -> str:
 
 
 def refuse_escapes(path: Path) -> None:
-    """Refuse a path with percent escapes, which MLflow decodes twice on the way to a file, or with a `?`.
+    """Refuse a path with percent escapes, which MLflow decodes twice, or with a `?`.
 
     Raises:
-        RegistryError: says what to rename.
+        RegistryError: the path has one.
     """
     if "?" in str(path) or unquote(str(path)) != str(path):
         raise RegistryError(
@@ -84,13 +84,13 @@ def refuse_escapes(path: Path) -> None:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """Return the database file of a sqlite URI, None for every other store."""
+    """Return the database file of a sqlite URI, None for other stores."""
     return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])) if uri.startswith("sqlite:///") else None
 
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow, a database driver or the network raise into one RegistryError that names the store."""
+    """Turn errors of MLflow, a database driver or the network into a RegistryError that names the store."""
     try:
         yield
     except Exception as error:
@@ -106,7 +106,7 @@ def variable_of(uri: str) -> str:
 
 
 def existing(call: Callable[[], T]) -> T | None:
-    """Return what the call to the store returns, None where the store answers that there is no such thing."""
+    """Return the result of a call to the store, None if the store answers that the object does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -118,14 +118,14 @@ def existing(call: Callable[[], T]) -> T | None:
 
 
 def download(uri: str, folder: Path | str) -> Path:
-    """Return the local path of the file or directory behind an artifact URI, copied or downloaded into `folder`."""
+    """Copy or download the file or directory of an artifact URI into `folder`, and return its path."""
     from mlflow.artifacts import download_artifacts
 
     return Path(download_artifacts(artifact_uri=uri, dst_path=str(folder)))
 
 
 def client() -> "MlflowClient":
-    """Return an MLflow client of this repository's store, after making sure that the store answers and has its tables.
+    """Return an MLflow client of this repository's store, after checking that it answers and has its tables.
 
     Raises:
         RegistryError: no answer within about 10 seconds, or the store refuses.
@@ -139,7 +139,7 @@ def client() -> "MlflowClient":
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs tracebacks, too
     if os.environ.get("MLFLOW_REGISTRY_URI"):
         mlflow.set_registry_uri(registry_uri())  # for the client below, and for child processes in other directories
     mlflow.set_tracking_uri(uri)  # artifacts of `models:/...` are resolved against this global, not the client

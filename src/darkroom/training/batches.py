@@ -1,7 +1,7 @@
 """Batches of training images with the draws of random augmentation. Numpy only, OpenCV for MixUp.
 
-Every draw is a function of (seed, epoch) alone, made here and, but for MixUp and CutMix, applied on the device
-(variation_layer.Draws): the same on every Keras backend, and after a resume.
+Every draw is a function of (seed, epoch) alone. Draws are made here and, except MixUp and CutMix, applied on the device
+(variation_layer.Draws), so they are the same on every Keras backend and after a resume.
 """
 
 import math
@@ -14,21 +14,21 @@ from darkroom.training.variation import Variation, draw, mix
 
 
 class EpochBatches:
-    """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), with weights by class as weighted() says.
+    """One epoch of shuffled batches: (inputs, labels float32 (b, classes)), with weights also those of weighted().
 
-    The inputs are images uint8 (b, H, W, C), or where something is drawn (images, draws int32 (b, columns)); they
-    may be feature vectors float32 (b, D) as well, which nothing varies. The last, smaller batch is left out, since it
-    would be compiled apart; the next epoch shuffles again.
+    The inputs are images uint8 (b, H, W, C), with augmentation (images, draws int32 (b, columns)), or feature vectors
+    float32 (b, D), which are not augmented. The last, smaller batch is left out, because it would be compiled
+    separately; the next epoch shuffles again.
 
     Args:
-        images: indexable by an int array, gives uint8 (n, H, W, C) or float32 (n, D).
+        images: uint8 (n, H, W, C) or float32 (n, D), indexable by an int array.
         labels: (n,) int, class numbers.
         n_classes: width of the labels.
         batch_size: images per step, at most n.
         seed, epoch: decide order and draws.
-        variation: what is drawn.
-        weights: float32 (classes,), by class; None: no weights.
-        max_steps: largest number of batches; None: all.
+        variation: the random augmentations.
+        weights: float32 (classes,); None: no weights.
+        max_steps: maximum number of batches; None: all.
 
     Raises:
         TrainingError: fewer images than one batch.
@@ -78,10 +78,10 @@ class EpochBatches:
 
 
 def weighted(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and the weights of their images, such that every class has its own weight in the loss.
+    """Return labels and weights of images, so that every class has its own weight in the loss.
 
-    The loss of an image is the sum of its labels, each times the weight of its class: of a mixed image, too. So the
-    labels are weighted and then divided by their sum, which is the weight of the image.
+    The loss of an image is the sum over its labels, each times the weight of its class, also for mixed images. So the
+    labels are weighted and then divided by their sum, which becomes the weight of the image.
 
     Args:
         labels: float32 (b, classes), each row with a sum of 1.
@@ -96,7 +96,7 @@ def weighted(labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 class OneBatch:
-    """The first of some batches again and again, as many times as there are batches: for finding mistakes."""
+    """The first batch, repeated as many times as there are batches, for debugging."""
 
     def __init__(self, batches: EpochBatches) -> None:
         self.batch_size, self._steps, self._batch = batches.batch_size, len(batches), batches[0]

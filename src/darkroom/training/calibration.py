@@ -1,4 +1,4 @@
-"""What a model says of images that it was not fitted to, and the temperature that its confidence needs for them."""
+"""A model's answers on held-out images, and the temperature that calibrates them."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class HeldOut(NamedTuple):
-    """Answers about images that what gave them was not fitted to.
+    """Answers on images that the answering model was not fitted to.
 
     Attributes:
         probabilities: (n, classes).
         labels: (n,), int.
-        groups: (n,), int: near-duplicates have the same; None: there are none.
+        groups: (n,), int: near-duplicates share a number; None: there are none.
     """
 
     probabilities: np.ndarray
@@ -36,11 +36,11 @@ class HeldOut(NamedTuple):
         return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
 
     def at_temperature(self, temperature: float) -> "HeldOut":
-        """Return what the model says at a temperature."""
+        """Return the answers at a temperature."""
         return self._replace(probabilities=scaled(self.probabilities, temperature))
 
     def halves(self, *, seed: int) -> "tuple[HeldOut, HeldOut]":
-        """Return two random halves; no group is in both."""
+        """Return two random halves that share no group."""
         groups = np.arange(len(self.labels)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
         first = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % 2 == 0
         one, other = (HeldOut(self.probabilities[part], self.labels[part]) for part in (first, ~first))
@@ -48,13 +48,13 @@ class HeldOut(NamedTuple):
 
 
 def validated(model: "keras.Model", data: Data, *, views: str, batch_size: int) -> HeldOut:
-    """Return what a model says of the validation images.
+    """Return a model's answers on the validation images.
 
     Args:
-        model: as inference.deployable returned it.
-        data: as it was trained on.
-        views: that the model averages: each image is as many.
-        batch_size: images at a time, views included.
+        model: returned by inference.deployable.
+        data: the data of its training.
+        views: the views that the model averages.
+        batch_size: images at a time, counting each view.
     """
     from darkroom.networks import inference
 
@@ -63,7 +63,7 @@ def validated(model: "keras.Model", data: Data, *, views: str, batch_size: int) 
 
 
 def calibrated(model: "keras.Model", answers: HeldOut) -> "tuple[keras.Model, dict[str, float]]":
-    """Return the model at the temperature that suits these answers best, and what that changes for them.
+    """Return the model at the temperature that fits these answers best, and its effect on them.
 
     Returns:
         The model to deploy; temperature, val_ece and val_ece_uncalibrated, the expected calibration errors.

@@ -1,4 +1,4 @@
-"""From params and opened data to the model to deploy: every way of transfer, both phases, any batch that fits."""
+"""Train a candidate: from params and opened data to the model to deploy, in every mode of transfer learning."""
 
 import dataclasses
 import gc
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """Callbacks of a training; see fit.fit. `say` takes a line for the user."""
+    """Callbacks of a training; see fit.fit. `say` is called with lines for the user."""
 
     on_step: Callable[[int, int], None] | None = None
     on_epoch_end: Callable[[int, dict[str, float]], None] | None = None
@@ -51,12 +51,12 @@ class Reports:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A finished training: the model to deploy (float32, images in, probabilities out), and how it came about.
+    """A finished training: the model to deploy (float32, images in, probabilities out), and its history.
 
-    val_accuracy is the model's, the views that it averages included; without views, as it was in training, and so in
-    the precision of that. val_right says which validation images that are (see answers.packed). held_out are answers
-    about more images than those for validation, where these are few, a head was solved, and it is the best of all
-    phases; else None. described gives logits and features of the same network (see inference.described).
+    val_accuracy is that of the deployed model with its views; without views it is that of the training, in the
+    training's precision. val_right is the mask of correct validation images (see answers.packed). held_out are answers
+    of folds on training and validation images, if validation images are few and a solved head is the best of all
+    phases; else None. described returns logits and features of the same network (see inference.described).
     """
 
     model: "keras.Model"
@@ -80,21 +80,21 @@ def train_candidate(
     checkpoint: Checkpoint | None = None,
     reports: Reports | None = None,
 ) -> Trained:
-    """Return the model that the params make of the data.
+    """Train a candidate on the data.
 
     Args:
         recipe: passed check().
         data: images.
         image_shape: (H, W, C) of the images.
         features: of the same images; for transfer in the modes features and finetune.
-        extractor_of: gives, for a Keras dtype policy, the frozen backbone that `features` came from; for transfer.
-        policy: Keras dtype policy to train in; the model that comes back is float32.
+        extractor_of: returns the frozen backbone of `features` for a Keras dtype policy; for transfer.
+        policy: Keras dtype policy to train in; the returned model is float32.
         fraction: of the training images (see recipe.part), for a trial.
-        checkpoint: where to keep the end of every epoch, and to go on behind what is kept.
-        reports: who is told.
+        checkpoint: where to save every epoch; training resumes from it.
+        reports: callbacks.
 
     Raises:
-        ParamsError: the devices cannot share the batch, or the backbone has fewer blocks than are to be unfrozen.
+        ParamsError: the batch cannot be divided among the devices, or the backbone has fewer blocks than unfreeze.
         TrainingError: the loss is not finite, or not even one image fits into memory.
     """
     from darkroom.networks import inference
@@ -111,7 +111,7 @@ def train_candidate(
         described = inference.described(network, views)
         model = inference.answering(described)
         if views != "one" and not recipe["debug"]["overfit_one_batch"]:
-            size = max(1, batch_size // inference.VIEWS[views])  # each image is as many
+            size = max(1, batch_size // inference.VIEWS[views])  # each view counts as an image
             found = inference.right(model, data.val_images, data.val_labels, batch_size=size)
             accuracy, right = float(found.mean()), packed(found)
         return Trained(model, described, progress, batch_size, accuracy, right, held_out)
@@ -123,7 +123,7 @@ def train_candidate(
 
 
 def first_batch_size(n_train: int) -> int:
-    """Return the batch size that `auto` tries first: a power of two, with at least LEAST_AUTO_STEPS steps per epoch."""
+    """Return the first batch size of `auto`: a power of two with at least LEAST_AUTO_STEPS steps per epoch."""
     greatest = min(GREATEST_AUTO_BATCH, max(1, n_train // LEAST_AUTO_STEPS))
     return 1 << (greatest.bit_length() - 1)
 
@@ -131,13 +131,13 @@ def first_batch_size(n_train: int) -> int:
 def halving(
     attempt: Callable[[int], Result], *, start: int, checkpoint: Checkpoint | None = None, say: Callable[[str], None]
 ) -> Result:
-    """Return what an attempt gives, with half the batch size after each one that memory did not suffice for.
+    """Return the result of an attempt; halve the batch size after each one that runs out of memory.
 
     Args:
-        attempt: takes the batch size.
-        start: the batch size to begin with, unless the checkpoint knows a smaller one.
-        checkpoint: starts again with every attempt.
-        say: takes a line for the user.
+        attempt: called with the batch size.
+        start: the first batch size, unless the checkpoint has one.
+        checkpoint: restarted with every attempt.
+        say: called with a line for the user.
 
     Raises:
         TrainingError: not even one image fits into memory.
@@ -154,7 +154,7 @@ def halving(
         except Exception as error:
             if not memory.is_out_of_memory(error):
                 raise
-        # Outside of the handler: the error's traceback would keep the network that did not fit.
+        # Outside the handler, because the error's traceback keeps the network that did not fit.
         gc.collect()
         if size == shares:
             raise TrainingError("not even one image fits into memory; use smaller images or a smaller network")
@@ -167,7 +167,7 @@ def halving(
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """One attempt at a training: what its phases share."""
+    """One attempt at a training."""
 
     recipe: Recipe
     data: Data
@@ -181,7 +181,7 @@ class _Run:
     reports: Reports
 
     def network(self) -> "tuple[keras.Model, Progress]":
-        """Train a network from the start; return it as float32."""
+        """Train a network without a backbone; return it as float32."""
         from darkroom.networks.build import initialise_from_data
         from darkroom.networks.runtime import distribution
 
@@ -190,14 +190,14 @@ class _Run:
             with distribution.whole_batches():
                 initialise_from_data(network, self.data.images, seed=self.recipe["seed"])
             progress = self._phase(network, self.data, name="training")
-        final = self._build("float32")  # ONNX files are written in float32, whatever training computed in
+        final = self._build("float32")  # exported in float32, whatever the precision of training
         final.set_weights(network.get_weights())
         return final, progress
 
     def transfer(self) -> "tuple[keras.Model, Progress, HeldOut | None]":
-        """Train a head, and where the params say so the backbone too; return both as one float32 network.
+        """Train a head and, depending on the mode, the backbone; return both as one float32 network.
 
-        With it, what solve_head held out: None where no head was solved, or where it was not the best.
+        Also return the held-out answers of solve_head; None if no head was solved, or it was not the best.
         """
         from darkroom.networks.build import with_head
         from darkroom.networks.runtime import distribution
@@ -213,7 +213,7 @@ class _Run:
     def _transferred(
         self, backbone: list[np.ndarray], n_features: int
     ) -> tuple[list[np.ndarray], Progress, HeldOut | None]:
-        """Return the weights of backbone and head in the best epoch, given those of the backbone as it came."""
+        """Return the weights of backbone and head in the best epoch, given the pretrained ones of the backbone."""
         from darkroom.networks.backbones.extractor import unfreeze
         from darkroom.networks.build import with_head
 
@@ -224,7 +224,7 @@ class _Run:
             network = with_head(self.extractor_of(self.policy), head)
             progress = self._phase(network, self.data, name="head")
             return network.get_weights(), progress, None
-        if mode == "finetune":  # built first: a wrong number of blocks is refused before anything is trained
+        if mode == "finetune":  # built first, to refuse a wrong number of blocks before anything is trained
             extractor = self.extractor_of(self.policy)
             unfreeze(extractor, settings["unfreeze"])
         held_out = None
@@ -243,7 +243,7 @@ class _Run:
         return best, progress, held_out
 
     def _solved(self, head: "keras.Model") -> tuple[Progress, HeldOut | None]:
-        """Solve the head, and report that as the first epoch, unless a training that is resumed did."""
+        """Solve the head, and report it as the first epoch, unless a resumed training has done so."""
         progress, held_out = solve_head(head, self.recipe, self._vectors())
         if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
             record = progress.history[0]

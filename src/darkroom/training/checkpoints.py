@@ -1,4 +1,4 @@
-"""Checkpoints of a training, outside DVC's outputs (DVC deletes those before a stage runs). Numpy and JSON only."""
+"""Checkpoints of a training, outside DVC's outputs, which DVC deletes before a stage runs. Numpy and JSON only."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ class Progress:
     """The progress of a training over all its phases.
 
     Epochs are counted from 1 over all phases: `epoch` is the last one, 0 before the first, `phase` its phase, and
-    `plateau` the state of its schedule; `best_right` says which validation images the best epoch gets right (see
-    answers.packed); times are in seconds. A row of the history has epoch, phase and the metrics of fit.fit.
+    `plateau` the state of its schedule; `best_right` is the mask of validation images that are correct in the best
+    epoch (see answers.packed); times are in seconds. A row of the history has epoch, phase and the metrics of fit.fit.
     """
 
     epoch: int = 0
@@ -35,7 +35,7 @@ class Progress:
 
     @property
     def phases(self) -> list[str]:
-        """The phases that have an epoch, in their order."""
+        """The phases with an epoch, in order."""
         return list(dict.fromkeys(row["phase"] for row in self.history))
 
     @property
@@ -45,9 +45,9 @@ class Progress:
 
 
 class Checkpoint:
-    """One training's directory: arrays of the last and of the best epoch, and a small file that says which count.
+    """The directory of a training: arrays of the last and of the best epoch, and state.json, which names them.
 
-    state.json is replaced last and atomically, so a kill at any moment leaves the epoch before whole.
+    state.json is replaced last and atomically, so a kill at any moment leaves the previous epoch intact.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -75,12 +75,12 @@ class Checkpoint:
         write_text(self.directory / "batch_size", str(value))
 
     def load(self) -> tuple[Progress, list[np.ndarray], list[np.ndarray] | None] | None:
-        """Return progress, the variables of the last epoch and the weights of the best one; None when nothing is kept.
+        """Return progress, the variables of the last epoch and the weights of the best one; None without a checkpoint.
 
-        The best weights are None where they were never saved: of a head that is solved again at every start.
+        The best weights are None for a solved head, which is not saved but solved again at every start.
 
         Raises:
-            TrainingError: the files contradict each other.
+            TrainingError: the files cannot be read.
         """
         if not self._state_file.exists():
             return None
@@ -94,10 +94,10 @@ class Checkpoint:
             ) from error
 
     def save(self, progress: Progress, *, variables: list[np.ndarray], best: list[np.ndarray] | None) -> None:
-        """Keep the end of an epoch; `best` are the network's weights where this epoch is the best so far, else None.
+        """Save an epoch; `best` are the network's weights if this epoch is the best so far, else None.
 
         Raises:
-            TrainingError: the files cannot be written; those of the epoch before stay.
+            TrainingError: the files cannot be written; those of the previous epoch are kept.
         """
         try:
             self._save(progress, variables=variables, best=best)
@@ -121,7 +121,7 @@ class Checkpoint:
                 file.unlink()
 
     def restart(self) -> None:
-        """Forget all epochs; the run and the batch size stay."""
+        """Delete all epochs, but keep the run and the batch size."""
         self._state_file.unlink(missing_ok=True)
 
     def delete(self) -> None:
@@ -129,7 +129,7 @@ class Checkpoint:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _read(self, name: str) -> list[np.ndarray]:
-        # Opened here: numpy leaves a file that is not an archive open.
+        # Opened here, because numpy does not close a file that is not an archive.
         with (self.directory / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[key] for key in arrays.files]
 

@@ -1,4 +1,4 @@
-"""The weights of classes in the loss: none, balanced, effective, auto, or as named in params."""
+"""The weights of classes in the loss: none, balanced, effective, auto, or given in params."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ BALANCED_ABOVE = 1.5  # images of the largest class per image of the smallest
 
 
 class ChosenWeights(NamedTuple):
-    """The word balanced or none, and why."""
+    """The choice, balanced or none, and the reason."""
 
     value: str
     reason: str
 
 
 def choose_class_weights(counts: Mapping[str, int]) -> ChosenWeights:
-    """Return "balanced" where the largest class has more than 1.5 times the images of the smallest, else "none".
+    """Return "balanced" if the largest class has more than 1.5 times the images of the smallest, else "none".
 
     Args:
         counts: training images per class.
@@ -41,10 +41,10 @@ def class_weights(setting: str | Mapping[str, float], *, labels: np.ndarray, cla
     The mean over the training images is 1, so that the learning rate means the same with and without.
 
     Args:
-        setting: "none"; "balanced": by the inverse of how many images a class has; "effective": by the inverse of
-            their effective number (1 - beta^n) / (1 - beta) with beta 0.999 (Cui et al. 2019), which treats classes
-            of thousands of images alike; "auto": balanced or none, by how much the classes differ; or weights by
-            class, 1 where a class is not named.
+        setting: "none"; "balanced": the inverse of the number of images of a class; "effective": the inverse of their
+            effective number (1 - beta^n) / (1 - beta) with beta 0.999 (Cui et al. 2019), which is similar for all
+            classes of thousands of images; "auto": balanced or none, see choose_class_weights; or weights by class
+            name, 1 for classes that are not named.
         labels: (n,) int, of the training images.
         classes: names by class number.
 

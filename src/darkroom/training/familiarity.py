@@ -1,4 +1,4 @@
-"""What share of known images look at least as strange as one: from a trained network to a scale for its strangeness."""
+"""Familiarity: the share of known images that look at least as strange as an image, for a trained network."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,17 +13,17 @@ from darkroom.training.recipe import Recipe, transfer_mode
 if TYPE_CHECKING:
     import keras
 
-TRAINING_IMAGES = 5000  # whose features describe what is known
+TRAINING_IMAGES = 5000  # maximum number of images whose features are used
 SCALE_MARKS = 300
 
 
 class Familiarity(NamedTuple):
-    """How strange images are, and what that says.
+    """The strangeness of images, and its scale.
 
     Attributes:
         model: images to strangeness.
         scale: {strangeness: ascending, share: of held-out images that are at least as strange}; see `scale_of`.
-        n_images: that were held out.
+        n_images: number of held-out images.
         batch_size: images at a time, so that all their views fit into memory.
     """
 
@@ -40,16 +40,16 @@ class Familiarity(NamedTuple):
 
 
 def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
-    """Return what a trained network finds familiar: described by training images, set to scale by validation images.
+    """Fit the strangeness of a trained network to training images, and its scale to validation images.
 
-    A head of few images was fitted to those for validation too (see head_phase.solve_head). It is surer of them than of
-    new ones, so the share of known images that are found unknown holds nearly, not exactly.
+    With few images a head is also fitted to the validation images (see head_phase.solve_head). It is more confident on
+    them than on new ones, so slightly more known images than stated are unknown.
     """
     from darkroom.networks import inference, strangeness
 
     data, described = opened.data, trained.described
     batch_size = max(1, trained.batch_size // inference.VIEWS[recipe["test_time_views"]])
-    if opened.features is not None and transfer_mode(recipe) == "features":  # of the same backbone, and computed
+    if opened.features is not None and transfer_mode(recipe) == "features":  # computed by the same backbone
         values, labels = opened.features.arrays("train")
         rows = _spread(len(labels))
         known = strangeness.known(values[rows], labels[rows])
@@ -64,10 +64,10 @@ def learn(recipe: Recipe, trained: Trained, opened: Opened) -> Familiarity:
 
 
 def scale_of(strangeness: np.ndarray) -> dict[str, list[float]]:
-    """Return the marks of a scale: an image is as familiar as the share at the last mark that it is stranger than.
+    """Return the marks of a scale: the familiarity of an image is the share at the last mark that it exceeds, or 1.
 
-    Before the first mark that is 1. Of n held-out images and a new one of their kind, all n + 1 ranks are as likely; so
-    a share below u comes with a probability of at most u (Bates et al. 2023).
+    All n + 1 ranks of a new image among n held-out ones of the same kind are equally likely, so the probability of a
+    familiarity below u is at most u (Bates et al. 2023).
 
     Args:
         strangeness: (n,), of held-out images, n at least 1.
@@ -78,5 +78,5 @@ def scale_of(strangeness: np.ndarray) -> dict[str, list[float]]:
 
 
 def _spread(n_images: int) -> np.ndarray:
-    """Return the numbers of some images, evenly spread."""
+    """Return the numbers of at most TRAINING_IMAGES images, evenly spread."""
     return np.unique(np.linspace(0, n_images - 1, min(n_images, TRAINING_IMAGES)).astype(int))

@@ -1,4 +1,4 @@
-"""fit(): epochs, resume, the best epoch. The core reports, the edge records: nothing here prints or logs."""
+"""Train a network: epochs, resume, the best epoch. Callbacks report progress; nothing here prints or logs."""
 
 import math
 import time
@@ -27,7 +27,7 @@ PLAIN_LOSS = "cross_entropy"  # without label smoothing and class weights
 class Batches(Protocol):
     """Training batches: a sequence of (inputs, labels) or (inputs, labels, weights); labels are float (b, classes).
 
-    batch_size is the number of images in a full one.
+    batch_size is the number of images of a full batch.
     """
 
     batch_size: int
@@ -39,19 +39,19 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """How a network is trained for some epochs.
+    """The settings of a phase of training.
 
     Attributes:
-        epochs: those before a resume included.
-        optimizer: not yet built; one per phase. Where it averages the weights, the averages are validated and kept.
-        name: in every row of the history.
-        label_smoothing: in [0, 1); of what is minimised: train_loss and val_loss are the plain cross-entropy, without
-            class weights too, so that one can be held against the other.
-        variation: how the batches are drawn; the draws are applied by fit().
-        early_stopping: {metric, patience}: stop after `patience` epochs of this phase in which it did not get better.
-        keep: "best", or "last": where a schedule ends near 0 the last epoch is the best, as a rule, and the validation
-            accuracy of few pictures cannot tell it from the one before.
-        plateau: says after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
+        epochs: including those before a resume.
+        optimizer: not yet built; one per phase. If it averages the weights, the averages are validated and kept.
+        name: for every row of the history.
+        label_smoothing: in [0, 1), of the minimised loss; train_loss and val_loss are the plain cross-entropy, also
+            without class weights, so that they are comparable.
+        variation: the draws of the batches, which fit() applies.
+        early_stopping: {metric, patience}: stop after `patience` epochs of this phase without improvement.
+        keep: "best" or "last": with a schedule that ends near 0 the last epoch is usually the best, and few validation
+            images cannot distinguish it from the one before.
+        plateau: decides after which epochs to lower the learning rate of `schedule`, which is the optimizer's.
     """
 
     epochs: int
@@ -76,19 +76,19 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     on_epoch_end: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Progress:
-    """Train the network in place for a phase and return what the epochs of this phase and of those before brought.
+    """Train the network in place for a phase and return the progress over all phases so far.
 
-    The best epoch of all phases has the highest validation accuracy; among equals, the lowest validation loss; or it is
-    the last, if `phase.keep` says so. Where it is one of this phase, the network is left with its weights. With a
-    checkpoint that holds earlier epochs, training goes on behind them: weights, optimizer, random state and best epoch
-    are restored. A phase that the checkpoint is beyond is not trained again.
+    The best epoch of all phases has the highest validation accuracy and, among equals, the lowest validation loss; with
+    keep "last" it is the last one. If it is in this phase, the network ends with its weights. With a checkpoint of
+    earlier epochs, training resumes after them: weights, optimizer, random state and best epoch are restored. A phase
+    that the checkpoint has completed is not trained again.
 
     Args:
         network: images (or features) in, logits out.
-        train: gives the batches after so many epochs, of all phases.
-        validation: images (or features) and their labels, as they are.
-        progress: what the phases before returned; None for the first.
-        checkpoint: where to keep the end of every epoch.
+        train: returns the batches after a number of epochs, counted over all phases.
+        validation: images (or features) and their labels, without augmentation.
+        progress: returned for the previous phase; None for the first.
+        checkpoint: where to save every epoch.
         on_step: called with (step, steps) of the epoch.
         on_epoch_end: called with the epoch, counted from 1 over all phases, and train_loss, val_loss, train_accuracy,
             val_accuracy, learning_rate and images_per_second (of training alone).
@@ -99,10 +99,10 @@ def fit(
     optimizer, plateau = phase.optimizer, phase.plateau
     trained = with_draws(network, phase.variation)
     reestimate = Reestimation(trained) if is_averaging(optimizer) else None
-    state = trained.variables  # weights and random state; asked before compile() adds the metrics'
+    state = trained.variables  # weights and random state, before compile() adds those of the metrics
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=phase.label_smoothing)
     plain = keras.metrics.CategoricalCrossentropy(PLAIN_LOSS, from_logits=True)
-    trained.compile(optimizer, loss, metrics=["accuracy", plain])  # of metrics Keras knows no weights
+    trained.compile(optimizer, loss, metrics=["accuracy", plain])  # Keras does not weight metrics
     optimizer.build(trained.trainable_variables)
     variables = [*state, *optimizer.variables]
     kept = checkpoint.load() if checkpoint else None
@@ -130,7 +130,7 @@ def fit(
         progress.phase, progress.epoch = phase.name, epoch
         progress.train_seconds += time.perf_counter() - started
         progress.history.append({"epoch": epoch, "phase": phase.name, **record})
-        # Reported before it is kept: a kill between the two reports an epoch twice, and never leaves one out.
+        # Reported before it is saved: a kill in between reports an epoch twice, but never omits one.
         if on_epoch_end:
             on_epoch_end(epoch, record)
         if checkpoint:
@@ -150,10 +150,10 @@ def _run_epoch(
     reestimate: Reestimation | None,
     on_step: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, float], list[np.ndarray], np.ndarray]:
-    """Train and validate once; return the record, the weights that were validated, and which images they get right."""
+    """Train and validate once; return the record, the validated weights, and the mask of correct images."""
     learning_rate = float(ops.convert_to_numpy(trained.optimizer.learning_rate))
     started = time.perf_counter()
-    # shuffle=False: Keras would shuffle the batches once more, from a state that a resume does not have.
+    # shuffle=False: Keras would shuffle the batches again, with a random state that a resume does not restore.
     reports = [_Steps(len(batches), on_step)]
     logs = trained.fit(_Feed(batches), epochs=1, shuffle=False, verbose=0, callbacks=reports).history
     seconds = time.perf_counter() - started
@@ -161,7 +161,7 @@ def _run_epoch(
     if reestimate:
         network.set_weights(averaged_weights(trained.optimizer, network.weights))
         reestimate(batches)
-    elif n_devices() > 1:  # several of TensorFlow keep each its own statistics of BatchNorm, of which one is deployed
+    elif n_devices() > 1:  # TensorFlow's devices have separate BatchNorm statistics, of which one is deployed
         network.set_weights(network.get_weights())
     val_loss, right = _validate(network, validation)
     weights = network.get_weights()
@@ -179,10 +179,10 @@ def _run_epoch(
 
 
 def _validate(network: keras.Model, validation: PlainBatches) -> tuple[float, np.ndarray]:
-    """Return the mean cross-entropy, and which images are right: bool (n,).
+    """Return the mean cross-entropy, and the mask of correct images: bool (n,).
 
-    By predict(), since evaluate() fails on several devices of TensorFlow where the first batch cannot be shared out
-    evenly, which a small validation split is.
+    With predict(), because evaluate() fails on several devices of TensorFlow if the first batch cannot be divided
+    evenly, as for a small validation split.
     """
     with whole_batches():
         logits = network.predict(_Feed(validation), verbose=0)
@@ -200,7 +200,7 @@ def _is_over(progress: Progress, phase: Phase) -> bool:
 
 
 def epochs_without_gain(values: Sequence[float], *, metric: str) -> int:
-    """Return how many epochs ago a metric was best for the first time: losses are best low, accuracies high."""
+    """Return the number of epochs since a metric was first best: losses are best low, accuracies high."""
     signed = [-value if metric.endswith("loss") else value for value in values]
     return len(values) - 1 - signed.index(max(signed))
 
@@ -223,7 +223,7 @@ def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
 
 
 class _Feed(keras.utils.PyDataset):
-    """Batches as Keras takes them."""
+    """Batches as a Keras dataset."""
 
     def __init__(self, batches: Batches) -> None:
         super().__init__(workers=1)
@@ -237,7 +237,7 @@ class _Feed(keras.utils.PyDataset):
 
 
 class _Steps(keras.callbacks.Callback):
-    """Reports steps; stops within 50 of them when the loss is not finite (reading it each step would stall a GPU)."""
+    """Reports steps; stops within 50 steps if the loss is not finite (reading it each step would stall a GPU)."""
 
     def __init__(self, steps: int, on_step: Callable[[int, int], None] | None) -> None:
         super().__init__()

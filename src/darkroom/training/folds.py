@@ -1,4 +1,4 @@
-"""Out-of-fold answers of a network: it is trained once per fold, without the images of the fold."""
+"""Out-of-fold answers of a network that is trained once per fold, without the images of the fold."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,21 +26,21 @@ def out_of_fold(
 ) -> np.ndarray:
     """Return for every image the probabilities of a network that was not trained on its group: float32 (n, classes).
 
-    The weights of the last epoch answer, and a schedule that watches validation watches training, whatever the recipe
-    says: to choose by the labels of a fold would be to look at them.
+    Whatever the recipe says, the last epoch is used, and a schedule that depends on validation depends on training
+    instead, so that the labels of a fold do not influence its answers.
 
     Args:
-        recipe: of a network that is trained from the start.
+        recipe: of a network without a backbone.
         images: uint8 (n, H, W, C), indexable by an int array.
         labels: (n,) int, positions in classes.
-        groups: (n,) int: images of one group are in one fold, such as near-duplicates.
+        groups: (n,) int: images of one group, such as near-duplicates, are in the same fold.
         n_folds: number of trainings, at least 2.
         device: compute.device.
-        say: takes a line after each training.
+        say: called with a line after each training.
 
     Raises:
-        ParamsError: the recipe is for transfer, or does not suit the images.
-        TrainingError: the device is not there, the loss is not finite, or memory does not suffice.
+        ParamsError: the recipe is for transfer, or does not fit the images.
+        TrainingError: the device is missing, the loss is not finite, or the memory is exhausted.
     """
     if transfer_mode(recipe) is not None:
         raise ParamsError("a candidate for transfer is not trained in folds; its features judge labels")

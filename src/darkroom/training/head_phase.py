@@ -1,4 +1,4 @@
-"""The first phase of a transfer whose head is linear: solved at once, and told like an epoch."""
+"""The first phase of transfer learning with a linear head, which is solved and reported as one epoch."""
 
 import time
 from typing import TYPE_CHECKING
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Progress, HeldOut | None]:
-    """Set the weights of an untrained head; return an epoch's progress, and where validation images are few, answers.
+    """Set the weights of an untrained head; return the progress of one epoch, and possibly held-out answers.
 
-    Of these the head is fitted to the validation images too: heads that were not fitted to an image answer for it, as
-    they do for the training images. Not so where the validation images are to judge what comes after: fine-tuning, or
-    views of them.
+    With few validation images the head is fitted to them as well, and all images are answered out of fold, by heads
+    that were not fitted to them. That is not done if the validation images must judge later steps: fine-tuning, or
+    averaged views.
 
     Args:
-        head: of one layer with weights, features in, logits out.
-        recipe: of which label_smoothing, class_weights and seed count.
+        head: one layer with weights, features in, logits out.
+        recipe: only label_smoothing, class_weights and seed are used.
         data: features.
 
     Returns:
-        Progress, and the answers about validation and training images by heads that were not fitted to them: None
-        where the validation images suffice, or where the deployed model averages views.
+        Progress, and the out-of-fold answers on validation and training images; None if there are enough validation
+        images, or if the deployed model averages views.
     """
     from darkroom.networks.build import root
 
@@ -53,7 +53,7 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
         seed=recipe["seed"],
     )
     kernel, bias = found.kernel, found.bias
-    if recipe["output"] == "sigmoid":  # one logit: by how much that of the second class is above that of the first
+    if recipe["output"] == "sigmoid":  # one logit: the difference between those of the second and the first class
         kernel, bias = kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1]
     head.set_weights([kernel, bias])
 

@@ -1,8 +1,7 @@
-"""The linear head on the features of a frozen backbone, as what it is: a convex problem, solved to its end by L-BFGS.
+"""The linear head on the features of a frozen backbone: multinomial logistic regression, solved by L-BFGS.
 
-Multinomial logistic regression. How much its weights cost is chosen by cross-validation; what the heads of the folds
-say of the images that they did not see is kept, since few validation images tell little. Numpy and SciPy alone: which
-Keras backend is installed makes no difference.
+The penalty on its weights is chosen by cross-validation. The out-of-fold answers are kept, because few validation
+images say little. Numpy and SciPy only, so the Keras backend makes no difference.
 """
 
 import math
@@ -14,20 +13,20 @@ from typing import Any
 
 import numpy as np
 
-# Of 1/2 |weights|^2, against the mean loss of an image, for features of mean square length 1. From strong to weak: each
-# solution starts the next, and the last ones, which take most steps, are tried only while answers get better.
+# Factors of 1/2 |weights|^2, added to the mean loss of an image, for features of mean square length 1. From strong to
+# weak: each solution starts the next, and the last ones, which take most steps, are tried only while answers improve.
 PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))
-PATIENCE = 2  # penalties in a row that are no better
+PATIENCE = 2  # consecutive penalties without improvement
 N_FOLDS = 5
-FOLDED_IMAGES = 10_000  # that the folds answer for: above it fewer folds are tried, one of 20,000 images
-PENALTY_IMAGES = 4_000  # that out_of_fold compares penalties on
+FOLDED_IMAGES = 10_000  # held-out images of all folds; with more images fewer folds are tried, one with 20,000
+PENALTY_IMAGES = 4_000  # on which out_of_fold compares penalties
 SHARPEST, SOFTEST = 1 / 4, 4.0  # temperatures
-# Where answers of few images do not tell, the penalty per image that was best over many small sets decides: a factor of
-# ten beside it counts as much as LOSS_OF_TEN in the sum of their losses.
+# A prior for few images: the penalty per image that was best over many small datasets. A penalty that differs by a
+# factor of ten is worse by LOSS_OF_TEN in the sum of losses.
 USUAL_PENALTY, LOSS_OF_TEN = 0.6, 8.0
-LEAST_VARIANCE = 1e-7  # of the largest: less is rounding
-BIAS_PENALTY = 1e-4  # else the bias of a class of which a fold has no image would have no end
-# Of SciPy's L-BFGS. The folds end sooner: they are only compared.
+LEAST_VARIANCE = 1e-7  # relative to the largest; less is rounding
+BIAS_PENALTY = 1e-4  # otherwise the bias of a class without images in a fold would be unbounded
+# Options of SciPy's L-BFGS. Folds stop earlier, because they are only compared.
 FOLD_OPTIONS: Any = {"maxiter": 300, "gtol": 1e-4, "ftol": 1e-5}
 OPTIONS: Any = {"maxiter": 300, "gtol": 1e-5, "ftol": 1e-8}
 
@@ -41,8 +40,8 @@ class LinearHead:
     Attributes:
         kernel, bias: float32 (features, classes) and (classes,): logits are features @ kernel + bias.
         penalty: the chosen one of PENALTIES.
-        held_out: (m,) int, the rows that a fold answered for.
-        held_out_logits: float32 (m, classes), by a head that was not fitted to their groups.
+        held_out: (m,) int, the rows with out-of-fold answers.
+        held_out_logits: float32 (m, classes), of heads that were not fitted to their groups.
     """
 
     kernel: np.ndarray
@@ -61,17 +60,17 @@ def solve(
     judged: np.ndarray,
     seed: int,
 ) -> LinearHead:
-    """Return the head whose penalty makes the folds' answers best, fitted to all images.
+    """Return the head with the penalty of the best out-of-fold answers, fitted to all images.
 
-    The best answers have the smallest cross-entropy at the temperature that suits them best: how sure they are is set
-    after training anyhow, and the penalty that is best for that makes more errors.
+    The best answers have the smallest cross-entropy at their best temperature, because confidence is calibrated after
+    training anyway, and the penalty that is best without a temperature makes more errors.
 
     Args:
         features: float32 (n, D).
         targets: (n, classes), rows sum to 1.
         weights: (n,), at least 0, of the images in the loss.
-        groups: (n,) int: images of one group are in one fold, such as near-duplicates and augmented copies.
-        judged: (n,) bool, the images that penalties are compared on.
+        groups: (n,) int: images of one group, such as near-duplicates and augmented copies, are in the same fold.
+        judged: (n,) bool, the images on which penalties are compared.
         seed: of the folds.
     """
     labels = targets.argmax(axis=1)
@@ -92,8 +91,7 @@ def out_of_fold(
 ) -> np.ndarray:
     """Return for every image the logits of a head that was not fitted to its group: float32 (n, classes).
 
-    The penalty is chosen as in `solve`, on at most PENALTY_IMAGES; the best one of n times as many images is about an
-    n-th.
+    The penalty is chosen as in `solve`, on at most PENALTY_IMAGES; for n times as many images it is divided by n.
 
     Args:
         features: float32 (n, D).
@@ -128,15 +126,15 @@ def out_of_fold(
 
 @contextmanager
 def _single_threaded_products() -> Iterator[Each]:
-    """Yield a map whose calls run at the same time; a product of matrices uses one thread.
+    """Yield a map whose calls run in parallel; each product of matrices uses one thread.
 
-    Where other programs want the cores too, a product that waits for all of them takes many times as long. Without
-    threadpoolctl the number of threads is left to the library.
+    If other programs use the cores too, a product that waits for all of its threads takes many times as long. Without
+    threadpoolctl the library chooses the number of threads.
     """
     with ExitStack() as stack:
         try:
             from threadpoolctl import threadpool_limits
-        except ImportError:  # on a machine that has little more than Keras
+        except ImportError:  # on a machine with little more than Keras
             pass
         else:
             stack.enter_context(threadpool_limits(1, user_api="blas"))
@@ -154,7 +152,7 @@ def _best_penalty(
     penalties: Sequence[float] = PENALTIES,
     each: Each,
 ) -> tuple[float, np.ndarray, list[np.ndarray]]:
-    """Return the best penalty, the logits of the tried folds' images by it (others: 0), and solutions to start from."""
+    """Return the best penalty, its logits for images of the tried folds (others: 0), and solutions to start from."""
 
     def solved(fold: int) -> np.ndarray:
         return problem.minimize(
@@ -182,7 +180,7 @@ def _best_penalty(
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
-    """Return the fold of every image, (n,) int below n_folds: groups stay whole, classes are spread evenly."""
+    """Return the fold of every image, (n,) int below n_folds: groups are not divided, classes are spread evenly."""
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(first))
     by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
@@ -194,8 +192,8 @@ def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: 
 class _Problem:
     """The loss of a head for some images, in the directions in which their features vary.
 
-    Features are centred and scaled as a whole: to make every one as wide as the others was worse (few_photographs.py).
-    A solution is float64 (directions + 1, classes), the bias last.
+    Features are centred and scaled by one factor; scaling each separately was worse (few_photographs.py). A solution is
+    float64 (directions + 1, classes), the bias last.
     """
 
     def __init__(self, features: np.ndarray, targets: np.ndarray) -> None:
@@ -204,7 +202,7 @@ class _Problem:
         centred = features - self._mean.astype(np.float32)
         self._scale = math.sqrt(max(float(np.vdot(centred, centred)) / len(centred), 1e-12))
         centred /= np.float32(self._scale)
-        # The directions of fewer images than features are found from the products of images, which are fewer.
+        # With fewer images than features, the directions are computed from the smaller matrix of images.
         few = len(features) < features.shape[1]
         wide = centred.astype(np.float64) if few else centred
         products = (wide @ wide.T if few else wide.T @ wide).astype(np.float64) / len(features)
@@ -224,19 +222,19 @@ class _Problem:
         return np.asarray(self._inputs[rows] @ found[:-1] + found[-1])
 
     def coefficients(self, solution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return kernel and bias for features as they come, float32."""
+        """Return kernel and bias for the original features, float32."""
         kernel = self._directions @ solution[:-1] / self._scale
         return kernel.astype(np.float32), (solution[-1] - self._mean @ kernel).astype(np.float32)
 
     def minimize(self, weights: np.ndarray, penalty: float, *, start: np.ndarray, options: Any) -> np.ndarray:
-        """Return the solution for images of these weights."""
+        """Return the solution for images with these weights."""
         from scipy.optimize import minimize
 
         rows = np.flatnonzero(weights)
         inputs, targets = self._inputs[rows], self._targets[rows]
         shares = (weights[rows] / weights.sum()).astype(np.float32)[:, None]
         n_classes = targets.shape[1]
-        # Of every step so long that the loss curves about as much in all directions: L-BFGS then takes a tenth as many.
+        # Scaled so that the curvature is similar in all directions: L-BFGS then takes a tenth of the steps.
         curvature = (1 - 1 / n_classes) / n_classes
         step = np.append(1 / np.sqrt(curvature * self._variance + penalty), 1.0)[:, None]
         penalties = np.append(np.full(len(self._variance), penalty), BIAS_PENALTY)[:, None]
@@ -256,7 +254,7 @@ class _Problem:
 
 
 def _tempered_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
-    """Return the least mean cross-entropy that a temperature between SHARPEST and SOFTEST gives."""
+    """Return the smallest mean cross-entropy over temperatures between SHARPEST and SOFTEST."""
     temperatures = np.geomspace(SHARPEST, SOFTEST, 9)
     rows, total = np.arange(len(labels)), weights.sum()
     losses = [-log_softmax(logits / temperature)[rows, labels] @ weights / total for temperature in temperatures]
@@ -264,6 +262,6 @@ def _tempered_loss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithms of the probabilities of logits (n, classes)."""
+    """Return the log-probabilities of logits (n, classes)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

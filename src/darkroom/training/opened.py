@@ -1,4 +1,4 @@
-"""The data of a training as the stages before left them, opened once. Needs no more packages than training itself."""
+"""Open the data of a training. Needs no more packages than training itself."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +14,10 @@ class Opened(NamedTuple):
 
     Attributes:
         prepared: the dataset.
-        data: its images for training and validation, the augmented copies among the former.
-        features: of the same images; None where they were not asked for.
-        calibration: images for validation that are not among those of data: nothing is chosen by them; None: there are
-            none.
-        digests: prepared_digest, and augmented_digest where there are copies.
+        data: its images for training, including augmented copies, and for validation.
+        features: of the same images; None if they were not opened.
+        calibration: validation images that are set aside from data and used for no choice; None if there are none.
+        digests: prepared_digest, and augmented_digest if there are copies.
     """
 
     prepared: Dataset
@@ -34,24 +33,24 @@ class Opened(NamedTuple):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a model that was trained on these data says of them."""
+        """The metadata of a model trained on these data."""
         return {name: self.prepared.manifest[name] for name in ("dataset", "classes")} | self.prepared.form
 
 
 def open_data(
     prepared: Path, augmented: Path | None, features: Path | None, *, set_aside_from: int | None = None
 ) -> Opened:
-    """Return the data in these directories, mapped into memory.
+    """Return the data in these directories, memory-mapped.
 
     Args:
-        prepared: what `preprocess` wrote.
-        augmented: what `augment` wrote; None for the originals alone.
-        features: what `embed` wrote; None where the recipe does not need it.
-        set_aside_from: the number of validation images from which half of them are set aside for calibration; None:
-            they never are. See recipe.set_aside_from.
+        prepared: output of `preprocess`.
+        augmented: output of `augment`; None: only the originals.
+        features: output of `embed`; None if the recipe does not need it.
+        set_aside_from: minimum number of validation images for setting half of them aside for calibration; None: never.
+            See recipe.set_aside_from.
 
     Raises:
-        DataError: a part is missing or damaged, or the features are of other images.
+        DataError: a part is missing or damaged, or the features belong to other images.
     """
     originals = Dataset.open(prepared)
     copies = None if augmented is None else Dataset.open(augmented)

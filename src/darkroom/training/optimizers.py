@@ -1,7 +1,7 @@
-"""Optimizers by name, with what all of them share: decoupled weight decay, clipping, averaged weights, loss scaling.
+"""Optimizers by name, with decoupled weight decay, clipping, averaged weights and loss scaling.
 
-They are Keras' own with four rules changed (Rules). All state is in `optimizer.variables`, so a checkpoint of those
-restores it exactly.
+They are Keras' own with four changes (Rules). All state is in `optimizer.variables`, so a checkpoint of these restores
+it exactly.
 """
 
 import math
@@ -15,18 +15,18 @@ from keras import ops
 from darkroom.errors import ParamsError
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
-OUTPUT_LAYER = "logits"  # networks.build names it so
+OUTPUT_LAYER = "logits"  # its name in networks.build
 ADAM_SHARE = 0.02  # of Muon's learning rate; Jordan pairs 0.02 with 0.0003
 
 
 class Rules:
-    """Changes Keras' optimizers in four places; to stand before a Keras optimizer among the bases of a class."""
+    """A mixin that changes Keras' optimizers in four places; it must precede the Keras optimizer in a class's bases."""
 
     def build(self: Any, variables: list[Any]) -> None:
         if self.built:
             return
-        super().build(variables)  # type: ignore[misc]  # of the Keras optimizer
-        # A schedule that holds a variable: untracked, a compiled step of JAX would take its value for a constant.
+        super().build(variables)  # type: ignore[misc]  # the Keras optimizer's
+        # A schedule with a variable: if untracked, a compiled step of JAX would use its value as a constant.
         scale = getattr(self._learning_rate, "scale", None)
         if scale is not None:
             self._track_variable(scale)
@@ -36,7 +36,7 @@ class Rules:
     ) -> Any:
         if name != "average":
             return super().add_variable_from_reference(reference_variable, name=name, initializer=initializer)  # type: ignore[misc]
-        # Several devices of TensorFlow assign the average where each is alone; Keras leaves open whose value counts.
+        # Each device of TensorFlow assigns its own average; Keras does not define which value counts.
         return self.add_variable(
             shape=reference_variable.shape,
             initializer=initializer,
@@ -47,13 +47,13 @@ class Rules:
         )
 
     def _use_weight_decay(self, variable: Any) -> bool:
-        """Weight decay spares biases and the scales and offsets of normalisation: all that is not a matrix."""
+        """Return whether weight decay applies: not to biases, and scales and offsets of normalisation."""
         return len(variable.shape) > 1
 
     def _update_model_variables_moving_average(self: Any, trainable_variables: Sequence[Any]) -> None:
-        """Average the weights over the last steps: at most 1 / (1 - averaging) of them, and a tenth of all so far.
+        """Average the weights over the last steps: at most 1 / (1 - averaging) steps, and a tenth of all so far.
 
-        Keras starts from the weights after step 1 with the full momentum, which would count them 37 % after 100 steps
+        Keras starts from the weights after step 1 with full momentum, which would still count for 37 % after 100 steps
         at 0.99.
         """
         steps = ops.cast(self._iterations, "float32")
@@ -63,10 +63,10 @@ class Rules:
             average.assign(kept * average + (1 - kept) * variable)
 
     def finalize_variable_values(self, _variables: Sequence[Any]) -> None:
-        """Leave the weights alone: Keras would replace them by their average at the end of every fit()."""
+        """Do nothing: Keras would replace the weights by their average at the end of every fit()."""
 
     def _clip_gradients(self: Any, gradients: list[Any]) -> list[Any]:
-        """Clip here, or after the sum over devices where there are several: Keras would clip each device's share."""
+        """Clip here, or with several devices after summing; Keras would clip each device's share."""
         return gradients if _is_distributed(self) else super()._clip_gradients(gradients)  # type: ignore[misc]
 
     def _all_reduce_sum_gradients(self: Any, grads_and_vars: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
@@ -102,11 +102,11 @@ class RMSprop(Rules, keras.optimizers.RMSprop):
 class Muon(Rules, keras.optimizers.Muon):
     """Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon/) for filters of convolutions and dense kernels.
 
-    Keras' own takes matrices alone. Here a kernel (h, w, C_in, C_out) is read as the matrix (h * w * C_in, C_out). The
-    step is the momentum with all its singular values brought near the learning rate; Keras' factor for the size of a
-    matrix (Liu et al. 2025) is left out: on filters of constant length it made large layers turn twice as far as small
-    ones. Biases, BatchNorm, depthwise filters, embeddings and the output layer take Adam's steps, at ADAM_SHARE of the
-    learning rate. Weight decay is the same for all kernels.
+    Keras' own supports only matrices. Here a kernel (h, w, C_in, C_out) is treated as the matrix (h * w * C_in, C_out).
+    The step is the momentum with all singular values brought near the learning rate. Keras' factor for the size of a
+    matrix (Liu et al. 2025) is left out, because with filters of constant length it made large layers rotate twice as
+    far as small ones. Biases, BatchNorm, depthwise filters, embeddings and the output layer use Adam, at ADAM_SHARE of
+    the learning rate. Weight decay is the same for all kernels.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
@@ -126,7 +126,7 @@ class Muon(Rules, keras.optimizers.Muon):
         self.assign_sub(variable, lr * ops.reshape(update, variable.shape))
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        # Past Keras' Muon, whose rule is per kind of step and fails on several devices, to that of all optimizers.
+        # Skips the rule of Keras' Muon, which depends on the kind of step and fails on several devices.
         super(keras.optimizers.Muon, self)._apply_weight_decay(variables)
 
 
@@ -146,11 +146,11 @@ def make_optimizer(
         name: one of OPTIMIZERS.
         learning_rate: a float or a schedule.
         momentum: in [0, 1), of sgd (Nesterov) and muon; the others have their own.
-        weight_decay: decoupled, multiplied by the learning rate; spares biases and BatchNorm.
-        clip_norm: largest norm of all gradients together; None for no limit.
-        averaging: in [0, 1), how much of the averaged weights a step keeps; 0 for no average.
-        loss_scaling: for float16, whose small gradients would vanish: the loss is multiplied while they are computed,
-            and a step with an infinite gradient is left out.
+        weight_decay: decoupled, multiplied by the learning rate; not applied to biases and BatchNorm.
+        clip_norm: maximum global norm of the gradients; None: no limit.
+        averaging: in [0, 1), the momentum of the average; 0: no average.
+        loss_scaling: for float16: the loss is scaled so that small gradients do not vanish, and steps with infinite
+            gradients are skipped.
 
     Raises:
         ParamsError: unknown name.
@@ -176,14 +176,14 @@ def make_optimizer(
 
 
 def averaged_weights(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> list[np.ndarray]:
-    """Return the values of `variables` to validate and deploy with: of those that are averaged the average.
+    """Return the values of `variables` for validation and deployment: averages where they exist.
 
-    What the optimizer does not train keeps its value: BatchNorm's statistics, which statistics.Reestimation then has to
-    find for these weights. Before the first step, and without averaging, all values are the present ones.
+    Untrained variables keep their values, such as BatchNorm's statistics, which statistics.Reestimation then has to
+    estimate for these weights. Before the first step, and without averaging, all values are the present ones.
 
     Args:
-        optimizer: as make_optimizer returns it, built.
-        variables: of the network, in any order: network.weights for network.set_weights.
+        optimizer: returned by make_optimizer, built.
+        variables: of the network, in any order, for example network.weights.
     """
     inner = _inner(optimizer)
     averages: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Values that replace those of params, by dotted key ("optimizer.weight_decay"): how they are stored and applied.
+"""Store and apply values that replace those of params, by dotted key ("optimizer.weight_decay").
 
 best.yaml, which `tune` writes and `train` reads, holds one such mapping.
 """
@@ -22,7 +22,7 @@ from darkroom.training.params import TrainParams
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the overrides of a file; none where it says nothing.
+    """Return the overrides of a file; none if it is empty.
 
     Raises:
         DataError: the file is missing, not YAML, or not a mapping of names to values.
@@ -47,10 +47,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, values: Mapping[str, Any], *, comment: str) -> None:
-    """Write overrides with a comment of one line above them: the whole file, or none.
+    """Write overrides with a line of comment above them, atomically.
 
     Raises:
-        DataError: the disk is full, or does not let the file be written.
+        DataError: the file cannot be written.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
@@ -62,10 +62,10 @@ def write(path: Path, values: Mapping[str, Any], *, comment: str) -> None:
 
 
 def apply(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the params, in which the values stand at their dotted keys. No key is added.
+    """Return a copy of the params with the values at their dotted keys. No key is added.
 
     Raises:
-        ParamsError: the params lack a key, or one key is a part of another, so that their order would decide.
+        ParamsError: the params lack a key, or one key contains another, so that their order would matter.
     """
     check_apart(values)
     applied = copy.deepcopy(dict(recipe))
@@ -80,10 +80,10 @@ def apply(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def with_best(recipe: Mapping[str, Any], best: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
-    """Return the recipe with the values of best.yaml in place of its own, and changed() of the two.
+    """Return the recipe with the values of best.yaml, and the result of changed().
 
     Raises:
-        ParamsError: best.yaml names a key or a value that a recipe cannot have.
+        ParamsError: best.yaml has an invalid key or value.
         DataError: it cannot be read.
     """
     found = read(best)
@@ -97,7 +97,7 @@ def with_best(recipe: Mapping[str, Any], best: Path) -> tuple[dict[str, Any], di
 
 
 def changed(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return by dotted key the params' value and the one that replaces it, where the two differ.
+    """Return (old value, new value) by dotted key, where they differ.
 
     Raises:
         ParamsError: the params lack a key.
@@ -110,7 +110,7 @@ def value_at(recipe: Mapping[str, Any], key: str) -> Any:
     """Return the params' value at a dotted key.
 
     Raises:
-        ParamsError: there is none; names the keys that are known where the path ends, and the nearest of all.
+        ParamsError: there is no such key.
     """
     found: Any = recipe
     walked: list[str] = []
@@ -127,10 +127,10 @@ def value_at(recipe: Mapping[str, Any], key: str) -> Any:
 
 
 def check_apart(keys: Iterable[str]) -> None:
-    """Refuse dotted keys of which one is a part of another.
+    """Check that no dotted key contains another one.
 
     Raises:
-        ParamsError: names both.
+        ParamsError: one does.
     """
     named = set(keys)
     for key in sorted(named):
@@ -144,20 +144,20 @@ def check_apart(keys: Iterable[str]) -> None:
 
 
 def shown(value: Any) -> str:
-    """Return a value as params.yaml would say it, on one line and cut after 200 characters."""
+    """Return a value as in params.yaml, on one line and cut after 200 characters."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _nearest(key: str, recipe: Mapping[str, Any]) -> str:
-    """Return did_you_mean of a dotted key; a key with the same end comes first: the section may be what is missing."""
+    """Return did_you_mean of a dotted key; keys with the same end come first, because the section may be missing."""
     known = list(_dotted_keys(recipe))
     same_end = [other for other in known if other.rpartition(".")[2] == key.rpartition(".")[2]]
     return did_you_mean(key, same_end, cutoff=0.0) or did_you_mean(key, known)
 
 
 def _dotted_keys(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key, those of sections too."""
+    """Yield every dotted key, including those of sections."""
     for key, value in recipe.items():
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):

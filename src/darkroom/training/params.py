@@ -1,4 +1,4 @@
-"""The section of one candidate below `train` in params.yaml: what the stages train and tune and `lr-find` read."""
+"""The section of a candidate in `train` of params.yaml, read by the stages train and tune and by `lr-find`."""
 
 from typing import Annotated, Literal
 
@@ -132,11 +132,11 @@ class Inception(Section):
 
 
 class Transfer(Section):
-    """A new head on the backbone that the section `embed` names.
+    """A new head on the backbone of the section `embed`.
 
-    features: the head is trained on the features that `embed` computed; frozen: on the images, with their random
-    draws, through the backbone as it is; finetune: on the features first, then the last blocks of the backbone too.
-    On features, a head without hidden units is solved at once (linear_head): what describes steps is not for it.
+    features: the head is trained on the features that `embed` computed; frozen: on augmented images, through the
+    frozen backbone; finetune: first the head on the features, then also the last blocks of the backbone. On features, a
+    head without hidden units is solved (linear_head), so settings of training steps do not apply to it.
     """
 
     name: Literal["transfer"]
@@ -169,8 +169,8 @@ class Optimizer(Section):
 
     name: Literal["sgd", "adam", "adamw", "rmsprop", "muon"]
     momentum: Rate  # of sgd (Nesterov) and muon; the others have their own
-    weight_decay: NonNegative  # decoupled; spares biases and BatchNorm
-    clip_norm: Positive | None  # largest norm of all gradients together
+    weight_decay: NonNegative  # decoupled; not applied to biases and BatchNorm
+    clip_norm: Positive | None  # maximum global norm of the gradients
 
 
 class Rising(Section):
@@ -190,7 +190,7 @@ class Step(Section):
 
 
 class Plateau(Section):
-    """Multiplied by `factor` after `patience` epochs in which `metric` did not get better."""
+    """Multiplied by `factor` after `patience` epochs without improvement of `metric`."""
 
     name: Literal["plateau"]
     warmup: Rate
@@ -200,9 +200,9 @@ class Plateau(Section):
 
 
 class TrainAugmentation(Section):
-    """Random draws that vary the training images again every epoch."""
+    """Random augmentation of the training images, redrawn every epoch."""
 
-    shift: Annotated[int, Field(ge=0)]  # largest shift in pixels
+    shift: Annotated[int, Field(ge=0)]  # maximum shift in pixels
     shift_fill: Literal["zero", "reflect"]
     flip: Literal["none", "random", "alternating"]
     cutout: Annotated[int, Field(ge=0)]  # edge in pixels of an erased square
@@ -212,14 +212,14 @@ class TrainAugmentation(Section):
 
 
 class EarlyStopping(Section):
-    """Stop after `patience` epochs in which `metric` did not get better."""
+    """Stop after `patience` epochs without improvement of `metric`."""
 
     metric: Literal["train_loss", "val_loss", "train_accuracy", "val_accuracy"]
     patience: Count
 
 
 class Abstain(Section):
-    """Answer only above a probability at which, with this confidence, at most this share of the answers is wrong."""
+    """Answer only above a probability at which at most error_rate of the answers is wrong, with this confidence."""
 
     error_rate: Level
     confidence: Level
@@ -232,7 +232,7 @@ class Sets(Section):
 
 
 class Debug(Section):
-    """Switches for finding a mistake."""
+    """Settings for debugging."""
 
     overfit_one_batch: bool
     max_steps: Count | None  # per epoch

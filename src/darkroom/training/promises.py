@@ -1,4 +1,4 @@
-"""What a model promises of its answers: from images that were set aside to what its ONNX file says of itself."""
+"""Calibrate guarantees of a model on images that were set aside, for the metadata of its ONNX file."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,24 +11,24 @@ from darkroom.evaluation.metrics.abstention import ALWAYS, find_threshold, least
 from darkroom.training.calibration import HeldOut
 from darkroom.training.recipe import Recipe
 
-PENALTY, FREE = 0.01, 1  # the smallest sets, or nearly so, of those that benchmarks/prediction_sets.py compares
-ROUNDING = 1e-5  # the probabilities of the ONNX file may differ from those of the calibration by so much
+PENALTY, FREE = 0.01, 1  # give the smallest sets, or nearly so, in benchmarks/prediction_sets.py
+ROUNDING = 1e-5  # maximum difference between probabilities of the ONNX file and of the calibration
 
 
 class Promise(NamedTuple):
-    """What the model says of itself (plain values, for JSON), and the same for a reader, in one line."""
+    """Metadata of the model (values for JSON), and the same as a sentence."""
 
     metadata: dict[str, Any]
     sentence: str
 
 
 def unknown(unknown_below: float, *, scale: dict[str, list[float]], n_images: int) -> Promise:
-    """Return from which strangeness on an image is unknown.
+    """Return the threshold of strangeness above which an image is unknown.
 
     Args:
         unknown_below: share of known images that may be unknown.
         scale: see familiarity.scale_of.
-        n_images: that it rests on.
+        n_images: number of images of the scale.
     """
     metadata = {"unknown_below": unknown_below, "familiarity": scale}
     limit = f"stranger than all but {100 * unknown_below:g}% of known ones"
@@ -44,10 +44,10 @@ def abstention(recipe: Recipe, *, guide: HeldOut, calibration: HeldOut, by_folds
 
     Args:
         recipe: with `abstain`.
-        guide: answers about images that epoch, temperature or winner may depend on, at least one.
-        calibration: answers about others, at the same temperature.
-        by_folds: whether heads of folds gave the answers, and not the model: what is shown holds for these heads, which
-            were fitted to fewer images, and nearly for the model.
+        guide: answers on images on which epoch, temperature or winner may depend, at least one.
+        calibration: answers on others, at the same temperature.
+        by_folds: whether the answers are out of fold and not the model's; then the guarantee holds for the heads of the
+            folds, which were fitted to fewer images, and only approximately for the model.
     """
     asked = recipe["abstain"]
     sides = ((one.probabilities.max(axis=1), one.correct) for one in (calibration, guide))
@@ -70,13 +70,13 @@ def abstention(recipe: Recipe, *, guide: HeldOut, calibration: HeldOut, by_folds
 
 
 def prediction_sets(recipe: Recipe, *, calibration: HeldOut, by_folds: bool) -> Promise:
-    """Return up to which score a class is in the prediction set of an image; see package.set_scores.
+    """Return the threshold of scores up to which a class is in the prediction set; see package.set_scores.
 
     With fewer images than prediction_sets.least_images() every class is listed.
 
     Args:
         recipe: with `sets`.
-        calibration, by_folds: as of abstention().
+        calibration, by_folds: see abstention.
     """
     coverage, (probabilities, labels, _) = recipe["sets"]["coverage"], calibration
     scores = set_scores(probabilities, penalty=PENALTY, free=FREE)

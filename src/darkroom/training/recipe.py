@@ -1,8 +1,8 @@
 """Apply a candidate's params to opened data: checks, network, optimizer, batches.
 
-A recipe is a plain mapping of the shape of `train.<candidate>` in params.yaml (params.TrainParams describes it):
-nothing here needs pydantic or MLflow. Keras is loaded inside the functions that build, so that `check` can refuse a
-wrong recipe before those seconds are spent.
+A recipe is a plain mapping of the form of `train.<candidate>` in params.yaml (see params.TrainParams), so nothing here
+needs pydantic or MLflow. Keras is loaded inside the functions that build, so that `check` can refuse a wrong recipe
+without it.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from darkroom.training.schedules import Plateau, Schedule
 
 Recipe = Mapping[str, Any]
-FEW_VALIDATION = 500  # images: a temperature or an accuracy from fewer is mostly chance
-OF_STEPS = (  # the first two are of the head alone; fine-tuning has its own
+FEW_VALIDATION = 500  # images; a temperature or an accuracy from fewer is mostly chance
+OF_STEPS = (  # the first two apply only to the head; fine-tuning has its own
     *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "checkpoint"),
     *("train_augmentation", "precision", "architecture.dropout"),
 )
@@ -50,7 +50,7 @@ class Vectors(Data):
     """Features in place of images.
 
     Attributes:
-        groups: int64 (n,), of the training images: near-duplicates and the copies of an image have the same.
+        groups: int64 (n,), of the training images: near-duplicates and the copies of an image share a number.
         is_copy: bool (n,), of the training images.
         val_groups: int64, of the validation images.
     """
@@ -64,7 +64,7 @@ DataOrVectors = TypeVar("DataOrVectors", bound=Data)
 
 
 def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
-    """Return the prepared images, with the augmented copies, if there are any, behind those of the training split."""
+    """Return the prepared images, with the augmented copies, if any, after those of the training split."""
     datasets = [prepared] if augmented is None else [prepared, augmented]
     rows, val_rows = [dataset.rows("train") for dataset in datasets], prepared.rows("val")
     return Data(
@@ -91,11 +91,11 @@ def vectors(features: Features, classes: list[str]) -> Vectors:
 
 
 def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:
-    """Return the data with a part of the training images, every class alike; validation stays whole.
+    """Return the data with a fraction of the training images of each class, and all validation images.
 
     Args:
-        fraction: above 0, at most 1; of each class at least one image is left.
-        seed: decides which.
+        fraction: above 0, at most 1; each class keeps at least one image.
+        seed: of the choice.
     """
     if fraction == 1:
         return data
@@ -115,22 +115,24 @@ def arguments(recipe: Recipe) -> dict[str, Any]:
 
 
 def transfer_mode(recipe: Recipe) -> str | None:
-    """Return "features", "frozen" or "finetune"; None for a network that is trained from the start."""
+    """Return "features", "frozen" or "finetune"; None for a network without a backbone."""
     return str(recipe["architecture"]["mode"]) if recipe["architecture"]["name"] == "transfer" else None
 
 
 def is_solved(recipe: Recipe) -> bool:
-    """Return whether the head is linear, on features that are computed already: linear_head.solve() finds it."""
+    """Return whether the head is linear on precomputed features, so that linear_head.solve() finds it."""
     return transfer_mode(recipe) in ("features", "finetune") and recipe["architecture"]["units"] == 0
 
 
 def set_aside_from(recipe: Recipe, *, searching: bool = False) -> int | None:
-    """Return the number of validation images from which half are set aside to calibrate what the recipe promises.
+    """Return the minimum number of validation images for setting half of them aside for calibration.
 
-    None: it promises nothing. Where few are left, and the head is solved, answers of folds are calibrated on instead.
+    None if the recipe has nothing to calibrate. With few images and a solved head, out-of-fold answers are used for
+    calibration instead.
 
     Args:
-        searching: whether this is for a search, whose trials must all be judged by the same images: with few, by all.
+        searching: whether this is for a search, whose trials must all be judged by the same images; if these are few,
+            by all.
     """
     if (recipe["abstain"] is None and recipe["sets"] is None) or recipe["debug"]["overfit_one_batch"]:
         return None
@@ -139,20 +141,20 @@ def set_aside_from(recipe: Recipe, *, searching: bool = False) -> int | None:
 
 
 def ignored(recipe: Recipe) -> tuple[str, ...]:
-    """Return the dotted keys of params that say how to train a head step by step, where it is solved instead."""
+    """Return the dotted keys that do not apply because the head is solved and not trained in steps."""
     if not is_solved(recipe):
         return ()
     return OF_STEPS if transfer_mode(recipe) == "features" else OF_STEPS[:2]
 
 
 def n_epochs(recipe: Recipe) -> int:
-    """Return how many epochs all phases have together; a head that is solved at once counts as one."""
+    """Return the number of epochs of all phases; a solved head counts as one."""
     more = recipe["architecture"]["finetune_epochs"] if transfer_mode(recipe) == "finetune" else 0
     return int((1 if is_solved(recipe) else recipe["epochs"]) + more)
 
 
 def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
-    """Return the params with at most so many epochs in every phase; None for as many as it has."""
+    """Return the params with at most `epochs` in every phase; None: no limit."""
     if epochs is None:
         return dict(recipe)
     short = {**recipe, "epochs": min(recipe["epochs"], epochs)}
@@ -163,10 +165,10 @@ def shortened(recipe: Recipe, *, epochs: int | None) -> dict[str, Any]:
 
 
 def n_training(recipe: Recipe, data: Data, features: Features | None, *, fraction: float = 1.0) -> int:
-    """Return how many training images every phase has: features may have been computed of some images only.
+    """Return the number of training images of every phase; features may exist only for some images.
 
     Args:
-        fraction: of the training images, as for part().
+        fraction: of the training images, see part.
     """
     labels = [data.labels]
     if features is not None and transfer_mode(recipe) in ("features", "finetune"):
@@ -176,7 +178,7 @@ def n_training(recipe: Recipe, data: Data, features: Features | None, *, fractio
 
 
 def _share(fraction: float, n_images: int) -> int:
-    """Return how many images of a class are a fraction of them: one at least."""
+    """Return the number of images of a fraction of a class, at least one."""
     return max(1, round(fraction * n_images))
 
 
@@ -188,10 +190,10 @@ def check(
     features: Features | None,
     fraction: float = 1.0,
 ) -> None:
-    """Refuse params that cannot be trained on these data, or a fraction of them, before Keras is loaded.
+    """Check that the params can be trained on these data, or a fraction of them, without loading Keras.
 
     Raises:
-        ParamsError: says which setting, and what to do.
+        ParamsError: a setting does not fit.
     """
     mode, variation, size = transfer_mode(recipe), Variation(**recipe["train_augmentation"]), min(image_shape[:2])
     if mode is None:
@@ -261,15 +263,15 @@ def build_head(recipe: Recipe, *, n_features: int, n_classes: int, policy: str) 
 def extractor_of(
     features: Features | None, *, image_shape: tuple[int, int, int], weights: Weights | None = None
 ) -> "Callable[[str], keras.Model] | None":
-    """Return what builds the backbone of the features for a Keras dtype policy; None where there is no backbone.
+    """Return a function that builds the backbone of the features for a Keras dtype policy; None without a backbone.
 
     Args:
-        features: what `embed` computed; None where that was not opened.
+        features: computed by `embed`; None if not opened.
         image_shape: (height, width, channels) of the images.
-        weights: of the backbone; None obtains them as `embed` did.
+        weights: of the backbone; None: obtain them as `embed` does.
 
     Raises:
-        DataError: the backbone's weights cannot be had.
+        DataError: the backbone's weights cannot be obtained.
     """
     if features is None:
         return None
@@ -304,7 +306,7 @@ def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "kera
 
 
 def build_schedule(recipe: Recipe, *, peak: float, epochs: int, steps_per_epoch: int) -> "Schedule":
-    """Return the params' schedule (see schedules.Schedule) for a phase of so many epochs."""
+    """Return the params' schedule (see schedules.Schedule) for a phase of `epochs`."""
     from darkroom.training import schedules
 
     settings = recipe["schedule"]
@@ -320,7 +322,7 @@ def build_schedule(recipe: Recipe, *, peak: float, epochs: int, steps_per_epoch:
 
 
 def build_plateau(recipe: Recipe) -> "Plateau | None":
-    """Return what lowers the learning rate of the schedule `plateau`; None for another schedule."""
+    """Return the Plateau that lowers the learning rate of the schedule `plateau`; None for other schedules."""
     from darkroom.training import schedules
 
     settings = recipe["schedule"]
@@ -330,7 +332,7 @@ def build_plateau(recipe: Recipe) -> "Plateau | None":
 
 
 def variation_of(recipe: Recipe, data: Data) -> Variation:
-    """Return what varies the training: nothing where features are trained on, or one batch only."""
+    """Return the random augmentations of the training: none for features, or for one batch only."""
     varied = len(data.images.shape) == 4 and not recipe["debug"]["overfit_one_batch"]
     return Variation(**recipe["train_augmentation"]) if varied else Variation()
 
@@ -353,10 +355,10 @@ def epoch_batches(recipe: Recipe, data: Data, *, batch_size: int, epoch: int) ->
 
 
 def validation_batches(recipe: Recipe, data: Data, *, batch_size: int) -> PlainBatches:
-    """Return the validation batches: twice the size, since no gradients are kept.
+    """Return the validation batches, of twice the size, because no gradients are kept.
 
-    Where training sees one batch only, that batch: a loss that goes to 0 in training and not here points at what the
-    two do differently (BatchNorm, dropout).
+    If training uses only one batch, return that batch: a loss that goes to 0 in training but not here points to
+    differences between the two (BatchNorm, dropout).
     """
     images, labels = data.val_images, data.val_labels
     if recipe["debug"]["overfit_one_batch"]:

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the optimizer's step, so that a resumed training goes on where it stood."""
+"""The learning rate as a function of the optimizer's step, so that a resumed training continues it."""
 
 import math
 from typing import Any
@@ -14,12 +14,12 @@ END = 0.001  # of the peak, where one_cycle and cosine end
 
 @keras.saving.register_keras_serializable(package="darkroom")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate of a step: a linear rise to `peak` over the share `warmup` of all steps, then what `name` says.
+    """The learning rate of a step: a linear rise to `peak` over the share `warmup` of all steps, then by `name`:
 
     one_cycle falls linearly to a thousandth of the peak (Smith & Topin 2018, in its linear form), cosine along half a
     cosine (Loshchilov & Hutter 2017). step is multiplied by `factor` after every `every` epochs, constant stays.
-    plateau stays too, times its variable `scale`, which fit() lowers; optimizers.make_optimizer makes that variable one
-    of the optimizer's, so that it is kept in checkpoints and seen by compiled steps.
+    plateau is multiplied by its variable `scale`, which fit() lowers; optimizers.make_optimizer adds it to the
+    optimizer's variables, so that checkpoints save it and compiled steps read it.
 
     Args:
         name: one of SCHEDULES.
@@ -27,8 +27,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         total_steps: of all epochs together.
         steps_per_epoch: at least 1.
         warmup: share of all steps in which the learning rate rises, in [0, 1).
-        every: epochs after which the schedule `step` falls; other schedules ignore it.
-        factor: in (0, 1), of that fall; other schedules ignore it (a plateau's is Plateau's).
+        every: epochs between falls of the schedule `step`; others ignore it.
+        factor: in (0, 1), of that fall; others ignore it (that of a plateau is in Plateau).
 
     Raises:
         ParamsError: unknown name, or `step` without every or factor.
@@ -66,7 +66,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         elif self.name == "cosine":
             fall = END + (1 - END) * 0.5 * (1 + ops.cos(math.pi * done))
         elif self.every is not None and self.factor is not None:
-            # A half more than whole steps: in float32 a quotient that should be whole may come out just below.
+            # Plus a half, because in float32 a quotient that should be an integer may be slightly smaller.
             falls = ops.floor((step + 0.5) / (self.every * self.steps_per_epoch))
             fall = ops.power(self.factor, falls)
         elif self.scale is not None:
@@ -79,12 +79,12 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Plateau:
-    """Tells after which epochs to lower the learning rate of the schedule `plateau`.
+    """Decides after which epochs to lower the learning rate of the schedule `plateau`.
 
     Args:
-        metric: train_loss, val_loss, train_accuracy or val_accuracy; of an accuracy more is better, of a loss less.
-        patience: epochs without a better value until the rate is lowered, at least 1.
-        factor: in (0, 1), by which it is multiplied then.
+        metric: train_loss, val_loss, train_accuracy or val_accuracy.
+        patience: epochs without improvement before the rate is lowered, at least 1.
+        factor: in (0, 1), by which it is multiplied.
     """
 
     def __init__(self, metric: str, *, patience: int, factor: float) -> None:
@@ -94,7 +94,7 @@ class Plateau:
         self._waited = 0
 
     def update(self, value: float) -> bool:
-        """Take the metric of an epoch that has ended; return whether to lower the learning rate now."""
+        """Record the metric of an epoch; return whether to lower the learning rate now."""
         if self._sign * value > self._best:
             self._best, self._waited = self._sign * value, 0
             return False
@@ -110,10 +110,10 @@ class Plateau:
             schedule.scale.assign(schedule.scale * self.factor)
 
     def state(self) -> dict[str, float | int | None]:
-        """Return what restore() needs, as JSON can hold it; the schedule's scale is the optimizer's and not in it."""
+        """Return the state for restore(), as values for JSON, without the schedule's scale, which the optimizer has."""
         return {"best": self._best if math.isfinite(self._best) else None, "waited": self._waited}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state()."""
+        """Restore a state()."""
         self._best = -math.inf if state["best"] is None else float(state["best"])
         self._waited = int(state["waited"])

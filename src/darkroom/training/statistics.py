@@ -1,4 +1,4 @@
-"""The statistics of BatchNorm for weights that were averaged: the running ones belong to the weights before that."""
+"""Estimate BatchNorm's statistics for averaged weights; the running ones belong to the original weights."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-N_IMAGES = 2000  # of an epoch, which may have fewer
+N_IMAGES = 2000  # maximum number of images
 
 
 class Batches(Protocol):
@@ -22,13 +22,13 @@ class Batches(Protocol):
 
 
 class Reestimation:
-    """Sets the statistics of the BatchNorm layers that are trained to their means over training batches.
+    """Sets the statistics of trainable BatchNorm layers to their means over training batches.
 
-    As torch.optim.swa_utils.update_bn does (Izmailov et al. 2018, arXiv:1803.05407). Random state is left alone, and so
-    are layers that are frozen.
+    As in torch.optim.swa_utils.update_bn (Izmailov et al. 2018, arXiv:1803.05407). Random state and frozen layers are
+    not changed.
 
     Args:
-        trained: takes the inputs of the batches.
+        trained: a model of the inputs of the batches.
     """
 
     def __init__(self, trained: keras.Model) -> None:
@@ -41,7 +41,7 @@ class Reestimation:
         self._in_training = _InTraining(trained)
 
     def __call__(self, batches: Batches) -> None:
-        """Let the network see the first N_IMAGES images of an epoch."""
+        """Estimate the statistics on the first N_IMAGES images of an epoch."""
         if not self._statistics:
             return
         others = self._in_training.non_trainable_variables
@@ -61,7 +61,7 @@ class Reestimation:
 
 
 class _InTraining(keras.Model):
-    """A network that predicts as it trains: BatchNorm uses and counts the statistics of the batch."""
+    """A network that predicts in training mode: BatchNorm uses and records the statistics of the batch."""
 
     def __init__(self, network: keras.Model) -> None:
         super().__init__(name="in_training")

@@ -1,6 +1,6 @@
-"""A training as the stage train does it: a run of MLflow that a kill does not end, and the files of the model.
+"""The training of the stage train: resumable, recorded as an MLflow run, with the files of the model.
 
-Beside this module nothing here knows MLflow: what numbers are computed does not depend on who records them.
+Only this module of the package uses MLflow, so results do not depend on how they are recorded.
 """
 
 import json
@@ -34,7 +34,7 @@ from darkroom.training.recipe import Recipe, extractor_of, n_epochs, set_aside_f
 if TYPE_CHECKING:
     import keras
 
-# The sources that a training depends on, as dvc.yaml lists them: after a change of one it is not continued.
+# The sources of a training, as in dvc.yaml; after a change of one it is not resumed.
 TRAINED = (
     *("errors.py", "project", "files", "data/arrays", "data/fetching", "deployable", "evaluation/metrics"),
     *("networks", "tracking", "training"),
@@ -53,26 +53,26 @@ def train_tracked(
 ) -> Trained:
     """Train a candidate and write its model, seen_ids.npy, history.csv, metrics.json and run.json into out.
 
-    An equal training that was killed is continued, in the same run. Of one that was not equal, because its params were
-    edited for example, the run is closed and the checkpoint removed.
+    An identical training that was killed is resumed, in the same run. If a killed one differs, for example because its
+    params were edited, its run is closed and its checkpoint removed.
 
     Args:
         recipe: passed recipe.check().
         candidate: a section of train.
         device: compute.device.
-        tuned: what `tune` put in place of values of train, by dotted key.
-        stage: the source file of the stage that calls: where it differs, no training is continued.
+        tuned: values from `tune` that replace those of train, by dotted key.
+        stage: the source file of the calling stage; if it has changed, no training is resumed.
 
     Raises:
-        LockedError: an equal training runs.
-        ParamsError: the recipe does not suit the device or the backbone.
+        LockedError: an identical training is running.
+        ParamsError: the recipe does not fit the device or the backbone.
         RegistryError: MLflow's store does not answer.
-        TrainingError: the device is not there, the loss is not finite, or memory does not suffice.
+        TrainingError: the device is missing, the loss is not finite, or the memory is exhausted.
     """
     experiment = str(opened.prepared.manifest["dataset"])
     data_digest, params_digest = digest(list(opened.digests.values())), digest(recipe)
     lineage = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
-    experiments.connect(experiment)  # a server that does not answer must fail before minutes are spent
+    experiments.connect(experiment)  # fails before the training if the server does not answer
     described, dtype_policy = _prepared_keras(recipe, candidate=candidate, device=device)
     versions = provenance.versions()
     code = [provenance.source_digest(TRAINED), stage.read_text()]
@@ -85,7 +85,7 @@ def train_tracked(
     _end_others(checkpoints, candidate, key=key)
     name, differs = name_run(f"train-{candidate}", experiment=experiment, params=recipe, tags=lineage, tuned=tuned)
     with (
-        store_lock(f"train-{key}", timeout=0),  # else an equal training would write the same checkpoints and run
+        store_lock(f"train-{key}", timeout=0),  # an identical training would write the same checkpoints and run
         runs.run(experiment=experiment, name=name, params=recipe, tags=tags, resume=checkpoint.run_id) as record,
     ):
         checkpoint.run_id = record.id
@@ -121,12 +121,12 @@ def train_tracked(
 
 
 def _end_others(checkpoints: Path, candidate: str, *, key: str) -> None:
-    """Close the runs of other trainings of a candidate that were killed, and remove their checkpoints."""
+    """Close the runs of other killed trainings of a candidate, and delete their checkpoints."""
     for folder in checkpoints.glob(f"{candidate}-{'[0-9a-f]' * len(key)}"):
         other = folder.name[-len(key) :]
         if other == key:
             continue
-        with suppress(LockedError), store_lock(f"train-{other}", timeout=0):  # it runs right now, as an experiment
+        with suppress(LockedError), store_lock(f"train-{other}", timeout=0):  # it is running, as an experiment
             left = Checkpoint(folder)
             if left.run_id:
                 runs.end_left(left.run_id)
@@ -166,7 +166,7 @@ def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Che
 
 
 class _Calibrated(NamedTuple):
-    """The model to deploy, what it was chosen by, what it says of itself, and numbers for the run."""
+    """The model to deploy, the answers for choosing the winner, its metadata, and metrics for the run."""
 
     model: "keras.Model"
     strangeness: "keras.Model | None"
@@ -198,7 +198,7 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
         metadata |= _said(promise, candidate=candidate)
         if (
             opened.calibration is not None and calibration is not None
-        ):  # what is unknown has no answer that may be wrong
+        ):  # unknown images have no answer that may be wrong
             is_known = familiar.of(opened.calibration.val_images) >= recipe["unknown_below"]
             calibration = HeldOut(calibration.probabilities[is_known], calibration.labels[is_known])
     if calibration is not None and recipe["abstain"] is not None:
@@ -214,7 +214,7 @@ def _said(promise: Promise, *, candidate: str) -> dict[str, Any]:
 
 
 def _describe(record: runs.Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
-    """Say in the run's description what came of it, and how it differs from the last one."""
+    """Write the result, and the differences from the last run, into the run's description."""
     epochs = f"epoch {trained.progress.best_epoch} of {n_epochs(recipe)}"
     record.note("Validation", f"accuracy {trained.val_accuracy:.2%}, kept from {epochs}")
     record.note("Settings", differs)
@@ -231,7 +231,7 @@ def _write(
     said: Mapping[str, Any],
     out: Path,
 ) -> float:
-    """Write the files of the training, keep the model with the run; return by how much its ONNX file differs."""
+    """Write the files of the training, log the model in the run; return the difference of its ONNX file."""
     from darkroom.networks.export import PARITY_IMAGES, export
 
     progress, images = trained.progress, opened.data.val_images
@@ -246,7 +246,7 @@ def _write(
     kept = progress.history[best - 1]
     of_best = {name: kept[name] for name in ("train_loss", "train_accuracy")}
     record.log_metrics({**of_best, "val_accuracy": trained.val_accuracy, "val_loss": progress.best_val_loss}, step=best)
-    # One number, under the candidate's name: `dvc exp show` has a column for each, and fits into a terminal.
+    # One number, under the candidate's name, so that the columns of `dvc exp show` fit into a terminal.
     metrics = {said["candidate"]: {"val_accuracy": trained.val_accuracy}}
     write_text(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     summary = {

@@ -16,16 +16,16 @@ class Variation:
     """The random augmentations of training images; without arguments, none.
 
     Args:
-        shift: largest shift in pixels, each axis.
-        shift_fill: what is shifted in: "zero", or "reflect" for the mirrored border.
+        shift: maximum shift in pixels, per axis.
+        shift_fill: fill of the uncovered border: "zero", or "reflect".
         flip: left to right: "none", "random" (half of the images, drawn every epoch) or "alternating" (drawn once per
-            image, then every other epoch; Jordan 2024: no image is seen the same way in two epochs running).
-        cutout: edge in pixels of a square set to 0 at a random place, inside the image (DeVries & Taylor 2017).
-        erasing: probability of a rectangle set to 0 (Zhong et al. 2020, there filled with noise); one that would stick
-            out of the image is cut to its edge.
+            image, then every other epoch, so that no image is the same in consecutive epochs; Jordan 2024).
+        cutout: edge in pixels of a square inside the image that is set to 0 (DeVries & Taylor 2017).
+        erasing: probability of a rectangle that is set to 0 (Zhong et al. 2020, who fill it with noise), clipped to the
+            image.
         mixup: alpha; two images and their labels are mixed by a share from Beta(alpha, alpha) (Zhang et al. 2018).
-        cutmix: alpha; a rectangle of one image is put into another, its area likewise (Yun et al. 2019). Where both
-            are above 0, one of the two is drawn per batch. A batch has one share and, for CutMix, one rectangle.
+        cutmix: alpha; a rectangle of one image replaces that of another, with an area drawn alike (Yun et al. 2019). If
+            both are above 0, one of the two is drawn per batch. A batch has one share and, for CutMix, one rectangle.
     """
 
     shift: int = 0
@@ -38,7 +38,7 @@ class Variation:
 
     @property
     def columns(self) -> dict[str, slice]:
-        """The columns of each augmentation in the draws; none for those switched off.
+        """The columns of each augmentation in the draws; those switched off have none.
 
         shift: rows down, columns right; flip: 0 or 1; cutout: top, left; erasing: top, left, height, width.
         """
@@ -72,7 +72,7 @@ def draw(
     if "shift" in columns:
         draws[:, columns["shift"]] = rng.integers(-variation.shift, variation.shift + 1, (n_images, 2))
     if variation.flip == "alternating":
-        # No stream of an epoch: those are [seed, epoch], which numpy fills up with zeros.
+        # Not the stream of an epoch: those are [seed, epoch], which numpy pads with zeros.
         first = np.random.default_rng([seed, 0, 1]).integers(0, 2, n_images)
         draws[:, columns["flip"]] = ((first + epoch) % 2)[:, None]
     elif "flip" in columns:
@@ -94,12 +94,12 @@ def draw(
 def mix(
     images: np.ndarray, labels: np.ndarray, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch whose images are mixed with others of it, and its labels in the same proportion.
+    """Return a batch whose images are mixed with each other, with labels in the same proportion.
 
     Args:
-        images: uint8 (b, H, W, C); written into by CutMix.
+        images: uint8 (b, H, W, C); CutMix changes it in place.
         labels: float32 (b, classes).
-        mixup, cutmix: as in Variation; one at least is above 0.
+        mixup, cutmix: see Variation; at least one is above 0.
     """
     others = rng.permutation(len(images))
     if mixup and (not cutmix or rng.random() < 0.5):

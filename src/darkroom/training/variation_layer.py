@@ -11,8 +11,8 @@ from darkroom.training.variation import Variation
 class Draws(layers.Layer):
     """Apply drawn flips, shifts and erased rectangles, in this order, to uint8 images on the device.
 
-    Inputs: images uint8 (b, H, W, C) and draws int32 (b, variation.n_columns), laid out as variation.columns says.
-    Output: uint8 (b, H, W, C); what is erased is 0.
+    Inputs: images uint8 (b, H, W, C) and draws int32 (b, variation.n_columns), see variation.columns.
+    Output: uint8 (b, H, W, C); erased pixels are 0.
     """
 
     def __init__(self, variation: Variation) -> None:
@@ -31,7 +31,7 @@ class Draws(layers.Layer):
         return images
 
     def _moved(self, images: Any, draws: Any) -> Any:
-        """Return the flipped and shifted images: one index per pixel, an axis at a time would be 20 times as slow."""
+        """Return the flipped and shifted images, with one index per pixel; one axis at a time is 20 times as slow."""
         variation, columns = self.variation, self.variation.columns
         height, width, channels = images.shape[1:]
         rows, places = (ops.arange(size, dtype="int32")[None, :] for size in (height, width))
@@ -49,7 +49,7 @@ class Draws(layers.Layer):
         index = rows[:, :, None] * width + places[:, None, :]
         index = ops.broadcast_to(index, (ops.shape(images)[0], *index.shape[1:]))
         pixels = ops.reshape(images, (-1, images.shape[1] * width, channels))
-        # Image by image, so that a batch that is shared out among devices stays where it is.
+        # Image by image, so that a batch that is divided among devices stays there.
         return ops.vectorized_map(lambda image: ops.take(image[0], image[1], axis=0), (pixels, index))
 
     def compute_output_spec(self, images: Any, _draws: Any) -> Any:
@@ -57,7 +57,7 @@ class Draws(layers.Layer):
 
 
 def _reflected(index: Any, size: int) -> Any:
-    """Return an index that is outside [0, size) mirrored into it, the border itself not repeated: -1 becomes 1."""
+    """Return an index outside [0, size) reflected into it, without repeating the border: -1 becomes 1."""
     return (size - 1) - ops.abs((size - 1) - ops.abs(index))
 
 
@@ -72,9 +72,9 @@ def _erased(images: Any, rectangles: Any) -> Any:
 
 
 def with_draws(network: keras.Model, variation: Variation) -> keras.Model:
-    """Return the network behind Draws: (images, draws int32 (n, columns)) in, the network's logits out.
+    """Return the network after Draws: (images, draws int32 (n, columns)) in, the network's logits out.
 
-    The weights are shared. Where nothing is drawn, it takes the network's own input alone.
+    The weights are shared. Without augmentation, the input is that of the network.
     """
     images = keras.Input(network.input_shape[1:], dtype=network.input.dtype, name="picture")
     name = f"{network.name}_with_draws"

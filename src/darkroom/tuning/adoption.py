@@ -1,4 +1,4 @@
-"""The values that `tune` found: shown, written into params.yaml with its comments kept, or dropped by name."""
+"""Show the values that `tune` found, write them into params.yaml, or drop them."""
 
 import contextlib
 import re
@@ -21,7 +21,7 @@ from darkroom.tuning import location
 
 
 def changes(root: Path, candidate: str | None) -> dict[str, dict[str, tuple[Any, Any]]]:
-    """Return by candidate and dotted key what params.yaml says and what best.yaml puts in its place.
+    """Return (value in params.yaml, value in best.yaml) by candidate and dotted key, where they differ.
 
     Args:
         root: of the repository.
@@ -29,7 +29,7 @@ def changes(root: Path, candidate: str | None) -> dict[str, dict[str, tuple[Any,
 
     Raises:
         DataError: a candidate was not tuned yet.
-        ParamsError: it is not a section of train, or best.yaml does not suit it.
+        ParamsError: it is not a section of train, or best.yaml does not fit it.
     """
     with contextlib.chdir(root):
         found = {}
@@ -40,7 +40,7 @@ def changes(root: Path, candidate: str | None) -> dict[str, dict[str, tuple[Any,
 
 
 def lines(found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> list[str]:
-    """Return a line for every value of changes()."""
+    """Return one line per value of changes()."""
     return [
         f"train.{candidate}.{key}: {overrides.shown(old)} -> {overrides.shown(new)}"
         for candidate, values in found.items()
@@ -49,10 +49,10 @@ def lines(found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> list[str]:
 
 
 def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> None:
-    """Put the new values of changes() into params.yaml; all else stays as it is written.
+    """Write the new values of changes() into params.yaml; everything else, including comments, stays.
 
     Raises:
-        ParamsError: params.yaml is written such that this cannot be done, with aliases for example.
+        ParamsError: params.yaml cannot be edited, for example because it has aliases.
     """
     path = root / PARAMS_FILE
     params, text = read_params(path), path.read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Non
         for candidate, values in found.items()
         for key, pair in values.items()
     ]
-    with contextlib.suppress(YAMLError):  # what an alias stands for was replaced
+    with contextlib.suppress(YAMLError):  # the target of an alias was replaced
         for keys, old, new in replaced:
             text = _with_value(text, keys, old, new)
     for candidate, values in found.items():
@@ -73,7 +73,7 @@ def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Non
 
 
 def drop(candidate: str, base: Mapping[str, Any], *, why: str) -> None:
-    """Forget the values that the last tuning of a candidate found, and name those that params.yaml does not have.
+    """Drop the values of a candidate's last tuning, and print those that differ from params.yaml.
 
     Args:
         base: the candidate's section of train.
@@ -81,7 +81,7 @@ def drop(candidate: str, base: Mapping[str, Any], *, why: str) -> None:
     """
     found = location.drop_values(candidate)
     values = dict(found.get("values", {}))
-    with contextlib.suppress(ParamsError):  # the network is another one, without some of the keys
+    with contextlib.suppress(ParamsError):  # another network lacks some of the keys
         values = {key: new for key, (_, new) in overrides.changed(base, values).items()}
     if values:
         named = ", ".join(f"{key} {overrides.shown(value)}" for key, value in values.items())
@@ -92,13 +92,13 @@ def drop(candidate: str, base: Mapping[str, Any], *, why: str) -> None:
 
 
 def _loaded(text: str) -> Any:
-    """Return what a YAML text says; None of one that is none."""
+    """Return the content of a YAML text, None if it is invalid."""
     with contextlib.suppress(YAMLError):
         return YAML(typ="safe", pure=True).load(text)
 
 
 def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
-    """Return a YAML text with another value at the end of these keys."""
+    """Return a YAML text with a new value at the path of these keys."""
     node: Node = YAML(typ="rt", pure=True).compose(text)
     for key in keys:
         node = _contents(node)[key]
@@ -106,7 +106,7 @@ def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
         start, end = place.start_mark.index, _end(place)
         rest = text[end:]
         if _is_block(place):
-            rest = re.sub(r"^[ \t]*#[^\n]*", "", rest)  # it is about a line that goes
+            rest = re.sub(r"^[ \t]*#[^\n]*", "", rest)  # the comment of a removed line
         elif spaces := re.match(r" +(?=#)", rest):
             width = len(spaces[0]) + end - start - len(content)  # the comment stays in its column
             rest = " " * max(1, width) + rest[spaces.end() :]
@@ -115,7 +115,7 @@ def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
 
 
 def _edits(node: Node, old: Any, new: Any) -> Iterator[tuple[Node, str]]:
-    """Yield the nodes to be replaced and the text of each: of a mapping with the same keys only what differs."""
+    """Yield the nodes to replace and their new texts; of a mapping with the same keys only the differences."""
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
         for key, content in _contents(node).items():
             yield from _edits(content, old[key], new[key])
@@ -141,7 +141,7 @@ def _is_block(node: Node) -> bool:
 
 
 def _end(node: Node) -> int:
-    """Return where the text of a node ends; ruamel counts the comments behind a block as part of it."""
+    """Return the end of a node's text; ruamel includes comments after a block."""
     if not _is_block(node):
         return int(node.end_mark.index)
     last = node.value[-1]

@@ -1,4 +1,4 @@
-"""The tuning of one candidate: a search whose run in MLflow has a child per trial, and what it leaves behind."""
+"""Tune one candidate: a search with an MLflow run, a child run per trial, and its output files."""
 
 import time
 from collections.abc import Mapping
@@ -29,23 +29,23 @@ from darkroom.tuning.runs import children_closed, close_earlier, close_trial, pa
 from darkroom.tuning.space.domains import Space, initial
 from darkroom.tuning.study import Draw, Search
 
-# The sources that a trial depends on, as dvc.yaml lists them: a change of another file does not discard a study.
+# The sources of a trial, as in dvc.yaml; a change of other files does not discard a study.
 SEARCHED = (
     *("errors.py", "project", "files", "compute", "figures", "data/arrays", "data/fetching", "deployable"),
     *("evaluation/metrics", "networks", "tracking", "training", "tuning"),
 )
 
-AS_GIVEN = "params.yaml"  # in the name of a trial that changes nothing
+AS_GIVEN = "params.yaml"  # in the name of a trial without changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a search may spend.
+    """The budget of a search.
 
     Attributes:
-        trials: how many end, those of earlier calls included.
-        minutes: after them no trial begins; None for no end.
-        epochs: of each phase of a trial, at most; None for as many as `train` has.
+        trials: number of finished trials, including those of earlier calls.
+        minutes: after which no trial begins; None: no limit.
+        epochs: maximum per phase of a trial; None: as many as `train` has.
         fraction: of the training images.
     """
 
@@ -57,7 +57,7 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a search runs on; see the sections compute and tune of params.yaml."""
+    """The resources of a search; see the sections compute and tune of params.yaml."""
 
     device: str
     backend: str
@@ -68,7 +68,7 @@ class Resources:
     max_worker_bytes: int | None
 
     def places(self, n_trials: int) -> Workers:
-        """Return the places for so many trainings."""
+        """Return the workers for n_trials trainings."""
         return Workers(
             self._n_workers(n_trials),
             backend="ray" if self.backend == "ray" else "loky",
@@ -78,7 +78,7 @@ class Resources:
         )
 
     def _n_workers(self, n_trials: int) -> int | Literal["auto"]:
-        """Return how many workers there are; auto: as many as a cluster has room for, here one per GPU or per core."""
+        """Return the number of workers; auto: as many as a cluster has room for, or locally one per GPU or core."""
         if self.workers != "auto" or self.backend == "ray":
             return self.workers
         gpus = [] if self.device == "cpu" else visible_gpus()
@@ -91,17 +91,17 @@ class Tuning:
 
     Attributes:
         candidate: a section of train.
-        base: that section, which trial 0 has.
+        base: that section, the values of trial 0.
         space, plan: what is searched, and how.
-        settings: of the section tune, those that decide what is found: others begin a new study.
+        settings: those of the section tune that affect the result; other values begin a new study.
         opened: the data.
         folders: prepared, augmented and features, which every worker opens again.
-        budget, resources: what it may spend, and what it runs on.
+        budget, resources: limits of the search, and what it runs on.
         alpha: see choose().
-        confirm: whether a choice is confirmed at full length, or for how many minutes at most.
-        study: the first part of the study's name; None: a name of its own for every space, data, code and settings.
-        storage: where the study is kept; None: see location.storage_of.
-        stage: the source file of the stage that calls: it decides what is found, as SEARCHED does.
+        confirm: whether to confirm a choice at full length, or the maximum minutes for that.
+        study: the first part of the study's name; None: derived from space, data, code and settings.
+        storage: of the study; None: see location.storage_of.
+        stage: the source file of the calling stage, which affects the result as SEARCHED does.
     """
 
     candidate: str
@@ -125,7 +125,7 @@ class Tuning:
         Raises:
             LockedError: the candidate is being tuned by another process.
             RegistryError: MLflow's store does not answer.
-            SearchError: the storage does not answer, holds another study of this name, or workers keep dying.
+            SearchError: the storage does not answer, has another study of this name, or workers keep dying.
             TrainingError: every trial failed.
         """
         experiment, about = self._experiment, self._about()
@@ -134,7 +134,7 @@ class Tuning:
             data_digest=self._data_digest, params_digest=digest(self.base), candidate=self.candidate
         )
         tags["study"] = name
-        connect(experiment)  # a server that does not answer must fail before minutes are spent
+        connect(experiment)  # fails before the search if the server does not answer
         with (
             store_lock(f"tune-{name}", timeout=0),
             Search(
@@ -183,7 +183,7 @@ class Tuning:
         return trial.as_trial(recipe, epochs=self.budget.epochs)
 
     def _about(self) -> str:
-        """Return a digest of all that makes trials comparable."""
+        """Return a digest of everything that makes trials comparable."""
         features = self.opened.features if transfer_mode(self.base) else None
         inputs = [self._data_digest, features.digest if features else None, digest(self._as_trial(self.base))]
         code = [provenance.source_digest(SEARCHED), self.stage.read_text()]
@@ -202,7 +202,7 @@ class Tuning:
                 name=f"trial-{drawn.number} {in_short(drawn.overrides) or AS_GIVEN}",
                 recipe=self._as_trial(overrides.apply(self.base, drawn.overrides)),
                 tags={**tags, "trial": str(drawn.number)},
-                deadline=None if drawn.is_baseline else deadline,  # without trial 0 no other can be judged
+                deadline=None if drawn.is_baseline else deadline,  # other trials are compared with trial 0
             )
 
         def on_lost(number: int) -> None:
@@ -243,7 +243,7 @@ class Tuning:
         )
 
     def _choice(self, search: Search, rows: list[TrialRow], record: Run, *, tags: Mapping[str, str]) -> ChosenTrial:
-        """Return which trial's values train takes, after a confirmation where params.yaml allows its time."""
+        """Return the choice, confirmed if params.yaml allows the time."""
         objectives, alpha = self.plan.objectives, self.alpha
         chosen = choose(rows, objectives=objectives, alpha=alpha)
         if chosen.number is None or chosen.against is None or self.confirm is False:
@@ -287,7 +287,7 @@ class Tuning:
         best: Path,
         folder: Path,
     ) -> None:
-        """Write what the search found."""
+        """Write the results of the search."""
         scores = search.importance()
         report.draw(folder, rows=rows, scores=scores, space=self.space, plan=self.plan, chosen=chosen.number)
         report.write(best, folder, rows=rows, chosen=chosen, values=values)

@@ -1,4 +1,4 @@
-"""Choose the trial that beats the values of params.yaml, by the validation images that each gets right. Pure."""
+"""Choose a trial that beats the values of params.yaml, by the validation images that each gets right. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import numpy as np
 from darkroom.training.answers import unpacked
 from darkroom.tuning.rows import FINISHED, STATES, TrialRow, best_trial
 
-FASTER = 0.9  # of a latency: another must stay below this share of it to count as smaller; timing is that noisy
-N_SWAPS = 9999  # random draws of chance(); with the observed one they give levels down to 1/10,000
-SWAP_BYTES = 64_000_000  # at a time
+FASTER = 0.9  # a latency counts as smaller only below this share of another one, because timing is noisy
+N_SWAPS = 9999  # permutations of chance(), for levels down to 1/10,000
+SWAP_BYTES = 64_000_000  # memory of the permutations
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,9 @@ class ChosenTrial:
     """The choice of a search.
 
     Attributes:
-        number: of the trial whose values train takes, None for those of params.yaml.
-        reason: why, in a sentence.
-        against: number of the trial with the values of params.yaml that it was found better than, None where there was
-            nothing to compare with.
+        number: of the trial whose values train uses, None for those of params.yaml.
+        reason: a sentence.
+        against: number of the trial with the values of params.yaml that it beats, None without a comparison.
     """
 
     number: int | None
@@ -31,19 +30,18 @@ class ChosenTrial:
 
 
 def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float) -> ChosenTrial:
-    """Return which trial's values are worth taking over those of params.yaml, which trial 0 has.
+    """Choose between the trials and the values of params.yaml, which trial 0 has.
 
-    With one objective: the most accurate of the trials that are more accurate than trial 0 by more than chance
-    explains: see chance(), at level alpha. It knows the chance in drawing validation images, not that in training.
-    With two: the cheapest of the trials that are more accurate than trial 0 in this sense, or as accurate and cheaper,
-    and as accurate as the most accurate one.
+    With one objective: the most accurate of the trials that are significantly more accurate than trial 0, see chance(),
+    at level alpha. The test covers chance in drawing validation images, not in training.
+    With two: the cheapest of the trials that are significantly more accurate than trial 0, or not less accurate and
+    cheaper, and not significantly less accurate than the most accurate one.
 
-    Where trial 0 failed, or is beyond a limit, its values cannot be chosen; where it did not end, nothing is known, and
-    they stay.
+    If trial 0 failed or exceeds a limit, its values cannot be chosen; if it did not finish, they are kept.
 
     Args:
         objectives: val_accuracy first, then one of rows.COSTS if there are two.
-        alpha: in (0, 1]; with 1 the most accurate trial is taken.
+        alpha: in (0, 1]; with 1 the most accurate trial is chosen.
     """
     complete = [row for row in rows if row.state == "complete" and row.feasible]
     tried = [row for row in rows if row.is_baseline and row.state in FINISHED]
@@ -81,16 +79,16 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float)
 
 
 def confirmed(chosen: ChosenTrial, *, right: str, against: str, objectives: Sequence[str], alpha: float) -> ChosenTrial:
-    """Return the choice, or that of params.yaml where a training at full length does not bear it out.
+    """Return the choice, or that of params.yaml if a training at full length does not confirm it.
 
     With one objective the chosen values must be more accurate again; with two, where they may be cheaper instead, not
-    less accurate by more than chance explains.
+    significantly less accurate.
 
     Args:
-        chosen: of choose().
-        right, against: which validation images the trainings with the chosen values and with those of params.yaml get
-            right (see answers.packed).
-        objectives, alpha: as for choose().
+        chosen: by choose().
+        right, against: masks of the validation images that the trainings with the chosen values and with those of
+            params.yaml get right (see answers.packed).
+        objectives, alpha: see choose.
     """
     ours, theirs = unpacked(right), unpacked(against)
     said = f"{ours.mean():.4f} against {theirs.mean():.4f} at full length on another seed"
@@ -102,16 +100,16 @@ def confirmed(chosen: ChosenTrial, *, right: str, against: str, objectives: Sequ
 
 
 def chance(differences: np.ndarray, *, n_more: int = 0) -> np.ndarray:
-    """Return for each of some trials the probability that chance alone makes one of them so much better.
+    """Return p-values for trials being better than a reference, corrected for their number.
 
-    A max-t permutation test (Westfall & Young 1993). Were a trial and the one it is compared with equally good, an
-    image that only one of them gets right might as well be the other's. So on a random half of the images the answers
-    of all trials are swapped with those of the one, again and again, and the greatest of McNemar's statistics is noted.
-    Trials that are right on the same images correct less for each other than ones that are not.
+    A max-t permutation test (Westfall & Young 1993). If a trial and the reference are equally good, an image that only
+    one of them gets right might as well be the other's. So on random halves of the images the answers of all trials are
+    swapped with those of the reference, and the maximum of McNemar's statistics is recorded. Trials that are right on
+    the same images need less correction than others.
 
     Args:
-        differences: int (trials, images): 1 where only the trial is right, -1 where only the other one is, else 0.
-        n_more: trials that competed too, of which no answers are known: each counts as one unlike all others.
+        differences: int (trials, images): 1 where only the trial is right, -1 where only the reference is, else 0.
+        n_more: number of further trials whose answers are unknown; each counts as independent of all others.
 
     Returns:
         (trials,), in (0, 1].
@@ -130,7 +128,7 @@ def chance(differences: np.ndarray, *, n_more: int = 0) -> np.ndarray:
 
 
 def summary(rows: Sequence[TrialRow]) -> dict[str, float]:
-    """Return the metrics of a whole search: how many trials ended in which way, and the best validation accuracies."""
+    """Return the metrics of a search: numbers of trials by how they ended, and the best validation accuracies."""
     found = {f"n_{state}": float(sum(row.state == state for row in rows)) for state in STATES}
     accuracies = {
         "best_val_accuracy": best_trial(rows),
@@ -142,7 +140,7 @@ def summary(rows: Sequence[TrialRow]) -> dict[str, float]:
 def _best_of_two(
     accurate: Sequence[TrialRow], baseline: TrialRow, *, cost: str, better: set[int], worse: set[int]
 ) -> ChosenTrial:
-    """Return the cheapest of the accurate trials that is better than the baseline, in accuracy or in cost."""
+    """Choose the cheapest of the accurate trials that is better than the baseline, in accuracy or in cost."""
     limit = baseline.metrics[cost] * (FASTER if cost == "latency_ms" else 1.0)
     taken = [row for row in accurate if row.number in better or (row.number not in worse and row.metrics[cost] < limit)]
     had = (
@@ -155,10 +153,10 @@ def _best_of_two(
 
 
 def _better(one: TrialRow, rows: Sequence[TrialRow], *, alpha: float, n_pruned: int, reverse: bool = False) -> set[int]:
-    """Return the numbers of the trials that are more accurate than one, by more than chance explains.
+    """Return the numbers of the trials that are significantly more accurate than one.
 
     Args:
-        reverse: instead those that are less accurate.
+        reverse: return the significantly less accurate ones instead.
     """
     if not rows:
         return set()

@@ -1,4 +1,4 @@
-"""Confirm a choice: train with it and with the values of params.yaml, at full length, on another seed."""
+"""Confirm a choice by training with it and with the values of params.yaml, at full length, on another seed."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -13,7 +13,7 @@ from darkroom.tuning.choice import ChosenTrial, confirmed
 from darkroom.tuning.rows import TrialRow
 from darkroom.tuning.study import Outcome, Search
 
-KEPT = "confirmed"  # attribute of a study: by digest of both recipes the validation images that each gets right
+KEPT = "confirmed"  # attribute of a study: masks of correct validation images, by the digest of both recipes
 
 
 def confirm(
@@ -25,13 +25,13 @@ def confirm(
     objectives: Sequence[str],
     alpha: float,
 ) -> ChosenTrial:
-    """Return the choice, or that of params.yaml where the trainings do not bear it out.
+    """Return the choice, or that of params.yaml if the trainings do not confirm it.
 
-    A search that is continued, and chooses the same, does not train again unless a training failed.
+    A continued search with the same choice does not train again unless a training failed.
 
     Args:
         tasks: with the chosen values, and with those of params.yaml.
-        workers: makes the places to train at.
+        workers: returns the workers.
         objectives, alpha: see choice.choose.
     """
     kept = search.attributes.get(KEPT, {})
@@ -51,11 +51,11 @@ def confirm(
 
 
 def expected_minutes(rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float) -> float:
-    """Return about how long the trainings at full length of these trials take together.
+    """Estimate how long the trainings at full length of these trials take together.
 
     Args:
         rows: of the trials.
-        full, short: the params, and as a trial has them.
+        full, short: the params, and those of a trial.
         fraction: of the training images in a trial.
     """
     ratio = recipe.n_epochs(full) / recipe.n_epochs(short) / fraction

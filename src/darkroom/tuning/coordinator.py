@@ -1,7 +1,7 @@
-"""The coordinator of a search: hands trials to workers until the budget is spent, loses none, and repeats none.
+"""The coordinator of a search: passes trials to workers until the budget is spent.
 
-It alone draws trials and is told how they ended, so the number of trials is exact whatever dies. What a trial is
-(trial.py, or a test's own function) it does not know.
+Only the coordinator draws trials and records how they ended, so their number is exact whatever dies. It does not depend
+on what a trial is (trial.py, or a test's own function).
 """
 
 import time
@@ -16,12 +16,12 @@ from darkroom.errors import DarkroomError, RegistryError, SearchError, TrainingE
 from darkroom.tuning.rows import FINISHED, TrialRow, n_finished
 from darkroom.tuning.study import Draw, Outcome, Search
 
-LOSSES_PER_WORKER = 3  # in a row, without one trial that ends; then the search is given up
+LOSSES_PER_WORKER = 3  # consecutive, without a finished trial; then the search is given up
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker's answer: how the trial ended, and the memory in bytes that its process uses afterwards."""
+    """A worker's answer: how the trial ended, and the memory in bytes of its process afterwards."""
 
     outcome: Outcome
     resident_bytes: int
@@ -48,26 +48,26 @@ def run(
     on_change: Callable[[Sequence[TrialRow]], object] = lambda _rows: None,
     poll_seconds: float = 1.0,
 ) -> None:
-    """Run trials until so many have ended, those of earlier calls included.
+    """Run trials until n_trials have ended, including those of earlier calls.
 
-    A trial whose worker dies, or cannot reach a server, is tried once more, and does not count.
+    A trial whose worker dies, or cannot reach a server, is tried once more and does not count.
 
     Args:
         search: the study.
-        workers: where the trials run, one at a time in each place.
+        workers: run one trial at a time each.
         function: runs a task in a worker; picklable.
         task_of: makes the task of a trial; picklable too.
-        n_trials: complete, pruned or failed ones.
-        deadline: Unix time in seconds after which no trial begins; what runs then must know it by itself.
-        max_worker_bytes: a worker that holds more memory after a trial is replaced.
-        on_lost: called with the number of a trial that was lost, when its worker is dead.
+        n_trials: number of complete, pruned or failed trials.
+        deadline: Unix time in seconds after which no trial begins; running ones must observe it themselves.
+        max_worker_bytes: a worker that uses more memory after a trial is replaced.
+        on_lost: called with the number of a lost trial when its worker is dead.
         on_change: called with all trials whenever some have begun or ended, and every poll_seconds.
-        poll_seconds: how often to look.
+        poll_seconds: interval of polling.
 
     Raises:
         SearchError: workers keep dying, or the storage does not answer.
-        RegistryError: MLflow's store does not answer, time and again.
-        TrainingError: every trial failed; with the first reason.
+        RegistryError: MLflow's store repeatedly does not answer.
+        TrainingError: every trial failed; the message has the first reason.
     """
     for number in search.lose_running():
         on_lost(number)
@@ -89,7 +89,7 @@ def run(
             if not running:
                 break
             done, _ = wait(running, timeout=poll_seconds, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda one: one.exception() is not None):  # those that came well first
+            for future in sorted(done, key=lambda one: one.exception() is not None):  # successful ones first
                 place, number = running[future]
                 error = _told(search, number, future)
                 if error is None:
@@ -103,7 +103,7 @@ def run(
                 del running[future]
                 free.append(place)
     finally:
-        # After an error or a signal some may be open. Their workers are alive yet: whoever closes them ends their runs.
+        # After an error or a signal trials may be open. Their workers are still alive; closing them ends their runs.
         with suppress(SearchError):
             search.lose_open("the search was stopped")
     rows = [row for row in search.rows() if row.state in FINISHED]
@@ -116,7 +116,7 @@ def _is_over(deadline: float | None) -> bool:
 
 
 def _told(search: Search, number: int, future: "Future[Ended]") -> DarkroomError | None:
-    """Tell the study how a trial ended; return why it was lost, None where it ended by itself."""
+    """Record in the study how a trial ended; return why it was lost, None if it ended normally."""
     error = future.exception()
     if error is None:
         search.tell(number, future.result().outcome)

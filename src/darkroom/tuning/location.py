@@ -12,25 +12,25 @@ from darkroom.files.writing import write_text
 from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 
-STORAGE = "DARKROOM_TUNING_STORAGE"  # environment variable: a URL with a password does not belong into params.yaml
+STORAGE = "DARKROOM_TUNING_STORAGE"  # environment variable; a URL with a password does not belong in params.yaml
 
 
 def storage_of(setting: str | None, *, study: str) -> str:
-    """Return where a study is kept: tune.storage, else what the environment says, else a journal file in .darkroom."""
+    """Return the storage of a study: tune.storage, else the environment variable, else a journal file in .darkroom."""
     return setting or os.environ.get(STORAGE) or str(_folder() / f"{study}.journal")
 
 
 def check_storage(storage: str) -> None:
-    """Refuse what is not a URL, and a password, which DVC and git would keep.
+    """Check that a storage is a URL without a password, which DVC and git would keep.
 
     Raises:
-        ParamsError: says what to write.
+        ParamsError: it is not.
     """
     try:
         parts = urlsplit(storage)
         has_password = parts.password is not None or "password=" in parts.query
     except ValueError:
-        has_password = True  # it cannot be told where it ends
+        has_password = True  # the end of the password is unknown
     if has_password:
         raise ParamsError(
             f"storage is {redact(storage)}, which contains a password; passwords do not belong in params.yaml. Set it "
@@ -45,10 +45,10 @@ def check_storage(storage: str) -> None:
 
 
 def point_at(candidate: str, *, study: str, n_trials: int, values: Mapping[str, Any] | None = None) -> None:
-    """Remember the study of a candidate's tuning, and how many trials it is to have.
+    """Record the study of a candidate's tuning, and its planned number of trials.
 
     Args:
-        values: that it chose, by dotted key of train; None: those of the tuning before are remembered on.
+        values: chosen by it, by dotted key of train; None: keep those of the previous tuning.
     """
     known = _read(candidate).get("values", {}) if values is None else dict(values)
     _write(candidate, {"study": study, "trials": n_trials, "values": known})
@@ -66,7 +66,7 @@ def pointed_at(candidate: str) -> dict[str, Any]:
 
 
 def drop_values(candidate: str) -> dict[str, Any]:
-    """Return what pointed_at() does, and forget the values; {} if there is none to forget."""
+    """Return the result of pointed_at() and delete the values; {} if there are none."""
     found = _read(candidate)
     if not found.get("values"):
         return {}

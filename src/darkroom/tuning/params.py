@@ -12,7 +12,7 @@ from darkroom.tuning.plan import Plan, check
 from darkroom.tuning.space import checks
 from darkroom.tuning.space.domains import Space
 
-# What decides how a search is done, and not what it finds: a change of these continues the study.
+# Settings that do not affect the result; the study is continued when they change.
 CONTINUING = {
     "trials",
     "minutes",
@@ -60,7 +60,7 @@ class TuneParams(Section):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The greatest value of each metric that has one."""
+        """The maximum values of metrics that have a limit."""
         both = {"latency_ms": self.max_latency_ms, "model_bytes": self.max_model_bytes}
         return {metric: float(limit) for metric, limit in both.items() if limit is not None}
 
@@ -73,14 +73,14 @@ class TuneParams(Section):
             seed=self.seed,
             objectives=tuple(str(metric) for metric in self.objectives),
             limits=self.limits,
-            n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would leave nothing of a short search
+            n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would take all of a short search
         )
 
     def space_of(self, candidate: str, base: Mapping[str, Any]) -> Space:
-        """Return the space of a candidate, after holding it against its section of train, and the plan against it.
+        """Return the space of a candidate, after checking it against its section of train and the plan.
 
         Raises:
-            ParamsError: says which setting does not fit, and what to do.
+            ParamsError: a setting does not fit.
         """
         space = checks.read(self.space, candidate, base, is_searched=self.trials > 0)
         with in_section("tune"):
@@ -90,5 +90,5 @@ class TuneParams(Section):
         return space
 
     def deciding(self, candidate: str) -> dict[str, Any]:
-        """Return the settings that decide what a search of the candidate finds; another value begins a new study."""
+        """Return the settings that affect the result of the candidate's search; a change begins a new study."""
         return self.model_dump(exclude=CONTINUING) | {"space": self.space[candidate]}

@@ -10,7 +10,7 @@ from typing import Any
 from darkroom.errors import ParamsError
 from darkroom.tuning.space.domains import Space, grid
 
-PACKAGES = {"cma-es": "cmaes", "gp": "torch"}  # that a sampler needs beside Optuna
+PACKAGES = {"cma-es": "cmaes", "gp": "torch"}  # needed by a sampler besides Optuna
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Plan:
 
     Args:
         sampler: tpe (Bergstra et al. 2011; multivariate, a group per branch of a conditional space, and a constant liar
-            who speaks for the trials that still run), random, grid, cma-es (Hansen & Ostermeier 2001), gp (a Gaussian
-            process) or qmc (Sobol's sequence).
-        pruner: median (of the trials before, after as many epochs) or none; it is asked after the epochs trial.judged.
+            for running trials), random, grid, cma-es (Hansen & Ostermeier 2001), gp (a Gaussian process) or qmc
+            (Sobol's sequence).
+        pruner: median (of earlier trials after as many epochs) or none; used after the epochs of trial.judged.
         seed: of the sampler.
-        objectives: val_accuracy, and for two one of rows.COSTS.
-        limits: {metric: largest value}; a trial beyond one is not feasible.
-        n_startup_trials: drawn at random before TPE begins.
+        objectives: val_accuracy, optionally followed by one of rows.COSTS.
+        limits: {metric: maximum}; a trial above one is not feasible.
+        n_startup_trials: number of random trials before TPE begins.
     """
 
     sampler: str
@@ -37,10 +37,10 @@ class Plan:
 
 
 def check(plan: Plan, space: Space) -> None:
-    """Refuse a sampler and pruner that do not suit the space or the objectives, or that lack a package.
+    """Check that sampler and pruner support the space and the objectives, and that their packages are installed.
 
     Raises:
-        ParamsError: says which, and what to do.
+        ParamsError: they do not, or a package is missing.
     """
     if len(plan.objectives) > 1 and plan.pruner != "none":
         raise ParamsError(
@@ -62,9 +62,9 @@ def grid_points(space: Space, *, seed: int) -> list[dict[str, Any]]:
     """Return every combination of the values of a space, in an order drawn from the seed: names to values.
 
     Raises:
-        ParamsError: as domains.grid.
+        ParamsError: see domains.grid.
     """
     values = grid(space)
     points = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
-    random.Random(seed).shuffle(points)  # noqa: S311 - no secret
+    random.Random(seed).shuffle(points)  # noqa: S311 - not a secret
     return points

@@ -1,4 +1,4 @@
-"""A search on stderr, while the stage tune runs."""
+"""Show the progress of a search on stderr."""
 
 import sys
 from collections import Counter
@@ -17,7 +17,7 @@ class SearchProgress:
     """Trials on stderr: one bar in a terminal, with the best value and the expected end, and a line per ended trial.
 
     Args:
-        n_trials: how many the search is to have.
+        n_trials: planned number of trials.
     """
 
     def __init__(self, n_trials: int) -> None:
@@ -36,7 +36,7 @@ class SearchProgress:
             self._bar.close()
 
     def on_change(self, rows: Sequence[TrialRow]) -> None:
-        """Show all trials as they are now; those that had ended before the first call get no line."""
+        """Show the present trials; those that had ended before the first call get no line."""
         assert self._bar is not None  # noqa: S101 - a promise of the caller
         ended = [row for row in rows if row.state in ENDED]
         if self._told is None:

@@ -16,12 +16,12 @@ def write(best: Path, folder: Path, *, rows: list[TrialRow], chosen: ChosenTrial
     """Write best.yaml, trials.csv and chosen.json.
 
     Args:
-        values: of the chosen trial, by dotted key of train; {} where train's own are kept.
+        values: of the chosen trial, by dotted key of train; {} if train's own are kept.
     """
     write_csv(rows, folder / "trials.csv")
     said = {"trial": chosen.number, "reason": chosen.reason, "values": values}
     write_text(folder / "chosen.json", json.dumps(said, indent=2) + "\n")
-    # Nothing but the values: with equal ones the file is equal, and train does not run again.
+    # Only the values, so that train does not run again if they are the same.
     overrides.write(best, values, comment="tuned values that replace those of params.yaml")
 
 

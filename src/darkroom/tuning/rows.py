@@ -1,4 +1,4 @@
-"""The trials of a search as plain rows, what follows from them, and trials.csv; nothing heavy is loaded."""
+"""The trials of a search as plain rows, simple statistics of them, and trials.csv; loads nothing heavy."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from darkroom.project.text import written
 STATES = ("running", "complete", "pruned", "failed", "killed", "waiting")
 FINISHED = frozenset({"complete", "pruned", "failed"})
 ENDED = FINISHED | {"killed"}
-COSTS = ("latency_ms", "model_bytes")  # metrics of which less is better; measured only where params.yaml asks for them
+COSTS = ("latency_ms", "model_bytes")  # metrics to minimise; measured only if params.yaml uses them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +21,18 @@ class TrialRow:
 
     Attributes:
         state: one of STATES.
-        params: name in the search space -> drawn value, a number or the label of a choice (str, bool, None or number);
-            a conditional one is absent where its condition is not met.
-        metrics: of complete trials: val_accuracy in [0, 1], and those of COSTS that were measured.
-        curve: validation accuracy by epoch, counted from 1, of running and pruned trials too.
+        params: drawn values by name in the search space, numbers or labels of choices (str, bool, None or number);
+            conditional ones are absent if their condition is not met.
+        metrics: of complete trials: val_accuracy in [0, 1], and measured COSTS.
+        curve: validation accuracy by epoch, counted from 1, also of running and pruned trials.
         feasible: whether the costs are within their limits.
-        retry_of: number of the trial that was killed and that this one repeats.
+        retry_of: number of the killed trial that this one repeats.
         reason: why it failed, was pruned or was killed.
         worker: host:pid.
         started: Unix time in seconds.
-        seconds: until it ended; of a running one until now.
-        is_baseline: whether it has the values of params.yaml: trial 0, or what repeats it.
-        right: which validation images a complete trial gets right; see answers.packed.
+        seconds: until it ended; for running trials until now.
+        is_baseline: whether it has the values of params.yaml: trial 0, or its repetition.
+        right: mask of correct validation images of a complete trial; see answers.packed.
     """
 
     number: int
@@ -51,13 +51,13 @@ class TrialRow:
 
 
 def val_accuracy(row: TrialRow) -> float | None:
-    """Return the validation accuracy of a complete trial; None of any other."""
+    """Return the validation accuracy of a complete trial, None for others."""
     value = row.metrics.get("val_accuracy") if row.state == "complete" else None
     return value if value is not None and math.isfinite(value) else None
 
 
 def last_accuracy(row: TrialRow) -> float | None:
-    """Return the validation accuracy of a complete trial, and of any other the one that it reported last."""
+    """Return the validation accuracy of a complete trial, or the last one that another trial reported."""
     value = val_accuracy(row)
     if value is None and row.curve:
         value = row.curve[max(row.curve)]
@@ -65,13 +65,13 @@ def last_accuracy(row: TrialRow) -> float | None:
 
 
 def best_trial(rows: Iterable[TrialRow]) -> TrialRow | None:
-    """Return the complete, feasible trial of the highest validation accuracy; of equal ones the earliest."""
+    """Return the complete, feasible trial with the highest validation accuracy; of equal ones the earliest."""
     scored = [(value, row) for row in rows if row.feasible and (value := val_accuracy(row)) is not None]
     return max(scored, key=lambda pair: (pair[0], -pair[1].number))[1] if scored else None
 
 
 def best_so_far(rows: Iterable[TrialRow]) -> dict[int, float]:
-    """Return by trial number the highest validation accuracy of the complete, feasible trials up to it.
+    """Return the highest validation accuracy of complete, feasible trials so far, by trial number.
 
     Trials before the first such one are absent.
     """
@@ -86,7 +86,7 @@ def best_so_far(rows: Iterable[TrialRow]) -> dict[int, float]:
 
 
 def pareto_front(rows: Iterable[TrialRow], cost: str) -> list[TrialRow]:
-    """Return the complete, feasible trials that no other one beats in both accuracy and cost; the cheapest first.
+    """Return the complete, feasible trials that no other beats in both accuracy and cost, the cheapest first.
 
     Args:
         cost: one of COSTS.
@@ -101,7 +101,7 @@ def pareto_front(rows: Iterable[TrialRow], cost: str) -> list[TrialRow]:
 
 
 def n_finished(rows: Sequence[TrialRow]) -> int:
-    """Return how many trials came to an end by themselves; in place of a killed one another is drawn."""
+    """Return the number of trials that were not killed; killed ones are replaced."""
     return sum(row.state in FINISHED for row in rows)
 
 
@@ -111,9 +111,9 @@ def param_names(rows: Iterable[TrialRow]) -> list[str]:
 
 
 def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:
-    """Write trials.csv, one line per trial by number, and return path: whole, or not at all.
+    """Write trials.csv atomically, one line per trial by number, and return path.
 
-    The columns are those of `columns`; what a trial lacks is an empty cell.
+    The columns are those of `columns`; missing values are empty.
     """
     best, names = best_so_far(rows), columns(rows)
     lines = list[list[Any]]()
@@ -136,14 +136,14 @@ def write_csv(rows: Sequence[TrialRow], path: Path) -> Path:
 
 
 def _cell(value: Any) -> Any:
-    """Return what the csv module writes as params.yaml would; an empty cell says that a parameter was not drawn."""
+    """Return a value that the csv module writes as in params.yaml; an empty cell means not drawn."""
     return written(value) if value is None or isinstance(value, bool) else value
 
 
 def columns(rows: Iterable[TrialRow]) -> list[str]:
     """Return the columns of trials.csv: the fixed ones, costs only if measured, then the parameters.
 
-    `trained_epochs`, not `epochs`: that is a key of a candidate, and so may be a parameter.
+    `trained_epochs`, not `epochs`, because that may be a parameter.
     """
     rows = list(rows)
     measured = [cost for cost in COSTS if any(cost in row.metrics for row in rows)]

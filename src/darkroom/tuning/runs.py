@@ -1,4 +1,4 @@
-"""The runs of a tuning in MLflow: one of the search, a child of each trial, and none left open by what was killed."""
+"""The MLflow runs of a tuning: one of the search, a child per trial, and closing those of killed processes."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +15,7 @@ from darkroom.tuning.study import Search
 def parent_run(
     study: Search, *, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Iterator[runs.Run]:
-    """Open the run of a search: the study's, if it has one that the store still knows."""
+    """Open the run of a search: that of the study, if the store still has it."""
     earlier = study.attributes.get("run_id")
     with runs.run(experiment=experiment, name=name, params=params, tags=tags, resume=earlier) as record:
         study.remember("run_id", record.id)
@@ -24,7 +24,7 @@ def parent_run(
 
 @contextmanager
 def children_closed(record: runs.Run, *, experiment: str) -> Iterator[None]:
-    """Close what workers left open, when the block ends: in it they have to end, too."""
+    """Close the child runs that workers left open when the block ends; the workers must have ended by then."""
     try:
         yield
     finally:
@@ -37,9 +37,9 @@ def close_trial(number: int, *, study: str, experiment: str) -> None:
 
 
 def close_earlier(candidate: str, *, study: str, experiment: str) -> None:
-    """Close the runs of this study, and of the candidate's study before it, that a killed search left open."""
+    """Close the runs that a killed search left open, of this study and of the candidate's previous one."""
     runs.end_open(experiment, tags={"study": study})
-    with suppress(DataError, LockedError):  # there was none before, or it is being searched right now
+    with suppress(DataError, LockedError):  # there was none, or its search is running
         earlier = location.pointed_at(candidate)["study"]
         if earlier != study:
             with locks.store_lock(f"tune-{earlier}", timeout=0):

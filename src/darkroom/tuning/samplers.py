@@ -21,7 +21,7 @@ def make_sampler(plan: Plan, space: Space, *, seed: int) -> optuna.samplers.Base
                 constant_liar=True,
                 n_startup_trials=plan.n_startup_trials,
             )
-        if plan.sampler in ("random", "grid"):  # the points of a grid are queued: Optuna's own needs Study.optimize
+        if plan.sampler in ("random", "grid"):  # grid points are queued, because Optuna's sampler needs Study.optimize
             return optuna.samplers.RandomSampler(seed=seed)
         if plan.sampler == "cma-es":
             return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
@@ -40,7 +40,7 @@ def make_pruner(plan: Plan) -> optuna.pruners.BasePruner:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's warnings: that a feature is experimental, or that a pruner cannot judge a trial yet."""
+    """Suppress Optuna's warnings: that a feature is experimental, or that a pruner cannot judge a trial yet."""
     with warnings.catch_warnings():
         for kind in (UserWarning, optuna.exceptions.ExperimentalWarning):
             warnings.simplefilter("ignore", kind)

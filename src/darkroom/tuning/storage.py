@@ -19,7 +19,7 @@ from darkroom.errors import SearchError
 from darkroom.project.text import reason, redact
 from darkroom.tuning.rows import TrialRow
 
-ANSWER_SECONDS = 5  # how long a storage may take to answer
+ANSWER_SECONDS = 5  # maximum wait for a storage
 PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306, "oracle": 1521, "mssql": 1433}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -29,8 +29,8 @@ def open_storage(storage: str, *, create: bool) -> BaseStorage:
     """Return Optuna's storage for the path of a journal file, the URL of a database, or grpc://host:port.
 
     Args:
-        create: for the coordinator, who makes the file, or the tables of the database, if they are not there, and keeps
-            connections open; False for workers and readers.
+        create: True for the coordinator, which creates missing files or tables and keeps connections open; False for
+            workers and readers.
     """
     if "://" not in storage:
         path = Path(storage)
@@ -50,17 +50,17 @@ def open_storage(storage: str, *, create: bool) -> BaseStorage:
 
     engine: dict[str, Any] = {"connect_args": {"connect_timeout": ANSWER_SECONDS} if scheme == "postgresql" else {}}
     if create:
-        engine["pool_pre_ping"] = True  # a trial may take hours: a connection that was lost meanwhile is noticed
+        engine["pool_pre_ping"] = True  # detects connections that were lost during a long trial
     else:
-        engine["poolclass"] = NullPool  # hundreds of workers report once in a while: none holds a connection in between
+        engine["poolclass"] = NullPool  # hundreds of workers report rarely, so none keeps a connection open
     return RDBStorage(storage, engine_kwargs=engine, skip_table_creation=not create)
 
 
 class _JournalLock(JournalFileOpenLock):
-    """A lock that the kernel frees when its holder is killed, where Optuna's own would stand for 30 seconds.
+    """A lock that the kernel frees when its holder is killed; Optuna's own would remain for 30 seconds.
 
-    What a killed writer left behind of a line is cut off: the next line would be added to it, and the journal could
-    not be read any more.
+    An incomplete line of a killed writer is removed, because the next line would be appended to it and make the journal
+    unreadable.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +87,7 @@ def _ends_a_line(file: Any, end: int) -> bool:
 
 
 def read_rows(name: str, storage: str) -> list[TrialRow]:
-    """Return every trial of a study that perhaps runs elsewhere; nothing is changed.
+    """Return every trial of a study, which may be running elsewhere; nothing is changed.
 
     Raises:
         SearchError: the storage does not answer, or has no such study.
@@ -104,18 +104,18 @@ def read_rows(name: str, storage: str) -> list[TrialRow]:
 
 @cache
 def load_study(study: str, storage: str) -> optuna.Study:
-    """Return a study as workers and readers have it, once per process: to read a long one again takes seconds.
+    """Return a study for workers and readers, cached per process, because reading a long one takes seconds.
 
     Raises:
         KeyError: the storage has no such study.
     """
-    # No trial is drawn here; Optuna's default sampler would draw one for every Trial that is made of its number.
+    # No trial is drawn here, but Optuna's default sampler would draw for every Trial that is created from its number.
     sampler = optuna.samplers.RandomSampler()
     return optuna.load_study(study_name=study, storage=open_storage(storage, create=False), sampler=sampler)
 
 
 def row_of(trial: FrozenTrial) -> TrialRow:
-    """Return what is known of a trial, from what the search and its worker said of it."""
+    """Return the row of a trial, with the attributes that the search and its worker have set."""
     said = trial.user_attrs
     marks = [mark for mark in ("killed", "failed") if said.get(mark)]  # see Search.tell and lose
     state = marks[0] if marks and trial.state.is_finished() else trial.state.name.lower()
@@ -147,7 +147,7 @@ def _curve(trial: FrozenTrial) -> dict[int, float]:
 
 @contextmanager
 def storage_errors(storage: str) -> Iterator[None]:
-    """Turn what a storage, its driver or the network raise into one SearchError that names the storage."""
+    """Turn errors of a storage, its driver or the network into a SearchError that names the storage."""
     kinds: tuple[type[BaseException], ...] = (
         *(OSError, ValueError, optuna.exceptions.StorageInternalError, optuna.exceptions.UpdateFinishedTrialError),
     )

@@ -1,8 +1,8 @@
-"""The study of a tuning: what is drawn next, how trials go and how they end.
+"""The study of a tuning: draw trials, and record how they end.
 
-The coordinator (coordinator.py) has a Search: it alone draws and tells. A worker has a Report: it says how a trial
-goes, and learns whether to go on. Both speak to one storage, so that nothing is lost with a process. Beside samplers.py
-and storage.py this is the only module that knows Optuna.
+The coordinator (coordinator.py) has a Search, which alone draws and records trials. A worker has a Report (trial.py),
+which records intermediate results and decides about pruning. Both use the same storage, so that nothing is lost with a
+process. Besides samplers.py and storage.py only this module uses Optuna.
 """
 
 import math
@@ -29,12 +29,12 @@ from darkroom.tuning.samplers import make_pruner, make_sampler, quiet
 from darkroom.tuning.space.domains import Categorical, Domain, Space, draw
 from darkroom.tuning.storage import open_storage, row_of, storage_errors
 
-LEASE_SECONDS = 60  # after the last sign of life of a process on another machine its study is free
+LEASE_SECONDS = 60  # after the last heartbeat of a process on another machine its study is free
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A trial to be run: its number, and what it changes in the params, by dotted key."""
+    """A trial to run: its number, and its overrides of the params, by dotted key."""
 
     number: int
     overrides: dict[str, Any]
@@ -45,7 +45,7 @@ class Draw:
 class Outcome:
     """The end of a trial: "complete" with metrics and answers, or "pruned" or "failed" with a reason.
 
-    right: the validation images that it got right; see answers.packed.
+    right: mask of the validation images that it got right; see answers.packed.
     """
 
     state: str
@@ -55,22 +55,22 @@ class Outcome:
 
 
 class Search:
-    """One study: draws trials, is told how they ended, and remembers both in its storage. For one process at a time.
+    """One study: draws trials and records how they ended in its storage. For one process at a time.
 
-    A context manager, which lets go of the storage. A study in which every trial failed is begun again: what made them
-    fail may be gone.
+    A context manager that closes the storage. A study in which every trial failed is started again, because the cause
+    may be gone.
 
     Args:
-        name: of the study; one that exists is continued.
+        name: of the study; an existing one is continued.
         storage: path of a journal file, URL of a database, or grpc://host:port of an Optuna proxy.
         space: what is searched.
-        plan: how.
-        baseline: what trial 0 has: names and values as domains.initial gives them.
-        about: a digest of all that makes trials comparable.
-        rename: what to call it instead, for the error below.
+        plan: how it is searched.
+        baseline: the values of trial 0, returned by domains.initial.
+        about: a digest of everything that makes trials comparable.
+        rename: another name to suggest in the error below.
 
     Raises:
-        SearchError: the storage does not answer, or holds a study of that name about something else.
+        SearchError: the storage does not answer, or has a different study of that name.
         LockedError: another process searches it.
     """
 
@@ -104,7 +104,7 @@ class Search:
             drawn = self._study.get_trials(deepcopy=False)
             if not drawn:
                 self._study.enqueue_trial(dict(baseline), user_attrs={"baseline": True})
-            # Behind the trials of a run before: from the same seed a sampler would draw the same ones again.
+            # Depends on the number of earlier trials: with the same seed the sampler would draw the same ones again.
             self._study.sampler = make_sampler(plan, space, seed=plan.seed + len(drawn))
             stack.pop_all()
         self._points = grid_points(space, seed=plan.seed) if plan.sampler == "grid" else None
@@ -126,7 +126,7 @@ class Search:
             self._opened.engine.dispose()
 
     def _create(self, about: str, rename: str) -> optuna.Study:
-        """Return the study, which is made if it does not exist."""
+        """Return the study; create it if it does not exist."""
         kinds = optuna.study.StudyDirection
         study = optuna.create_study(
             study_name=self.name,
@@ -145,7 +145,7 @@ class Search:
         return study
 
     def _check_owner(self) -> None:
-        """Refuse a study that another living process searches: the two would take each other's trials for lost."""
+        """Refuse a study that another live process searches: each would treat the other's trials as lost."""
         held = self._study.user_attrs.get("owner")
         if held is None or time.time() - held["at"] > LEASE_SECONDS:
             return
@@ -158,26 +158,26 @@ class Search:
         )
 
     def beat(self, *, force: bool = False) -> None:
-        """Say that this process is alive; to be called every few seconds."""
+        """Record a heartbeat of this process; call it every few seconds."""
         if force or time.monotonic() - self._beaten > LEASE_SECONDS / 4:
             self.remember("owner", {"who": self._owner, "at": time.time()})
             self._beaten = time.monotonic()
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The data kept by remember()."""
+        """The values stored by remember()."""
         with storage_errors(self._storage):
             return self._study.user_attrs
 
     def remember(self, key: str, value: Any) -> None:
-        """Keep a value with the study; anything that JSON can hold."""
+        """Store a JSON value with the study."""
         with storage_errors(self._storage):
             self._study.set_user_attr(key, value)
 
     def ask(self) -> Draw | None:
-        """Return the next trial: one that waits (trial 0, one to be tried again), else what the sampler draws.
+        """Return the next trial: a queued one (trial 0, or a retry), else one drawn by the sampler.
 
-        None where a grid has no more points.
+        None if a grid has no more points.
         """
         with storage_errors(self._storage), quiet():
             if self._points is not None and not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -191,10 +191,10 @@ class Search:
         return Draw(trial.number, overrides, bool(trial.user_attrs.get("baseline")))
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Keep how a trial ended.
+        """Record how a trial ended.
 
-        Samplers forget trials that Optuna calls failed, and would go on to draw such values. So a trial that failed is
-        told as complete, with the worst of all results.
+        Samplers ignore trials that failed in Optuna's sense, and would draw similar values again. So a failed trial is
+        recorded as complete, with the worst of all results.
         """
         trial = self._open[number]
         with storage_errors(self._storage), quiet():
@@ -214,13 +214,13 @@ class Search:
         del self._open[number]
 
     def lose(self, number: int, reason: str, *, is_own_doing: bool) -> None:
-        """Mark a trial as killed, and let it be tried again.
+        """Mark a trial as killed, and queue a retry.
 
         Args:
-            reason: why.
-            is_own_doing: whether the trial itself may have killed its worker, by taking all memory for example: such a
-                trial is tried once more only, and then told as the worst, unless it is trial 0, without which no other
-                can be judged.
+            reason: why it was killed.
+            is_own_doing: whether the trial itself may have killed its worker, for example by using all memory. Such a
+                trial is tried only once more, and then recorded as the worst, unless it is trial 0, with which all
+                others are compared.
         """
         self._open.pop(number, None)
         with storage_errors(self._storage):
@@ -231,12 +231,12 @@ class Search:
             again = {"retry_of": number, "n_deaths": n_deaths, "baseline": bool(said.get("baseline"))}
             is_queued = any(other.user_attrs.get("retry_of") == number for other in trials)
             is_hopeless = n_deaths >= 2 and not again["baseline"]
-            # First the new one: a kill in between leaves the old one running, and it is lost once more.
+            # The retry first: a kill in between leaves the old one running, and it is marked again later.
             if not is_queued and not is_hopeless:
                 self._study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params}, again)
             if trial.state == TrialState.RUNNING:
                 for key, value in (("killed", True), ("reason", reason)):
-                    # Study has no public way to mark a trial that this process did not draw itself.
+                    # Study has no public method to mark a trial that another process has drawn.
                     self._study._storage.set_trial_user_attr(trial._trial_id, key, value)
                 values, state = (self._worst, None) if is_hopeless else (None, TrialState.FAIL)
                 self._study.tell(number, values, state, skip_if_finished=True)
@@ -246,12 +246,12 @@ class Search:
         return [math.inf if metric in COSTS else 0.0 for metric in self._plan.objectives]
 
     def lose_open(self, reason: str) -> None:
-        """Lose every trial that was drawn here and not told yet."""
+        """Mark every trial as lost that was drawn here and has not ended."""
         for number in list(self._open):
             self.lose(number, reason, is_own_doing=False)
 
     def lose_running(self) -> list[int]:
-        """Lose every trial that runs by the storage but not here: the search was killed. Return their numbers."""
+        """Mark every running trial of a killed search as lost, and return their numbers."""
         lost = [row.number for row in self.rows() if row.state == "running" and row.number not in self._open]
         for number in lost:
             self.lose(number, "the search was killed", is_own_doing=False)
@@ -267,15 +267,14 @@ class Search:
         return [self._ended.get(trial.number) or row_of(trial) for trial in trials]
 
     def overrides(self, number: int) -> dict[str, Any]:
-        """Return what a trial of any state changes in the params, by dotted key."""
+        """Return the overrides of a trial in any state, by dotted key."""
         params = self.rows()[number].params
         return draw(self._space, lambda name, _domain: params[name])
 
     def importance(self) -> dict[str, float]:
         """Return the share of each parameter in the variance of the validation accuracy (fANOVA, Hutter et al. 2014).
 
-        That of a trial that failed counts as 0. Empty where too few trials are complete, or all are equally accurate,
-        to tell.
+        The accuracy of failed trials counts as 0. Empty if too few trials are complete, or all are equally accurate.
         """
         with storage_errors(self._storage), quiet():
             complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
@@ -286,7 +285,7 @@ class Search:
                 found = optuna.importance.get_param_importances(
                     self._study, evaluator=evaluator, target=lambda trial: trial.values[0]
                 )
-            except (RuntimeError, ValueError):  # no parameter that all of these trials have, and that varies
+            except (RuntimeError, ValueError):  # no varying parameter is common to all trials
                 return {}
         return {name: float(share) for name, share in found.items()}
 

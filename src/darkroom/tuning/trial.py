@@ -1,6 +1,6 @@
-"""One trial, in a worker process: train as the stage train does, only shorter, and say how accurate that was.
+"""One trial in a worker process: a shorter training than that of the stage train.
 
-What a process opened, and TensorFlow, stay for its next trial; the networks do not.
+The opened data and TensorFlow stay loaded for the next trial of the process; networks do not.
 """
 
 import os
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """A worker's side of a trial: says how it goes.
+    """A worker's side of a trial: records its intermediate results.
 
     Args:
         number: of the trial.
-        study, storage, plan: as the Search that drew it.
-        judged: after how many epochs, of all phases together, the pruner may stop it.
+        study, storage, plan: of the Search that drew it.
+        judged: numbers of epochs, over all phases, after which the pruner may stop it.
 
     Raises:
         SearchError: the storage does not answer.
@@ -51,19 +51,18 @@ class Report:
             self._trial = Trial(joined, found._trial_id)
 
     def begin(self, worker: str) -> None:
-        """Say who runs the trial."""
+        """Record the worker of the trial."""
         with storage_errors(self._storage):
             self._trial.set_user_attr("worker", worker)
 
     def epoch(self, epoch: int, val_accuracy: float) -> None:
-        """Say how accurate the network is after an epoch, counted from 1 over all phases.
+        """Record the accuracy after an epoch, counted from 1 over all phases.
 
         Raises:
-            Stopped: the pruner sees that the trial is not worth going on. Trial 0 always goes on, since others are held
-                against it.
+            Stopped: the pruner stops the trial; never trial 0, with which others are compared.
         """
         with storage_errors(self._storage), quiet():
-            if len(self._plan.objectives) > 1:  # Optuna neither keeps nor prunes by it
+            if len(self._plan.objectives) > 1:  # Optuna neither stores it nor prunes
                 curve = {**self._trial.user_attrs.get("curve", {}), str(epoch): val_accuracy}
                 self._trial.set_user_attr("curve", curve)
                 return
@@ -73,30 +72,30 @@ class Report:
                 raise Stopped(f"pruned after epoch {epoch} at val accuracy {val_accuracy:.4f}")
 
 
-LATENCY_REPEATS = 50  # single images timed
+LATENCY_REPEATS = 50  # number of timed single-image predictions
 
 
 def as_trial(settings: Recipe, *, epochs: int | None) -> dict[str, Any]:
-    """Return the params as a trial has them: what it cannot tell from its validation images is the same in all.
+    """Return the params of a trial, with equal values for everything that its validation images cannot judge.
 
     Every trial is judged in its best epoch, and none is calibrated.
 
     Args:
-        epochs: of each phase, at most; None for as many as the params have.
+        epochs: maximum per phase; None: as many as the params have.
     """
     shorter = recipe.shortened(settings, epochs=epochs)
     promises = shorter["abstain"] or shorter["sets"]
     abstain = (
         {"error_rate": 0.5, "confidence": 0.5} if promises else None
-    )  # a trial sees only that images are set aside
+    )  # trials depend only on whether images are set aside
     told = {"checkpoint": "best", "calibration": "none", "unknown_below": None, "abstain": abstain, "sets": None}
     return {**shorter, **told}
 
 
 def judged(settings: Recipe) -> range:
-    """Return after how many epochs a trial may be stopped: in the last quarter of its last phase.
+    """Return the numbers of epochs after which a trial may be stopped: in the last quarter of its last phase.
 
-    While the learning rate is high, the accuracies say little about where the schedule ends.
+    While the learning rate is high, accuracies say little about the end of the schedule.
     """
     n_epochs = recipe.n_epochs(settings)
     of_last = settings["architecture"]["finetune_epochs"] if transfer_mode(settings) == "finetune" else n_epochs
@@ -105,19 +104,19 @@ def judged(settings: Recipe) -> range:
 
 @dataclass(frozen=True)
 class Task:
-    """All that a worker on any machine must know of a trial.
+    """Everything that a worker on any machine needs for a trial.
 
     Attributes:
         number: of the trial.
         name: of its run in MLflow.
-        study, storage, plan: where to report; see Report.
-        recipe: the section train.<candidate>, the trial's own values in it.
-        fraction: of the training images, every class alike.
-        prepared, augmented, features: directories of the stages before.
+        study, storage, plan: see Report.
+        recipe: the section train.<candidate> with the trial's values.
+        fraction: of the training images of each class.
+        prepared, augmented, features: outputs of earlier stages.
         device: compute.device.
         measured: costs to measure, of rows.COSTS.
         experiment, parent_run, tracking_uri, tags: of the MLflow run.
-        deadline: Unix time in seconds after which the trial ends with its next epoch, None for never.
+        deadline: Unix time in seconds after which the trial ends with its next epoch; None: never.
     """
 
     number: int
@@ -140,13 +139,12 @@ class Task:
 
 
 def run(task: Task) -> Outcome:
-    """Return how the trial ended.
+    """Run a trial and return how it ended.
 
-    What is wrong with the trial (memory, a loss that is not finite, settings that do not fit) ends the trial, not the
-    study.
+    Errors of the trial itself (memory, a loss that is not finite, settings that do not fit) are part of the outcome.
 
     Raises:
-        RegistryError, SearchError: MLflow's store or the study's storage do not answer: no trial could go on.
+        RegistryError, SearchError: MLflow's store or the study's storage do not answer, so that no trial can run.
     """
     report = Report(task.number, study=task.study, storage=task.storage, plan=task.plan, judged=judged(task.recipe))
     report.begin(f"{socket.gethostname()}:{os.getpid()}")
@@ -154,7 +152,7 @@ def run(task: Task) -> Outcome:
 
 
 def confirm(task: Task) -> Outcome:
-    """Return how a training ended that is not a trial of the study, and has no limit of time. Raises as run() does."""
+    """Run a training that is not a trial of the study and has no time limit; see run."""
     return _ended(task, lambda _epoch, _accuracy: None)
 
 
@@ -171,7 +169,7 @@ def _ended(task: Task, report: Callable[[int, float], None]) -> Outcome:
 
 
 def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
-    """Return how the training ended, which is a child run of the parent: FINISHED, KILLED if pruned, or FAILED."""
+    """Train in a child run of the parent (FINISHED, KILLED if pruned, or FAILED), and return the outcome."""
     os.environ["MLFLOW_TRACKING_URI"] = task.tracking_uri
     from darkroom.tracking import runs
 
@@ -194,10 +192,10 @@ def _tracked(task: Task, report: Callable[[int, float], None]) -> Outcome:
             ended = _train(task, on_epoch_end)
         except Stopped as stop:
             number, _, drawn = task.name.partition(" ")
-            record.rename(f"{number} pruned {drawn}")  # MLflow knows no such status, and shows a cross
+            record.rename(f"{number} pruned {drawn}")  # MLflow has no such status, and shows a cross
             record.note("Pruned", str(stop))
             raise
-        record.log_metrics(ended.metrics)  # a trial that was pruned has none: it is not compared with whole ones
+        record.log_metrics(ended.metrics)  # pruned trials have none, so that they are not compared with complete ones
     return ended
 
 
@@ -238,20 +236,20 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
 
 @cache
 def _opened(prepared: Path, augmented: Path, features: Path, set_aside_from: int | None) -> Opened:
-    """Return the data of all trials, mapped into memory once per process."""
+    """Return the data of all trials, memory-mapped once per process."""
     return open_data(prepared, augmented, features, set_aside_from=set_aside_from)
 
 
 @cache
 def _prepare(device: str) -> str:
-    """Set up the device, once per process: that cannot be done again."""
+    """Set up the device, which is possible only once per process."""
     from darkroom.networks.runtime.device import prepare
 
     return prepare(device)
 
 
 def _costs(model: "keras.Model", opened: Opened) -> dict[str, float]:
-    """Return latency_ms (median of one image at a time) and model_bytes of the model as it would be deployed."""
+    """Return latency_ms (median for single images) and model_bytes of the deployable model."""
     from darkroom.deployable.package import Package
     from darkroom.networks import export
 

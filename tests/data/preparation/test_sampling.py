@@ -134,6 +134,18 @@ def test_the_white_level_is_the_end_of_the_range_in_use(tmp_path: Path) -> None:
     assert chosen.in_words() == "white_level 65535 (no images of 16 bits)"
 
 
+def test_images_of_a_smaller_range_beside_others_are_pointed_out(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 1, 400).reshape(20, 20)
+    files = {f"a/{most}.png": encoded((ramp * most).astype(np.uint16)) for most in (65535, 20000, 4095)}
+    chosen = form(
+        raw(tmp_path / "raw", {**files, "b/1.png": files["a/65535.png"]}), [20, 20], "grey", white_level="auto"
+    )
+    assert chosen.in_words() == (
+        "white_level 65535 (values up to 65535, but 'a/4095.png' has none above 4095 and will be nearly black: scale "
+        "such files first)"
+    )
+
+
 def test_floats_say_nothing_about_the_white_level(tmp_path: Path) -> None:
     floats = encoded(np.linspace(0, 1, 900, dtype=np.float32).reshape(30, 30), ".tiff")
     chosen = form(raw(tmp_path / "raw", {"a/1.tif": floats, "b/1.tif": floats}), [20, 20], "grey", white_level="auto")

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from darkroom.data.preparation.completeness import check_classes
 from darkroom.data.preparation.near_duplicates import near_duplicate_components
-from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign
 from darkroom.errors import DataError
 
 TRAIN, VAL, TEST, RECENT, UNUSED = 0, 1, 2, 3, -1

@@ -135,5 +135,5 @@ def test_an_export_that_is_of_no_use_is_refused(tmp_path: Path, tasks: Any, mess
 def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_bytes(b"path,label\n\xff")
     listing = listing_of_files(Path("data"), [("labels.json", tmp_path / "labels.json", False)])
-    with pytest.raises(DataError, match="data: labels.json is no JSON: "):
+    with pytest.raises(DataError, match="data: labels.json is not JSON: "):
         placed_in(listing, {"kind": "coco", "table": "labels.json"}, max_archive_bytes=10**6)

@@ -263,11 +263,42 @@ def test_splits_in_the_names_of_classes_are_refused() -> None:
         (["train/cats/1", "train/dogs/1", "test/cats /1"], "the class names 'cats' and 'cats ' differ"),
         (["cats/1", "dogs/"], "the class directory 'dogs' has no images"),
         ([r"a\nb/1", r"A\nB/1"], r"the class names"),
+        (["1/1", "1.0/1"], "the class names '1' and '1.0' differ only in the decimal point"),
+        (["cat/1", "cat./1"], "the class names 'cat' and 'cat.' differ"),
+        (["hot dog/1", "hot  dog/1"], "the class names 'hot  dog' and 'hot dog' differ"),
+        (["hot dog/1", "hot\u00a0dog/1"], r"the class names 'hot dog' and 'hot\xa0dog' differ"),
+        (["cat/1", "cat\u200b/1"], r"the class names 'cat' and 'cat\u200b' differ"),
     ],
 )
 def test_folders_that_cannot_be_understood_are_refused(paths: list[str], message: str) -> None:
     with pytest.raises(DataError, match=re.escape(f"data: {message}")):
         placed(*paths)
+
+
+@pytest.mark.parametrize(
+    ("paths", "odd"),
+    [
+        (["cats/1", "cats/val/1", "dogs/1", "dogs/val/1"], "cats/val"),
+        (["cats/1", "cats/Test Set/1", "dogs/1"], "cats/Test Set"),
+        (["cats/train/1", "cats/test/1", "dogs/1"], "cats/test"),
+        (["cats/train/1", "cats/valid/1", "dogs/odd/1", "dogs/train/1"], "cats/valid"),
+        (["train/cats/val/1", "train/cats/1", "train/dogs/1", "test/cats/1", "test/dogs/1"], "cats/val"),
+    ],
+)
+def test_a_split_of_some_images_alone_is_refused(paths: list[str], odd: str) -> None:
+    with pytest.raises(DataError, match=f"data: '{odd}' seems to be a part of a split that other images have no part"):
+        placed(*paths)
+
+
+def test_directories_in_classes_may_say_one_split_alone() -> None:
+    assert classes("cats/test/1", "dogs/test/1") == ["cats", "dogs"]
+    assert classes("cats/train/1", "cats/train/2", "dogs/1") == ["cats", "cats", "dogs"]
+    assert splits("train/a/train/1", "train/b/train/1", "test/a/test/1", "test/b/1") == [
+        "train",
+        "train",
+        "test",
+        "test",
+    ]
 
 
 def test_class_names_that_look_the_same_are_told_apart() -> None:

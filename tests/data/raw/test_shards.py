@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.data.raw.layouts import RawImage, Unread, oversized, read_images
+from darkroom.data.raw.listing import listing_of_files
+from darkroom.data.raw.shards import listing_of_rows, place_in_shards
 from darkroom.errors import DataError
 from tests.support.raw_files import write_manifest, write_tar, write_zip
 
@@ -89,6 +91,23 @@ def test_a_row_may_lack_its_image_or_hold_too_large_a_one(tmp_path: Path) -> Non
     pq.write_table(pa.table({"image": images, "label": ["a", "b", "a"]}), tmp_path / "x.parquet")
     absent = Unread("the shard has no bytes of it, only a path")
     assert [image.data for image in read(tmp_path)] == [oversized(101), absent, b"3"]
+
+
+def test_rows_may_be_read_as_files_in_any_order(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", [0, 1] * 5)
+    images = [{"bytes": b"last", "path": None}, {"bytes": None, "path": "2.png"}]
+    pq.write_table(pa.table({"image": images, "label": ["cat", "dog"]}), tmp_path / "b.parquet")
+    shards = listing_of_files(tmp_path, [(name, tmp_path / name, False) for name in ("a.parquet", "b.parquet")])
+    placed = place_in_shards(shards, {"kind": "parquet"}, max_archive_bytes=10**6)
+    rows = listing_of_rows(shards, {"kind": "parquet"}, placed)
+    assert [name for name, _ in rows.names] == [image.name for image in placed]
+    for number in (3, 3, 9, 0, 4, 8):
+        assert (rows.read(number), rows.n_bytes(number)) == (f"image {number}".encode(), 7)
+        assert rows.open(number).read(5) == b"image"
+    assert (rows.read(10), rows.unread(10), rows.n_bytes(11)) == (b"last", None, 0)
+    assert rows.unread(11) == "the shard has no bytes of it, only a path"
+    with pytest.raises(DataError, match="b/00001/2.png: the shard has no bytes of it, only a path"):
+        rows.read(11)
 
 
 @pytest.mark.parametrize(

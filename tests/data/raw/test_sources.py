@@ -8,7 +8,7 @@ import pytest
 
 from darkroom.data.raw.sources import Origin, content_id, read_originals, read_sources
 from darkroom.errors import DataError
-from tests.support.raw_files import pixels, write_idx, write_manifest, write_tar, write_zip
+from tests.support.raw_files import pixels, write_folder, write_idx, write_manifest, write_tar, write_zip
 
 FILES = {f"{name}/{number}.png": f"{name} {number}".encode() for name in ("cats", "dogs") for number in range(6)}
 ARRAYS: dict[str, Any] = {"x_train": pixels(40, 5, 5), "y_train": np.arange(40) % 2}
@@ -71,6 +71,18 @@ def test_a_name_may_stand_in_both_places(tmp_path: Path) -> None:
     known, data = origins(raw, incoming)
     assert [origin.source for origin in known].count("incoming/cats/new.png") == 2
     assert [data for _, data in sorted(read_originals(raw, incoming, known))] == data
+
+
+@pytest.mark.parametrize(("kind", "known"), [("zip", "cats"), ("npz", "1")])
+def test_classes_inside_a_new_class_are_refused(tmp_path: Path, kind: str, known: str) -> None:
+    raw = written(tmp_path / "raw", kind)
+    incoming = write_folder(tmp_path / "incoming", f"{known}/monday/1.png", "new/monday/1.png").resolve()
+    assert origins(raw, incoming)[0][-1].source == "incoming/new/monday/1.png"
+    write_folder(incoming, f"train/x/{known}/1.png")
+    with pytest.raises(
+        DataError, match=f"incoming: 'train' would be a new class, but holds the class '{known}' of the"
+    ):
+        origins(raw, incoming)
 
 
 def test_other_originals_are_not_read(tmp_path: Path) -> None:

@@ -103,6 +103,89 @@ def test_a_column_without_a_name_is_no_split() -> None:
     assert placed_by({"labels.csv": b",path,label\n0,a.jpg,cat\n"}, "a.jpg") == [("a.jpg", "cat", None, {"": "0"})]
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("Usage", ("Training", "PublicTest", "PrivateTest"), ["train", "test", "test"]),
+        ("phase", ("train", "val", "TEST"), ["train", "val", "test"]),
+        ("partition", ("train", "", "eval"), ["train", None, "test"]),
+        ("is_valid", ("False", "True", "False"), ["train", "val", "train"]),
+        ("is_train", ("1", "0", "1"), ["train", "test", "train"]),
+        ("is_test_positive", ("1", "0", "1"), [None] * 3),
+        ("place", ("train station", "test lab", "home"), [None] * 3),
+        ("old", ("train/1.jpg", "test/2.jpg", "test/3.jpg"), [None] * 3),
+        ("mode", ("train", "train", "train"), [None] * 3),
+    ],
+)
+def test_a_column_of_splits_is_known_by_its_values(
+    column: str, values: tuple[str, ...], expected: list[str | None]
+) -> None:
+    rows = [{"path": name, "label": "cat", column: value} for name, value in zip("abc", values, strict=True)]
+    assert [split for _, _, split, _ in placed(rows, [*"abc"])] == expected
+
+
+def test_columns_that_say_different_splits_need_a_choice() -> None:
+    rows = [{"path": "a", "label": "x", "one": "train", "two": "test"}, {"path": "b", "label": "x", "one": "test"}]
+    rows[1]["two"] = "train"
+    with pytest.raises(DataError, match="'one' and 'two' say different splits; name the right one with `split_column`"):
+        placed(rows, ["a", "b"])
+    assert [split for _, _, split, _ in placed(rows, ["a", "b"], split_column="two")] == ["test", "train"]
+
+
+def test_directories_of_images_say_the_split_if_no_column_does() -> None:
+    rows = [{"path": "train/1.jpg", "label": "cat"}, {"path": "valid/x/1.jpg", "label": "cat"}]
+    files = ["data/train/1.jpg", "data/valid/x/1.jpg"]
+    assert [split for _, _, split, _ in placed(rows, files)] == ["train", "val"]
+    said = [row | {"set": "train"} for row in rows]
+    assert [split for _, _, split, _ in placed(said, files)] == ["train", "train"]
+    assert [split for _, _, split, _ in placed([*rows, {"path": "a.jpg", "label": "cat"}], [*files, "data/a.jpg"])] == [
+        None
+    ] * 3
+
+
+def test_one_column_per_class_says_the_class() -> None:
+    rows = [{"": "0", "image": "a", "MEL": "1.0", "NV": "0.0"}, {"": "1", "image": "b", "MEL": "0.0", "NV": "1.0"}]
+    assert [label for _, label, *_ in placed(rows, ["a", "b"])] == ["MEL", "NV"]
+    with pytest.raises(DataError, match="row 3: of the classes 'MEL', 'NV' it has 'MEL' and 'NV'; expected one 1 per"):
+        placed([rows[0], rows[1] | {"MEL": "1"}], ["a", "b"])
+    with pytest.raises(DataError, match="has no column label or .*, only 'image', 'male', 'female', 'breed'; name it"):
+        placed([{"image": "a", "male": "1", "female": "0", "breed": "pug"}], ["a"])
+
+
+def test_nested_labels_are_one_class_or_refused() -> None:
+    def labels(*values: Any, **layout: str) -> list[str]:
+        lines = "\n".join(json.dumps({"path": f"{number}", "label": value}) for number, value in enumerate(values))
+        found = placed_by({"labels.jsonl": lines.encode()}, *map(str, range(len(values))), **layout)
+        return [label for _, label, *_ in found]
+
+    assert labels(["cat"], "dog") == ["cat", "dog"]
+    assert labels({"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}, label_column="label.name") == ["cat", "dog"]
+    with pytest.raises(DataError, match="has no column label or .*, only 'path', 'label.id'; name it with `label_col"):
+        labels({"id": 1})
+    for odd in (["cat", "dog"], "['cat']", '{"name": "cat"}'):
+        with pytest.raises(DataError, match="row 1: the label is '.*cat.*'; expected one class"):
+            labels(odd)
+    nothing: list[Any] = [float("nan"), [], None]
+    for none in nothing:
+        with pytest.raises(DataError, match="row 1: no label; add it"):
+            labels(none)
+    assert labels("[unclear]", "{") == ["[unclear]", "{"]
+
+
+@pytest.mark.parametrize("start", ["/home/ann/", "C:\\Users\\ann\\", "https://host/bucket/"])
+def test_absolute_paths_of_another_machine_are_found(start: str) -> None:
+    rows = [{"path": f"{start}images/{name}", "label": name} for name in ("cats/1.jpg", "dogs/1.jpg")]
+    found = placed(rows, ["set/images/cats/1.jpg", "set/images/dogs/1.jpg"])
+    assert [(name, label) for name, label, *_ in found] == [
+        ("set/images/cats/1.jpg", "cats/1.jpg"),
+        ("set/images/dogs/1.jpg", "dogs/1.jpg"),
+    ]
+
+
+def test_lines_of_separators_alone_are_no_rows() -> None:
+    assert len(placed_by({"labels.csv": b"path,label\na.jpg,cat\n,\n,\n"}, "a.jpg")) == 1
+
+
 @pytest.mark.parametrize("key", ["path", "label", "split"])
 def test_a_named_column_that_is_missing_is_refused(key: str) -> None:
     typo: dict[str, Any] = {f"{key}_column": "typo"}
@@ -190,7 +273,7 @@ def test_an_image_in_two_tables_is_refused() -> None:
         placed_by(tables, "a")
 
 
-@pytest.mark.parametrize("path", ["../a.jpg", "x/../../a.jpg", "/a.jpg", "b", "b/.."])
+@pytest.mark.parametrize("path", ["../a.jpg", "x/../../a.jpg", "/b.jpg", "b", "b/.."])
 def test_a_path_that_is_no_file_of_the_dataset_is_refused(path: str) -> None:
     with pytest.raises(DataError, match="names 1 image not there .*; add them, or correct the paths"):
         placed([{"path": path, "label": "cat"}], ["a.jpg", "b/", "b/c.jpg"])
@@ -248,6 +331,7 @@ def test_a_table_that_cannot_be_understood_is_refused(rows: list[dict[str, str]]
         ("t.jsonl", b'{"path": "a"', "t.jsonl, line 1 is not a JSON object"),
         ("t.csv", b"path,label\n\n\na,b,c\n", "t.csv, row 4: more values than the header has names"),
         ("t.parquet", b"PAR1", "t.parquet cannot be read: "),
+        ("t.csv", b"path,label, label\na,b,c\n", "t.csv has two columns 'label'; rename one or take it out"),
     ],
 )
 def test_a_damaged_table_is_refused(name: str, data: bytes, message: str) -> None:

@@ -178,6 +178,7 @@ def test_two_devices_of_tensorflow_learn_what_one_learns() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.slow
 def test_two_devices_of_jax_learn_what_one_learns() -> None:
     pytest.importorskip("jax", reason="JAX is not installed; it is part of the extra dev")
     flags = "--xla_force_host_platform_device_count=2"

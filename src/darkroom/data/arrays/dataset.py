@@ -1,6 +1,6 @@
 """The array format on disk: uint8 shards, labels, splits, an index for people, and a manifest that is written last.
 
-Reading needs numpy alone: a GPU machine trains from these files without pandas or pyarrow.
+Reading needs only numpy, so that a GPU machine can train from these files without pandas or pyarrow.
 
     images-00000.npy ...  uint8 (rows, H, W, C); every shard but the last has the same number of rows
     labels.npy            int64 (rows,), positions in manifest["classes"]
@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test", "recent")  # recent: test images among the inc
 UNUSED = "unused"
 SPLIT_CODES: Mapping[str, int] = {"train": 0, "val": 1, "test": 2, "recent": 3, UNUSED: -1}
 
-# What of the manifest decides to which pixels an original is turned; see images.Form.
+# The keys of the manifest that decide how originals become pixels; see images.Form.
 FORM = ("image_shape", "color", "resize", "background", "white_level")
 
 _MANIFEST_KEYS = {"classes", "image_shape", "n_rows", "counts", "shards", "digest"}
@@ -48,7 +48,7 @@ class Images:
         return self.shape[0]
 
     def __getitem__(self, rows: "int | slice | np.ndarray | Sequence[int]") -> np.ndarray:
-        """Return a copy of the asked rows in the order asked for: (H, W, C) for one number, else (n, H, W, C)."""
+        """Return a copy of rows in the given order: (H, W, C) for one number, else (n, H, W, C)."""
         if isinstance(rows, int | np.integer):
             return self._gather(np.array([rows])).reshape(self.shape[1:])
         if isinstance(rows, slice):
@@ -61,7 +61,7 @@ class Images:
     def _gather(self, rows: np.ndarray) -> np.ndarray:
         if rows.size == 0:
             return np.empty((0, *self.shape[1:]), np.uint8)
-        if len(self._shards) == 1:  # the usual case of small images: half the cost of the general one
+        if len(self._shards) == 1:  # usual for small images, at half the cost of the general case
             return np.asarray(self._shards[0].take(rows, axis=0))
         if rows.min() < -len(self) or rows.max() >= len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} are out of range (0 to {len(self) - 1})")
@@ -77,7 +77,7 @@ class Dataset:
     """A prepared or augmented dataset, opened without reading its pixels; make one with Dataset.open(directory).
 
     Attributes:
-        manifest: what manifest.json says.
+        manifest: contents of manifest.json.
         classes: class names; a label is a position in this list.
         image_shape: (height, width, channels).
         labels: int64 (rows,).
@@ -101,7 +101,7 @@ class Dataset:
         """Return the dataset in directory.
 
         Raises:
-            DataError: the manifest is missing, or a file it names is missing, cut short or of another shape.
+            DataError: the manifest is missing, or a file it names is missing, truncated or of another shape.
         """
         stage = _stage_of(directory)
         manifest = read_manifest(directory, keys=_MANIFEST_KEYS, stage=stage)
@@ -119,14 +119,14 @@ class Dataset:
 
     @property
     def form(self) -> dict[str, Any]:
-        """What was done to every original; a model that was trained on the dataset does the same to what it is sent."""
+        """How every original was preprocessed; a model that was trained on the dataset does the same to its input."""
         return {name: self.manifest[name] for name in FORM if name in self.manifest}
 
     def rows(self, split: str) -> np.ndarray:
         """Return the row numbers of a split (train, val, test, recent or unused): int64, ascending.
 
         Raises:
-            DataError: the split has another name.
+            DataError: there is no such split.
         """
         if split not in SPLIT_CODES:
             raise DataError(f"there is no split {split!r}; splits: {', '.join(SPLIT_CODES)}")
@@ -155,14 +155,14 @@ def split_sizes(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     """Return the number of images of every split that has any, in the order of SPLITS.
 
     Args:
-        counts: manifest["counts"]: per split and class.
+        counts: manifest["counts"], per split and class.
     """
     sizes = {split: sum(counts[split].values()) for split in SPLITS}
     return {split: size for split, size in sizes.items() if size > 0}
 
 
 def corrected(manifest: Mapping[str, Any]) -> str | None:
-    """Return how many labels a person corrected, in a sentence; None: none.
+    """Return a sentence with the number of labels that a person corrected, None if there are none.
 
     Args:
         manifest: of prepared data.

@@ -1,4 +1,4 @@
-"""Write a dataset: uint8 shards of bounded size, labels, splits, an index, and a manifest that comes last."""
+"""Write a dataset: uint8 shards of bounded size, labels, splits, an index and, last, the manifest."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ class DatasetWriter(FolderWriter):
     Args:
         directory: made if it does not exist; files of an older dataset in it are removed.
         image_shape: (height, width, channels) of every image.
-        shard_bytes: largest size of the pixels of one shard; a shard holds at least one image.
+        shard_bytes: maximum size of the pixels of one shard; a shard holds at least one image.
 
     Raises:
         DataError: (from every method) a file cannot be written, for example because the disk is full.
@@ -68,13 +68,13 @@ class DatasetWriter(FolderWriter):
         return range(first, self.n_rows)
 
     def finish(self, *, index: "pd.DataFrame", manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Write labels, splits and index, and last the manifest; return the whole manifest.
+        """Write labels, splits and index and, last, the manifest; return the complete manifest.
 
         Args:
             index: one line per row, in the order of the rows, with at least row, id, label and split (train, val, test,
                 recent or unused).
-            manifest: dataset, classes (sorted names), color, mean, std, and whatever else the stage wants to record.
-                image_shape, n_rows, counts, shards and digest are added here.
+            manifest: dataset, classes (sorted names), color, mean, std, and other values to record. image_shape,
+                n_rows, counts, shards and digest are added.
         """
         if not np.array_equal(index["row"].to_numpy(), np.arange(self.n_rows)):
             raise ValueError(f"index has {len(index)} lines; expected rows 0 to {self.n_rows - 1} in order")
@@ -132,7 +132,7 @@ class DatasetWriter(FolderWriter):
             return
         last = self._shards[-1]
         with write_errors(self.directory / last["name"]):
-            self._file.truncate()  # gives back what was reserved
+            self._file.truncate()  # releases reserved space
             if last["rows"] != self._shard_rows:  # only the last shard: its header promised more rows than came
                 self._file.seek(0)
                 self._file.write(npy_header((last["rows"], *self.image_shape), "|u1"))
@@ -143,8 +143,8 @@ class DatasetWriter(FolderWriter):
 
 
 def _reserve(file: BinaryIO, n_bytes: int) -> None:
-    # ext4 takes 150 us of CPU to find place for an image of 160x160 while it is written, and 15 us where the place was
-    # reserved before. Whether the disk is full, the write itself will say.
+    # Writing an image of 160x160 takes ext4 150 us of CPU, and 15 us into reserved space. Errors are ignored, because
+    # the write itself fails on a full disk.
     if hasattr(os, "posix_fallocate"):
         with suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, n_bytes)
@@ -156,9 +156,9 @@ def _counts(labels: np.ndarray, splits: np.ndarray, classes: list[str]) -> dict[
 
 
 def _digest(manifest: Mapping[str, Any], labels: np.ndarray, splits: np.ndarray, ids: "pd.Series[str]") -> str:
-    """Return the sha256 of everything that training or evaluation can see: pixels, labels, splits, ids, classes.
+    """Return the sha256 of everything that training and evaluation use: pixels, labels, splits, ids, classes.
 
-    The bytes of index.parquet are left out: they change with the version of pyarrow.
+    The bytes of index.parquet are left out, because they change with the version of pyarrow.
     """
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
     digest.update(labels.tobytes())

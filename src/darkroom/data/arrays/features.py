@@ -6,7 +6,7 @@
     train-labels.npy, ...       int64 (n,), positions in the classes of the data
     manifest.json               backbone, weights, image_size, what the features were computed from, digest
 
-Without a backbone there is the manifest alone, and it says so.
+Without a backbone there is only the manifest, which says so.
 """
 
 import copy
@@ -42,12 +42,12 @@ class Features:
     """Features that the stage `embed` computed; make one with Features.open(directory).
 
     Attributes:
-        backbone: the name of the backbone, None where none was asked for: then there are no arrays.
+        backbone: the name of the backbone; None if embed.backbone is none: then there are no arrays.
         weights: the setting embed.weights: imagenet, none, or {path, sha256}, with the sha256 of the file read.
-        weights_origin: what these are: none, pretrained or file; see backbones.table.Weights.
-        weights_sha256: of the file with their values, None without one.
-        image_size: (height, width) in pixels that the backbone saw.
-        seed: of weights that are not pretrained.
+        weights_origin: none, pretrained or file; see backbones.table.Weights.
+        weights_sha256: of the file of weights; None without one.
+        image_size: (height, width) in pixels of the backbone's input.
+        seed: of random weights.
         prepared_digest, augmented_digest: of the data that the features were computed from.
         n_features: width of the arrays.
         counts: rows of each split.
@@ -68,12 +68,12 @@ class Features:
         self.n_features: int = manifest["n_features"]
         self.counts: dict[str, int] = manifest["counts"]
         self._n_stored = self.counts
-        self._val: np.ndarray | None = None  # positions of the rows of val that are shown; None: all
+        self._val: np.ndarray | None = None  # positions of the rows of val in use; None: all
         self.digest: str = manifest["digest"]
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Return the features in directory; their values are read when arrays() is asked.
+        """Return the features in directory; their values are read by arrays().
 
         Raises:
             DataError: the manifest is missing or incomplete.
@@ -105,15 +105,15 @@ class Features:
         """Return where the images of arrays(split) are: int64 (n, 3), 0 prepared or 1 augmented, row there, and group.
 
         Raises:
-            DataError: as arrays().
+            DataError: see arrays.
         """
         return self._load(split, "-rows", np.int64, (3,))
 
     def check_origin(self, *, prepared_digest: str, augmented_digest: str | None = None) -> None:
-        """Refuse features of other images than those at hand.
+        """Check that the features were computed from these images.
 
         Args:
-            augmented_digest: None where the copies are not at hand: then only the originals are compared.
+            augmented_digest: None: compare only the originals.
 
         Raises:
             DataError: the digests are not those of the data that the features were computed from.
@@ -154,7 +154,7 @@ class FeaturesWriter(FolderWriter):
     ) -> None:
         """Write the features of one split.
 
-        Written as a stream and not into a memory-mapped file: there a full disk kills the process without a word.
+        Streamed and not memory-mapped: a full disk kills a process that writes to a memory map, without a message.
 
         Args:
             split: a name of SPLITS, each once.
@@ -186,11 +186,10 @@ class FeaturesWriter(FolderWriter):
 
         Args:
             about: backbone, weights, weights_origin, weights_sha256, image_size, seed, prepared_digest and
-                augmented_digest, and whatever else the stage wants to record; n_features, counts and digest are added
-                here.
+                augmented_digest, and other values to record; n_features, counts and digest are added.
         """
         whole = {**about, "n_features": self._n_features, "counts": self._counts}
-        # The path of a file of weights says nothing about the features; its sha256 does.
+        # The features do not depend on the path of a file of weights, only on its sha256.
         self._digest.update(json.dumps({**whole, "weights": None}, sort_keys=True).encode())
         whole["digest"] = self._digest.hexdigest()
         with self._new_file(MANIFEST) as path:
@@ -200,23 +199,23 @@ class FeaturesWriter(FolderWriter):
 
 
 def write_none(directory: Path) -> None:
-    """Make directory a directory of features that says that no backbone was named.
+    """Write a directory of features without a backbone.
 
-    It is the same whatever else the section `embed` says, so nothing that depends on it reruns.
+    It does not depend on the rest of the section `embed`, so later stages do not rerun.
     """
     with FeaturesWriter(directory) as writer:
         writer.finish(**dict.fromkeys(_NONE_WITHOUT_BACKBONE))
 
 
 def chosen_rows(prepared: Dataset, augmented: Dataset, *, max_images: int | None, seed: int) -> dict[str, np.ndarray]:
-    """Return by split the rows whose features are computed, originals first; see Features.rows.
+    """Return the rows whose features are computed, per split, originals first; see Features.rows.
 
     Args:
-        max_images: at most so many training images, see choose(); None for all.
-        seed: decides which.
+        max_images: maximum number of training images; None: all.
+        seed: of the choice.
 
     Raises:
-        ParamsError: as choose().
+        ParamsError: see choose.
     """
     originals, copies = prepared.index(), augmented.index()
     groups = originals["group"].factorize()[0]
@@ -238,8 +237,8 @@ def chosen_rows(prepared: Dataset, augmented: Dataset, *, max_images: int | None
 def choose(ids: Sequence[str], labels: np.ndarray, *, is_copy: np.ndarray, max_images: int, seed: int) -> np.ndarray:
     """Return at most max_images positions of training images, ascending; every class keeps its share.
 
-    Of a class, originals are taken before copies of them, and among each those whose hash of (seed, id) is smallest:
-    which images are chosen does not depend on their order, and added images replace few of the chosen ones.
+    Within a class originals come before copies, ordered by the hash of (seed, id), so the choice does not depend on the
+    order of the images, and added images replace few of the chosen ones.
 
     Args:
         ids: (n,), unique.
@@ -272,7 +271,7 @@ def _numbered(rows: np.ndarray, groups: np.ndarray, *, is_copy: int) -> np.ndarr
 
 
 def _shares(counts: np.ndarray, total: int) -> list[int]:
-    """Return how many of each class make `total`: in proportion to counts, but at least one, by largest remainders."""
+    """Divide `total` among the classes in proportion to counts, at least one each, by largest remainders."""
     exact = counts * (total / counts.sum())
     shares = np.maximum(np.floor(exact).astype(int), 1)
     while shares.sum() != total:  # off by less than the number of classes

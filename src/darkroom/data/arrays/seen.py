@@ -1,4 +1,4 @@
-"""The images that a model has seen in training and tuning, as short ids, and those that no choice may depend on."""
+"""Short ids of the images that a model was trained and tuned on, and the val images that are set aside."""
 
 import hashlib
 from pathlib import Path
@@ -17,21 +17,21 @@ SEEN_FILE = "seen_ids.npy"  # beside model.onnx
 
 
 def seen_ids(dataset: Dataset) -> np.ndarray:
-    """Return what stands for the train and val images of a dataset: uint64 (m,), ascending, no two alike.
+    """Return short ids of the train and val images of a dataset: uint64 (m,), ascending, unique.
 
-    These are the first 8 bytes of their ids, and of the ids by which their groups of near-duplicates are known. Among
-    ten million images, the probability that two share them by chance is 3e-6.
+    They are the first 8 bytes of the ids of images and of their groups of near-duplicates. The probability that two of
+    ten million images have the same short id by chance is 3e-6.
     """
     index = dataset.index()
     return np.unique(np.concatenate(_short_ids(index[index["split"].isin(["train", "val"])])))
 
 
 def is_seen(index: "pd.DataFrame", seen: np.ndarray) -> np.ndarray:
-    """Return which images, or near-duplicates of which, are among `seen`: (n,), bool.
+    """Return a mask of the images that are, or resemble, an image in `seen`: (n,), bool.
 
     Args:
         index: lines of a dataset's index.
-        seen: what seen_ids returned, of whatever dataset.
+        seen: returned by seen_ids, for any dataset.
     """
     ids, groups = _short_ids(index)
     found: np.ndarray = np.isin(ids, seen) | np.isin(groups, seen)
@@ -39,9 +39,9 @@ def is_seen(index: "pd.DataFrame", seen: np.ndarray) -> np.ndarray:
 
 
 def set_aside(dataset: Dataset) -> np.ndarray:
-    """Return which of the val images are set aside for calibration, about half of them: (n,), bool, as rows("val").
+    """Return a mask of the val images that are set aside for calibration, about half: (n,), bool, as rows("val").
 
-    It is decided by the content of an image, or of its group of near-duplicates: added images move none.
+    The content of an image, or of its group of near-duplicates, decides, so added images move no others.
     """
     index = dataset.index()
     groups = index["group"].to_numpy()[dataset.rows("val")]
@@ -49,13 +49,13 @@ def set_aside(dataset: Dataset) -> np.ndarray:
 
 
 def write_seen_ids(path: Path, seen: np.ndarray) -> None:
-    """Write what seen_ids returned: 8 bytes each."""
+    """Write the result of seen_ids, 8 bytes per image."""
     with write_errors(path), replacing(path) as part:
         np.save(part, seen, allow_pickle=False)
 
 
 def read_seen_ids(path: Path) -> np.ndarray:
-    """Return what write_seen_ids wrote.
+    """Read a file of write_seen_ids.
 
     Raises:
         DataError: the file is missing or damaged.

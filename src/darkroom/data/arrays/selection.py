@@ -10,7 +10,7 @@ class Selection:
     """Rows of one or several image arrays as one array, read when indexed: memory-mapped shards stay on disk.
 
     Args:
-        parts: pairs (images, rows): images is indexable by an int array and gives uint8 (n, H, W, C); rows are (n,).
+        parts: pairs (images, rows): images is uint8 (n, H, W, C) and indexable by an int array; rows are (n,).
     """
 
     def __init__(self, parts: Sequence[tuple[Any, np.ndarray]]) -> None:
@@ -22,7 +22,7 @@ class Selection:
         return int(self.shape[0])
 
     def __getitem__(self, chosen: np.ndarray) -> np.ndarray:
-        """Return uint8 (len(chosen), H, W, C) in the order asked for."""
+        """Return uint8 (len(chosen), H, W, C) in the order of chosen."""
         if len(self._parts) == 1:
             images, rows = self._parts[0]
             return np.asarray(images[rows[chosen]])

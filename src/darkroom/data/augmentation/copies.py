@@ -1,4 +1,4 @@
-"""The augmented copies of a dataset's images: drawn on all cores, indexed, shown beside the originals."""
+"""Draw the augmented copies of a dataset's images on all cores, index them, and show them beside the originals."""
 
 import json
 import tempfile
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from albumentations import Compose
 
-_CHUNK_BYTES = 8_000_000  # of pixels per task: some 20 ms of work on photographs, against 0.5 ms to hand a task over
+_CHUNK_BYTES = 8_000_000  # of pixels per task: about 20 ms of work on photographs; passing a task on takes 0.5 ms
 _CHUNK_IMAGES = 1024
 _READ_BYTES = (
-    250_000  # read at a time; from 400 kB on malloc returns and fetches the pages every time, at 70 us an image
+    250_000  # read at a time; above 400 kB malloc returns the pages to the system every time, at 70 us per image
 )
 _PREVIEW_CLASSES = 50  # lines of a preview; a PNG of matplotlib ends at 65,536 pixels
 
@@ -43,33 +43,33 @@ def draw_copies(
 ) -> Iterator[np.ndarray]:
     """Yield the copies of rows of the dataset in directory: all copies of the first row, then of the second, ...
 
-    The workers read the pixels from the dataset and hand their copies over in a few files that are used again and
-    again, so memory stays bounded and no pixel is pickled.
+    The workers read the pixels from the dataset and return their copies in a few reused files, so memory stays bounded
+    and no pixels are pickled.
 
     Args:
-        directory: a dataset on a disk that every worker sees.
+        directory: a dataset on a disk that every worker can read.
         rows: row numbers, (n,).
         ids: the image ids of these rows, (n,).
         transforms: see build().
         copies: per image, numbered from 1; 0 yields nothing.
         seed: of all draws.
-        scratch: existing directory on a disk that every worker sees; holds the files meanwhile.
+        scratch: existing directory on a disk that every worker can write; holds temporary files.
         backend: see stream().
         workers: see stream().
         cluster: see stream().
 
     Yields:
-        uint8 (m, H, W, C). The memory is used again for the next block.
+        uint8 (m, H, W, C). The memory is reused for the next block.
 
     Raises:
-        ParamsError: see build(); also when an image comes out with another shape.
+        ParamsError: see build(); also if a transform changes the shape of an image.
         DataError: the scratch directory cannot be written.
     """
     directory, scratch = directory.resolve(), scratch.resolve()  # workers of a cluster have a directory of their own
     dataset = Dataset.open(directory)
     spec = json.dumps(list(transforms))
     if copies == 0 or len(rows) == 0:
-        _pipeline(spec, dataset.image_shape, threading.get_ident())  # a wrong name is an error now, not a day later
+        _pipeline(spec, dataset.image_shape, threading.get_ident())  # find a wrong name now
         return
     image_bytes = int(np.prod(dataset.image_shape)) * copies
     step = max(1, min(_CHUNK_BYTES // image_bytes, _CHUNK_IMAGES))
@@ -78,7 +78,7 @@ def draw_copies(
         free: list[Path] = []
 
         def chunks() -> Iterator[_Chunk]:
-            # Overwriting a file costs half of writing a new one: its pages are in memory already.
+            # Overwriting a file costs half of writing a new one, because its pages are in memory already.
             for n_files, first in enumerate(range(0, len(rows), step)):
                 file = free.pop() if free else Path(folder) / f"{n_files}"
                 part = slice(first, first + step)
@@ -114,9 +114,9 @@ def copies_index(parents: "pd.DataFrame", *, copies: int) -> "pd.DataFrame":
 def preview(
     prepared: Dataset, augmentation: Dataset, *, parents: Sequence[int], copies: int, images_per_class: int
 ) -> tuple[list[np.ndarray], list[str], int]:
-    """Return the images of a preview, their titles, and the number of images in a line.
+    """Return the images of a preview, their titles, and the number of images per line.
 
-    One line per class (the first 50): its first training images, each followed by its stored copies (at most 3).
+    Each of the first 50 classes has a line: its first training images, each followed by at most 3 of its stored copies.
 
     Args:
         prepared: the originals.
@@ -135,7 +135,7 @@ def preview(
             images.append(prepared.images[int(parents[position])])
             images.extend(augmentation.images[position * copies + copy] for copy in range(shown))
             titles.extend([name, *(f"copy {copy + 1}" for copy in range(shown))])
-        for _ in range((images_per_class - len(members)) * (1 + shown)):  # a small class must not shift the next one
+        for _ in range((images_per_class - len(members)) * (1 + shown)):  # fill up the line of a small class
             images.append(np.full(prepared.image_shape, 255, np.uint8))
             titles.append("")
     return images, titles, images_per_class * (1 + shown)

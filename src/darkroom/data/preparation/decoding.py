@@ -1,6 +1,6 @@
-"""From image files to rows of pixels: what is measured of each, and why others are rejected.
+"""Decode image files to rows of pixels, measure them, and reject unusable ones.
 
-deployable/images.py decodes and resizes, here as in serving.
+deployable/images.py decodes and resizes, for training and serving.
 """
 
 import ctypes
@@ -21,16 +21,16 @@ from darkroom.errors import DataError
 
 
 class Rejected(DataError):  # noqa: N818 - what it says about the image
-    """This one image cannot be used; the message is the reason, without the name of the image."""
+    """An image cannot be used; the message is the reason, without the name of the image."""
 
 
 def prepare(
     item: bytes | np.ndarray, form: Form, *, max_pixels: int, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return what images.prepare returns, which serving calls too.
+    """Return the result of images.prepare, which serving also uses.
 
     Raises:
-        Rejected: where images.prepare raises a ValueError, with the setting to change where there is one.
+        Rejected: images.prepare raised a ValueError; the message also names the setting to change, if there is one.
     """
     try:
         return images.prepare(item, form, max_pixels=max_pixels, out=out)
@@ -46,9 +46,9 @@ def perceptual_hashes(rows: np.ndarray) -> np.ndarray:
     """Return one uint64 per image of rows, uint8 (n, H, W, C); copies of one image differ in few of the 64 bits.
 
     The DCT hash (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"): brightness at
-    32x32, its 64 lowest frequencies but the mean, each compared with their median. An image without structure (its
-    brightness varies by less than one level) has no such hash: it gets one of its bytes, so that it resembles itself
-    alone and not every other plain surface.
+    32x32, its 64 lowest frequencies without the mean, each compared with their median. An image without structure (its
+    brightness varies by less than one level) gets a hash of its bytes instead, so that plain images do not all resemble
+    each other.
     """
     grey = np.empty((len(rows), 32, 32), np.float32)
     for position, image in enumerate(rows):
@@ -100,7 +100,7 @@ def read_batch(items: Sequence[bytes | np.ndarray], *, form: Form, max_pixels: i
             rejected.append((position, str(reason)))
             continue
         ids[n] = np.frombuffer(content_id(item), np.uint8)
-        # 20 times as fast as numpy, and given back as exact sums below.
+        # 20 times as fast as numpy; _exact_sums restores exact sums.
         cv2.meanStdDev(rows[n], moments[n, 0], moments[n, 1])
         n += 1
     found = perceptual_hashes(rows[:n]) if hashes else np.zeros(n, np.uint64)
@@ -109,8 +109,8 @@ def read_batch(items: Sequence[bytes | np.ndarray], *, form: Form, max_pixels: i
 
 
 def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:
-    # From (n, 2, C) means and deviations. Doubles carry 15 digits, these sums have at most 13 (8192x8192 pixels):
-    # rounding gives back the integers; added up, they do not depend on the order of the images.
+    # From (n, 2, C) means and deviations. Doubles have 15 digits, these sums at most 13 (8192x8192 pixels), so rounding
+    # restores the integers, whose total does not depend on the order of the images.
     mean, std = moments[:, 0], moments[:, 1]
     sums: np.ndarray = np.rint(np.stack([mean, std**2 + mean**2], axis=1) * n_pixels)
     return sums.astype(np.int64)
@@ -118,10 +118,10 @@ def _exact_sums(moments: np.ndarray, *, n_pixels: int) -> np.ndarray:
 
 @functools.cache
 def _tune_this_process() -> None:
-    cv2.setNumThreads(1)  # the batches are what runs in parallel
+    cv2.setNumThreads(1)  # batches already run in parallel
     cv2.utils.logging.setLogLevel(0)
-    # glibc gives blocks of more than 128 KB back to the system at once, and every image then costs 50 fresh pages:
-    # 310 instead of 225 us for a photograph of 270x230 pixels. Other C libraries have no mallopt, and need none.
+    # glibc returns blocks of more than 128 KB to the system at once, so every image needs 50 new pages: 310 instead of
+    # 225 us for a photograph of 270x230 pixels. Other C libraries have no mallopt and do not need it.
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD

@@ -9,9 +9,9 @@ import numpy as np
 def near_duplicate_components(hashes: np.ndarray, *, bits: int) -> np.ndarray:
     """Return for every row the first row of its component, int64 (n,): rows are linked when hashes differ in <= bits.
 
-    The 64 bits are cut into bits + 2 blocks: two hashes that differ in at most `bits` bits agree in at least two whole
-    blocks. So it is enough to compare rows that share two blocks, which for every two blocks are neighbours after
-    sorting. Memory is a few numbers per row; time grows like n log n unless very many hashes share blocks.
+    The 64 bits are divided into bits + 2 blocks. Two hashes that differ in at most `bits` bits agree in at least two
+    whole blocks, so only rows that share two blocks are compared; sorting by each pair of blocks makes them neighbours.
+    Memory is a few numbers per row; time grows like n log n unless very many hashes share blocks.
 
     >>> near_duplicate_components(np.array([0b1111, 0b1110, 1 << 60], np.uint64), bits=1).tolist()
     [0, 0, 2]

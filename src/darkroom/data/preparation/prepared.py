@@ -1,4 +1,4 @@
-"""From decoded rows to a finished dataset: rejections, split, duplicates, index and channel statistics."""
+"""Turn decoded rows into a finished dataset: rejections, split, duplicates, index and channel statistics."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,10 @@ import numpy as np
 from darkroom.data.arrays.dataset import SPLIT_CODES, UNUSED, split_sizes
 from darkroom.data.arrays.dataset_writer import DatasetWriter
 from darkroom.data.preparation.auto import Chosen
+from darkroom.data.preparation.completeness import check_classes
 from darkroom.data.preparation.corrections import LISTED
 from darkroom.data.preparation.rows import Duplicate, Rows
-from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign, check_classes
+from darkroom.data.preparation.splits import Assignment, Fractions, Images, assign
 from darkroom.errors import DataError
 from darkroom.files.writing import write_csv
 from darkroom.project.text import escaped, shown
@@ -20,14 +21,14 @@ from darkroom.project.text import escaped, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-CLASSES_NAMED = 50  # with their numbers of images
+CLASSES_NAMED = 50  # maximum number of classes that are listed with their numbers of images
 
 
 def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
-    """Refuse rows of which there are none at all, or of whose images more than the fraction `limit` is rejected.
+    """Check that there are rows and that at most the fraction `limit` of the images was rejected.
 
     Raises:
-        DataError: names the first rejected images, and the file that lists all.
+        DataError: otherwise; the message names the first rejected images, and the file that lists all.
     """
     if rows.n_images == 0:
         raise DataError("no images to prepare: the dataset and data/incoming are both empty")
@@ -43,14 +44,14 @@ def check_rejected(rows: Rows, *, limit: float, listed_in: Path) -> None:
 
 
 def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
-    """Return the number of each row's group, -1 where it is in none: (n,), int.
+    """Return the number of each row's group, -1 if it is in none: (n,), int.
 
     Args:
-        group_by: a regular expression with one group in parentheses, looked for in the paths; or the name of a column
-            of the label table; None: no groups.
+        group_by: a regular expression with one group in parentheses that is searched in the paths, or the name of a
+            column of the label table; None: no groups.
 
     Raises:
-        DataError: the expression fits no path, no image has the column, or the dataset itself puts images of a group
+        DataError: the expression matches no path, no image has the column, or the dataset itself puts images of a group
             into two splits.
     """
     if group_by is None:
@@ -58,10 +59,9 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
     texts, numbers = _group_names(rows, group_by), dict[str, int]()
     codes = np.array([numbers.setdefault(text, len(numbers)) if text else -1 for text in texts])
     if not numbers:
-        raise DataError(
-            f"preprocess.group_by ({group_by}) fits no path, such as {shown(rows.names[0])}, and is not a column of a "
-            "label table; correct it"
-        )
+        pattern = f"fits no path, such as {shown(rows.names[0])}; correct it"
+        column = "is not a column of a label table; a regular expression needs parentheses around what is the group"
+        raise DataError(f"preprocess.group_by ({group_by}) {pattern if re.compile(group_by).groups else column}")
     sides: dict[int, set[int]] = {}
     for number, side, incoming in zip(codes.tolist(), rows.official.tolist(), rows.incoming.tolist(), strict=True):
         if number >= 0 and not incoming:
@@ -75,7 +75,7 @@ def given_groups(rows: Rows, group_by: str | None) -> np.ndarray:
 
 
 def _group_names(rows: Rows, group_by: str) -> list[str]:
-    """Return the name of each row's group, "" where it is in none."""
+    """Return the name of each row's group, "" if it is in none."""
     pattern = re.compile(group_by)
     if pattern.groups == 0:
         return [row.get(group_by, "") for row in rows.attributes]
@@ -119,10 +119,10 @@ def split_rows(
 
 
 def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) -> None:
-    """Refuse a split that lacks a class. See splits.check_classes.
+    """Check that every split has every class; see completeness.check_classes.
 
     Raises:
-        DataError: names the class, and the file that lists the near-duplicates.
+        DataError: a class is missing.
     """
     check_classes(
         assignment,
@@ -135,7 +135,7 @@ def check_split(rows: Rows, assignment: Assignment, *, listed_in: Path | str) ->
 
 
 def duplicates_of(rows: Rows, assignment: Assignment) -> list[Duplicate]:
-    """Return every image that repeats another, exactly or nearly, or shares its group, and what was done about it."""
+    """Return every image that is an exact or near copy of another, or shares its group, and what was done about it."""
     labels = [rows.classes[code] for code in rows.labels.tolist()]
 
     def duplicate(row: int, of: int, kind: str, action: str) -> Duplicate:
@@ -173,7 +173,7 @@ def split_names(assignment: Assignment) -> dict[int, str]:
 def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
     """Return the index of the dataset, one line per row: the columns below, and those of a label table.
 
-    A column of a table that has the name of another one gets "table_" before it.
+    A column of the table whose name is taken is prefixed with "table_".
     """
     import pyarrow as pa
 
@@ -200,7 +200,7 @@ def index_of(rows: Rows, assignment: Assignment) -> "pd.DataFrame":
 def finish_rows(
     rows: Rows, assignment: Assignment, writer: DatasetWriter, *, dataset: str, chosen: Chosen
 ) -> dict[str, Any]:
-    """Write index and manifest of the dataset, which makes it whole; return the manifest."""
+    """Write index and manifest, which completes the dataset; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
     if rows.corrections.applied:
@@ -216,7 +216,7 @@ def in_words(
     duplicates: Sequence[Duplicate],
     group_by: str | None,
 ) -> str:
-    """Return the numbers of images per split, per class, rejected and dropped, and what looks odd."""
+    """Return the numbers of images per split and class, of rejected and dropped ones, and warnings, in words."""
     counts = ", ".join(f"{split} {size}" for split, size in split_sizes(manifest["counts"]).items())
     dropped = len(rows.repeated) + len(assignment.dropped)
     of_class = np.bincount(rows.labels[assignment.splits != SPLIT_CODES[UNUSED]], minlength=len(rows.classes))
@@ -245,7 +245,7 @@ def in_words(
 
 
 def plain_images(rows: Rows, *, image_shape: tuple[int, int, int]) -> list[str]:
-    """Return the names of images all of whose pixels are alike: blank scans, or values that were lost."""
+    """Return the names of images of one colour: blank scans, or lost values."""
     totals, squares = rows.sums[:, 0], rows.sums[:, 1]
     same = (squares * (image_shape[0] * image_shape[1]) == totals**2).all(axis=1)
     return [rows.names[row] for row in np.flatnonzero(same).tolist()]

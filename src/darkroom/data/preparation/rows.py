@@ -1,4 +1,4 @@
-"""From a stream of labelled images to rows of one size on disk: what was taken in, what was not, and why."""
+"""Write a stream of labelled images as rows of one size, and record which were rejected and why."""
 
 from array import array
 from collections import deque
@@ -19,15 +19,15 @@ from darkroom.deployable.images import Form
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
-# What goes to a worker at once: many small images, or few big ones, so that memory does not depend on their size, be
-# it that of the files or that of the rows (but for a single image above it).
+# The size of a worker's task: many small images or a few large ones, so that memory does not depend on the size of
+# files or rows (except for a single image above the limit).
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 << 20
 _BATCH_ROW_BYTES = 8 << 20
 
 
 class Duplicate(NamedTuple):
-    """An image that repeats another, `of`: `kind` is exact or near, or group where they only share one."""
+    """An image that repeats another, `of`; `kind` is exact or near, or group if they only share one."""
 
     source: str
     of: str
@@ -38,7 +38,7 @@ class Duplicate(NamedTuple):
 
 
 class Sink(Protocol):
-    """What takes the pixels of rows, uint8 (n, *image_shape): a DatasetWriter, or nothing where they are not needed."""
+    """A receiver of the pixels of rows, uint8 (n, *image_shape): a DatasetWriter, or one that discards them."""
 
     image_shape: tuple[int, int, int]
 
@@ -49,16 +49,16 @@ class Rows:
     """The facts about every row except its pixels (about 300 bytes per row), and the rejected images.
 
     Args:
-        corrections: of labels, which are applied before anything else.
+        corrections: of labels, applied first.
 
     Attributes:
         classes: class names in the order of their first image; labels are positions in it.
-        names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is test or val where
-            the dataset says so, else train; see decoding.Batch.
-        attributes: what a label table says of each row beside class and split.
-        rejected: (name, reason) of the images that are of no use.
-        repeated: (name, row) of the images whose bytes and label are those of a row.
-        n_images: all that came, whatever became of them.
+        names, labels, official, incoming, ids, hashes, sizes, sums: one entry per row; official is the split that the
+            dataset gives, test or val, else train; see decoding.Batch.
+        attributes: the other columns of a label table for each row.
+        rejected: (name, reason) of unusable images.
+        repeated: (name, row) of images with the bytes and the label of a row.
+        n_images: number of all images, rejected and repeated ones included.
         published: the labels of all images before corrections.
     """
 
@@ -116,10 +116,10 @@ class Rows:
         return np.setdiff1d(np.arange(len(self)), list(self._contradicted))
 
     def code(self, label: str, *, name: str) -> int:
-        """Return the position of a class, which is new with its first image.
+        """Return the position of a class, which is added with its first image.
 
         Raises:
-            DataError: another class has this name but for case or Unicode form.
+            DataError: another class has the same name in other case or Unicode form.
         """
         if label not in self._codes:
             other = self._forms.setdefault(same_name(label), label)
@@ -133,10 +133,10 @@ class Rows:
         return self._codes[label]
 
     def add(self, images: list[tuple[RawImage, bool]], batch: Batch) -> np.ndarray:
-        """Take in images (with whether each is incoming) as they were read; return those that become new rows.
+        """Add images (each with whether it is incoming); return the mask of those that become new rows.
 
-        Bytes with two labels are all rejected by close(); but an incoming image never takes away one of the dataset:
-        there it is rejected alone. So incoming images come last.
+        Images of the dataset with the same bytes but two labels are all rejected by close(). If an incoming image
+        contradicts one of the dataset, only the incoming one is rejected, so incoming images must come last.
         """
         reasons = dict(batch.rejected)
         new: list[int] = []
@@ -166,7 +166,7 @@ class Rows:
             elif row in self._contradicted or self._labels[row] != code:
                 self._contradicted.setdefault(row, []).append((image.name, label))
             elif (code_of := SPLIT_CODES[image.split or "train"]) > self._official[row]:
-                # The same pixels are in val or test, which stay whole: the row becomes the held-out image's.
+                # The same pixels are in val or test, so the row moves to that split.
                 self.repeated.append((self.names[row], row))
                 self.names[row], self._official[row], self._incoming[row] = image.name, code_of, incoming
                 self.attributes[row] = image.attributes
@@ -200,9 +200,9 @@ class Rows:
         )
 
     def close(self) -> None:
-        """Take no more images; reject those whose bytes came with two labels, and their copies."""
+        """Finish adding images; reject those with the same bytes but two labels."""
         self.corrections.check(self.published)
-        self._row_of.clear()  # half of the memory
+        self._row_of.clear()  # frees half of the memory
         for row, others in self._contradicted.items():
             labels = sorted({self.classes[self._labels[row]], *(label for _, label in others)})
             reason = f"the same bytes are labelled {' and '.join(map(shown, labels))}; keep them in one class only"
@@ -223,16 +223,16 @@ def take_in(
     cluster: str | None = None,
     corrections: Corrections | None = None,
 ) -> Rows:
-    """Read images (each with whether it is incoming), write the valid and new ones as rows, and return what is known.
+    """Read images (each with whether it is incoming), write the valid and new ones as rows, and return the facts.
 
     Args:
-        writer: of the form's image_shape.
+        writer: for images of the form's image_shape.
         hashes: whether to compute perceptual hashes.
         backend, workers, cluster: see compute.stream().
         corrections: of labels.
 
     Raises:
-        DataError: two class names differ by case only, the source is damaged, the disk is full, or a correction is to a
+        DataError: two class names differ only in case, the source is damaged, the disk is full, or a correction is to a
             label that no image has.
     """
     rows = Rows(writer.image_shape[2], corrections)

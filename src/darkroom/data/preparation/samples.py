@@ -1,11 +1,11 @@
-"""Images of the prepared data to look at."""
+"""Sample images of the prepared data for a contact sheet."""
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import Dataset
 
 PER_CLASS = 6
-CLASSES = 40  # more would not be legible on one sheet
+CLASSES = 40  # maximum that is legible on one sheet
 
 
 def samples(data: Dataset) -> tuple[np.ndarray, list[str]]:

@@ -1,38 +1,33 @@
-"""The split into train, val, test and recent: by content, every class in every split; incoming images move nothing.
+"""The split into train, val, test and recent: by content, with every class in every split.
 
-Near-duplicates form a group that stays whole; an image that resembles no other is a group of its own. Every group has
-a number in [0, 1), the hash of the seed and of the smallest id in it.
+Near-duplicates form a group that is never divided; an image that resembles no other is a group of its own. Every group
+has a number in [0, 1), the hash of the seed and of its smallest id.
 
 - Images that the dataset itself puts in val or test stay there.
 - Other images of the dataset: within each class the groups are ranked by number. The first go to test, unless the
   dataset has a test set, the next to val, unless it has validation images of the class, and the rest to train. So no
-  split is empty, and the shares of each class are those asked for within one image, as far as the sizes of the groups
-  allow.
-- Incoming images: the number alone says the split; beside an official test set it is recent instead of test. Only
-  where this leaves a class without an image in a split, one of its incoming groups is put there.
+  split is empty, and the fractions of each class are met within one image, as far as the sizes of the groups allow.
+- Incoming images: only the number decides; beside an official test set, test becomes recent. If this leaves a class
+  without an image in a split, one of its incoming groups is put there.
 
 What may move, with the same params:
 
-- No image of the dataset, when incoming images come or go.
-- When an image joins or leaves the dataset, at most two others, of its class and at the limits between the splits;
-  near-duplicates can take more with them. With the first image of an official test set, everything.
-- An incoming image that resembles another one, when the other comes or goes: the group goes where its smallest id
-  goes, or with what it resembles in the dataset, or out. And one of a class of which the numbers leave a split empty,
-  until they no longer do. Every other incoming image keeps its split, whatever comes or goes.
+- When incoming images are added or removed: no image of the dataset.
+- When an image is added to the dataset or removed: at most two others of its class, at the limits between the splits,
+  and their near-duplicates. With the first image of an official test set: everything.
+- An incoming image that resembles another one, when that one is added or removed: the group follows its smallest id, or
+  the images of the dataset that it resembles, or is dropped. Also one of a class of which the numbers leave a split
+  empty, until they no longer do. All other incoming images keep their split.
 """
 
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from darkroom.data.arrays.dataset import SPLIT_CODES
 from darkroom.data.preparation.near_duplicates import joined, near_duplicate_components
-from darkroom.errors import DataError
+from darkroom.data.preparation.quotas import fill_empty, group_numbers, in_rank_order, quotas
 
 _OF_TEST = "near-duplicate of a test image"
 _OF_VAL = "near-duplicate of a validation image"
@@ -46,8 +41,8 @@ class Fractions(NamedTuple):
 
     Attributes:
         val: of the images outside an official test set.
-        test: the same; not used where there is an official test set.
-        recent: of the incoming images; used only where there is an official test set.
+        test: the same; not used with an official test set.
+        recent: of the incoming images; used only with an official test set.
     """
 
     val: float
@@ -60,10 +55,10 @@ class Assignment(NamedTuple):
 
     Attributes:
         splits: int8 (n,), codes of dataset.SPLIT_CODES.
-        groups: int64 (n,), for every row the row whose id decides its split; its own number where it resembles none.
+        groups: int64 (n,), the row whose id decides the split of each row; its own number if it resembles no other.
         dropped: (row that became unused, row that it repeats, reason), in the order of the rows.
-        near: int64 (n,), for every row the first row that it resembles, or that those resemble which it does; its own
-            number where it resembles none, or near-duplicates are kept.
+        near: int64 (n,), the first row of each row's component of near-duplicates; its own number if it resembles no
+            other, or near-duplicates are kept.
     """
 
     splits: np.ndarray
@@ -73,15 +68,15 @@ class Assignment(NamedTuple):
 
 
 class Images(NamedTuple):
-    """What the split depends on, one entry per image.
+    """The inputs of the split, one entry per image.
 
     Attributes:
-        ids: uint8 (n, 32), no two alike.
+        ids: uint8 (n, 32), unique.
         labels: int (n,).
-        official: int8 (n,), test or val where the dataset itself says so, else train.
-        incoming: bool (n,), images that were dropped in later.
-        hashes: uint64 (n,), perceptual hashes; not looked at where near-duplicates are kept.
-        groups: int (n,): images with the same number stay together, as those of one patient; -1: on its own.
+        official: int8 (n,), the split that the dataset itself gives, test or val, else train.
+        incoming: bool (n,), whether from data/incoming.
+        hashes: uint64 (n,), perceptual hashes; not used if near-duplicates are kept.
+        groups: int (n,): images with the same number stay together, such as those of one patient; -1: no group.
     """
 
     ids: np.ndarray
@@ -97,17 +92,17 @@ def assign(
 ) -> Assignment:
     """Return the split of every image; the rules are at the top of this module.
 
-    - "keep" does not look for near-duplicates; "group" puts them on one side; "drop" does so and then keeps the first
-      of each label. Two labels in a group are two opinions, both are kept.
-    - What resembles an official test image is dropped from train and val, what resembles an official validation image
-      from train.
-    - Groups are first made without the incoming images, so these never move an image of the dataset. Incoming images
-      join the group that they resemble or are given to; one of groups on two sides belongs to neither, and is dropped.
+    - "keep" does not search for near-duplicates; "group" puts them in one split; "drop" does that and then keeps only
+      the first image of each label.
+    - Near-duplicates of official test images are dropped from train and val, those of official validation images from
+      train.
+    - Groups are first made without the incoming images, so these never move an image of the dataset. An incoming image
+      joins the group that it resembles or is given to; if these are groups in two splits, it is dropped.
 
     Args:
         near_duplicates: "keep", "drop" or "group".
-        near_duplicate_bits: largest Hamming distance of two hashes of one image, of 64. Above 8 the search compares
-            too many pairs, and different images pass for one.
+        near_duplicate_bits: maximum Hamming distance of near-duplicates, of 64. Above 8 the search compares too many
+            pairs, and different images count as copies.
         seed: of the numbers.
         fractions: of the splits.
     """
@@ -126,10 +121,10 @@ def assign(
 
 
 class _Draft:
-    """A split in the making: first of the dataset by itself, then of the incoming images.
+    """An unfinished split: first of the dataset, then of the incoming images.
 
     Args:
-        near: returns of these rows (m,) the component of near-duplicates that each belongs to: (m,).
+        near: returns the component of near-duplicates of each of these rows (m,): (m,).
         drop: whether near-duplicates are dropped.
 
     Attributes:
@@ -142,14 +137,14 @@ class _Draft:
         self._ids, self._labels, self._official, self._incoming = images[:4]
         self._given, self._near = images.groups, near
         self._is_tested, self._drop = bool((images.official == _TEST).any()), drop
-        self._numbers = _numbers(images.ids, seed=seed)
+        self._numbers = group_numbers(images.ids, seed=seed)
         self.groups = np.arange(len(images.ids))
         self.near = near(self.groups)
         self.sides = np.full(len(images.ids), _TRAIN, np.int8)
         self.dropped: list[tuple[int, int, str]] = []
 
     def group_dataset(self) -> None:
-        """Make groups of those rows of the dataset that resemble each other, or were given together."""
+        """Group the rows of the dataset that resemble each other or have the same given group."""
         rows = np.flatnonzero(~self._incoming)
         components = self._near(rows)
         for part in (rows[part] for part in _several(components)):
@@ -164,19 +159,19 @@ class _Draft:
             self.groups[part] = _smallest(self._ids, official[0] if official else part)
 
     def rank_dataset(self, fractions: Fractions) -> None:
-        """Choose the sides of the dataset's groups."""
+        """Choose the splits of the dataset's groups."""
         for side in (_VAL, _TEST):
             self.sides[self.groups[self._kept(self._official == side)]] = side
         with_val = set(self._labels[self._kept(self._official == _VAL)].tolist())
         for code, keys, sizes in self._classes(~self._incoming & (self._official == _TRAIN)):
             shares = {} if self._is_tested else {_TEST: fractions.test}
             shares |= {} if code in with_val else {_VAL: fractions.val}
-            found = _ranked(sizes, _quotas(int(sizes.sum()), shares))
-            _fill(found, sizes, needed=[*shares, _TRAIN])
+            found = in_rank_order(sizes, quotas(int(sizes.sum()), shares))
+            fill_empty(found, sizes, needed=[*shares, _TRAIN])
             self.sides[keys] = found
 
     def group_incoming(self) -> None:
-        """Let incoming rows join the rows of the dataset that they resemble or were given to, or be a group."""
+        """Add incoming rows to the group that they resemble or are given to, or make new groups of them."""
         rows, components = np.arange(len(self._ids)), self.near
         for part in _several(components):
             old, new = part[~self._incoming[part]], part[self._incoming[part]]
@@ -198,7 +193,7 @@ class _Draft:
                 self.dropped += _repeats(part, labels=self._labels, candidates=new[~np.isin(new, [*gone])])
 
     def draw_incoming(self, fractions: Fractions) -> None:
-        """Choose the sides of the groups that are incoming images alone."""
+        """Choose the splits of the groups that have only incoming images."""
         held = {_RECENT: fractions.recent} if self._is_tested else {_TEST: fractions.test}
         shares = {**held, _VAL: fractions.val}
         limits, outcomes = np.cumsum([*shares.values()]), np.array([*shares, _TRAIN], np.int8)
@@ -208,18 +203,18 @@ class _Draft:
             found = outcomes[np.searchsorted(limits, self._numbers[keys], side="right")]
             tested = self._is_tested and code in known
             needed = [split for split in outcomes.tolist() if not (tested and split == _RECENT)]
-            _fill(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
+            fill_empty(found, sizes, needed=needed, others=self.sides[ranked[code]] if code in ranked else ())
             self.sides[keys] = found
 
     def assignment(self) -> Assignment:
-        """Return what was chosen."""
+        """Return the finished split."""
         splits = self.sides[self.groups]
         splits[self._official != _TRAIN] = self._official[self._official != _TRAIN]
         splits[[row for row, _, _ in self.dropped]] = _UNUSED
         return Assignment(splits, self.groups, sorted(self.dropped), self.near)
 
     def _together(self, rows: np.ndarray, components: np.ndarray) -> list[np.ndarray]:
-        """Return parts of rows that belong together, by component or as given; without those that left a held-out one.
+        """Return the groups among rows, by component or as given, without rows dropped because of held-out images.
 
         Args:
             components: of the near-duplicates among rows, (m,).
@@ -235,7 +230,7 @@ class _Draft:
         return [rows[kept[part]] for part in _several(linked)]
 
     def _held_out(self, rows: np.ndarray) -> tuple[np.ndarray, str] | None:
-        """Return those of rows that the dataset puts in test, else in val, and why others leave; None: neither."""
+        """Return the official test rows, or else val rows, and why others are dropped; None if there are none."""
         for side, reason in ((_TEST, _OF_TEST), (_VAL, _OF_VAL)):
             if len(found := rows[self._official[rows] == side]) > 0:
                 return found, reason
@@ -245,7 +240,7 @@ class _Draft:
         self.dropped += [(row, int(of), reason) for row in rows.tolist()]
 
     def _kept(self, asked: np.ndarray) -> np.ndarray:
-        """Return the numbers of the rows that are asked for (bool (n,)) and not dropped."""
+        """Return the numbers of the rows in the mask (bool (n,)) that are not dropped."""
         kept = asked.copy()
         kept[[row for row, _, _ in self.dropped]] = False
         return np.flatnonzero(kept)
@@ -253,7 +248,7 @@ class _Draft:
     def _classes(self, asked: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yield the label of each class with its groups: their keys, in the order of their numbers, and their sizes.
 
-        A group of several classes counts as one of the rarest.
+        A group of several classes belongs to the rarest of them.
         """
         rows = self._kept(asked)
         rarity = np.bincount(self._labels[rows])[self._labels[rows]]
@@ -265,101 +260,6 @@ class _Draft:
             yield int(labels[own[0]]), keys[ranked], sizes[ranked]
 
 
-def _numbers(ids: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return a number in [0, 1) for every id, float64 (n,)."""
-    digests = (hashlib.sha256(b"%d:" % seed + row.tobytes()).digest() for row in ids)
-    return np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests], np.float64)
-
-
-def _quotas(n_images: int, shares: Mapping[int, float]) -> dict[int, int]:
-    """Return how many of n images each split gets: its share within one image, at least one, and one left for train.
-
-    >>> _quotas(20, {2: 0.15, 1: 0.1}), _quotas(4, {2: 0.15, 1: 0.1})
-    ({2: 3, 1: 2}, {2: 1, 1: 1})
-    """
-    quotas, end, total = {}, 0, 0.0
-    for n_later, (split, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
-        total += share
-        start, end = end, max(end, min(max(math.floor(total * n_images + 0.5), end + 1), n_images - n_later))
-        quotas[split] = end - start
-    return quotas
-
-
-def _ranked(sizes: np.ndarray, quotas: Mapping[int, int]) -> np.ndarray:
-    """Return the splits of groups in the order of their rank: the first of which the quota is at least half open."""
-    room = dict(quotas)
-    splits = np.full(len(sizes), _TRAIN, np.int8)
-    for position, size in enumerate(sizes.tolist()):
-        split = next((split for split in room if 2 * room[split] >= size), None)
-        if split is not None:
-            splits[position] = split
-            room[split] -= size
-    return splits
-
-
-def _fill(splits: np.ndarray, sizes: np.ndarray, *, needed: Sequence[int], others: Iterable[int] = ()) -> None:
-    """Put into each split of `needed` that has no group the smallest one of the split that has most, if it has two.
-
-    Args:
-        splits: of the groups that may move; changed in place.
-        sizes: of these groups.
-        others: splits of the groups of this class that stay where they are.
-    """
-    for wanted in needed:
-        n_groups = Counter([*others, *splits.tolist()])
-        able = [place for place, split in enumerate(splits.tolist()) if n_groups[split] > 1 or split not in needed]
-        if n_groups[wanted] == 0 and able:
-            splits[min(able, key=lambda place: (-n_groups[int(splits[place])], sizes[place]))] = wanted
-
-
-def check_classes(
-    assignment: Assignment,
-    labels: np.ndarray,
-    *,
-    classes: Sequence[str],
-    official_test: np.ndarray,
-    incoming: np.ndarray,
-    listed_in: Path | str,
-) -> None:
-    """Check that there is something to learn and to measure: two classes, each with images in every split.
-
-    Beside an official test set, a class that only incoming images have needs recent images instead of test images.
-
-    Args:
-        listed_in: the file that lists the near-duplicates.
-
-    Raises:
-        DataError: no image, one class only, a class with fewer images than splits, or a split without one of a class.
-    """
-    splits, used = assignment.splits, assignment.splits != _UNUSED
-    n_classes = np.count_nonzero(np.bincount(labels[used], minlength=len(classes)))
-    if n_classes < 2:
-        found = f"only one class, {classes[labels[used][0]]!r}" if n_classes else "no usable images"
-        raise DataError(f"found {found}; expected at least two classes with images in each")
-    official = bool(official_test.any())
-    for code, name in enumerate(classes):
-        own = used & (labels == code)
-        new = official and bool(np.all(incoming[own]))
-        drawn = ("train", "val", *(["recent"] if new else [] if official else ["test"]))
-        n_images = int(np.count_nonzero(own & ~official_test))
-        if n_images < len(drawn):
-            raise DataError(
-                f"class {name!r} has {n_images} usable image{'s' * (n_images != 1)} for {len(drawn)} splits "
-                f"({', '.join(drawn)}); add images to it or remove the class"
-            )
-        for split in drawn:
-            if not np.any(splits[own] == SPLIT_CODES[split]):
-                n_groups = len(np.unique(assignment.groups[own & ~official_test]))
-                raise DataError(
-                    f"class {name!r} has {n_images} images in {n_groups} group{'s' * (n_groups != 1)} of "
-                    f"near-duplicates (or of preprocess.group_by), which stay together, and none is left for {split}; "
-                    f"{listed_in} lists them: add images that differ, lower preprocess.near_duplicate_bits, or set "
-                    "preprocess.near_duplicates: keep (right for a fixed camera)"
-                )
-        if official and not new and not np.any(official_test[own]):
-            raise DataError(f"class {name!r} has no images in the official test set; add some or remove the class")
-
-
 def _several(components: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows of every component that has more than one."""
     _, inverse, counts = np.unique(components, return_inverse=True, return_counts=True)
@@ -368,7 +268,7 @@ def _several(components: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _parts(rows: np.ndarray, components: np.ndarray) -> list[np.ndarray]:
-    """Return rows cut into those of equal component, each part in ascending order."""
+    """Return rows divided by component, each part in ascending order."""
     if len(rows) == 0:
         return []
     ordered = rows[np.argsort(components[rows], kind="stable")]
@@ -382,12 +282,12 @@ def _smallest(ids: np.ndarray, rows: np.ndarray) -> int:
 def _repeats(
     rows: np.ndarray, *, labels: np.ndarray, candidates: np.ndarray | None = None
 ) -> list[tuple[int, int, str]]:
-    """Return those of candidates (None: of rows) that repeat the label of an earlier one of rows."""
+    """Return the candidates (None: the rows) that have the label of an earlier one of rows."""
     first: dict[int, int] = {}
     found = []
-    asked = set((rows if candidates is None else candidates).tolist())
+    among = set((rows if candidates is None else candidates).tolist())
     for row in rows.tolist():
         kept = first.setdefault(int(labels[row]), row)
-        if kept != row and row in asked:
+        if kept != row and row in among:
             found.append((row, kept, _REPEATED))
     return found

@@ -1,4 +1,4 @@
-"""Read the batches of CIFAR-10 and CIFAR-100, as published: pickles or records, in a tar or loose."""
+"""Read the batches of CIFAR-10 and CIFAR-100 as published: pickles or binary records, in a tar or as files."""
 
 import io
 import pickle
@@ -23,8 +23,8 @@ CIFAR_CLASSES = re.compile(r"(batches\.)?meta$|(batches\.meta|fine_label_names)\
 def cifar_blocks(paths: Sequence[Path], *, classes: Sequence[str] | None, max_archive_bytes: int) -> Iterator[Block]:
     """Yield the batches of CIFAR-10 or CIFAR-100 (fine labels), one block each: train in order of number, then test.
 
-    Both versions are read, "python" (pickles, through an unpickler that builds nothing but lists and byte arrays)
-    and "binary", from the tar as published or from its files. Reading a batch of 10,000 images takes about 100 MB.
+    Both versions are supported, "python" (pickles, through an unpickler that builds only lists and byte arrays) and
+    "binary", from the published tar or from its files. Reading a batch of 10,000 images takes about 100 MB.
 
     Raises:
         DataError: no batch, a pickle that holds anything else, truncated, damaged or too big, or an unknown label.
@@ -50,7 +50,7 @@ def cifar_blocks(paths: Sequence[Path], *, classes: Sequence[str] | None, max_ar
 
 @contextmanager
 def _opened(paths: Sequence[Path], *, max_archive_bytes: int) -> Iterator[tuple[Path, dict[str, Callable[[], bytes]]]]:
-    """Yield where the files are, and a reader for each by its name: the members of the one archive, or the files."""
+    """Yield where the files are, and a reader for each name: the members of the only archive, or the files."""
     if len(paths) == 1 and not CIFAR_NAME.match(paths[0].name):
         with open_archive(paths[0], max_archive_bytes=max_archive_bytes) as archive:
             files = [entry for entry in archive.entries if not entry.is_dir]
@@ -114,9 +114,9 @@ def _unpickled(data: bytes, where: str) -> dict[str, Any]:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits the few globals that stand for an array of bytes, and puts functions of ours in their place.
+    """Allows only the globals of arrays of bytes, and replaces them by functions of this module.
 
-    Not even numpy's own functions are called: a pickled dtype or array can be made to overwrite memory.
+    Not even numpy's own functions are called, because a pickled dtype or array can be crafted to overwrite memory.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -136,14 +136,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """Stands for numpy.dtype: unsigned bytes and nothing else."""
+    """Stands for numpy.dtype; allows only unsigned bytes."""
 
     def __init__(self, code: bytes | str, *_: object) -> None:
         if _text(code) != "u1":
             raise DataError(f"the pickle holds an array of {_text(code)!r}, expected unsigned bytes (u1)")
 
     def __setstate__(self, state: object) -> None:
-        pass  # byte order and the like, without meaning for single bytes
+        pass  # byte order etc., meaningless for single bytes
 
 
 class _Pixels:
@@ -169,7 +169,7 @@ class _Pixels:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Decode bytes as Python 3 writes them in the pickle protocols of Python 2."""
+    """Return the bytes that Python 3 writes as text in the pickle protocols of Python 2."""
     if _text(encoding) != "latin1":
         raise DataError(f"the pickle uses the encoding {encoding!r}, expected latin1")
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""Label tables that programs write as JSON: COCO, one category per image, and the exports of Label Studio."""
+"""Label tables in JSON: COCO with one category per image, and exports of Label Studio."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,37 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from darkroom.data.raw.tables import LABELS, PATHS, Table, as_text, find_column
+from darkroom.data.raw.columns import LABELS, PATHS, find_column
+from darkroom.data.raw.tables import Table, as_text
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
 
+def export_kind(data: bytes) -> str | None:
+    """Return the kind of the layout that reads JSON, None where it is neither COCO nor of Label Studio."""
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        return None
+    return "coco" if is_coco(content) else "label_studio" if is_label_studio(content) else None
+
+
 def is_coco(content: Any) -> bool:
-    """Return whether JSON is of the form of COCO."""
+    """Return whether parsed JSON has the form of COCO."""
     return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations"))
 
 
 def is_label_studio(content: Any) -> bool:
-    """Return whether JSON is an export of Label Studio, JSON or JSON-MIN."""
+    """Return whether parsed JSON is an export of Label Studio, JSON or JSON-MIN."""
     tasks = content if isinstance(content, list) and content else [None]
     return all(isinstance(task, dict) and ("annotations" in task or "annotator" in task) for task in tasks)
 
 
 def coco_table(data: bytes, *, name: str, where: Path) -> Table:
-    """Return the images of a COCO file, each with the name of its one category, and the other fields of its entry.
+    """Return the images of a COCO file, each with the name of its only category and the other fields of its entry.
 
     Raises:
-        DataError: not of this form; an image has no annotation, or is of several categories: some are named.
+        DataError: the file does not have this form, or an image has no annotation or several categories.
     """
     called = f"{where}: {name}"
     content = _json(data, called=called)
@@ -44,15 +54,15 @@ def coco_table(data: bytes, *, name: str, where: Path) -> Table:
 
 
 def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]) -> Table:
-    """Return the tasks of an export of Label Studio (JSON or JSON-MIN), each with its one choice, and its other data.
+    """Return the tasks of an export of Label Studio (JSON or JSON-MIN), each with its only choice and its other data.
 
-    Where annotations differ, those that are marked as ground truth count; cancelled ones never do.
+    If annotations differ, those marked as ground truth count; cancelled ones never do.
 
     Args:
         layout: may name the field of the image (path_column), of the choice (label_column) and of the split.
 
     Raises:
-        DataError: not of this form; fields cannot be told; a task has no choice, or several: some are named.
+        DataError: the file does not have this form, its fields are ambiguous, or a task has no choice or several.
     """
     called = f"{where}: {name}"
     tasks = _json(data, called=called)
@@ -82,7 +92,7 @@ def _table(
     label: str,
     split: str | None,
 ) -> Table:
-    """Return a table of images with these fields, paths and labels, of which each may have one only."""
+    """Return a table of images with these fields, paths and labels; each image must have exactly one label."""
     for images, what in (
         ([file for file, labels in found if not labels], "no label; label them, or take them out"),
         ([f"{file} ({', '.join(sorted(some))})" for file, some in found if len(some) > 1], "several labels; keep one"),
@@ -102,7 +112,7 @@ def _table(
 
 
 def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> dict[str, set[str]]:
-    """Return what was chosen in each field of a task; a text counts only in the fields `among`."""
+    """Return the choices in each field of a task; text counts only in the fields `among`."""
     found: dict[str, set[str]] = {}
     if "annotations" not in task:  # JSON-MIN
         for key, value in task.items():
@@ -122,7 +132,7 @@ def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> d
 
 
 def _reference(value: str) -> str:
-    """Return the path in what Label Studio keeps of an image: a path, a URL, the key in a bucket."""
+    """Return the path in Label Studio's reference to an image: a path, a URL, or a key in a bucket."""
     parts = urlsplit(value)
     if local := parse_qs(parts.query).get("d"):  # /data/local-files/?d=cats/1.jpg
         return local[0]
@@ -133,4 +143,4 @@ def _json(data: bytes, *, called: str) -> Any:
     try:
         return json.loads(data.decode("utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{called} is no JSON: {error}") from None
+        raise DataError(f"{called} is not JSON: {error}") from None

@@ -1,4 +1,4 @@
-"""Find the files that a label table names, as the table or the program that wrote it spells their paths."""
+"""Find the files that a label table names, however it writes their paths."""
 
 import posixpath
 import re
@@ -13,19 +13,19 @@ from darkroom.data.raw.names import BESIDE_IMAGES, is_document, is_litter, words
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
-_TRIED = 100  # paths by which the directories that may hold all of them are found
+_TRIED = 100  # paths that are tried to find the directories that may hold all of them
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
 class Found(NamedTuple):
-    """The positions of the files in the listing, by the line that names them, and the names of those not there."""
+    """The positions of the files in the listing by line of the table, and the names of missing files."""
 
     numbers: dict[int, int]
     absent: list[str]
 
 
 class Files:
-    """The files of a dataset by name; Unicode forms of a name are one, and the suffix of an image may be left out."""
+    """The files of a dataset by name; Unicode forms of a name are equal, and an image's suffix may be left out."""
 
     def __init__(self, names: Iterable[tuple[str, bool]]) -> None:
         self._numbers: dict[str, int] = {}
@@ -43,14 +43,14 @@ class Files:
                     self._holders.setdefault(one, []).append(folder)
 
     def number(self, path: str) -> int | None:
-        """Return the position of a file, None where there is none of this name, or several but for the suffix."""
+        """Return the position of a file, None if none has this name, or several that differ only in the suffix."""
         found = self._numbers.get(path, self._numbers.get(_form(path)))
         if found is None and len(alike := self._stems.get(_form(path), [])) == 1:
             return alike[0]
         return found
 
     def directories(self, path: str) -> list[str]:
-        """Return the directories below which a file has this path, "" for the top, without those of masks."""
+        """Return the directories to which this path of a file is relative, "" for the top, without those of masks."""
         above, last = posixpath.split(_form(path))
         end = f"/{above}" if above else ""
         holders = (folder for folder in self._holders.get(last, ()) if f"/{folder}".endswith(end))
@@ -59,14 +59,14 @@ class Files:
 
 
 def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, exported: bool) -> Found:
-    """Return the files that a table names by line, wherever the directory is that its paths start from.
+    """Return the files that a table names, by line.
 
-    Paths start from the directory of the table, from the top of the dataset, or from the one directory that holds them
-    all; or each of them exists once in the dataset.
+    Paths are relative to the directory of the table, to the top of the dataset, or to the only directory that holds
+    them all; otherwise each of them must exist exactly once in the dataset.
 
     Args:
-        paths: with "/" between their parts.
-        called: the table in an error.
+        paths: by line, with "/" between their parts.
+        called: the table's name in errors.
         folder: the directory of the table.
         exported: whether paths may be those of another machine, see _spellings.
 
@@ -83,9 +83,9 @@ def find(paths: Mapping[int, str], files: Files, *, called: str, folder: str, ex
 
 
 def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
-    """Yield paths of another machine without more and more of the directories that they begin with, of all alike.
+    """Yield paths of another machine with more and more of their common leading directories removed.
 
-    At last without what Label Studio writes before the names of files that were uploaded.
+    Finally, without the prefix that Label Studio adds to the names of uploaded files.
     """
     parts = {line: path.strip("/").split("/") for line, path in paths.items()}
     for n in range(max(map(len, parts.values()))):
@@ -94,7 +94,7 @@ def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
 
 
 def below(start: str, paths: Mapping[int, str], files: Files) -> Found:
-    """Return the files by paths that start from this directory."""
+    """Return the files by paths relative to this directory."""
     numbers, absent = {}, []
     for line, path in paths.items():
         name = posixpath.normpath(posixpath.join(start, path))
@@ -107,7 +107,7 @@ def below(start: str, paths: Mapping[int, str], files: Files) -> Found:
 
 
 def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str) -> Found | None:
-    """Return the files by paths that start from the one directory that holds them all; None where none does."""
+    """Return the files by paths relative to the only directory that holds them all; None if none does."""
     tried = list(islice(paths.values(), _TRIED))
     holding = Counter(folder for path in tried for folder in files.directories(path))
     likely = [folder for folder, n in holding.items() if n == len(tried)]
@@ -119,7 +119,7 @@ def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str) ->
 
 
 def _scattered(paths: Mapping[int, str], files: Files) -> Found | None:
-    """Return the files of which every path exists in one directory alone; None where one does not."""
+    """Return the files if every path exists in exactly one directory, else None."""
     numbers = {}
     for line, path in paths.items():
         folders = files.directories(path)

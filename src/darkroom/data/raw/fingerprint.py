@@ -1,4 +1,4 @@
-"""A digest by which a source on this machine is known: of the names and contents of its files, each read only once."""
+"""A digest of the names and contents of a source's files; unchanged files are not read again."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ SOURCES = ".darkroom/sources"  # of the repository: the memory that `check` and 
 
 
 def fingerprint(path: Path, *, memory: Path) -> str | None:
-    """Return a digest of a dataset's file or directory, None where there is none.
+    """Return a digest of a dataset's file or directory, None if it does not exist.
 
-    It depends on names and contents alone, so that it is the same on every machine. A file whose size and time are as
-    before is not read again.
+    It depends only on names and contents, so it is the same on every machine. A file whose size and time are unchanged
+    is not read again.
 
     Args:
-        path: as `download` reads it: hidden files and litter are left out, links are followed.
-        memory: a directory for what was read before, one file per path.
+        path: read as by `download`: hidden files and litter are left out, links are followed.
+        memory: a directory for the digests of files, one file per path.
     """
     if not path.exists():
         return None
@@ -36,7 +36,7 @@ def fingerprint(path: Path, *, memory: Path) -> str | None:
             seen = [stat.st_size, stat.st_mtime_ns]
             before = known.get(name, [])
             found[name] = before if before[:2] == seen else [*seen, sha256_of(file)]
-    except (DataError, OSError) as error:  # `download` says what is wrong, if it comes to this source
+    except (DataError, OSError) as error:  # `download` reports it, if it uses this source
         return f"unreadable: {error}"
     if found != known:
         write_text(remembered, json.dumps(found))

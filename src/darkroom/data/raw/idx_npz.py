@@ -16,13 +16,13 @@ from darkroom.errors import DataError
 from darkroom.files.archives import Readable, broken_as_data_error, open_archive
 from darkroom.project.text import shown
 
-BLOCK_BYTES = 4 << 20  # of pixels that are read at once, and so what a stream of images keeps in memory
+BLOCK_BYTES = 4 << 20  # of pixels read at once, which a stream of images keeps in memory
 
 IDX_NAME = re.compile(r"(?P<split>train|t10k|test)-(?P<what>images|labels)[.-]idx[134]-ubyte(\.gz)?$")
 
 
 class Block(NamedTuple):
-    """Some consecutive images of one split: labels (n class names), pixels (n, H, W) or (n, H, W, 3), uint8, RGB."""
+    """Consecutive images of one split: labels (n class names), pixels (n, H, W) or (n, H, W, 3), uint8, RGB."""
 
     split: str | None
     labels: list[str]
@@ -33,13 +33,13 @@ def idx_blocks(paths: Sequence[Path], *, classes: Sequence[str] | None, max_arch
     """Yield the images of IDX files (LeCun's format, gzip or not): train-images with train-labels, then t10k-* (test).
 
     Args:
-        paths: the files; their names say what they are.
+        paths: the files; their names tell images from labels.
         classes: the class names by number; without them the numbers are the names.
-        max_archive_bytes: the most that one file may unpack to.
+        max_archive_bytes: maximum unpacked size of a file.
 
     Raises:
-        DataError: no training images, a file without its partner, not IDX of unsigned bytes, truncated, bytes left
-            over, counts that disagree, too big, or a label without a class name.
+        DataError: there are no training images, or a file lacks its partner, is not IDX of unsigned bytes, truncated or
+            too long; or counts disagree, a file is too large, or a label has no class name.
     """
     found: dict[tuple[str, str], Path] = {}
     for path in paths:
@@ -57,13 +57,13 @@ def idx_blocks(paths: Sequence[Path], *, classes: Sequence[str] | None, max_arch
 
 
 def npz_blocks(path: Path, *, classes: Sequence[str] | None, max_archive_bytes: int) -> Iterator[Block]:
-    """Yield the images of an npz file: x_train, y_train and, if there, x_test, y_test; or images, labels (no split).
+    """Yield the images of an npz file: x_train, y_train and optionally x_test, y_test; or images, labels (no split).
 
-    Images are uint8, (n, H, W), (n, H, W, 1) or (n, H, W, 3); labels are integers, or strings, (n,) or (n, 1).
+    Images are uint8, (n, H, W), (n, H, W, 1) or (n, H, W, 3); labels are integers or strings, (n,) or (n, 1).
     Nothing is unpickled, and the images are never in memory as a whole.
 
     Raises:
-        DataError: other arrays, shapes or types than these, counts that disagree, truncated, damaged or too big.
+        DataError: the file has other arrays, shapes or types, counts disagree, or it is truncated, damaged or too big.
     """
     with open_archive(path, max_archive_bytes=max_archive_bytes) as archive:
         entries = {entry.name.removesuffix(".npy"): entry for entry in archive.entries}
@@ -107,7 +107,7 @@ def _idx_split(split: str, images: Path, labels: Path, *, classes: Sequence[str]
 
 @contextmanager
 def _idx(path: Path, limit: int) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """Yield an IDX file behind its header, and the shape that the header gives."""
+    """Yield an IDX file positioned after its header, and the shape in the header."""
     with ExitStack() as stack:
         stream: IO[bytes] = stack.enter_context(path.open("rb"))
         if stream.read(2) == b"\x1f\x8b":
@@ -127,7 +127,7 @@ def _idx(path: Path, limit: int) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
 
 
 def _npy_header(stream: Readable, n_bytes: int, path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and dtype of the npy file at whose start the stream stands."""
+    """Read the header of an npy file from the stream; return shape and dtype."""
     try:
         version = np.lib.format.read_magic(stream)  # type: ignore[arg-type]
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -140,7 +140,7 @@ def _npy_header(stream: Readable, n_bytes: int, path: Path, name: str) -> tuple[
         raise DataError(f"{path}: {name} holds Python objects, which only unpickling could read; save plain numbers")
     if fortran_order and len(shape) > 1:
         raise DataError(f"{path}: {name} is in Fortran order; save it through np.ascontiguousarray")
-    if prod(shape) * dtype.itemsize > n_bytes:  # before anything of that size is asked for
+    if prod(shape) * dtype.itemsize > n_bytes:  # before anything of that size is allocated
         raise DataError(f"{path}: {name} is truncated; download it again")
     return shape, dtype
 
@@ -172,13 +172,13 @@ def _exactly(stream: Readable, n: int, path: Path) -> bytes:
 
 
 def _ended(stream: Readable, path: Path) -> None:
-    with broken_as_data_error(path):  # the read behind the last byte is also the one that compares the checksum
+    with broken_as_data_error(path):  # reading past the last byte also checks the checksum
         if stream.read(1):
             raise DataError(f"{path} is longer than its header says; download it again")
 
 
 def class_names(labels: np.ndarray, classes: Sequence[str] | None, where: Path) -> list[str]:
-    """Return the class name of every label: `classes` by number, else the number, or the string, itself.
+    """Return the class name of every label: `classes` by number, else the number or the string itself.
 
     Raises:
         DataError: a number without a class name.

@@ -1,4 +1,4 @@
-"""Tell the class and split of every image of a dataset, by whatever says it: directories, label tables, shards."""
+"""Find the class and split of every image of a dataset from directories, label tables or shards."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +16,11 @@ LISTED = ("folders", *TABLES, "parquet")  # kinds of layouts of directories and 
 
 
 def placed_in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) -> list[Placed]:
-    """Return the images of a directory or archive; a number is a position in the listing, of shards that of a row.
+    """Return the images of a directory or archive, numbered by position in the listing, or by row in shards.
 
     Args:
         layout: as in a manifest, of a kind in LISTED.
-        max_archive_bytes: the most that shards may unpack to.
+        max_archive_bytes: maximum unpacked size of shards.
 
     Raises:
         DataError: see placement.place, tables.place_by_tables and shards.place_in_shards.
@@ -34,7 +34,7 @@ def placed_in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes:
 
 
 def table_names(layout: Mapping[str, Any]) -> list[str]:
-    """Return the paths of the label tables that a layout names."""
+    """Return the paths of the layout's label tables."""
     given = layout.get("table", [])
     return [given] if isinstance(given, str) else list(given)
 

@@ -1,4 +1,4 @@
-"""Read a dataset, as downloaded or as a directory, as a stream of labelled images."""
+"""Read a dataset, downloaded or in a directory, as a stream of labelled images."""
 
 import json
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -15,28 +15,26 @@ from darkroom.data.raw.labels import LISTED, placed_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
 from darkroom.data.raw.names import OFFICIAL
 from darkroom.data.raw.placement import Placed, check_classes, check_names, place
-from darkroom.data.raw.shards import is_shard, read_rows
+from darkroom.data.raw.shards import NO_BYTES, is_shard, read_rows
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.files.array_folder import MANIFEST
 from darkroom.project.text import shown
 
-UNION = "union"  # the kind of a layout that holds those of several sources
+UNION = "union"  # the kind of a layout with the layouts of several sources
 _ARRAYS = ("idx", "npz", "cifar")
-UNREADABLE = (
-    ".darkroom-unreadable.json"  # in an archive that download packed: the files that it could not read, and why
-)
+UNREADABLE = ".darkroom-unreadable.json"  # in an archive packed by download: unreadable files, with the reasons
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands for the content of an image that was not read, and says why."""
+    """Stands for the content of an image that was not read, with the reason."""
 
     reason: str
 
 
 def oversized(n_bytes: int) -> Unread:
-    """Return what stands for an image with more bytes than allowed."""
+    """Return the Unread of an image with more bytes than allowed."""
     return Unread(f"{n_bytes} bytes exceed preprocess.max_image_bytes")
 
 
@@ -45,11 +43,11 @@ class RawImage:
     """One image before it is decoded.
 
     Attributes:
-        name: unique and stable, whatever the container: "train/00017" for arrays, "train/cats/a.jpg" for files.
+        name: unique and stable: "train/00017" for arrays, "train/cats/a.jpg" for files.
         label: the class name.
-        split: "train", "val" or "test", None where the data bring no split.
+        split: "train", "val" or "test", None if the dataset has no splits.
         data: the encoded file, or the pixels, uint8, (H, W) or (H, W, 3) RGB, or Unread.
-        attributes: what else a label table says of it.
+        attributes: the other columns of a label table.
     """
 
     name: str
@@ -60,7 +58,7 @@ class RawImage:
 
 
 class _Part(NamedTuple):
-    """A source of the dataset: its files, their layout, and what comes before the names of its images."""
+    """A source of the dataset: its files, their layout, and the prefix of the names of its images."""
 
     paths: list[Path]
     layout: dict[str, Any]
@@ -72,7 +70,7 @@ class _Listed(NamedTuple):
 
     Attributes:
         placed: train, val, test; each in the order of the archive.
-        read: yields the contents of some of them; in the order of `placed` that is fastest.
+        read: yields the contents of some of them, fastest in the order of `placed`.
     """
 
     placed: list[Placed]
@@ -82,20 +80,20 @@ class _Listed(NamedTuple):
 def read_images(
     directory: Path, *, max_archive_bytes: int, max_image_bytes: int, only: Container[str] | None = None
 ) -> Iterator[RawImage]:
-    """Return the images of data/raw as a stream; order and names depend on the files alone; train, val, test.
+    """Return the images of data/raw as a stream, train, val, test; order and names depend only on the files.
 
-    Where the dataset is a union of sources, this holds for each of them, one after the other.
+    The sources of a union come one after the other, each in this order.
 
     Args:
-        directory: what the download stage wrote: the files and manifest.json, which names their layout.
-        max_archive_bytes: the most that one file may unpack to.
+        directory: the output of the download stage: the files and manifest.json with their layout.
+        max_archive_bytes: maximum unpacked size of a file.
         max_image_bytes: an image with more bytes is not read; its data are Unread.
         only: names of the images to return; None: all.
 
     Raises:
-        DataError: the directory is incomplete; a file is truncated, damaged, unsafe or not what its layout says; there
-            are no images, or only one class; two class names differ by case or Unicode form only. Some of these are
-            found, and raised, only while reading.
+        DataError: the directory is incomplete; a file is truncated, damaged, unsafe or does not fit its layout; there
+            are no images, or only one class; two class names differ only in case or Unicode form. Some of these are
+            raised only while reading.
     """
     parts = _parts(directory)
 
@@ -108,7 +106,7 @@ def read_images(
 
 @contextmanager
 def open_images(directory: Path, *, max_archive_bytes: int) -> Iterator["Images"]:
-    """Yield the images of data/raw to be listed and then read; see read_images for arguments and errors."""
+    """Yield the images of data/raw, to be listed and then read; see read_images for arguments and errors."""
     with _opened(directory, _parts(directory), max_archive_bytes=max_archive_bytes) as images:
         yield images
 
@@ -122,7 +120,7 @@ class Images:
         self._directory, self._parts, self._max_archive_bytes = directory, parts, max_archive_bytes
 
     def names(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the name and split of every image; only arrays are read for that."""
+        """Yield the name and split of every image; of the files, only arrays are read."""
         for part, listed in self._parts:
             images = listed.placed if listed else self._numbered(part, set(), 0, None)
             yield from ((f"{part.prefix}{image.name}", image.split) for image in images)
@@ -145,7 +143,7 @@ class Images:
     def _numbered(
         self, part: _Part, labels: set[str], max_image_bytes: int, only: Container[str] | None
     ) -> Iterator[RawImage]:
-        """Yield the images of arrays, and put their classes, whichever are wanted, into `labels`."""
+        """Yield the wanted images of arrays, and add the classes of all images to `labels`."""
         counts: dict[str | None, int] = {}
         for block in _blocks(part, max_archive_bytes=self._max_archive_bytes):
             labels.update(block.labels)
@@ -161,15 +159,16 @@ class Images:
 
 
 def read_folder(directory: Path, *, max_image_bytes: int, only: Container[str] | None = None) -> Iterator[RawImage]:
-    """Yield the images of a directory `<class>/**/file`, sorted by name; none where there is none. Links are followed;
-    what cannot be read is Unread.
+    """Yield the images of a directory `<class>/**/file`, sorted by name; links are followed.
+
+    The data of an unreadable file are Unread.
 
     Args:
         max_image_bytes, only: see read_images.
 
     Raises:
-        DataError: the directory does not exist, an image lies in no class directory, two class names differ by case or
-            Unicode form only. A .gitignore or .dvc file, like any document, may lie beside the class directories.
+        DataError: the directory does not exist, an image is in no class directory, or two class names differ only in
+            case or Unicode form. Documents, .gitignore and .dvc files may lie beside the class directories.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory; expected <class>/<image>")
@@ -188,12 +187,12 @@ def _content(path: Path, max_image_bytes: int) -> bytes | Unread:
     try:
         n_bytes = path.stat().st_size
         return path.read_bytes() if n_bytes <= max_image_bytes else oversized(n_bytes)
-    except OSError as error:  # of the disk, or the file has just gone
+    except OSError as error:  # of the disk, or the file was just deleted
         return Unread(str(error.strerror))
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest of data/raw after a check that every file it lists is there in full size.
+    """Return the manifest of data/raw; check that every file in it exists and has its size.
 
     Raises:
         DataError: it is missing or damaged, or a file is missing or of another size.
@@ -213,7 +212,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _parts(directory: Path) -> list[_Part]:
-    """Return the sources of data/raw; only those of a union have a prefix, the directory that their files lie in."""
+    """Return the sources of data/raw; only those of a union have a prefix, the directory of their files."""
     manifest = read_manifest(directory)
     paths = [directory / file["name"] for file in manifest["files"]]
     parts = [_Part(paths, manifest["layout"], "")]
@@ -275,7 +274,7 @@ def _in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) 
     def rows(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
         for data in read_rows(listing, layout, [image.number for image in images]):
             if data is None:
-                yield Unread("the shard has no bytes of it, only a path")
+                yield Unread(NO_BYTES)
             else:
                 yield data if len(data) <= max_image_bytes else oversized(len(data))
 

@@ -1,4 +1,4 @@
-"""List what a directory or an archive holds, before any image of it is read."""
+"""List the files of a directory or an archive before any image is read."""
 
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,18 @@ from darkroom.errors import DataError
 from darkroom.files.archives import Archive
 from darkroom.project.text import escaped, shown, utf8
 
-NAMED = 3  # of many in an error
+NAMED = 3  # maximum number of names in an error
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files and directories of a dataset; they are known by their positions in `names`.
+    """The files and directories of a dataset, identified by their positions in `names`.
 
     Attributes:
-        where: what to call the dataset in an error.
+        where: the dataset's name in errors.
         names: (path with "/" between its parts, whether it is a directory).
-        n_bytes, read, open: return the size of a file, its content, or a stream of it that can seek.
+        n_bytes, read, open: return the size of a file, its content, or a seekable stream of it.
+        unread: returns why a file cannot be read, None if it can.
     """
 
     where: Path
@@ -29,10 +30,11 @@ class Listing:
     n_bytes: Callable[[int], int]
     read: Callable[[int], bytes]
     open: Callable[[int], IO[bytes]]
+    unread: Callable[[int], str | None] = lambda _: None
 
 
 def listing_of_archive(archive: Archive) -> Listing:
-    """Return what an archive holds."""
+    """Return the listing of an archive."""
     entries = archive.entries
     return Listing(
         archive.path,
@@ -44,9 +46,9 @@ def listing_of_archive(archive: Archive) -> Listing:
 
 
 def listing_of_files(where: Path, found: Sequence[tuple[str, Path, bool]]) -> Listing:
-    """Return files and directories (name, path, whether it is a directory) as walk() yields them.
+    """Return the listing of files and directories as walk() yields them: (name, path, whether it is a directory).
 
-    A file that cannot be read is a DataError when it is asked for.
+    Accessing an unreadable file raises a DataError.
     """
 
     def readable(number: int) -> Path:
@@ -61,16 +63,17 @@ def listing_of_files(where: Path, found: Sequence[tuple[str, Path, bool]]) -> Li
         lambda number: readable(number).stat().st_size,
         lambda number: readable(number).read_bytes(),
         lambda number: readable(number).open("rb"),
+        lambda number: unreadable(found[number][1]),
     )
 
 
 def walk(directory: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Yield (name with "/", path, is it a directory) of everything below but hidden files and litter, sorted by name.
+    """Yield (name with "/", path, is it a directory) for everything below except hidden files and litter, sorted.
 
-    Links are followed. What is not a directory counts as a file, also a broken link; see unreadable().
+    Links are followed. Everything else, including broken links, counts as a file; see unreadable().
 
     Raises:
-        DataError: at the end, directories that cannot be listed, or that hold themselves through a link.
+        DataError: at the end: some directories cannot be listed, or contain themselves through a link.
     """
     failed: list[str] = []
     yield from _walk(directory, "", (), failed)
@@ -103,7 +106,7 @@ def _walk(
 
 
 def unreadable(path: Path) -> str | None:
-    """Return why a file cannot be read, None if it can; nothing waits for a named pipe."""
+    """Return why a file cannot be read, None if it can; does not block on a named pipe."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return "not a regular file"

@@ -1,4 +1,4 @@
-"""What the names of files and directories say of them: a split, no class, no image."""
+"""Tell from the names of files and directories whether they are splits, classes, images or documents."""
 
 import re
 import unicodedata
@@ -11,10 +11,10 @@ from darkroom.project.text import shown
 
 KeyT = TypeVar("KeyT")
 
-OFFICIAL = ("train", "val", "test")  # in the order in which a stream of images has them
+OFFICIAL = ("train", "val", "test")  # in the order of a stream of images
 _WORDS = {
     "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validate", "validation", "vld", "dev"),
     "test": ("test", "testing", "tst", "holdout"),
     "eval": ("eval", "evaluation"),  # val beside a test directory, else test
 }
@@ -22,23 +22,27 @@ _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images|img|imgs|photos|pictures|files"
 SPLIT_WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
 _FILLER = re.compile(rf"(?:{_FILLERS})")
-OF_IMAGES = re.compile(r"\w*(?:images?|imgs?|photos?|pictures?)")  # a word in names of directories of any class
-BESIDE_IMAGES = re.compile(  # and of directories of other pictures, or none, of the same images
+OF_IMAGES = re.compile(r"\w*(?:images?|imgs?|photos?|pictures?)")  # a word in names of directories of all classes
+BESIDE_IMAGES = re.compile(  # in names of directories of masks, annotations and the like
     r"masks?|segmentations?|segmented|annotations?|labels?|trimaps?|depths?|gt|thumbnails?|thumbs"
 )
-UNLABELLED = re.compile(r"pred|predict|predictions?|unlabell?ed")  # and of images whose class is not known
+UNLABELLED = re.compile(r"pred|predict|predictions?|unlabell?ed")  # in names of directories of images without a class
+
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_WHOLE_FLOAT = re.compile(r"[0-9]+\.0+")
 
 _LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "picasa.ini", "__macosx", "system volume information"}
 _LITTER |= {"@eadir", "@synoresource", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
 _DOCUMENTS = {".md", ".rst", ".txt", ".pdf", ".html", ".htm", ".docx", ".xlsx", ".log", ".py", ".ipynb"}
 _DOCUMENTS |= {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".yaml", ".yml", ".xml", ".xmp", ".aae"}
-_DOCUMENTS |= {".dvc"}  # what `dvc add data/incoming/cats` writes beside the directory
+_DOCUMENTS |= {".dvc"}  # written by `dvc add data/incoming/cats` beside the directory
+_DOCUMENTS |= {".cache"}  # written by Ultralytics beside the directories of splits
 ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar"}
 _DOCUMENT_NAMES = {"readme", "license", "licence", "copying", "notice", "citation", "changelog"}
 
 
 def split_of(name: str) -> tuple[str | None, bool]:
-    """Return the split that a directory's name says (train, val, test or eval), and whether it says nothing else.
+    """Return the split in a directory's name (train, val, test or eval), and whether the name has nothing else.
 
     >>> split_of("Training Set"), split_of("seg_test"), split_of("testdata2"), split_of("cats")
     (('train', True), ('test', False), ('test', True), (None, False))
@@ -52,7 +56,7 @@ def split_of(name: str) -> tuple[str | None, bool]:
 
 
 def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
-    """Return the split that the name of each file, or of a directory above it, says (train, val, test or eval).
+    """Return the split in the name of each file or of a directory above it (train, val, test or eval).
 
     All are None unless some are train and some are not.
 
@@ -60,7 +64,7 @@ def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
     ['train', 'test']
 
     Raises:
-        DataError: some say a split, and one does not.
+        DataError: some names have a split, and one has not.
     """
     said = [next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None) for path in paths]
     if not is_a_split(said):
@@ -72,29 +76,38 @@ def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
 
 
 def settled(said: Mapping[KeyT, str]) -> dict[KeyT, str]:
-    """Return the splits with `eval` as what it is: val where there is a test set, else the test set."""
+    """Return the splits with `eval` replaced: by val if there is a test set, else by test."""
     evaluation = "val" if "test" in said.values() else "test"
     return {key: evaluation if split == "eval" else split for key, split in said.items()}
 
 
 def same_name(name: str) -> str:
-    """Return what two class names share that are one name to some file systems: its NFC form, case folded, trimmed."""
-    return unicodedata.normalize("NFC", name).casefold().strip()
+    """Return a key that is equal for class names that readers or some file systems do not distinguish.
+
+    It is the NFC form, case folded, without invisible characters, extra spaces, and trailing dots, which Windows drops;
+    a whole number that a table has as a float (1.0) becomes an integer.
+
+    >>> same_name("Hot\u00a0 dog."), same_name("cat\u200b"), same_name("3.0")
+    ('hot dog', 'cat', '3')
+    """
+    visible = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
+    plain = " ".join(visible.casefold().split()).rstrip(". ") or name
+    return plain.split(".")[0] if _WHOLE_FLOAT.fullmatch(plain) else plain
 
 
 def is_document(path: str) -> bool:
-    """Return whether a file is a text of some kind by its name, and so no image: README, a.txt, a.json, labels.csv."""
+    """Return whether a file is text by its name, so not an image: README, a.txt, a.json, labels.csv."""
     name = path.casefold().rpartition("/")[2]
     return name[name.rfind(".") :] in _DOCUMENTS or name in _DOCUMENT_NAMES
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a file or directory of this name is hidden, or what an operating system leaves behind."""
+    """Return whether a file or directory of this name is hidden or written by an operating system."""
     return name.startswith(".") or name.casefold() in _LITTER
 
 
 def words(name: str) -> list[str]:
-    """Return the words of a directory's name: "TrainImages2" and "train_images" have the same."""
+    """Return the words of a directory's name: the same for "TrainImages2" and "train_images"."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
     return [token for token in re.split(r"[\W\d_]+", spaced.casefold()) if token]
 

@@ -1,8 +1,8 @@
-"""Tell class and split of every file of a directory dataset by the names of its directories.
+"""Find the class and split of every file of a directory dataset from the names of its directories.
 
-Class directories may stand alone, below directories named after splits (`train/cats`, `seg_train/seg_train/cats`,
-`Training Set/images/cats`), or above them (`cats/train`); each of these may lie in a directory that holds nothing else.
-Directories that can be read in two ways are refused.
+Class directories may be at the top, below directories named after splits (`train/cats`, `seg_train/seg_train/cats`,
+`Training Set/images/cats`), or above them (`cats/train`); all of these may be inside a directory that has nothing else.
+Ambiguous directories are refused.
 """
 
 import re
@@ -37,8 +37,8 @@ class Placed(NamedTuple):
     Attributes:
         number: in the listing.
         name: below the root.
-        label, split: its class; train, val or test, None where nothing says.
-        attributes: what else a label table says of it.
+        label, split: its class; train, val or test, None if unknown.
+        attributes: the other columns of a label table.
     """
 
     number: int
@@ -49,12 +49,12 @@ class Placed(NamedTuple):
 
 
 class Folders(NamedTuple):
-    """The settings of a layout that say which directories are the classes.
+    """The settings of a layout that decide which directories are the classes.
 
     Attributes:
-        root: the directory that holds the class or split directories; what lies beside it is not looked at.
-        level: how deep below root the class directories are, 1 or more; None: it is found out.
-        skip: names of directories and files below root that are not looked at either, at any depth.
+        root: the directory of the class or split directories; everything else is ignored.
+        level: depth of the class directories below root, at least 1; None: detected.
+        skip: names of directories and files below root, at any depth, to ignore.
     """
 
     root: str | None = None
@@ -69,13 +69,13 @@ class Folders(NamedTuple):
 
 @dataclass
 class _Directory:
-    """A directory: those in it, and whether files lie in it."""
+    """A directory: its subdirectories, and whether it has files."""
 
     children: dict[str, "_Directory"] = field(default_factory=dict)
     has_images: bool = False
 
     def only_child(self) -> str | None:
-        """Return the name of the directory that is all there is in this one, if there are directories in it again."""
+        """Return the name of the only entry if it is a directory with subdirectories, else None."""
         if self.has_images or len(self.children) != 1:
             return None
         ((name, child),) = self.children.items()
@@ -84,10 +84,10 @@ class _Directory:
 
 @dataclass(frozen=True)
 class _Part:
-    """A directory that holds class directories: the names of the directories that lead to it, and its split.
+    """A directory that holds class directories: its path as names of directories, and its split.
 
     Attributes:
-        below: the split by the name of a directory inside the class, where splits lie below classes.
+        below: splits by the names of directories inside the classes, if splits are below classes.
     """
 
     path: tuple[str, ...]
@@ -100,13 +100,13 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
 
     Args:
         names: (path with "/" between its parts, whether it is a directory), in any order, which is kept.
-        where: what to call the dataset in an error.
-        folders: which directories are the classes; None: the top ones, whatever they are called.
+        where: the dataset's name in errors.
+        folders: which directories are the classes; None: the top ones, whatever their names.
 
     Raises:
-        DataError: no such root, an image in no class directory, directories that can be read in two ways, another
-            directory beside those of a split, an empty class directory, or two class names that differ by case, spaces
-            or Unicode form only. A document (README, .txt, .csv, ...) is passed over, and a directory of nothing else.
+        DataError: there is no such root, an image is in no class directory, directories are ambiguous, another
+            directory is beside those of splits, a class directory is empty, or two class names differ only in case,
+            spaces or Unicode form. Documents (README, .txt, .csv, ...) and directories of documents are ignored.
     """
     found = _without_documents(below_root(names, folders or Folders(), where=where))
     parts = _parts(_tree(found), where=where, level=folders.level) if folders is not None else [_Part(())]
@@ -135,7 +135,7 @@ def place(names: Iterable[tuple[str, bool]], *, where: Path, folders: Folders | 
 
 
 def check_classes(images: Sequence[Placed], *, where: Path) -> None:
-    """Check that there are images, in two classes or more, each of which can be learnt from.
+    """Check that there are at least two classes, each with images to train on.
 
     Raises:
         DataError: no image, one class only, or a class without images that may be trained on.
@@ -155,7 +155,7 @@ def check_classes(images: Sequence[Placed], *, where: Path) -> None:
 
 
 def below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Path) -> list[tuple[int, str, bool]]:
-    """Return number, name below the root, and whether it is a directory, of what is to be looked at."""
+    """Return number, name below the root, and whether it is a directory, of everything that is not ignored."""
     prefix = f"{folders.root.strip('/')}/" if folders.root else ""
     found = [
         (index, name.removeprefix(prefix), is_dir)
@@ -171,7 +171,7 @@ def below_root(names: Iterable[tuple[str, bool]], folders: Folders, *, where: Pa
 
 
 def _without_documents(found: Sequence[tuple[int, str, bool]]) -> list[tuple[int, str, bool]]:
-    """Return what is neither a document nor a directory that holds documents and nothing else."""
+    """Return the entries without documents and without directories that hold only documents."""
     images = [entry for entry in found if not entry[2] and not is_document(entry[1])]
     documents = [entry for entry in found if not entry[2] and is_document(entry[1])]
     useless = _directories_above(documents) - _directories_above(images)
@@ -204,6 +204,7 @@ def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
         return [_inside(directory, path, name, split, where=where) for name, split in by_name.items()]
     below = _splits_below_classes(directory, path, where=where)
     if not below:
+        _refuse_parts_of_classes(directory, path, where=where)
         _refuse_siblings(directory, path, where=where)
         _refuse_split_classes(directory, where=where)
     _refuse_what_is_no_class(directory, path, where=where)
@@ -213,7 +214,7 @@ def _parts(top: _Directory, *, where: Path, level: int | None) -> list[_Part]:
 def _unwrapped(
     directory: _Directory, path: tuple[str, ...], *, classes: frozenset[str] = frozenset()
 ) -> tuple[_Directory, tuple[str, ...]]:
-    """Return the first directory below that is more than a wrapper of another one, and the names that lead there."""
+    """Return the first directory below that does not only wrap another one, and its path."""
     while (name := directory.only_child()) and name not in classes:
         directory, path = directory.children[name], (*path, name)
     return directory, path
@@ -228,16 +229,17 @@ def _inside(directory: _Directory, path: tuple[str, ...], name: str, split: str,
         for label in _unwrapped(child, ())[0].children
     )
     inner, inside = _unwrapped(directory.children[name], (*path, name), classes=classes)
+    _refuse_parts_of_classes(inner, inside, where=where, split=split)
     _refuse_siblings(inner, inside, where=where)
     _refuse_what_is_no_class(inner, inside, where=where, in_split=True)
     return _Part(inside, split)
 
 
 def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where: Path) -> dict[str, str]:
-    """Return the split of every directory inside the directories of this one; none where they are not all splits.
+    """Return the splits by name of the directories inside the directories of this one; {} unless all are splits.
 
     Raises:
-        DataError: the split directories hold the class directories, as `images/train/cats` beside `masks/train/cats`.
+        DataError: the split directories hold class directories, as in `images/train/cats` beside `masks/train/cats`.
     """
     below = {
         f"{above}/{name}": inner
@@ -259,11 +261,30 @@ def _splits_below_classes(directory: _Directory, path: tuple[str, ...], *, where
     return settled(by_name)
 
 
+def _refuse_parts_of_classes(
+    directory: _Directory, path: tuple[str, ...], *, where: Path, split: str | None = None
+) -> None:
+    """Refuse `cats/val` beside images of classes that are in no split, or inside another split."""
+    said = {
+        f"{label}/{name}": split_of(name)[0] if split_of(name)[1] else None
+        for label, child in directory.children.items()
+        for name in child.children
+    }
+    splits = {*said.values(), *(split for child in directory.children.values() if split or child.has_images)}
+    held_out = [name for name, own in said.items() if own not in (None, "train", split)]
+    if held_out and len(splits) > 1:
+        raise DataError(
+            f"{where}: {shown(min(held_out))} seems to be a part of a split that other images have no part in; arrange "
+            "all as train/<class>/<image> and val or test beside train, name it in `skip` of the layout, or say that "
+            f"all in it belongs to its class with `level`: {len(path) + 1} in the layout"
+        )
+
+
 def _split_directories(directory: _Directory, *, where: Path) -> dict[str, str]:
-    """Return the split of every directory in this one; none where they are not named after splits.
+    """Return the splits by name of the directories in this one; {} if they are not named after splits.
 
     Raises:
-        DataError: another directory lies beside them, or there are no directories in them.
+        DataError: another directory is beside them, or they have no subdirectories.
     """
     said = {name: split_of(name) for name in directory.children}
     if len(set(said)) < 2:
@@ -298,7 +319,7 @@ def _share_names(directory: _Directory, names: Sequence[str]) -> bool:
 
 
 def _alike(directories: Mapping[str, _Directory]) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield pairs of directories and the names that both hold: two or more, or all that one holds and the other not."""
+    """Yield pairs of directories and the names that both hold, if they share two or more, or all of one of them."""
     for one, other in combinations(sorted(name for name, held in directories.items() if held.children), 2):
         names, others = (_unwrapped(directories[name], ())[0].children.keys() for name in (one, other))
         shared = sorted(names & others)
@@ -307,7 +328,7 @@ def _alike(directories: Mapping[str, _Directory]) -> Iterator[tuple[str, str, li
 
 
 def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Path) -> None:
-    """Refuse directories that hold directories of the same names: either of them may be the classes."""
+    """Refuse directories that hold directories of the same names, because either may be the classes."""
     for one, other, shared in _alike(directory.children):
         level = len(path) + 1
         raise DataError(
@@ -321,9 +342,7 @@ def _refuse_siblings(directory: _Directory, path: tuple[str, ...], *, where: Pat
 def _refuse_what_is_no_class(
     directory: _Directory, path: tuple[str, ...], *, where: Path, in_split: bool = False
 ) -> None:
-    """Refuse `test` or `unlabelled` beside classes, `masks` beside `images` or beside the classes it holds, too, and
-    images in parts such as `images_001`.
-    """
+    """Refuse `test` or `unlabelled` beside classes, `masks` beside `images` or the same classes, and `images_001`."""
     names = sorted(directory.children)
     numbered = {re.sub(r"\d+", "", name) for name in names if re.search(r"\d", name)}
     of_images = [name for name in names if any(map(OF_IMAGES.fullmatch, words(name)))]
@@ -353,7 +372,7 @@ def _refuse_what_is_no_class(
 
 
 def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
-    """Refuse cats_train beside cats_test, which are splits of one class and not two classes."""
+    """Refuse cats_train beside cats_test, which are two splits of one class, not two classes."""
     seen: dict[str, str] = {}
     for name in sorted(directory.children):
         if split_of(name)[0] and not split_of(name)[1]:
@@ -367,7 +386,7 @@ def _refuse_split_classes(directory: _Directory, *, where: Path) -> None:
 
 
 def _at_level(top: _Directory, level: int) -> list[_Part]:
-    """Return the directories that hold class directories at this level, with the split that one above them says."""
+    """Return the directories that hold class directories at this level, with the split named above them."""
     found: list[tuple[_Directory, tuple[str, ...]]] = [(top, ())]
     for _ in range(level - 1):
         found = [(child, (*path, name)) for directory, path in found for name, child in directory.children.items()]
@@ -390,18 +409,19 @@ def _expected(parts: Sequence[_Part]) -> str:
 
 
 def check_names(classes: set[str], where: Path) -> None:
-    """Refuse class names that differ in case, spaces or Unicode form only.
+    """Refuse class names that differ only in case, spaces or Unicode form.
 
     Raises:
-        DataError: names both.
+        DataError: there are two such names.
     """
     forms: dict[str, str] = {}
     for name in sorted(classes):
         other = forms.setdefault(same_name(name), name)
         if other != name:
-            # Two forms of one accented letter look the same on a screen; ascii() tells them apart.
-            same = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
-            both = f"{other!a} and {name!a}" if same else f"{shown(other)} and {shown(name)}"
-            raise DataError(
-                f"{where}: the class names {both} differ only in case, spaces or Unicode form; merge the directories"
-            )
+            # Two forms of one accented letter, or two spaces, look the same on a screen; ascii() tells them apart.
+            one, two = (unicodedata.normalize("NFC", form) for form in (other, name))
+            in_case = one != two and one.casefold() == two.casefold()
+            both = f"{shown(other)} and {shown(name)}" if in_case else f"{other!a} and {name!a}"
+            point = same_name(name).isdecimal() and "." in f"{other}{name}"
+            what = "the decimal point" if point else "case, spaces or Unicode form"
+            raise DataError(f"{where}: the class names {both} differ only in {what}; make them one class")

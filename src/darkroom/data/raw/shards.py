@@ -1,16 +1,18 @@
-"""Parquet shards with the images in them, as the Hugging Face hub keeps datasets: read row by row, never as a whole."""
+"""Parquet shards that contain the images, as on the Hugging Face Hub, read row by row."""
 
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from darkroom.data.raw.columns import LABELS, SPLITS, find_column
 from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.names import settled, split_of, splits_by_name
 from darkroom.data.raw.placement import Folders, Placed, below_root, check_names
-from darkroom.data.raw.tables import LABELS, SPLITS, as_text, find_column
+from darkroom.data.raw.tables import as_text
 from darkroom.errors import DataError
 from darkroom.files.archives import broken_as_data_error
 from darkroom.project.text import first_line, shown, utf8
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
 
 SUFFIX = ".parquet"
 IMAGES = ("image", "img", "picture", "photo")
-_IMAGES, _ROWS = 16, 1024  # that are in memory at once, with and without the bytes of the images
-_BUFFER_BYTES = 1 << 20  # with it a column is read page by page, not as a whole
+_IMAGES, _ROWS = 16, 1024  # rows in memory at once, with and without the bytes of the images
+NO_BYTES = "the shard has no bytes of it, only a path"  # why an image cannot be read
+_BUFFER_BYTES = 1 << 20  # to read a column page by page, not as a whole
 
 
 class _Columns(NamedTuple):
-    """The columns of a shard: of the image (and whether it has a path), label, split or none, and others with texts."""
+    """The columns of a shard: image (and whether it has a path), label, split or None, and other columns of text."""
 
     image: str
     has_path: bool
@@ -36,15 +39,14 @@ class _Columns(NamedTuple):
 
 
 def place_in_shards(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) -> list[Placed]:
-    """Return the rows of all shards, in the order of their names; a number is the position among all rows.
+    """Return the rows of all shards in the order of their names, numbered over all shards.
 
-    Classes are the names that the hub's features give to numbers, else the values themselves. The split is said by the
-    names of files or directories, or by a column. The name of an image is shard/row, and its own path where it has one.
+    Classes are the names that the hub's features give to numbers, else the values themselves. The split comes from the
+    names of files or directories, or from a column. The name of an image is shard/row, plus its own path if it has one.
 
     Args:
-        layout: `root` and `skip` say which files are looked at; image_column, label_column and split_column name
-            columns.
-        max_archive_bytes: the most that all may unpack to.
+        layout: `root` and `skip` choose the files; image_column, label_column and split_column name columns.
+        max_archive_bytes: maximum unpacked size of all shards.
 
     Raises:
         DataError: there are no shards, they unpack to more, or one is damaged or lacks a column; a row has no label.
@@ -69,7 +71,7 @@ def place_in_shards(listing: Listing, layout: Mapping[str, Any], *, max_archive_
 
 
 def read_rows(listing: Listing, layout: Mapping[str, Any], numbers: Sequence[int]) -> Iterator[bytes | None]:
-    """Yield the bytes of the images with these numbers, None where a row has none; ascending ones come in one pass."""
+    """Yield the bytes of the images with these numbers, None for a row without; ascending numbers take one pass."""
     descents = [place for place in range(1, len(numbers)) if numbers[place] < numbers[place - 1]]
     for first, end in pairwise([0, *descents, len(numbers)]):
         wanted = deque(numbers[first:end])
@@ -79,6 +81,52 @@ def read_rows(listing: Listing, layout: Mapping[str, Any], numbers: Sequence[int
                 if wanted and wanted[0] < row + file.metadata.num_rows:
                     yield from _contents(file, wanted, layout, start=row)
                 row += file.metadata.num_rows
+
+
+def listing_of_rows(listing: Listing, layout: Mapping[str, Any], placed: Sequence[Placed]) -> Listing:
+    """Return a listing of the rows of shards, as if each were a file; reading in ascending order is fast."""
+    rows = _Rows(listing, layout, n=len(placed))
+
+    def read(number: int) -> bytes:
+        if (content := rows.content(number)) is None:
+            raise DataError(f"{listing.where}: {placed[number].name}: {NO_BYTES}")
+        return content
+
+    return Listing(
+        listing.where,
+        [(image.name, False) for image in placed],
+        rows.n_bytes,
+        read,
+        lambda number: BytesIO(read(number)),
+        lambda number: NO_BYTES if rows.content(number) is None else None,
+    )
+
+
+class _Rows:
+    """The images of n rows, read in one pass as long as the numbers ascend."""
+
+    def __init__(self, listing: Listing, layout: Mapping[str, Any], *, n: int) -> None:
+        self._listing, self._layout, self._n = listing, layout, n
+        self._sizes: dict[int, int] = {}
+        self._rest: Iterator[bytes | None] = iter(())
+        self._number, self._content = n, None  # type: int, bytes | None
+
+    def n_bytes(self, number: int) -> int:
+        """Return the size of an image, 0 if the row has no bytes."""
+        if number not in self._sizes:
+            self.content(number)
+        return self._sizes[number]
+
+    def content(self, number: int) -> bytes | None:
+        """Return the bytes of an image, None if the row has none."""
+        if number < self._number:
+            self._rest = read_rows(self._listing, self._layout, range(number, self._n))
+            self._number = number - 1
+        while self._number < number:
+            self._content = next(self._rest)
+            self._number += 1
+            self._sizes[self._number] = len(self._content or b"")
+        return self._content
 
 
 def holds_images(listing: Listing, position: int) -> bool:
@@ -144,7 +192,7 @@ def _rows(
 def _contents(
     file: "pq.ParquetFile", wanted: deque[int], layout: Mapping[str, Any], *, start: int
 ) -> Iterator[bytes | None]:
-    """Yield the images of the rows that are `wanted` next, and take these away; groups without one are not read."""
+    """Yield the images of the next `wanted` rows and remove them there; row groups without one are not read."""
     image = _image_column(file.schema_arrow, layout, called="")
     inside = f"{image}.bytes" if _has_field(file.schema_arrow.field(image).type, "bytes") else image
     for group in range(file.metadata.num_row_groups):
@@ -180,7 +228,7 @@ def _image_column(schema: "pa.Schema", layout: Mapping[str, Any], *, called: str
 
 
 def _class_names(schema: "pa.Schema") -> dict[str, list[str]]:
-    """Return the names of classes by column, as the hub keeps them in the schema."""
+    """Return the names of classes by column from the schema, where the hub stores them."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -194,7 +242,7 @@ def _label(value: Any, names: Sequence[str] | None, *, called: str) -> str:
     if isinstance(value, list | dict | bytes):
         raise DataError(f"{called}: the label is {type(value).__name__}; expected one label per image")
     if names is not None and isinstance(value, int) and value < len(names):
-        value = names[value] if value >= 0 else None  # the hub has -1 where a test set hides its labels
+        value = names[value] if value >= 0 else None  # -1 on the hub: a test set without labels
     elif names is not None and isinstance(value, int):
         raise DataError(f"{called}: the label is {value}, but the classes are 0 to {len(names) - 1}")
     if not (text := as_text(value).strip()):

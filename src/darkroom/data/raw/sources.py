@@ -1,4 +1,4 @@
-"""The images of the dataset and of the directory of new images as one stream, and the originals of prepared images."""
+"""The images of data/raw and data/incoming as one stream, and the originals of prepared images."""
 
 import hashlib
 import sys
@@ -33,35 +33,43 @@ def read_sources(
     max_image_bytes: int,
     only: Collection[tuple[str, bool]] | None = None,
 ) -> Iterator[tuple[RawImage, bool]]:
-    """Yield the images of data/raw, and then those of the directory of new images, each with whether it is incoming.
+    """Yield the images of data/raw, then those of data/incoming, each with whether it is incoming.
 
     Args:
         max_archive_bytes, max_image_bytes: see layouts.read_images.
         only: the images to yield, by name and whether incoming; None: all.
 
     Raises:
-        DataError: a source is damaged, or the directory of new images holds a stray file.
+        DataError: a source is damaged, data/incoming holds a stray file, or classes of the dataset in another class.
     """
     old_names = new_names = None
     if only is not None:
         old_names = {name for name, is_new in only if not is_new}
         new_names = {name.removeprefix(PREFIX) for name, is_new in only if is_new}
     found = read_folder(incoming, max_image_bytes=max_image_bytes, only=new_names) if incoming.is_dir() else iter(())
-    # This lists and checks the directory: a stray file there must not cost an hour of decoding.
+    known: set[str] = set()
+    # Lists and checks the directory before anything is decoded.
     first = list(islice(found, 1))
     for image in read_images(raw, max_archive_bytes=max_archive_bytes, max_image_bytes=max_image_bytes, only=old_names):
+        known.add(image.label)
         yield image, False
     for image in chain(first, found):
+        inside = next((part for part in image.name.split("/")[1:-1] if part in known), None)
+        if inside and image.label not in known:
+            raise DataError(
+                f"{incoming}: {shown(image.label)} would be a new class, but holds the class {shown(inside)} of the "
+                f"dataset; expected {incoming}/<class>/<image>"
+            )
         yield replace(image, name=f"{PREFIX}{image.name}"), True
 
 
 def read_originals(raw: Path, incoming: Path, origins: Sequence[Origin]) -> Iterator[tuple[int, bytes | np.ndarray]]:
     """Yield (position in `origins`, the encoded file or its pixels) of prepared images, in the order of their sources.
 
-    There are no limits of size: `preprocess` admitted these very bytes.
+    There are no size limits, because `preprocess` accepted the same bytes.
 
     Raises:
-        DataError: a source is damaged, or an original is gone or has changed; the first one is named.
+        DataError: a source is damaged, or an original is gone or has changed.
     """
     missing = {(origin.source, origin.incoming): position for position, origin in enumerate(origins)}
     limits = {"max_archive_bytes": sys.maxsize, "max_image_bytes": sys.maxsize}

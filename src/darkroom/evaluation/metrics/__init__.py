@@ -1,1 +1,1 @@
-"""Probabilities and labels to numbers, with numpy and SciPy alone. Open classification.py first."""
+"""Metrics from probabilities and labels, with numpy and SciPy only. Open classification.py first."""

@@ -1,8 +1,8 @@
-"""The probability below which a model had better not answer, so that its answers are wrong at most at a stated rate.
+"""The probability below which a model should abstain, so that at most a given share of its answers is wrong.
 
-Learn then test (Angelopoulos et al. 2021) by fixed-sequence testing: thresholds are tried in an order that the
-calibration images did not choose, from one that should pass down to the smallest, and the last before the first that
-does not pass is taken. As no threshold is tried after a failure, all tests together err with the probability of one.
+Learn then test (Angelopoulos et al. 2021) by fixed-sequence testing: thresholds are tested in an order that does not
+depend on the calibration images, from one that should pass down to the smallest, and the last one before the first
+failure is taken. Because testing stops at a failure, all tests together have the error probability of one.
 """
 
 import math
@@ -18,12 +18,12 @@ ALWAYS = 2.0  # above every probability: never answers
 
 
 class Threshold(NamedTuple):
-    """A threshold, and what was seen at it.
+    """A threshold and its counts on the calibration images.
 
     Attributes:
-        abstain_below: answers with a smaller probability do not count; ALWAYS where no threshold passed.
-        n_images: calibration images.
-        n_answered, n_wrong: of them, at this threshold; where none passed, at the one that was tried first.
+        abstain_below: answers with a smaller probability are withheld; ALWAYS if no threshold passed.
+        n_images: number of calibration images.
+        n_answered, n_wrong: numbers of answers and of wrong ones at this threshold, or at the first one if none passed.
     """
 
     abstain_below: float
@@ -33,7 +33,7 @@ class Threshold(NamedTuple):
 
 
 def least_images(error_rate: float, confidence: float) -> int:
-    """Return how many answered images, all of them right, show that an error rate is met.
+    """Return the number of answered images, all of them right, that proves an error rate.
 
     >>> least_images(0.01, 0.95)
     299
@@ -49,15 +49,15 @@ def find_threshold(
     error_rate: float,
     confidence: float,
 ) -> Threshold:
-    """Return the smallest threshold at which the answers are shown to be wrong at most at error_rate.
+    """Return the smallest threshold that is proven to keep the share of wrong answers at or below error_rate.
 
     Over draws of the calibration images, the error rate among answered images is above error_rate with a probability
-    of at most 1 - confidence. A threshold passes where the upper Clopper-Pearson bound of its error rate is at most
-    error_rate; the guide says at which one that is most likely, and the sequence begins there (Laufer-Goldshtein et
-    al. 2023): above it fewer images are answered, too few to show anything.
+    of at most 1 - confidence. A threshold passes if the upper Clopper-Pearson bound of its error rate is at most
+    error_rate. The sequence begins at the threshold that is most likely to pass according to the guide
+    (Laufer-Goldshtein et al. 2023); above it too few images are answered.
 
     Args:
-        probability: (n,), of the most probable class, for calibration images: not used for training or any choice.
+        probability: (n,), of the most probable class, for calibration images that were used for nothing else.
         correct: (n,), bool, whether that class is the true one.
         guide: the same two for other images, at least one, which only order the thresholds.
         error_rate, confidence: in (0, 1).
@@ -76,11 +76,11 @@ def find_threshold(
 def measure(
     probabilities: np.ndarray, labels: np.ndarray, abstained: np.ndarray, *, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return how many images are answered, and how many of these answers are wrong, as shares that fit JSON.
+    """Return the share of images that are answered and the share of wrong answers, as values for JSON.
 
     Returns:
-        share_answered and error_answered, each with its 95 % interval (Wilson) under NAME_ci95; an error without
-        answers is None. answered_per_class: the same for the images of each class.
+        share_answered and error_answered, each with its 95 % interval (Wilson) under NAME_ci95; error_answered is None
+        without answers. answered_per_class: the same for the images of each class.
 
     Args:
         probabilities: (n, classes), n at least 1.
@@ -104,7 +104,7 @@ def _shares(wrong: np.ndarray, abstained: np.ndarray) -> dict[str, Any]:
 
 
 def _p_values(probability: np.ndarray, correct: np.ndarray, levels: np.ndarray, *, error_rate: float) -> Any:
-    """Return for each level the probability of so few errors among the answers, or fewer, at an error rate too high."""
+    """Return the p-value of each level: the probability of at most its number of errors if the rate were too high."""
     from scipy.special import bdtr
 
     answered = probability >= levels[:, None]

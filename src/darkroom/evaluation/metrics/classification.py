@@ -1,4 +1,4 @@
-"""Turn probabilities and true labels into metrics, intervals, calibration and the worst errors: no files, no plots."""
+"""Compute metrics, intervals, calibration and the worst errors from probabilities and true labels."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -27,10 +27,9 @@ def evaluate(
     classes: Sequence[str],
     calibration_bins: int,
 ) -> dict[str, Any]:
-    """Return test_accuracy, test_accuracy_ci95, test_loss, macro_f1, ece and per_class; everything fits JSON.
+    """Return test_accuracy, test_accuracy_ci95, test_loss, macro_f1, ece and per_class, as values for JSON.
 
-    macro_f1 is the plain mean of f1 over the classes that occur in labels or predictions: a class without test images
-    that was never predicted says nothing and is left out.
+    macro_f1 is the unweighted mean of f1 over the classes that occur in labels or predictions.
 
     Args:
         probabilities: (n, classes), float, rows sum to 1.
@@ -58,7 +57,7 @@ def evaluate(
 
 
 def check(probabilities: np.ndarray, labels: np.ndarray) -> None:
-    """Refuse probabilities and labels that cannot belong together.
+    """Check that probabilities and labels are valid and belong together.
 
     Raises:
         DataError: see `evaluate`.

@@ -1,7 +1,7 @@
-"""How many classes a model has to list so that the true one is among them at a stated rate: split conformal prediction.
+"""Split conformal prediction: sets of classes that contain the true one with a given probability.
 
-The threshold is a quantile of scores of images that nothing else was chosen by (Vovk et al. 2005; Lei et al. 2018): if
-they and a new image are exchangeable, its true class is in its set with at least that probability, whatever the model.
+The threshold is a quantile of the scores of images that were used for nothing else (Vovk et al. 2005; Lei et al. 2018).
+If they and a new image are exchangeable, the true class is in the set with at least that probability, for any model.
 """
 
 import math
@@ -16,7 +16,7 @@ ROUNDING = 1e-9  # of a product of floats: 0.07 * 100 is more than 7
 
 
 def least_calibration_images(coverage: float) -> int:
-    """Return how many calibration images it takes before a set may leave out a class.
+    """Return the number of calibration images that is needed before a set may leave out a class.
 
     >>> least_calibration_images(0.95)
     19
@@ -30,7 +30,7 @@ def score_threshold(scores: np.ndarray, coverage: float) -> float:
     Infinity, which lists every class, with fewer than least_calibration_images().
 
     Args:
-        scores: (n,), of the true class of each calibration image; the smaller, the sooner a class is listed.
+        scores: (n,), of the true class of each calibration image; classes with smaller scores are listed first.
         coverage: in (0, 1).
     """
     rank = math.ceil((len(scores) + 1) * coverage - ROUNDING)
@@ -38,11 +38,11 @@ def score_threshold(scores: np.ndarray, coverage: float) -> float:
 
 
 def measure(members: np.ndarray, labels: np.ndarray, *, classes: Sequence[str]) -> dict[str, Any]:
-    """Return how often the true class is listed and how many classes are, as numbers that fit JSON.
+    """Return coverage and size of prediction sets, as values for JSON.
 
     Returns:
         coverage, with its 95 % interval (Wilson), and mean_set_size, with that of a mean (normal), under NAME_ci95.
-        sets_per_class: the same for the images of each class; None where there are none.
+        sets_per_class: the same for the images of each class; None without images.
 
     Args:
         members: (n, classes), bool: which classes are listed; n at least 1.

@@ -1,23 +1,22 @@
-"""One temperature that makes the confidence of a trained network agree with how often it is right."""
+"""Temperature scaling, so that the confidence of a trained network matches its accuracy."""
 
 import numpy as np
 
 from darkroom.errors import DataError
 from darkroom.evaluation.metrics.classification import check
 
-GREATEST = 20.0  # a network that wants more than this, or less than its inverse, says nothing about confidence
+GREATEST = 20.0  # the temperature is limited to [1 / GREATEST, GREATEST]
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature T > 0 at which softmax(logits / T) has the smallest cross-entropy (Guo et al. 2017).
 
-    Logits are known from probabilities up to a number per image, which the softmax does not see. T > 1 softens the
-    answers of a network that is too sure of itself, T < 1 sharpens one that is too careful, as after label smoothing;
-    no answer changes its class. Where all are right, or no temperature is better than another, it is 1: how sure a
-    network may be cannot be learned from images on which it never errs.
+    Probabilities determine logits up to a constant per image, which softmax ignores. T > 1 softens the answers of an
+    overconfident network, T < 1 sharpens an underconfident one, for example after label smoothing; no answer changes
+    its class. T is 1 if all answers are right, because these say nothing about confidence, or if no T is better.
 
     Args:
-        probabilities: (n, classes), float, rows sum to 1; of images that were not trained on.
+        probabilities: (n, classes), float, rows sum to 1; of images that were not used for training.
         labels: (n,), int, in [0, classes).
 
     Raises:
@@ -39,7 +38,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def scaled(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Return the probabilities that a network of these would give at a temperature: float64 (n, classes).
+    """Return the probabilities at a temperature: float64 (n, classes).
 
     Raises:
         DataError: the temperature is not above 0.

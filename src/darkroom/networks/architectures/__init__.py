@@ -1,1 +1,1 @@
-"""One function per architecture, and the smallest image that each can take. Open table.py first."""
+"""One function per architecture, and the minimum image size of each. Open table.py first."""

@@ -1,4 +1,4 @@
-"""The networks of introductory tutorials, in the sizes that the tutorials give."""
+"""The networks of introductory tutorials, in their original sizes."""
 
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ def single_conv(
 ) -> Any:
     """Return the features of one convolution, one max-pool and one dense layer.
 
-    The smallest network of the tutorials, which use it twice:
+    The smallest network of the tutorials, used for two datasets:
 
     - on MNIST, with the defaults: 542,230 parameters on (28, 28, 1) and ten classes;
       (26, 26, 32), pooled (13, 13, 32), flat 5408, dense 100.
@@ -54,7 +54,7 @@ def two_conv(
         units: of the dense layer.
         conv_dropout: rate in [0, 1) after the max-pool.
         dense_dropout: rate in [0, 1) after the dense layer.
-        initializer: of the kernels, by Keras' name; the example left Keras' default.
+        initializer: of the kernels, by Keras' name; the example uses Keras' default.
     """
     x = images
     for width in filters:
@@ -87,7 +87,7 @@ def six_conv(
         units: of the dense layer.
         conv_dropout: rate in [0, 1) after each max-pool.
         dense_dropout: rate in [0, 1) after the dense layer.
-        initializer: of the kernels, by Keras' name; the tutorials leave Keras' default.
+        initializer: of the kernels, by Keras' name; the tutorials use Keras' default.
     """
     x = images
     for width in filters:

@@ -21,16 +21,16 @@ def lenet5(
     filters=[6, 16] and units=[120, 84] give 61,706 parameters on (32, 32, 1), or on (28, 28, 1) with
     stem_padding="same", and ten classes: C1 (28, 28, 6), S2 (14, 14, 6), C3 (10, 10, 16), S4 (5, 5, 16), C5 120, F6 84.
 
-    The paper has 60,000. The difference: every map of C3 sees all of S2, where the paper left out 900 weights to save
-    time; S2 and S4 average without the paper's 44 coefficients and biases; and the classes are a linear layer (850)
-    in place of fixed distances to drawn digits. tanh is not scaled by 1.7159.
+    The paper has 60,000. The differences: every map of C3 is connected to all of S2, where the paper left out 900
+    weights to save time; S2 and S4 average without the paper's 44 coefficients and biases; and the classifier is a
+    linear layer (850) instead of fixed distances to drawn digits. tanh is not scaled by 1.7159.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: of each convolution; a pooling follows each.
         units: of each dense layer.
         kernel_size: edge in pixels.
-        stem_padding: "same" pads the first convolution: the paper put its digits of 28 pixels on 32.
+        stem_padding: "same" pads the first convolution; the paper padded its digits of 28 pixels to 32.
         activation: "tanh" as in the paper, or "relu".
         pooling: "average" as in the paper, or "max".
     """
@@ -61,13 +61,13 @@ def alexnet(
 
     filters=[96, 256, 384, 384, 256] and units=[4096, 4096] give 62,378,344 parameters on (227, 227, 3) and 1000
     classes: (55, 55, 96), pooled (27, 27, 96); (27, 27, 256), pooled (13, 13, 256); (13, 13, 384) twice and
-    (13, 13, 256), pooled (6, 6, 256); flat 9216, dense 4096 twice. Small images need a smaller stem, such as
-    stem_kernel_size=3, stem_strides=1 from 17 pixels on.
+    (13, 13, 256), pooled (6, 6, 256); flat 9216, dense 4096 twice. Small images need a smaller stem, for example
+    stem_kernel_size=3, stem_strides=1 for images of at least 17 pixels.
 
-    The paper splits convolutions 2, 4 and 5 over two GPUs, which halves their weights and leaves 60,965,224; here the
-    two towers are one. Its local response normalisation is left out: Keras has no such layer, it has no parameters, and
-    Simonyan & Zisserman (2015, table 3, A-LRN) found no gain from it. Weights start as He et al. (2015) and
-    biases at 0, in place of a normal distribution of 0.01 and biases of 1.
+    The paper splits convolutions 2, 4 and 5 over two GPUs, which halves their weights and gives 60,965,224 parameters;
+    here the two towers are one. Local response normalisation is left out: Keras has no such layer, it has no
+    parameters, and Simonyan & Zisserman (2015, table 3, A-LRN) found no gain from it. Weights are initialised after He
+    et al. (2015) and biases with 0, instead of a normal distribution of 0.01 and biases of 1.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
@@ -75,7 +75,7 @@ def alexnet(
         units: of each dense layer.
         stem_kernel_size: edge in pixels of the first kernel; no padding.
         stem_strides: of the first convolution.
-        dropout: rate in [0, 1) before each dense layer but the classifier, as in the paper.
+        dropout: rate in [0, 1) before each dense layer except the classifier, as in the paper.
     """
     kernels = [stem_kernel_size, 5, *[3] * (len(filters) - 2)]
     x = images

@@ -1,4 +1,4 @@
-"""The default network: small, and quick on CPUs."""
+"""The default network: small and fast on CPUs."""
 
 from typing import Any, Literal
 
@@ -15,16 +15,16 @@ def compact(
 ) -> Any:
     """Return the features of a small VGG-like network: convolution, max-pool, BatchNorm, ReLU per entry of `filters`.
 
-    The order is chosen for speed on CPUs: pooling first leaves BatchNorm and ReLU a quarter of the values (ReLU
-    commutes with max-pooling; BatchNorm sees the maxima, which it normalises just as well). The stem has no padding,
-    since the border of an image rarely holds what it shows.
+    The order is chosen for speed on CPUs: pooling first leaves a quarter of the values for BatchNorm and ReLU (ReLU
+    commutes with max-pooling; BatchNorm normalises the maxima just as well). The stem has no padding, because an
+    image's border is rarely important.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
         filters: width of each block; every block halves height and width, so at most log2(min(H, W)) blocks fit.
         stem_kernel_size: edge of the first kernel, in pixels.
-        head: "flatten" keeps where a feature was seen (best for centred images up to about 32 px), "average" pools
-            globally (for photographs).
+        head: "flatten" keeps positions (best for centred images up to about 32 px), "average" pools globally (for
+            photographs).
         dropout: rate in [0, 1) before the classifier.
     """
     x = images

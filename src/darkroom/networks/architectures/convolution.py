@@ -1,4 +1,4 @@
-"""One convolution with what follows it, as the deeper networks repeat it."""
+"""A convolution with BatchNorm and ReLU, the building block of the deeper networks."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ def convolution(
     activation: bool = True,
     gamma: str = "ones",
 ) -> Any:
-    """Return the features of a convolution, BatchNorm if asked for, and ReLU; ceil(H / strides), ceil(W / strides).
+    """Return the features of a convolution, optional BatchNorm, and ReLU; ceil(H / strides), ceil(W / strides).
 
-    The weights start as He et al. (2015, arXiv:1502.01852) derived for ReLU: else, without BatchNorm, a signal fades
-    with depth. A convolution before BatchNorm has no bias, since BatchNorm would subtract it.
+    Weights are initialised for ReLU (He et al. 2015, arXiv:1502.01852), because without BatchNorm the signal would
+    otherwise fade with depth. A convolution before BatchNorm has no bias, which BatchNorm would subtract.
 
     Args:
         x: symbolic (n, H, W, C).
@@ -31,7 +31,7 @@ def convolution(
     """
     padding = "same"
     if strides > 1 and kernel_size > 1:
-        # Keras would pad even sizes on the far side alone, and centre kernels on other pixels than a shortcut takes.
+        # Keras pads even sizes only on the far side, which would centre kernels on other pixels than the shortcut.
         x, padding = layers.ZeroPadding2D(kernel_size // 2)(x), "valid"
     x = layers.Conv2D(
         filters,

@@ -1,10 +1,10 @@
-"""The network for small photographs that is trained in minutes, learned from airbench94.
+"""A network for small photographs that trains in minutes, based on airbench94.
 
-Source: Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498. Kept from it: the frozen
-whitening convolution, groups of two 3x3 convolutions with pooling first, BatchNorm without scale, the identity in the
-initial filters, filters of constant length. Changed for speed on CPUs: ReLU in place of GELU, whose error function
-costs a third of what the convolutions cost, and a whitening bias that is computed from the data instead of trained, so
-that no gradient passes the widest layer.
+Source: Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498. Kept: the frozen whitening
+convolution, groups of two 3x3 convolutions with pooling first, BatchNorm without scale, the identity in the initial
+filters, filters of constant length. Changed for speed on CPUs: ReLU instead of GELU, whose error function costs a third
+of the convolutions' time, and a whitening bias that is computed from the data instead of trained, so that no gradient
+passes through the widest layer.
 """
 
 from typing import Any, Literal
@@ -27,8 +27,8 @@ def fast(
     """Return the features (n, filters[-1]) of a whitening convolution and of one group per entry of `filters`.
 
     A group is convolution, max-pool, BatchNorm, activation, convolution, BatchNorm, activation; it halves height and
-    width. The maximum over what is left of the image, divided by 8, ends the network. With filters (64, 256, 256) and
-    10 classes it has 1,971,338 trained parameters on colour images; 32x32 pixels become 31, 15, 7 and 3.
+    width. The last layer is a global maximum, divided by 8. With filters (64, 256, 256) and 10 classes the network has
+    1,971,338 trained parameters on colour images; edges of 32 pixels become 31, 15, 7 and 3.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
@@ -43,14 +43,14 @@ def fast(
         x = layers.MaxPooling2D()(_convolution(x, group))
         x = layers.Activation(activation)(_normalisation()(x))
         x = layers.Activation(activation)(_normalisation()(_convolution(x, group)))
-    # Divided, so that logits start small and the first steps do not throw them about, which would cost an epoch.
+    # Divided, so that logits start small; large first steps would cost an epoch.
     return layers.Rescaling(1 / 8)(layers.GlobalMaxPooling2D()(x))
 
 
 def _convolution(x: Any, filters: int) -> Any:
     """Return a 3x3 convolution whose filters keep the length 1.
 
-    BatchNorm makes the length of a filter meaningless, but one that grows would turn less and less from the same step.
+    BatchNorm makes the length of a filter irrelevant, but a longer one rotates less at the same step size.
     """
     convolution = layers.Conv2D(
         filters,
@@ -61,7 +61,7 @@ def _convolution(x: Any, filters: int) -> Any:
         kernel_constraint=keras.constraints.UnitNorm(axis=[0, 1, 2]),
     )
     features = convolution(x)
-    convolution.kernel_initializer = NOISE  # has done its work; what is saved names Keras' own alone
+    convolution.kernel_initializer = NOISE  # not used any more; the saved model must name only Keras' own
     return features
 
 
@@ -75,20 +75,20 @@ def _partial_identity(shape: tuple[int, ...], dtype: Any = None) -> Any:
 
 
 def _normalisation() -> layers.Layer:
-    """Return BatchNorm without scale; the quick one where training computes in less than float32.
+    """Return BatchNorm without scale; the fused one if training computes in less than float32.
 
-    A network in float32 is what is saved in the end, and has Keras' own layers alone.
+    The saved network is in float32 and has only Keras' own layers.
     """
     is_mixed = keras.config.dtype_policy().compute_dtype != "float32"
     layer = FusedBatchNormalization if is_mixed else layers.BatchNormalization
-    return layer(momentum=0.6, epsilon=1e-5, scale=False)  # 0.6 for Keras' 0.99: a run has a few hundred steps
+    return layer(momentum=0.6, epsilon=1e-5, scale=False)  # not Keras' 0.99: a run has a few hundred steps
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """BatchNormalization over the last axis whose training step is one operation where TensorFlow computes it.
+    """BatchNormalization over the last axis whose training step is one operation in TensorFlow.
 
-    Keras takes moments, subtracts, multiplies and adds, each over the whole array; in bfloat16 on CPUs one operation is
-    several times as fast for 64 and more channels. It keeps the unbiased variance, n / (n - 1) times Keras' own.
+    Keras computes moments, subtracts, multiplies and adds, each over the whole array; in bfloat16 on CPUs one operation
+    is several times as fast for 64 and more channels. It records the unbiased variance, n / (n - 1) times Keras' own.
     Masks are not supported.
     """
 
@@ -118,7 +118,7 @@ def whitening(images: np.ndarray, *, kernel_size: int, epsilon: float = 3e-5) ->
     Args:
         images: float32 (n, H, W, C) in [0, 1], a sample of the training images.
         kernel_size: edge k of a patch, in pixels.
-        epsilon: added to the eigenvalues, so that what is mostly rounding is not blown up.
+        epsilon: added to the eigenvalues, so that rounding errors are not amplified.
     """
     windows = np.lib.stride_tricks.sliding_window_view(images, (kernel_size, kernel_size), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, kernel_size * kernel_size * images.shape[-1])

@@ -35,15 +35,15 @@ def inception(
     (56, 56, 192), pooled (28, 28, 192); modules 3a, 3b (28, 28, 480); 4a to 4e (14, 14, 832); 5a, 5b (7, 7, 1024);
     averaged to 1024.
 
-    The two auxiliary classifiers are left out: they exist in training alone, to bring gradients to the lower layers,
-    and Szegedy et al. (2016, arXiv:1512.00567, section 4) found that they do not speed early training up. With
-    batch_norm (as in Ioffe & Szegedy 2015) gradients need no such help. Local response normalisation is left out as in
-    alexnet. Weights start as He et al. (2015) derived for ReLU.
+    The two auxiliary classifiers are left out: they exist only in training, to bring gradients to the lower layers, and
+    Szegedy et al. (2016, arXiv:1512.00567, section 4) found that they do not speed up early training; with batch_norm
+    (as in Ioffe & Szegedy 2015) they are not needed. Local response normalisation is left out as in alexnet. Weights
+    are initialised for ReLU (He et al. 2015).
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
         stem: "imagenet": 7x7 of stride 2 and two max-pools; "small": 3x3 of stride 1 and no pooling, for images of
-            about 32 pixels, which the modules see at (32, 32), (16, 16) and (8, 8).
+            about 32 pixels, whose modules have sizes (32, 32), (16, 16) and (8, 8).
         width: factor on the filters of all convolutions.
         batch_norm: BatchNorm after each convolution, which then has no bias; not in the paper.
         dropout: rate in [0, 1) before the classifier.

@@ -1,8 +1,8 @@
-"""Residual networks: for photographs, and those of the paper's CIFAR-10 experiments.
+"""Residual networks for photographs, and those of the paper's CIFAR-10 experiments.
 
 He, Zhang, Ren, Sun 2016, "Deep residual learning for image recognition", arXiv:1512.03385. In both, the last BatchNorm
-of a block starts at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1): a block is the identity at first, and high
-learning rates are safe from the first step on.
+of a block starts at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1), so a block is the identity at first, and
+high learning rates are safe from the first step.
 """
 
 from typing import Any, Literal
@@ -30,9 +30,9 @@ def resnet(
     (112, 112, 64), pooled (56, 56, 64), then the four stages (56, 56, 64), (28, 28, 128), (14, 14, 256), (7, 7, 512),
     at depth 50 with four times the channels; averaged to 512, or 2048.
 
-    Where a block changes the shape its shortcut is a 1x1 convolution (the paper's option B), else the identity.
-    Bottlenecks stride in their 3x3 convolution, as torchvision's do; the paper's stride in their first 1x1 convolution,
-    with as many parameters.
+    The shortcut of a block that changes the shape is a 1x1 convolution (the paper's option B), others are the identity.
+    Bottlenecks have their stride in the 3x3 convolution, as in torchvision; the paper has it in the first 1x1
+    convolution, with the same number of parameters.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
@@ -43,7 +43,7 @@ def resnet(
     """
     if stem == "imagenet":
         x = convolution(images, filters, 7, strides=2, batch_norm=True)
-        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # behind ReLU zeros are the smallest
+        x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))  # zeros are the minimum after ReLU
     else:
         x = convolution(images, filters, 3, batch_norm=True)
     block = _bottleneck_block if depth >= 50 else _basic_block
@@ -61,8 +61,8 @@ def resnet_cifar(images: Any, *, depth: int, filters: int = 16, dropout: float =
     853,018 at 56: the paper's 0.27M, 0.46M and 0.85M (Keras' count_params adds BatchNorm's moving statistics: 1,376,
     2,272 and 4,064). Stem and first stage (32, 32, 16), then (16, 16, 32) and (8, 8, 64); averaged to 64.
 
-    All shortcuts are the identity, subsampled and filled up with channels of zeros where the shape changes: option A,
-    which the paper takes for CIFAR-10, so that the counts are those of the plain networks. Option B would add 2,752
+    All shortcuts are the identity, subsampled and padded with channels of zeros where the shape changes: option A,
+    which the paper uses for CIFAR-10, so the counts are those of the plain networks. Option B would add 2,752
     parameters.
 
     Args:
@@ -110,10 +110,10 @@ def _projection(x: Any, filters: int, *, strides: int) -> Any:
 
 
 def identity_shortcut(x: Any, filters: int, *, strides: int) -> Any:
-    """Return the shortcut of option A: every `strides`-th pixel, and zeros in the channels that x has not."""
+    """Return the shortcut of option A: every `strides`-th pixel, and zeros in additional channels."""
     if strides > 1:
-        x = layers.MaxPooling2D(1, strides)(x)  # of windows of one pixel: takes every second, in one stock layer
+        x = layers.MaxPooling2D(1, strides)(x)  # windows of one pixel: subsampling in one stock layer
     if missing := filters - x.shape[-1]:
-        # Told that channels come first, the layer pads the last two axes, of which the last is that of the channels.
+        # With channels_first the layer pads the last two axes, the last of which is that of the channels.
         x = layers.ZeroPadding2D(((0, 0), (0, missing)), data_format="channels_first")(x)
     return x

@@ -1,4 +1,4 @@
-"""The smallest images that the architectures can take, known without Keras: a wrong size is refused before it loads."""
+"""Minimum image sizes of the architectures, computed without Keras, so that a wrong size is refused at once."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,9 @@ HALVING = (2, 2)  # a padded layer of stride 2
 
 
 def least_edge(*layers: tuple[int, int]) -> int:
-    """Return the smallest edge in pixels of which these layers leave one pixel; each is (kernel size, stride).
+    """Return the smallest edge in pixels that these layers reduce to one pixel; each is (kernel size, stride).
 
-    A padded layer of stride s counts as (s, s): it would accept less, but then would compute from padding what it was
-    built to compute from pixels.
+    A padded layer of stride s counts as (s, s): it would accept less, but would then compute from padding.
     """
     edge = 1
     for kernel_size, stride in reversed(layers):
@@ -68,7 +67,7 @@ def _inception(stem: str) -> int:
     return least_edge(*[HALVING] * (5 if stem == "imagenet" else 2))
 
 
-# Per architecture its rule, which takes the arguments that decide, and what else helps a user with smaller images.
+# Per architecture the rule, with the arguments that it needs, and advice for smaller images.
 RULES: dict[str, tuple[Callable[..., int], str]] = {
     "compact": (_compact, "give it fewer filters"),
     "fast": (_fast, "give it fewer filters"),
@@ -85,11 +84,11 @@ RULES: dict[str, tuple[Callable[..., int], str]] = {
 
 
 def minimum_size(name: str, arguments: Mapping[str, Any]) -> int:
-    """Return the smallest height and width in pixels of the images that an architecture takes.
+    """Return the minimum height and width in pixels of an architecture's images.
 
     Args:
         name: a key of architectures.ARCHITECTURES.
-        arguments: the architecture's arguments; those that the size depends on must be there.
+        arguments: the architecture's arguments; those on which the size depends are required.
 
     Raises:
         ParamsError: unknown name.
@@ -104,11 +103,11 @@ def check_picture_size(name: str, arguments: Mapping[str, Any], image_shape: Seq
     """Refuse images that are too small for the architecture.
 
     Args:
-        name, arguments: as for minimum_size.
+        name, arguments: see minimum_size.
         image_shape: (H, W, C), in pixels.
 
     Raises:
-        ParamsError: says the smallest size.
+        ParamsError: they are too small.
     """
     least = minimum_size(name, arguments)
     if min(image_shape[:2]) >= least:

@@ -24,7 +24,7 @@ Architecture = Callable[..., Any]
 
 
 def _sized(architecture: Architecture) -> Architecture:
-    """Return the architecture, which now refuses images that are too small for it in Darkroom's words."""
+    """Return the architecture with a check that refuses images that are too small."""
 
     @functools.wraps(architecture)
     def build(images: Any, **arguments: Any) -> Any:
@@ -35,7 +35,7 @@ def _sized(architecture: Architecture) -> Architecture:
     return build
 
 
-# A new one needs its section in training/params.py and its smallest image in sizes.py.
+# A new one needs its model in training/params.py and its minimum size in sizes.py.
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.__name__: _sized(architecture)
     for architecture in (
@@ -46,17 +46,17 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def full_arguments(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of an architecture with the defaults of those that are not given."""
+    """Return the arguments of an architecture, completed with defaults."""
     parameters = inspect.signature(ARCHITECTURES[name]).parameters.values()
     defaults = {known.name: known.default for known in parameters if known.default is not inspect.Parameter.empty}
     return {**defaults, **arguments}
 
 
 def check_architecture(name: str, arguments: dict[str, Any]) -> None:
-    """Refuse an unknown architecture or argument, a missing one, or a choice that there is not.
+    """Check the name and the arguments of an architecture.
 
     Raises:
-        ParamsError: names what is known.
+        ParamsError: a name, argument or choice is unknown, or an argument is missing.
     """
     if name not in ARCHITECTURES:
         hint = did_you_mean(name, ARCHITECTURES) or ";"

@@ -28,18 +28,17 @@ def vgg(
     133,047,848 at 13, 138,357,544 at 16 and 143,667,240 at 19. The blocks, each ended by a max-pool that halves:
     (224, 224, 64), (112, 112, 128), (56, 56, 256), (28, 28, 512), (14, 14, 512), pooled (7, 7, 512), flat 25088.
 
-    The paper started deep networks from a trained shallow one (section 3.1); here weights start as He et al. (2015)
-    derived for ReLU. For images of 32 pixels a usual choice is
-    units=[], batch_norm=True.
+    The paper initialised deep networks from a trained shallow one (section 3.1); here weights are initialised for ReLU
+    (He et al. 2015). For images of 32 pixels a usual choice is units=[], batch_norm=True.
 
     Args:
         images: symbolic (n, H, W, C), scaled to [0, 1].
-        depth: layers with weights, at the paper's two dense layers and classifier.
+        depth: layers with weights, counting the paper's two dense layers and classifier.
         units: of each dense layer before the classifier; may be empty.
         width: factor on the filters of all convolutions.
-        head: "flatten" as in the paper, "average" pools globally, which spares most of the weights.
+        head: "flatten" as in the paper, "average" pools globally, which saves most of the weights.
         batch_norm: BatchNorm after each convolution, which then has no bias; not in the paper.
-        dropout: rate in [0, 1) after each dense layer, or before the classifier where there is none.
+        dropout: rate in [0, 1) after each dense layer, or before the classifier without dense layers.
     """
     x = images
     for n_convolutions, filters in zip(BLOCKS[depth], WIDTHS, strict=True):

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, which Keras does not have: its stages, blocks and layers."""
+"""EfficientNet-Lite, which Keras does not have."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from keras import layers
 
 
 class Stage(NamedTuple):
-    """A row of blocks that differ in the stride of the first and in its input width only."""
+    """A sequence of blocks; only the first one has another stride and input width."""
 
     kernel_size: int
     stride: int
@@ -36,7 +36,7 @@ WIDTH_STEP = 8
 
 
 def stages(name: str) -> list[Stage]:
-    """Return the stages of a network of SCALES; the first and the last keep their one block."""
+    """Return the stages of a network of SCALES; the first and the last always have one block."""
     width, depth = SCALES[name]
     last = len(_LITE0) - 1
     return [
@@ -49,7 +49,7 @@ def stages(name: str) -> list[Stage]:
 
 
 def _rounded(width: float) -> int:
-    """Return the nearest multiple of 8, unless that takes away more than a tenth: then the next one."""
+    """Return the nearest multiple of 8, or the next higher one if that is smaller by more than a tenth."""
     nearest = max(WIDTH_STEP, int(width + WIDTH_STEP / 2) // WIDTH_STEP * WIDTH_STEP)
     return nearest if nearest >= 0.9 * width else nearest + WIDTH_STEP
 
@@ -69,7 +69,7 @@ def efficientnet_lite(name: str, image_size: tuple[int, int]) -> keras.Model:
                 strides=strides,
                 padding="same",
                 use_bias=False,
-                # Keras' default counts all channels as inputs of each: the signal would be lost after a few blocks.
+                # Keras' default fan-in counts all channels, so the signal would vanish after a few blocks.
                 depthwise_initializer=keras.initializers.RandomNormal(stddev=math.sqrt(2) / kernel_size),
                 name=f"{block}_dwconv",
             )(x)

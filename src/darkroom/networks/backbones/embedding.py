@@ -1,4 +1,4 @@
-"""Pictures through a frozen backbone: on a CPU by ONNX Runtime, on a GPU by Keras; input is read ahead on both."""
+"""Compute features by a frozen backbone, with ONNX Runtime on a CPU and Keras on a GPU; images are read ahead."""
 
 import tempfile
 from collections import deque
@@ -16,13 +16,13 @@ from darkroom.networks.runtime import device
 from darkroom.networks.runtime.onnx_export import export_onnx
 
 GPU_BATCH_SIZE = 256
-# On a CPU the work of a layer should stay in the cache: with EfficientNet-Lite0 on 2 cores batches of 32 at 160 px were
-# a fifth slower than batches of 8, and batches of 256 half as fast; at 64 px batches of 32 were fastest.
+# On a CPU the values of a layer should fit into the cache: with EfficientNet-Lite0 on 2 cores, batches of 32 at 160 px
+# were a fifth slower than batches of 8, and batches of 256 half as fast; at 64 px batches of 32 were fastest.
 CPU_BATCH_PIXELS = 8 * 160 * 160
 CPU_BATCH_SIZES = (4, 32)  # the smallest and the largest
-READ_AHEAD = 2  # batches read while one is computed: bounds what waits in memory
+READ_AHEAD = 2  # batches read while one is computed; bounds the memory
 
-PARITY_TOLERANCE = 1e-3  # of the largest feature; float32 kernels that sum in another order stay below 1e-4
+PARITY_TOLERANCE = 1e-3  # of the largest feature; another order of summation in float32 stays below 1e-4
 
 Runtime = Literal["onnx", "keras"]
 NAMES: dict[Runtime, str] = {"onnx": "ONNX Runtime", "keras": "Keras"}
@@ -30,7 +30,7 @@ Compute = Callable[[np.ndarray], np.ndarray]
 
 
 def fastest_runtime() -> Runtime:
-    """Return what computes fastest here: Keras on a GPU; ONNX Runtime on a CPU, if Keras' backend can write ONNX.
+    """Return the fastest runtime: Keras on a GPU; ONNX Runtime on a CPU, if Keras' backend can export ONNX.
 
     On a CPU the same float32 network runs about twice as fast in ONNX Runtime as in TensorFlow (benchmarks/embed.py).
     """
@@ -38,7 +38,7 @@ def fastest_runtime() -> Runtime:
 
 
 def batch_size_of(runtime: Runtime, image_size: tuple[int, int]) -> int:
-    """Return how many images to compute at once, by the (height, width) in pixels that the backbone sees."""
+    """Return the batch size for a (height, width) in pixels of the backbone's input."""
     if runtime == "keras":
         return GPU_BATCH_SIZE
     least, greatest = CPU_BATCH_SIZES
@@ -46,13 +46,13 @@ def batch_size_of(runtime: Runtime, image_size: tuple[int, int]) -> int:
 
 
 class Embedder:
-    """An extractor made ready to compute: called with images, it yields their features.
+    """Computes the features of images with an extractor.
 
     Args:
         extractor: uint8 (n, H, W, C) in, float32 (n, features) out.
-        image_size: (height, width) in pixels that the backbone sees, None for that of the images.
-        runtime: what computes, None for the fastest here.
-        batch_size: images at once, None for batch_size_of().
+        image_size: (height, width) in pixels of the backbone's input, None for that of the images.
+        runtime: None for the fastest here.
+        batch_size: None for batch_size_of().
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Embedder:
         """Yield the features of images block by block, in their order: float32 (at most batch_size, n_features).
 
         Args:
-            images: uint8 (n, H, W, C), or what has a length and gives this for an int array (selection.Selection).
-            on_batch: called with the number of images of every block, after the block was taken.
+            images: uint8 (n, H, W, C), or an object with a length that an int array indexes (selection.Selection).
+            on_batch: called with the number of images of every block, after the block was consumed.
 
         Raises:
             TrainingError: a feature is not finite.
@@ -94,7 +94,7 @@ class Embedder:
 
 
 def read_ahead(images: Any, *, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield images in batches of batch_size, the last smaller; a thread reads the next ones meanwhile."""
+    """Yield images in batches of batch_size, the last smaller, while a thread reads the next ones."""
     starts = iter(range(0, len(images), batch_size))
     waiting: deque[Future[np.ndarray]] = deque()
 
@@ -114,7 +114,7 @@ def _by_onnx(extractor: keras.Model) -> Compute:
     """Return a function from images to features that runs on all cores this process may use.
 
     Raises:
-        TrainingError: the exported graph does not say what the extractor says.
+        TrainingError: the exported graph does not reproduce the extractor's features.
     """
     import onnxruntime  # a GPU machine that only trains does not have it
 
@@ -133,7 +133,7 @@ def _by_onnx(extractor: keras.Model) -> Compute:
         features: np.ndarray = session.run(None, {name: batch})[0]
         return features
 
-    # Keras' Resizing switches the layers after it to training mode unless they are told otherwise, in exports too.
+    # Keras' Resizing switches the layers after it to training mode unless they are called with training=False.
     difference, greatest = np.abs(compute(sample) - expected).max(), np.abs(expected).max()
     if difference > PARITY_TOLERANCE * greatest:
         raise TrainingError(
@@ -146,7 +146,7 @@ def _by_onnx(extractor: keras.Model) -> Compute:
 def _by_keras(extractor: keras.Model, batch_size: int) -> Compute:
     """Return a function from images to features that runs on Keras' device.
 
-    All batches have one size, so that the device's compiler works once: the last is filled up with black images.
+    All batches have one size, so that the graph is compiled once: the last one is padded with black images.
     """
 
     def compute(batch: np.ndarray) -> np.ndarray:

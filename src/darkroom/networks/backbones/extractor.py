@@ -22,8 +22,8 @@ from darkroom.networks.backbones.values import Values, hed_values, lite_values
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels scaled to 0..1
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of pixels 0..255
-# The part of a layer's name that is its block's, by how the network's name begins (in lower case). True: only the
-# merging layer at the end of a block is named, and the layers before it belong to it.
+# Patterns of block names in names of layers, by the beginning of the network's name (in lower case). True: only the
+# last, merging layer of a block has such a name, and the layers before it belong to that block.
 BLOCK_NAMES = {
     "vgg": (r"^block\d+", False),
     "resnet": (r"^conv\d+_block\d+", False),
@@ -51,15 +51,15 @@ def extractor(
 ) -> keras.Model:
     """Return a frozen feature extractor: uint8 (n, H, W, C) prepared images in, float32 features (n, D) out.
 
-    Grey images become RGB, all are resized to image_size, then come the backbone's own preprocessing, the network
+    Grey images become RGB and all are resized to image_size, followed by the backbone's own preprocessing, the network
     in inference mode, and global average pooling.
 
     Args:
         name: a name of the backbone table.
         image_shape: (H, W, C) of the prepared images, C is 1 or 3.
-        image_size: (height, width) in pixels that the backbone sees.
-        weights: as weights.obtain_weights returned them.
-        seed: of weights that are not pretrained.
+        image_size: (height, width) in pixels of the backbone's input.
+        weights: returned by weights.obtain_weights.
+        seed: of random weights.
         policy: Keras dtype policy of the network: float32, mixed_bfloat16 or mixed_float16.
 
     Raises:
@@ -91,8 +91,8 @@ def extractor(
 def resized(images: Any, image_size: tuple[int, int]) -> Any:
     """Return float images (n, H, W, C) resized to (height, width), bilinear.
 
-    Where they shrink to less than half, whole pixels are averaged first, so that none is skipped (aliasing); Keras' own
-    antialiasing has no ONNX form.
+    Images that shrink to less than half are averaged first, so that no pixel is skipped (aliasing); Keras' own
+    antialiasing cannot be exported to ONNX.
     """
     height, width = images.shape[1:3]
     if (height, width) == tuple(image_size):
@@ -106,7 +106,7 @@ def resized(images: Any, image_size: tuple[int, int]) -> Any:
 
 
 def preprocessed(images: Any, backbone: Backbone) -> Any:
-    """Return RGB images 0..255 (n, H, W, 3) in the range that the backbone's documentation asks for."""
+    """Return RGB images 0..255 (n, H, W, 3) in the range that the backbone expects."""
     kind = backbone.preprocessing
     if kind == "tf":
         return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)
@@ -130,12 +130,12 @@ def freeze(model: keras.Model) -> None:
 def unfreeze(model: keras.Model, n_blocks: int | Literal["all"]) -> list[str]:
     """Make the weights of the last blocks trainable, all others not, and return the names of these blocks.
 
-    BatchNorm layers stay as they are, scale and offset too, and with them the statistics: Keras passes training=True
-    down to every layer, whatever the backbone was called with, and only a frozen BatchNorm ignores it.
+    BatchNorm layers stay frozen, with scale, offset and statistics: Keras passes training=True to every layer, however
+    the backbone is called, and only a frozen BatchNorm ignores it.
 
     Args:
-        model: an extractor, or a model made of one by adding a head.
-        n_blocks: how many of `blocks(model)`, counted from the end, at least 1.
+        model: an extractor, or an extractor with a head.
+        n_blocks: number of `blocks(model)`, from the end, at least 1.
 
     Raises:
         ParamsError: the backbone has fewer blocks.
@@ -154,10 +154,10 @@ def unfreeze(model: keras.Model, n_blocks: int | Literal["all"]) -> list[str]:
 
 
 def blocks(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """Return the layers with weights of an extractor's network, by the block they belong to, from input to output.
+    """Return the layers with weights of an extractor's network by block, from input to output.
 
-    The stem belongs to the first block; what follows a block and is of none (a transition, the last convolution)
-    belongs to it.
+    The stem belongs to the first block; layers between and after blocks (transitions, the last convolution) belong to
+    the block before them.
     """
     return _blocks_of(backbone_network(model))
 
@@ -180,7 +180,7 @@ def _blocks_of(network: keras.Model) -> dict[str, list[keras.layers.Layer]]:
 
 
 def backbone_network(model: keras.Model) -> keras.Model:
-    """Return the network inside an extractor, or inside a model that was made of one by adding a head."""
+    """Return the network inside an extractor, or inside an extractor with a head."""
     return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
@@ -193,15 +193,15 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
             include_top=False,
             weights=None,
             input_shape=(*image_size, 3),
-            pooling="avg",  # of keras.applications' own: ConvNeXt has a normalization after it
+            pooling="avg",  # by keras.applications, because ConvNeXt has a normalization after it
         )
     if weights.path is not None:
         _load(network, backbone, weights)
     if weights.origin == "pretrained" and (backbone.keras_class or "").startswith("EfficientNetB"):
         _divide_by_deviations(network)
     for layer in network.layers:
-        # Keras passes training=True down to layers inside, whatever the network was called with; without this their
-        # random draws would change the features while a head is trained.
+        # Keras passes training=True to the layers inside, however the network is called; without this their random
+        # draws would change the features while a head is trained.
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)
@@ -209,9 +209,9 @@ def _network(backbone: Backbone, image_size: tuple[int, int], weights: Weights) 
 
 
 def _divide_by_deviations(network: keras.Model) -> None:
-    """Normalize images as the ImageNet weights of EfficientNet B0 to B7 were trained: by deviations, not their roots.
+    """Normalize images as for the ImageNet weights of EfficientNet B0 to B7: by standard deviations, not their roots.
 
-    Keras has a layer for it that is there only where Keras itself fetches the file.
+    Keras adds a layer for that only if it downloads the weights itself.
     """
     normalization = next(layer for layer in network.layers if isinstance(layer, layers.Normalization))
     mean, variance, count = normalization.get_weights()
@@ -220,10 +220,10 @@ def _divide_by_deviations(network: keras.Model) -> None:
 
 
 def exportable(network: keras.Model) -> keras.Model:
-    """Return the network with equal layers in place of those that have no ONNX form; it shares all others.
+    """Return the network with equivalent layers in place of those that cannot be exported to ONNX; others are shared.
 
-    They are Normalization (its constants are lost), convolutions with a group per channel and the exact GELU, of which
-    ConvNeXt has one or both in each block.
+    These are Normalization (its constants are lost), and in ConvNeXt convolutions with a group per channel and the
+    exact GELU.
     """
 
     def replaced(layer: Any) -> Any:
@@ -254,7 +254,7 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
     """Set the weights of a network from its file.
 
     Raises:
-        DataError: the file does not fit; says what it holds and what was expected.
+        DataError: the file does not fit the network.
     """
     path = cast(Path, weights.path)
     if backbone.keras_class is None and path.suffix in (".pth", ".safetensors"):
@@ -264,7 +264,7 @@ def _load(network: keras.Model, backbone: Backbone, weights: Weights) -> None:
     else:
         try:
             with warnings.catch_warnings():
-                # Keras warns where a file lacks a part of the network, which then keeps its random values.
+                # Keras only warns if a file lacks a part of the network, which then keeps its random values.
                 warnings.simplefilter("error", UserWarning)
                 network.load_weights(path)
         # Keras has no error of its own.

@@ -10,7 +10,7 @@ Edge = Annotated[int, Field(ge=1, le=8192)]  # pixels
 
 
 class WeightsFile(Section):
-    """A file of the user's own. DVC does not watch it: with its sha256, another file is noticed."""
+    """A user's own file. DVC does not watch it; with its sha256 a changed file is refused."""
 
     path: Annotated[str, Field(min_length=1)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None

@@ -1,6 +1,6 @@
-"""The pretrained networks that `embed.backbone` may name. A plain table: reading it loads no Keras.
+"""The pretrained networks for `embed.backbone`. A plain table, which does not load Keras.
 
-`preprocessing` is what a network's documentation asks of its input:
+`preprocessing` is the input that a network expects:
     inside  pixels 0..255, the network rescales them itself
     tf      -1..1
     caffe   BGR minus the mean of ImageNet, unscaled
@@ -21,9 +21,9 @@ NONE = "none"
 class Backbone(NamedTuple):
     """A network without its classifier.
 
-    keras_class is the function of keras.applications that builds it, None: extractor.py does. least_size is the
-    smallest edge in pixels that it takes, n_features the width after global average pooling, n_values the number of its
-    weights. `about` says on what the pretrained values were trained.
+    keras_class is the function of keras.applications that builds it; None: extractor.py builds it. least_size is the
+    smallest edge in pixels that it accepts, n_features the width after global average pooling, n_values the number of
+    weights. `about` names the data of the pretrained weights.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Backbone(NamedTuple):
 class Weights(NamedTuple):
     """The source of a backbone's weights.
 
-    origin: none = random from the seed; pretrained = what the table says; file = a file of the user's own.
+    origin: none = random from the seed; pretrained = those of the table; file = a user's own file.
     path: None for none.
     sha256: of the file, None for none.
     """
@@ -54,8 +54,8 @@ _ROWS = (
     Backbone("efficientnet-lite0", None, 32, 1280, 3_413_024, "lite"),
     Backbone("efficientnet-lite1", None, 32, 1280, 4_189_344, "lite"),
     Backbone("efficientnet-lite2", None, 32, 1280, 4_869_168, "lite"),
-    # ImageNet's values moved on: trained further to find edges (BSDS500), at small steps in the first blocks and larger
-    # ones in the last. Good features, but not those that articles about VGG16 report.
+    # ImageNet's weights, fine-tuned to detect edges (BSDS500), with small steps in the first blocks and larger ones in
+    # the last. Good features, but not those of articles about VGG16.
     Backbone("vgg16-hed", "VGG16", 32, 512, 14_714_688, "caffe", "ImageNet, then edges of BSDS500"),
     Backbone("vgg16", "VGG16", 32, 512, 14_714_688, "caffe"),
     Backbone("vgg19", "VGG19", 32, 512, 20_024_384, "caffe"),
@@ -103,10 +103,10 @@ BACKBONES: dict[str, Backbone] = {backbone.name: backbone for backbone in _ROWS}
 
 
 def find_backbone(name: str) -> Backbone:
-    """Return the backbone of a name.
+    """Return the backbone with a name.
 
     Raises:
-        ParamsError: there is none; the message gives the near names, or all.
+        ParamsError: there is none.
     """
     if name in BACKBONES:
         return BACKBONES[name]
@@ -116,10 +116,10 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_image_size(backbone: Backbone, image_size: tuple[int, int]) -> None:
-    """Refuse images (height, width) that are smaller than the backbone can take.
+    """Refuse images (height, width) that are too small for the backbone.
 
     Raises:
-        ParamsError: says the smallest size.
+        ParamsError: they are too small.
     """
     if min(image_size) < backbone.least_size:
         raise ParamsError(

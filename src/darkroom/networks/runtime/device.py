@@ -1,4 +1,4 @@
-"""The choice of device, precision and number of devices. Loads no library until needed."""
+"""Choose the device and the precision. Loads no library until needed."""
 
 import ctypes
 import importlib
@@ -16,7 +16,7 @@ AMPERE = (8, 0)  # compute capability of NVIDIA's first GPUs that compute in bfl
 
 
 class Gpu(NamedTuple):
-    """A GPU that the backend sees; compute capability as NVIDIA counts it, None for other makers' devices."""
+    """A GPU that the backend can use; its compute capability is NVIDIA's, None for other makers."""
 
     name: str
     capability: tuple[int, int] | None
@@ -29,21 +29,21 @@ class Gpu(NamedTuple):
 def prepare(device: str = "auto") -> str:
     """Set up the device that Keras will compute on and return its description: "NVIDIA H100 80GB HBM3 (tensorflow)".
 
-    To be called before Keras computes anything. GPU memory is taken as it is needed, rather than all at once, so that
-    another process can have its share.
+    Call it before Keras computes anything. GPU memory is allocated as needed, not all at once, so that other processes
+    can use the GPU too.
 
     Args:
-        device: gpu, cpu (GPUs are hidden), or auto: GPUs where there are any.
+        device: gpu, cpu (GPUs are hidden), or auto: GPUs if there are any.
 
     Raises:
         ParamsError: unknown device.
-        TrainingError: a GPU is asked for and none is found, or Keras has begun to compute elsewhere.
+        TrainingError: device is gpu and none is found, or Keras has begun to compute elsewhere.
     """
     if device not in DEVICES:
         raise ParamsError(f"compute.device is {device!r}, expected one of {', '.join(DEVICES)}")
     if device != "cpu":
         _preload_cusolver()
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of JAX: memory as it is needed
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX: allocate memory as needed
     import keras
 
     backend = keras.backend.backend()
@@ -67,7 +67,7 @@ def prepare(device: str = "auto") -> str:
 
 
 def describe(found: list[Gpu], *, backend: str) -> str:
-    """Return the GPUs, or the CPU where there are none, and the backend, in words."""
+    """Return the GPUs, or the CPU if there are none, and the backend, in words."""
     names = [gpu.name for gpu in found] or [f"CPU, {_cpu_name()}, {usable_cores()} cores"]
     counted = [f"{names.count(name)} x {name}" if names.count(name) > 1 else name for name in dict.fromkeys(names)]
     return f"{', '.join(counted)} ({backend})"
@@ -77,7 +77,7 @@ def _prepare_tensorflow(*, hide: bool) -> None:
     import tensorflow as tf  # Keras has no call for visible devices or memory growth
 
     if usable_cores() < (os.cpu_count() or 1) and "TF_NUM_INTRAOP_THREADS" not in os.environ:
-        tf.config.threading.set_intra_op_parallelism_threads(usable_cores())  # it knows nothing of quotas
+        tf.config.threading.set_intra_op_parallelism_threads(usable_cores())  # TensorFlow ignores CPU quotas
     if hide:
         tf.config.set_visible_devices([], "GPU")
     for gpu in tf.config.get_visible_devices("GPU"):
@@ -87,11 +87,11 @@ def _prepare_tensorflow(*, hide: bool) -> None:
 def _preload_cusolver() -> None:
     """Load cuSOLVER of the package nvidia-cusolver-cu12, if it is there.
 
-    TensorFlow 2.21 does not look for it where that package puts it, and then uses no GPU at all.
+    TensorFlow 2.21 does not find it in that package, and then uses no GPU at all.
     """
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        for package in ("nvjitlink", "cublas", "cusparse", "cusolver"):  # the last needs those before it
+        for package in ("nvjitlink", "cublas", "cusparse", "cusolver"):  # the last depends on the others
             for library in sorted(Path(folder, package, "lib").glob("lib*.so.*")):
                 if library.name.startswith((f"lib{package}", "libnvJitLink")):
                     _load(library)
@@ -146,13 +146,13 @@ def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def policy(precision: str) -> str:
-    """Return the Keras dtype policy for a precision; "auto" is bfloat16 where the device computes in it, else float32.
+    """Return the Keras dtype policy for a precision; "auto" is bfloat16 if the device supports it, else float32.
 
-    CPUs that compute in bfloat16 announce AMX or AVX512-BF16; of NVIDIA's GPUs all since Ampere do. Where there is a
-    GPU, it alone decides. float16 needs a GPU, and optimizers.make_optimizer(loss_scaling=True).
+    CPUs with AMX or AVX512-BF16 and NVIDIA GPUs since Ampere support bfloat16. If there is a GPU, only the GPU decides.
+    float16 needs a GPU, and optimizers.make_optimizer(loss_scaling=True).
 
     Raises:
-        ParamsError: unknown precision, or one in which the device does not compute.
+        ParamsError: unknown precision, or one that the device does not support.
     """
     if precision not in PRECISIONS:
         raise ParamsError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")

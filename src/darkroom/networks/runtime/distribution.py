@@ -1,4 +1,4 @@
-"""Training on several local devices: the distribution, and batches that divide evenly."""
+"""Train on several local devices, with batches that divide evenly."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,11 +9,11 @@ from darkroom.errors import ParamsError
 
 
 def distribution() -> AbstractContextManager[Any]:
-    """Return the scope in which a network is built, compiled and trained on all devices, each with a share of a batch.
+    """Return the scope for building, compiling and training a network on all devices, each with a share of a batch.
 
     TensorFlow: MirroredStrategy over the GPUs (or the logical CPUs, if several were configured). JAX:
     keras.distribution.DataParallel (see whole_batches). The number of devices must divide a batch (check_batch_size).
-    One device: no effect.
+    With one device it has no effect.
     """
     import keras
 
@@ -32,10 +32,10 @@ def distribution() -> AbstractContextManager[Any]:
 
 @cache
 def _mirrored(names: tuple[str, ...]) -> Any:
-    """Return the MirroredStrategy over these devices, one for all trainings of a process.
+    """Return the MirroredStrategy over these devices, the same one for all trainings of a process.
 
-    A second one would number its collective operations from the start again, and TensorFlow would take them for those
-    of the first.
+    A second one would number its collective operations from the start again, and TensorFlow would confuse them with
+    those of the first.
     """
     import tensorflow as tf
 
@@ -44,10 +44,10 @@ def _mirrored(names: tuple[str, ...]) -> Any:
 
 @contextmanager
 def whole_batches() -> Iterator[None]:
-    """Let a batch inside distribution() have any number of images, and every device compute all of it.
+    """Allow batches of any size inside distribution(); every device computes all of a batch.
 
-    JAX refuses to share out what the number of devices does not divide, and the last batch of a validation is what is
-    left over. On other backends: no effect.
+    JAX refuses batches that the number of devices does not divide, such as the last one of a validation. No effect on
+    other backends.
     """
     import keras
 
@@ -63,7 +63,7 @@ def whole_batches() -> Iterator[None]:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse a size of training batches that the devices cannot share.
+    """Refuse a size of training batches that cannot be divided among the devices.
 
     Raises:
         ParamsError: the number of devices does not divide it.
@@ -77,7 +77,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def n_devices() -> int:
-    """Return how many devices distribution() spreads a batch over."""
+    """Return the number of devices of distribution()."""
     import keras
 
     if keras.backend.backend() == "tensorflow":

@@ -1,19 +1,19 @@
-"""Memory that networks leave behind, and errors that say it is used up."""
+"""Free the memory of networks, and recognise errors of exhausted memory."""
 
 
 def forget_networks() -> None:
-    """Let go of every network that this process built: Keras keeps them until it is told otherwise.
+    """Free every network that this process built, which Keras otherwise keeps.
 
-    A network that is still held cannot be trained further.
+    A network that is still referenced cannot be trained further.
     """
     import keras
 
     if keras.backend.backend() == "tensorflow":
         from tensorflow.python.framework import ops
 
-        # Keras sums gradients over the devices, even over one, by an operation with a gradient of its own. TensorFlow
-        # keeps such gradients for good, and each the graph of its network, 10 MB for a small one. There is no public
-        # way to take them out.
+        # Keras sums gradients over devices, even over one, by an operation with a custom gradient. TensorFlow keeps
+        # custom gradients forever, each with the graph of its network, 10 MB for a small one. There is no public way to
+        # remove them.
         kept = ops.gradient_registry._registry
         for name in [name for name in kept if name.startswith("CustomGradient-")]:
             del kept[name]
@@ -21,7 +21,7 @@ def forget_networks() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the device's (or the machine's) memory did not suffice."""
+    """Return whether an error means that the memory of the device or the machine is exhausted."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"MemoryError", "ResourceExhaustedError", "OutOfMemoryError"}:  # of Python, TensorFlow and PyTorch
         return True

@@ -1,4 +1,4 @@
-"""Keras models written as ONNX, without the words of the tools on the way that say nothing to a user."""
+"""Export Keras models as ONNX, without the irrelevant messages of the libraries involved."""
 
 import logging
 import warnings
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def export_onnx(model: "keras.Model", path: Path) -> None:
-    """Write the model as ONNX; Keras asks that it was called before. What fails is an exception, as without this.
+    """Write the model, which must have been called before, as ONNX.
 
-    Whether the graph computes what the model does is for the caller to compare.
+    The caller must check that the graph computes the same as the model.
     """
     with _quiet():
         model.export(path, format="onnx", verbose=False)
@@ -22,7 +22,7 @@ def export_onnx(model: "keras.Model", path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # Of an optimization that fails, tf2onnx warns with a traceback and goes on with the graph as it was: MobileNetV3.
+    # If an optimization fails, as for MobileNetV3, tf2onnx logs a traceback and continues with the unchanged graph.
     logger = logging.getLogger("tf2onnx.optimizer")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Charts of a search: its course, its parameters. Open course.py first."""
+"""Charts of a search: its history and its parameters. Open course.py first."""

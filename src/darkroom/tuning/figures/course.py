@@ -1,6 +1,6 @@
-"""Pictures of how a search went: its history, the curves of its trials, and accuracy against a cost.
+"""Plots of the course of a search: its history, the curves of its trials, and accuracy against a cost.
 
-Every plot can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
+Every plot can be drawn at any time of a search: without a trial, or without a finished one, it has a sentence instead.
 """
 
 import math
@@ -29,8 +29,7 @@ COST_LABELS = {"latency_ms": "latency per image, ms", "model_bytes": "size of th
 def history(rows: Sequence[TrialRow], path: Path) -> Path:
     """Draw the validation accuracy of every trial and the best so far, and return path.
 
-    Of a trial that was pruned or still runs it is the accuracy that it reported last. Trials that failed or were killed
-    are crosses at the bottom.
+    For pruned and running trials it is the last reported accuracy. Failed and killed trials are crosses at the bottom.
     """
     with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -72,8 +71,8 @@ def pareto(
     Args:
         rows: the trials; those above a limit are hollow.
         cost: "latency_ms" or "model_bytes".
-        chosen: number of the trial that is used; it is marked.
-        limit: the largest cost allowed; it is drawn.
+        chosen: number of the chosen trial, to mark.
+        limit: the maximum cost, to draw.
     """
     shown = [row for row in rows if val_accuracy(row) is not None and cost in row.metrics]
     with style():
@@ -167,7 +166,7 @@ def _by_epoch(row: TrialRow) -> tuple[list[int], list[float]]:
 
 
 def _dot(row: TrialRow) -> str | None:
-    """Return the marker of a curve: a line of one epoch would not be seen."""
+    """Return the marker of a curve, because a line of one epoch would be invisible."""
     return "o" if len(row.curve) == 1 else None
 
 

@@ -1,6 +1,6 @@
-"""Pictures of what a search found about its parameters: how much each decides, and which values do well.
+"""Plots of the parameters of a search: their importance, and accuracy over their values.
 
-Every plot can be drawn at any moment of a search: without a trial, or without a finished one, it says so in words.
+Every plot can be drawn at any time of a search: without a trial, or without a finished one, it has a sentence instead.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -16,14 +16,14 @@ from darkroom.tuning.rows import TrialRow, last_accuracy, param_names
 
 MOST_PANELS = 12
 MOST_BARS = 20
-FEW_NUMBERS = 6  # points of so few whole numbers would hide each other on an axis of numbers
+FEW_NUMBERS = 6  # points of this many integers would overlap on an axis of numbers
 
 
 def importance(scores: Mapping[str, float], path: Path) -> Path:
     """Draw a bar per parameter, the most important first, and return path; beyond MOST_BARS the largest.
 
     Args:
-        scores: name of a parameter -> its share in what decides the accuracy, at least 0; empty if it is not known.
+        scores: importance by name of a parameter, at least 0; empty if unknown.
     """
     ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:MOST_BARS]
     with style():
@@ -55,14 +55,14 @@ def slices(
     """Draw the validation accuracy over the values of each parameter, a panel each, and return path.
 
     Args:
-        rows: the trials; those that failed are left out.
-        scores: importance of the parameters: more than MOST_PANELS of them are drawn by it, the largest first; without
-            it in order of first appearance.
-        logarithmic: names of the parameters to draw on a logarithmic axis; None: those whose values are positive and
-            span more than two decades, which many values drawn evenly from 0 on do, too.
+        rows: the trials; failed ones are left out.
+        scores: importance of the parameters, to draw the MOST_PANELS most important ones, the largest first; None: in
+            order of first appearance.
+        logarithmic: names of the parameters with a logarithmic axis; None: those with positive values over more than
+            two decades, which may also be drawn evenly from 0.
     """
     shown = [row for row in rows if last_accuracy(row) is not None]
-    # A stable sort: what has no score keeps its order, behind what has one.
+    # A stable sort: parameters without a score keep their order, after the others.
     names = sorted(param_names(shown), key=lambda name: -(scores or {}).get(name, 0.0))
     with style():
         panels = names[:MOST_PANELS]
@@ -90,7 +90,7 @@ def slices(
 
 
 def _slice(axes: Axes, rows: Sequence[TrialRow], name: str, *, lower: float, log: bool | None) -> None:
-    """Draw one panel: numbers along an axis; labels, and whole numbers if they are few, side by side."""
+    """Draw one panel: numbers along an axis; labels, and few integers, side by side."""
     values = {row.number: row.params[name] for row in rows if name in row.params}
     distinct = list(dict.fromkeys(values.values()))
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in distinct)
@@ -103,7 +103,7 @@ def _slice(axes: Axes, rows: Sequence[TrialRow], name: str, *, lower: float, log
     # The golden ratio spreads any run of trial numbers evenly, and the same way in every plot.
     spread = {number: 0.5 * ((number * 0.618034 + 0.5) % 1 - 0.5) for number in values}
     places = {number: labels.index(written(value)) + spread[number] for number, value in values.items()}
-    room = max(30 // len(labels), 3)  # characters below one of them, written level
+    room = max(30 // len(labels), 3)  # characters per label, written horizontally
     turned = max(map(len, labels)) > room
     names = [_short(label, 12) for label in labels]
     axes.set_xticks(range(len(labels)), names, size=7 if len(labels) <= 8 else 5, rotation=35 if turned else 0)

@@ -12,13 +12,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from darkroom.figures.style import LIGHT, save
 from darkroom.tuning.rows import TrialRow, last_accuracy, val_accuracy
 
-BASELINE = "params.yaml"  # the trial with its values
+BASELINE = "params.yaml"  # label of the trial with its values
 
 
 def draw_points(
     axes: Axes, rows: Sequence[TrialRow], places: Mapping[int, float], *, lower: float, size: float = 5.0
 ) -> None:
-    """Draw a point per trial that has an accuracy, by its kind; what lies below `lower` is drawn there as an arrow."""
+    """Draw a point per trial with an accuracy, by its kind; points below `lower` become arrows there."""
     size = size if len(rows) <= 60 else 0.72 * size
     blue, quiet, paper = LIGHT["first"], LIGHT["quiet"], LIGHT["paper"]
     hollow: dict[str, Any] = {"markerfacecolor": paper, "markeredgewidth": 1.1}
@@ -52,7 +52,7 @@ def _kind(row: TrialRow, *, low: bool) -> str:
 
 
 def limit_accuracy(axes: Axes, rows: Iterable[TrialRow]) -> float:
-    """Set the accuracies that an axis of points shows, and return the lowest."""
+    """Set the range of accuracies of an axis, and return the lowest."""
     rows = list(rows)
     known = [value for row in rows if (value := last_accuracy(row)) is not None]
     complete = [value for row in rows if (value := val_accuracy(row)) is not None]
@@ -61,10 +61,10 @@ def limit_accuracy(axes: Axes, rows: Iterable[TrialRow]) -> float:
 
 
 def limit_values(axes: Axes, values: Sequence[float], *, usual: Sequence[float], always: Sequence[float]) -> float:
-    """Set an axis so that a few hopeless trials do not flatten all others, and return the lowest accuracy it shows.
+    """Set an axis so that a few bad trials do not flatten all others, and return its lowest accuracy.
 
-    Below the median of the usual values it has three times the room that the best of all values needs above it, and
-    more where those that are to be seen always need it.
+    Below the median of the usual values it has three times the room that the best value needs above, and more if the
+    values in `always` need it.
     """
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     if not values:
@@ -72,7 +72,7 @@ def limit_values(axes: Axes, values: Sequence[float], *, usual: Sequence[float],
         return 0.0
     middle, highest = statistics.median(usual), max(values)
     lower = min([max(min(values), middle - max(3 * (highest - middle), 0.01)), *always])
-    margin = max(0.07 * (highest - lower), 0.001)  # equal accuracies have a height, too
+    margin = max(0.07 * (highest - lower), 0.001)  # also for equal accuracies
     axes.set_ylim(lower - margin, highest + margin)
     return lower
 
@@ -99,12 +99,12 @@ def legend(figure: Figure, *panels: Axes) -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries}
     if entries:
-        n_columns = len(entries) if len(entries) <= 5 else 4  # as many as fit into the width
+        n_columns = len(entries) if len(entries) <= 5 else 4  # the number that fits into the width
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=n_columns)
 
 
 def save_words(figure: Figure, axes: Axes, words: str, path: Path) -> Path:
-    """Save a plot of the words alone."""
+    """Save a plot that has only words."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, words, ha="center", va="center", color=LIGHT["quiet"], transform=axes.transAxes)
     return save(figure, path)

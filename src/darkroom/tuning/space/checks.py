@@ -1,4 +1,4 @@
-"""The search space of one candidate, held against its section of train and against the data before a trial is drawn."""
+"""Check the search space of a candidate against its section of train and against the data."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from darkroom.training.params import TrainParams
 from darkroom.tuning.space.domains import Space, domains, edges, initial
 from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
 
-CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
+CANNOT_TELL = {  # keys of train, with the reasons why trials cannot tell which value is best
     "epochs": "a trial has tune.epochs",
     "architecture.finetune_epochs": "a trial has tune.epochs",
     "checkpoint": "a trial is judged in its best epoch",
@@ -29,16 +29,16 @@ CANNOT_TELL = {  # key of train -> why no trial can tell which value is best
 
 
 def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, is_searched: bool) -> Space:
-    """Return the space of a candidate, every edge of which its section of train allows.
+    """Return the space of a candidate, after checking that its section of train allows every edge of it.
 
     Args:
         spaces: the section tune.space.
         candidate: a key of it.
-        base: the section train.<candidate>, which trial 0 has.
-        is_searched: False: no trial is drawn, and train's values may be changed without a thought to their ranges.
+        base: the section train.<candidate>, the values of trial 0.
+        is_searched: False if no trial is drawn; then train's values may be outside their ranges.
 
     Raises:
-        ParamsError: says which parameter does not fit, and what to do.
+        ParamsError: a parameter does not fit.
     """
     if candidate not in spaces:
         raise ParamsError(
@@ -62,17 +62,17 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
 
 def _check_told(space: Space) -> None:
     for name in domains(space):
-        key = re.sub(r"\[[^]]*\]", "", name)  # of one inside a choice
+        key = re.sub(r"\[[^]]*\]", "", name)  # for parameters inside a choice
         for untold, why in CANNOT_TELL.items():
             if f"{key}.".startswith(f"{untold}."):
                 raise ParamsError(f"{name} cannot be searched, because {why}; {NOT_SEARCHED}")
 
 
 def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
-    """Refuse keys that say how to train a head step by step, where it is solved at once in every trial.
+    """Refuse keys of training steps if the head is solved in every trial.
 
     Raises:
-        ParamsError: names the first.
+        ParamsError: there is such a key.
     """
     if {"architecture.mode", "architecture.units"} & space.keys():
         return
@@ -95,15 +95,15 @@ def check_trials(
     fraction: float,
     epochs: int | None,
 ) -> None:
-    """Refuse a space with an edge that these data do not allow.
+    """Check that the data allow every edge of a space.
 
     Args:
-        space, candidate, base: as in read().
+        space, candidate, base: see read.
         fraction: of the training images.
-        epochs: of each phase of a trial, at most.
+        epochs: maximum per phase of a trial.
 
     Raises:
-        ParamsError: says which parameter, and what to do.
+        ParamsError: a parameter does not fit.
     """
     for where, values in [(f"trial 0, train.{candidate}", {}), *edges(space)]:
         trial = recipe.shortened(overrides.apply(base, values), epochs=epochs)

@@ -1,10 +1,10 @@
-"""The search space of one candidate: what a sampler is asked for, and what params get from it.
+"""The search space of one candidate: domains for a sampler, and the overrides that result from its draws.
 
-A space says for dotted keys of `train.<candidate>` which values may stand there; syntax.py reads it.
+A space maps dotted keys of `train.<candidate>` to domains; syntax.py parses it.
 
-Domains inside an option of a choice are conditional: sampled only when that option is chosen. A sampler knows each
-parameter by a name of its own: the dotted key, or `architecture[compact].dropout` for one inside a choice. It sees
-numbers, and of choices their labels.
+Domains inside an option of a choice are conditional: sampled only when that option is chosen. The sampler's name of a
+parameter is the dotted key, or `architecture[compact].dropout` inside a choice. Its values are numbers and labels of
+choices.
 """
 
 import math
@@ -17,14 +17,14 @@ from typing import Any
 from darkroom.errors import ParamsError
 from darkroom.training.overrides import shown, value_at
 
-GREATEST_GRID = 100_000  # combinations; more are a mistake in params.yaml, and their list would fill the memory
+GREATEST_GRID = 100_000  # combinations; more are a mistake in params.yaml and would fill the memory
 
 Scalar = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from low to high, both included; with a step, those that are whole steps above low."""
+    """The numbers from low to high, inclusive; with a step, only whole steps above low."""
 
     low: float
     high: float
@@ -42,15 +42,15 @@ class Option:
     """One of the values of a Categorical.
 
     Attributes:
-        label: what the sampler sees: a scalar itself, of a mapping its name, or JSON.
-        value: what the params get: scalars, lists and mappings, with a Domain wherever something is to be drawn.
+        label: for the sampler: a scalar itself, the name of a mapping, or JSON.
+        value: for the params: scalars, lists and mappings, with a Domain for each drawn part.
     """
 
     label: Scalar
     value: Any
 
     def inside(self, name: str) -> str:
-        """Return what the names of parameters inside this option of the choice `name` begin with."""
+        """Return the prefix of the names of parameters inside this option of the choice `name`."""
         return f"{name}[{self.label}]"
 
 
@@ -71,19 +71,19 @@ class Categorical:
 
 Domain = Range | Categorical
 Space = Mapping[str, Domain]  # by dotted key of the train section
-Suggest = Callable[[str, Domain], Any]  # gives for a parameter's name and domain a number, or the label of an option
+Suggest = Callable[[str, Domain], Any]  # of a parameter's name and domain; returns a number or the label of an option
 
 
 def domains(space: Space) -> dict[str, Domain]:
-    """Return every parameter by its name, each before those inside its choices."""
+    """Return all parameters by name, each before those inside its choices."""
     return dict(parameters(space.items()))
 
 
 def initial(space: Space, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers and labels by which `draw` gives the params' own values, by parameter name.
+    """Return the numbers and labels for which `draw` gives the params' own values, by parameter name.
 
     Raises:
-        ParamsError: the params lack a key, or has a value that the space does not hold.
+        ParamsError: the params lack a key, or have a value outside the space.
     """
     found: dict[str, Any] = {}
     for key, domain in space.items():
@@ -96,19 +96,19 @@ def draw(space: Space, suggest: Suggest) -> dict[str, Any]:
 
     Args:
         space: of the params.
-        suggest: is asked once for every parameter that is needed: those inside a choice only if it is made.
+        suggest: called once for every required parameter: those inside an option only if it is chosen.
 
     Raises:
-        ParamsError: a label that is none of the choice's came.
+        ParamsError: suggest returned an unknown label.
     """
     return {key: _filled(domain, key, suggest) for key, domain in space.items()}
 
 
 def edges(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield overrides in which one parameter stands at an end of its range or at one of its options.
+    """Yield overrides in which one parameter is at an end of its range or at one of its options.
 
-    A space whose edges all make valid recipes makes no invalid one where each key is checked by itself: a mistake is
-    found before anything is trained. Parameters inside a choice stand at their low end and first option otherwise.
+    If all edges give valid recipes, so do all draws, as far as keys are checked separately, so mistakes are found
+    before anything is trained. Other parameters inside a choice are at their low end or first option.
 
     Yields:
         "name: value" of that parameter, and the overrides of the one key that it belongs to.
@@ -119,7 +119,7 @@ def edges(space: Space) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def is_conditional(space: Space) -> bool:
-    """Return whether some parameters are drawn only when a choice is made."""
+    """Return whether some parameters are inside options of a choice."""
     return len(domains(space)) > len(space)
 
 
@@ -143,7 +143,7 @@ def grid(space: Space) -> dict[str, list[Any]]:
 
 
 def parameters(named: Iterable[tuple[str, Domain]]) -> Iterator[tuple[str, Domain]]:
-    """Yield each named domain, and behind it those inside its options."""
+    """Yield each named domain, followed by those inside its options."""
     for name, domain in named:
         yield name, domain
         if isinstance(domain, Categorical):
@@ -160,14 +160,14 @@ def _domains_in(value: Any, name: str) -> Iterator[tuple[str, Domain]]:
 
 
 def _parts(value: Any) -> list[tuple[Any, Any]]:
-    """Return the keys and contents of a mapping, the places and items of a list, nothing of anything else."""
+    """Return the items of a mapping, the positions and items of a list, and nothing for other values."""
     if isinstance(value, Mapping):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, list) else []
 
 
 def _filled(value: Any, name: str, suggest: Suggest) -> Any:
-    """Return a copy of a domain or of the value of an option, with what was drawn in place of every domain."""
+    """Return a copy of a domain or of an option's value, with drawn values in place of domains."""
     if isinstance(value, Range):
         number = suggest(name, value)
         return int(number) if value.integer else float(number)
@@ -184,10 +184,10 @@ def _filled(value: Any, name: str, suggest: Suggest) -> Any:
 
 
 def _drawn_as(expected: Any, value: Any, name: str) -> dict[str, Any]:
-    """Return the numbers and labels by which _filled makes the value of a domain or of the value of an option.
+    """Return the numbers and labels for which _filled gives this value.
 
     Raises:
-        ParamsError: none do.
+        ParamsError: there are none.
     """
     if isinstance(expected, Range):
         return {name: _number_in(expected, value, name)}
@@ -206,7 +206,7 @@ def _drawn_as(expected: Any, value: Any, name: str) -> dict[str, Any]:
 
 
 def _number_in(domain: Range, value: Any, name: str) -> int | float:
-    """Return the params' number as the range has it, a float in a range of floats."""
+    """Return the params' number in the type of the range."""
     disagreement = _disagreement(domain, value, name)
     if not is_number(value) or (domain.integer and not isinstance(value, int)):
         raise ParamsError(f"{disagreement}; set such a number there")
@@ -219,7 +219,7 @@ def _number_in(domain: Range, value: Any, name: str) -> int | float:
 
 
 def _option_of(choice: Categorical, value: Any, name: str) -> dict[str, Any]:
-    """Return the label of the option that is the params' value, and what is drawn inside it."""
+    """Return the label of the option that equals the params' value, and the draws inside it."""
     misfits = []
     for option in choice.options:
         try:
@@ -228,7 +228,7 @@ def _option_of(choice: Categorical, value: Any, name: str) -> dict[str, Any]:
             mappings = isinstance(value, Mapping) and isinstance(option.value, Mapping)
             if mappings and value.get("name") == option.value.get("name"):
                 misfits.append(error)
-    if len(misfits) == 1:  # what differs inside the one option of that name says more than that none is equal
+    if len(misfits) == 1:  # the difference within the option of that name is more helpful
         raise misfits[0]
     raise ParamsError(f"{_disagreement(choice, value, name)}; add it to the choices")
 
@@ -244,11 +244,11 @@ def _ends(domain: Domain) -> list[Any]:
 
 
 def _pinned(named: Iterable[tuple[str, Domain]], outer: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield "name: value", and the names and values of the parameters that lead there, for each end of each domain."""
+    """Yield "name: value" for each end of each domain, and the names and values of the parameters that lead there."""
     for name, domain in named:
         for place, end in enumerate(_ends(domain)):
             pinned = {**outer, name: end}
-            if place or not outer:  # the first ends inside an option are those of the option's own edge
+            if place or not outer:  # the first ends inside an option belong to the option's own edge
                 yield f"{name}: {shown(end)}", pinned
             if isinstance(domain, Categorical):
                 option = domain.options[place]
@@ -275,7 +275,7 @@ def _values(domain: Domain, count: int) -> list[Any]:
 
 
 def steps_between(low: float, high: float, step: float) -> Fraction:
-    """Return how many steps as written, in decimals, lead from low to high: in binary 0.3 is not 3 times 0.1."""
+    """Return the exact number of steps from low to high, in decimals, because in binary 0.3 is not 3 times 0.1."""
     return (exactly(high) - exactly(low)) / exactly(step)
 
 
@@ -284,7 +284,7 @@ def exactly(number: float) -> Fraction:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number; true and false are none."""
+    """Return whether a value is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return abs(value) <= sys.float_info.max

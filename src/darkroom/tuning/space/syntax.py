@@ -1,6 +1,6 @@
 """The syntax of search spaces in params.yaml, and its errors.
 
-A space says for dotted keys of `train.<candidate>` which values may stand there:
+A space maps dotted keys of `train.<candidate>` to ranges and choices:
 
     learning_rate: {float: [0.0001, 0.1], log: true}
     batch_size: {int: [64, 512], step: 64}
@@ -32,15 +32,15 @@ from darkroom.tuning.space.domains import (
     steps_between,
 )
 
-KINDS = {"float": ("log", "step"), "int": ("log", "step"), "categorical": ()}  # and the keys that may stand beside
+KINDS = {"float": ("log", "step"), "int": ("log", "step"), "categorical": ()}  # with their optional keys
 NOT_SEARCHED = "set a fixed value in train instead"
 
 
 def parse(written: Any) -> Space:
-    """Return the space that a section of tune.space says; a mapping without keys is an empty space.
+    """Parse a section of tune.space; a mapping without keys is an empty space.
 
     Raises:
-        ParamsError: names the key (the section is the caller's to say), what came, and what is expected.
+        ParamsError: the section is invalid; the caller adds its name to the message.
 
     >>> parse({"learning_rate": {"float": [0.01, 0.5], "log": True}})
     {'learning_rate': Range(low=0.01, high=0.5, integer=False, log=True, step=None)}
@@ -60,7 +60,7 @@ def parse(written: Any) -> Space:
 
 
 def _domain(name: str, written: Any) -> Domain:
-    """Return what params.yaml says of one parameter."""
+    """Parse the domain of one parameter."""
     if not isinstance(written, Mapping):
         raise ParamsError(f"{name} is {shown(written)}: expected a mapping with one of the keys {', '.join(KINDS)}")
     kinds = [kind for kind in KINDS if kind in written]
@@ -125,7 +125,7 @@ def _choice(name: str, options: Any) -> Categorical:
     labels = _labels(options)
     for place, (option, label) in enumerate(zip(options, labels, strict=True)):
         for other, other_label in zip(options[:place], labels[:place], strict=True):
-            if option == other or label == other_label:  # 1, 1.0 and true are one to a sampler
+            if option == other or label == other_label:  # a sampler does not distinguish 1, 1.0 and true
                 equal = f"{shown(other)} and {shown(option)}"
                 raise ParamsError(f"{name} has the choices {equal}, which are equal; delete one")
     pairs = zip(labels, options, strict=True)
@@ -133,7 +133,7 @@ def _choice(name: str, options: Any) -> Categorical:
 
 
 def _labels(options: list[Any]) -> list[Scalar]:
-    """Return what a sampler sees of the options: a scalar itself, of a mapping a name that only it has, or JSON."""
+    """Return the labels of options for a sampler: a scalar itself, the unique name of a mapping, or JSON."""
     names = [option.get("name") if isinstance(option, Mapping) else option for option in options]
     return [
         name
@@ -144,7 +144,7 @@ def _labels(options: list[Any]) -> list[Scalar]:
 
 
 def _value(name: str, written: Any) -> Any:
-    """Return a value inside an option with domains in place of what describes them."""
+    """Parse a value inside an option, which may contain domains."""
     if isinstance(written, Mapping):
         if any(kind in written for kind in KINDS):
             return _domain(name, written)
