@@ -136,7 +136,7 @@ def _jpeg(data: bytes) -> Header:
 
 
 def _is_alone(marker: int) -> bool:
-    """Return whether no segment follows a marker of a JPEG; in a scan, libjpeg skips only unknown markers themselves."""
+    """Return whether no segment follows a JPEG marker; libjpeg skips unknown ones in a scan without one."""
     return marker < 0xC0 or 0xD0 <= marker <= 0xD8
 
 

@@ -47,7 +47,7 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
 
 
 def _answers_strangers() -> bool:
-    """Return whether MLflow's scoring server, its application in another process, or MLServer passes untrusted input."""
+    """Return whether MLflow's scoring server (also inside another process) or MLServer passes untrusted input."""
     if "__pyfunc_model_path__" in os.environ or {"mlflow.pyfunc.scoring_server.app", "mlserver"} & sys.modules.keys():
         return True
     frame = sys._getframe()
