@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from darkroom.deployable.package import Package
+from darkroom.registry.snapshot import Version
 from darkroom.serving import explaining
 from darkroom.serving.explaining import AbandonedError, Explaining
 from darkroom.serving.messages import ABANDONED
@@ -41,7 +42,9 @@ def explainers(server):
 
 def pending(pid):
     """The signals that a suspended process has not taken yet, one bit each."""
-    return int(re.search(r"ShdPnd:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
+    found = re.search(r"ShdPnd:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1], 16)
 
 
 def picture(answer):
@@ -140,7 +143,7 @@ def test_no_inference_follows_when_nobody_waits(tmp_path, monkeypatch):
 
     before = signal.getsignal(ABANDONED)
     try:
-        explain = Explaining(None, Leaving(), threads=1)
+        explain = Explaining(Version("pets", "1", None, "", {}), Leaving(), threads=1)
         with pytest.raises(AbandonedError):
             explain(np.zeros((8, 8, 1), np.uint8), "cat")
     finally:

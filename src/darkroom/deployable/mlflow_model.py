@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,11 @@ def _answers_strangers() -> bool:
     """Return whether MLflow's scoring server (also inside another process) or MLServer passes untrusted input."""
     if "__pyfunc_model_path__" in os.environ or {"mlflow.pyfunc.scoring_server.app", "mlserver"} & sys.modules.keys():
         return True
-    frame = sys._getframe()
-    while frame := frame.f_back:
+    frame: FrameType | None = sys._getframe()
+    while frame:
         if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("mlflow.pyfunc.scoring_server", "invocations"):
             return True
+        frame = frame.f_back
     return False
 
 
