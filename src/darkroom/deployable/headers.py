@@ -467,8 +467,11 @@ def _check_avif(data: bytes) -> None:
     for name, start, end in _boxes(data, meta + 4, len(data)):
         where.setdefault(name, (start, end))
     inner, _ = where.get(b"idat", (0, 0))
-    for at, n_bytes in _items(data, *where.get(b"iloc", (0, 0)), inner=inner):
-        if size := _av1_frame_size(data, at, at + n_bytes):
+    for at, n_bytes, n_pieces in _items(data, *where.get(b"iloc", (0, 0)), inner=inner):
+        size = _av1_frame_size(data, at, at + n_bytes)
+        if n_pieces > 1 and size is None:  # the size may be in another piece
+            raise ValueError("an AVIF whose items are in pieces; save it again")
+        if size:
             n_pixels += size[0] * size[1]
             stated = header.width * header.height
             if size[0] * size[1] > max(stated, MOST_TILE_PIXELS) or n_pixels > 8 * stated + MOST_TILE_PIXELS:
@@ -478,8 +481,8 @@ def _check_avif(data: bytes) -> None:
         raise IndexError("no frames")
 
 
-def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int, int]]:
-    """Yield (position, bytes) of every item that the box iloc lists.
+def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (position, bytes) of the first piece of every item that the box iloc lists, and the number of its pieces.
 
     Args:
         at, end: of its content.
@@ -503,11 +506,12 @@ def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int,
         method = number(2) & 15 if version else 0
         number(2)  # the file
         base, n_extents = number(widths[2]), number(2)
-        if n_items > MOST_TAGS or n_extents != 1:
-            raise ValueError("an AVIF of many items, or of items in pieces; save it again")
+        if n_items > MOST_TAGS or n_extents == 0:
+            raise ValueError("an AVIF of many items, or of empty ones; save it again")
         number(widths[3])
         offset, length = number(widths[0]), number(widths[1])
-        yield base + offset + (inner if method == 1 else 0), length or len(data)
+        number((n_extents - 1) * (widths[3] + widths[0] + widths[1]))
+        yield base + offset + (inner if method == 1 else 0), length or len(data), n_extents
 
 
 def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[int, int] | None:
