@@ -12,18 +12,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.deployable.headers import MOST_SCANS, TooManyPixelsError, checked_header, read_header
+from darkroom.deployable.headers import (
+    MOST_SCANS,
+    MOST_TEXTS,
+    TooManyPixelsError,
+    _av1_frame_size,
+    checked_header,
+    read_header,
+)
 from tests.support import decoding_memory
 from tests.support.image_files import (
     STILLS,
     animations,
+    avif_of_equal_frames,
+    avif_that_says,
     bmp,
     bombs,
     encoded,
     jp2_with_decoy,
+    jpeg_2000_of_layers,
     jpeg_of_scans,
     long8_tiff,
     png,
+    png_chunk,
+    png_with,
     thumbnail_chain,
     tiff,
     tiff_of_pixels,
@@ -113,15 +125,28 @@ def test_known_formats_that_are_not_read_are_named(data: bytes, name: str) -> No
 @pytest.mark.parametrize(("name", "data"), bombs().items())
 def test_what_claims_more_than_it_holds_is_refused(name: str, data: bytes) -> None:
     assert len(data) <= 200_000
-    with pytest.raises(ValueError, match="not an image|pixels; the limit|scans|TIFF|BMP|AVIF"):
+    with pytest.raises(ValueError, match="not an image|pixels; the limit|scans|PNG|TIFF|BMP|AVIF|JPEG 2000"):
         checked_header(data, max_pixels=LIMIT)
 
 
 def test_the_limits_leave_room_for_honest_files() -> None:
-    for data in (png(1, 1), jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)):
+    texts = png_with(*[png_chunk(b"zTXt", b"x\0\0")] * MOST_TEXTS, *[png_chunk(b"tEXt", b"x\0")] * 99)
+    fine = [encoded("JPEG2000", codeblock_size=(4, 4)), encoded("JPEG2000", precinct_size=(64, 64))]
+    fine += [png(1, 1), texts, jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)]
+    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64)):
         assert checked_header(data, max_pixels=LIMIT).width <= 64
     thumbnails = STILLS["jpeg"][:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + STILLS["jpeg"][2:]  # a comment
     assert checked_header(thumbnails, max_pixels=LIMIT).kind == "JPEG"
+
+
+def test_the_size_of_a_frame_may_come_late_but_not_be_missing() -> None:
+    data = avif_that_says(64, 48, size=2000)
+    stream = data[data.index(b"mdat") + 4 :]
+    padding = b"\x7a\x02\0\0"
+    for before in (b"", b"\x12\0", padding * 9):
+        assert _av1_frame_size(before + stream, 0, len(before + stream)) == (2000, 2000)
+    with pytest.raises(ValueError, match="an AVIF whose frames do not begin with their size; save it again"):
+        _av1_frame_size(padding * 99 + stream, 0, 4096)
 
 
 def test_a_codestream_in_another_box_is_none() -> None:
@@ -158,6 +183,10 @@ def test_thumbnails_may_come_before_or_after_their_image() -> None:
             "a TIFF of 16 bits whose channels are stored one after another; save them interleaved",
         ),
         (encoded("JPEG2000", Image.new("LA", (8, 8))), "a JPEG 2000 image of 8x8 pixels and 2 channels; save it again"),
+        (
+            tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 2)]),
+            "a TIFF of one channel that is said to be RGB; save it again",
+        ),
     ],
 )
 def test_kinds_of_a_format_that_are_not_read_are_named(data: bytes, message: str) -> None:

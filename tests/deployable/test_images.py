@@ -1,6 +1,7 @@
 """From image files to the pixels that a network takes."""
 
 import io
+import struct
 import sys
 from typing import Any
 
@@ -19,6 +20,8 @@ from tests.support.image_files import (
     half_transparent,
     opencv,
     picture,
+    png_chunk,
+    png_with,
     tiff_of_pixels,
     turned,
 )
@@ -126,6 +129,13 @@ def test_transparent_pixels_show_the_background(kind: str) -> None:
     assert pixels_of(transparent(kind), GREY)[[0, 15], [0, 15], 0].tolist() == [255, 20]
 
 
+def test_a_bmp_with_a_mask_for_transparency_is_transparent() -> None:
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 130, 0, 0, 122) + info + bytes([10, 20, 30, 255]) + bytes([10, 20, 30, 0])
+    assert pixels_of(data)[0].tolist() == [[30, 20, 10], [255, 255, 255]]
+
+
 def test_palettes_and_single_transparent_colours_are_transparent() -> None:
     grey = Image.fromarray(np.repeat(np.arange(0, 250, 10).astype(np.uint8)[None], 5, axis=0))
     assert pixels_of(encoded("PNG", grey, transparency=20))[0, :4, 0].tolist() == [0, 10, 255, 30]
@@ -182,6 +192,12 @@ def test_sixteen_bit_files_are_scaled_by_the_white_level(bits: int, suffix: str,
     if bits > 8:
         with pytest.raises(AboveWhiteError, match=f"16-bit values up to {white} exceed the white level of 255"):
             pixels_of(data, RGB._replace(white_level=255))
+
+
+def test_a_grey_png_of_no_bits_is_refused() -> None:
+    data = png_with(png_chunk(b"tRNS", b"\0\0"))
+    with pytest.raises(ValueError, match="not an image that can be decoded"):
+        pixels_of(data[:24] + b"\0\0" + data[26:])
 
 
 def test_floats_are_read_from_0_to_1() -> None:
@@ -379,5 +395,5 @@ def test_forms_survive_a_model_s_metadata() -> None:
 
 def test_bombs_and_animations_are_refused() -> None:
     for data in (bombs() | animations()).values():
-        with pytest.raises(ValueError, match="not an image|pixels|scans|more than one frame|TIFF|BMP|AVIF"):
+        with pytest.raises(ValueError, match="not an image|pixels|scans|more than one frame|PNG|TIFF|BMP|AVIF|JPEG"):
             prepare(data, RGB, max_pixels=LIMIT)

@@ -158,6 +158,17 @@ def test_a_scoring_server_reads_no_files(model, logged, png, monkeypatch):
     assert len(model.predict(pd.DataFrame({"image": [base64.b64encode(png).decode()]}))) == 1
 
 
+def test_an_application_of_the_scoring_server_reads_no_files(model, logged):
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import scoring_server
+
+    body = json.dumps({"dataframe_records": [{"image": str(logged[2])}]})
+    with pytest.raises(MlflowException) as refused:
+        scoring_server.invocations(body, "application/json", model, None)
+    assert "is not base64 of an image" in str(refused.value.__context__)
+    assert "exist" not in str(refused.value.__context__)
+
+
 def test_no_images_give_no_rows(model):
     assert len(model.predict(np.zeros((0, *SHAPE), np.uint8))) == 0
     assert len(model.predict(pd.DataFrame({"image": []}))) == 0

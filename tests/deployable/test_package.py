@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,15 @@ def test_a_text_of_many_data_prefixes_is_refused_at_once(classifier):
 def test_base64_with_line_breaks_is_read(classifier):
     wrapped = base64.encodebytes(STILLS["png"]).decode()
     assert classifier.predict([wrapped]) == classifier.predict([STILLS["png"]])
+
+
+def test_a_text_full_of_spaces_takes_little_memory(classifier):
+    spaced = "ab " * 1_000_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="decoded from base64: 1500000 bytes are not an image"):
+        classifier.predict([spaced])
+    assert tracemalloc.get_traced_memory()[1] < 5 * len(spaced)
+    tracemalloc.stop()
 
 
 def test_a_text_that_is_no_file_and_no_image_says_what_came(classifier):

@@ -3,14 +3,23 @@
 import base64
 import json
 import os
+import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import httpx
 import numpy as np
 import pytest
 
+from darkroom.deployable.package import Package
+from darkroom.registry.snapshot import Version
+from darkroom.serving import explaining
+from darkroom.serving.explaining import AbandonedError, Explaining
+from darkroom.serving.messages import ABANDONED
 from darkroom.serving.server import MOST_EXPLAINED
+from tests.support.onnx_model import write_model
 from tests.support.served import Server, eventually, png, register_pets, set_champion
 
 pytestmark = pytest.mark.heavy
@@ -29,6 +38,13 @@ def explain(server, content, content_type="image/png"):
 def explainers(server):
     """The workers that give way to others; they begin to once they have loaded their version."""
     return [one for one in server.workers() if os.sched_getscheduler(one.pid) == os.SCHED_IDLE]
+
+
+def pending(pid):
+    """The signals that a suspended process has not taken yet, one bit each."""
+    found = re.search(r"ShdPnd:\s+(\w+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1], 16)
 
 
 def picture(answer):
@@ -96,6 +112,43 @@ def test_few_explanations_wait_and_predictions_do_not(server):
             assert [one["label"] for one in others] == ["cat"] * MOST_EXPLAINED
     finally:
         worker.resume()
+
+
+def test_an_explanation_whose_client_left_is_ended(server):
+    (worker,) = explainers(server)
+    worker.suspend()
+    try:
+        with pytest.raises(httpx.ReadTimeout):
+            server.client.post("/v1/explain", content=png(cat=True), timeout=0.5)
+        eventually(lambda: pending(worker.pid) >> (ABANDONED - 1) & 1)
+    finally:
+        worker.resume()
+    assert explain(server, png(cat=False)).json()["label"] == "dog"
+    assert explainers(server) == [worker]
+
+
+def test_no_inference_follows_when_nobody_waits(tmp_path, monkeypatch):
+    file = write_model(tmp_path / "model.onnx", classes=["cat", "dog"], image_shape=(8, 8, 1))
+    monkeypatch.setattr(explaining, "fetch", lambda _: file)
+    package, n_asked = Package.load(file), []
+
+    class Leaving:
+        classes, image_shape = package.classes, package.image_shape
+
+        def probabilities(self, images):
+            n_asked.append(len(images))
+            if len(n_asked) == 2:  # the first one was the trial
+                os.kill(os.getpid(), ABANDONED)
+            return package.probabilities(images)
+
+    before = signal.getsignal(ABANDONED)
+    try:
+        explain = Explaining(Version("pets", "1", None, "", {}), Leaving(), threads=1)
+        with pytest.raises(AbandonedError):
+            explain(np.zeros((8, 8, 1), np.uint8), "cat")
+    finally:
+        signal.signal(ABANDONED, before)
+    assert (n_asked[0], len(n_asked)) == (2, 2)
 
 
 def test_a_parameter_that_explains_nothing_is_refused(server):

@@ -220,7 +220,8 @@ def test_a_threshold_of_the_request_decides_what_is_abstained(server, threshold,
     "query",
     [
         "top=0", "top=-1", "top=1.5", "top=", "top=%C2%B2", "top=1&top=2", "top=9999999999", "topk=1", "threshold=2",
-        "threshold=-0.1", "threshold=nan", "threshold=inf", "threshold=", "threshold=1e999", "&".join(["a=1"] * 5000),
+        "threshold=-0.1", "threshold=nan", "threshold=inf", "threshold=", "threshold=1e999",
+        f"threshold={'1' * 60_000}x", "&".join(["a=1"] * 5000),
     ],
 )  # fmt: skip
 def test_another_parameter_or_value_is_refused(server, query):

@@ -189,6 +189,46 @@ def jp2_with_decoy() -> bytes:
     return data[:at] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + data[at:]
 
 
+def jpeg_of_hidden_scans() -> bytes:
+    """Return a JPEG whose scans lie behind a marker that says that 64 kB follow it; libjpeg passes over it alone."""
+    data = jpeg_of_scans(64, 2)
+    first, last = data.index(b"\xff\xda"), data.rindex(b"\xff\xda")
+    hidden = b"\xff\x02\xff\xff" + data[last:-2] * 1000
+    return data[:first] + b"\xff\xdd\0\4\0\1" + data[first:-2] + hidden + data[-2:]
+
+
+def png_with(*chunks: bytes) -> bytes:
+    """Return a PNG of one pixel with other chunks before its IDAT."""
+    data = png(1, 1)
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def jpeg_2000_of_layers(n_layers: int) -> bytes:
+    """Return a JPEG 2000 file of 64x48 pixels in 12 tiles that says that it has so many layers."""
+    data = bytearray(encoded("JPEG2000", tile_size=(16, 16), no_jp2=True))
+    struct.pack_into(">H", data, data.index(b"\xff\x52") + 6, n_layers)
+    return bytes(data)
+
+
+def avif_of_extents(n_items: int, n_extents: int) -> bytes:
+    """Return the head of an AVIF whose items have so many pieces, each of them described by no bytes."""
+    listed = bytes(6) + struct.pack(">H", n_items) + struct.pack(">HHH", 1, 0, n_extents) * n_items
+    said = struct.pack(">I4sIII", 20, b"ispe", 0, 8, 8) + struct.pack(">I4s4s", 12, b"av1C", b"\x81\0\0\0")
+    inside = bytes(4) + struct.pack(">I4s", len(listed) + 8, b"iloc") + listed + said
+    return b"\0\0\0\x14ftypavif\0\0\0\0avif" + struct.pack(">I4s", len(inside) + 8, b"meta") + inside
+
+
+def avif_of_equal_frames(n_frames: int, *, side: int) -> bytes:
+    """Return an AVIF that lists the same frame of side x side pixels several times, as the tiles of a grid may be."""
+    data = bytearray(opencv(".avif", np.zeros((side, side, 3), np.uint8)))
+    more, at = 14 * (n_frames - 1), data.index(b"iloc") + 12
+    sizes = (data.index(b"meta") - 4, data.index(b"iloc") - 4, at + 6)  # the last one is where the frame is
+    for size in sizes:
+        struct.pack_into(">I", data, size, struct.unpack_from(">I", data, size)[0] + more)
+    struct.pack_into(">H", data, at - 2, n_frames)
+    return bytes(data[:at] + data[at : at + 14] * n_frames + data[at + 14 :])
+
+
 def avif_that_says(width: int, height: int, *, size: int) -> bytes:
     """Return an AVIF of size x size pixels that says it has others."""
     data = opencv(".avif", np.zeros((size, size, 3), np.uint8))
@@ -203,7 +243,13 @@ def bombs() -> dict[str, bytes]:
         "png with a chunk longer than the file": png(1, 1, claim=1 << 20),
         "bmp with a long header": bmp(16_384, 65_535, header_bytes=0x10C),
         "jpeg of 1,500 scans": jpeg_of_scans(256, 1500),
+        "jpeg of hidden scans": jpeg_of_hidden_scans(),
+        "png of many compressed texts": png_with(*[png_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1000)))] * 9),
+        "png of more data than rows": png_with(png_chunk(b"IDAT", bytes(100_000))),
         "tiff of one large tile": tiff_of_tile(4096),
+        "tiff of lists that overlap": tiff(
+            [(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 7, 900, 8), (701, 7, 900, 8)]], bytes(999)
+        ),
         "tiff of one high strip": tiff_of_strip(1 << 30),
         "tiff of many samples": tiff_of_strip(8, samples=60_000),
         "tiff of an endless list": tiff([*[(256, 4, 1, 8), (257, 4, 1, 8)], (273, 4, 1 << 30, 8)]),
@@ -211,5 +257,11 @@ def bombs() -> dict[str, bytes]:
         "tiff of 60,000 tags": tiff([(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 4, 1, 0)] * 60_000])[:200_000],
         "64-bit tiff": long8_tiff(12, 10),
         "avif of larger frames": avif_that_says(64, 48, size=2000),
+        "avif of hundreds of frames": avif_of_equal_frames(400, side=100),
+        "avif of endless pieces": avif_of_extents(1000, 65_535),
+        "jpeg 2000 of tiny blocks": encoded("JPEG2000", Image.new("L", (400, 400)), codeblock_size=(4, 4)),
+        "jpeg 2000 of many layers": jpeg_2000_of_layers(65_535),
+        "pnm with another end of a comment": b"P6 #\r30000 30000 255\n8 8 255\n" + bytes(192),
+        "pnm with a comment at a number": b"P6 8#125000000 255 \n8 255\n" + bytes(192),
         "pnm of spaces": b"P6" + b" " * 4000 + b"x",
     }

@@ -16,7 +16,10 @@ MOST_SCANS = 100  # of a JPEG; cameras and web sites write 1 to 12
 MOST_TILES = 4096  # of a JPEG 2000 file
 MOST_TILE_PIXELS = 1 << 20  # of a TIFF whose image is smaller
 MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
+MOST_TEXTS = 8  # of a PNG, compressed; each may unpack to 8 MB
+_TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by type; else 1
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
+_COD, _COC, _POC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93, 0xFFD9  # markers in it
 
 
 class TooManyPixelsError(ValueError):
@@ -124,12 +127,17 @@ def _jpeg(data: bytes) -> Header:
         while data[at] == 0xFF:
             at += 1
         marker, at = data[at], at + 1
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no segment follows these
+        if _is_alone(marker):
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame, whatever the process
             height, width = struct.unpack_from(">HH", data, at + 3)
             return Header("JPEG", width, height)
         at += struct.unpack_from(">H", data, at)[0]
+
+
+def _is_alone(marker: int) -> bool:
+    """Return whether no segment follows a JPEG marker; libjpeg skips unknown ones in a scan without one."""
+    return marker < 0xC0 or 0xD0 <= marker <= 0xD8
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -140,7 +148,7 @@ def _check_jpeg(data: bytes) -> None:
     while (at := data.find(b"\xff", at)) >= 0 and at + 3 < len(data):
         marker = data[at + 1]
         at += 1 if marker == 0xFF else 2
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
+        if marker == 0xFF or _is_alone(marker):
             continue
         n_scans += marker == 0xDA
         if n_scans > MOST_SCANS:
@@ -158,7 +166,7 @@ def _png(data: bytes) -> Header:
             alpha = True
             if color == 0:  # OpenCV gives a grey of 1, 2 or 4 bits as 8 bits
                 (grey,) = struct.unpack_from(">H", data, at)
-                grey = grey * 255 // ((1 << depth) - 1) if depth < 8 else grey
+                grey = grey * 255 // ((1 << depth) - 1) if depth in (1, 2, 4) else grey
         elif name == b"eXIf":
             orientation = _orientation(data[at : at + n_bytes])
     return Header("PNG", width, height, n_frames > 1, alpha, depth == 16, orientation, grey)
@@ -174,10 +182,20 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse a chunk that is longer than the file, because OpenCV allocates its stated length."""
+    """Refuse a chunk that is longer than the file, because OpenCV allocates its stated length, and surplus data.
+
+    Compressed data may grow a thousandfold, and libpng decompresses all texts and what follows the last row.
+    """
+    width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
+    n_unpacked = height * (1 + width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8)
+    n_packed = n_texts = 0
     for name, at, n_bytes in _png_chunks(data):
         if at + n_bytes + 4 > len(data):
             raise IndexError("a chunk ends behind the file")
+        n_packed += n_bytes if name == b"IDAT" else 0
+        n_texts += name == b"zTXt" or (name == b"iTXt" and data[data.find(b"\0", at) + 1] != 0)
+        if n_texts > MOST_TEXTS or n_packed > n_unpacked * 5 // 4 + (1 << 16):
+            raise ValueError("a PNG with more compressed data than an image has; save it again")
         if name == b"IEND":
             return
     raise IndexError("no end")
@@ -225,7 +243,10 @@ def _bmp(data: bytes) -> Header:
     if n_bytes not in (12, 40, 52, 56, 64, 108, 124):  # OpenCV reads others too, and some of them otherwise
         raise ValueError(f"a BMP with a header of {n_bytes} bytes, which is none that is known; save it as PNG")
     width, height = struct.unpack_from("<HH" if n_bytes == 12 else "<ii", data, 18)
-    return Header("BMP", abs(width), abs(height))
+    bits, compression, alpha = 0, 0, 0
+    if n_bytes >= 56:  # with a mask for transparency
+        bits, compression, alpha = struct.unpack_from("<HI32xI", data, 28)
+    return Header("BMP", abs(width), abs(height), has_alpha=bits == 32 and compression == 3 and alpha != 0)
 
 
 def _tiff(data: bytes) -> Header:
@@ -260,6 +281,8 @@ def _tiff(data: bytes) -> Header:
         raise ValueError(f"a TIFF of {samples} channels that are not RGB; save it as PNG")
     if samples > 1 and bits > 8 and tags.get(284, (3, 1, 1))[2] != 1:  # OpenCV mixes them up
         raise ValueError("a TIFF of 16 bits whose channels are stored one after another; save them interleaved")
+    if samples == 1 and photometric == 2:  # OpenCV returns memory that it has not written
+        raise ValueError("a TIFF of one channel that is said to be RGB; save it again")
     extra = tags[338][2] if 338 in tags else None  # of the fourth channel; OpenCV writes alpha without this tag
     has_alpha = samples == 4 and photometric == 2 and extra != 0  # 0: another channel, such as near infrared
     premultiplied = has_alpha and (extra == 1 if bits > 8 else extra is not None)  # libtiff does it, too, in 8 bits
@@ -280,11 +303,11 @@ def _tiff_tags(data: bytes, start: int, order: str) -> tuple[dict[int, tuple[int
 
 
 def _check_tiff(data: bytes) -> None:
-    """Refuse lists with more entries than the file has bytes, because libtiff allocates their stated length."""
+    """Refuse lists that are longer than the file in total, because libtiff allocates their stated length."""
     order = "<" if data[:2] == b"II" else ">"
     tags, _ = _tiff_tags(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
-    if any(count > len(data) for _, count, _ in tags.values()):
-        raise IndexError("a list ends behind the file")
+    if sum(count * _TIFF_BYTES.get(kind, 1) for kind, count, _ in tags.values()) > len(data):
+        raise IndexError("lists end behind the file, or overlap")
 
 
 def _orientation(exif: bytes) -> int:
@@ -306,6 +329,65 @@ def _jpeg_2000(data: bytes) -> Header:
     if min(width, height) < 1 or n_channels not in (1, 3, 4) or width * height > MOST_TILES * tile_width * tile_height:
         raise ValueError(f"a JPEG 2000 image of {width}x{height} pixels and {n_channels} channels; save it again")
     return Header("JPEG 2000", width, height, has_alpha=n_channels == 4, is_deep=depth & 0x7F > 7)
+
+
+def _check_jpeg_2000(data: bytes) -> None:
+    """Refuse tiny tiles, precincts and code blocks, and many layers: they take far more memory and time than pixels."""
+    start = _codestream(data)
+    right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, start + 8)
+    width, height = min(tile_width, right - left), min(tile_height, bottom - top)
+    n_tiles = -(-(right - left) // tile_width) * -(-(bottom - top) // tile_height)
+    n_bytes, is_whole = 0, True
+    for marker, at in _segments(data, start + 2):
+        is_whole &= marker != _SOT
+        if marker == _COD and is_whole:
+            n_bytes += n_tiles * _bytes_of_parts(data, at, width, height)
+        elif marker in (_COD, _COC, _POC):
+            raise ValueError("a JPEG 2000 image whose parts are coded in different ways; save it again")
+    if n_bytes > 3 * (right - left) * (bottom - top) + (1 << 19):
+        raise ValueError("a JPEG 2000 image in tiny parts, or in many layers; save it again")
+
+
+def _segments(data: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Yield (marker, position of its content) of each segment of a JPEG 2000 codestream, without the image data."""
+    following = 0
+    while at + 4 <= len(data):
+        marker, n_bytes = struct.unpack_from(">HH", data, at)
+        if marker == _SOD:
+            if following <= at:
+                raise IndexError("a part that ends before its data")
+            at = following
+            continue
+        if marker == _EOC or marker < 0xFF00:  # OpenJPEG ends here too
+            return
+        yield marker, at + 4
+        if marker == _SOT:
+            (length,) = struct.unpack_from(">I", data, at + 6)
+            if 0 < length < 14:
+                raise IndexError("a part shorter than its head")
+            following = at + length if length else len(data)
+        at += 2 + n_bytes
+
+
+def _bytes_of_parts(data: bytes, at: int, width: int, height: int) -> int:
+    """Return about how many bytes OpenJPEG allocates for the precincts and code blocks of one channel of a tile.
+
+    The factors were measured.
+
+    Args:
+        at: position of the content of the marker COD (ISO/IEC 15444-1, A.6.1).
+    """
+    style, _, n_layers, _, n_levels, block_width, block_height = struct.unpack_from(">BBHBBBB", data, at)
+    n_bytes = 0
+    for level in range(min(n_levels, 32) + 1):  # from the lowest resolution
+        sides = data[at + 10 + level] if style & 1 else 0xFF
+        wide, high = -(-width // (1 << (n_levels - level))), -(-height // (1 << (n_levels - level)))
+        across, down = sides & 15, sides >> 4
+        n_precincts = -(-wide // (1 << across)) * -(-high // (1 << down))
+        block = (1 << min(across, block_width + 2), 1 << min(down, block_height + 2))
+        n_blocks = -(-wide // block[0]) * -(-high // block[1])
+        n_bytes += 300 * n_blocks + (1500 + 2 * n_layers) * n_precincts
+    return n_bytes
 
 
 def _codestream(data: bytes) -> int:
@@ -333,8 +415,9 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _pnm(data: bytes) -> Header:
-    between = rb"(?:\s|#[^\n]*\n)"  # one of them: nested repetitions would take for ever
-    numbers = re.match(rb"P[1-6]%b+(\d{1,9})%b+(\d{1,9})%b*(\d*)" % (between, between, between), data[:4096])
+    # As OpenCV reads them: a comment ends at either, and not even a comment follows a number at once.
+    between = rb"(?:\s|#[^\n\r]*[\n\r])"  # one of them: nested repetitions would take for ever
+    numbers = re.match(rb"P[1-6]%b+(\d{1,9})\s%b*(\d{1,9})\s%b*(\d*)" % (between, between, between), data[:4096])
     if numbers is None:
         raise IndexError("no size")
     width, height = int(numbers[1]), int(numbers[2])
@@ -353,46 +436,58 @@ def _heif(data: bytes) -> Header:
     kind = "AVIF" if brands & {b"avif", b"avis"} else "HEIC"
     if kind == "HEIC" and not brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"}:
         raise IndexError("unknown brand")
-    sizes = [struct.unpack_from(">II", data, match.end() + 4) for match in re.finditer(b"ispe", data)]
+    # Coded pixels may contain any bytes.
+    meta = next((data[start:end] for name, start, end in _boxes(data, 0, len(data)) if name == b"meta"), data)
+    sizes = [struct.unpack_from(">II", meta, match.end() + 4) for match in re.finditer(b"ispe", meta)]
     if not sizes:
         raise IndexError("no size")
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     animated = data[8:12] in (b"avis", b"hevc")
     if kind == "HEIC":
         return Header(kind, width, height, animated)
-    turned, mirrored, config = data.find(b"irot"), data.find(b"imir"), data.index(b"av1C")
-    quarters = data[turned + 4] & 3 if turned > 0 else 0  # anticlockwise
+    turned, mirrored, config = meta.find(b"irot"), meta.find(b"imir"), meta.index(b"av1C")
+    quarters = meta[turned + 4] & 3 if turned > 0 else 0  # anticlockwise
     orientation = (1, 8, 3, 6)[quarters]
     if mirrored > 0:  # after the turn: 0 top and bottom, 1 left and right change places
-        orientation = ((4, 5, 2, 7), (2, 7, 4, 5))[data[mirrored + 4] & 1][quarters]
-    bits = {0: 8, 2: 10, 3: 12}.get(data[config + 6] >> 5 & 3, 8)
-    alpha = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha" in data
+        orientation = ((4, 5, 2, 7), (2, 7, 4, 5))[meta[mirrored + 4] & 1][quarters]
+    bits = {0: 8, 2: 10, 3: 12}.get(meta[config + 6] >> 5 & 3, 8)
+    alpha = b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha" in meta
     white = (1 << bits) - 1 if alpha and bits > 8 else None
     return Header(kind, width, height, animated, alpha, orientation=orientation, white=white)
 
 
 def _check_avif(data: bytes) -> None:
-    """Refuse an AVIF whose coded frames are larger than stated, because the decoder allocates for the frames."""
-    header, n_frames = _heif(data), 0
+    """Refuse an AVIF whose coded frames are larger than stated, because the decoder allocates for the frames.
+
+    A grid has many frames, some with parts outside the image, and as many again for transparency.
+    """
+    header, n_pixels = _heif(data), 0
     meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
+    where: dict[bytes, tuple[int, int]] = {}
     for name, start, end in _boxes(data, meta + 4, len(data)):
-        if name != b"iloc":
-            continue
-        for at, n_bytes in _extents(data, start, end):
-            if size := _av1_frame_size(data[at : at + min(n_bytes, 64)]):
-                n_frames += 1
-                if size[0] * size[1] > max(header.width * header.height, MOST_TILE_PIXELS):
-                    raise ValueError(
-                        f"an AVIF of {header.width}x{header.height} pixels with frames of {size[0]}x{size[1]}; save it "
-                        "again"
-                    )
-        break
-    if n_frames == 0:
+        where.setdefault(name, (start, end))
+    inner, _ = where.get(b"idat", (0, 0))
+    for at, n_bytes, n_pieces in _items(data, *where.get(b"iloc", (0, 0)), inner=inner):
+        size = _av1_frame_size(data, at, at + n_bytes)
+        if n_pieces > 1 and size is None:  # the size may be in another piece
+            raise ValueError("an AVIF whose items are in pieces; save it again")
+        if size:
+            n_pixels += size[0] * size[1]
+            stated = header.width * header.height
+            if size[0] * size[1] > max(stated, MOST_TILE_PIXELS) or n_pixels > 8 * stated + MOST_TILE_PIXELS:
+                said = f"an AVIF of {header.width}x{header.height} pixels whose frames have {n_pixels} or more"
+                raise ValueError(f"{said}; save it again")
+    if n_pixels == 0:
         raise IndexError("no frames")
 
 
-def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield (position, bytes) of the first extent of every item that lies in the file itself (box iloc)."""
+def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (position, bytes) of the first piece of every item that the box iloc lists, and the number of its pieces.
+
+    Args:
+        at, end: of its content.
+        inner: position of the content of the box idat.
+    """
     version, lengths, more = data[at], data[at + 4], data[at + 5]
     widths = (lengths >> 4, lengths & 15, more >> 4, more & 15 if version else 0)  # offset, length, base, index
     wide = 4 if version == 2 else 2
@@ -405,40 +500,39 @@ def _extents(data: bytes, at: int, end: int) -> Iterator[tuple[int, int]]:
         return int.from_bytes(data[at - n_bytes : at], "big")
 
     at += 6
-    for _ in range(min(number(wide), MOST_TAGS)):
+    n_items = number(wide)
+    for _ in range(n_items):
         number(wide)  # the item
         method = number(2) & 15 if version else 0
         number(2)  # the file
         base, n_extents = number(widths[2]), number(2)
-        for extent in range(n_extents):
-            number(widths[3])
-            offset, length = number(widths[0]), number(widths[1])
-            if extent == 0 and method == 0:
-                yield base + offset, length or len(data)
+        if n_items > MOST_TAGS or n_extents == 0:
+            raise ValueError("an AVIF of many items, or of empty ones; save it again")
+        number(widths[3])
+        offset, length = number(widths[0]), number(widths[1])
+        number((n_extents - 1) * (widths[3] + widths[0] + widths[1]))
+        yield base + offset + (inner if method == 1 else 0), length or len(data), n_extents
 
 
-def _av1_frame_size(data: bytes) -> tuple[int, int] | None:
+def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[int, int] | None:
     """Return the largest (width, height) that the sequence header of an AV1 stream allows, None without one.
 
     AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5.
     """
-    at = 0
-    while at < len(data):
-        kind, at = data[at] >> 3 & 15, at + 2 if data[at] & 4 else at + 1
-        if data[at - 1 if not data[at - 1] & 4 else at - 2] & 2 == 0:
+    for _ in range(MOST_PAGES):
+        if at >= min(end, len(data)) or not data[at] & 2:  # without a length it is the last unit, or not AV1
             return None
+        kind, at = data[at] >> 3 & 15, at + 2 if data[at] & 4 else at + 1
         n_bytes = shift = 0
         while True:  # leb128
             n_bytes |= (data[at] & 127) << shift
             at, shift = at + 1, shift + 7
-            if not data[at - 1] & 128:
+            if not data[at - 1] & 128 or shift > 56:
                 break
         if kind == 1:
-            return _sequence_size(data[at : at + n_bytes])
-        if kind != 2:  # a temporal delimiter may come first
-            return None
+            return _sequence_size(data[at : at + min(n_bytes, 128)])
         at += n_bytes
-    return None
+    raise ValueError("an AVIF whose frames do not begin with their size; save it again")
 
 
 def _sequence_size(data: bytes) -> tuple[int, int]:
@@ -467,6 +561,7 @@ _CHECKS: Mapping[str, Callable[[bytes], None]] = {
     "JPEG": _check_jpeg,
     "PNG": _check_png,
     "TIFF": _check_tiff,
+    "JPEG 2000": _check_jpeg_2000,
     "AVIF": _check_avif,
 }
 

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,15 @@ class ImageClassifier(PythonModel):  # type: ignore[misc]  # mlflow is not typed
 
 
 def _answers_strangers() -> bool:
-    """Return whether this is a process of MLflow's scoring server, whose input is untrusted."""
-    return "__pyfunc_model_path__" in os.environ or "mlflow.pyfunc.scoring_server.app" in sys.modules
+    """Return whether MLflow's scoring server (also inside another process) or MLServer passes untrusted input."""
+    if "__pyfunc_model_path__" in os.environ or {"mlflow.pyfunc.scoring_server.app", "mlserver"} & sys.modules.keys():
+        return True
+    frame: FrameType | None = sys._getframe()
+    while frame:
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) == ("mlflow.pyfunc.scoring_server", "invocations"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _items(model_input: Any) -> list[Any]:

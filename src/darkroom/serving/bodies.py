@@ -19,6 +19,7 @@ WELCOME = (
     "send one image as it is (Content-Type image/* or application/octet-stream), a form with files "
     '(multipart/form-data), or JSON: {"image": BASE64} or {"images": [BASE64, ...]}'
 )
+WHITESPACE = b" \t\n\r\f\v"
 LARGE = 1 << 16  # bytes; larger bodies are parsed on a thread, because they would delay other requests noticeably
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
@@ -161,7 +162,8 @@ def from_base64(text: str) -> bytes | str:
     """Return the file in a base64 text or data: URI, or text with the reason if there is none."""
     start = _DATA_URI.match(text)
     try:
-        return base64.b64decode("".join(text[start.end() if start else 0 :].split()), validate=True)
+        encoded = text[start.end() if start else 0 :].encode("ascii")
+        return base64.b64decode(encoded.translate(None, WHITESPACE), validate=True)
     except (binascii.Error, ValueError) as error:  # ValueError: characters that are not ASCII
         return f"not base64 ({error}); expected an image file in base64, with or without the prefix data:...;base64,"
 

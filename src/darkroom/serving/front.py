@@ -36,6 +36,7 @@ KNOWN = {  # as labels of counters
     "/openapi.json",
     "/",
 }
+MOST_LOGGED = 200  # characters of a path, which may have 64 kB
 CLIENT_CLOSED = 499  # only in logs and counters, as in nginx
 
 
@@ -127,7 +128,8 @@ class Front:
         duration.observe(seconds)
         if self._log:
             ms, version = round(seconds * 1000, 3), self._follower.served.version.version
-            what = {**request.ids, "method": request.method, "path": request.path, "status": status}
+            path = request.path[:MOST_LOGGED]
+            what = {**request.ids, "method": request.method, "path": path, "status": status}
             self._log("request", **what, ms=ms, n_images=request.n_images, version=version)
 
 

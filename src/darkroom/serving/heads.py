@@ -20,7 +20,8 @@ _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-[!-~]{0,200})?"
 )
 _TOP = re.compile(r"[0-9]{1,9}", re.ASCII)
-_THRESHOLD = re.compile(r"[0-9]*\.?[0-9]+(e-?[0-9]+)?", re.ASCII | re.IGNORECASE)
+# In one way only: digits that could be on either side of a point that is missing would be tried on both.
+_THRESHOLD = re.compile(r"([0-9]+(\.[0-9]+)?|\.[0-9]+)(e-?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 def path_of(scope: Mapping[str, Any], root_path: str) -> str:

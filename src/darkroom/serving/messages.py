@@ -6,6 +6,7 @@ each image with the answers in JSON, then by notes for the server's metrics and 
 """
 
 import json
+import signal
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from darkroom.registry.snapshot import Version
 
 OUT_OF_MEMORY = 77  # exit code of a worker
+ABANDONED = signal.SIGUSR1  # sent to a worker when nobody waits for its explanation any more
 # For images of at least this size the network takes nearly all of the time, and batches do not help on a CPU.
 LARGE_PIXELS = 64 * 64
 ANSWERED, REFUSED, FAILED = range(3)  # outcomes of an image

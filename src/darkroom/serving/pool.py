@@ -20,6 +20,7 @@ from darkroom.compute.local import thread_limits
 from darkroom.errors import RegistryError
 from darkroom.serving.limits import Log, busy
 from darkroom.serving.messages import (
+    ABANDONED,
     ANSWERED,
     FAILED,
     LARGE_PIXELS,
@@ -165,9 +166,12 @@ class Pool:
         self._dispatch()
 
     def drop(self, group: Group) -> None:
-        """Remove the images of a group that no worker has taken yet."""
+        """Remove the images of a group that no worker has taken yet, and stop explanations that are in progress."""
         if any(image.group is group for image in self._waiting):
             self._waiting = deque(image for image in self._waiting if image.group is not group)
+        for worker in self._workers if self._task.explains else ():
+            if any(image.group is group for image in worker.images):
+                worker.abandon()
 
     def retire(self) -> None:
         """End the workers after they have answered all images."""
@@ -320,6 +324,11 @@ class _Worker(asyncio.SubprocessProtocol):
         """Ask it to end; it must be free."""
         self.is_ended = True
         self._stdin.close()
+
+    def abandon(self) -> None:
+        """Stop its explanation."""
+        if self._process.get_returncode() is None:
+            self._process.send_signal(ABANDONED)
 
     def kill(self) -> None:
         """Kill it."""

@@ -73,6 +73,8 @@ def _serve(task: Task, messages: Iterator[list[bytes]], target: BinaryIO) -> Non
     target.flush()
     _limit_memory(task.memory_bytes)
     for images in messages:
+        if explain:
+            explain.is_abandoned = False  # a signal for the image before was sent before this one
         _set_alarms(task.seconds)
         batch = _Batch(package, images)
         if explain:
