@@ -79,7 +79,10 @@ def test_other_classes_with_other_splits_are_pointed_out(tmp_path: Path) -> None
     breeds = table([*files], label=lambda name: name[-5], split=lambda _: "train")
     kind, notes, _ = found(tmp_path, {**files, "labels.csv": breeds})
     assert kind == "table"
-    assert notes == ["the classes and the splits are those of 'labels.csv', not the directories"]
+    assert notes == [
+        "the classes and the splits are those of 'labels.csv', not the directories",
+        "the splits are those of column 'split'",
+    ]
 
 
 ANIMALS = images("cats", "dogs", n=4)
@@ -121,6 +124,56 @@ def test_directories_stand_where_tables_do_not_fit(tmp_path: Path, tables: dict[
     assert kind == "folders"
     assert notes[0].startswith(note)
     assert placed == {name: (name[:4], None) for name in NAMES}
+
+
+def test_the_column_that_gave_the_splits_is_said(tmp_path: Path) -> None:
+    files = images("all", n=4)
+    labels = table(
+        [*files], label=lambda name: name[-5] in "02", Usage=lambda name: "PublicTest" if name[-5] > "1" else ""
+    )
+    assert found(tmp_path, {**files, "labels.csv": labels})[1] == ["the splits are those of column 'Usage'"]
+
+
+@pytest.mark.parametrize("third", ["extra", "cups"])
+@pytest.mark.parametrize("held_out", ["test", "val"])  # val beside extra could be a class
+def test_a_table_beside_directories_of_splits_is_not_passed_over(tmp_path: Path, third: str, held_out: str) -> None:
+    files = images("train", held_out, third)
+    labels = table([*files], label=lambda name: name[-5])
+    with pytest.raises(
+        DataError, match=f"/{third}/0.png' is in no directory of a split|'{third}/0.png' is in no direc"
+    ):
+        found(tmp_path, {**files, "labels.csv": labels})
+
+
+def test_no_directory_is_left_out_beside_a_table_that_does_not_fit(tmp_path: Path) -> None:
+    files = images("left", "right", "test")
+    labels = table([*files, "gone.png"], label=lambda name: name[-5])
+    with pytest.raises(DataError, match="labels.csv names 1 image not there .*; 'test' beside 'left' holds images"):
+        found(tmp_path, {**files, "labels.csv": labels})
+    kind, notes, _ = found(tmp_path / "fits", {**images("cats", "dogs"), "labels.csv": labels})
+    assert kind == "folders"
+    assert notes[0].startswith("not used: 'labels.csv'; labels.csv names 7 images not there")
+
+
+def test_words_of_splits_in_names_of_classes_are_no_splits(tmp_path: Path) -> None:
+    files = images("training_shoes", "test_tubes", "cups")
+    labels = table([*files], label=lambda name: "lab" if "tubes" in name or name.endswith("cups/1.png") else "shoes")
+    kind, _, placed = found(tmp_path, {**files, "labels.csv": labels})
+    assert kind == "table"
+    assert {*placed.values()} == {("shoes", None), ("lab", None)}
+
+
+def test_parquet_without_images_is_left_out_beside_shards(tmp_path: Path) -> None:
+    files = {"train.parquet": parquet(image=[b"x"] * 2, label=["a", "b"]), "metadata.parquet": parquet(id=["1"])}
+    kind, notes, placed = found(tmp_path, files)
+    assert (kind, notes) == ("parquet", ["'metadata.parquet' left out: no images in it"])
+    assert [label for label, _ in placed.values()] == ["a", "b"]
+    same = {
+        f"train/0.{end}": content
+        for end, content in zip(("parquet", "txt"), (files["train.parquet"], b""), strict=True)
+    }
+    with pytest.raises(DataError, match="meta/0.parquet has no images; name it in `skip` of the layout"):
+        found(tmp_path / "same", {**same, "meta/0.parquet": files["metadata.parquet"]})
 
 
 def test_a_parquet_file_with_other_bytes_is_no_shard(tmp_path: Path) -> None:

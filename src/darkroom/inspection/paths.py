@@ -4,13 +4,17 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence, Set
+from contextlib import suppress
 from pathlib import PurePosixPath
 
+from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.names import BESIDE_IMAGES, UNLABELLED, split_of, words
 from darkroom.data.raw.placement import Placed
 from darkroom.project.text import escaped
 
 FROM_NAMES = 0.8  # minimum share of files whose names begin like others, so that the beginning may be a class
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_COPIES = {".thumbnails", ".thumbs", ".ipynb_checkpoints", ".AppleDouble"}  # hidden directories of no class
 _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".lst")
 _LIST_WORDS = {"list", "lists", "ids", "names", "files", "images", "eval"}
 _SPLIT_WORDS = {"split", "splits", "partition", "partitions"}
@@ -68,6 +72,21 @@ def directories_in_classes(placed: Sequence[Placed]) -> str | None:
     if len(found) == len(inside) or all(split_of(posixpath.basename(name))[1] for name in found):
         return None
     return min(found)
+
+
+def hidden_classes(listing: Listing, placed: Sequence[Placed]) -> list[str]:
+    """Return the hidden directories with images beside those of classes."""
+    found = {name for name, is_dir in listing.names if not is_dir}
+    parts = [(image.label, image.name.split("/")) for image in placed]
+    holders = {"/".join(names[: names.index(label)]) for label, names in parts}
+    for holder in holders if listing.where.is_dir() else ():  # whose listing has no hidden files
+        with suppress(OSError):
+            above = listing.where / holder
+            found |= {f"{holder}/{file.parent.name}/{file.name}".strip("/") for file in above.glob(".*/*.*")}
+    pictures = {PurePosixPath(name) for name in found if PurePosixPath(name).suffix.casefold() in _PICTURES}
+    hidden = {picture.parent for picture in pictures if picture.parent.name.startswith(".")}
+    beside = [path for path in hidden if posixpath.dirname(str(path)) in holders and path.name not in _COPIES]
+    return sorted(map(str, beside))
 
 
 def lists_of_splits(files: Collection[str]) -> list[str]:

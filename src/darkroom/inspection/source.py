@@ -9,18 +9,19 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from darkroom.data.raw.exports import export_kind
-from darkroom.data.raw.labels import placed_in, table_names
+from darkroom.data.raw.labels import TABLES, placed_in, table_names, tables_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
 from darkroom.data.raw.names import is_a_split, is_document, is_litter, split_of
 from darkroom.data.raw.placement import Placed, check_classes
 from darkroom.data.raw.shards import holds_images, is_shard, listing_of_rows
-from darkroom.data.raw.tables import SUFFIXES
+from darkroom.data.raw.tables import SUFFIXES, BesideSplitsError, Table, place_by_tables
 from darkroom.errors import DataError
 from darkroom.files.archives import open_archive
 from darkroom.inspection.groups import is_group_column, is_group_name
 from darkroom.inspection.paths import (
     directories_in_classes,
     directories_without_classes,
+    hidden_classes,
     lie_in_classes,
     lists_of_splits,
     other_classes,
@@ -32,8 +33,6 @@ DEEPEST_TABLE = 2  # maximum number of directories above a table
 LARGEST_TABLE = 64 << 20  # bytes; larger tables are not tried unless the user names them
 _EXPORT = ".json"  # suffix of COCO and Label Studio
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-_COPIES = {".thumbnails", ".thumbs", ".ipynb_checkpoints", ".AppleDouble"}  # hidden directories of no class
 _MEASURED, _MANY = re.compile(r"[+-]?\d+\.\d+(e[+-]?\d+)?", re.IGNORECASE), 10  # classes that are numbers
 _ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a contest, with placeholder labels
 
@@ -94,11 +93,21 @@ def _source(listing: Listing, layout: Mapping[str, Any] | None, max_archive_byte
 
 def _read(listing: Listing, max_archive_bytes: int, layout: Mapping[str, Any]) -> Source:
     whole = {"kind": "table" if "table" in layout else "folders", **layout}
+    if whole["kind"] in TABLES:
+        return _by_tables(listing, whole, tables_in(listing, whole))
     placed = placed_in(listing, whole, max_archive_bytes=max_archive_bytes)
     check_classes(placed, where=listing.where)
     if whole["kind"] == "parquet":
         listing = listing_of_rows(listing, whole, placed)
     return Source(listing, whole, placed, [])
+
+
+def _by_tables(listing: Listing, layout: dict[str, Any], tables: Sequence[Table]) -> Source:
+    placed = place_by_tables(listing.names, tables, where=listing.where, root=layout.get("root"))
+    check_classes(placed, where=listing.where)
+    columns = dict.fromkeys(shown(table.split) for table in tables if table.split)
+    said = any(image.split for image in placed) and " and ".join(columns)
+    return Source(listing, layout, placed, [f"the splits are those of column {said}"] if said else [])
 
 
 def _layout_of(listing: Listing, number: int) -> dict[str, Any]:
@@ -130,31 +139,56 @@ def _found_out(listing: Listing, read: Callable[[Mapping[str, Any]], Source]) ->
     ]
     others = [name for name in _files(listing) if not is_document(name)]
     if shards and not others:
-        return read({"kind": "parquet"})
-    tables, why_not = _tables(listing, read, without=shards)
+        return _by_shards(listing, read, shards)
+    tables, refused, why_not = _tables(listing, without=shards)
+    unused = [f"not used: {shown(name)}; {_reason(error, listing)}" for name, error in refused.items()]
+    beside = next((error for error in refused.values() if isinstance(error, BesideSplitsError)), None)
     try:
         by_folders = read({"kind": "folders"})
     except DataError as error:
         if tables:
-            return _with_notes(_largest(tables, read))
+            largest = _largest(tables, read)
+            return _with_notes(largest._replace(notes=[*largest.notes, *unused]))
         if shards:
             note = f"only the shards are used; {shown(min(others))} and other files are left out"
             try:
-                return read({"kind": "parquet"})._replace(notes=[note])
+                found = _by_shards(listing, read, shards)
+                return found._replace(notes=[note, *found.notes])
             except DataError as no_shards:
-                why_not.append(str(no_shards).removeprefix(f"{listing.where}: "))
+                why_not.append(_reason(no_shards, listing))
+        if beside:
+            raise beside from None
+        if refused:  # without some of the directories, others may only seem to be classes
+            reasons = [_reason(one, listing) for one in (*refused.values(), error)]
+            raise DataError(f"{listing.where}: {'; '.join(reasons)}") from None
         if rest := _without_unlabelled(listing, read):
             return rest
         how = "; give keys of the layout with --layout, such as --layout 'level: 2'" if "layout" in str(error) else ""
         raise DataError("; ".join([f"{error}{how}", *other_classes(_files(listing)), *why_not])) from None
+    if beside and not tables:
+        raise beside
     try:
         found = _better(by_folders, _largest(tables, read)) if tables else by_folders
     except DataError as error:
-        reason = str(error).removeprefix(f"{listing.where}: ")
-        found = by_folders._replace(notes=[f"not used: the label tables; {reason}"])
-    found = _with_notes(found)
-    unused = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
-    return found._replace(notes=[*found.notes, *unused])
+        found = by_folders._replace(notes=[f"not used: the label tables; {_reason(error, listing)}"])
+    found = _with_notes(found._replace(notes=[*found.notes, *unused]))
+    more = [f"{shown(listing.names[n][0])} holds images, too, and is not used" for n in shards[:1]]
+    return found._replace(notes=[*found.notes, *more])
+
+
+def _reason(error: DataError, listing: Listing) -> str:
+    return str(error).removeprefix(f"{listing.where}: ")
+
+
+def _by_shards(listing: Listing, read: Callable[[Mapping[str, Any]], Source], shards: Sequence[int]) -> Source:
+    """Return the dataset by its shards, without parquet files that hold no images."""
+    names = {listing.names[number][0] for number in shards}
+    without = {name for name in _files(listing) if is_shard(name)} - names
+    skip = sorted({*map(posixpath.basename, without)} - {part for name in names for part in name.split("/")})
+    if not skip:
+        return read({"kind": "parquet"})
+    found = read({"kind": "parquet", "skip": skip})
+    return found._replace(notes=[f"{' and '.join(map(shown, skip))} left out: no images in it"])
 
 
 def _better(by_folders: Source, table: Source) -> Source:
@@ -173,7 +207,8 @@ def _better(by_folders: Source, table: Source) -> Source:
     only = f"not used: {name}, with only {n - len(missing)} of {n} images; give its path to use it"
     if all(rows.get(image.name, image).label == image.label for image in by_folders.placed):
         if more and not missing and not contradicts:
-            return table._replace(notes=[f"used: {name}, with the classes of the directories and {more}"])
+            note = f"used: {name}, with the classes of the directories and {more}"
+            return table._replace(notes=[note, *table.notes])
         note = f"the directories are the classes; not used: {name}, which says nothing else"
         if more:
             note = only if missing else f"not used: {name}, which takes test or validation images of the directories"
@@ -181,7 +216,8 @@ def _better(by_folders: Source, table: Source) -> Source:
         note = only
     else:
         splits = " and the splits" if contradicts else ""
-        return table._replace(notes=[f"the classes{splits} are those of {name}, not the directories"])
+        note = f"the classes{splits} are those of {name}, not the directories"
+        return table._replace(notes=[note, *table.notes])
     return by_folders._replace(notes=[note])
 
 
@@ -213,7 +249,7 @@ def _with_notes(source: Source) -> Source:
         notes.append(f"classes such as {shown(max(labels))} look like measurements; each value is a class of its own")
     if all(map(is_group_name, labels)):
         notes.append(f"classes such as {shown(min(labels))} look like groups; if so, use a label table for the classes")
-    if source.layout["kind"] == "folders" and (hidden := _hidden_classes(source)):
+    if source.layout["kind"] == "folders" and (hidden := hidden_classes(source.listing, source.placed)):
         notes.append(f"{shown(hidden[0])} is hidden and left out; rename it if it is a class")
     if not any(image.split for image in source.placed) and (lists := _lists_of_splits(source)):
         notes.append(f"{shown(lists[0])} may list a split, which is not read; a label table with a column split is")
@@ -228,27 +264,14 @@ def _lists_of_splits(source: Source) -> list[str]:
     return lists_of_splits(files)
 
 
-def _hidden_classes(source: Source) -> list[str]:
-    """Return the hidden directories with images beside those of classes."""
-    where, found = source.listing.where, set[str]()
-    parts = [(image.label, image.name.split("/")) for image in source.placed]
-    holders = {"/".join(names[: names.index(label)]) for label, names in parts}
-    for holder in holders if where.is_dir() else ():
-        with suppress(OSError):
-            found |= {f"{holder}/{file.parent.name}/{file.name}".strip("/") for file in (where / holder).glob(".*/*.*")}
-    if not where.is_dir():
-        found = {name for name, is_dir in source.listing.names if not is_dir}
-    pictures = {PurePosixPath(name) for name in found if PurePosixPath(name).suffix.casefold() in _PICTURES}
-    hidden = {picture.parent for picture in pictures if picture.parent.name.startswith(".")}
-    beside = [path for path in hidden if posixpath.dirname(str(path)) in holders and path.name not in _COPIES]
-    return sorted(map(str, beside))
+def _tables(listing: Listing, *, without: Sequence[int]) -> tuple[list[Source], dict[str, DataError], list[str]]:
+    """Return the dataset by each of its label tables.
 
-
-def _tables(
-    listing: Listing, read: Callable[[Mapping[str, Any]], Source], *, without: Sequence[int]
-) -> tuple[list[Source], list[str]]:
-    """Return the dataset by each of its label tables that fits, and the reasons why others do not fit."""
-    found, why_not = [], []
+    Also the errors of label tables that do not fit the images, by name, and why other files are no label tables.
+    """
+    found: list[Source] = []
+    refused: dict[str, DataError] = {}
+    why_not: list[str] = []
     for suffixes in (SUFFIXES, (_EXPORT,), _SPREADSHEETS):
         numbers = [
             number
@@ -265,10 +288,16 @@ def _tables(
             try:
                 if suffixes == _SPREADSHEETS:
                     raise DataError(f"{listing.names[number][0]} is a spreadsheet; save it as CSV")
-                found.append(read(_layout_of(listing, number)))
+                layout = _layout_of(listing, number)
+                tables = tables_in(listing, layout)
             except DataError as error:
-                why_not.append(str(error).removeprefix(f"{listing.where}: "))
-    return found, why_not
+                why_not.append(_reason(error, listing))
+                continue
+            try:
+                found.append(_by_tables(listing, layout, tables))
+            except DataError as error:
+                refused[listing.names[number][0]] = error
+    return found, refused, why_not
 
 
 def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) -> Source:

@@ -55,6 +55,12 @@ def test_coco_gives_each_image_its_category_and_fields(tmp_path: Path) -> None:
     assert [label for _, label, *_ in found] == ["dog", "cat"]
 
 
+def test_a_field_of_coco_may_say_the_split(tmp_path: Path) -> None:
+    said = COCO | {"images": [image | {"is_test": image["id"] == 3} for image in COCO["images"]]}
+    found = placed(tmp_path, said, "train/1.jpg", "more/2.jpg", kind="coco", split_column="is_test")
+    assert [split for _, _, split, _ in found] == [None, "test"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -86,6 +86,23 @@ def test_a_column_may_say_class_and_split_of_each_row(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "layout", "expected"),
+    [
+        ("Usage", ["Training", "PublicTest"], {}, ["train", "test"]),
+        ("usage", ["day", "night"], {}, [None, None]),
+        ("is_valid", [False, True], {}, [None, None]),
+        ("is_valid", [False, True], {"split_column": "is_valid"}, [None, "val"]),
+    ],
+)
+def test_columns_of_splits_are_those_of_tables(
+    tmp_path: Path, column: str, values: list[Any], layout: dict[str, str], expected: list[str | None]
+) -> None:
+    shard(tmp_path / "x.parquet", [0, 0, 1], **{column: [*values, values[0]]})
+    found = {image.name[:7]: image.split for image in read(tmp_path, **layout)}
+    assert [found["x/00000"], found["x/00001"]] == expected
+
+
 def test_a_row_may_lack_its_image_or_hold_too_large_a_one(tmp_path: Path) -> None:
     images = [{"bytes": bytes(101), "path": None}, {"bytes": None, "path": "2.png"}, {"bytes": b"3", "path": None}]
     pq.write_table(pa.table({"image": images, "label": ["a", "b", "a"]}), tmp_path / "x.parquet")

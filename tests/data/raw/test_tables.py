@@ -111,25 +111,23 @@ def test_a_column_without_a_name_is_no_split() -> None:
         ("partition", ("train", "", "eval"), ["train", None, "test"]),
         ("is_valid", ("False", "True", ""), [None, "val", None]),  # may be train, or what its directory says
         ("is_train", ("1", "0", "1"), ["train", "test", "train"]),
-        ("is_test_positive", ("1", "0", "1"), [None] * 3),
-        ("place", ("train station", "test lab", "test track"), [None] * 3),
-        ("old", ("train/1.jpg", "test/2.jpg", "test/3.jpg"), [None] * 3),
-        ("mode", ("train", "train", "train"), [None] * 3),
+        ("is_valid", ("1", "1", "0"), [None] * 3),  # most images are in order
+        ("is_test_positive", ("0", "0", "1"), [None] * 3),
+        ("phase", ("train", "test", "gas"), [None] * 3),
+        ("set", ("train_station", "test_track", "test"), [None] * 3),
+        ("place", ("train", "test", "test"), [None] * 3),
     ],
 )
-def test_a_column_of_splits_is_known_by_its_values(
-    column: str, values: tuple[str, ...], expected: list[str | None]
-) -> None:
+def test_a_column_of_splits_has_a_usual_name(column: str, values: tuple[str, ...], expected: list[str | None]) -> None:
     rows = [{"path": name, "label": "cat", column: value} for name, value in zip("abc", values, strict=True)]
     assert [split for _, _, split, _ in placed(rows, [*"abc"])] == expected
 
 
-def test_columns_that_say_different_splits_need_a_choice() -> None:
-    rows = [{"path": "a", "label": "x", "one": "train", "two": "test"}, {"path": "b", "label": "x", "one": "test"}]
-    rows[1]["two"] = "train"
-    with pytest.raises(DataError, match="'one' and 'two' say different splits; name the right one with `split_column`"):
-        placed(rows, ["a", "b"])
-    assert [split for _, _, split, _ in placed(rows, ["a", "b"], split_column="two")] == ["test", "train"]
+def test_the_first_usual_name_of_a_column_of_splits_counts() -> None:
+    rows = [{"path": "a", "label": "x", "Usage": "train", "split": "test"}, {"path": "b", "label": "x", "Usage": "val"}]
+    rows[1]["split"] = "train"
+    assert [split for _, _, split, _ in placed(rows, ["a", "b"])] == ["test", "train"]
+    assert [split for _, _, split, _ in placed(rows, ["a", "b"], split_column="Usage")] == ["train", "val"]
 
 
 @pytest.mark.parametrize(
@@ -154,18 +152,31 @@ def test_a_column_called_split_may_hold_what_others_hold() -> None:
 
 def test_columns_of_single_splits_are_read_together() -> None:
     def splits(**values: str) -> list[str | None]:
-        rows = [{"path": name, "label": "cat"} for name in "abc"]
+        rows = [{"path": name, "label": "cat"} for name in "abcd"]
         for column, said in values.items():
             rows = [row | {column: value} for row, value in zip(rows, said, strict=True)]
-        return [split for _, _, split, _ in placed(rows, [*"abc"])]
+        return [split for _, _, split, _ in placed(rows, [*"abcd"])]
 
-    assert splits(is_train="100", is_valid="010", is_test="001") == ["train", "val", "test"]
-    assert splits(is_train="100", is_valid="010") == ["train", "val", "test"]
-    assert splits(is_valid="010", is_test="001") == [None, "val", "test"]
-    with pytest.raises(DataError, match="row 3 is in two splits by 'is_train', 'is_test'; correct it, or name the col"):
-        splits(is_train="110", is_test="011")
-    with pytest.raises(DataError, match="row 4 is in no split by 'is_train', 'is_valid', 'is_test'"):
-        splits(is_train="100", is_valid="010", is_test="000")
+    assert splits(is_train="1100", is_valid="0010", is_test="0001") == ["train", "train", "val", "test"]
+    assert splits(is_valid="0100", is_test="0010") == [None, "val", "test", None]
+    assert splits(is_train="1000", is_test="0111") == [None] * 4
+    with pytest.raises(
+        DataError, match="row 3: the split is 'is_train and is_test'; expected train, val, test or noth"
+    ):
+        splits(is_train="1101", is_test="0110")
+    with pytest.raises(DataError, match="row 5: the split is 'neither is_train nor is_valid'; expected train, val"):
+        splits(is_train="1100", is_valid="0010")
+
+
+def test_a_named_flag_is_read_with_the_others() -> None:
+    rows = [{"path": name, "label": "cat", "is_valid": name == "a", "is_test": name != "a"} for name in "abc"]
+    assert [split for _, _, split, _ in placed(rows, [*"abc"], split_column="is_test")] == ["val", "test", "test"]
+
+
+def test_a_flag_beside_columns_of_classes_may_be_a_class() -> None:
+    rows = [{"path": name, "is_train": name == "a", "is_bus": name in "bd", "is_car": name == "c"} for name in "abcd"]
+    found = [(label, split) for _, label, split, _ in placed(rows, [*"abcd"])]
+    assert found == [("is_train", None), ("is_bus", None), ("is_car", None), ("is_bus", None)]
 
 
 def test_the_column_of_the_class_is_no_split() -> None:
@@ -195,6 +206,8 @@ def test_directories_of_images_say_the_split_if_no_column_does() -> None:
         (["test_data/train/1", "test_data/val/2"], ["train", "val"]),
         (["test_rig/train/1", "test_rig/val/2", "field/val/3"], ["train", "val", "val"]),
         (["train station/1", "test track/2"], [None, None]),
+        (["training_shoes/1", "test_tubes/2", "cups/3"], [None] * 3),
+        (["a_train/cats/1", "b_test/cats/2"], ["train", "test"]),
         (["train/1", "train/2"], [None, None]),
     ],
 )
@@ -239,13 +252,17 @@ def test_nested_labels_are_one_class_or_refused() -> None:
     with pytest.raises(DataError, match="has no column label or .*, only 'path', 'label.id'; name it with `label_col"):
         labels({"id": 1})
     for odd in (["cat", "dog"], "['cat']", '{"name": "cat"}'):
-        with pytest.raises(DataError, match="row 1: the label is '.*cat.*'; expected one class"):
+        with pytest.raises(
+            DataError, match="row 1: the label is '.*cat.*'; expected one class; write one class per ro"
+        ):
             labels(odd)
+    with pytest.raises(DataError, match="row 1: the label is .*1.*2.*; expected one class"):
+        labels([1, 2])
     nothing: list[Any] = [float("nan"), [], None]
     for none in nothing:
         with pytest.raises(DataError, match="row 1: no label; add it"):
             labels(none)
-    assert labels("[unclear]", "{") == ["[unclear]", "{"]
+    assert labels("[unclear]", "{", "[0, 10]") == ["[unclear]", "{", "[0, 10]"]
 
 
 @pytest.mark.parametrize("start", ["/home/ann/", "C:\\Users\\ann\\", "https://host/bucket/"])
@@ -352,8 +369,20 @@ def test_a_path_in_two_directories_needs_a_root() -> None:
 def test_a_table_of_a_split_names_no_images_of_another() -> None:
     table = {"train.csv": csv_of([{"id": "1", "label": "cat"}])}
     assert [name for name, *_ in placed_by(table, "data/train/1.jpg", "data/test/1.jpg")] == ["data/train/1.jpg"]
-    with pytest.raises(DataError, match="train.csv names 1 image not there"):
+    with pytest.raises(DataError, match="train.csv names 1 image not there .* relative to the table, or to `root` of"):
         placed_by(table, "train/2.jpg", "test/1.jpg")
+    assert placed_by(table, "train/2.jpg", "test/1.jpg", root="test")[0][0] == "test/1.jpg"
+
+
+@pytest.mark.parametrize(("held_out", "split"), [("val.csv", "val"), ("fold0_test.csv", "test")])
+def test_tables_of_all_splits_may_name_images_in_train(held_out: str, split: str) -> None:
+    tables = {name: csv_of([{"path": f"{n}.jpg", "label": "cat"}]) for n, name in enumerate(("train.csv", held_out))}
+    found = placed_by(tables, "train/0.jpg", "train/1.jpg")
+    assert [(name, split) for name, _, split, _ in found] == [("train/0.jpg", "train"), ("train/1.jpg", split)]
+    del tables["train.csv"]
+    assert placed_by(tables, "train/1.jpg", f"{split}/1.jpg")[0][0] == f"{split}/1.jpg"
+    with pytest.raises(DataError, match="names images that are in 'a/train' and in 'b/train'; set `root`"):
+        placed_by(tables, "a/train/1.jpg", "b/train/1.jpg")
 
 
 def test_files_that_differ_in_suffix_are_not_guessed() -> None:

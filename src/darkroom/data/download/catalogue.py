@@ -43,7 +43,7 @@ _COLUMNS = ("path_column", "label_column", "split_column")
 _KEYS = {  # per kind of layout
     "folders": ("root", "level", "skip"),
     "table": ("table", "root", *_COLUMNS),
-    "coco": ("table", "root"),
+    "coco": ("table", "root", "split_column"),
     "label_studio": ("table", "root", *_COLUMNS),
     "parquet": ("root", "skip", "image_column", "label_column", "split_column"),
     **dict.fromkeys(("idx", "npz", "cifar"), ("classes",)),

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from darkroom.data.raw.names import is_a_split, split_meant, split_of
+from darkroom.data.raw.names import is_a_split, split_meant
 from darkroom.errors import DataError
 from darkroom.project.text import shown
 
@@ -16,10 +16,9 @@ LABELS = (
     *("label", "labels", "class", "category", "target", "choice"),
     *("labelname", "classname", "categoryname", "classlabel", "classes"),
 )
-SPLITS = ("split", "subset", "set")
-_OF_SPLIT = re.compile(r"is_?(\w+)")  # a column such as is_valid, as fastai has it
+SPLITS = ("split", "subset", "set", "usage", "phase", "partition")
+_FLAG = re.compile(r"is(valid|val|validation|test|train)")  # a column such as is_valid, as fastai has it
 _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
-_MOST_SPLITS = 10  # maximum number of different values in a column of splits
 
 
 def find_column(header: Sequence[str], given: str | None, usual: Sequence[str], *, called: str, key: str) -> str:
@@ -47,70 +46,79 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.casefold())
 
 
-def split_column(
-    rows: Mapping[int, Mapping[str, str]], given: str | None, *, asked: Sequence[str], called: str
-) -> tuple[str | None, dict[int, str]]:
-    """Return the name of the column with the splits, None if there is none, and the splits to put there, by line.
+def with_split(
+    rows: Mapping[int, Mapping[str, str]],
+    given: str | None,
+    *,
+    asked: Sequence[str],
+    called: str,
+    labelled: bool = True,
+) -> tuple[Mapping[int, Mapping[str, str]], str | None]:
+    """Return rows and the name of the column with their splits, None if there is none.
 
-    It is the given column, one with a usual name, or else the one whose values are all names of splits. Columns such as
-    is_train and is_valid count as one; rows in which only `train` can be meant have no split.
+    It is the given column, else one with a usual name, all of whose values are splits (see split_meant); a column
+    called split is taken whatever it holds. Else columns such as is_train and is_valid are read together, and their
+    split is put into the first of them, or the given one; unless one is given, they must leave half of the rows to
+    train, because is_valid may also mean that an image is in order.
 
     Args:
-        asked: the columns to choose from if none is given.
+        asked: the columns to choose from.
+        labelled: whether another column has the class; without one, is_train beside is_bus is a class.
 
     Raises:
-        DataError: the given column does not exist, two columns have different splits, or a row is in two.
+        DataError: the given column does not exist.
     """
-    header = list(next(iter(rows.values())))
-    named = find_column(header, given, (), called=called, key="split_column") if given else None
-    if named := named or next((name for name in asked if plain(name) in SPLITS), None):
-        if _is_flag(named, rows):
-            return named, _by_flags(rows, [named], called=called)
-        meant = {value: split_meant(value) for value in {row[named] for row in rows.values()}}
-        return named, {line: split for line, row in rows.items() if (split := meant[row[named]])}
-    found: dict[str, dict[int, str]] = {}
-    flags = [name for name in asked if _is_flag(name, rows)]
-    said = _by_flags(rows, flags, called=called) if flags else {}
-    if is_a_split([split or "train" for split in said.values()]):
-        found[flags[0]] = said
-    for name in asked:
-        values = {row[name] for row in rows.values()} - {""}
-        of_value = {value: split_meant(value) for value in values} if len(values) <= _MOST_SPLITS else {}
-        if None not in of_value.values() and is_a_split(of_value.values()):
-            found[name] = {line: of_value.get(row[name]) or "" for line, row in rows.items()}  # "" if it is empty
-    if len({tuple(split or "train" for split in splits.values()) for splits in found.values()}) > 1:
-        both = " and ".join(map(shown, [*found][:2]))
-        raise DataError(f"{called}: {both} say different splits; name the right one with `split_column` in the layout")
-    return next(iter(found.items()), (None, {}))
+    flags = {name: str(split_meant(plain(name)[2:])) for name in asked if _FLAG.fullmatch(plain(name))}
+    flags = {name: split for name, split in flags.items() if _is_yes_or_no(name, rows)}
+    if given:
+        named: str | None = find_column(list(next(iter(rows.values()))), given, (), called=called, key="split_column")
+    else:
+        usual = (name for word in SPLITS for name in asked if plain(name) == word)
+        named = next((name for name in usual if _holds_splits(name, rows)), None)
+        if not labelled and any(
+            re.match(r"is[\W_]", name.casefold()) and _is_yes_or_no(name, rows) for name in {*asked} - {*flags}
+        ):
+            flags = {}
+    if not flags or (named and named not in flags):
+        return rows, named
+    said = _by_flags(rows, flags)
+    to_train = [split or "train" for split in said.values()]
+    if not named and not (is_a_split(to_train) and 2 * to_train.count("train") >= len(rows)):
+        return rows, None
+    column = named or next(iter(flags))
+    return {line: {**row, column: said[line]} for line, row in rows.items()}, column
 
 
-def _is_flag(column: str, rows: Mapping[int, Mapping[str, str]]) -> bool:
-    """Return whether a column such as is_valid says of each row whether it is in this split."""
-    match = _OF_SPLIT.fullmatch(column.casefold())
-    if match is None or not split_of(match[1])[1]:
-        return False
+def may_say_splits(name: str, *, or_flag: bool) -> bool:
+    """Return whether a column has a usual name of one of splits, or of one such as is_valid."""
+    return plain(name) in SPLITS or (or_flag and bool(_FLAG.fullmatch(plain(name))))
+
+
+def _holds_splits(column: str, rows: Mapping[int, Mapping[str, str]]) -> bool:
+    values = {row[column].strip() for row in rows.values()} - {""}
+    return bool(values) and (plain(column) == "split" or all(map(split_meant, values)))
+
+
+def _is_yes_or_no(column: str, rows: Mapping[int, Mapping[str, str]]) -> bool:
     return {row[column].strip().casefold() for row in rows.values()} <= {*_YES, *_NO, ""}
 
 
-def _by_flags(rows: Mapping[int, Mapping[str, str]], columns: Sequence[str], *, called: str) -> dict[int, str]:
+def _by_flags(rows: Mapping[int, Mapping[str, str]], flags: Mapping[str, str]) -> dict[int, str]:
     """Return the splits by line from columns such as is_train and is_valid, "" for rows that may be train.
 
-    Raises:
-        DataError: a row is in two splits, or there is a column for each split and it is in none.
+    If two columns claim a row, or is_train and others deny it, this is put into words, which are no split.
+
+    Args:
+        flags: the split that each column is about.
     """
-    own = {name: str(split_of(name.casefold().removeprefix("is"))[0]) for name in columns}
-    rest = next((split for split in ("train", "test", "val") if split not in own.values()), None)
+    nowhere = f"neither {' nor '.join(flags)}" if len(flags) > 1 else "test"
+    denied = nowhere if "train" in flags.values() else ""
     splits: dict[int, str] = {}
     for line, row in rows.items():
-        said = {name: row[name].strip().casefold() for name in columns}
-        true = {own[name] for name, value in said.items() if value in _YES}
-        is_out = not true and any(said.values())  # not an empty row
-        if len(true) > 1 or (is_out and rest is None):
-            raise DataError(
-                f"{called}, row {line} is in {'two splits' if true else 'no split'} by {', '.join(map(shown, own))}; "
-                "correct it, or name the column with the split with `split_column` in the layout"
-            )
-        splits[line] = true.pop() if true else rest if is_out and rest and rest != "train" else ""
+        said = {name: row[name].strip().casefold() for name in flags}
+        true = {flags[name]: name for name, value in said.items() if value in _YES}
+        one = next(iter(true), denied if any(said.values()) else "")
+        splits[line] = " and ".join(true.values()) if len(true) > 1 else one
     return splits
 
 

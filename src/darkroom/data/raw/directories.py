@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from darkroom.data.raw.names import SPLIT_WORD, is_a_split, split_meant, split_of, words
+
 
 @dataclass
 class Directory:
@@ -58,3 +60,29 @@ def alike(directories: Mapping[str, Directory]) -> Iterator[tuple[str, str, list
         shared = sorted(names & others)
         if len(shared) > 1 or (len(shared) == min(len(names), len(others)) < max(len(names), len(others))):
             yield one, other, shared
+
+
+def share_names(directory: Directory, names: Sequence[str]) -> bool:
+    """Return whether directories hold directories of the same names, as the splits of one dataset do."""
+    held = [set(unwrapped(directory.children[name], ())[0].children) for name in names]
+    return len(held) > 1 and all(held[0] & other for other in held[1:])
+
+
+def splits_by_directories(paths: Sequence[str]) -> list[str | None]:
+    """Return the split of the topmost directory above each file that is named after one (train, val, test or eval).
+
+    Directories above all files are not looked at. A name such as seg_test counts only at the top, and only if the
+    directories of splits share the names of their directories, or differ in nothing but the word for the split. All are
+    None unless some are train and some are not.
+
+    >>> splits_by_directories(["seg_train/1.jpg", "seg_test/deep/2.jpg", "3.jpg"])
+    ['train', 'test', None]
+    """
+    top, shared = unwrapped(tree([(number, path, False) for number, path in enumerate(paths)]), ())
+    above = [path.split("/")[len(shared) : -1] for path in paths]
+    possible = {name: split for name in top.children if (split := split_of(name)[0])}
+    others = {" ".join(word for word in words(name) if not SPLIT_WORD.fullmatch(word)) for name in possible}
+    if not is_a_split(possible.values()) or not (len(others) == 1 or share_names(top, list(possible))):
+        possible = {}
+    said = [next(filter(None, map(split_meant, parts)), possible.get(parts[0]) if parts else None) for parts in above]
+    return said if is_a_split(said) else [None] * len(paths)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, with_split
 from darkroom.data.raw.tables import Table, as_text
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -32,8 +32,11 @@ def is_label_studio(content: Any) -> bool:
     return all(isinstance(task, dict) and ("annotations" in task or "annotator" in task) for task in tasks)
 
 
-def coco_table(data: bytes, *, name: str, where: Path) -> Table:
+def coco_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]) -> Table:
     """Return the images of a COCO file, each with the name of its only category and the other fields of its entry.
+
+    Args:
+        layout: may name the field of the split (split_column).
 
     Raises:
         DataError: the file does not have this form, or an image has no annotation or several categories.
@@ -50,7 +53,8 @@ def coco_table(data: bytes, *, name: str, where: Path) -> Table:
         found = [(str(image["file_name"]), labels.get(str(image["id"]), set())) for image in content["images"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{called} is damaged: nothing is {error}; export it again") from None
-    return _table(name, called, content["images"], found, path="file_name", label="category", split=None)
+    split = layout.get("split_column")
+    return _table(name, called, content["images"], found, path="file_name", label="category", split=split)
 
 
 def label_studio_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]) -> Table:
@@ -107,10 +111,13 @@ def _table(
         for of_image, known in zip(fields, ({path: file, label: min(some)} for file, some in found), strict=True)
     ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    filled = [{key: row.get(key, "") for key in columns} for row in rows]
+    filled: Mapping[int, Mapping[str, str]] = {
+        number: {key: row.get(key, "") for key in columns} for number, row in enumerate(rows, 1)
+    }
     if split is not None:
-        split = find_column(columns, split, (), called=called, key="split_column")
-    return Table(name, called, dict(enumerate(filled, 1)), path, label, split, exported=True)
+        asked = [key for key in columns if key not in (path, label)]
+        filled, split = with_split(filled, split, asked=asked, called=called)
+    return Table(name, called, filled, path, label, split, exported=True)
 
 
 def _choices(task: Mapping[str, Any], *, among: Sequence[str], called: str) -> dict[str, set[str]]:

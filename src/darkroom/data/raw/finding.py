@@ -77,7 +77,8 @@ def find(
         paths: by line, with "/" between their parts.
         called: the table's name in errors.
         folder: the directory of the table.
-        split: what the name of the table says; directories of another split are not searched.
+        split: what the name of the table says; directories of another split are searched only if no other holds the
+            images, and never for train: val.csv may name images in train, but train.csv none in test.
         exported: whether paths may be those of another machine, see _spellings.
 
     Raises:
@@ -86,10 +87,14 @@ def find(
     for start in (folder, ""):
         if not (found := below(start, paths, files)).absent:
             return found
-    for spelled in _spellings(paths) if exported else [paths]:
+    spellings = list(_spellings(paths)) if exported else [paths]
+    for spelled in spellings:
         if elsewhere := _in_one_directory(spelled, files, called=called, split=split) or _scattered(
             spelled, files, split=split
         ):
+            return elsewhere
+    for spelled in spellings if split not in (None, "train") else ():
+        if elsewhere := _in_one_directory(spelled, files, called=called, split=None):
             return elsewhere
     return below(folder, paths, files)
 

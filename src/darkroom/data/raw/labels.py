@@ -29,8 +29,16 @@ def placed_in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes:
         return place(listing.names, where=listing.where, folders=Folders.of(layout))
     if layout["kind"] == "parquet":
         return place_in_shards(listing, layout, max_archive_bytes=max_archive_bytes)
-    tables = [_table(listing, name, layout) for name in table_names(layout)]
-    return place_by_tables(listing.names, tables, where=listing.where, root=layout.get("root"))
+    return place_by_tables(listing.names, tables_in(listing, layout), where=listing.where, root=layout.get("root"))
+
+
+def tables_in(listing: Listing, layout: Mapping[str, Any]) -> list[Table]:
+    """Return the label tables that a layout names.
+
+    Raises:
+        DataError: there is no such file, it is too large, or see tables.text_table and exports.
+    """
+    return [_table(listing, name, layout) for name in table_names(layout)]
 
 
 def table_names(layout: Mapping[str, Any]) -> list[str]:
@@ -46,7 +54,7 @@ def _table(listing: Listing, name: str, layout: Mapping[str, Any]) -> Table:
         raise DataError(f"{listing.where}: {what} {shown(name)}; correct `table` in the layout")
     data = listing.read(number)
     if layout["kind"] == "coco":
-        return coco_table(data, name=name, where=listing.where)
+        return coco_table(data, name=name, where=listing.where, layout=layout)
     if layout["kind"] == "label_studio":
         return label_studio_table(data, name=name, where=listing.where, layout=layout)
     return text_table(data, name=name, where=listing.where, layout=layout)

@@ -1,6 +1,5 @@
 """Tell from the names of files and directories whether they are splits, classes, images or documents."""
 
-import posixpath
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +21,7 @@ _WORDS = {
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _FILLERS = "set|sets|data|dataset|datasets|dir|folder|folders|split|image|images|img|imgs|photos|pictures|files"
 SPLIT_WORD = re.compile(rf"({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:{_FILLERS})?")
+_PART_OF_TEST = re.compile(r"(public|private)[ _]?test", re.IGNORECASE)  # of a contest
 _FILLER = re.compile(rf"(?:{_FILLERS})")
 OF_IMAGES = re.compile(r"\w*(?:images?|imgs?|photos?|pictures?)")  # a word in names of directories of all classes
 BESIDE_IMAGES = re.compile(  # in names of directories of masks, annotations and the like
@@ -57,31 +57,13 @@ def split_of(name: str) -> tuple[str | None, bool]:
 
 
 def split_meant(name: str) -> str | None:
-    """Return the split (see split_of) in a name that has nothing else or is a single word; None for paths.
+    """Return the split in a name that has nothing else (see split_of), or is PublicTest or PrivateTest.
 
-    >>> split_meant("PublicTest"), split_meant("seg_train"), split_meant("test track"), split_meant("train/1")
-    ('test', 'train', None, None)
+    >>> split_meant("Training"), split_meant("Public Test"), split_meant("seg_train"), split_meant("test track")
+    ('train', 'test', None, None)
     """
     split, is_sure = split_of(name)
-    return None if re.search(r"[/\\]" if is_sure else r"[/\\.\s]", name.strip()) else split
-
-
-def splits_by_directories(paths: Sequence[str]) -> list[str | None]:
-    """Return the split of the topmost directory above each file that means one (train, val, test or eval).
-
-    Directories above all files are not looked at, and a directory whose name is nothing but a split precedes others.
-    All are None unless some are train and some are not.
-
-    >>> splits_by_directories(["seg_train/1.jpg", "seg_test/deep/2.jpg", "3.jpg"])
-    ['train', 'test', None]
-    """
-    folders = [posixpath.dirname(path) for path in paths]
-    n_shared = len(posixpath.commonpath(folders)) if folders else 0
-    said: dict[str, str | None] = {}
-    for folder in set(folders):
-        parts = [part for part in folder[n_shared:].split("/") if split_meant(part)]
-        said[folder] = split_meant(next((part for part in parts if split_of(part)[1]), parts[0])) if parts else None
-    return [said[folder] for folder in folders] if is_a_split(said.values()) else [None] * len(paths)
+    return split if is_sure or _PART_OF_TEST.fullmatch(name.strip()) else None
 
 
 def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:

@@ -18,7 +18,7 @@ from darkroom.data.raw.ambiguity import (
     refuse_split_classes,
     refuse_what_is_no_class,
 )
-from darkroom.data.raw.directories import Directory, alike, tree, unwrapped
+from darkroom.data.raw.directories import Directory, alike, share_names, tree, unwrapped
 from darkroom.data.raw.names import ARCHIVES, is_a_split, is_document, is_litter, same_name, settled, split_of
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -235,14 +235,14 @@ def _split_directories(directory: Directory, *, where: Path) -> dict[str, str]:
     if len(certain) == len(said) and nested and is_a_split(certain.values()):
         return settled(certain)
     possible = {name: split for name, (split, _) in said.items() if split and directory.children[name].children}
-    if len(possible) == len(said) and is_a_split(possible.values()) and _share_names(directory, list(possible)):
+    if len(possible) == len(said) and is_a_split(possible.values()) and share_names(directory, list(possible)):
         return settled(possible)
     if len(certain) == len(said) and is_a_split(certain.values()):
         raise DataError(
             f"{where}: {' and '.join(sorted(map(shown, certain)))} hold images, not class directories; use "
             "train/<class>/<image> or a label table"
         )
-    of_split = possible if _share_names(directory, list(possible)) else {name: certain[name] for name in nested}
+    of_split = possible if share_names(directory, list(possible)) else {name: certain[name] for name in nested}
     if is_a_split(of_split.values()):
         odd = shown(min(name for name in said if name not in of_split))
         beside = " and ".join(sorted(map(shown, of_split)))
@@ -251,12 +251,6 @@ def _split_directories(directory: Directory, *, where: Path) -> dict[str, str]:
             "`root` to the directory that holds all classes"
         )
     return {}
-
-
-def _share_names(directory: Directory, names: Sequence[str]) -> bool:
-    """Return whether directories hold directories of the same names, as the splits of one dataset do."""
-    held = [set(unwrapped(directory.children[name], ())[0].children) for name in names]
-    return len(held) > 1 and all(held[0] & other for other in held[1:])
 
 
 def _at_level(top: Directory, level: int) -> list[_Part]:

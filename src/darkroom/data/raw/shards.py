@@ -8,9 +8,9 @@ from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from darkroom.data.raw.columns import LABELS, SPLITS, find_column, plain
+from darkroom.data.raw.columns import LABELS, find_column, may_say_splits, plain, with_split
 from darkroom.data.raw.listing import Listing
-from darkroom.data.raw.names import settled, split_of, splits_by_name
+from darkroom.data.raw.names import settled, split_meant, splits_by_name
 from darkroom.data.raw.placement import Folders, Placed, below_root, check_names
 from darkroom.data.raw.tables import as_text
 from darkroom.errors import DataError
@@ -30,12 +30,12 @@ _BUFFER_BYTES = 1 << 20  # to read a column page by page, not as a whole
 
 
 class _Columns(NamedTuple):
-    """The columns of a shard: image (and whether it has a path), label, split or None, and other columns of text."""
+    """The columns of a shard: image (and whether it has a path), label and others of text; splits if one has them."""
 
     image: str
     has_path: bool
     label: str
-    split: str | None
+    splits: list[str | None] | None
     others: list[str]
 
 
@@ -185,17 +185,17 @@ def _rows(
     columns = _columns(file, layout, said=said, called=called)
     names = _class_names(file.schema_arrow).get(columns.label)
     path = [f"{columns.image}.path"] if columns.has_path else []
-    texts = [columns.label, *([columns.split] if columns.split else []), *columns.others]
+    texts = [columns.label, *columns.others]
+    splits = columns.splits or [said] * file.metadata.num_rows
     row = 0
     for batch in file.iter_batches(batch_size=_ROWS, columns=[*texts, *path]):
         paths = [value["path"] for value in batch.column(columns.image).to_pylist()] if path else [None] * len(batch)
         values = {column: batch.column(column).to_pylist() for column in texts}
         for place, own in enumerate(paths):
             label = _label(values[columns.label][place], names, called=f"{called}, row {row + 1}")
-            split = _split(values[columns.split][place], called=f"{called}, row {row + 1}") if columns.split else said
             inside = utf8(f"/{own}".replace("\\", "/").rstrip("/")) if own else ""
             others = {column: as_text(values[column][place]) for column in columns.others}
-            yield Placed(start + row, f"{name[: -len(SUFFIX)]}/{row:05d}{inside}", label, split, others)
+            yield Placed(start + row, f"{name[: -len(SUFFIX)]}/{row:05d}{inside}", label, splits[row], others)
             row += 1
 
 
@@ -224,15 +224,37 @@ def _columns(file: "pq.ParquetFile", layout: Mapping[str, Any], *, said: str | N
     classes = list(_class_names(schema))
     usual = [*LABELS, *(plain(name) for name in classes if len(classes) == 1)]
     label = find_column(schema.names, layout.get("label_column"), usual, called=called, key="label_column")
-    split = None if said else next((name for name in schema.names if plain(name) in SPLITS), None)
+    flat = [field.name for field in schema if field.name not in (image, label) and not _is_nested(field.type)]
+    splits, split = None, None
     if given := layout.get("split_column"):
-        split = find_column(schema.names, given, (), called=called, key="split_column")
-    others = [field.name for field in schema if field.name not in (image, label, split) and not _is_nested(field.type)]
-    return _Columns(image, _has_field(schema.field(image).type, "path"), label, split, others)
+        find_column(schema.names, given, (), called=called, key="split_column")
+    if given or not said:
+        splits, split = _splits(file, given, flat, called=called)
+    others = [name for name in flat if name != split]
+    return _Columns(image, _has_field(schema.field(image).type, "path"), label, splits, others)
+
+
+def _splits(
+    file: "pq.ParquetFile", given: str | None, flat: Sequence[str], *, called: str
+) -> tuple[list[str | None] | None, str | None]:
+    """Return the splits of the rows and the column that says them, None and None if there is none.
+
+    Unless it is named, is_valid is not read: whether it is about splits cannot be seen in one of several shards.
+    """
+    asked = [name for name in flat if may_say_splits(name, or_flag=given is not None)]
+    columns = list(dict.fromkeys([*([given.strip()] if given else []), *asked]))
+    rows = file.read(columns=columns).to_pylist() if columns else []
+    texts = {number: {name: as_text(row[name]) for name in columns} for number, row in enumerate(rows, 1)}
+    found, split = with_split(texts, given, asked=asked, called=called) if texts else (texts, None)
+    if split is None:
+        return None, None
+    return [_split(row[split], called=f"{called}, row {number}") for number, row in found.items()], split
 
 
 def _image_column(schema: "pa.Schema", layout: Mapping[str, Any], *, called: str) -> str:
     able = [field.name for field in schema if _is_image(field.type)]
+    if not able:
+        raise DataError(f"{called} has no images; name it in `skip` of the layout")
     usual = [plain(able[0])] if len(able) == 1 else IMAGES
     return find_column(able, layout.get("image_column"), usual, called=called, key="image_column")
 
@@ -260,9 +282,9 @@ def _label(value: Any, names: Sequence[str] | None, *, called: str) -> str:
     return text
 
 
-def _split(value: Any, *, called: str) -> str | None:
-    split, certain = split_of(text := as_text(value))
-    if text.strip() and not (split and certain):
+def _split(text: str, *, called: str) -> str | None:
+    split = split_meant(text)
+    if text.strip() and not split:
         raise DataError(f"{called}: the split is {shown(text)}; expected train, val, test or nothing")
     return split
 

@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, split_column, with_label
+from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, with_label, with_split
+from darkroom.data.raw.directories import splits_by_directories
 from darkroom.data.raw.finding import Files, below, find
-from darkroom.data.raw.names import settled, split_of, splits_by_directories, splits_by_name
+from darkroom.data.raw.names import settled, split_meant, split_of, splits_by_name
 from darkroom.data.raw.placement import Placed, check_names
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -22,7 +23,11 @@ from darkroom.project.text import shown
 LARGEST = 1 << 30  # bytes of a table
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _ABSOLUTE = re.compile(r"/|\w+:/")  # C:/photos/1.jpg, https:/host/1.jpg
-_NESTED = re.compile(r"\s*[\[{].*['\"\d].*[\]}]\s*", re.DOTALL)  # a list or object, as Python or JSON writes it
+_NESTED = re.compile(r"[\s\[{]*[\[{]\s*['\"].*[\]}]\s*", re.DOTALL)  # a list of texts or an object
+
+
+class BesideSplitsError(DataError):
+    """An image of a table lies beside directories of splits, and no column says its split."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,9 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
     path = find_column(header, layout.get("path_column"), PATHS, called=called, key="path_column")
     given = layout.get("label_column")
     asked = [name for name in header if name not in (path, given and given.strip()) and plain(name) not in LABELS]
-    split, said = split_column(rows, layout.get("split_column"), asked=asked, called=called)
-    if split is not None and said:
-        rows = {line: {**row, split: said.get(line, row[split])} for line, row in rows.items()}
-    if given is None and not any(plain(name) in LABELS for name in header):
+    labelled = given is not None or any(plain(name) in LABELS for name in header)
+    rows, split = with_split(rows, layout.get("split_column"), asked=asked, called=called, labelled=labelled)
+    if not labelled:
         rows = with_label(rows, [name for name in header if name not in (path, split)], called=called)
         header = list(next(iter(rows.values())))
     label = find_column(header, given, LABELS, called=called, key="label_column")
@@ -101,7 +105,8 @@ def place_by_tables(
                 raise DataError(f"{table.called}, row {line}: no {empty}; add it")
             if _NESTED.fullmatch(row[table.label]):
                 raise DataError(
-                    f"{table.called}, row {line}: the {table.label} is {shown(row[table.label])}; expected one class"
+                    f"{table.called}, row {line}: the {table.label} is {shown(row[table.label])}; expected one class; "
+                    "write one class per row, or name another column with `label_column`"
                 )
         found = _find(table, files, root=root)
         for line, row in table.rows.items():
@@ -143,7 +148,9 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with nested values as columns such as `label.name`, and lists of one item as that item."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        one = next(iter(value), None) if isinstance(value, list) and len(value) < 2 else value
+        one: Any = value
+        if isinstance(value, list):
+            one = next(iter(value), None) if len(value) < 2 else [as_text(item) for item in value]
         inner = {f"{key.strip()}.{name}": part for name, part in one.items()} if isinstance(one, dict) else {}
         flat |= inner or {key.strip(): one}
     return flat
@@ -219,7 +226,7 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
         such = ", ".join(map(shown, found.absent[:3]))
         raise DataError(
             f"{table.called} names {n} image{'s' * (n > 1)} not there (such as {such}); add them, or correct the "
-            f"paths, which are relative to {'`root`' if root is not None else 'the table'}"
+            f"paths, which are relative to {'`root`' if root is not None else 'the table, or to `root` of the layout'}"
         )
     return found.numbers
 
@@ -228,7 +235,7 @@ def _with_directories(placed: Sequence[Placed], *, called: str) -> list[Placed]:
     """Return images without a split with that of a directory above them.
 
     Raises:
-        DataError: none has a split, and directories name the splits of some images only.
+        BesideSplitsError: none has a split, and directories name the splits of some images only.
     """
     by_directory = splits_by_directories([image.name for image in placed])
     if None in by_directory and any(by_directory) and not any(image.split for image in placed):
@@ -236,7 +243,7 @@ def _with_directories(placed: Sequence[Placed], *, called: str) -> list[Placed]:
         other = next(
             image.name for image, split in zip(placed, by_directory, strict=True) if split not in (None, "train")
         )
-        raise DataError(
+        raise BesideSplitsError(
             f"{called}: {shown(odd)} is in no directory of a split, as {shown(other)} is; give every row its split "
             "in a column, which `split_column` in the layout names"
         )
@@ -252,8 +259,7 @@ def _splits(tables: Sequence[Table], *, where: Path) -> dict[tuple[int, int], st
     for number, table in enumerate(tables):
         for line, row in table.rows.items():
             value = row[table.split] if table.split else by_name[number] or ""
-            split, certain = split_of(value)
-            if split and certain:
+            if split := split_meant(value) if table.split else value:
                 said[number, line] = split
             elif value.strip():
                 raise DataError(
