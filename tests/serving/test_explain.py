@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from darkroom.deployable.package import Package
@@ -116,6 +117,7 @@ def test_few_explanations_wait_and_predictions_do_not(server):
 
 def test_an_explanation_whose_client_left_is_ended(server):
     (worker,) = explainers(server)
+    eventually(lambda: worker.status() == psutil.STATUS_SLEEPING)  # it has told all about the image before
     worker.suspend()
     try:
         with pytest.raises(httpx.ReadTimeout):
