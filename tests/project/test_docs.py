@@ -227,6 +227,15 @@ def test_every_stage_has_a_row() -> None:
     assert list(rows("how-it-works.md", "The flow")) == list(stages)
 
 
+def test_the_comparison_with_fastai_is_the_measured_one() -> None:
+    text = (DOCS / "compare.md").read_text()
+    measured = json.loads((ROOT / "benchmarks/results/few_photographs.json").read_text())["whole"]["cats-vs-dogs"]
+    for size, found in measured.items():
+        sides = (found[side] for side in ("darkroom", "fastai"))
+        cells = [f"{100 * side['test_accuracy']:.1f} % in {side['seconds']:.0f} s" for side in sides]
+        assert f"| {' | '.join([size, *cells])} |" in text
+
+
 def test_the_comparison_of_tuners_is_the_measured_one() -> None:
     found = json.loads((ROOT / "benchmarks/results/tuning_peers.json").read_text())
     sides = ("darkroom-alpha-1", "optuna", "darkroom", "preset", "keras-tuner", "autokeras")
