@@ -26,6 +26,7 @@ from tests.support.image_files import (
     STILLS,
     animations,
     avif_of_equal_frames,
+    avif_of_two_sizes,
     avif_that_says,
     bmp,
     bombs,
@@ -135,7 +136,7 @@ def test_the_limits_leave_room_for_honest_files() -> None:
     fine = [encoded("JPEG2000", codeblock_size=(4, 4)), encoded("JPEG2000", precinct_size=(64, 64))]
     fine += [encoded("JPEG2000", codeblock_size=(8, 8)), encoded("JPEG2000", tile_size=(32, 32))]
     fine += [png(1, 1), texts, jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)]
-    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64)):
+    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64), avif_of_two_sizes(64, pieces=2)):
         assert checked_header(data, max_pixels=LIMIT).width <= 64
     thumbnails = STILLS["jpeg"][:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + STILLS["jpeg"][2:]  # a comment
     assert checked_header(thumbnails, max_pixels=LIMIT).kind == "JPEG"

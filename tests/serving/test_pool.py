@@ -16,7 +16,7 @@ from darkroom.serving.batching import Batcher
 from darkroom.serving.limits import Refused
 from darkroom.serving.messages import Task, Unpacker, packed
 from darkroom.serving.pool import Image, Pool, WorkerFailed
-from tests.support.scripted_version import let_go, notes, scripted_version
+from tests.support.scripted_version import EMPTY_GRAPH, let_go, notes, scripted_version
 
 pytestmark = pytest.mark.heavy
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.heavy
 class Started:
     """A pool on a scripted version, and what it reported."""
 
-    def __init__(self, folder, *, n=1, side=4, max_waiting=8, request_seconds=60.0, is_logged=False, **task):
+    def __init__(self, folder, *, n=1, side=4, model="", max_waiting=8, request_seconds=60.0, is_logged=False, **task):
         self.folder, self.batches = folder, list[tuple[list[Image], dict[str, Any]]]()
         self.causes, self.said = list[str](), list[tuple[str, ...]]()
         wanted = {"network_threads": 1, "max_pixels": 100, "max_batch": 4, "seconds": 60.0, "memory_bytes": 1 << 30}
-        version = scripted_version(folder, side=side)
+        version = scripted_version(folder, side=side, model=model)
         self.pool = Pool(
             Task(version=version, is_logged=is_logged, **(wanted | task)),
             n=n,
@@ -114,7 +114,7 @@ def test_an_explanation_whose_client_left_is_not_finished(tmp_path):
             assert await one.labels("black") == ["dark"]
         assert one.pool._workers == {worker}
 
-    run(tmp_path, scenario, max_batch=1, explains=True)
+    run(tmp_path, scenario, max_batch=1, explains=True, model=EMPTY_GRAPH)
     told, following = notes(tmp_path)[:3], notes(tmp_path)[3:]
     assert told == ["decode white", "predict 1", "cover 64"]
     assert following == ["decode black", "predict 1", *["cover 64"] * 6]

@@ -235,12 +235,12 @@ def avif_that_says(width: int, height: int, *, size: int) -> bytes:
     return data.replace(struct.pack(">II", size, size), struct.pack(">II", width, height))
 
 
-def avif_of_two_sizes(pieces: int = 1) -> bytes:
-    """Return an AVIF of 64x48 pixels whose stream goes on with another sequence header and 2000x2000 pixels.
+def avif_of_two_sizes(size: int, *, pieces: int = 1) -> bytes:
+    """Return an AVIF of 64x48 pixels whose stream goes on with another sequence header and size x size pixels.
 
     Its item is in so many pieces, the first one with the first header alone.
     """
-    small, data = opencv(".avif", picture()), bytearray(avif_that_says(64, 48, size=2000))
+    small, data = opencv(".avif", picture()), bytearray(avif_that_says(64, 48, size=size))
     start = small.index(b"mdat") + 4
     header = small[start + 2 : start + 4 + small[start + 3]]  # behind a temporal delimiter of 2 bytes
     listed, media = data.index(b"iloc") + 12, data.index(b"mdat")
@@ -277,8 +277,8 @@ def bombs() -> dict[str, bytes]:
         "tiff of 60,000 tags": tiff([(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 4, 1, 0)] * 60_000])[:200_000],
         "64-bit tiff": long8_tiff(12, 10),
         "avif of larger frames": avif_that_says(64, 48, size=2000),
-        "avif of a second, larger size": avif_of_two_sizes(),
-        "avif of a larger size in another piece": avif_of_two_sizes(pieces=2),
+        "avif of a second, larger size": avif_of_two_sizes(2000),
+        "avif of a larger size in another piece": avif_of_two_sizes(2000, pieces=2),
         "avif of hundreds of frames": avif_of_equal_frames(400, side=100),
         "avif of endless pieces": avif_of_extents(1000, 65_535),
         "jpeg 2000 of tiny blocks": encoded("JPEG2000", Image.new("L", (1600, 1600)), codeblock_size=(4, 4)),

@@ -69,12 +69,12 @@ class Package:
         return {"label": label, "probability": 0.75, "probabilities": {label: 0.75, other: 0.25}, "abstained": False}
 """
 
-MODEL = ":\5b\3\n\1p"  # for explanations: an ONNX graph with an output named p and nothing else
+EMPTY_GRAPH = ":\5b\3\n\1p"  # of ONNX, with an output named p; enough for explanations
 
 
-def scripted_version(folder: Path, *, side: int = 4, number: str = "1") -> Version:
+def scripted_version(folder: Path, *, side: int = 4, number: str = "1", model: str = "") -> Version:
     """Return a version in a directory, which need not exist; side 0 cannot be loaded."""
-    contents = {MODEL_FILE: MODEL, PACKAGE_FILE: CODE.replace("SIDE", str(side)), **dict.fromkeys(IMPORTED_FILES, "")}
+    contents = {MODEL_FILE: model, PACKAGE_FILE: CODE.replace("SIDE", str(side)), **dict.fromkeys(IMPORTED_FILES, "")}
     for path, content in contents.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(content)

@@ -17,7 +17,7 @@ MOST_TILES = 4096  # of a JPEG 2000 file
 MOST_TILE_PIXELS = 1 << 20  # of a TIFF whose image is smaller
 MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
 MOST_TEXTS = 8  # of a PNG, compressed; each may unpack to 8 MB
-MOST_UNITS = MOST_PIECES = 16  # of the stream and of the item of one AVIF frame; most have 3 and 1
+MOST_UNITS, MOST_PIECES = 16, 4  # of an AVIF item's stream, which mostly has 3, and of the item: one per layer
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by type; else 1
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93, 0xFFD9  # markers in it
@@ -548,7 +548,7 @@ def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[tuple[int, int] | N
 
 
 def _sequence_size(data: bytes) -> tuple[int, int]:
-    bits = "".join(f"{byte:08b}" for byte in data)
+    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
     at = 4  # profile, still picture
 
     def number(n_bits: int) -> int:
