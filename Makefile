@@ -65,8 +65,11 @@ lock: setup  ## write requirements.lock and requirements-s3.lock from pyproject.
 	$(COMPILE) --extra s3 --constraint requirements.lock --output-file requirements-s3.lock \
 	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
-bench: setup  ## run every benchmark and write benchmarks/results
-	set -e; for script in $(filter-out benchmarks/record.py benchmarks/served.py benchmarks/sides.py benchmarks/real_answers.py,$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
+# modules of others, and those that need photographs, an environment of peers or a GPU
+NOT_ALONE = record served sides real_answers backbones first_prediction init resize http_layer throughput gpu
+
+bench: setup  ## run every benchmark that needs no arguments and write benchmarks/results
+	set -e; for script in $(filter-out $(NOT_ALONE:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done
 
 clean:  ## remove the environment and caches; keep data, models and runs
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage.json build site

@@ -15,6 +15,7 @@ from PIL import Image
 from darkroom.deployable.headers import (
     MOST_SCANS,
     MOST_TEXTS,
+    MOST_UNITS,
     TooManyPixelsError,
     _av1_frame_size,
     checked_header,
@@ -25,6 +26,7 @@ from tests.support.image_files import (
     STILLS,
     animations,
     avif_of_equal_frames,
+    avif_of_two_sizes,
     avif_that_says,
     bmp,
     bombs,
@@ -132,20 +134,35 @@ def test_what_claims_more_than_it_holds_is_refused(name: str, data: bytes) -> No
 def test_the_limits_leave_room_for_honest_files() -> None:
     texts = png_with(*[png_chunk(b"zTXt", b"x\0\0")] * MOST_TEXTS, *[png_chunk(b"tEXt", b"x\0")] * 99)
     fine = [encoded("JPEG2000", codeblock_size=(4, 4)), encoded("JPEG2000", precinct_size=(64, 64))]
+    fine += [encoded("JPEG2000", codeblock_size=(8, 8)), encoded("JPEG2000", tile_size=(32, 32))]
     fine += [png(1, 1), texts, jpeg_of_scans(64, MOST_SCANS), tiff_of_tile(512), tiff_of_strip(0xFFFFFFFF)]
-    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64)):
+    for data in (*fine, jpeg_2000_of_layers(100), avif_of_equal_frames(9, side=64), avif_of_two_sizes(64, pieces=2)):
         assert checked_header(data, max_pixels=LIMIT).width <= 64
     thumbnails = STILLS["jpeg"][:2] + b"\xff\xfe\x01\x92" + b"\xff\xda" * 200 + STILLS["jpeg"][2:]  # a comment
     assert checked_header(thumbnails, max_pixels=LIMIT).kind == "JPEG"
 
 
-def test_the_size_of_a_frame_may_come_late_but_not_be_missing() -> None:
+@pytest.mark.parametrize("options", [{"codeblock_size": (8, 8)}, {"tile_size": (32, 32)}])
+def test_a_jpeg_2000_file_may_be_in_small_parts(options: dict[str, tuple[int, int]]) -> None:
+    data = encoded("JPEG2000", Image.new("L", (1000, 1000)), **options)
+    assert checked_header(data, max_pixels=LIMIT).width == 1000
+
+
+def test_a_png_of_few_bits_per_row_may_be_hard_to_compress() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (200_000, 2), dtype=np.uint8).tobytes()
+    head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 200_000, 1, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + head + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
+    assert checked_header(data, max_pixels=LIMIT).height == 200_000
+
+
+def test_the_largest_size_of_a_frame_is_found_anywhere() -> None:
     data = avif_that_says(64, 48, size=2000)
     stream = data[data.index(b"mdat") + 4 :]
     padding = b"\x7a\x02\0\0"
     for before in (b"", b"\x12\0", padding * 9):
-        assert _av1_frame_size(before + stream, 0, len(before + stream)) == (2000, 2000)
-    with pytest.raises(ValueError, match="an AVIF whose frames do not begin with their size; save it again"):
+        whole = before + stream
+        assert _av1_frame_size(whole, 0, len(whole)) == ((2000, 2000), len(whole))
+    with pytest.raises(ValueError, match=f"an AVIF with a frame of more than {MOST_UNITS} units; save it again"):
         _av1_frame_size(padding * 99 + stream, 0, 4096)
 
 
@@ -169,7 +186,16 @@ def test_thumbnails_may_come_before_or_after_their_image() -> None:
             tiff([(256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 16), (262, 3, 1, 0)]),
             "a TIFF of 16 bits in which 0 is white",
         ),
-        (encoded("TIFF", Image.new("LA", (8, 8))), "a TIFF of 2 channels that are not RGB; save it as PNG"),
+        (encoded("TIFF", Image.new("LA", (8, 8))), "a grey TIFF with transparency, which OpenCV ignores; save it"),
+        (
+            tiff_of_pixels(np.zeros((8, 8, 2), np.uint16), photometric=1),
+            "a TIFF of 2 channels that are not RGB; save it as PNG",
+        ),
+        (bombs()["png of many compressed texts"], "a PNG of more than 8 compressed texts; save it without them"),
+        (
+            jpeg_2000_of_layers(65_535),
+            "a JPEG 2000 image in tiny parts, or in many layers: about [0-9]{8} bytes for them, the limit is 33563648",
+        ),
         (
             tiff_of_pixels(np.zeros((8, 8, 3), np.uint8), photometric=1),
             "a TIFF of 3 channels that are not RGB; save it",

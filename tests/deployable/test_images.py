@@ -134,6 +134,7 @@ def test_a_bmp_with_a_mask_for_transparency_is_transparent() -> None:
     info = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, 0, 0, 0, 0, 0) + masks + bytes(52)
     data = b"BM" + struct.pack("<IHHI", 130, 0, 0, 122) + info + bytes([10, 20, 30, 255]) + bytes([10, 20, 30, 0])
     assert pixels_of(data)[0].tolist() == [[30, 20, 10], [255, 255, 255]]
+    assert pixels_of(data[:-5] + b"\0" + data[-4:])[0].tolist() == [[30, 20, 10]] * 2  # no alpha in spite of the mask
 
 
 def test_palettes_and_single_transparent_colours_are_transparent() -> None:
@@ -161,6 +162,12 @@ def test_the_fourth_channel_of_a_tiff_is_what_it_says(dtype: type, extra: int | 
     pixels: np.ndarray = np.full((8, 8, 4), [20, 20, 20, 102]).astype(dtype) * (257 if dtype is np.uint16 else 1)
     image = pixels_of(tiff_of_pixels(pixels, extra=extra))
     assert np.abs(image - expected).max() <= 1
+
+
+def test_a_grey_tiff_may_have_a_channel_that_is_not_transparency() -> None:
+    data = encoded("TIFF", Image.merge("LA", [Image.new("L", (8, 8), 20), Image.new("L", (8, 8), 99)]))
+    tag = struct.pack("<HHII", 338, 3, 1, 2)
+    assert (pixels_of(data.replace(tag, tag[:-4] + bytes(4))) == 20).all()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])

@@ -114,7 +114,7 @@ def test_the_last_epoch_is_not_kept_where_training_stops_early(params: Path) -> 
     check_params()
     assert refusal(params, {"train.cnn.early_stopping": stopping}) == (
         "params.yaml: train.cnn.checkpoint is 'last': expected best, because early_stopping ends the training 5 epochs "
-        "after the best one"
+        "after the best one; or set early_stopping to null"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from darkroom.deployable.package import Package
@@ -114,8 +115,9 @@ def test_few_explanations_wait_and_predictions_do_not(server):
         worker.resume()
 
 
-def test_an_explanation_whose_client_left_is_ended(server):
+def test_a_worker_is_told_that_its_client_left(server):
     (worker,) = explainers(server)
+    eventually(lambda: worker.status() == psutil.STATUS_SLEEPING)  # it has told all about the image before
     worker.suspend()
     try:
         with pytest.raises(httpx.ReadTimeout):

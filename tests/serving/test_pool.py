@@ -6,6 +6,7 @@ import signal
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psutil
 import pytest
 import uvloop
 
@@ -15,7 +16,7 @@ from darkroom.serving.batching import Batcher
 from darkroom.serving.limits import Refused
 from darkroom.serving.messages import Task, Unpacker, packed
 from darkroom.serving.pool import Image, Pool, WorkerFailed
-from tests.support.scripted_version import let_go, notes, scripted_version
+from tests.support.scripted_version import EMPTY_GRAPH, let_go, notes, scripted_version
 
 pytestmark = pytest.mark.heavy
 
@@ -23,11 +24,11 @@ pytestmark = pytest.mark.heavy
 class Started:
     """A pool on a scripted version, and what it reported."""
 
-    def __init__(self, folder, *, n=1, side=4, max_waiting=8, request_seconds=60.0, is_logged=False, **task):
+    def __init__(self, folder, *, n=1, side=4, model="", max_waiting=8, request_seconds=60.0, is_logged=False, **task):
         self.folder, self.batches = folder, list[tuple[list[Image], dict[str, Any]]]()
         self.causes, self.said = list[str](), list[tuple[str, ...]]()
         wanted = {"network_threads": 1, "max_pixels": 100, "max_batch": 4, "seconds": 60.0, "memory_bytes": 1 << 30}
-        version = scripted_version(folder, side=side)
+        version = scripted_version(folder, side=side, model=model)
         self.pool = Pool(
             Task(version=version, is_logged=is_logged, **(wanted | task)),
             n=n,
@@ -94,6 +95,29 @@ def test_a_lone_image_runs_at_once_and_alone(tmp_path):
 
     run(tmp_path, scenario, is_logged=True)
     assert notes(tmp_path) == ["decode white", "predict 1"]
+
+
+def test_an_explanation_whose_client_left_is_not_finished(tmp_path):
+    async def scenario(one):
+        (worker,) = one.pool._workers
+        let_go(tmp_path, "stop")  # until a signal that comes after it has begun
+        process = psutil.Process(worker._process.get_pid())
+        process.suspend()
+        try:
+            asked = one.ask("white")
+            await one.until(lambda: worker.images)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)  # the worker is told before it has read the image
+        finally:
+            process.resume()
+        async with asyncio.timeout(60):
+            assert await one.labels("black") == ["dark"]
+        assert one.pool._workers == {worker}
+
+    run(tmp_path, scenario, max_batch=1, explains=True, model=EMPTY_GRAPH)
+    told, following = notes(tmp_path)[:3], notes(tmp_path)[3:]
+    assert told == ["decode white", "predict 1", "cover 64"]
+    assert following == ["decode black", "predict 1", *["cover 64"] * 6]
 
 
 def test_images_that_come_meanwhile_form_the_next_batches(tmp_path):

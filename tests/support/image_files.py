@@ -204,8 +204,8 @@ def png_with(*chunks: bytes) -> bytes:
 
 
 def jpeg_2000_of_layers(n_layers: int) -> bytes:
-    """Return a JPEG 2000 file of 64x48 pixels in 12 tiles that says that it has so many layers."""
-    data = bytearray(encoded("JPEG2000", tile_size=(16, 16), no_jp2=True))
+    """Return a JPEG 2000 file of 64x48 pixels in 192 tiles that says that it has so many layers."""
+    data = bytearray(encoded("JPEG2000", tile_size=(4, 4), no_jp2=True))
     struct.pack_into(">H", data, data.index(b"\xff\x52") + 6, n_layers)
     return bytes(data)
 
@@ -235,6 +235,26 @@ def avif_that_says(width: int, height: int, *, size: int) -> bytes:
     return data.replace(struct.pack(">II", size, size), struct.pack(">II", width, height))
 
 
+def avif_of_two_sizes(size: int, *, pieces: int = 1) -> bytes:
+    """Return an AVIF of 64x48 pixels whose stream goes on with another sequence header and size x size pixels.
+
+    Its item is in so many pieces, the first one with the first header alone.
+    """
+    small, data = opencv(".avif", picture()), bytearray(avif_that_says(64, 48, size=size))
+    start = small.index(b"mdat") + 4
+    header = small[start + 2 : start + 4 + small[start + 3]]  # behind a temporal delimiter of 2 bytes
+    listed, media = data.index(b"iloc") + 12, data.index(b"mdat")
+    offset, length = struct.unpack_from(">II", data, listed + 6)
+    more, ends = 8 * (pieces - 1), [len(header)] * (pieces - 1)
+    for size in (data.index(b"meta") - 4, listed - 16) if more else ():
+        struct.pack_into(">I", data, size, struct.unpack_from(">I", data, size)[0] + more)
+    listing, at = struct.pack(">H", pieces), offset + more
+    for n_bytes in (*ends, length + len(header) - sum(ends)):
+        listing, at = listing + struct.pack(">II", at, n_bytes), at + n_bytes
+    struct.pack_into(">I", data, media - 4, len(data) - media + 4 + len(header))
+    return bytes(data[: listed + 4] + listing + data[listed + 14 : media + 4] + header + data[media + 4 :])
+
+
 def bombs() -> dict[str, bytes]:
     """Return files that would cost gigabytes or minutes, none of them larger than some kilobytes."""
     return {
@@ -257,9 +277,11 @@ def bombs() -> dict[str, bytes]:
         "tiff of 60,000 tags": tiff([(256, 4, 1, 8), (257, 4, 1, 8), *[(700, 4, 1, 0)] * 60_000])[:200_000],
         "64-bit tiff": long8_tiff(12, 10),
         "avif of larger frames": avif_that_says(64, 48, size=2000),
+        "avif of a second, larger size": avif_of_two_sizes(2000),
+        "avif of a larger size in another piece": avif_of_two_sizes(2000, pieces=2),
         "avif of hundreds of frames": avif_of_equal_frames(400, side=100),
         "avif of endless pieces": avif_of_extents(1000, 65_535),
-        "jpeg 2000 of tiny blocks": encoded("JPEG2000", Image.new("L", (400, 400)), codeblock_size=(4, 4)),
+        "jpeg 2000 of tiny blocks": encoded("JPEG2000", Image.new("L", (1600, 1600)), codeblock_size=(4, 4)),
         "jpeg 2000 of many layers": jpeg_2000_of_layers(65_535),
         "pnm with another end of a comment": b"P6 #\r30000 30000 255\n8 8 255\n" + bytes(192),
         "pnm with a comment at a number": b"P6 8#125000000 255 \n8 255\n" + bytes(192),

@@ -136,6 +136,11 @@ def test_of_the_most_accurate_the_cheapest_is_taken() -> None:
     )
 
 
+def test_at_alpha_1_a_cheaper_trial_within_chance_is_taken_too() -> None:
+    rows = [answered(0, cost=4.0), answered(1, won=10, lost=5, cost=8.0), answered(2, won=9, lost=5, cost=1.0)]
+    assert chosen(*rows, cost="latency_ms", alpha=1.0).number == 2
+
+
 def test_a_dearer_trial_must_be_more_accurate_itself() -> None:
     rows = [
         answered(0),

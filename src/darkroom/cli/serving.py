@@ -133,7 +133,10 @@ class ServeOptions:
         float | None, typer.Option(min=0.0001, help="Days after which files of the log are deleted; default: never.")
     ] = None
     log_mb: Annotated[
-        int | None, typer.Option(min=1, help="Maximum size of the log in MB; the oldest files are deleted.")
+        int | None,
+        typer.Option(
+            min=1, help="Maximum size of the log in MB, without images and feedback; the oldest files are deleted."
+        ),
     ] = None
     keep_images: Annotated[
         float, typer.Option(min=0, max=1, help="Fraction of the images to keep in the log's directory; 0: none.")

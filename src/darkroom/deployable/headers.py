@@ -17,6 +17,7 @@ MOST_TILES = 4096  # of a JPEG 2000 file
 MOST_TILE_PIXELS = 1 << 20  # of a TIFF whose image is smaller
 MOST_PAGES, MOST_TAGS = 16, 1024  # of a TIFF, and of one of its pages
 MOST_TEXTS = 8  # of a PNG, compressed; each may unpack to 8 MB
+MOST_UNITS, MOST_PIECES = 16, 4  # of an AVIF item's stream, which mostly has 3, and of the item: one per layer
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # by type; else 1
 _CODESTREAM = b"\xff\x4f\xff\x51"  # the beginning of a JPEG 2000 codestream
 _COD, _COC, _POC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93, 0xFFD9  # markers in it
@@ -187,14 +188,16 @@ def _check_png(data: bytes) -> None:
     Compressed data may grow a thousandfold, and libpng decompresses all texts and what follows the last row.
     """
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
-    n_unpacked = height * (1 + width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8)
+    n_unpacked = height * (1 + -(-width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8))
     n_packed = n_texts = 0
     for name, at, n_bytes in _png_chunks(data):
         if at + n_bytes + 4 > len(data):
             raise IndexError("a chunk ends behind the file")
         n_packed += n_bytes if name == b"IDAT" else 0
         n_texts += name == b"zTXt" or (name == b"iTXt" and data[data.find(b"\0", at) + 1] != 0)
-        if n_texts > MOST_TEXTS or n_packed > n_unpacked * 5 // 4 + (1 << 16):
+        if n_texts > MOST_TEXTS:
+            raise ValueError(f"a PNG of more than {MOST_TEXTS} compressed texts; save it without them")
+        if n_packed > n_unpacked * 5 // 4 + (1 << 16):
             raise ValueError("a PNG with more compressed data than an image has; save it again")
         if name == b"IEND":
             return
@@ -277,14 +280,17 @@ def _tiff(data: bytes) -> Header:
     bits = depth[2] if depth[1] * 2 <= 4 else struct.unpack_from(f"{order}H", data, depth[2])[0]
     if bits > 8 and photometric == 0:  # OpenCV does not invert it
         raise ValueError("a TIFF of 16 bits in which 0 is white; save it as one in which 0 is black")
-    if samples > 1 and photometric != 2 and (photometric < 2 or bits > 8):
+    extra = tags[338][2] if 338 in tags else None  # of the last channel; OpenCV writes alpha without this tag
+    is_grey_beside_another = samples == 2 and photometric < 2 and bits <= 8  # OpenCV reads the grey one
+    if is_grey_beside_another and extra != 0:  # 0: another channel, such as near infrared
+        raise ValueError("a grey TIFF with transparency, which OpenCV ignores; save it as PNG")
+    if samples > 1 and photometric != 2 and (photometric < 2 or bits > 8) and not is_grey_beside_another:
         raise ValueError(f"a TIFF of {samples} channels that are not RGB; save it as PNG")
     if samples > 1 and bits > 8 and tags.get(284, (3, 1, 1))[2] != 1:  # OpenCV mixes them up
         raise ValueError("a TIFF of 16 bits whose channels are stored one after another; save them interleaved")
     if samples == 1 and photometric == 2:  # OpenCV returns memory that it has not written
         raise ValueError("a TIFF of one channel that is said to be RGB; save it again")
-    extra = tags[338][2] if 338 in tags else None  # of the fourth channel; OpenCV writes alpha without this tag
-    has_alpha = samples == 4 and photometric == 2 and extra != 0  # 0: another channel, such as near infrared
+    has_alpha = samples == 4 and photometric == 2 and extra != 0
     premultiplied = has_alpha and (extra == 1 if bits > 8 else extra is not None)  # libtiff does it, too, in 8 bits
     return Header("TIFF", width, height, animated, has_alpha, bits > 8, premultiplied=premultiplied)
 
@@ -344,8 +350,10 @@ def _check_jpeg_2000(data: bytes) -> None:
             n_bytes += n_tiles * _bytes_of_parts(data, at, width, height)
         elif marker in (_COD, _COC, _POC):
             raise ValueError("a JPEG 2000 image whose parts are coded in different ways; save it again")
-    if n_bytes > 3 * (right - left) * (bottom - top) + (1 << 19):
-        raise ValueError("a JPEG 2000 image in tiny parts, or in many layers; save it again")
+    limit = 3 * (right - left) * (bottom - top) + (1 << 25)  # the constant is for small images in ordinary parts
+    if n_bytes > limit:
+        said = f"a JPEG 2000 image in tiny parts, or in many layers: about {n_bytes} bytes for them"
+        raise ValueError(f"{said}, the limit is {limit}; save it again")
 
 
 def _segments(data: bytes, at: int) -> Iterator[tuple[int, int]]:
@@ -467,9 +475,9 @@ def _check_avif(data: bytes) -> None:
     for name, start, end in _boxes(data, meta + 4, len(data)):
         where.setdefault(name, (start, end))
     inner, _ = where.get(b"idat", (0, 0))
-    for at, n_bytes, n_pieces in _items(data, *where.get(b"iloc", (0, 0)), inner=inner):
-        size = _av1_frame_size(data, at, at + n_bytes)
-        if n_pieces > 1 and size is None:  # the size may be in another piece
+    for at, end, is_whole in _pieces(data, *where.get(b"iloc", (0, 0)), inner=inner):
+        size, at = _av1_frame_size(data, at, end)
+        if not is_whole and at != end:  # the next unit may hide a size, and in another piece
             raise ValueError("an AVIF whose items are in pieces; save it again")
         if size:
             n_pixels += size[0] * size[1]
@@ -481,8 +489,8 @@ def _check_avif(data: bytes) -> None:
         raise IndexError("no frames")
 
 
-def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (position, bytes) of the first piece of every item that the box iloc lists, and the number of its pieces.
+def _pieces(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield (start, end) of every piece of the items that the box iloc lists, and whether it is the whole item.
 
     Args:
         at, end: of its content.
@@ -506,22 +514,25 @@ def _items(data: bytes, at: int, end: int, *, inner: int) -> Iterator[tuple[int,
         method = number(2) & 15 if version else 0
         number(2)  # the file
         base, n_extents = number(widths[2]), number(2)
-        if n_items > MOST_TAGS or n_extents == 0:
-            raise ValueError("an AVIF of many items, or of empty ones; save it again")
-        number(widths[3])
-        offset, length = number(widths[0]), number(widths[1])
-        number((n_extents - 1) * (widths[3] + widths[0] + widths[1]))
-        yield base + offset + (inner if method == 1 else 0), length or len(data), n_extents
+        if n_items > MOST_TAGS or not 0 < n_extents <= MOST_PIECES:
+            raise ValueError("an AVIF of many items or pieces, or of empty ones; save it again")
+        for _ in range(n_extents):
+            number(widths[3])
+            start, length = base + (inner if method == 1 else 0) + number(widths[0]), number(widths[1])
+            yield start, start + length if length else len(data), n_extents == 1
 
 
-def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[int, int] | None:
-    """Return the largest (width, height) that the sequence header of an AV1 stream allows, None without one.
+def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[tuple[int, int] | None, int]:
+    """Return the largest (width, height) that a sequence header of an AV1 stream allows, and where its last unit ends.
+
+    There may be several headers, each for the frames after it. The size is None without one, as in what is not AV1.
 
     AV1 Bitstream & Decoding Process Specification, sections 5.3 to 5.5.
     """
-    for _ in range(MOST_PAGES):
+    found = None
+    for _ in range(MOST_UNITS + 1):
         if at >= min(end, len(data)) or not data[at] & 2:  # without a length it is the last unit, or not AV1
-            return None
+            return found, at
         kind, at = data[at] >> 3 & 15, at + 2 if data[at] & 4 else at + 1
         n_bytes = shift = 0
         while True:  # leb128
@@ -530,13 +541,14 @@ def _av1_frame_size(data: bytes, at: int, end: int) -> tuple[int, int] | None:
             if not data[at - 1] & 128 or shift > 56:
                 break
         if kind == 1:
-            return _sequence_size(data[at : at + min(n_bytes, 128)])
+            size = _sequence_size(data[at : at + min(n_bytes, 128)])
+            found = max(found or size, size, key=lambda one: one[0] * one[1])
         at += n_bytes
-    raise ValueError("an AVIF whose frames do not begin with their size; save it again")
+    raise ValueError(f"an AVIF with a frame of more than {MOST_UNITS} units; save it again")
 
 
 def _sequence_size(data: bytes) -> tuple[int, int]:
-    bits = "".join(f"{byte:08b}" for byte in data)
+    bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
     at = 4  # profile, still picture
 
     def number(n_bits: int) -> int:

@@ -278,6 +278,8 @@ def _flattened(data: bytes, header: Header, form: Form) -> np.ndarray:
         alpha = np.where(unchanged == header.transparent_grey, 0, 255).astype(np.uint8)
     elif unchanged.shape[2] == 4:
         alpha = _eight_bits(np.ascontiguousarray(unchanged[..., 3]), header.white or 65535)
+        if header.kind == "BMP" and not alpha.any():  # many programs state the mask and leave its bytes 0
+            return color
     else:
         return _turned(color, header.orientation)
     background = np.array(form.background, np.uint16)

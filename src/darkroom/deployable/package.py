@@ -31,6 +31,7 @@ except ImportError as error:
         raise
     raise _missing("opencv-python-headless", error) from None
 
+WHITESPACE = b" \t\n\r\f\v"  # of ASCII; base64 may have it anywhere
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
 
 Item = bytes | str | Path | np.ndarray
@@ -323,7 +324,7 @@ def _from_base64(text: str, *, paths: bool) -> bytes:
     encoded = rest if comma and head[:5].lower() == "data:" and head[-7:].lower() == ";base64" else text
     try:
         # Of bytes: to split a text that is full of spaces takes 25 times as much memory as it has.
-        data = base64.b64decode(encoded.encode("ascii").translate(None, b" \t\n\r\f\v"), validate=True)
+        data = base64.b64decode(encoded.encode("ascii").translate(None, WHITESPACE), validate=True)
     except (binascii.Error, ValueError):
         data = b""
     if not data:

@@ -12,6 +12,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 from starlette.types import Receive
 
+from darkroom.deployable.package import WHITESPACE
 from darkroom.serving.limits import Disconnected, Limits, Refused, busy
 
 MAX_FIELDS = 16  # of a form, besides its files
@@ -19,7 +20,6 @@ WELCOME = (
     "send one image as it is (Content-Type image/* or application/octet-stream), a form with files "
     '(multipart/form-data), or JSON: {"image": BASE64} or {"images": [BASE64, ...]}'
 )
-WHITESPACE = b" \t\n\r\f\v"
 LARGE = 1 << 16  # bytes; larger bodies are parsed on a thread, because they would delay other requests noticeably
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 

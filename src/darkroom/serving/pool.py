@@ -34,6 +34,7 @@ from darkroom.serving.messages import (
 
 BATCH_BYTES = 1 << 16  # of files per batch, so that large ones are decoded by several workers
 START_SECONDS = 120.0  # for a new worker to load its version
+REPEAT_SECONDS = 0.5  # between two signals to a worker whose client has left
 MAX_PAUSE = 30.0  # seconds between two starts of a worker that ends before it is ready
 
 
@@ -171,7 +172,7 @@ class Pool:
             self._waiting = deque(image for image in self._waiting if image.group is not group)
         for worker in self._workers if self._task.explains else ():
             if any(image.group is group for image in worker.images):
-                worker.abandon()
+                worker.abandon(worker.images)
 
     def retire(self) -> None:
         """End the workers after they have answered all images."""
@@ -325,10 +326,14 @@ class _Worker(asyncio.SubprocessProtocol):
         self.is_ended = True
         self._stdin.close()
 
-    def abandon(self) -> None:
-        """Stop its explanation."""
-        if self._process.get_returncode() is None:
+    def abandon(self, images: list[Image]) -> None:
+        """Stop its explanation of these images; until it has, again and again.
+
+        A signal that comes before the worker has read the images is lost.
+        """
+        if images and self.images is images and self._process.get_returncode() is None:
             self._process.send_signal(ABANDONED)
+            asyncio.get_running_loop().call_later(REPEAT_SECONDS, self.abandon, images)
 
     def kill(self) -> None:
         """Kill it."""

@@ -269,6 +269,7 @@ class TrainParams(Section):
         stopping = info.data.get("early_stopping")
         if checkpoint == "last" and stopping is not None and stopping.metric.startswith("val_"):
             raise ValueError(
-                f"expected best, because early_stopping ends the training {stopping.patience} epochs after the best one"
+                f"expected best, because early_stopping ends the training {stopping.patience} epochs after the best "
+                "one; or set early_stopping to null"
             )
         return checkpoint

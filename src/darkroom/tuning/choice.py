@@ -9,6 +9,7 @@ import numpy as np
 from darkroom.training.answers import unpacked
 from darkroom.tuning.rows import FINISHED, STATES, TrialRow, best_trial
 
+WORSE = 0.05  # maximum significance level at which a trial counts as less accurate, where it may be cheaper
 FASTER = 0.9  # a latency counts as smaller only below this share of another one, because timing is noisy
 N_SWAPS = 9999  # permutations of chance(), for levels down to 1/10,000
 SWAP_BYTES = 64_000_000  # memory of the permutations
@@ -93,7 +94,7 @@ def confirmed(chosen: ChosenTrial, *, right: str, against: str, objectives: Sequ
     ours, theirs = unpacked(right), unpacked(against)
     said = f"{ours.mean():.4f} against {theirs.mean():.4f} at full length on another seed"
     difference = theirs.astype(np.int8) - ours
-    is_worse = difference.sum() > 0 and chance(difference[None])[0] <= alpha
+    is_worse = difference.sum() > 0 and chance(difference[None])[0] <= min(alpha, WORSE)
     if is_worse if len(objectives) > 1 else difference.sum() >= 0:
         return ChosenTrial(None, f"{chosen.reason}; but {said}: the values of params.yaml are kept")
     return replace(chosen, reason=f"{chosen.reason}; confirmed with {said}")
@@ -161,7 +162,8 @@ def _better(one: TrialRow, rows: Sequence[TrialRow], *, alpha: float, n_pruned: 
     if not rows:
         return set()
     differences = np.array([unpacked(row.right) for row in rows], np.int8) - unpacked(one.right)
-    differences = -differences if reverse else differences
+    if reverse:
+        differences, alpha = -differences, min(alpha, WORSE)
     found = (chance(differences, n_more=n_pruned) <= alpha) & (differences.sum(axis=1) > 0)
     return {row.number for row, is_better in zip(rows, found, strict=True) if is_better}
 

@@ -80,7 +80,7 @@ def last_tuned() -> str:
 
 def _tuned() -> list[str]:
     """Return all candidates that were tuned, the last one at the end."""
-    files = sorted(_folder().glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(_folder().glob("[!.]*.json"), key=lambda file: file.stat().st_mtime_ns)
     return [file.stem for file in files]
 
 

@@ -85,7 +85,7 @@ HEAD["architecture"] |= {"finetune_epochs": 1, "finetune_learning_rate": 0.001}
 def test_a_key_that_a_solved_head_does_not_use_is_refused(key: str) -> None:
     space = {"transfer": {key: {"float": [0.0001, 0.5]}}}
     with pytest.raises(ParamsError, match=f"tune.space.transfer: {key} has no effect: .* delete it here, or set"):
-        checks.read(space, "transfer", HEAD, is_searched=False)
+        checks.read(space, "transfer", HEAD, is_searched=True)
     units = {"architecture.units": {"int": [0, 64]}}
     assert len(checks.read({"transfer": {**space["transfer"], **units}}, "transfer", HEAD, is_searched=False)) == 2
     network = HEAD["architecture"] | {"mode": "frozen"}
@@ -106,7 +106,12 @@ def test_a_key_that_no_trial_uses_is_refused(mode: str, key: str, message: str) 
     base = {**HEAD, "architecture": network, "optimizer": {**HEAD["optimizer"], "name": "adam"}}
     space: dict[str, Any] = {key: {"int": [1, 3]} if key.endswith("unfreeze") else {"float": [0.0001, 0.9]}}
     with pytest.raises(ParamsError, match=f"^params.yaml: tune.space.transfer: {key} has no effect: {message}"):
-        checks.read({"transfer": space}, "transfer", base, is_searched=False)
+        checks.read({"transfer": space}, "transfer", base, is_searched=True)
+    assert checks.read({"transfer": space}, "transfer", base, is_searched=False), "no trial is drawn"
+    if not key.startswith("optimizer"):  # the number of units says nothing of the mode
+        units = {"architecture.units": {"int": [8, 64]}}
+        with pytest.raises(ParamsError, match=f"{key} has no effect"):
+            checks.read({"transfer": space | units}, "transfer", base, is_searched=True)
     modes = {"architecture.mode": {"categorical": ["features", "frozen", "finetune"]}}
     others = {**modes, "optimizer.name": {"categorical": ["adam", "sgd"]}}
     assert len(checks.read({"transfer": space | others}, "transfer", base, is_searched=False)) == 3

@@ -50,8 +50,8 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
     with in_section(f"tune.space.{candidate}"):
         space = parse(spaces[candidate])
         _check_told(space)
-        _check_effects(space, base)
         if is_searched:
+            _check_effects(space, base)
             initial(space, base)
         for where, values in edges(space):
             try:
@@ -75,8 +75,7 @@ def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
     Raises:
         ParamsError: there is such a key.
     """
-    deciding = {"architecture", "architecture.mode", "architecture.units"}
-    idle = {} if deciding & space.keys() else _idle_of_head(base)
+    idle = {} if {"architecture", "architecture.mode"} & space.keys() else _idle_of_head(space, base)
     if base["optimizer"]["name"] not in HAVE_MOMENTUM and not {"optimizer", "optimizer.name"} & space.keys():
         idle["optimizer.momentum"] = f"{base['optimizer']['name']} has its own; delete it here, or set optimizer.name"
     for key in space:
@@ -85,11 +84,11 @@ def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
                 raise ParamsError(f"{key} has no effect: {why}")
 
 
-def _idle_of_head(base: Mapping[str, Any]) -> dict[str, str]:
+def _idle_of_head(space: Space, base: Mapping[str, Any]) -> dict[str, str]:
     """Return the dotted keys that a candidate for transfer does not use, with the reason and what to do."""
     mode = recipe.transfer_mode(base)
     solved = "a head without hidden units is solved at once; delete it here, or set architecture.units above 0"
-    idle = dict.fromkeys(recipe.ignored(base), solved)
+    idle = {} if "architecture.units" in space else dict.fromkeys(recipe.ignored(base), solved)
     if mode == "features":
         idle.setdefault("train_augmentation", "features do not vary; delete it here, or set architecture.mode: frozen")
     if mode in ("features", "frozen"):
