@@ -145,7 +145,7 @@ def test_a_table_beside_directories_of_splits_is_not_passed_over(tmp_path: Path,
         found(tmp_path, {**files, "labels.csv": labels})
 
 
-def test_no_directory_is_left_out_beside_a_table_that_does_not_fit(tmp_path: Path) -> None:
+def test_no_directory_is_left_out_beside_a_table_with_errors(tmp_path: Path) -> None:
     files = images("left", "right", "test")
     labels = table([*files, "gone.png"], label=lambda name: name[-5])
     with pytest.raises(DataError, match="labels.csv names 1 image not there .*; 'test' beside 'left' holds images"):

@@ -96,9 +96,10 @@ def test_a_column_may_say_class_and_split_of_each_row(tmp_path: Path) -> None:
     ],
 )
 def test_columns_of_splits_are_those_of_tables(
-    tmp_path: Path, column: str, values: list[Any], layout: dict[str, str], expected: list[str | None]
+    tmp_path: Path, column: str, values: list[Any], layout: dict[str, Any], expected: list[str | None]
 ) -> None:
-    shard(tmp_path / "x.parquet", [0, 0, 1], **{column: [*values, values[0]]})
+    columns: dict[str, Any] = {column: [*values, values[0]]}
+    shard(tmp_path / "x.parquet", [0, 0, 1], **columns)
     found = {image.name[:7]: image.split for image in read(tmp_path, **layout)}
     assert [found["x/00000"], found["x/00001"]] == expected
 

@@ -169,12 +169,13 @@ def test_columns_of_single_splits_are_read_together() -> None:
 
 
 def test_a_named_flag_is_read_with_the_others() -> None:
-    rows = [{"path": name, "label": "cat", "is_valid": name == "a", "is_test": name != "a"} for name in "abc"]
+    rows = [{"path": name, "label": "cat", "is_valid": str(name == "a"), "is_test": str(name != "a")} for name in "abc"]
     assert [split for _, _, split, _ in placed(rows, [*"abc"], split_column="is_test")] == ["val", "test", "test"]
 
 
 def test_a_flag_beside_columns_of_classes_may_be_a_class() -> None:
-    rows = [{"path": name, "is_train": name == "a", "is_bus": name in "bd", "is_car": name == "c"} for name in "abcd"]
+    classes = {"a": "is_train", "b": "is_bus", "c": "is_car", "d": "is_bus"}
+    rows = [{"path": name, **{one: str(one == own) for one in classes.values()}} for name, own in classes.items()]
     found = [(label, split) for _, label, split, _ in placed(rows, [*"abcd"])]
     assert found == [("is_train", None), ("is_bus", None), ("is_car", None), ("is_bus", None)]
 

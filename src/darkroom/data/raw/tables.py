@@ -60,7 +60,8 @@ def text_table(data: bytes, *, name: str, where: Path, layout: Mapping[str, Any]
     Raises:
         DataError: see read_table, or there are no rows, or a column is missing.
     """
-    called, rows = f"{where}: {name}", read_table(data, name=name, where=where)
+    called = f"{where}: {name}"
+    rows: Mapping[int, Mapping[str, str]] = read_table(data, name=name, where=where)
     if not rows:
         raise DataError(f"{called} has no rows; expected one per image")
     header = list(next(iter(rows.values())))
