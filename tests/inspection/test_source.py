@@ -155,6 +155,14 @@ def test_no_directory_is_left_out_beside_a_table_with_errors(tmp_path: Path) -> 
     assert notes[0].startswith("not used: 'labels.csv'; labels.csv names 7 images not there")
 
 
+def test_a_table_of_one_class_says_no_classes(tmp_path: Path) -> None:
+    files = images("cats", "dogs", "test")
+    answers = table(["test/0.png", "test/1.png"], label=lambda _: "0")
+    kind, notes, placed = found(tmp_path, {**files, "test.csv": answers})
+    assert (kind, notes) == ("folders", ["'test' left out: no images of classes"])
+    assert {label for label, _ in placed.values()} == {"cats", "dogs"}
+
+
 def test_words_of_splits_in_names_of_classes_are_no_splits(tmp_path: Path) -> None:
     files = images("training_shoes", "test_tubes", "cups")
     labels = table([*files], label=lambda name: "lab" if "tubes" in name or name.endswith("cups/1.png") else "shoes")

@@ -296,7 +296,10 @@ def _tables(listing: Listing, *, without: Sequence[int]) -> tuple[list[Source], 
             try:
                 found.append(_by_tables(listing, layout, tables))
             except DataError as error:
-                refused[listing.names[number][0]] = error
+                if len({row[table.label] for table in tables for row in table.rows.values()}) > 1:
+                    refused[listing.names[number][0]] = error
+                else:  # it says no classes, such as a test.csv without answers
+                    why_not.append(_reason(error, listing))
     return found, refused, why_not
 
 
