@@ -72,6 +72,14 @@ def test_decisions_state_what_was_measured() -> None:
     assert f"{small['overhead_p50_ms']:.2f} ms over the bare network at 28x28" in decisions
     times = [one["times_the_requests_of_mlflow"]["8"] for one in (small, large_images)]
     assert "{:.1f} and {:.1f} times the requests per second of MLflow's server".format(*times) in decisions
+    soaked, explained = result("soak"), result("explain")
+    bombs, answered = soaked["bombs"]["statuses"]["422"], soaked["images"]["statuses"]["200"]
+    assert f"{soaked['workers_killed']} killed workers and {bombs:,} images" in decisions
+    assert f"{answered / 1e6:.1f} million answers, no error, {soaked['growth_mb']:.0f} MB more memory" in decisions
+    assert sum(soaked[side]["errors"]["elsewhere"] for side in ("images", "bombs")) == 0
+    for size in ("28x28", "224x224"):
+        assert f"{explained[size]['share_of_requests']:.2f} times" in decisions
+        assert f"{explained[size]['times_the_p95']:.2f}" in decisions
 
 
 def test_decisions_about_heads_and_searches_were_measured() -> None:
