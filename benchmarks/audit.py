@@ -39,8 +39,8 @@ from darkroom.data.arrays.features import Features
 from darkroom.data.arrays.selection import Selection
 from darkroom.promotion import paired
 from darkroom.training import folds
+from darkroom.training.data import Data
 from darkroom.training.linear_head import solve
-from darkroom.training.recipe import Data
 
 WRONG = 0.03
 FIRST = 50

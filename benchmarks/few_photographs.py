@@ -221,6 +221,7 @@ def darkrooms(photographs: Photographs, rows: np.ndarray, *, seed: int) -> dict[
     from darkroom.networks.build import root as root_of
     from darkroom.training import recipe
     from darkroom.training.class_weights import choose_class_weights
+    from darkroom.training.data import Vectors
     from darkroom.training.head_phase import solve_head
 
     is_val, classes = photographs.is_val[rows], photographs.classes.tolist()
@@ -229,7 +230,7 @@ def darkrooms(photographs: Photographs, rows: np.ndarray, *, seed: int) -> dict[
     params = presets.read(PRESET, root=ROOT)["train"]["transfer"] | {"seed": seed}
     counts = dict(zip(classes, np.bincount(labels[train]).tolist(), strict=True))
     params["class_weights"] = choose_class_weights(counts).value
-    data = recipe.Vectors(
+    data = Vectors(
         *(features[train], labels[train], features[val], labels[val], classes),
         *(groups[train], np.zeros(len(train), bool), groups[val]),
     )

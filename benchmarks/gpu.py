@@ -35,13 +35,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, report, run
 from darkroom.data.arrays.features import Features
 from darkroom.data.arrays.selection import Selection
-from darkroom.errors import DarkroomError, DataError, ParamsError
+from darkroom.errors import DataError, ParamsError
 from darkroom.files.writing import sha256_of
 from darkroom.networks.backbones.table import NO_WEIGHTS, Weights
 from darkroom.training import recipe
+from darkroom.training.data import Data, vectors
 from darkroom.training.opened import Opened, open_data
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -278,9 +279,9 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
     compute_in_whole_float32()
     plain, data, n_classes = without_chance(settings, steps=steps), opened.data, len(opened.data.classes)
     if opened.features is not None:
-        data = recipe.vectors(opened.features, data.classes)
+        data = vectors(opened.features, data.classes)
     first = np.arange(min(VALIDATED, len(data.val_labels)))
-    data = recipe.Data(data.images, data.labels, data.val_images[first], data.val_labels[first], data.classes)
+    data = Data(data.images, data.labels, data.val_images[first], data.val_labels[first], data.classes)
     batch_size = settings["batch_size"]
     if batch_size == "auto":
         batch_size = first_batch_size(len(data.labels))
@@ -327,7 +328,7 @@ def _curves(
     network: "keras.Model",
     weights: list[np.ndarray],
     settings: recipe.Recipe,
-    data: recipe.Data,
+    data: Data,
     *,
     batch_size: int,
 ) -> dict[str, list[float]]:
@@ -505,8 +506,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DarkroomError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

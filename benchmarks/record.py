@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from darkroom.errors import DarkroomError
 
 RESULTS = Path(__file__).parent / "results"
 SURROUNDINGS = ("command", "commit", "machine", "python", "versions")
@@ -20,6 +22,18 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/NAME.json")
     return parser
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Call main and exit with its result, or with the code of an error of Darkroom and one line on stderr.
+
+    console.run does more, and needs more packages than training does.
+    """
+    try:
+        sys.exit(main())
+    except DarkroomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def processor() -> str:

@@ -14,16 +14,16 @@ the maker of the device states for the precision, share_of_peak is the part of i
 
 import os
 import statistics
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.gpu import make_recipe, packages, read_json
-from benchmarks.record import arguments, report
-from darkroom.errors import DarkroomError, ParamsError
+from benchmarks.record import arguments, report, run
+from darkroom.errors import ParamsError
 from darkroom.training import recipe
+from darkroom.training.data import Data
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def measure(
     rng, shape = np.random.default_rng(0), (image_size, image_size, 3)
     images = rng.integers(0, 256, (n_steps * batch_size, *shape), np.uint8)
     labels = rng.integers(0, n_classes, len(images))
-    data = recipe.Data(images, labels, images[:100], labels[:100], [str(number) for number in range(n_classes)])
+    data = Data(images, labels, images[:100], labels[:100], [str(number) for number in range(n_classes)])
     network = recipe.build_network(settings, image_shape=shape, n_classes=n_classes, policy=dtype_policy)
     phase = fit.Phase(
         n_epochs + 1,
@@ -127,8 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DarkroomError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run(main)

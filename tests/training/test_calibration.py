@@ -6,7 +6,7 @@ import pytest
 from darkroom.evaluation.metrics.classification import expected_calibration_error
 from darkroom.evaluation.metrics.temperature import scaled
 from darkroom.training.calibration import calibrated, validated
-from darkroom.training.recipe import Data
+from darkroom.training.data import Data
 
 pytestmark = pytest.mark.heavy
 

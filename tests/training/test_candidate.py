@@ -17,7 +17,7 @@ from darkroom.errors import ParamsError, TrainingError
 from darkroom.training.answers import unpacked
 from darkroom.training.candidate import Reports, Trained, first_batch_size, train_candidate
 from darkroom.training.checkpoints import Checkpoint
-from darkroom.training.recipe import Data
+from darkroom.training.data import Data
 from tests.support.memory import out_of_memory_above
 from tests.support.project import ROOT
 from tests.training.test_recipe import TRANSFER, made, varied

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from darkroom.training.data import Vectors
 from darkroom.training.head_phase import solve_head
-from darkroom.training.recipe import FEW_VALIDATION, Vectors, build_head
+from darkroom.training.recipe import FEW_VALIDATION, build_head
 from tests.training.test_recipe import TRANSFER, made
 
 pytestmark = pytest.mark.heavy

@@ -10,9 +10,10 @@ from darkroom.data.arrays.features import FeaturesWriter
 from darkroom.data.arrays.seen import set_aside
 from darkroom.evaluation.metrics.abstention import ALWAYS
 from darkroom.training.calibration import HeldOut
+from darkroom.training.data import vectors
 from darkroom.training.opened import open_data
 from darkroom.training.promises import FREE, PENALTY, abstention, prediction_sets
-from darkroom.training.recipe import FEW_VALIDATION, set_aside_from, vectors
+from darkroom.training.recipe import FEW_VALIDATION, set_aside_from
 from tests.support.shades import write_shades
 from tests.training.test_recipe import TRANSFER, made
 

@@ -13,11 +13,12 @@ from darkroom.cli import presets
 from darkroom.errors import ParamsError
 from darkroom.training import recipe
 from darkroom.training.batches import EpochBatches, OneBatch
+from darkroom.training.data import Data, part
 from darkroom.training.variation import Variation
 from tests.support.project import ROOT
 
 RNG = np.random.default_rng(0)
-DATA = recipe.Data(
+DATA = Data(
     images=RNG.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8),
     labels=np.arange(40) % 3,
     val_images=RNG.integers(0, 256, (9, 8, 8, 1), dtype=np.uint8),
@@ -91,7 +92,7 @@ def test_a_head_that_is_solved_has_no_batch_to_learn_by_heart(mode: str) -> None
 
 
 def test_data_without_validation_images_are_refused() -> None:
-    data = recipe.Data(DATA.images, DATA.labels, DATA.val_images[:0], DATA.val_labels[:0], DATA.classes)
+    data = Data(DATA.images, DATA.labels, DATA.val_images[:0], DATA.val_labels[:0], DATA.classes)
     with pytest.raises(ParamsError, match="no validation images; raise preprocess.val_fraction"):
         recipe.check(made(), data, image_shape=(8, 8, 1), features=None)
 
@@ -99,7 +100,7 @@ def test_data_without_validation_images_are_refused() -> None:
 def test_nothing_varies_features_or_a_debugging_batch() -> None:
     asked = made(**varied(shift=2, flip="random"))
     assert recipe.variation_of(asked, DATA) == Variation(**asked["train_augmentation"])
-    vectors = recipe.Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
+    vectors = Data(np.zeros((40, 5), np.float32), DATA.labels, np.zeros((9, 5)), DATA.val_labels, DATA.classes)
     assert recipe.variation_of(asked, vectors) == Variation()
     asked["debug"] = {"overfit_one_batch": True, "max_steps": 2}
     assert recipe.variation_of(asked, DATA) == Variation()
@@ -133,28 +134,6 @@ def test_epochs_of_fine_tuning_count_too() -> None:
         assert recipe.n_epochs(made(epochs=5, architecture={**network, "mode": "finetune"})) == of_features + 3
 
 
-def test_a_part_has_its_share_of_every_class_and_all_of_val() -> None:
-    data = recipe.Data(DATA.images, np.repeat([0, 1, 2], [30, 8, 2]), DATA.val_images, DATA.val_labels, DATA.classes)
-    part = recipe.part(data, 0.25, seed=7)
-    assert np.bincount(part.labels).tolist() == [8, 2, 1]
-    assert len(part.images) == 11
-    assert part.val_images is data.val_images
-    rows = [int(np.flatnonzero((data.images == image).all((1, 2, 3)))[0]) for image in part.images[np.arange(11)]]
-    assert data.labels[rows].tolist() == part.labels.tolist()
-    again, other = (recipe.part(data, 0.25, seed=seed).images[np.arange(11)] for seed in (7, 8))
-    np.testing.assert_array_equal(part.images[np.arange(11)], again)
-    assert (again != other).any()
-    assert recipe.part(data, 1.0, seed=7) is data
-
-
-def test_a_part_of_features_is_one_of_vectors() -> None:
-    vectors = np.arange(200, dtype=np.float32).reshape(40, 5)
-    part = recipe.part(recipe.Data(vectors, DATA.labels, vectors[:9], DATA.val_labels, DATA.classes), 0.5, seed=7)
-    chosen = part.images[np.arange(len(part.labels))]
-    assert chosen.dtype == np.float32
-    np.testing.assert_array_equal(DATA.labels[(chosen[:, 0] / 5).astype(int)], part.labels)
-
-
 def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
     with pytest.raises(
         ParamsError, match="more than the 10 training images of a trial; lower it, or raise tune.fraction"
@@ -165,8 +144,8 @@ def test_a_batch_must_fit_into_the_part_that_is_trained_on() -> None:
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.25, 1.0])
 def test_a_part_is_counted_as_it_is_drawn(fraction: float) -> None:
     labels = np.repeat([0, 1, 2], [14, 14, 3])
-    data = recipe.Data(np.zeros((31, 4, 4, 1), np.uint8), labels, DATA.val_images, DATA.val_labels, DATA.classes)
-    n_drawn = len(recipe.part(data, fraction, seed=1).labels)
+    data = Data(np.zeros((31, 4, 4, 1), np.uint8), labels, DATA.val_images, DATA.val_labels, DATA.classes)
+    n_drawn = len(part(data, fraction, seed=1).labels)
     assert recipe.n_training(made(), data, None, fraction=fraction) == n_drawn
 
 

@@ -12,6 +12,7 @@ from darkroom.errors import ParamsError
 from darkroom.project.console import loading_keras, say
 from darkroom.project.params import ComputeParams, in_section, load_section
 from darkroom.training import recipe
+from darkroom.training.data import Data, vectors
 from darkroom.training.opened import open_data
 from darkroom.training.params import TrainParams
 
@@ -64,7 +65,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
             dtype_policy = policy(params["precision"])
     start = first_batch_size(recipe.n_training(params, data, features))
     if features is not None:
-        data = recipe.vectors(features, data.classes)
+        data = vectors(features, data.classes)
 
     def test(batch_size: int) -> tuple[int, range_test.Finding]:
         network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)
@@ -98,7 +99,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
 
 def _network(
     params: dict[str, Any],
-    data: recipe.Data,
+    data: Data,
     *,
     image_shape: tuple[int, int, int],
     features: Features | None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from darkroom.evaluation.metrics.classification import expected_calibration_error
 from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
-from darkroom.training.recipe import Data
+from darkroom.training.data import Data
 
 if TYPE_CHECKING:
     import keras

@@ -12,11 +12,10 @@ from darkroom.errors import TrainingError
 from darkroom.training.answers import packed
 from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Checkpoint, Progress
+from darkroom.training.data import Data, Vectors, part, vectors
 from darkroom.training.head_phase import solve_head
 from darkroom.training.recipe import (
-    Data,
     Recipe,
-    Vectors,
     build_head,
     build_network,
     build_optimizer,
@@ -25,11 +24,9 @@ from darkroom.training.recipe import (
     epoch_batches,
     is_solved,
     n_training,
-    part,
     transfer_mode,
     validation_batches,
     variation_of,
-    vectors,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +86,7 @@ def train_candidate(
         features: of the same images; for transfer in the modes features and finetune.
         extractor_of: returns the frozen backbone of `features` for a Keras dtype policy; for transfer.
         policy: Keras dtype policy to train in; the returned model is float32.
-        fraction: of the training images (see recipe.part), for a trial.
+        fraction: of the training images (see data.part), for a trial.
         checkpoint: where to save every epoch; training resumes from it.
         reports: callbacks.
 

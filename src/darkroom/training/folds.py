@@ -9,8 +9,9 @@ from darkroom.data.arrays.selection import Selection
 from darkroom.errors import ParamsError
 from darkroom.project.console import loading_keras
 from darkroom.training.candidate import train_candidate
+from darkroom.training.data import Data
 from darkroom.training.linear_head import assign_folds
-from darkroom.training.recipe import Data, Recipe, check, transfer_mode
+from darkroom.training.recipe import Recipe, check, transfer_mode
 
 
 def out_of_fold(

@@ -9,8 +9,9 @@ from darkroom.training.answers import packed
 from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Progress
 from darkroom.training.class_weights import class_weights
+from darkroom.training.data import Vectors
 from darkroom.training.linear_head import FOLDED_IMAGES, log_softmax, solve
-from darkroom.training.recipe import FEW_VALIDATION, Recipe, Vectors, transfer_mode
+from darkroom.training.recipe import FEW_VALIDATION, Recipe, transfer_mode
 
 if TYPE_CHECKING:
     import keras

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.data.arrays.seen import set_aside
-from darkroom.training.recipe import Data, pictures, with_val
+from darkroom.training.data import Data, pictures, with_val
 
 
 class Opened(NamedTuple):

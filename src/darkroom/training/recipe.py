@@ -1,24 +1,22 @@
-"""Apply a candidate's params to opened data: checks, network, optimizer, batches.
+"""Apply a candidate's params to its data: checks, network, optimizer, batches.
 
 A recipe is a plain mapping of the form of `train.<candidate>` in params.yaml (see params.TrainParams), so nothing here
 needs pydantic or MLflow. Keras is loaded inside the functions that build, so that `check` can refuse a wrong recipe
 without it.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
-from darkroom.data.arrays.selection import Selection
 from darkroom.errors import ParamsError
 from darkroom.networks.architectures.sizes import check_picture_size
 from darkroom.networks.backbones.table import Weights, find_backbone
 from darkroom.training.batches import EpochBatches, OneBatch, PlainBatches
 from darkroom.training.class_weights import class_weights
+from darkroom.training.data import Data, share_of_class
 from darkroom.training.variation import Variation
 
 if TYPE_CHECKING:
@@ -32,81 +30,6 @@ OF_STEPS = (  # the first two apply only to the head; fine-tuning has its own
     *("epochs", "learning_rate", "batch_size", "optimizer", "schedule", "averaging", "early_stopping", "checkpoint"),
     *("train_augmentation", "precision", "architecture.dropout"),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Training and validation data: images uint8 (n, H, W, C), or features float32 (n, D)."""
-
-    images: Any
-    labels: np.ndarray
-    val_images: Any
-    val_labels: np.ndarray
-    classes: list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Vectors(Data):
-    """Features in place of images.
-
-    Attributes:
-        groups: int64 (n,), of the training images: near-duplicates and the copies of an image share a number.
-        is_copy: bool (n,), of the training images.
-        val_groups: int64, of the validation images.
-    """
-
-    groups: np.ndarray
-    is_copy: np.ndarray
-    val_groups: np.ndarray
-
-
-DataOrVectors = TypeVar("DataOrVectors", bound=Data)
-
-
-def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
-    """Return the prepared images, with the augmented copies, if any, after those of the training split."""
-    datasets = [prepared] if augmented is None else [prepared, augmented]
-    rows, val_rows = [dataset.rows("train") for dataset in datasets], prepared.rows("val")
-    return Data(
-        images=Selection([(dataset.images, chosen) for dataset, chosen in zip(datasets, rows, strict=True)]),
-        labels=np.concatenate([dataset.labels[chosen] for dataset, chosen in zip(datasets, rows, strict=True)]),
-        val_images=Selection([(prepared.images, val_rows)]),
-        val_labels=prepared.labels[val_rows],
-        classes=list(prepared.classes),
-    )
-
-
-def with_val(data: Data, chosen: np.ndarray) -> Data:
-    """Return the data with only these validation images: (n,), bool."""
-    rows = np.flatnonzero(chosen)
-    images = Selection([(data.val_images, rows)])
-    return dataclasses.replace(data, val_images=images, val_labels=data.val_labels[rows])
-
-
-def vectors(features: Features, classes: list[str]) -> Vectors:
-    """Return the features that `embed` computed."""
-    (images, labels), (val_images, val_labels) = features.arrays("train"), features.arrays("val")
-    is_copy, _, groups = features.rows("train").T
-    return Vectors(images, labels, val_images, val_labels, classes, groups, is_copy == 1, features.rows("val")[:, 2])
-
-
-def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:
-    """Return the data with a fraction of the training images of each class, and all validation images.
-
-    Args:
-        fraction: above 0, at most 1; each class keeps at least one image.
-        seed: of the choice.
-    """
-    if fraction == 1:
-        return data
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(data.labels == label) for label in np.unique(data.labels)]
-    chosen = [rng.permutation(rows)[: _share(fraction, len(rows))] for rows in members]
-    rows = np.sort(np.concatenate(chosen))
-    smaller = dataclasses.replace(data, images=Selection([(data.images, rows)]), labels=data.labels[rows])
-    if isinstance(smaller, Vectors):
-        return dataclasses.replace(smaller, groups=smaller.groups[rows], is_copy=smaller.is_copy[rows])
-    return smaller
 
 
 def arguments(recipe: Recipe) -> dict[str, Any]:
@@ -168,18 +91,13 @@ def n_training(recipe: Recipe, data: Data, features: Features | None, *, fractio
     """Return the number of training images of every phase; features may exist only for some images.
 
     Args:
-        fraction: of the training images, see part.
+        fraction: of the training images, see data.part.
     """
     labels = [data.labels]
     if features is not None and transfer_mode(recipe) in ("features", "finetune"):
         labels.append(features.arrays("train")[1])
     counts = [np.unique(of_phase, return_counts=True)[1].tolist() for of_phase in labels]
-    return min(sum(_share(fraction, count) for count in of_phase) for of_phase in counts)
-
-
-def _share(fraction: float, n_images: int) -> int:
-    """Return the number of images of a fraction of a class, at least one."""
-    return max(1, round(fraction * n_images))
+    return min(sum(share_of_class(fraction, count) for count in of_phase) for of_phase in counts)
 
 
 def check(

@@ -12,6 +12,7 @@ from darkroom.project.params import in_section
 from darkroom.project.problems import explain
 from darkroom.project.text import did_you_mean
 from darkroom.training import overrides, recipe
+from darkroom.training.data import Data
 from darkroom.training.params import TrainParams
 from darkroom.tuning.space.domains import Space, domains, edges, initial
 from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
@@ -102,7 +103,7 @@ def check_trials(
     candidate: str,
     base: Mapping[str, Any],
     *,
-    data: recipe.Data,
+    data: Data,
     image_shape: tuple[int, int, int],
     features: Features | None,
     fraction: float,
