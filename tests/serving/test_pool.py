@@ -15,7 +15,8 @@ from darkroom.serving import server
 from darkroom.serving.batching import Batcher
 from darkroom.serving.limits import Refused
 from darkroom.serving.messages import Task, Unpacker, packed
-from darkroom.serving.pool import Image, Pool, WorkerFailed
+from darkroom.serving.pool import Pool
+from darkroom.serving.worker_process import Image, WorkerFailed
 from tests.support.scripted_version import EMPTY_GRAPH, let_go, notes, scripted_version
 
 pytestmark = pytest.mark.heavy

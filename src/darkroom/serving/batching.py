@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from darkroom.serving.limits import busy
-from darkroom.serving.pool import Answer, Group, Image, Pool, refusal
+from darkroom.serving.pool import Pool
+from darkroom.serving.worker_process import Answer, Group, Image, refusal
 
 
 class Batcher:

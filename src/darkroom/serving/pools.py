@@ -10,7 +10,8 @@ from darkroom.registry.snapshot import Version
 from darkroom.serving.follower import Served
 from darkroom.serving.logs import log
 from darkroom.serving.messages import Task
-from darkroom.serving.pool import Image, Pool
+from darkroom.serving.pool import Pool
+from darkroom.serving.worker_process import Image
 
 OnBatch = Callable[[Version, list[Image], dict[str, Any]], None]
 

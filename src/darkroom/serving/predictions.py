@@ -11,8 +11,8 @@ from darkroom.serving.bodies import LARGE, Intake, images_of
 from darkroom.serving.follower import Follower, Served
 from darkroom.serving.limits import Limits, Refused
 from darkroom.serving.metrics import Metrics
-from darkroom.serving.pool import Answer
 from darkroom.serving.request import ENCODER, AnswerOf, Request
+from darkroom.serving.worker_process import Answer
 
 PREDICT, EXPLAIN = "/v1/predict", "/v1/explain"
 AskedT = TypeVar("AskedT")

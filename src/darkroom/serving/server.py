@@ -35,10 +35,10 @@ from darkroom.serving.logs import log, never_waiting
 from darkroom.serving.messages import Task
 from darkroom.serving.metrics import Metrics
 from darkroom.serving.origins import opened_to
-from darkroom.serving.pool import Image
 from darkroom.serving.pools import OnBatch, Pools
 from darkroom.serving.predictions import Predictions
 from darkroom.serving.recorder import Answered, Recorder
+from darkroom.serving.worker_process import Image
 
 GRACE_SECONDS = 30  # for requests in flight after SIGTERM
 LAST_SECONDS = 5.0  # for the workers after that
