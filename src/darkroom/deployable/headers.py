@@ -470,6 +470,7 @@ def _check_avif(data: bytes) -> None:
     A grid has many frames, some with parts outside the image, and as many again for transparency.
     """
     header, n_pixels = _heif(data), 0
+    stated = header.width * header.height
     meta = next((start for name, start, _ in _boxes(data, 0, len(data)) if name == b"meta"), len(data))
     where: dict[bytes, tuple[int, int]] = {}
     for name, start, end in _boxes(data, meta + 4, len(data)):
@@ -481,7 +482,6 @@ def _check_avif(data: bytes) -> None:
             raise ValueError("an AVIF whose items are in pieces; save it again")
         if size:
             n_pixels += size[0] * size[1]
-            stated = header.width * header.height
             if size[0] * size[1] > max(stated, MOST_TILE_PIXELS) or n_pixels > 8 * stated + MOST_TILE_PIXELS:
                 said = f"an AVIF of {header.width}x{header.height} pixels whose frames have {n_pixels} or more"
                 raise ValueError(f"{said}; save it again")

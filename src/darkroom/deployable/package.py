@@ -6,7 +6,6 @@ here is a ValueError with one clear line.
 """
 
 import base64
-import binascii
 import json
 import os
 import time
@@ -31,7 +30,6 @@ except ImportError as error:
         raise
     raise _missing("opencv-python-headless", error) from None
 
-WHITESPACE = b" \t\n\r\f\v"  # of ASCII; base64 may have it anywhere
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
 
 Item = bytes | str | Path | np.ndarray
@@ -317,15 +315,24 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of a base64 text, which may have whitespace anywhere.
+
+    Raises:
+        ValueError: it is not base64, or not ASCII.
+    """
+    # Of bytes: to split a text that is full of spaces takes 25 times as much memory as it has.
+    return base64.b64decode(text.encode("ascii").translate(None, b" \t\n\r\f\v"), validate=True)
+
+
 def _from_base64(text: str, *, paths: bool) -> bytes:
     if len(text) > Package.MAX_BYTES * 3 // 2:
         raise ValueError(f"{len(text):,} characters are more than an image may have")
     head, comma, rest = text.partition(",")
     encoded = rest if comma and head[:5].lower() == "data:" and head[-7:].lower() == ";base64" else text
     try:
-        # Of bytes: to split a text that is full of spaces takes 25 times as much memory as it has.
-        data = base64.b64decode(encoded.encode("ascii").translate(None, WHITESPACE), validate=True)
-    except (binascii.Error, ValueError):
+        data = decode_base64(encoded)
+    except ValueError:
         data = b""
     if not data:
         what = "neither an existing file nor base64" if paths else "not base64"

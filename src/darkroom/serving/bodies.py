@@ -1,8 +1,6 @@
 """Receive a request's body within the limits, and split it into the bytes of its images."""
 
 import asyncio
-import base64
-import binascii
 import json
 import re
 from typing import Any
@@ -12,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 from starlette.types import Receive
 
-from darkroom.deployable.package import WHITESPACE
+from darkroom.deployable.package import decode_base64
 from darkroom.serving.limits import Disconnected, Limits, Refused, busy
 
 MAX_FIELDS = 16  # of a form, besides its files
@@ -162,9 +160,8 @@ def from_base64(text: str) -> bytes | str:
     """Return the file in a base64 text or data: URI, or text with the reason if there is none."""
     start = _DATA_URI.match(text)
     try:
-        encoded = text[start.end() if start else 0 :].encode("ascii")
-        return base64.b64decode(encoded.translate(None, WHITESPACE), validate=True)
-    except (binascii.Error, ValueError) as error:  # ValueError: characters that are not ASCII
+        return decode_base64(text[start.end() if start else 0 :])
+    except ValueError as error:
         return f"not base64 ({error}); expected an image file in base64, with or without the prefix data:...;base64,"
 
 

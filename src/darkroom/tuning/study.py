@@ -107,8 +107,9 @@ class Search:
             # Depends on the number of earlier trials: with the same seed the sampler would draw the same ones again.
             self._study.sampler = make_sampler(plan, space, seed=plan.seed + len(drawn))
             stack.pop_all()
-        points = grid_points(space, seed=plan.seed) if plan.sampler == "grid" else None
-        self._points = points and [point for point in points if point != dict(baseline)]  # which trial 0 is
+        self._points = None
+        if plan.sampler == "grid":
+            self._points = [point for point in grid_points(space, seed=plan.seed) if point != dict(baseline)]  # trial 0
         self._n_points_drawn = sum("grid" in trial.user_attrs for trial in drawn)
 
     def __enter__(self) -> Self:

@@ -81,7 +81,7 @@ def _check_effects(space: Space, base: Mapping[str, Any]) -> None:
         idle["optimizer.momentum"] = f"{base['optimizer']['name']} has its own; delete it here, or set optimizer.name"
     for key in space:
         for idle_key, why in idle.items():
-            if key == idle_key or key.startswith(f"{idle_key}."):
+            if f"{key}.".startswith(f"{idle_key}."):
                 raise ParamsError(f"{key} has no effect: {why}")
 
 
