@@ -26,10 +26,11 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.sides import Side, be_side
+from darkroom.deployable.code_files import IMPORTED
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = [f"class{number}" for number in range(10)]
-CODE = ("package.py", "images.py", "headers.py", "machine.py")  # of a registered version
+CODE = ("package.py", *IMPORTED)  # of a registered version
 CASES: dict[str, dict[str, Any]] = {
     "small": {"images": 20_000, "shape": (28, 28, 1), "stored": (28, 28), "filters": (32, 64, 128)},
     "photographs": {"images": 2_000, "shape": (224, 224, 3), "stored": (256, 300), "filters": (16, 32, 64, 128)},

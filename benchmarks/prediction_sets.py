@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.audit import make, read
 from benchmarks.record import arguments, report
 from darkroom.data.arrays.dataset import Dataset
-from darkroom.deployable.package import set_scores
+from darkroom.deployable.scores import set_scores
 from darkroom.evaluation.metrics.prediction_sets import score_threshold
 from darkroom.evaluation.metrics.temperature import fit_temperature, scaled
 from darkroom.training.linear_head import log_softmax, solve

@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.deployable.headers import (
-    MOST_SCANS,
-    MOST_TEXTS,
-    MOST_UNITS,
-    TooManyPixelsError,
-    _av1_frame_size,
-    checked_header,
-    read_header,
-)
+from darkroom.deployable.box_formats import MOST_UNITS, _av1_frame_size
+from darkroom.deployable.headers import TooManyPixelsError, checked_header, read_header
+from darkroom.deployable.plain_formats import MOST_SCANS, MOST_TEXTS
 from tests.support import decoding_memory
 from tests.support.image_files import (
     STILLS,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from darkroom.deployable.headers import _png_chunks
 from darkroom.deployable.images import AboveWhiteError, Form, brightest, convert, decode, prepare, resize
+from darkroom.deployable.plain_formats import _png_chunks
 from tests.support.image_files import (
     STILLS,
     animations,

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from darkroom.deployable import package
+from darkroom.deployable.code_files import IMPORTED
 from darkroom.deployable.images import Form
 from darkroom.deployable.package import Package
 from tests.support.image_files import STILLS, picture, png
@@ -289,7 +290,7 @@ def test_latencies_are_positive_milliseconds(classifier):
 
 def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
     foreign = set()
-    for name in ("package.py", "images.py", "headers.py", "machine.py"):
+    for name in ("package.py", *IMPORTED):
         for node in ast.walk(ast.parse(Path(package.__file__).with_name(name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 foreign |= {alias.name for alias in node.names}
@@ -305,7 +306,7 @@ def test_the_modules_import_numpy_opencv_and_onnx_runtime_alone():
 
 def test_the_modules_work_in_a_directory_of_their_own(model, tmp_path):
     (tmp_path / "classifier").mkdir()
-    for name in ("package.py", "images.py", "headers.py", "machine.py"):
+    for name in ("package.py", *IMPORTED):
         (tmp_path / "classifier" / name).write_bytes(Path(package.__file__).with_name(name).read_bytes())
     (tmp_path / "a.png").write_bytes(STILLS["png"])
     program = (

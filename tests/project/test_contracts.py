@@ -298,7 +298,7 @@ MAY_IMPORT = {
     "data/fetching": "project files",
     "data/raw": "project files",
     "data/arrays": "files",
-    "registry": "project files tracking",
+    "registry": "deployable project files tracking",
     "data/download": "project files data/fetching data/raw",
     "data/preparation": "deployable project files compute data/raw data/arrays",
     "data/augmentation": "project files compute data/arrays",

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from darkroom.deployable.code_files import IMPORTED
 from darkroom.errors import RegistryError
 from darkroom.files.writing import sha256_of
 from darkroom.registry import aliases, check, register, versions
@@ -94,12 +95,7 @@ def test_loading_a_version_leaves_its_folder_as_it_was(shared_store):
     )
     versions.load(version)
     code = versions.fetch(version, "code/package.py")
-    assert sorted(path.name for path in code.parent.iterdir()) == [
-        "headers.py",
-        "images.py",
-        "machine.py",
-        "package.py",
-    ]
+    assert {path.name for path in code.parent.iterdir()} == {"package.py", *IMPORTED}
 
 
 def test_a_model_whose_files_were_deleted_is_registered_again(shared_store):

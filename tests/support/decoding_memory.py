@@ -18,8 +18,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from darkroom.deployable.headers import Header, checked_header
+from darkroom.deployable.headers import checked_header
 from darkroom.deployable.images import Form, decode
+from darkroom.deployable.plain_formats import Header
 from tests.support.image_files import STILLS, encoded, opencv, picture
 
 # What was freed goes back to the system, so that it counts again; one heap, so that none is reserved for other threads.

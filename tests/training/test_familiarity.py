@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from darkroom.deployable.package import familiarities
+from darkroom.deployable.scores import familiarities
 from darkroom.training.familiarity import SCALE_MARKS, scale_of
 from darkroom.training.promises import unknown
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from .headers import Header, checked_header, undecodable
+from .headers import checked_header, undecodable
+from .plain_formats import Header
 
 _NO_MEMORY = -4  # StsNoMem of OpenCV
 _ROWS = 64  # of an image that are composed with the background at once

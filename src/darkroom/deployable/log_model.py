@@ -8,6 +8,7 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from darkroom.deployable.code_files import IMPORTED
 from darkroom.deployable.package import Package
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def log_package(
                 flavor_name="pyfunc",
                 python_model=str(here / "mlflow_model.py"),
                 artifacts=files,
-                code_paths=[str(here / name) for name in ("package.py", "images.py", "headers.py", "machine.py")],
+                code_paths=[str(here / name) for name in ("package.py", *IMPORTED)],
                 signature=ModelSignature(outputs=Schema(outputs)),
                 input_example=None if input_example is None else _example(input_example),
                 pip_requirements=_requirements(),

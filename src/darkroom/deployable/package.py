@@ -1,13 +1,11 @@
 """The deployable classifier: an ONNX file with metadata about its input, and the decoder that it was trained with.
 
-This module and those beside it (images.py, headers.py, machine.py), with NumPy, OpenCV and ONNX Runtime, are all that a
+This module and those that it imports (see code_files.py), with NumPy, OpenCV and ONNX Runtime, are all that a
 consumer needs: they travel inside the registered model and import nothing of darkroom. For the same reason every error
 here is a ValueError with one clear line.
 """
 
-import base64
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .items import Item, image_of, one_line
 from .machine import usable_cores
+from .scores import familiarities, set_scores
 
 
 def _missing(package: str, error: ImportError) -> ImportError:
@@ -31,8 +31,6 @@ except ImportError as error:
     raise _missing("opencv-python-headless", error) from None
 
 METADATA_KEY = "darkroom"  # of the ONNX file's metadata_props; its value is JSON
-
-Item = bytes | str | Path | np.ndarray
 
 
 class Package:
@@ -106,7 +104,7 @@ class Package:
         try:
             session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
         except Exception as error:  # the runtime's errors have no common base but this
-            raise ValueError(f"{path}: ONNX Runtime cannot load this file: {_one_line(error)}") from None
+            raise ValueError(f"{path}: ONNX Runtime cannot load this file: {one_line(error)}") from None
         metadata = _read_metadata(session, path)
         return cls(session, metadata, source=str(path), max_pixels=max_pixels)
 
@@ -118,7 +116,7 @@ class Package:
         Raises:
             ValueError: data are not an image, are an animation, truncated, or larger than max_pixels.
         """
-        return prepare(data, self.form, max_pixels=self.max_pixels)[0]
+        return self._prepared(data)
 
     def image(self, item: Item, *, paths: bool = True) -> np.ndarray:
         """Return one item of `predict` as the network takes it: uint8 (height, width, channels).
@@ -133,23 +131,7 @@ class Package:
         Raises:
             ValueError: the item is none of these, has more than MAX_BYTES, or is not an image.
         """
-        if isinstance(item, np.ndarray):
-            return prepare(item, self.form, max_pixels=self.max_pixels)[0]
-        if isinstance(item, bytes | bytearray | memoryview):
-            return self.decode(bytes(item))
-        if isinstance(item, Path) or (isinstance(item, str) and paths and os.path.isfile(item)):  # noqa: PTH113  (no error on a long str)
-            try:
-                return self.decode(_read(Path(item)))
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{item}: {_one_line(error)}") from None
-        if isinstance(item, str):
-            data = _from_base64(item, paths=paths)
-            try:
-                return self.decode(data)
-            except ValueError as error:
-                no_file = " is not an existing file;" if paths else ""
-                raise ValueError(f"{_shorten(item)}{no_file} decoded from base64: {error}") from None
-        raise ValueError(f"expected bytes, a path, base64 or a uint8 array of an image, got {type(item).__name__}")
+        return image_of(item, self._prepared, paths=paths, max_bytes=self.MAX_BYTES)
 
     def probabilities(self, images: np.ndarray, *, batch_size: int = 256) -> np.ndarray:
         """Return float32 (n, classes), rows sum to 1, for uint8 images (n, height, width, channels), n may be 0.
@@ -242,6 +224,9 @@ class Package:
                 result[repeat] = (time.perf_counter() - start) * 1000
         return result
 
+    def _prepared(self, content: bytes | np.ndarray) -> np.ndarray:
+        return prepare(content, self.form, max_pixels=self.max_pixels)[0]
+
     def _images(self, items: Sequence[Item], first: int, *, paths: bool) -> np.ndarray:
         images = np.empty((len(items), *self.image_shape), np.uint8)
         for position, item in enumerate(items):
@@ -278,68 +263,6 @@ class Package:
         return ["label", "probability", "probabilities", "abstained", *told, *listed]
 
 
-def familiarities(strangeness: np.ndarray, scale: dict[str, list[float]]) -> np.ndarray:
-    """Return the share at the last mark of a scale that each image exceeds, 1 before the first: (n,).
-
-    Args:
-        strangeness: (n,).
-        scale: strangeness, ascending, and share.
-    """
-    return np.array([1.0, *scale["share"]])[np.searchsorted(scale["strangeness"], strangeness, side="left")]
-
-
-def set_scores(probabilities: np.ndarray, *, penalty: float, free: int) -> np.ndarray:
-    """Return the lowest threshold at which each class enters the prediction set of an image: float64 (n, classes).
-
-    Regularised adaptive prediction sets (RAPS; Angelopoulos et al. 2020, arXiv 2009.14193) without their random draw,
-    u = 0: the probability of all classes that are more probable, and a penalty for each rank after the first `free`.
-    The most probable class has 0, so that no set is empty. Of equally probable classes the first comes first.
-
-    Args:
-        probabilities: (n, classes), rows sum to 1.
-        penalty: lambda of the paper.
-        free: k_reg of the paper, at least 1.
-    """
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    ordered = np.take_along_axis(probabilities, order, axis=1).astype(float)
-    ranks = np.arange(1, probabilities.shape[1] + 1)
-    scores = np.empty(ordered.shape)
-    before = np.cumsum(ordered, axis=1) - ordered
-    np.put_along_axis(scores, order, before + penalty * np.maximum(ranks - free, 0), axis=1)
-    return scores
-
-
-def _read(path: Path) -> bytes:
-    if (n_bytes := path.stat().st_size) > Package.MAX_BYTES:
-        raise ValueError(f"{n_bytes:,} bytes are more than an image may have ({Package.MAX_BYTES:,})")
-    return path.read_bytes()
-
-
-def decode_base64(text: str) -> bytes:
-    """Return the bytes of a base64 text, which may have whitespace anywhere.
-
-    Raises:
-        ValueError: it is not base64, or not ASCII.
-    """
-    # Of bytes: to split a text that is full of spaces takes 25 times as much memory as it has.
-    return base64.b64decode(text.encode("ascii").translate(None, b" \t\n\r\f\v"), validate=True)
-
-
-def _from_base64(text: str, *, paths: bool) -> bytes:
-    if len(text) > Package.MAX_BYTES * 3 // 2:
-        raise ValueError(f"{len(text):,} characters are more than an image may have")
-    head, comma, rest = text.partition(",")
-    encoded = rest if comma and head[:5].lower() == "data:" and head[-7:].lower() == ";base64" else text
-    try:
-        data = decode_base64(encoded)
-    except ValueError:
-        data = b""
-    if not data:
-        what = "neither an existing file nor base64" if paths else "not base64"
-        raise ValueError(f"{_shorten(text)} is {what} of an image")
-    return data
-
-
 def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
@@ -348,7 +271,7 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
         metadata = json.loads(text)
         classes, shape, color = list(metadata["classes"]), list(metadata["image_shape"]), metadata["color"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: the metadata {METADATA_KEY!r} is not valid: {_one_line(error)}") from None
+        raise ValueError(f"{path}: the metadata {METADATA_KEY!r} is not valid: {one_line(error)}") from None
     if metadata.get("unknown_below") is not None and len(session.get_outputs()) < 2:
         raise ValueError(
             f"{path}: the metadata has unknown_below, but the network does not tell how strange images are"
@@ -362,11 +285,3 @@ def _read_metadata(session: Any, path: str | Path) -> dict[str, Any]:
             f"tensor(uint8) ['n', {', '.join(map(str, shape))}] to ['n', {len(classes)}]"
         )
     return dict(metadata, classes=classes)
-
-
-def _shorten(text: str) -> str:
-    return repr(str(text) if len(text) <= 60 else f"{text[:57]}...")  # plain: NumPy has a str of its own
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

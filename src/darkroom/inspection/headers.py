@@ -9,7 +9,8 @@ from typing import NamedTuple
 from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.names import OFFICIAL
 from darkroom.data.raw.placement import Placed
-from darkroom.deployable.headers import UNREADABLE, Header, checked_header, read_header
+from darkroom.deployable.headers import UNREADABLE, checked_header, read_header
+from darkroom.deployable.plain_formats import Header
 
 HEAD_BYTES = 1 << 16  # of a file; most photographs from the web are smaller, and the headers of others fit
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from darkroom.deployable.code_files import IMPORTED
 from darkroom.errors import RegistryError
 
 MODEL_FILE = "artifacts/model.onnx"  # inside a version's directory
 PACKAGE_FILE = "code/package.py"
 # Files imported by package.py, in this order; older versions lack some.
-IMPORTED_FILES = ("code/headers.py", "code/images.py", "code/machine.py")
+IMPORTED_FILES = tuple(f"code/{name}" for name in IMPORTED)
 DOWNLOAD_NOTE = "registered_model_meta"  # written by MLflow into downloaded directories; not a file of a version
 SHA256 = "sha256/"  # version tags sha256/<path of a file>
 HISTORY = "history."  # registered-model tags history.000001, ...

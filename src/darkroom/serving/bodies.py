@@ -10,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, parse_options_header
 from starlette.types import Receive
 
-from darkroom.deployable.package import decode_base64
+from darkroom.deployable.items import decode_base64
 from darkroom.serving.limits import Disconnected, Limits, Refused, busy
 
 MAX_FIELDS = 16  # of a form, besides its files

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from darkroom.data.arrays.selection import Selection
-from darkroom.deployable.package import familiarities
+from darkroom.deployable.scores import familiarities
 from darkroom.training.candidate import Trained
 from darkroom.training.opened import Opened
 from darkroom.training.recipe import Recipe, transfer_mode

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from darkroom.deployable.package import set_scores
+from darkroom.deployable.scores import set_scores
 from darkroom.evaluation.metrics import prediction_sets as conformal
 from darkroom.evaluation.metrics.abstention import ALWAYS, find_threshold, least_images
 from darkroom.training.calibration import HeldOut

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from darkroom.deployable.package import set_scores
+from darkroom.deployable.scores import set_scores
 from darkroom.evaluation.metrics.classification import accuracy_interval
 from darkroom.evaluation.metrics.prediction_sets import least_calibration_images, measure, score_threshold
 
