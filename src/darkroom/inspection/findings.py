@@ -17,7 +17,7 @@ from darkroom.data.preparation.auto import Chosen, choose_form, sample_of, sampl
 from darkroom.data.preparation.decoding import Batch
 from darkroom.data.preparation.params import PreprocessParams
 from darkroom.data.preparation.rows import Rows, take_in
-from darkroom.data.raw.layouts import RawImage, Unread, oversized
+from darkroom.data.raw.layouts import RawImage, content_of
 from darkroom.deployable.images import prepare
 from darkroom.inspection import splitting
 from darkroom.inspection.headers import Seen, read_headers
@@ -157,13 +157,8 @@ def _sampled(seen: Sequence[Seen]) -> list[Seen]:
 
 
 def _read(source: Source, sample: Sequence[Seen], *, params: PreprocessParams) -> Iterator[tuple[RawImage, bool]]:
-    for image, n_bytes, _, _ in sorted(sample, key=lambda one: one.image.number):
-        data: bytes | Unread
-        if reason := source.listing.unread(image.number):
-            data = Unread(reason)
-        else:
-            too_big = n_bytes > params.max_image_bytes
-            data = oversized(n_bytes) if too_big else source.listing.read(image.number)
+    for image in sorted((one.image for one in sample), key=lambda image: image.number):
+        data = content_of(source.listing, image.number, max_image_bytes=params.max_image_bytes)
         yield RawImage(image.name, image.label, image.split, data, image.attributes), False
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from darkroom.data.raw.exports import export_kind
 from darkroom.data.raw.labels import TABLES, placed_in, table_names, tables_in
 from darkroom.data.raw.listing import Listing, listing_of_archive, listing_of_files, unreadable, walk
-from darkroom.data.raw.names import is_a_split, is_document, is_litter, split_of
+from darkroom.data.raw.names import is_a_split, is_document, is_litter, split_in_path, split_of
 from darkroom.data.raw.placement import Placed, check_classes
 from darkroom.data.raw.shards import holds_images, is_shard, listing_of_rows
 from darkroom.data.raw.tables import SUFFIXES, BesideSplitsError, Table, place_by_tables
@@ -310,18 +310,14 @@ def _largest(tables: list[Source], read: Callable[[Mapping[str, Any]], Source]) 
         DataError: another table names images that it lacks, or an image is in two splits.
     """
     largest = max(tables, key=lambda table: len(table.placed))
-    said = {
-        table.layout["table"]: split
-        for table in tables
-        for part in table.layout["table"].split("/")
-        if (split := split_of(part)[0])
-    }
+    names = [table.layout["table"] for table in tables]
+    said = {name: split for name in names if (split := split_in_path(name))}
     kinds = {table.layout["kind"] for table in tables if table.layout["table"] in said}
     if len(kinds) == 1 and is_a_split(said.values()) and not any(image.split for image in largest.placed):
         largest = read({"kind": kinds.pop(), "table": sorted(said)})
-    names = {image.name for image in largest.placed}
+    placed = {image.name for image in largest.placed}
     for table in tables:
-        if any(image.name not in names for image in table.placed):
+        if any(image.name not in placed for image in table.placed):
             raise DataError(
                 f"{largest.listing.where}: {_tables_of(largest)} and {_tables_of(table)} name different images; put "
                 "the rows into one table, with a column split, or give the path of the one to use"

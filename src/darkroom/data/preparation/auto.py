@@ -4,12 +4,13 @@ import hashlib
 import heapq
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from darkroom.data.raw.layouts import Unread, open_images
+from darkroom.data.raw.layouts import Unread, content_of, open_images
 from darkroom.data.raw.listing import Listing
 from darkroom.data.raw.placement import Placed
 from darkroom.deployable import images
@@ -214,32 +215,28 @@ def sample_of(images: Iterable[tuple[str, bytes | np.ndarray | Unread]], *, wher
     Raises:
         DataError: none of the images can be decoded.
     """
-    found = Sample([], None)
+    sizes: list[tuple[int, int]] = []
+    deep: list[tuple[str, int]] = []
+    first_colored: str | None = None
     why = "there are none"
     for name, data in images:
         if isinstance(data, Unread):
             why = f"{shown(name)}: {data.reason}"
             continue
         try:
-            size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=found.colored is None)
+            size, colored, brightest = _measured(data, max_pixels=max_pixels, color_matters=first_colored is None)
         except ValueError as reason:
             why = f"{shown(name)}: {reason}"
             continue
-        found.sizes.append(size)
-        own = None if brightest is None else (shown(name), brightest)
-        found = Sample(
-            found.sizes,
-            found.colored or (shown(name) if colored else None),
-            _larger(found.brightest, brightest),
-            min((one for one in (found.faintest, own) if one), key=lambda one: one[1], default=None),
-        )
-    if not found.sizes:
+        sizes.append(size)
+        if colored and first_colored is None:
+            first_colored = shown(name)
+        if brightest is not None:
+            deep.append((shown(name), brightest))
+    if not sizes:
         raise DataError(f"{where}: cannot choose what is auto in preprocess: no image can be decoded; {why}")
-    return found
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return max((value for value in (one, other) if value is not None), default=None)
+    faintest = min(deep, key=lambda one: one[1], default=None)
+    return Sample(sizes, first_colored, max((value for _, value in deep), default=None), faintest)
 
 
 def _measured(
@@ -281,16 +278,13 @@ def sampled_in(
     listing: Listing, placed: Iterable[Placed], *, max_image_bytes: int, n: int = SAMPLE_PICTURES
 ) -> Iterator[tuple[str, bytes | Unread]]:
     """Yield name and content of n of the images that may be trained on; see look()."""
+    ranked = sorted((image for image in placed if image.split in (None, "train")), key=lambda image: _order(image.name))
     fit = (
-        image
-        for image in placed
-        if image.split in (None, "train")
-        and (listing.unread(image.number) or listing.n_bytes(image.number) <= max_image_bytes)
+        image for image in ranked if listing.unread(image.number) or listing.n_bytes(image.number) <= max_image_bytes
     )
-    chosen = heapq.nsmallest(n, fit, key=lambda image: _order(image.name))
+    chosen = list(islice(fit, n))  # looks at few files
     for image in sorted(chosen, key=lambda image: image.number):  # a compressed tar can only be read forward
-        reason = listing.unread(image.number)
-        yield image.name, Unread(reason) if reason else listing.read(image.number)
+        yield image.name, content_of(listing, image.number, max_image_bytes=max_image_bytes)
 
 
 def _order(name: str) -> bytes:

@@ -107,7 +107,7 @@ def _spellings(paths: Mapping[int, str]) -> Iterator[dict[int, str]]:
     """
     parts = {line: path.strip("/").split("/") for line, path in paths.items()}
     for n in range(max(map(len, parts.values()))):
-        if n and any(split_of(part)[1] for of_path in parts.values() for part in of_path[n - 1 : n]):
+        if n and any(split_of(name)[1] for name in {of_path[n - 1] for of_path in parts.values() if len(of_path) >= n}):
             return
         yield {line: "/".join(of_path[min(n, len(of_path) - 1) :]) for line, of_path in parts.items()}
     yield {line: _UPLOADED.sub("", of_path[-1]) for line, of_path in parts.items()}
@@ -139,8 +139,10 @@ def _in_one_directory(paths: Mapping[int, str], files: Files, *, called: str, sp
 
 
 def _is_of_another_split(folder: str, split: str | None) -> bool:
+    if split in (None, "eval"):
+        return False
     said = {one for one, sure in map(split_of, folder.split("/")) if sure}
-    return split not in (None, "eval") and bool(said) and not said & {split, "eval"}  # eval may be val or test
+    return bool(said) and not said & {split, "eval"}  # eval may be val or test
 
 
 def _scattered(paths: Mapping[int, str], files: Files, *, split: str | None) -> Found | None:

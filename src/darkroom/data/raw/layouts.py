@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,14 @@ class Unread:
 def oversized(n_bytes: int) -> Unread:
     """Return the Unread of an image with more bytes than allowed."""
     return Unread(f"{n_bytes} bytes exceed preprocess.max_image_bytes")
+
+
+def content_of(listing: Listing, number: int, *, max_image_bytes: int) -> bytes | Unread:
+    """Return the content of a file, Unread if it cannot be read or is too large."""
+    if reason := listing.unread(number):
+        return Unread(reason)
+    n_bytes = listing.n_bytes(number)
+    return listing.read(number) if n_bytes <= max_image_bytes else oversized(n_bytes)
 
 
 @dataclass(frozen=True)
@@ -268,15 +276,13 @@ def _in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) 
     placed = placed_in(listing, layout, max_archive_bytes=max_archive_bytes)
     placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
     notes = next((number for number, (name, _) in enumerate(listing.names) if name == UNREADABLE), None)
-    unread: dict[str, str] = json.loads(listing.read(notes)) if notes is not None else {}
+    if notes is not None:
+        unread: dict[str, str] = json.loads(listing.read(notes))
+        names = listing.names
+        listing = replace(listing, unread=lambda number: unread.get(names[number][0]))
 
     def files(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
-        for image in images:
-            n_bytes = listing.n_bytes(image.number)
-            if reason := unread.get(listing.names[image.number][0]):
-                yield Unread(reason)
-            else:
-                yield listing.read(image.number) if n_bytes <= max_image_bytes else oversized(n_bytes)
+        return (content_of(listing, image.number, max_image_bytes=max_image_bytes) for image in images)
 
     def rows(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
         for data in read_rows(listing, layout, [image.number for image in images]):

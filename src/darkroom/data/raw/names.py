@@ -66,6 +66,11 @@ def split_meant(name: str) -> str | None:
     return split if is_sure or _PART_OF_TEST.fullmatch(name.strip()) else None
 
 
+def split_in_path(path: str) -> str | None:
+    """Return the split in the name of a file, else of the nearest directory above it that has one."""
+    return next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None)
+
+
 def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
     """Return the split in the name of each file or of a directory above it (train, val, test or eval).
 
@@ -77,7 +82,7 @@ def splits_by_name(paths: Sequence[str], *, where: Path) -> list[str | None]:
     Raises:
         DataError: some names have a split, and one has not.
     """
-    said = [next(filter(None, (split_of(part)[0] for part in reversed(path.split("/")))), None) for path in paths]
+    said = [split_in_path(path) for path in paths]
     if not is_a_split(said):
         return [None] * len(paths)
     if None in said:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from darkroom.data.raw.columns import LABELS, PATHS, find_column, plain, with_label, with_split
 from darkroom.data.raw.directories import splits_by_directories
 from darkroom.data.raw.finding import Files, below, find
-from darkroom.data.raw.names import settled, split_meant, split_of, splits_by_name
+from darkroom.data.raw.names import settled, split_in_path, split_meant, splits_by_name
 from darkroom.data.raw.placement import Placed, check_names
 from darkroom.errors import DataError
 from darkroom.project.text import shown
@@ -216,8 +216,8 @@ def _find(table: Table, files: Files, *, root: str | None) -> dict[int, int]:
     else:
         folder = posixpath.dirname(table.name)
         elsewhere = table.exported or all(map(_ABSOLUTE.match, paths.values()))
-        split = next(filter(None, (split_of(part)[0] for part in reversed(table.name.split("/")))), None)
-        where: dict[str, Any] = {"called": table.called, "folder": folder, "split": split, "exported": elsewhere}
+        where: dict[str, Any] = {"called": table.called, "folder": folder, "exported": elsewhere}
+        where["split"] = split_in_path(table.name)
         found = find(paths, files, **where)
         unquoted = {line: unquote(path) for line, path in paths.items()}  # my%20cat.jpg
         if found.absent and unquoted != paths:
