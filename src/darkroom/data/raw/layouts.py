@@ -276,10 +276,9 @@ def _in(listing: Listing, layout: Mapping[str, Any], *, max_archive_bytes: int) 
     placed = placed_in(listing, layout, max_archive_bytes=max_archive_bytes)
     placed.sort(key=lambda image: OFFICIAL.index(image.split or "train"))  # stable: the archive's order in a split
     notes = next((number for number, (name, _) in enumerate(listing.names) if name == UNREADABLE), None)
-    if notes is not None:
-        unread: dict[str, str] = json.loads(listing.read(notes))
-        names = listing.names
-        listing = replace(listing, unread=lambda number: unread.get(names[number][0]))
+    unread: dict[str, str] = json.loads(listing.read(notes)) if notes is not None else {}
+    names = listing.names
+    listing = replace(listing, unread=lambda number: unread.get(names[number][0]))  # others are an error
 
     def files(images: Sequence[Placed], max_image_bytes: int) -> Iterator[bytes | Unread]:
         return (content_of(listing, image.number, max_image_bytes=max_image_bytes) for image in images)
