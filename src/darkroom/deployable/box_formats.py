@@ -17,6 +17,7 @@ _COD, _COC, _POC, _SOT, _SOD, _EOC = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93, 0xF
 
 
 def read_jpeg_2000(data: bytes) -> Header:
+    """Return the header of a JPEG 2000 image."""
     at = _codestream(data)
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">IIIIII", data, at + 8)
     n_channels, depth = struct.unpack_from(">HB", data, at + 40)

@@ -44,6 +44,7 @@ class Header(NamedTuple):
 
 
 def read_jpeg(data: bytes) -> Header:
+    """Return the header of a JPEG."""
     at = 2
     while True:
         # Find the next marker exactly as libjpeg does, so that both read the same size.
@@ -82,6 +83,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def read_png(data: bytes) -> Header:
+    """Return the header of a PNG."""
     width, height, depth, color = struct.unpack_from(">IIBB", data, 16)
     n_frames, alpha, grey, orientation = 1, color in (4, 6), None, 1
     for name, at, n_bytes in _png_chunks(data):
@@ -129,6 +131,7 @@ def check_png(data: bytes) -> None:
 
 
 def read_gif(data: bytes) -> Header:
+    """Return the header of a GIF."""
     width, height = struct.unpack_from("<HH", data, 6)
     at, n_frames, alpha = 13 + _gif_palette(data[10]), 0, False
     while at < len(data) and data[at] in (0x21, 0x2C):
@@ -149,6 +152,7 @@ def _gif_palette(flags: int) -> int:
 
 
 def read_webp(data: bytes) -> Header:
+    """Return the header of a WebP image."""
     kind = data[12:16]
     if kind == b"VP8X":
         low_width, high_width, low_height, high_height = struct.unpack_from("<HBHB", data, 24)
@@ -166,6 +170,7 @@ def read_webp(data: bytes) -> Header:
 
 
 def read_bmp(data: bytes) -> Header:
+    """Return the header of a BMP."""
     (n_bytes,) = struct.unpack_from("<I", data, 14)
     if n_bytes not in (12, 40, 52, 56, 64, 108, 124):  # OpenCV reads others too, and some of them otherwise
         raise ValueError(f"a BMP with a header of {n_bytes} bytes, which is none that is known; save it as PNG")
@@ -177,6 +182,7 @@ def read_bmp(data: bytes) -> Header:
 
 
 def read_tiff(data: bytes) -> Header:
+    """Return the header of a TIFF."""
     order = "<" if data[:2] == b"II" else ">"
     (start,) = struct.unpack_from(f"{order}I", data, 4)
     tags, following = _tiff_tags(data, start, order)
@@ -252,6 +258,7 @@ def _orientation(exif: bytes) -> int:
 
 
 def read_pnm(data: bytes) -> Header:
+    """Return the header of a PBM, PGM or PPM image."""
     # As OpenCV reads them: a comment ends at either, and not even a comment follows a number at once.
     between = rb"(?:\s|#[^\n\r]*[\n\r])"  # one of them: nested repetitions would take for ever
     numbers = re.match(rb"P[1-6]%b+(\d{1,9})\s%b*(\d{1,9})\s%b*(\d*)" % (between, between, between), data[:4096])

@@ -21,7 +21,7 @@ from darkroom.data.raw.layouts import RawImage, content_of
 from darkroom.deployable.images import prepare
 from darkroom.inspection import splitting
 from darkroom.inspection.headers import Seen, read_headers
-from darkroom.inspection.source import Source
+from darkroom.inspection.reading import Source
 from darkroom.inspection.splitting import Split
 
 MOST_DECODED = 8000  # images
