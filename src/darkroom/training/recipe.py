@@ -207,6 +207,21 @@ def extractor_of(
     )
 
 
+def policy_of(recipe: Recipe, features: Features | None) -> str:
+    """Return the Keras dtype policy of a training (see device.policy).
+
+    Args:
+        features: of the backbone; None if not opened.
+
+    Raises:
+        ParamsError: the device does not support the precision.
+    """
+    from darkroom.networks.runtime.device import policy
+
+    backbone = features.backbone if features and transfer_mode(recipe) in ("frozen", "finetune") else None
+    return policy(recipe["precision"], is_light=backbone is not None and find_backbone(backbone).is_light)
+
+
 def build_optimizer(recipe: Recipe, *, learning_rate: Any, policy: str) -> "keras.optimizers.Optimizer":
     """Return the params' optimizer (see optimizers.make_optimizer) for a learning rate or a schedule of it."""
     from darkroom.training import optimizers

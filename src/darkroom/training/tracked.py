@@ -29,7 +29,7 @@ from darkroom.training.familiarity import learn
 from darkroom.training.opened import Opened
 from darkroom.training.progress import TrainingProgress
 from darkroom.training.promises import Promise, abstention, prediction_sets, unknown
-from darkroom.training.recipe import Recipe, extractor_of, n_epochs, set_aside_from, transfer_mode
+from darkroom.training.recipe import Recipe, extractor_of, n_epochs, policy_of, set_aside_from, transfer_mode
 
 if TYPE_CHECKING:
     import keras
@@ -73,7 +73,7 @@ def train_tracked(
     data_digest, params_digest = digest(list(opened.digests.values())), digest(recipe)
     lineage = provenance.lineage_tags(data_digest=data_digest, params_digest=params_digest, candidate=candidate)
     experiments.connect(experiment)  # fails before the training if the server does not answer
-    described, dtype_policy = _prepared_keras(recipe, candidate=candidate, device=device)
+    described, dtype_policy = _prepared_keras(recipe, opened, candidate=candidate, device=device)
     versions = provenance.versions()
     code = [provenance.source_digest(TRAINED), stage.read_text()]
     features = opened.features.digest if opened.features and transfer_mode(recipe) else None
@@ -133,16 +133,16 @@ def _end_others(checkpoints: Path, candidate: str, *, key: str) -> None:
             left.delete()
 
 
-def _prepared_keras(recipe: Recipe, *, candidate: str, device: str) -> tuple[str, str]:
+def _prepared_keras(recipe: Recipe, opened: Opened, *, candidate: str, device: str) -> tuple[str, str]:
     """Load Keras and set up the device; return the device in words, and the dtype policy to train in."""
     with loading_keras():
         from darkroom.networks.export import check_backend
-        from darkroom.networks.runtime.device import policy, prepare
+        from darkroom.networks.runtime.device import prepare
 
         check_backend()
         described = prepare(device)
         with in_section(f"train.{candidate}"):
-            return described, policy(recipe["precision"])
+            return described, policy_of(recipe, opened.features)
 
 
 def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Checkpoint, record: runs.Run) -> Trained:

@@ -207,7 +207,6 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
     with loading_keras():
         from darkroom.networks import export
         from darkroom.networks.runtime import memory
-        from darkroom.networks.runtime.device import policy
         from darkroom.training import candidate
 
         export.check_backend()
@@ -219,7 +218,7 @@ def _train(task: Task, on_epoch_end: Callable[[int, dict[str, float]], None]) ->
             image_shape=shape,
             features=features,
             extractor_of=recipe.extractor_of(features, image_shape=shape),
-            policy=policy(task.recipe["precision"]),
+            policy=recipe.policy_of(task.recipe, features),
             fraction=task.fraction,
             reports=candidate.Reports(on_epoch_end=on_epoch_end),
         )

@@ -57,6 +57,14 @@ def test_auto_precision_follows_what_the_device_computes_in(monkeypatch: pytest.
         assert device.policy("auto") == expected, gpus
 
 
+def test_auto_precision_is_float32_for_a_light_backbone_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_device(monkeypatch, cpu_has_bfloat16=True)
+    assert device.policy("auto", is_light=True) == "float32"
+    assert device.policy("bfloat16", is_light=True) == "mixed_bfloat16"
+    with_device(monkeypatch, H100, cpu_has_bfloat16=True)
+    assert device.policy("auto", is_light=True) == "mixed_bfloat16"
+
+
 def test_a_precision_is_refused_on_a_device_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with_device(monkeypatch, T4)
     assert device.policy("float16") == "mixed_float16"

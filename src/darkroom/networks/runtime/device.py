@@ -145,11 +145,12 @@ def _cpu_has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def policy(precision: str) -> str:
+def policy(precision: str, *, is_light: bool = False) -> str:
     """Return the Keras dtype policy for a precision; "auto" is bfloat16 if the device supports it, else float32.
 
-    CPUs with AMX or AVX512-BF16 and NVIDIA GPUs since Ampere support bfloat16. If there is a GPU, only the GPU decides.
-    float16 needs a GPU, and optimizers.make_optimizer(loss_scaling=True).
+    On a CPU "auto" is float32 for a light backbone (see backbones.table.Backbone.is_light). CPUs with AMX or
+    AVX512-BF16 and NVIDIA GPUs since Ampere support bfloat16. If there is a GPU, only the GPU decides. float16 needs a
+    GPU, and optimizers.make_optimizer(loss_scaling=True).
 
     Raises:
         ParamsError: unknown precision, or one that the device does not support.
@@ -161,7 +162,7 @@ def policy(precision: str) -> str:
     found = gpus()
     has_bfloat16 = all(gpu.has_bfloat16 for gpu in found) if found else _cpu_has_bfloat16()
     if precision == "auto":
-        return "mixed_bfloat16" if has_bfloat16 else "float32"
+        return "mixed_bfloat16" if has_bfloat16 and (found or not is_light) else "float32"
     if precision == "float16" and not found:
         raise ParamsError("precision float16 needs a GPU, and none was found; set it to auto or float32")
     if precision == "bfloat16" and not has_bfloat16:
