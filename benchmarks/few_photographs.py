@@ -29,6 +29,8 @@ import sys
 import tarfile
 import time
 import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,26 +87,26 @@ def main() -> None:
     report("few_photographs", result, packages=packages, save=options.save, parts=PARTS)
 
 
-def take_photographs(archive: Path, folder: Path, *, n_train: int, n_test: int) -> None:
-    """Unpack the first images of every class into [train|test]/<class>/."""
-    left: dict[Path, int] = {}
+def take_photographs(
+    archive: Path, folder: Path, *, n_train: int, n_test: int, first: int = 0, classes: Collection[str] | None = None
+) -> None:
+    """Unpack images of all or some classes into [train|test]/<class>/: those of train from number `first` on."""
+    wanted = {"train": range(first, first + n_train), "test": range(n_test)}
+    numbers: Counter[Path] = Counter()
     with tarfile.open(archive) as tar:
         for member in tar:
             path = Path(member.name)
-            if member.isfile() and path.parts[0] in ("train", "test"):
-                n_left = left.setdefault(path.parent, n_train if path.parts[0] == "train" else n_test)
-                if n_left:
+            if member.isfile() and path.parts[0] in wanted and (classes is None or path.parts[1] in classes):
+                if numbers[path.parent] in wanted[path.parts[0]]:
                     tar.extract(member, folder, filter="data")
-                left[path.parent] = max(0, n_left - 1)
+                numbers[path.parent] += 1
 
 
-def use_photographs(root: Path, archive: Path, name: str, *, n_train: int, n_test: int, copies: int) -> None:
-    """Configure the preset for some photographs."""
-    folder = f"pictures-{name}-{n_train}"
-    take_photographs(archive, root / folder, n_train=n_train, n_test=n_test)
+def use_folder(root: Path, folder: str, changes: Mapping[str, Any]) -> None:
+    """Configure the preset for a directory of images, with other values for some keys."""
     source = {"kind": "path", "path": folder, "layout": "folders"}
-    dataset = {"name": f"{name}-{n_train}", "homepage": None, "licence": None, "sources": [source]}
-    use(root, PRESET, {"download.dataset": dataset, "augment.copies": copies})
+    dataset = {"name": folder, "homepage": None, "licence": None, "sources": [source]}
+    use(root, PRESET, {"download.dataset": dataset, **changes})
 
 
 # The heads
@@ -136,7 +138,8 @@ def heads(
         with np.load(kept) as arrays:
             photographs = Photographs(**arrays)
     else:
-        use_photographs(root, mirror / ARCHIVES[name], name, n_train=N_TRAIN, n_test=N_TEST[name], copies=1)
+        take_photographs(mirror / ARCHIVES[name], root / name, n_train=N_TRAIN, n_test=N_TEST[name])
+        use_folder(root, name, {"augment.copies": 1})
         seconds(root, "dvc", "repro", "augment")
         photographs = embedded(root)
         if kept:
@@ -301,7 +304,9 @@ def whole(root: Path, mirror: Path, name: str, *, size: int, python: Path | None
     """Return accuracy and seconds of the preset, and of fastai if there is a Python that has it."""
     from darkroom.project.params import read_params
 
-    use_photographs(root, mirror / ARCHIVES[name], name, n_train=size, n_test=N_TEST[name], copies=0)
+    folder = f"{name}-{size}"
+    take_photographs(mirror / ARCHIVES[name], root / folder, n_train=size, n_test=N_TEST[name])
+    use_folder(root, folder, {})
     weights = weights_of(read_params(root / "params.yaml")["embed"])  # fetched before the time is measured
     spent = seconds(root, "dvc", "repro", "evaluate")
     evaluation = json.loads((root / "reports" / "evaluation.json").read_text())
@@ -317,7 +322,7 @@ def whole(root: Path, mirror: Path, name: str, *, size: int, python: Path | None
     }
     if python:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        command = [str(python), str(PEER), str(root / f"pictures-{name}-{size}"), str(weights.path)]
+        command = [str(python), str(PEER), str(root / folder), str(weights.path)]
         started = time.perf_counter()
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
         spent = round(time.perf_counter() - started, 1)
