@@ -1,4 +1,4 @@
-"""When is it worth fine-tuning a backbone? The preset's solved head against fine-tuning from that head.
+"""When is it worth fine-tuning a backbone? The preset's solved head, hidden units, and fine-tuning from that head.
 
     DARKROOM_MIRROR=folder python -m benchmarks.finetune                                        # 40 minutes on 2 cores
     DARKROOM_MIRROR=folder python -m benchmarks.finetune --cases cats-vs-dogs-100 --draws 1     # a trial run
@@ -8,7 +8,7 @@ another part of the training images of the archive: no image is in two draws. Te
 images of each class of CIFAR-10.
 
 All sides are the stages of the pipeline with the preset `folder`. `features` is the preset: the head is solved.
-`finetune` starts from that head, with the settings below, and keeps the best epoch on the validation images, of which
+`hidden` trains a head with hidden units on the same features. `finetune` starts from that head, with the settings below, and keeps the best epoch on the validation images, of which
 the head is one; `finetune_last` keeps the last epoch. train_seconds are those of the stage train, without embed, which
 all need. gain_points are means over the draws; standard_error is that of one accuracy on these test images.
 """
@@ -28,6 +28,7 @@ from benchmarks.record import arguments, report
 
 SIDES: dict[str, dict[str, Any]] = {
     "features": {},
+    "hidden": {"architecture.units": 512},
     "finetune": {"architecture.mode": "finetune", "train_augmentation.flip": "random"},
     "finetune_last": {"architecture.mode": "finetune", "train_augmentation.flip": "random", "checkpoint": "last"},
 }
@@ -35,13 +36,13 @@ SIDES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """`size` images of every class, or of some classes; sides that are trained, and epochs of fine-tuning."""
+    """`size` images of every class, or of some classes; the sides, and epochs of fine-tuning."""
 
     archive: str
     size: int
     classes: tuple[str, ...] | None = None
     n_draws: int = 1
-    sides: tuple[str, ...] = ("features", "finetune")
+    sides: tuple[str, ...] = ("features", "hidden", "finetune")
     finetune_epochs: int = 5
 
 
@@ -107,7 +108,7 @@ def _accuracies(root: Path, mirror: Path, name: str, case: Case, *, draw: int) -
 
 
 def _summary(draws: list[dict[str, dict[str, float]]], case: Case) -> dict[str, Any]:
-    """Return means over the draws, and the gains of fine-tuning."""
+    """Return means over the draws, and the gains over the solved head."""
     n_classes = len(case.classes) if case.classes else {"cifar10": 10, "cats-vs-dogs": 2}[case.archive]
     mean = {
         side: {key: round(statistics.mean(draw[side][key] for draw in draws), 4) for key in draws[0][side]}
