@@ -8,9 +8,10 @@ another part of the training images of the archive: no image is in two draws. Te
 images of each class of CIFAR-10.
 
 All sides are the stages of the pipeline with the preset `folder`. `features` is the preset: the head is solved.
-`hidden` trains a head with hidden units on the same features. `finetune` starts from that head, with the settings below, and keeps the best epoch on the validation images, of which
-the head is one; `finetune_last` keeps the last epoch. train_seconds are those of the stage train, without embed, which
-all need. gain_points are means over the draws; standard_error is that of one accuracy on these test images.
+`hidden` trains a head with hidden units on the same features. `finetune` starts from the solved head; of the head and
+all epochs it keeps the best on the validation images, and `finetune_last` the last epoch. train_seconds are those of
+the stage train, without embed, which all need. gain_points are means over the draws; standard_error is that of one
+accuracy on these test images.
 """
 
 import json
@@ -29,8 +30,8 @@ from benchmarks.record import arguments, report
 SIDES: dict[str, dict[str, Any]] = {
     "features": {},
     "hidden": {"architecture.units": 512},
-    "finetune": {"architecture.mode": "finetune", "train_augmentation.flip": "random"},
-    "finetune_last": {"architecture.mode": "finetune", "train_augmentation.flip": "random", "checkpoint": "last"},
+    "finetune": {"architecture.mode": "finetune"},
+    "finetune_last": {"architecture.mode": "finetune", "checkpoint": "last"},
 }
 
 
