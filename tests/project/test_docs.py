@@ -236,6 +236,21 @@ def test_the_comparison_with_fastai_is_the_measured_one() -> None:
         assert f"| {' | '.join([size, *cells])} |" in text
 
 
+def test_the_table_of_fine_tuning_is_the_measured_one() -> None:
+    measured = json.loads((ROOT / "benchmarks/results/finetune.json").read_text())
+    labels = {
+        "cats-vs-dogs-100": "100 cats, 100 dogs",
+        "cats-vs-dogs-1000": "1,000 cats, 1,000 dogs",
+        "cifar10-60-of-5": "60 of each of 5 classes of CIFAR-10",
+        "cifar10-500": "500 of each class of CIFAR-10",
+        "cifar10-5000": "5,000 of each class of CIFAR-10, 1 epoch",
+    }
+    for case, label in labels.items():
+        sides = (measured[case].get(side) for side in ("features", "hidden", "finetune_last", "finetune"))
+        cells = [f"{100 * side['test_accuracy']:.1f} %" if side else "" for side in sides]
+        assert " ".join(f"| {' | '.join([label, *cells])} |".split()) in (DOCS / "own-images.md").read_text()
+
+
 def test_the_comparison_of_tuners_is_the_measured_one() -> None:
     found = json.loads((ROOT / "benchmarks/results/tuning_peers.json").read_text())
     sides = ("darkroom-alpha-1", "optuna", "darkroom", "preset", "keras-tuner", "autokeras")

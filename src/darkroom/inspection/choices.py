@@ -81,11 +81,15 @@ def portable(source: Path, *, root: Path) -> str:
 
 
 def _candidates(found: Findings) -> list[Choice]:
-    n = sum(found.counts("train").values())
-    if n < FEW_IMAGES and min(found.chosen.form.size) >= SMALL_EDGE:
+    n, is_small = sum(found.counts("train").values()), min(found.chosen.form.size) < SMALL_EDGE
+    if n < FEW_IMAGES and not is_small:
         return [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
     why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
-    return [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
+    made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
+    if n < FEW_IMAGES:
+        reason = "features of photographs suit images that small badly"
+        made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
+    return made
 
 
 def _groups(found: Findings) -> list[Choice]:

@@ -36,10 +36,9 @@ class Backbone(NamedTuple):
 
     @property
     def is_light(self) -> bool:
-        """Whether most layers are depthwise convolutions, which a CPU computes more slowly in bfloat16 than in float32.
+        """Whether it consists of depthwise convolutions, which CPUs compute more slowly in bfloat16 than in float32.
 
-        Images per second of training all layers in bfloat16, divided by those in float32, on a CPU with AVX512-BF16:
-        EfficientNet 0.5 to 0.7, NASNet 0.7, MobileNet 0.8 to 1.1; VGG, ResNet, Xception and ConvNeXt 1.2 to 1.8.
+        Training EfficientNet-Lite1 is half as fast in bfloat16, ConvNeXt faster (benchmarks/results/precision.json).
         """
         return self.name.startswith(("efficientnet", "mobilenet", "nasnet"))
 
