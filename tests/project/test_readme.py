@@ -117,6 +117,18 @@ def test_decisions_about_heads_and_searches_were_measured() -> None:
     assert said.format(*(ranks[name] for name in order)) in decisions
 
 
+def test_decisions_about_precision_were_measured() -> None:
+    measured = result("precision")
+    shown = {
+        "EfficientNet-Lite1": "efficientnet-lite1",
+        "NASNet-Mobile": "nasnet-mobile",
+        "MobileNetV2": "mobilenet-v2",
+    }
+    shown |= {"ResNet50": "resnet50", "ConvNeXt-Tiny": "convnext-tiny"}
+    said = ", ".join(f"{title} {measured[name]['bfloat16_by_float32']}" for title, name in shown.items())
+    assert said in (ROOT / "docs" / "decisions.md").read_text()
+
+
 def test_packages_import_only_what_stands_above_them() -> None:
     (layout,) = (block for block in README.split("```") if block.startswith("\nerrors\n"))
     line_of = {name: number for number, line in enumerate(layout.strip().splitlines()) for name in line.split()}
