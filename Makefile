@@ -66,7 +66,7 @@ lock: setup  ## write requirements.lock and requirements-s3.lock from pyproject.
 	    $$(awk -F '[=[]' '/^[a-z0-9]/ {print "--no-emit-package", $$1}' requirements.lock)
 
 # modules of others, and those that need photographs, an environment of peers or a GPU
-NOT_ALONE = record served sides real_answers backbones first_prediction init resize http_layer throughput gpu
+NOT_ALONE = record served sides real_answers backbones first_prediction init resize http_layer precision throughput gpu
 
 bench: setup  ## run every benchmark that needs no arguments and write benchmarks/results
 	set -e; for script in $(filter-out $(NOT_ALONE:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do python -m benchmarks.$$(basename $$script .py) --save; done

@@ -70,7 +70,7 @@ def _compared(root: Path) -> dict[str, Any]:
         settings["backbone"], image_shape=prepared.image_shape, image_size=image_size, weights=weights_of(settings)
     )
     with tempfile.TemporaryDirectory() as folder:
-        sessions = _sessions(network, images[:: len(images) // N_CALIBRATION], Path(folder))
+        sessions = _sessions(network, images[:: len(images) // N_CALIBRATION][:N_CALIBRATION], Path(folder))
     speeds: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():

@@ -3,10 +3,9 @@
     python -m benchmarks.precision                                     # 6 minutes on 2 cores
     python -m benchmarks.precision --backbones mobilenet-v2            # a minute
 
-All layers of each backbone are trained with a head of 10 classes on random images, in both precisions in turns; a round
-is STEPS batches, and the first of each is not counted, because it compiles. bfloat16_by_float32 is the ratio of the
-medians of images per second: below 1, `train.*.precision: auto` should be float32, which it is for light backbones
-(networks.backbones.table).
+All layers of each backbone are trained with a head of 10 classes on random images, in both precisions in turns. A round
+is STEPS batches; the first of each is not counted, because it compiles. bfloat16_by_float32 is the ratio of the medians
+of images per second; is_light says whether `train.*.precision: auto` is float32 on a CPU (networks.backbones.table).
 """
 
 import os

@@ -53,6 +53,9 @@ def git_commit() -> str:
         return "unknown"
 
 
+COMMIT = git_commit()  # at the start: commits may follow while a benchmark runs
+
+
 def report(
     name: str,
     result: dict[str, Any],
@@ -75,7 +78,7 @@ def report(
     """
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
-        "commit": git_commit(),
+        "commit": COMMIT,
         "machine": processor(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},

@@ -316,10 +316,11 @@ def test_few_photographs_get_the_pretrained_network_alone(init: Any, tmp_path: P
     photographs = read_params(Path("params.yaml"))
     assert photographs["candidates"] == ["transfer"]
     assert photographs["train"]["transfer"]["architecture"]["mode"] == "features"
-    init(write(tmp_path / "small", ANIMALS), "--force")
-    small = read_params(Path("params.yaml"))
-    assert small["candidates"] == ["cnn", "transfer"]
-    assert small["train"]["transfer"]["architecture"]["mode"] == "finetune"
+    for name, n, mode in (("some", 50, "finetune"), ("fewer than a batch", 8, "features")):
+        init(write(tmp_path / name, photos("cats", "dogs", n=n)), "--force")
+        small = read_params(Path("params.yaml"))
+        assert small["candidates"] == ["cnn", "transfer"]
+        assert small["train"]["transfer"]["architecture"]["mode"] == mode
 
 
 def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path: Path, repository: Path) -> None:

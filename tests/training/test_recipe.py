@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from darkroom.cli import presets
 from darkroom.errors import ParamsError
+from darkroom.networks.runtime import device
 from darkroom.training import recipe
 from darkroom.training.batches import EpochBatches, OneBatch
 from darkroom.training.data import Data, part
@@ -47,6 +48,25 @@ def varied(**changes: Any) -> dict[str, Any]:
 def features(backbone: str | None = "tiny", *, n_train: int = 40) -> Any:
     arrays = {"train": (np.zeros((n_train, 5), np.float32), np.arange(n_train) % 3)}
     return SimpleNamespace(backbone=backbone, arrays=arrays.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("mode", "backbone", "expected"),
+    [
+        ("finetune", "efficientnet-lite1", "float32"),
+        ("frozen", "mobilenet-v2", "float32"),
+        ("finetune", "resnet50", "mixed_bfloat16"),
+        ("features", "efficientnet-lite1", "mixed_bfloat16"),
+    ],
+)
+def test_a_cpu_trains_light_backbones_in_float32(
+    mode: str, backbone: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "gpus", tuple)
+    monkeypatch.setattr(device, "_cpu_has_bfloat16", lambda: True)
+    found = recipe.policy_of(made(architecture={**TRANSFER, "mode": mode}), features(backbone))
+    assert found == expected
+    assert recipe.policy_of(made(), None) == "mixed_bfloat16"
 
 
 def test_the_shape_of_a_recipe_is_the_section_of_params_yaml() -> None:

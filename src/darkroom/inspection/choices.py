@@ -44,7 +44,7 @@ def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any])
     form = found.chosen.form
     reasons = found.chosen.reasons
     made = [
-        *_candidates(found),
+        *_candidates(found, preset),
         Choice("download.dataset.name", name, "also of the MLflow experiment"),
         Choice("download.dataset.sources", [source], kind),
         Choice("preprocess.image_size", list(form.size), reasons["image_size"]),
@@ -80,13 +80,13 @@ def portable(source: Path, *, root: Path) -> str:
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) and path != home else str(path)
 
 
-def _candidates(found: Findings) -> list[Choice]:
+def _candidates(found: Findings, preset: Mapping[str, Any]) -> list[Choice]:
     n, is_small = sum(found.counts("train").values()), min(found.chosen.form.size) < SMALL_EDGE
     if n < FEW_IMAGES and not is_small:
         return [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
     why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
     made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
-    if n < FEW_IMAGES:
+    if preset["train"]["transfer"]["batch_size"] <= n < FEW_IMAGES:
         reason = "features of photographs suit images that small badly"
         made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
     return made

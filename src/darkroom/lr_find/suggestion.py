@@ -56,13 +56,13 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
 
     with loading_keras():
         from darkroom.lr_find import range_test
-        from darkroom.networks.runtime.device import policy, prepare
+        from darkroom.networks.runtime.device import prepare
         from darkroom.training.candidate import first_batch_size, halving
         from darkroom.training.variation_layer import with_draws
 
         prepare(device)
         with in_section(section):
-            dtype_policy = policy(params["precision"])
+            dtype_policy = recipe.policy_of(params, features)
     start = first_batch_size(recipe.n_training(params, data, features))
     if features is not None:
         data = vectors(features, data.classes)

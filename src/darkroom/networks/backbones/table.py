@@ -36,9 +36,9 @@ class Backbone(NamedTuple):
 
     @property
     def is_light(self) -> bool:
-        """Whether it consists of depthwise convolutions, which CPUs compute more slowly in bfloat16 than in float32.
+        """Whether it is of a family that a CPU does not train faster in bfloat16 than in float32.
 
-        Training EfficientNet-Lite1 is half as fast in bfloat16, ConvNeXt faster (benchmarks/results/precision.json).
+        EfficientNet-Lite1 is half as fast, ResNet and ConvNeXt are not slower (benchmarks/results/precision.json).
         """
         return self.name.startswith(("efficientnet", "mobilenet", "nasnet"))
 

@@ -18,8 +18,8 @@ from darkroom.tuning.space.domains import Space, domains, edges, initial
 from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
 
 CANNOT_TELL = {  # keys of train, with the reasons why trials cannot tell which value is best
-    "epochs": "a trial has tune.epochs",
-    "architecture.finetune_epochs": "a trial has tune.epochs",
+    "epochs": "trials are compared at equal lengths",
+    "architecture.finetune_epochs": "trials are compared at equal lengths",
     "checkpoint": "a trial is judged in its best epoch",
     "calibration": "it does not change which class is the most probable",
     "unknown_below": "it changes what is answered, and not how",
