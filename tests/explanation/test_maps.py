@@ -25,8 +25,11 @@ def marked(n: int, *, seed: int, at: tuple[int, int] | None = None) -> tuple[np.
     return images, np.arange(n) % 2, corners
 
 
-def write_pooling_model(path, *, reduce: bool):
-    """Write a model that sees bright squares and ends in average pooling and a linear layer."""
+def write_pooling_model(path, *, reduce: bool = False, divisor_of: str | None = None):
+    """Write a model that sees bright squares and ends in average pooling and a linear layer.
+
+    The averages may be divided by the roots of a tensor: of themselves, as in a solved head, or of another.
+    """
     filters = np.stack([np.full((1, MARK, MARK), 1 / MARK**2), np.zeros((1, MARK, MARK))]).astype(np.float32)
     arrays = {
         "filters": filters,
@@ -34,10 +37,20 @@ def write_pooling_model(path, *, reduce: bool):
         "weights": np.array([[-40, 50], [0.3, 0.1]], np.float32),
         "bias": np.array([0.4, -0.2], np.float32),
         "temperature": np.array(0.5, np.float32),
+        "offset": np.array(0.01, np.float32),
+        "half": np.array(0.5, np.float32),
     }
     pooling = [helper.make_node("GlobalAveragePool", ["seen"], ["pooled"])]
     if reduce:
         pooling = [helper.make_node("ReduceMean", ["seen"], ["pooled"], axes=[2, 3], keepdims=1)]
+    divided = []
+    if divisor_of:
+        divided = [
+            helper.make_node("Abs", [divisor_of], ["absolute"]),
+            helper.make_node("Add", ["absolute", "offset"], ["above"]),
+            helper.make_node("Pow", ["above", "half"], ["divisor"]),
+            helper.make_node("Div", ["flat", "divisor"], ["divided"]),
+        ]
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["first"], perm=[0, 3, 1, 2]),
@@ -45,7 +58,8 @@ def write_pooling_model(path, *, reduce: bool):
         helper.make_node("Relu", ["filtered"], ["seen"]),
         *pooling,
         helper.make_node("Flatten", ["pooled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "weights"], ["product"]),
+        *divided,
+        helper.make_node("MatMul", ["divided" if divided else "flat", "weights"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["logits"]),
         helper.make_node("Mul", ["logits", "temperature"], ["tempered"]),
         helper.make_node("Softmax", ["tempered"], ["probabilities"], axis=-1),
@@ -71,9 +85,14 @@ def hits(found: np.ndarray, corners: np.ndarray, *, slack: int) -> float:
     return float(inside.all(axis=1).mean())
 
 
-@pytest.mark.parametrize("reduce", [False, True])
-def test_where_the_graph_ends_in_pooling_the_map_is_exact(tmp_path, reduce):
-    path = write_pooling_model(tmp_path / "model.onnx", reduce=reduce)
+def test_a_division_by_something_else_is_not_taken_for_roots(tmp_path):
+    path = write_pooling_model(tmp_path / "model.onnx", divisor_of="weights")
+    assert activation.opened(path) is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"reduce": True}, {"divisor_of": "flat"}], ids=str)
+def test_where_the_graph_ends_in_pooling_the_map_is_exact(tmp_path, changes):
+    path = write_pooling_model(tmp_path / "model.onnx", **changes)
     package = Package.load(path)
     images, labels, corners = marked(40, seed=1)
     assert (package.probabilities(images).argmax(axis=1) == labels).all()
@@ -116,7 +135,7 @@ def test_the_map_of_a_model_trained_on_a_marker_points_at_it(tmp_path):
 
 
 def test_maps_that_point_everywhere_have_no_common_spot(tmp_path):
-    path = write_pooling_model(tmp_path / "model.onnx", reduce=False)
+    path = write_pooling_model(tmp_path / "model.onnx")
     images, _, _ = marked(60, seed=4)
     found = maps.Explainer(path, Package.load(path))(images[1::2], [1] * 30)
     assert maps.common_spot(found) is None

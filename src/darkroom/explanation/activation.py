@@ -1,4 +1,7 @@
-"""Class activation maps (Zhou et al. 2016) of ONNX graphs that end in average pooling and a linear layer."""
+"""Class activation maps (Zhou et al. 2016) of ONNX graphs that end in average pooling and a linear layer.
+
+The linear layer may take the signed roots of the averages, as a solved head does (networks.build.root).
+"""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +13,7 @@ from darkroom.deployable.machine import usable_cores
 # Nodes between the pooling, the linear layer and the probabilities that do not change the order of the classes.
 AFTER_LINEAR = {"Softmax", "Mul", "Div", "Add", "Identity", "Cast"}
 AFTER_POOLING = {"Squeeze", "Flatten", "Reshape", "Identity", "Cast"}
+OF_ROOT = {"Abs", "Add", "Pow", "Sqrt"}  # of the divisor in networks.build.root
 CHANNELS_FIRST, CHANNELS_LAST = {2, 3}, {1, 2}  # the axes that are averaged
 
 
@@ -20,11 +24,13 @@ class Ending(NamedTuple):
         features: name of the tensor that is averaged.
         channels_first: whether it is (n, K, h, w), else (n, h, w, K).
         weights: float32 (K, classes), of the linear layer.
+        roots: name of the tensor (n, K) of the averages' signed roots, if the linear layer takes these.
     """
 
     features: str
     channels_first: bool
     weights: np.ndarray
+    roots: str | None
 
 
 def read_ending(model: Any) -> Ending | None:
@@ -54,10 +60,15 @@ def read_ending(model: Any) -> Ending | None:
     weights = constants[linear.input[1]].astype(np.float32)
     if any(one.name == "transB" and one.i for one in linear.attribute):
         weights = weights.T
-    pooling = back(linear.input[0], AFTER_POOLING)
+    pooling, roots = back(linear.input[0], AFTER_POOLING), None
+    if pooling is not None and pooling.op_type == "Div":
+        averages, divisor = pooling.input
+        pooling, roots = back(averages, AFTER_POOLING), linear.input[0]
+        if back(divisor, AFTER_POOLING | OF_ROOT) is not pooling:
+            return None
     if weights.ndim != 2 or pooling is None or (axes := _averaged(pooling, constants)) is None:
         return None
-    return Ending(pooling.input[0], axes == CHANNELS_FIRST, weights)
+    return Ending(pooling.input[0], axes == CHANNELS_FIRST, weights, roots)
 
 
 def _keeps_order(node: Any, constants: dict[str, np.ndarray]) -> bool:
@@ -95,7 +106,9 @@ class ActivationMaps:
         exposed = onnx.ModelProto()
         exposed.CopyFrom(model)
         del exposed.graph.output[:]
-        exposed.graph.output.append(onnx.ValueInfoProto(name=ending.features))
+        for name in (ending.features, ending.roots):
+            if name:
+                exposed.graph.output.append(onnx.ValueInfoProto(name=name))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or usable_cores()  # ONNX Runtime counts the machine's
@@ -107,17 +120,20 @@ class ActivationMaps:
         """Return how much each place adds to the logit of a class, relative to the mean of all classes.
 
         Returns float32 (n, h, w). The mean of a map plus the difference of the biases is the relative logit, so nothing
-        is approximated.
+        is approximated. Roots of averages are the averages times factors of the image, which multiply the weights.
 
         Args:
             images: uint8 (n, H, W, C).
             classes: (n,) int, the class of each map.
         """
-        features = self._session.run(None, {self._input: np.ascontiguousarray(images)})[0]
+        features, *roots = self._session.run(None, {self._input: np.ascontiguousarray(images)})
         if self._ending.channels_first:
             features = features.transpose(0, 2, 3, 1)
-        weights = self._ending.weights - self._ending.weights.mean(axis=1, keepdims=True)
-        return np.asarray(np.einsum("nhwk,kn->nhw", features, weights[:, classes]), np.float32)
+        weights = (self._ending.weights - self._ending.weights.mean(axis=1, keepdims=True))[:, classes].T
+        if roots:
+            averages = features.mean(axis=(1, 2))
+            weights = weights * np.divide(roots[0], averages, out=np.zeros_like(averages), where=averages != 0)
+        return np.asarray(np.einsum("nhwk,nk->nhw", features, weights), np.float32)
 
 
 def opened(path: Path, *, threads: int | None = None) -> ActivationMaps | None:
