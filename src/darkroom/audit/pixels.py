@@ -85,7 +85,7 @@ def twins_with_two_labels(copies: np.ndarray, labels: np.ndarray, *, bits: int) 
 def waves(copies: np.ndarray, *, seed: int) -> np.ndarray:
     """Return random Fourier features of pixels (Rahimi and Recht 2007): float32 (n, WAVES).
 
-    They are used if there is no pretrained network: a linear head on them approximates a kernel machine on the pixels.
+    A linear classifier of them approximates a kernel classifier of the pixels; used without a pretrained network.
     """
     points = main_directions(copies.reshape(len(copies), -1).astype(np.float32) / 255, n=PIXEL_DIRECTIONS)
     rng = np.random.default_rng(seed)

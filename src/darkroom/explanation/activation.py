@@ -120,7 +120,7 @@ class ActivationMaps:
         """Return how much each place adds to the logit of a class, relative to the mean of all classes.
 
         Returns float32 (n, h, w). The mean of a map plus the difference of the biases is the relative logit, so nothing
-        is approximated. Roots of averages are the averages times factors of the image, which multiply the weights.
+        is approximated. A signed root is the average times a factor, by which the weight is multiplied.
 
         Args:
             images: uint8 (n, H, W, C).

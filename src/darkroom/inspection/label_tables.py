@@ -23,9 +23,11 @@ _ANSWERS = re.compile(r"submission|prediction", re.IGNORECASE)  # files of a con
 
 
 def label_tables(listing: Listing, *, without: Sequence[int]) -> tuple[list[Source], dict[str, DataError], list[str]]:
-    """Return the dataset by each of its label tables.
+    """Return the dataset as each label table describes it, the errors by table, and the reasons by other file.
 
-    Also the errors of label tables that do not fit the images, by name, and why other files are no label tables.
+    Returns:
+        One source for each table that fits the images; the errors of tables that do not fit them, by file name; and
+        lines that say why other files were not used as label tables.
     """
     found: list[Source] = []
     refused: dict[str, DataError] = {}

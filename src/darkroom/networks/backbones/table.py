@@ -36,9 +36,9 @@ class Backbone(NamedTuple):
 
     @property
     def is_light(self) -> bool:
-        """Whether it is of a family that a CPU does not train faster in bfloat16 than in float32.
+        """Whether it belongs to a family that is no faster in bfloat16 than in float32 when trained on a CPU.
 
-        EfficientNet-Lite1 is half as fast, ResNet and ConvNeXt are not slower (benchmarks/results/precision.json).
+        EfficientNet-Lite1 is half as fast; ResNet and ConvNeXt are not slower (benchmarks/results/precision.json).
         """
         return self.name.startswith(("efficientnet", "mobilenet", "nasnet"))
 
