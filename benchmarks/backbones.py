@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.few_photographs import head_accuracy
 from benchmarks.record import arguments, report
 from benchmarks.resize import LIMIT, photographs
 
@@ -83,14 +84,8 @@ def _features(files: list[bytes], edge: int) -> tuple[dict[str, np.ndarray], dic
 
 
 def _head_accuracy(features: np.ndarray, labels: np.ndarray, is_test: np.ndarray) -> float:
-    from darkroom.training.linear_head import solve
-
-    classes, codes = np.unique(labels, return_inverse=True)
-    train, n = features[~is_test], int((~is_test).sum())
-    everything = {"weights": np.ones(n), "groups": np.arange(n), "judged": np.ones(n, bool)}
-    head = solve(train, np.eye(len(classes))[codes[~is_test]], **everything, seed=7)
-    answers = (features[is_test] @ head.kernel + head.bias).argmax(axis=1)
-    return float((answers == codes[is_test]).mean())
+    codes = np.unique(labels, return_inverse=True)[1]
+    return head_accuracy(features[~is_test], codes[~is_test], features[is_test], codes[is_test], seed=7)
 
 
 def _zero_shot_accuracy(name: str, features: np.ndarray, labels: np.ndarray) -> float:

@@ -10,13 +10,11 @@ the second one counts.
 """
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.mnist import clone, seconds, use
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, find_mirror, report
 
 ARCHIVE = "cats_vs_dogs.tar"
 CANDIDATES = {"cats-vs-dogs-article": "cnn", "cats-vs-dogs": "transfer"}
@@ -53,11 +51,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--epochs", type=int, help="of both, for a trial run")
     options = parser.parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not (mirror / ARCHIVE).is_file():  # so that `make bench` continues with the others
-        print(f"cats_vs_dogs: skipped; put {ARCHIVE} into DARKROOM_MIRROR", file=sys.stderr)
+    if find_mirror("cats_vs_dogs", ARCHIVE) is None:
         return
-    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative path would be relative to the clone
     with clone() as root:
         results = {preset: run_preset(root, preset, epochs=options.epochs) for preset in CANDIDATES}
     article, transfer = (results[preset] for preset in CANDIDATES)

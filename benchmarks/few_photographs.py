@@ -41,7 +41,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from benchmarks.mnist import ROOT, clone, seconds, use
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, find_mirror, report
 from darkroom.cli import presets
 
 PRESET = "folder"
@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="directory in which features are kept for later runs")
     parser.add_argument("--fastai-python", type=Path, help="an environment with fastai and timm")
     options = parser.parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in ARCHIVES.values()):  # so that `make bench` continues
-        print(f"few_photographs: skipped; put {' and '.join(ARCHIVES.values())} into DARKROOM_MIRROR", file=sys.stderr)
+    if (mirror := find_mirror("few_photographs", *ARCHIVES.values())) is None:
         return
     warnings.filterwarnings("ignore", module="sklearn")  # fits that have not converged are as good
     result: dict[str, Any] = {}
@@ -159,17 +157,9 @@ def embedded(root: Path) -> Photographs:
     from darkroom.data.arrays.dataset import Dataset
     from darkroom.data.arrays.selection import Selection
     from darkroom.networks.backbones.embedding import Embedder
-    from darkroom.networks.backbones.extractor import extractor
-    from darkroom.networks.runtime.device import prepare
-    from darkroom.project.params import read_params
 
-    settings = read_params(root / "params.yaml")["embed"]
-    image_size = (settings["image_size"][0], settings["image_size"][1])
-    prepare("cpu")
     prepared, augmented = Dataset.open(root / "data" / "prepared"), Dataset.open(root / "data" / "augmented")
-    network = extractor(
-        settings["backbone"], image_shape=prepared.image_shape, image_size=image_size, weights=weights_of(settings)
-    )
+    network, image_size = backbone(root, prepared.image_shape)
     embed = Embedder(network, image_size=image_size)
 
     def features(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -192,6 +182,20 @@ def embedded(root: Path) -> Photographs:
     )
 
 
+def backbone(root: Path, image_shape: tuple[int, int, int]) -> tuple[Any, tuple[int, int]]:
+    """Return the backbone of params.yaml with its weights, on the CPU, and the (height, width) of its input."""
+    from darkroom.networks.backbones.extractor import extractor
+    from darkroom.networks.runtime.device import prepare
+    from darkroom.project.params import read_params
+
+    settings = read_params(root / "params.yaml")["embed"]
+    height, width = settings["image_size"]
+    prepare("cpu")
+    weights = weights_of(settings)
+    network = extractor(settings["backbone"], image_shape=image_shape, image_size=(height, width), weights=weights)
+    return network, (height, width)
+
+
 def weights_of(embed: dict[str, Any]) -> Any:
     from darkroom.networks.backbones.table import find_backbone
     from darkroom.networks.backbones.weights import obtain_weights
@@ -210,13 +214,14 @@ def head_accuracies(photographs: Photographs, *, size: int, seed: int, with_copi
     groups, test = photographs.groups[rows], photographs.test
     found = darkrooms(photographs, rows, seed=seed)
     roots, scale = root_of(features), root_of(features).std(axis=0) + 1e-6
+    tested = root_of(test), photographs.test_labels
     found |= {
-        "without_roots": solved(photographs, features, labels, groups, test, seed=seed),
-        "standardised": solved(photographs, roots / scale, labels, groups, root_of(test) / scale, seed=seed),
+        "without_roots": head_accuracy(features, labels, test, tested[1], groups=groups, seed=seed),
+        "standardised": head_accuracy(roots / scale, labels, tested[0] / scale, tested[1], groups=groups, seed=seed),
     }
     if with_copies:
         both, groups = np.concatenate([roots, root_of(copies)]), np.tile(groups, 2)
-        found["with_copies"] = solved(photographs, both, np.tile(labels, 2), groups, root_of(test), seed=seed)
+        found["with_copies"] = head_accuracy(both, np.tile(labels, 2), *tested, groups=groups, seed=seed)
     return found | scikit_learns(photographs, features, labels)
 
 
@@ -246,22 +251,28 @@ def darkrooms(photographs: Photographs, rows: np.ndarray, *, seed: int) -> dict[
     return {"darkroom": photographs.score(root_of(photographs.test) @ kernel + bias), "darkroom_seconds": spent}
 
 
-def solved(
-    photographs: Photographs,
+def head_accuracy(
     features: np.ndarray,
     labels: np.ndarray,
-    groups: np.ndarray,
     test: np.ndarray,
+    test_labels: np.ndarray,
     *,
     seed: int,
+    groups: np.ndarray | None = None,
 ) -> float:
-    """Return the accuracy of a solved head on features that are already transformed."""
+    """Return the test accuracy of a solved head on features that are already transformed.
+
+    Args:
+        features, test: (n, D).
+        labels, test_labels: (n,), from 0.
+        groups: (n,), of images that must share a fold; None: each is alone.
+    """
     from darkroom.training.linear_head import solve
 
-    n_classes = len(photographs.classes)
-    everyone, ones = np.ones(len(labels), bool), np.ones(len(labels))
-    head = solve(features, np.eye(n_classes)[labels], weights=ones, groups=groups, judged=everyone, seed=seed)
-    return photographs.score(test @ head.kernel + head.bias)
+    n = len(labels)
+    plan = {"weights": np.ones(n), "groups": np.arange(n) if groups is None else groups, "judged": np.ones(n, bool)}
+    head = solve(features, np.eye(int(labels.max()) + 1)[labels], **plan, seed=seed)
+    return float(((test @ head.kernel + head.bias).argmax(axis=1) == test_labels).mean())
 
 
 def scikit_learns(photographs: Photographs, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:

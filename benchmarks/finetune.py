@@ -16,7 +16,6 @@ images.
 """
 
 import json
-import os
 import statistics
 import sys
 from contextlib import chdir
@@ -26,7 +25,7 @@ from typing import Any
 
 from benchmarks.few_photographs import ARCHIVES, N_TEST, take_photographs, use_folder
 from benchmarks.mnist import clone, seconds
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, find_mirror, report
 
 SIDES: dict[str, dict[str, Any]] = {
     "features": {},
@@ -62,9 +61,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--draws", type=int, help="at most, of every case")
     options = parser.parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in ARCHIVES.values()):  # so that `make bench` continues
-        print(f"finetune: skipped; put {' and '.join(ARCHIVES.values())} into DARKROOM_MIRROR", file=sys.stderr)
+    if (mirror := find_mirror("finetune", *ARCHIVES.values())) is None:
         return
     result: dict[str, Any] = {}
     with clone() as root, chdir(root):

@@ -14,7 +14,6 @@ features and scored on float32 ones, as if only `embed` were.
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -26,9 +25,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from benchmarks.few_photographs import ARCHIVES, N_TEST, take_photographs, use_folder, weights_of
-from benchmarks.mnist import clone, seconds
-from benchmarks.record import arguments, report
+from benchmarks.few_photographs import (
+    ARCHIVES,
+    N_TEST,
+    PRESET,
+    backbone,
+    head_accuracy,
+    take_photographs,
+    use_folder,
+)
+from benchmarks.mnist import ROOT, clone, seconds
+from benchmarks.record import arguments, find_mirror, report
+from darkroom.cli import presets
 
 N_TRAIN, N_DRAWN, SEEDS = 400, 300, (0, 1, 2)  # images of each class: to draw from, and drawn for a head
 N_CALIBRATION, BATCH_SIZES, ROUNDS = 128, (8, 16), 5
@@ -36,12 +44,13 @@ N_CALIBRATION, BATCH_SIZES, ROUNDS = 128, (8, 16), 5
 
 def main() -> None:
     options = arguments(__doc__.split("\n")[0] if __doc__ else None).parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in ARCHIVES.values()):  # so that `make bench` continues
-        print(f"int8: skipped; put {' and '.join(ARCHIVES.values())} into DARKROOM_MIRROR", file=sys.stderr)
+    if (mirror := find_mirror("int8", *ARCHIVES.values())) is None:
         return
     cpuinfo = Path("/proc/cpuinfo")
-    result: dict[str, Any] = {"has_vnni": cpuinfo.exists() and "vnni" in cpuinfo.read_text()}
+    result: dict[str, Any] = {
+        "backbone": presets.read(PRESET, root=ROOT)["embed"]["backbone"],
+        "has_vnni": cpuinfo.exists() and "vnni" in cpuinfo.read_text(),
+    }
     with clone() as root, chdir(root):
         for name, archive in ARCHIVES.items():
             take_photographs(mirror / archive, root / name, n_train=N_TRAIN, n_test=N_TEST[name])
@@ -55,20 +64,12 @@ def main() -> None:
 def _compared(root: Path) -> dict[str, Any]:
     """Return speed and accuracies for the prepared images."""
     from darkroom.data.arrays.dataset import Dataset
-    from darkroom.networks.backbones.extractor import extractor
-    from darkroom.networks.runtime.device import prepare
-    from darkroom.project.params import read_params
 
-    settings = read_params(root / "params.yaml")["embed"]
-    image_size = (settings["image_size"][0], settings["image_size"][1])
-    prepare("cpu")
     prepared = Dataset.open(root / "data" / "prepared")
     rows = np.concatenate([prepared.rows("train"), prepared.rows("val")])
     images, labels = prepared.images[rows], prepared.labels[rows]
     test, test_labels = prepared.images[prepared.rows("test")], prepared.labels[prepared.rows("test")]
-    network = extractor(
-        settings["backbone"], image_shape=prepared.image_shape, image_size=image_size, weights=weights_of(settings)
-    )
+    network, _ = backbone(root, prepared.image_shape)
     with tempfile.TemporaryDirectory() as folder:
         sessions = _sessions(network, images[:: len(images) // N_CALIBRATION][:N_CALIBRATION], Path(folder))
     speeds: dict[str, list[float]] = {name: [] for name in sessions}
@@ -83,7 +84,6 @@ def _compared(root: Path) -> dict[str, Any]:
         for name, (fitted, scored) in ways.items()
     }
     return {
-        "backbone": settings["backbone"],
         "speed": round(
             statistics.median(mine / theirs for mine, theirs in zip(speeds["int8"], speeds["float32"], strict=True)), 2
         ),
@@ -141,14 +141,10 @@ def _accuracy(
 ) -> float:
     """Return the accuracy of a head that is solved on features of drawn images."""
     from darkroom.networks.build import root as root_of
-    from darkroom.training.linear_head import solve
 
     rng, n_classes = np.random.default_rng(seed), int(labels.max()) + 1
     rows = np.concatenate([rng.permutation(np.flatnonzero(labels == one))[:N_DRAWN] for one in range(n_classes)])
-    n, one_hot = len(rows), np.eye(n_classes)[labels[rows]]
-    everything = {"weights": np.ones(n), "groups": np.arange(n), "judged": np.ones(n, bool)}
-    head = solve(root_of(features[rows]), one_hot, **everything, seed=seed)
-    return float(((root_of(scored) @ head.kernel + head.bias).argmax(axis=1) == scored_labels).mean())
+    return head_accuracy(root_of(features[rows]), labels[rows], root_of(scored), scored_labels, seed=seed)
 
 
 if __name__ == "__main__":

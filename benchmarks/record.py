@@ -24,6 +24,20 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def find_mirror(benchmark: str, *files: str) -> Path | None:
+    """Return the directory DARKROOM_MIRROR; None, with a line on stderr, if it lacks a file that the benchmark needs.
+
+    A benchmark then ends without an error, so that `make bench` continues with the others. The variable becomes
+    absolute, because a relative path would be relative to the clone.
+    """
+    folder = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
+    if not all((folder / name).is_file() for name in files):
+        print(f"{benchmark}: skipped; put {' and '.join(files)} into DARKROOM_MIRROR", file=sys.stderr)
+        return None
+    os.environ["DARKROOM_MIRROR"] = str(folder)
+    return folder
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call main and exit with its result, or with the code of an error of Darkroom and one line on stderr.
 

@@ -171,14 +171,15 @@ def failures(*, is_worst: bool, n_trials: int = 30, n_seeds: int = 40) -> dict[s
 
 def fidelity(*, n_draws: int, epochs: int, n_per_class: int) -> dict[str, Any]:
     """Return how well cheap trainings rank random draws."""
+    from benchmarks.few_photographs import take_photographs
     from benchmarks.mnist import clone, seconds, use
-    from benchmarks.tuning_peers import ARCHIVE, PRESET, changes, take_pictures
+    from benchmarks.tuning_peers import ARCHIVE, N_TEST, PRESET, changes
 
     mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
     if not (mirror / ARCHIVE).is_file():
         return {"skipped": f"{ARCHIVE} is not in DARKROOM_MIRROR"}
     with clone() as root:
-        take_pictures(mirror / ARCHIVE, root / "pictures", n_per_class=n_per_class)
+        take_photographs(mirror / ARCHIVE, root / "pictures", n_train=n_per_class, n_test=N_TEST)
         settings = Namespace(minutes=None, trial_epochs=None, epochs=epochs, fraction=1.0, learning_rate=0.05)
         use(root, PRESET, changes(settings, seed=7))
         seconds(root, "dvc", "repro", "embed")

@@ -40,7 +40,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -48,8 +47,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.few_photographs import take_photographs
 from benchmarks.mnist import clone, seconds, use
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, find_mirror, report
 
 ARCHIVE = "cifar10_jpeg.tar.xz"
 PRESET = "folder"
@@ -72,15 +72,13 @@ def main() -> None:
     parser.add_argument("--peers-python", type=Path, help="an environment with peers/requirements.txt")
     parser.add_argument("--runs", type=Path, help="a file of JSON lines that keeps every run")
     options = parser.parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not (mirror / ARCHIVE).is_file():  # so that `make bench` continues with the others
-        print(f"tuning_peers: skipped; put {ARCHIVE} into DARKROOM_MIRROR", file=sys.stderr)
+    if (mirror := find_mirror("tuning_peers", ARCHIVE)) is None:
         return
     kept = options.runs.read_text().splitlines() if options.runs and options.runs.exists() else []
     runs: dict[tuple[int, str], dict[str, Any]] = {(run["seed"], run["side"]): run for run in map(json.loads, kept)}
     with clone() as root:
         python = options.peers_python.absolute() if options.peers_python else make_environment(root.parent / "peers")
-        take_pictures(mirror / ARCHIVE, root / "pictures", n_per_class=options.per_class)
+        take_photographs(mirror / ARCHIVE, root / "pictures", n_train=options.per_class, n_test=N_TEST)
         use(root, PRESET, changes(options, seed=options.seeds[0]))
         seconds(root, "dvc", "repro", "embed")
         data = write_arrays(root)
@@ -126,16 +124,6 @@ def peer(side: str, root: Path, python: Path, options: Namespace, *, seed: int, 
         return run_peer(root, str(python), str(PEERS / "keras_tuners.py"), side, settings)
     found = run_peer(root, sys.executable, "-m", "benchmarks.peers.plain_optuna", settings)
     return found | trained_with(root, found["values"])
-
-
-def take_pictures(archive: Path, folder: Path, *, n_per_class: int) -> None:
-    """Unpack the first images of every class into [train|test]/<class>/; n_per_class of them for training."""
-    wanted = {"train": n_per_class, "test": N_TEST}
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            path = Path(member.name)
-            if member.isfile() and int(path.stem) < wanted[path.parts[0]]:
-                tar.extract(member, folder, filter="data")
 
 
 def changes(options: Namespace, *, seed: int) -> dict[str, Any]:

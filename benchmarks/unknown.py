@@ -34,7 +34,7 @@ import numpy as np
 
 from benchmarks.few_photographs import take_photographs
 from benchmarks.mnist import clone, seconds, use
-from benchmarks.record import arguments, report
+from benchmarks.record import arguments, find_mirror, report
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.deployable.package import Package
@@ -74,11 +74,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--epochs", type=int, help="of the network of digits, for a trial run")
     options = parser.parse_args()
-    mirror = Path(os.environ.get("DARKROOM_MIRROR", ".")).resolve()
-    if not all((mirror / name).is_file() for name in (PHOTOGRAPHS, CIFAR)):  # so that `make bench` continues
-        print(f"unknown: skipped; put {PHOTOGRAPHS} and {CIFAR} into DARKROOM_MIRROR", file=sys.stderr)
+    if (mirror := find_mirror("unknown", PHOTOGRAPHS, CIFAR)) is None:
         return
-    os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative path would be relative to the clone
     result: dict[str, Any] = {}
     with clone() as root:
         take_photographs(mirror / CIFAR, root / "cifar", n_train=1000, n_test=N_STRANGERS)
