@@ -87,7 +87,7 @@ def _candidates(found: Findings, preset: Mapping[str, Any]) -> list[Choice]:
     why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
     made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
     if preset["train"]["transfer"]["batch_size"] <= n < FEW_IMAGES:
-        reason = "features of photographs suit images that small badly"
+        reason = "features learned from photographs work poorly on images that small"
         made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
     return made
 
