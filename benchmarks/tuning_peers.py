@@ -9,21 +9,21 @@ network, optimizer, label smoothing, flips and shifts, and its space of learning
 augmented copies and bfloat16 are not used, on all sides. The params have a bad learning rate, the lowest of the space,
 so that a search can certainly find a better one: `preset` trains with it, without a search.
 
-tune searches for the given minutes and then confirms its choice (`tune.confirm`). It takes part twice: with the `alpha`
-of params.yaml, so that a trial must beat trial 0 significantly to be chosen, and with `alpha: 1.0`, as in the preset:
-the most accurate trial is chosen, and the confirmation decides. The others get the time of both together with the same
-seed, from the start of the stages to their end; after it no trial starts, and a running one ends after its epoch. Then
-each side trains a network from the start with the values that it found, for the given epochs on all the training
-images, and keeps the best epoch, whose accuracy on the test images counts. Trials are counted as by the tool:
-KerasTuner counts another one if Hyperband continues a network.
+tune searches for the given minutes and then trains the best trials at full length (`tune.confirm`). It takes part
+twice: with the `alpha` of params.yaml, so that a trial must beat trial 0 significantly to be among them, and with
+`alpha: 1.0`, as in the preset. The others get the time of both together with the same seed, from the start of the
+stages to their end; after it no trial starts, and a running one ends after its epoch. Then each side trains a network
+from the start with the values that it found, for the given epochs on all the training images, and keeps the best epoch,
+whose accuracy on the test images counts. Trials are counted as by the tool: KerasTuner counts another one if Hyperband
+continues a network.
 
-Only the tools differ. tune has two workers, TPE, and the values of train as trial 0; a trial uses the preset's fraction
-of the training images. Plain Optuna searches with the same trainings, one at a time on all cores and on all the
-training images: default TPE, no pruner, and the best trial is chosen. KerasTuner's Hyperband draws at random; it
-continues networks, so a schedule cannot know its end, and the learning rate is constant, as is Keras' default.
-AutoKeras has its own blocks, learning rates, dropouts and optimizers: most similar to the network are four ConvBlocks,
-each with one of the network's widths, without BatchNorm, and with 3x3 pixels also in the first one; it also normalises
-the images.
+Only the tools differ. tune has two workers, TPE, and the values of train as trial 0; as in the preset a trial has all
+the epochs and a fifth of the training images. Plain Optuna searches with the same trainings, one at a time on all cores
+and on all the training images, with fewer epochs: default TPE, no pruner, and the best trial is chosen. KerasTuner's
+Hyperband draws at random; it continues networks, so a schedule cannot know its end, and the learning rate is constant,
+as is Keras' default. AutoKeras has its own blocks, learning rates, dropouts and optimizers: most similar to the network
+are four ConvBlocks, each with one of the network's widths, without BatchNorm, and with 3x3 pixels also in the first
+one; it also normalises the images.
 
 With --runs every run is also saved in a file of JSON lines, and finished runs are not repeated, so that a killed
 benchmark can resume.
@@ -64,10 +64,9 @@ def main() -> None:
     parser = arguments(__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--minutes", type=float, default=5.0, help="of the trials of tune")
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9, 10, 11])
-    parser.add_argument("--trial-epochs", type=int, default=5, help="of a trial of any side, at most")
+    parser.add_argument("--trial-epochs", type=int, default=5, help="of a trial of the others, at most")
     parser.add_argument("--epochs", type=int, default=30, help="of the final training")
     parser.add_argument("--per-class", type=int, default=600, help="images; a sixth of them is for validation")
-    parser.add_argument("--fraction", type=float, default=0.2, help="of the training images in a trial of tune")
     parser.add_argument("--learning-rate", type=float, default=0.005, help="of the params")
     parser.add_argument("--peers-python", type=Path, help="an environment with peers/requirements.txt")
     parser.add_argument("--runs", type=Path, help="a file of JSON lines that keeps every run")
@@ -106,8 +105,7 @@ def main() -> None:
         "peers": versions,
         "data": data,
         "minutes": options.minutes,
-        "fraction_in_trials_of_tune": options.fraction,
-        "most_epochs_of_a_trial": options.trial_epochs,
+        "most_epochs_of_a_trial_of_the_others": options.trial_epochs,
         "final_epochs": options.epochs,
         "learning_rate_of_the_params": options.learning_rate,
         **{side: summary(of_side) for side, of_side in by_side.items()},
@@ -139,10 +137,9 @@ def changes(options: Namespace, *, seed: int) -> dict[str, Any]:
         "embed.weights": "none",
         "tune.trials": 100_000,  # until the time is over
         "tune.minutes": options.minutes,
-        "tune.epochs": options.trial_epochs,
-        "tune.fraction": options.fraction,
         "tune.seed": seed,
         "train.cnn.epochs": options.epochs,
+        "train.cnn.checkpoint": "best",
         "train.cnn.learning_rate": options.learning_rate,
         "train.cnn.precision": "float32",
         "train.cnn.seed": seed,

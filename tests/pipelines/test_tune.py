@@ -149,15 +149,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, kept_process: KeptProcess) -
 def test_a_better_trial_is_handed_to_train_with_its_reason(tuned: tuple[Stage, str]) -> None:
     stage, printed = tuned
     chosen = json.loads((stage.root / "report" / "chosen.json").read_text())
-    trials = stage.trials()
-    best = max(trials, key=lambda trial: (float(trial["val_accuracy"]), -int(trial["trial"])))
-    assert chosen["trial"] == int(best["trial"]) > 0
+    assert chosen["trial"] > 0
+    taken = stage.trials()[chosen["trial"]]
     assert (
         stage.best
         == chosen["values"]
         == {
-            "learning_rate": float(best["learning_rate"]),
-            "architecture.dropout": float(best["architecture.dropout"]),
+            "learning_rate": float(taken["learning_rate"]),
+            "architecture.dropout": float(taken["architecture.dropout"]),
         }
     )
     assert f"tune: cnn: {chosen['reason']}\n" in printed
@@ -172,7 +171,7 @@ def test_the_parent_run_has_a_child_per_trial_with_its_curve(
     tuned: tuple[Stage, str],
 ) -> None:
     stage, _ = tuned
-    trained = [*(f"trial-{number}" for number in range(4)), "confirm-0", f"confirm-{chosen_trial(stage)}"]
+    trained = [f"{kind}-{number}" for kind in ("trial", "confirm") for number in range(4)]
     assert stage.runs() == {"tune-cnn": "FINISHED", **dict.fromkeys(trained, "FINISHED")}
     parent = stage.query("select run_uuid from runs where name = 'tune-cnn'")[0][0]
     values = "select value from params join runs using (run_uuid) where runs.name like ? and params.key = ?"
@@ -198,15 +197,20 @@ def test_the_report_is_drawn_and_kept_with_the_parent_run(tuned: tuple[Stage, st
     assert drawn | {"best.yaml"} <= {file.name for file in artifacts.iterdir()}
 
 
-def test_a_choice_is_confirmed_at_full_length_on_another_seed(tuned: tuple[Stage, str]) -> None:
+def test_the_best_trials_are_trained_at_full_length_on_another_seed(tuned: tuple[Stage, str]) -> None:
     stage, printed = tuned
-    names = (f"confirm-{chosen_trial(stage)}", "confirm-0")
-    said = f"tune: {names[0]}, {names[1]}: at full length on another seed, about \\d+ minutes\n"
-    assert re.search(said, printed)
+    better = sorted(stage.trials()[1:], key=lambda trial: -float(trial["val_accuracy"]))
+    names = ", ".join(f"confirm-{trial['trial']}" for trial in better)
+    assert re.search(f"tune: {names}, confirm-0: at full length on another seed, about \\d+ minutes\n", printed)
     reason = json.loads((stage.root / "report" / "chosen.json").read_text())["reason"]
-    assert re.search(r"; confirmed with 1\.0000 against 0\.\d{4} at full length on another seed$", reason)
+    assert reason.startswith(f"trial {better[0]['trial']} has val accuracy ")
+    said = rf"; confirmed with (1\.0000) against (0\.\d+) at full length on another seed by trial {chosen_trial(stage)}"
+    accuracies = re.search(rf"{said} \(([01]\.\d+) by trial \d, ([01]\.\d+) by trial \d\)$", reason)
+    assert accuracies
+    assert max(accuracies.groups()) == accuracies[1]
     value = "select value from params join runs using (run_uuid) where runs.name like ? || ' %' and params.key = ?"
-    for name, rate in zip(names, (str(stage.best["learning_rate"]), "1e-05"), strict=True):
+    rates = {f"confirm-{chosen_trial(stage)}": str(stage.best["learning_rate"]), "confirm-0": "1e-05"}
+    for name, rate in rates.items():
         assert stage.query(value, name, "seed") == [("8",)]
         assert stage.query(value, name, "epochs") == [("4",)]
         assert stage.query(value, name, "learning_rate") == [(rate,)]

@@ -155,23 +155,46 @@ def test_a_latency_must_be_clearly_smaller_a_size_only_smaller(cost: str, taken:
     assert chosen(answered(0), answered(1, won=5, lost=5, cost=0.95), cost=cost).number == taken
 
 
+def again(found: ChosenTrial, objectives: list[str] = ACCURACY, **won_and_lost: tuple[int, int]) -> ChosenTrial:
+    """Return the choice after full trainings; t1=(8, 3): trial 1 is right on 8 images more and on 3 fewer."""
+    answers = {int(name[1:]): packed(right(won=won, lost=lost)) for name, (won, lost) in won_and_lost.items()}
+    return confirmed(found, right=answers, against=packed(right()), objectives=objectives, alpha=0.05)
+
+
 def test_what_a_full_training_does_not_bear_out_is_not_taken() -> None:
     found = chosen(baseline(), answered(1, won=40, lost=10))
-    against = packed(right())
-
-    def again(objectives: list[str], **changes: int) -> ChosenTrial:
-        return confirmed(found, right=packed(right(**changes)), against=against, objectives=objectives, alpha=0.05)
-
-    kept = again(ACCURACY, won=8, lost=3)
+    kept = again(found, t1=(8, 3))
     assert (kept.number, kept.against) == (1, 0)
     assert kept.reason.endswith("confirmed with 0.9050 against 0.9000 at full length on another seed")
-    for changes in ({"won": 3, "lost": 8}, {"won": 8, "lost": 8}):
-        refused = again(ACCURACY, **changes)
+    for answers in ((3, 8), (8, 8)):
+        refused = again(found, t1=answers)
         assert refused.number is None
         assert refused.reason.endswith("at full length on another seed: the values of params.yaml are kept")
     cheaper = [*ACCURACY, "model_bytes"]
-    assert again(cheaper, won=3, lost=8).number == 1
-    assert again(cheaper, won=3, lost=30).number is None
+    assert again(found, cheaper, t1=(3, 8)).number == 1
+    assert again(found, cheaper, t1=(3, 30)).number is None
+
+
+def test_the_other_better_trials_are_named_the_most_accurate_first() -> None:
+    rows = [baseline(), answered(1, won=40), answered(2, won=2), answered(3, won=50), answered(4, won=45)]
+    found = chosen(*rows)
+    assert (found.number, found.others) == (3, (4, 1))
+    assert chosen(*rows, alpha=1.0).others == (4, 1, 2)
+    costly = [answered(0, cost=4.0), answered(1, won=40, cost=2.0), answered(2, won=40, cost=3.0)]
+    assert chosen(*costly, cost="latency_ms").others == ()
+
+
+def test_of_several_full_trainings_the_most_accurate_is_taken() -> None:
+    found = chosen(baseline(), *(answered(number, won=40 + number) for number in (1, 2, 3)))
+    taken = again(found, t3=(5, 3), t2=(9, 1), t1=(9, 1))
+    assert (taken.number, taken.against) == (2, 0)
+    assert taken.reason == (
+        f"{found.reason}; confirmed with 0.9080 against 0.9000 at full length on another seed by trial 2 "
+        "(0.9020 by trial 3, 0.9080 by trial 1)"
+    )
+    refused = again(found, t3=(3, 5), t2=(1, 9))
+    assert refused.number is None
+    assert "; but 0.8980 against 0.9000 at full length on another seed by trial 3 (0.8920 by trial 2)" in refused.reason
 
 
 def test_the_summary_counts_states_and_names_both_accuracies() -> None:

@@ -1,5 +1,6 @@
 """Tune one candidate: a search with an MLflow run, a child run per trial, and its output files."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -103,7 +104,7 @@ class Tuning:
         folders: prepared, augmented and features, which every worker opens again.
         budget, resources: limits of the search, and what it runs on.
         alpha: see choose().
-        confirm: whether to confirm a choice at full length, or the maximum minutes for that.
+        confirm: whether to confirm the choice at full length, or the maximum minutes for that.
         study: the first part of the study's name; None: derived from space, data, code and settings.
         storage: of the study; None: see location.storage_of.
         stage: the source file of the calling stage, which affects the result as SEARCHED does.
@@ -253,15 +254,20 @@ class Tuning:
         chosen = choose(rows, objectives=objectives, alpha=alpha)
         if chosen.number is None or chosen.against is None or self.confirm is False:
             return chosen
-        compared = [rows[chosen.number], rows[chosen.against]]
-        minutes = confirmation.expected_minutes(
-            compared,
-            self.base,
-            self._as_trial(self.base),
-            fraction=self.budget.fraction,
-            n_places=self.resources.least_places(len(compared)),
-        )
-        if self.confirm is not True and minutes > self.confirm:
+        limit = math.inf if self.confirm is True else self.confirm
+        best = [rows[number] for number in (chosen.number, *chosen.others)]
+        for n_trials in range(min(confirmation.MOST, len(best)), 0, -1):
+            compared = [*best[:n_trials], rows[chosen.against]]
+            minutes = confirmation.expected_minutes(
+                compared,
+                self.base,
+                self._as_trial(self.base),
+                fraction=self.budget.fraction,
+                n_places=self.resources.least_places(len(compared)),
+            )
+            if minutes <= limit:
+                break
+        else:
             reason = f"{chosen.reason}; not confirmed: that takes about {minutes:.0f} minutes, more than tune.confirm"
             return replace(chosen, reason=reason)
         first = self._first_task(search, record, tags=tags)

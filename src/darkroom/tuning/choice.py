@@ -1,7 +1,7 @@
 """Choose a trial that beats the values of params.yaml, by the validation images that each gets right. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -23,11 +23,13 @@ class ChosenTrial:
         number: of the trial whose values train uses, None for those of params.yaml.
         reason: a sentence.
         against: number of the trial with the values of params.yaml that it beats, None without a comparison.
+        others: numbers of the other trials that beat them, the most accurate first; none if cost is an objective.
     """
 
     number: int | None
     reason: str
     against: int | None = None
+    others: tuple[int, ...] = ()
 
 
 def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float) -> ChosenTrial:
@@ -72,32 +74,40 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float)
         return ChosenTrial(
             None, f"no trial is more accurate than the values of params.yaml ({_accuracy(baseline):.4f})"
         )
-    taken = max((row for row in rivals if row.number in better), key=_accuracy, default=None)
-    against = _against(taken or best, baseline)
-    if taken is None:
+    taken = sorted((row for row in rivals if row.number in better), key=_accuracy, reverse=True)
+    if not taken:
+        against = _against(best, baseline)
         return ChosenTrial(None, f"{against}, which is within chance: the values of params.yaml are kept")
-    return ChosenTrial(taken.number, against, baseline.number)
+    numbers = [row.number for row in taken]
+    return ChosenTrial(numbers[0], _against(taken[0], baseline), baseline.number, tuple(numbers[1:]))
 
 
-def confirmed(chosen: ChosenTrial, *, right: str, against: str, objectives: Sequence[str], alpha: float) -> ChosenTrial:
-    """Return the choice, or that of params.yaml if a training at full length does not confirm it.
+def confirmed(
+    chosen: ChosenTrial, *, right: Mapping[int, str], against: str, objectives: Sequence[str], alpha: float
+) -> ChosenTrial:
+    """Return the best trial of trainings at full length, or the choice of params.yaml if none is confirmed.
 
-    With one objective the chosen values must be more accurate again; with two, where they may be cheaper instead, not
-    significantly less accurate.
+    With one objective the most accurate trial is taken if it is more accurate than params.yaml again; with two, where
+    it may be cheaper instead, if it is not significantly less accurate.
 
     Args:
         chosen: by choose().
-        right, against: masks of the validation images that the trainings with the chosen values and with those of
-            params.yaml get right (see answers.packed).
+        right: masks of the validation images that the trainings get right (see answers.packed), by number of the trial,
+            the chosen one first.
+        against: that of the values of params.yaml.
         objectives, alpha: see choose.
     """
-    ours, theirs = unpacked(right), unpacked(against)
-    said = f"{ours.mean():.4f} against {theirs.mean():.4f} at full length on another seed"
-    difference = theirs.astype(np.int8) - ours
+    answers, theirs = {number: unpacked(mask) for number, mask in right.items()}, unpacked(against)
+    best = max(answers, key=lambda number: answers[number].sum())
+    said = f"{answers[best].mean():.4f} against {theirs.mean():.4f} at full length on another seed"
+    if len(answers) > 1 or best != chosen.number:
+        others = [f"{ours.mean():.4f} by trial {number}" for number, ours in answers.items() if number != best]
+        said = f"{said} by trial {best}" + (f" ({', '.join(others)})" if others else "")
+    difference = theirs.astype(np.int8) - answers[best]
     is_worse = difference.sum() > 0 and chance(difference[None])[0] <= min(alpha, WORSE)
     if is_worse if len(objectives) > 1 else difference.sum() >= 0:
         return ChosenTrial(None, f"{chosen.reason}; but {said}: the values of params.yaml are kept")
-    return replace(chosen, reason=f"{chosen.reason}; confirmed with {said}")
+    return ChosenTrial(best, f"{chosen.reason}; confirmed with {said}", chosen.against)
 
 
 def chance(differences: np.ndarray, *, n_more: int = 0) -> np.ndarray:
