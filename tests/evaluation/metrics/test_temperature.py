@@ -67,8 +67,19 @@ def test_probabilities_of_zero_and_one_stay_finite() -> None:
     assert 1 < fit_temperature(np.repeat(sure, 5, axis=0), np.array([0, 0, 0, 0, 1] * 2)) <= 20
 
 
-def test_a_network_that_is_always_right_keeps_its_confidence() -> None:
-    assert fit_temperature(np.array([[0.6, 0.4], [0.3, 0.7]]), np.array([0, 1])) == 1.0
+@pytest.mark.parametrize(("n", "low", "high"), [(2, 0.7, 0.9), (100, 0.1, 0.25)])
+def test_right_answers_alone_raise_the_confidence_step_by_step(
+    n: int, low: float, high: float
+) -> None:
+    probabilities = np.tile([[0.7, 0.3], [0.3, 0.7]], (n // 2, 1))
+    assert low < fit_temperature(probabilities, np.tile([0, 1], n // 2)) < high
+
+
+def test_one_wrong_answer_of_many_moves_the_temperature_little() -> None:
+    probabilities, labels = np.tile([[0.8, 0.2], [0.2, 0.8]], (30, 1)), np.tile([0, 1], 30)
+    found = fit_temperature(probabilities, labels)
+    labels[0] = 1
+    assert found < fit_temperature(probabilities, labels) < 2 * found
 
 
 def test_what_is_no_probability_or_no_temperature_is_refused() -> None:

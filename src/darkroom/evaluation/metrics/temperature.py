@@ -19,7 +19,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     Probabilities determine logits up to a constant per image, which softmax ignores. T > 1 softens the answers of an
     overconfident network, T < 1 sharpens an underconfident one, for example after label smoothing; no answer changes
-    its class. T is 1 if all answers are right, because these say nothing about confidence, or if no T is better.
+    its class. T is 1 if no T is better.
 
     Args:
         probabilities: (n, classes), float, rows sum to 1; of images that were not used for training.
@@ -32,8 +32,6 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     from scipy.special import log_softmax
 
     check(probabilities, labels)
-    if (probabilities.argmax(axis=1) == labels).all():
-        return 1.0
     logits, rows = _logits(probabilities), np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
