@@ -1,11 +1,12 @@
 """The linear head as a convex problem: held against scikit-learn, and its folds against images that belong together."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from darkroom.training.linear_head import assign_folds, log_softmax, solve
+from darkroom.training.linear_head import PENALTIES, USUAL_PENALTY, assign_folds, log_softmax, solve
 
 N_CLASSES = 3
 
@@ -72,6 +73,29 @@ def test_no_head_answers_for_an_image_whose_group_it_has_seen() -> None:
     together = solved(twice, both, groups=groups, judged=~is_copy)
     np.testing.assert_array_equal(together.held_out, np.arange(60))
     assert (together.held_out_logits.argmax(axis=1) == labels).mean() < 0.6
+
+
+def test_an_image_whose_class_no_other_fold_has_decides_nothing() -> None:
+    features, labels = clouds(300, 10)
+    n = len(labels) + 2
+    features = np.concatenate([features, features[:2] + 30])
+    head = solve(
+        features,
+        np.eye(N_CLASSES + 1)[[*labels, N_CLASSES, N_CLASSES]],
+        weights=np.append(np.ones(n - 2), [75.0, 75.0]),
+        groups=np.append(np.arange(n - 2), [n, n]),
+        judged=np.ones(n, bool),
+        seed=1,
+    )
+    assert head.penalty == solved(features[:-2], labels).penalty
+    assert head.is_fair.tolist() == [*[True] * (n - 2), False, False]
+
+
+def test_without_any_fair_answer_the_penalty_is_the_usual_one() -> None:
+    features, labels = clouds(90, 10)
+    head = solved(features, labels, groups=labels)
+    assert not head.is_fair.any()
+    assert head.penalty == min(PENALTIES, key=lambda one: abs(math.log(one * len(labels) / USUAL_PENALTY)))
 
 
 def test_images_of_no_weight_change_nothing() -> None:

@@ -42,6 +42,8 @@ class LinearHead:
         penalty: the chosen one of PENALTIES.
         held_out: (m,) int, the rows with out-of-fold answers.
         held_out_logits: float32 (m, classes), of heads that were not fitted to their groups.
+        is_fair: (m,) bool, whether that head was fitted to other images of the class. Without any its answer says
+            nothing about a head that was fitted to all images.
     """
 
     kernel: np.ndarray
@@ -49,6 +51,7 @@ class LinearHead:
     penalty: float
     held_out: np.ndarray
     held_out_logits: np.ndarray
+    is_fair: np.ndarray
 
 
 def solve(
@@ -83,7 +86,7 @@ def solve(
             problem, labels, weights, folds=folds, n_tried=n_tried, held_out=held_out, each=each
         )
         kernel, bias = problem.coefficients(problem.minimize(weights, best, start=starts[0], options=OPTIONS))
-    return LinearHead(kernel, bias, best, held_out, kept[held_out])
+    return LinearHead(kernel, bias, best, held_out, kept[held_out], _is_fair(labels, weights, folds)[held_out])
 
 
 def out_of_fold(
@@ -160,6 +163,7 @@ def _best_penalty(
         )
 
     starts = [problem.zero()] * n_tried
+    judged = held_out[(_is_fair(labels, weights, folds) & (weights > 0))[held_out]]
     best, best_loss, since = penalties[0], math.inf, 0
     logits = kept = np.zeros((len(labels), problem.zero().shape[1]), np.float32)
     for penalty in penalties:
@@ -169,7 +173,7 @@ def _best_penalty(
             inside = folds == fold
             logits[inside] = problem.logits(starts[fold], np.flatnonzero(inside))
         unusual = math.log10(penalty * len(held_out) / USUAL_PENALTY) ** 2
-        loss = _tempered_loss(logits[held_out], labels[held_out], weights[held_out])
+        loss = _tempered_loss(logits[judged], labels[judged], weights[judged]) if len(judged) else 0.0
         loss += LOSS_OF_TEN * unusual / len(held_out)
         since = 0 if loss < best_loss else since + 1
         if since == 0:
@@ -177,6 +181,13 @@ def _best_penalty(
         if since == PATIENCE:
             break
     return best, kept, starts
+
+
+def _is_fair(labels: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return for every image whether other folds have images of its class with a weight: (n,) bool."""
+    counts = np.zeros((folds.max() + 1, labels.max() + 1))
+    np.add.at(counts, (folds, labels), weights > 0)
+    return np.asarray(counts.sum(axis=0)[labels] > counts[folds, labels])
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
