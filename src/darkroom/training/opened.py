@@ -61,8 +61,7 @@ def open_data(
     if computed is not None:
         computed.check_origin(**digests)
     data = pictures(originals, copies)
-    if set_aside_from is None or len(data.val_labels) < set_aside_from:
+    if set_aside_from is None or len(data.val_labels) < set_aside_from or not (aside := set_aside(originals)).any():
         return Opened(originals, data, computed, digests)
-    aside = set_aside(originals)
     data, calibration = with_val(data, ~aside), with_val(data, aside)
     return Opened(originals, data, computed and computed.with_val(~aside), digests, calibration)

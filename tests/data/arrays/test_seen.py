@@ -6,7 +6,7 @@ import pytest
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.dataset_writer import DatasetWriter
-from darkroom.data.arrays.seen import is_seen, read_seen_ids, seen_ids, write_seen_ids
+from darkroom.data.arrays.seen import is_seen, read_seen_ids, seen_ids, set_aside, write_seen_ids
 from darkroom.errors import DataError
 
 
@@ -41,6 +41,15 @@ def test_a_near_duplicate_of_a_seen_image_was_seen(tmp_path):
     seen = seen_ids(prepared(tmp_path, before))
     after = index_of(["unused", "test", "test", "test", "test"], groups=[0, 1, 2, 3, 2])
     assert is_seen(after, seen).tolist() == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("n_groups", range(1, 7))
+def test_of_few_groups_some_are_set_aside_and_some_are_not(n_groups, tmp_path):
+    for start in range(12):
+        groups = [start * n_groups + number % n_groups for number in range(2 * n_groups)]
+        aside = set_aside(prepared(tmp_path / str(start), index_of(["val"] * len(groups), groups=groups)))
+        assert (aside[:n_groups] == aside[n_groups:]).all(), "a group is not divided"
+        assert set(aside) == ({True, False} if n_groups > 1 else {False})
 
 
 def test_the_file_holds_eight_bytes_per_image(tmp_path):

@@ -41,11 +41,16 @@ def is_seen(index: "pd.DataFrame", seen: np.ndarray) -> np.ndarray:
 def set_aside(dataset: Dataset) -> np.ndarray:
     """Return a mask of the val images that are set aside for calibration, about half: (n,), bool, as rows("val").
 
-    The content of an image, or of its group of near-duplicates, decides, so added images move no others.
+    The content of an image, or of its group of near-duplicates, decides, so added images move no others, unless all or
+    no groups would be set aside. A single group is not set aside.
     """
     index = dataset.index()
     groups = index["group"].to_numpy()[dataset.rows("val")]
-    return np.array([hashlib.sha256(f"calibration:{group}".encode()).digest()[0] % 2 == 0 for group in groups], bool)
+    hashes = {group: hashlib.sha256(f"calibration:{group}".encode()).digest() for group in groups}
+    aside = {group for group, found in hashes.items() if found[0] % 2 == 0}
+    if len(aside) in (0, len(hashes)):
+        aside ^= {min(hashes, key=hashes.__getitem__)} if len(hashes) > 1 else aside
+    return np.array([group in aside for group in groups], bool)
 
 
 def write_seen_ids(path: Path, seen: np.ndarray) -> None:
