@@ -19,7 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.data.arrays.dataset import Dataset
-from darkroom.project.params import read_params
+from darkroom.project.params import load_section, read_params
+from darkroom.training import recipe
+from darkroom.training.data import pictures
+from darkroom.training.params import TrainParams
 from pipelines import check, download, preprocess
 from tests.support.command_line import run
 from tests.support.project import ROOT
@@ -316,11 +319,42 @@ def test_few_photographs_get_the_pretrained_network_alone(init: Any, tmp_path: P
     photographs = read_params(Path("params.yaml"))
     assert photographs["candidates"] == ["transfer"]
     assert photographs["train"]["transfer"]["architecture"]["mode"] == "features"
-    for name, n, mode in (("some", 50, "finetune"), ("fewer than a batch", 8, "features")):
-        init(write(tmp_path / name, photos("cats", "dogs", n=n)), "--force")
-        small = read_params(Path("params.yaml"))
-        assert small["candidates"] == ["cnn", "transfer"]
-        assert small["train"]["transfer"]["architecture"]["mode"] == mode
+
+
+@pytest.mark.parametrize(
+    ("n", "edge", "candidates", "mode", "reason"),
+    [
+        (50, 40, ["cnn", "transfer"], "finetune", "on images that small a network trained on them alone may win"),
+        (30, 40, ["cnn", "transfer"], "features", "on images that small a network trained on them alone may win"),
+        (15, 40, ["transfer"], "features", "training images are fewer than a batch of the cnn"),
+        (50, 16, ["transfer"], "finetune", "the preset's cnn needs at least 20x20 pixels"),
+        (50, 20, ["cnn", "transfer"], "finetune", "on images that small"),
+    ],
+)
+def test_small_images_get_what_can_be_trained_on_them(
+    n: int,
+    edge: int,
+    candidates: list[str],
+    mode: str,
+    reason: str,
+    init: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = {name: photo(name, edge=edge) for name in photos("cats", "dogs", n=n)}
+    assert init(write(tmp_path / "icons", files))[0] == 0
+    params, text = read_params(Path("params.yaml")), Path("params.yaml").read_text()
+    assert params["candidates"] == candidates
+    assert params["train"]["transfer"]["architecture"]["mode"] == mode
+    assert params["tune"]["fraction"] == 1.0
+    assert reason in text
+    dataset = prepared(monkeypatch)
+    data = pictures(dataset, None)
+    if "cnn" in candidates:
+        settings = load_section("train.cnn", TrainParams).model_dump()
+        recipe.check(settings, data, image_shape=dataset.image_shape, features=None)
+    if mode == "finetune":
+        assert params["train"]["transfer"]["batch_size"] <= len(data.labels)
 
 
 def test_check_writes_nothing_and_says_whether_it_would_work(init: Any, tmp_path: Path, repository: Path) -> None:

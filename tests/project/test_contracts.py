@@ -302,7 +302,7 @@ MAY_IMPORT = {
     "data/download": "project files data/fetching data/raw",
     "data/preparation": "deployable project files compute data/raw data/arrays",
     "data/augmentation": "project files compute data/arrays",
-    "inspection": "deployable project files figures data/raw data/arrays data/preparation",
+    "inspection": "deployable project networks/architectures files figures data/raw data/arrays data/preparation",
     "networks/backbones": "project networks/runtime files compute data/fetching",
     "evaluation": "deployable project evaluation/metrics explanation files figures data/arrays",
     "monitoring": "deployable evaluation/metrics files figures data/arrays",

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from darkroom.data.raw.labels import table_names
 from darkroom.inspection.findings import Findings
+from darkroom.networks.architectures.sizes import minimum_size
 from darkroom.project.text import shown
 
 FEW_IMAGES = 2000  # training images; with fewer, a network trained on them alone loses, and takes most of the time
+MOST_FINETUNED = 5000  # training images; with so many, small ones gained 9 points, in 7 minutes on 2 cores
 SMALL_EDGE = 64  # pixels; smaller images, such as digits and icons, suit networks pretrained on photographs badly
 MOST_ASKED = {"min_test_images": 1000, "min_images": 100}  # those of the preset mnist
 ENOUGH_FOR_HALF = 20  # test images of a class; with fewer, chance alone may push its recall below one half
@@ -81,14 +83,25 @@ def portable(source: Path, *, root: Path) -> str:
 
 
 def _candidates(found: Findings, preset: Mapping[str, Any]) -> list[Choice]:
-    n, is_small = sum(found.counts("train").values()), min(found.chosen.form.size) < SMALL_EDGE
+    form, sections = found.chosen.form, preset["train"]
+    n, is_small = sum(found.counts("train").values()), min(form.size) < SMALL_EDGE
+    n_kept = n * (1 - preset["preprocess"]["max_rejected_fraction"])
+    network, batch_size = sections["cnn"]["architecture"], sections["cnn"]["batch_size"]
+    least = minimum_size(network["name"], network)
     if n < FEW_IMAGES and not is_small:
-        return [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
-    why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
-    made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
-    if preset["train"]["transfer"]["batch_size"] <= n < FEW_IMAGES:
+        made = [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
+    elif min(form.size) < least:
+        made = [Choice("candidates", ["transfer"], f"the preset's cnn needs at least {least}x{least} pixels")]
+    elif n_kept < batch_size:
+        made = [Choice("candidates", ["transfer"], f"{n} training images are fewer than a batch of the cnn")]
+    else:
+        why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
+        made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
+    if is_small and sections["transfer"]["batch_size"] <= n_kept and n <= MOST_FINETUNED:
         reason = "features learned from photographs work poorly on images that small"
         made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
+    if n < FEW_IMAGES:
+        made.append(Choice("tune.fraction", 1.0, f"a part of {n} training images ranks no trials"))
     return made
 
 
