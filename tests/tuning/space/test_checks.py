@@ -66,8 +66,17 @@ def test_a_key_that_train_lacks_is_refused_without_a_search_too() -> None:
                     "categorical": [{"name": "transfer", "finetune_epochs": {"int": [1, 5]}}, {"name": "x"}]
                 }
             },
-            "architecture[transfer].finetune_epochs",
+            "architecture.finetune_epochs",
         ),
+        (
+            {
+                "architecture": {
+                    "categorical": [{"name": "transfer", "finetune_epochs": {"int": [1, 5]}}, {"name": "transfer"}]
+                }
+            },
+            "architecture.finetune_epochs",
+        ),
+        ({"early_stopping": {"categorical": [None, {"metric": "val_loss", "patience": 3}]}}, "early_stopping"),
     ],
 )
 @pytest.mark.parametrize("is_searched", [True, False])
@@ -75,6 +84,13 @@ def test_what_no_trial_can_tell_is_refused(space: Any, name: str, is_searched: b
     message = rf"^params.yaml: tune.space.cnn: {re.escape(name)} cannot be searched, because .*; set a fixed value in"
     with pytest.raises(ParamsError, match=message):
         read(space, is_searched=is_searched)
+
+
+@pytest.mark.parametrize("longer", [20, {"int": [2, 20]}])
+def test_choices_that_no_trial_can_tell_apart_are_refused(longer: Any) -> None:
+    space = {"architecture": {"categorical": [{"name": "transfer", "finetune_epochs": n} for n in (5, longer)]}}
+    with pytest.raises(ParamsError, match=r"architecture.finetune_epochs (differs between the choices|cannot be)"):
+        read(space)
 
 
 HEAD = {**RECIPE, "architecture": {"name": "transfer", "mode": "features", "units": 0, "dropout": 0.0, "unfreeze": 1}}

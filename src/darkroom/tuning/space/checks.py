@@ -1,6 +1,5 @@
 """Check the search space of a candidate against its section of train and against the data."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,16 @@ from darkroom.project.problems import explain
 from darkroom.project.text import did_you_mean
 from darkroom.training import overrides, recipe
 from darkroom.training.data import Data
+from darkroom.training.overrides import shown
 from darkroom.training.params import TrainParams
-from darkroom.tuning.space.domains import Space, domains, edges, initial
+from darkroom.tuning.space.domains import Categorical, Space, edges, initial, keys
 from darkroom.tuning.space.syntax import NOT_SEARCHED, parse
 
 CANNOT_TELL = {  # keys of train, with the reasons why trials cannot tell which value is best
     "epochs": "trials are compared at equal lengths",
     "architecture.finetune_epochs": "trials are compared at equal lengths",
     "checkpoint": "a trial is judged in its best epoch",
+    "early_stopping": "a trial is judged in its best epoch",
     "calibration": "it does not change which class is the most probable",
     "unknown_below": "it changes what is answered, and not how",
     "abstain": "it changes what is answered, and not how",
@@ -63,11 +64,17 @@ def read(spaces: Mapping[str, Any], candidate: str, base: Mapping[str, Any], *, 
 
 
 def _check_told(space: Space) -> None:
-    for name in domains(space):
-        key = re.sub(r"\[[^]]*\]", "", name)  # for parameters inside a choice
-        for untold, why in CANNOT_TELL.items():
+    """Refuse keys of CANNOT_TELL, also inside choices, and choices that differ in one of them."""
+    searched = [*keys(space)]
+    for untold, why in CANNOT_TELL.items():
+        for key in searched:
             if f"{key}.".startswith(f"{untold}."):
-                raise ParamsError(f"{name} cannot be searched, because {why}; {NOT_SEARCHED}")
+                raise ParamsError(f"{key} cannot be searched, because {why}; {NOT_SEARCHED}")
+        section, _, part = untold.partition(".")
+        choice = space.get(section)
+        options = [option.value for option in choice.options] if isinstance(choice, Categorical) else []
+        if len({shown(option[part]) for option in options if isinstance(option, Mapping) and part in option}) > 1:
+            raise ParamsError(f"{untold} differs between the choices, but {why}; make it equal")
 
 
 def _check_effects(space: Space, base: Mapping[str, Any]) -> None:

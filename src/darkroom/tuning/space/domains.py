@@ -79,6 +79,12 @@ def domains(space: Space) -> dict[str, Domain]:
     return dict(parameters(space.items()))
 
 
+def keys(space: Space) -> Iterator[str]:
+    """Yield the dotted keys of the params that are drawn, including those in options of choices."""
+    for key, domain in space.items():
+        yield from _keys_of(domain, key)
+
+
 def initial(space: Space, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers and labels for which `draw` gives the params' own values, by parameter name.
 
@@ -164,6 +170,15 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, list) else []
+
+
+def _keys_of(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, Range | Categorical):
+        yield key
+    for option in value.options if isinstance(value, Categorical) else ():
+        yield from _keys_of(option.value, key)
+    for part, content in _parts(value):
+        yield from _keys_of(content, f"{key}.{part}")
 
 
 def _filled(value: Any, name: str, suggest: Suggest) -> Any:
