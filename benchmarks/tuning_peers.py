@@ -75,6 +75,8 @@ def main() -> None:
         return
     kept = options.runs.read_text().splitlines() if options.runs and options.runs.exists() else []
     runs: dict[tuple[int, str], dict[str, Any]] = {(run["seed"], run["side"]): run for run in map(json.loads, kept)}
+    # The study that the second side of tune continues was lost with the clone.
+    runs = {key: run for key, run in runs.items() if key[1] != "darkroom" or (key[0], "darkroom-alpha-1") in runs}
     with clone() as root:
         python = options.peers_python.absolute() if options.peers_python else make_environment(root.parent / "peers")
         take_photographs(mirror / ARCHIVE, root / "pictures", n_train=options.per_class, n_test=N_TEST)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from darkroom.compute.local import gpu_of, thread_limits
+from darkroom.compute.local import gpu_of, thread_limits, visible_gpus
 from darkroom.compute.workers import Workers
 from darkroom.deployable.machine import usable_cores
 
@@ -105,6 +105,7 @@ def test_the_gpus_that_the_user_chose_are_dealt_out(no_limits, monkeypatch):
     for chosen, names in {"5, 7": ["5", "7", "5"], "MIG-a,MIG-b": ["MIG-a", "MIG-b", "MIG-a"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert [gpu_of(place)["CUDA_VISIBLE_DEVICES"] for place in range(3)] == names
-    for chosen in ("", "4"):
+    for chosen, names in {"": [], "4": ["4"], "-1": [], "2,-1,3": ["2"]}.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        assert visible_gpus() == names
         assert gpu_of(1) == {}

@@ -74,10 +74,20 @@ def test_another_network_takes_the_place_of_the_whole_one(root: Path) -> None:
 def test_a_file_with_aliases_is_left_as_it_is(root: Path) -> None:
     text = (root / "params.yaml").read_text()
     text = re.sub(r"learning_rate: 0\.2 ", "learning_rate: &rate 0.2 ", text)
-    text = text.replace("finetune_learning_rate: 0.00003", "finetune_learning_rate: *rate")
+    assert_left(root, text.replace("finetune_learning_rate: 0.00003", "finetune_learning_rate: *rate"))
+
+
+def test_a_file_with_a_merged_key_is_left_as_it_is(root: Path) -> None:
+    text = re.sub(r"(?m)^    learning_rate: 0\.2 .*\n", "", (root / "params.yaml").read_text(), count=1)
+    assert_left(root, text.replace("  cnn:\n    arch", "  cnn:\n    <<: {learning_rate: 0.2}\n    arch"))
+
+
+def assert_left(root: Path, text: str) -> None:
     (root / "params.yaml").write_text(text)
     best(root, {"learning_rate": 0.1})
-    with pytest.raises(ParamsError, match=r"params.yaml uses aliases \(&, \*\), .*; write them by hand$"):
+    with pytest.raises(
+        ParamsError, match=r"params.yaml uses aliases \(&, \*\) or merges \(<<\), .*; write them by hand$"
+    ):
         write(root)
     assert (root / "params.yaml").read_text() == text
 

@@ -155,27 +155,44 @@ def test_a_latency_must_be_clearly_smaller_a_size_only_smaller(cost: str, taken:
     assert chosen(answered(0), answered(1, won=5, lost=5, cost=0.95), cost=cost).number == taken
 
 
-def again(found: ChosenTrial, objectives: list[str] = ACCURACY, **won_and_lost: tuple[int, int]) -> ChosenTrial:
-    """Return the choice after full trainings; t1=(8, 3): trial 1 is right on 8 images more and on 3 fewer."""
-    answers = {int(name[1:]): packed(right(won=won, lost=lost)) for name, (won, lost) in won_and_lost.items()}
-    return confirmed(found, right=answers, against=packed(right()), objectives=objectives, alpha=0.05)
+def again(found: ChosenTrial, failed: dict[int, str] | None = None, **answers: tuple[int, int]) -> ChosenTrial:
+    """Return the choice after full trainings; t1=(8, 3): trial 1 won 8 images against trial 0, and lost 3."""
+    masks = {int(name[1:]): packed(right(won=won, lost=lost)) for name, (won, lost) in answers.items()}
+    failed = failed or {}
+    if 0 not in failed:
+        masks[0] = packed(right())
+    return confirmed(found, right=masks, failed=failed, alpha=0.05)
 
 
 def test_what_a_full_training_does_not_bear_out_is_not_taken() -> None:
     found = chosen(baseline(), answered(1, won=40, lost=10))
     kept = again(found, t1=(8, 3))
     assert (kept.number, kept.against) == (1, 0)
-    assert kept.reason.endswith("confirmed with 0.9050 against 0.9000 at full length on another seed")
+    assert kept.reason == (
+        f"{found.reason}; at full length on another seed: trial 1 0.9050, params.yaml 0.9000; trial 1 is taken"
+    )
     for answers in ((3, 8), (8, 8)):
         refused = again(found, t1=answers)
         assert refused.number is None
-        assert refused.reason.endswith("at full length on another seed: the values of params.yaml are kept")
-    cheaper = [*ACCURACY, "model_bytes"]
-    assert again(found, cheaper, t1=(3, 8)).number == 1
-    assert again(found, cheaper, t1=(3, 30)).number is None
+        assert refused.reason.endswith("params.yaml 0.9000; the values of params.yaml are kept")
 
 
-def test_the_other_better_trials_are_named_the_most_accurate_first() -> None:
+@pytest.mark.parametrize(("cost", "answers", "taken"), [(2.0, (3, 8), 1), (2.0, (3, 30), None), (8.0, (8, 3), 1)])
+def test_a_cheaper_trial_may_lose_a_little_at_full_length(
+    cost: float, answers: tuple[int, int], taken: int | None
+) -> None:
+    found = chosen(answered(0, cost=4.0), answered(1, won=40, lost=10, cost=cost), cost="latency_ms")
+    assert found.number == 1
+    assert again(found, t1=answers).number == taken
+
+
+def test_a_dearer_trial_must_be_more_accurate_at_full_length_too() -> None:
+    found = chosen(answered(0, cost=4.0), answered(1, won=40, lost=10, cost=8.0), cost="latency_ms")
+    assert found.number == 1
+    assert again(found, t1=(3, 4)).number is None
+
+
+def test_the_other_better_trials_are_named_by_accuracy() -> None:
     rows = [baseline(), answered(1, won=40), answered(2, won=2), answered(3, won=50), answered(4, won=45)]
     found = chosen(*rows)
     assert (found.number, found.others) == (3, (4, 1))
@@ -186,15 +203,24 @@ def test_the_other_better_trials_are_named_the_most_accurate_first() -> None:
 
 def test_of_several_full_trainings_the_most_accurate_is_taken() -> None:
     found = chosen(baseline(), *(answered(number, won=40 + number) for number in (1, 2, 3)))
-    taken = again(found, t3=(5, 3), t2=(9, 1), t1=(9, 1))
+    taken = again(found, t3=(5, 3), t1=(9, 1), t2=(9, 1))
     assert (taken.number, taken.against) == (2, 0)
     assert taken.reason == (
-        f"{found.reason}; confirmed with 0.9080 against 0.9000 at full length on another seed by trial 2 "
-        "(0.9020 by trial 3, 0.9080 by trial 1)"
+        f"{found.reason}; at full length on another seed: trial 3 0.9020, trial 2 0.9080, trial 1 0.9080, "
+        "params.yaml 0.9000; trial 2 is taken"
     )
-    refused = again(found, t3=(3, 5), t2=(1, 9))
+    assert again(found, t3=(3, 5), t2=(1, 9)).number is None
+
+
+def test_failures_at_full_length_are_named_and_never_taken() -> None:
+    found = chosen(baseline(), *(answered(number, won=40 + number) for number in (1, 2, 3)))
+    taken = again(found, {3: "out of memory"}, t2=(8, 3), t1=(9, 3))
+    assert taken.number == 1
+    assert "seed: trial 3 failed (out of memory), trial 2 0.9050, trial 1 0.9060, params.yaml 0.9000; t" in taken.reason
+    assert again(found, {3: "diverged", 0: "diverged"}, t2=(0, 300), t1=(0, 200)).number == 1
+    refused = again(found, {3: "diverged", 2: "diverged", 1: "diverged"})
     assert refused.number is None
-    assert "; but 0.8980 against 0.9000 at full length on another seed by trial 3 (0.8920 by trial 2)" in refused.reason
+    assert refused.reason.endswith("params.yaml 0.9000; the values of params.yaml are kept")
 
 
 def test_the_summary_counts_states_and_names_both_accuracies() -> None:

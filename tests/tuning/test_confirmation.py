@@ -1,6 +1,6 @@
-"""A confirmation whose trainings do not end; ones that end are in tests/pipelines/test_tune.py."""
+"""Confirmations whose trainings end as told; tests/pipelines/test_tune.py has real ones."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,99 +9,115 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.compute.workers import Workers
+from darkroom.compute.workers import WorkerDiedError, Workers
+from darkroom.errors import RegistryError
 from darkroom.training.answers import packed
 from darkroom.tuning import confirmation
 from darkroom.tuning.choice import ChosenTrial
-from darkroom.tuning.rows import TrialRow
 from darkroom.tuning.study import Outcome, Search
 from tests.support.studies import a_search
 
-
-class Mortal(Workers):
-    """Workers that die in the middle of every task."""
-
-    def submit(self, place: int, function: Any, *args: Any) -> Any:
-        future = super().submit(place, function, *args)
-        self.replace(place)
-        return future
+FAILED = Outcome("failed", {}, reason="out of memory")
 
 
 class Told(Workers):
-    """A worker whose trainings end as told by the number of the trial; `trained` has those that ran."""
+    """Workers whose trainings end as told, by the number of the trial; a place takes one at a time."""
 
-    def __init__(self, outcomes: dict[int, Outcome], trained: list[int]) -> None:
-        super().__init__(1, backend="loky")
-        self._outcomes, self._trained = outcomes, trained
+    def __init__(self, n: int, outcomes: dict[int, Outcome | Exception], begun: list[int]) -> None:
+        super().__init__(n, backend="loky")
+        self._outcomes, self._begun, self._last = outcomes, begun, dict[int, Future[Outcome]]()
 
-    def submit(self, _place: int, _function: Any, *args: Any) -> Any:
-        self._trained.append(args[0].number)
-        future: Future[Outcome] = Future()
-        future.set_result(self._outcomes[args[0].number])
+    def submit(self, place: int, _function: Any, *args: Any) -> Any:
+        assert place not in self._last or self._last[place].done()
+        number, future = args[0].number, Future[Outcome]()
+        self._begun.append(number)
+        self._last[place] = future
+        found = self._outcomes[number]
+        if isinstance(found, Exception):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
         return future
-
-
-def confirm(search: Search, workers: Callable[[], Workers], *numbers: int) -> ChosenTrial:
-    tasks: list[Any] = [
-        SimpleNamespace(number=number, name=f"confirm-{number}", recipe={"seed": number}) for number in numbers
-    ]
-    return confirmation.confirm(
-        ChosenTrial(numbers[0], f"trial {numbers[0]} is better", against=0, others=numbers[1:-1]),
-        search=search,
-        tasks=tasks,
-        workers=workers,
-        minutes=1.0,
-        objectives=["val_accuracy"],
-        alpha=0.05,
-    )
 
 
 def right_on(n_right: int) -> Outcome:
     return Outcome("complete", {}, right=packed(np.arange(100) < n_right))
 
 
-FAILED = Outcome("failed", {}, reason="out of memory")
+class Confirmation:
+    """Confirmations of one study; `outcomes` says how trainings end, `begun` lists those that began."""
+
+    def __init__(self, search: Search, **outcomes: Outcome | Exception) -> None:
+        self.search, self.begun = search, list[int]()
+        self.outcomes = {int(name[1:]): outcome for name, outcome in outcomes.items()}
+
+    def __call__(self, *numbers: int, limit: float = 100.0) -> ChosenTrial:
+        tasks: list[Any] = [
+            SimpleNamespace(number=number, name=f"confirm-{number} a=1", recipe={"seed": number}) for number in numbers
+        ]
+        return confirmation.confirm(
+            ChosenTrial(numbers[0], "it is better", against=0, others=numbers[1:-1]),
+            search=self.search,
+            tasks=tasks,
+            minutes=dict.fromkeys(numbers, 10.0),
+            limit=limit,
+            workers=lambda n: Told(min(2, n), self.outcomes, self.begun),
+            alpha=0.05,
+        )
 
 
-def test_a_training_whose_worker_dies_confirms_nothing(tmp_path: Path) -> None:
-    with a_search(tmp_path / "s.journal") as search:
-        found = confirm(search, lambda: Mortal(1, backend="loky"), 4, 0)
-        assert confirmation.KEPT not in search.attributes
-    assert found.number is None
-    assert found.reason == (
-        "trial 4 is better; but at full length it failed (worker 0 was stopped during its task): "
-        "the values of params.yaml are kept"
-    )
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Search]:
+    with a_search(tmp_path / "s.journal") as opened:
+        yield opened
 
 
-def test_trials_whose_training_failed_are_left_out_and_trained_again(tmp_path: Path) -> None:
-    outcomes, trained = {4: FAILED, 3: right_on(80), 2: right_on(70), 0: right_on(60)}, list[int]()
-
-    def workers() -> Workers:
-        return Told(outcomes, trained)
-
-    with a_search(tmp_path / "s.journal") as search:
-        found = confirm(search, workers, 4, 3, 2, 0)
-        assert (found.number, found.against) == (3, 0)
-        assert "confirmed with 0.8000 against 0.6000 at full length on another seed by trial 3 (0.7000" in found.reason
-        outcomes[4] = right_on(90)
-        assert [confirm(search, workers, 4, 3, 2, 0).number for _ in range(2)] == [4, 4]
-    assert trained == [4, 3, 2, 0] * 2
+def test_a_finished_training_is_not_repeated(search: Search) -> None:
+    confirm = Confirmation(search, t4=right_on(70), t3=right_on(80), t5=right_on(90), t0=right_on(60))
+    assert confirm(4, 3, 0).number == 3
+    assert confirm(4, 3, 0).number == 3
+    assert confirm(5, 4, 0).number == 5
+    assert confirm.begun == [4, 3, 0, 5]
 
 
-def test_a_failure_of_params_yaml_leaves_the_best_trial_that_did_not_fail(tmp_path: Path) -> None:
-    with a_search(tmp_path / "s.journal") as search:
-        found = confirm(search, lambda: Told({4: FAILED, 3: right_on(80), 0: FAILED}, []), 4, 3, 0)
+def test_a_failed_training_is_repeated_and_hides_no_other(search: Search) -> None:
+    confirm = Confirmation(search, t4=FAILED, t3=right_on(80), t2=WorkerDiedError("worker 0 died"), t0=right_on(60))
+    found = confirm(4, 3, 2, 0)
     assert found.number == 3
-    assert found.reason.endswith("at full length the values of params.yaml failed (out of memory)")
+    assert found.reason == (
+        "it is better; at full length on another seed: trial 4 failed (out of memory), trial 3 0.8000, "
+        "trial 2 failed (worker 0 died), params.yaml 0.6000; trial 3 is taken"
+    )
+    confirm.outcomes |= {4: right_on(90), 2: right_on(70)}
+    assert confirm(4, 3, 2, 0).number == 4
+    assert confirm.begun == [4, 3, 2, 0, 4, 2]
 
 
-@pytest.mark.parametrize(("n_places", "minutes"), [(1, 16), (2, 12), (3, 8), (5, 8)])
-def test_the_time_expected_grows_with_epochs_and_images(n_places: int, minutes: float) -> None:
-    rows = [
-        TrialRow(number, "complete", {}, {"train_seconds": seconds}, {}, True, None, None, None, None, 90.0)
-        for number, seconds in ((4, 40.0), (3, 20.0), (0, 20.0))
-    ]
-    full, short = ({"architecture": {"name": "compact"}, "epochs": n} for n in (12, 2))
-    expected = confirmation.expected_minutes(rows, full, short, fraction=0.5, n_places=n_places)
-    assert expected == pytest.approx(minutes)
+def test_other_errors_stop_it_and_what_had_finished_stays(search: Search) -> None:
+    confirm = Confirmation(search, t4=right_on(90), t3=RegistryError("no answer"), t0=right_on(60))
+    with pytest.raises(RegistryError):
+        confirm(4, 3, 0)
+    confirm.outcomes[3] = right_on(80)
+    assert confirm(4, 3, 0).number == 4
+    assert confirm.begun == [4, 3, 3, 0]
+
+
+@pytest.mark.parametrize(("limit", "begun"), [(20.0, [4, 3, 2, 0]), (19.0, [4, 0]), (10.0, [4, 0])])
+def test_trials_are_left_out_if_they_would_take_too_long(limit: float, begun: list[int], search: Search) -> None:
+    """Of trainings of 10 minutes at two places, 3 take as long as 4."""
+    confirm = Confirmation(search, **{f"t{number}": right_on(60 + number) for number in range(5)})
+    assert confirm(4, 3, 2, 0, limit=limit).number == 4
+    assert confirm.begun == begun
+
+
+def test_if_one_training_takes_too_long_nothing_is_confirmed(search: Search) -> None:
+    confirm = Confirmation(search)
+    found = confirm(4, 3, 0, limit=9.5)
+    assert (found.number, found.others) == (4, (3,))
+    assert found.reason == ("it is better; not confirmed: that takes about 10.0 minutes, more than tune.confirm (9.5)")
+    assert confirm.begun == []
+
+
+@pytest.mark.parametrize(("n_places", "minutes"), [(1, 80.0), (2, 40.0), (3, 40.0), (5, 40.0)])
+def test_a_training_starts_at_the_first_free_place(n_places: int, minutes: float) -> None:
+    assert confirmation.makespan([40.0, 20.0, 20.0], n_places) == minutes

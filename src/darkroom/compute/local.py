@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from itertools import takewhile
 from typing import Any
 
 # TensorFlow reads its variables when it starts to compute; numpy's libraries read theirs when they are loaded.
@@ -80,7 +81,8 @@ def gpu_of(place: int) -> dict[str, str]:
 def visible_gpus() -> list[str]:
     """Return CUDA's names of the GPUs that this process may use, without loading CUDA."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip()]
+        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        return list(takewhile(lambda name: not name.startswith("-"), names))  # CUDA ignores those from -1 on
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):

@@ -61,14 +61,16 @@ def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Non
         for candidate, values in found.items()
         for key, pair in values.items()
     ]
-    with contextlib.suppress(YAMLError):  # the target of an alias was replaced
+    with contextlib.suppress(YAMLError, KeyError):  # the target of an alias was replaced, or a key is merged (<<)
         for keys, old, new in replaced:
             text = _with_value(text, keys, old, new)
     for candidate, values in found.items():
         new_values = {key: new for key, (_, new) in values.items()}
         params["train"][candidate] = overrides.apply(params["train"][candidate], new_values)
     if _loaded(text) != params:
-        raise ParamsError(f"{path} uses aliases (&, *), so the values cannot be put in place; write them by hand")
+        raise ParamsError(
+            f"{path} uses aliases (&, *) or merges (<<), so the values cannot be put in place; write them by hand"
+        )
     write_text(path, text)
 
 

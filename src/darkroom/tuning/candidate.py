@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from darkroom.compute.local import visible_gpus
-from darkroom.compute.stream import n_workers_of
 from darkroom.compute.workers import Workers
+from darkroom.deployable.machine import usable_cores
 from darkroom.project.console import say
 from darkroom.project.locks import store_lock
 from darkroom.project.params import digest
@@ -20,7 +20,7 @@ from darkroom.tracking.runs import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training import overrides
 from darkroom.training.opened import Opened
-from darkroom.training.recipe import Recipe, transfer_mode
+from darkroom.training.recipe import Recipe, n_epochs, transfer_mode
 from darkroom.tuning import confirmation, coordinator, location, report, trial
 from darkroom.tuning.choice import ChosenTrial, choose, summary
 from darkroom.tuning.plan import Plan
@@ -68,27 +68,19 @@ class Resources:
     gpus: float
     max_worker_bytes: int | None
 
-    def places(self, n_trials: int) -> Workers:
-        """Return the workers for n_trials trainings."""
+    def places(self, n_trainings: int) -> Workers:
+        """Return the workers for n_trainings; "auto" is one per GPU, or per `cpus` cores."""
+        n, cpus = self.workers, None if self.cpus == "auto" else self.cpus
+        if n == "auto" and self.backend != "ray":
+            gpus = [] if self.device == "cpu" else visible_gpus()
+            n = len(gpus) or max(1, usable_cores() // (cpus or 1))
         return Workers(
-            self._n_workers(n_trials),
+            n if n == "auto" else min(n, n_trainings),
             backend="ray" if self.backend == "ray" else "loky",
-            cpus=None if self.cpus == "auto" else self.cpus,
+            cpus=cpus,
             gpus=self.gpus,
             address=self.cluster,
         )
-
-    def least_places(self, n_trials: int) -> int:
-        """Return how many places there are at least for so many trainings; how many a cluster has, only it knows."""
-        workers = self._n_workers(n_trials)
-        return 1 if workers == "auto" else workers
-
-    def _n_workers(self, n_trials: int) -> int | Literal["auto"]:
-        """Return the number of workers; auto: as many as a cluster has room for, or locally one per GPU or core."""
-        if self.workers != "auto" or self.backend == "ray":
-            return self.workers
-        gpus = [] if self.device == "cpu" else visible_gpus()
-        return min(n_trials, len(gpus) or n_workers_of("auto"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,44 +246,36 @@ class Tuning:
         chosen = choose(rows, objectives=objectives, alpha=alpha)
         if chosen.number is None or chosen.against is None or self.confirm is False:
             return chosen
-        limit = math.inf if self.confirm is True else self.confirm
-        best = [rows[number] for number in (chosen.number, *chosen.others)]
-        for n_trials in range(min(confirmation.MOST, len(best)), 0, -1):
-            compared = [*best[:n_trials], rows[chosen.against]]
-            minutes = confirmation.expected_minutes(
-                compared,
-                self.base,
-                self._as_trial(self.base),
-                fraction=self.budget.fraction,
-                n_places=self.resources.least_places(len(compared)),
-            )
-            if minutes <= limit:
-                break
-        else:
-            reason = f"{chosen.reason}; not confirmed: that takes about {minutes:.0f} minutes, more than tune.confirm"
-            return replace(chosen, reason=reason)
         first = self._first_task(search, record, tags=tags)
 
-        def task_of(row: TrialRow) -> trial.Task:
-            recipe = overrides.apply(self.base, search.overrides(row.number))
+        def task_of(number: int) -> trial.Task:
+            drawn = search.overrides(number)
+            recipe = overrides.apply(self.base, drawn)
             return replace(
                 first,
-                number=row.number,
-                name=f"confirm-{row.number} {in_short(search.overrides(row.number)) or AS_GIVEN}",
+                number=number,
+                name=f"confirm-{number} {in_short(drawn) or AS_GIVEN}",
                 recipe={**recipe, "seed": recipe["seed"] + 1, "calibration": "none"},
                 fraction=1.0,
                 measured=(),
             )
 
+        tasks = [task_of(number) for number in (chosen.number, *chosen.others)[: confirmation.MOST]]
+        tasks.append(task_of(chosen.against))
         return confirmation.confirm(
             chosen,
             search=search,
-            tasks=[task_of(row) for row in compared],
-            workers=lambda: self.resources.places(len(compared)),
-            minutes=minutes,
-            objectives=objectives,
+            tasks=tasks,
+            minutes={task.number: self._full_minutes(rows[task.number], task.recipe) for task in tasks},
+            limit=math.inf if self.confirm is True else self.confirm,
+            workers=self.resources.places,
             alpha=alpha,
         )
+
+    def _full_minutes(self, row: TrialRow, recipe: Recipe) -> float:
+        """Estimate the minutes of a trial's training at full length, without the start of a worker."""
+        ratio = n_epochs(recipe) / n_epochs(self._as_trial(recipe)) / self.budget.fraction
+        return ratio * row.metrics["train_seconds"] / 60
 
     def _report(
         self,

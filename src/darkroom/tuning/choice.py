@@ -24,12 +24,14 @@ class ChosenTrial:
         reason: a sentence.
         against: number of the trial with the values of params.yaml that it beats, None without a comparison.
         others: numbers of the other trials that beat them, the most accurate first; none if cost is an objective.
+        is_cheaper: whether it beats them by its cost, so that it need not be more accurate.
     """
 
     number: int | None
     reason: str
     against: int | None = None
     others: tuple[int, ...] = ()
+    is_cheaper: bool = False
 
 
 def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float) -> ChosenTrial:
@@ -82,32 +84,38 @@ def choose(rows: Sequence[TrialRow], *, objectives: Sequence[str], alpha: float)
     return ChosenTrial(numbers[0], _against(taken[0], baseline), baseline.number, tuple(numbers[1:]))
 
 
-def confirmed(
-    chosen: ChosenTrial, *, right: Mapping[int, str], against: str, objectives: Sequence[str], alpha: float
-) -> ChosenTrial:
-    """Return the best trial of trainings at full length, or the choice of params.yaml if none is confirmed.
+def confirmed(chosen: ChosenTrial, *, right: Mapping[int, str], failed: Mapping[int, str], alpha: float) -> ChosenTrial:
+    """Return the choice after trainings at full length with its values, those of others, and those of params.yaml.
 
-    With one objective the most accurate trial is taken if it is more accurate than params.yaml again; with two, where
-    it may be cheaper instead, if it is not significantly less accurate.
+    The most accurate trial is taken if it is more accurate than params.yaml again; one that is cheaper, if it is not
+    significantly less accurate. If params.yaml failed, no comparison is possible, and the trial is taken.
 
     Args:
         chosen: by choose().
-        right: masks of the validation images that the trainings get right (see answers.packed), by number of the trial,
-            the chosen one first.
-        against: that of the values of params.yaml.
-        objectives, alpha: see choose.
+        right: masks of the validation images that the trainings get right (see answers.packed), by number of the trial.
+        failed: the reasons of those that failed, likewise.
+        alpha: see choose.
     """
-    answers, theirs = {number: unpacked(mask) for number, mask in right.items()}, unpacked(against)
-    best = max(answers, key=lambda number: answers[number].sum())
-    said = f"{answers[best].mean():.4f} against {theirs.mean():.4f} at full length on another seed"
-    if len(answers) > 1 or best != chosen.number:
-        others = [f"{ours.mean():.4f} by trial {number}" for number, ours in answers.items() if number != best]
-        said = f"{said} by trial {best}" + (f" ({', '.join(others)})" if others else "")
-    difference = theirs.astype(np.int8) - answers[best]
-    is_worse = difference.sum() > 0 and chance(difference[None])[0] <= min(alpha, WORSE)
-    if is_worse if len(objectives) > 1 else difference.sum() >= 0:
-        return ChosenTrial(None, f"{chosen.reason}; but {said}: the values of params.yaml are kept")
-    return ChosenTrial(best, f"{chosen.reason}; confirmed with {said}", chosen.against)
+    numbers = [number for number in (chosen.number, *chosen.others, chosen.against) if number in {**right, **failed}]
+    answers: dict[int | None, np.ndarray] = {number: unpacked(right[number]) for number in numbers if number in right}
+    said = ", ".join(
+        f"{'params.yaml' if number == chosen.against else f'trial {number}'} "
+        + (f"{answers[number].mean():.4f}" if number in answers else f"failed ({failed[number]})")
+        for number in numbers
+    )
+    reason = f"{chosen.reason}; at full length on another seed: {said}"
+    theirs = answers.pop(chosen.against, None)
+    best = max(answers, key=lambda number: answers[number].sum(), default=None)
+    if best is None or (theirs is not None and _is_refuted(answers[best], theirs, chosen, alpha=alpha)):
+        return ChosenTrial(None, f"{reason}; the values of params.yaml are kept")
+    return ChosenTrial(best, f"{reason}; trial {best} is taken", chosen.against)
+
+
+def _is_refuted(ours: np.ndarray, theirs: np.ndarray, chosen: ChosenTrial, *, alpha: float) -> bool:
+    difference = theirs.astype(np.int8) - ours
+    if not chosen.is_cheaper:
+        return bool(difference.sum() >= 0)
+    return bool(difference.sum() > 0 and chance(difference[None])[0] <= min(alpha, WORSE))
 
 
 def chance(differences: np.ndarray, *, n_more: int = 0) -> np.ndarray:
@@ -160,7 +168,8 @@ def _best_of_two(
     if not taken:
         return ChosenTrial(None, f"no trial is significantly better: {had}")
     best = min(taken, key=lambda row: (row.metrics[cost], -_accuracy(row), row.number))
-    return ChosenTrial(best.number, f"{_found(best, cost)}; {had}", baseline.number)
+    is_cheaper = best.metrics[cost] < limit
+    return ChosenTrial(best.number, f"{_found(best, cost)}; {had}", baseline.number, is_cheaper=is_cheaper)
 
 
 def _better(one: TrialRow, rows: Sequence[TrialRow], *, alpha: float, n_pruned: int, reverse: bool = False) -> set[int]:

@@ -1,19 +1,20 @@
 """Confirm a choice: train the best trials and the values of params.yaml at full length, on another seed."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
+from heapq import heapreplace
 
 from darkroom.compute.workers import WorkerDiedError, Workers
 from darkroom.project.console import say
 from darkroom.project.params import digest
-from darkroom.training import recipe
 from darkroom.tuning import trial
 from darkroom.tuning.choice import ChosenTrial, confirmed
-from darkroom.tuning.rows import TrialRow
 from darkroom.tuning.study import Outcome, Search
 
-MOST = 3  # trials that are trained at full length; short trainings on few images do not rank the best ones reliably
-KEPT = "confirmed"  # attribute of a study: masks of correct validation images, by the digest of the recipes
+MOST = 3  # trials that are trained at full length; short trainings on few images cannot tell which of them is best
+KEPT = "confirmed"  # attribute of a study: masks of correct validation images, by the digest of the recipe
+POLL_SECONDS = 1.0
 
 
 def confirm(
@@ -21,65 +22,74 @@ def confirm(
     *,
     search: Search,
     tasks: Sequence[trial.Task],
-    workers: Callable[[], Workers],
-    minutes: float,
-    objectives: Sequence[str],
+    minutes: Mapping[int, float],
+    limit: float,
+    workers: Callable[[int], Workers],
     alpha: float,
 ) -> ChosenTrial:
-    """Return the trial that is the best at full length, or the values of params.yaml if no training beats theirs.
+    """Return the trial that is the most accurate at full length, or the values of params.yaml if they are.
 
-    A continued search with the same trials does not train again unless a training failed.
-
-    Args:
-        tasks: with the values of the chosen trial, of others, and at the end with those of params.yaml.
-        workers: returns the workers.
-        minutes: expected time; see expected_minutes().
-        objectives, alpha: see choice.choose.
-    """
-    key = digest([task.recipe for task in tasks])
-    masks = search.attributes.get(KEPT, {}).get(key)
-    if masks is None:
-        names = ", ".join(task.name.partition(" ")[0] for task in tasks)
-        say(f"tune: {names}: at full length on another seed, about {minutes:.0f} minutes")
-        *ours, theirs = outcomes = _trained(tasks, workers)
-        ended = [task.number for task, outcome in zip(tasks[:-1], ours, strict=True) if outcome.state == "complete"]
-        if not ended:
-            reason = f"{chosen.reason}; but at full length it failed ({ours[0].reason})"
-            return ChosenTrial(None, f"{reason}: the values of params.yaml are kept")
-        if theirs.state != "complete":
-            reason = f"{chosen.reason}; at full length the values of params.yaml failed ({theirs.reason})"
-            return ChosenTrial(ended[0], reason, chosen.against)
-        masks = [outcome.right for outcome in outcomes]  # "" of one that failed
-        if len(ended) == len(ours):
-            search.remember(KEPT, {key: masks})
-    *rights, against = masks
-    right = {task.number: mask for task, mask in zip(tasks[:-1], rights, strict=True) if mask}
-    return confirmed(chosen, right=right, against=against, objectives=objectives, alpha=alpha)
-
-
-def expected_minutes(
-    rows: Sequence[TrialRow], full: recipe.Recipe, short: recipe.Recipe, *, fraction: float, n_places: int
-) -> float:
-    """Estimate how long the trainings at full length of these trials take.
+    A training that an earlier call has finished is not repeated.
 
     Args:
-        rows: of the trials, which are complete.
-        full, short: the params, and those of a trial.
-        fraction: of the training images in a trial.
-        n_places: number of parallel trainings.
+        tasks: with the values of the chosen trial, of others in the order in which they are wanted, and with those of
+            params.yaml at the end.
+        minutes: expected for each training, by the number of its trial.
+        limit: maximum of all minutes; the last of the others are left out if they would take longer.
+        workers: returns the workers for a number of trainings.
+        alpha: see choice.choose.
     """
-    ratio = recipe.n_epochs(full) / recipe.n_epochs(short) / fraction
-    seconds = [row.metrics["train_seconds"] for row in rows]  # without the start of a worker, which loads TensorFlow
-    return ratio * max(sum(seconds[place::n_places]) for place in range(n_places)) / 60
+    kept = search.attributes.get(KEPT, {})
+    keys = {task.number: digest(task.recipe) for task in tasks}
+    right = {number: kept[key] for number, key in keys.items() if key in kept}
+    failed: dict[int, str] = {}
+    if missing := [task for task in tasks if task.number not in right]:
+        optional = [task for task in missing if task not in (tasks[0], tasks[-1])]
+        with workers(len(missing)) as places:
+            while (expected := makespan([minutes[task.number] for task in missing], places.n)) > limit:
+                if not optional:
+                    takes = f"that takes about {expected:.1f} minutes, more than tune.confirm ({limit:g})"
+                    return replace(chosen, reason=f"{chosen.reason}; not confirmed: {takes}")
+                missing.remove(optional.pop())
+            names = ", ".join(task.name.partition(" ")[0] for task in missing)
+            say(f"tune: {names}: at full length on another seed, about {expected:.1f} minutes")
+            for number, outcome in _trained(missing, places, search):
+                if outcome.state == "complete":
+                    right[number] = outcome.right
+                    search.remember(KEPT, {keys[done]: mask for done, mask in right.items()})
+                else:
+                    failed[number] = outcome.reason or outcome.state
+    return confirmed(chosen, right=right, failed=failed, alpha=alpha)
 
 
-def _trained(tasks: Sequence[trial.Task], workers: Callable[[], Workers]) -> list[Outcome]:
-    with workers() as places:
-        ending = [places.submit(number % places.n, trial.confirm, task) for number, task in enumerate(tasks)]
-        return [_ended(future) for future in ending]
+def makespan(minutes: Sequence[float], n_places: int) -> float:
+    """Return the minutes in which trainings end, each of which starts at the first free place."""
+    ends = [0.0] * n_places
+    for one in minutes:
+        heapreplace(ends, ends[0] + one)
+    return max(ends)
 
 
-def _ended(future: Future[Outcome]) -> Outcome:
+def _trained(tasks: Sequence[trial.Task], places: Workers, search: Search) -> Iterator[tuple[int, Outcome]]:
+    """Yield the number and the outcome of every training as it ends.
+
+    A task waits here and not at its place for the end of the one before, because it would die with it.
+    """
+    waiting, free = list(tasks), list(range(places.n))
+    running: dict[Future[Outcome], tuple[int, int]] = {}
+    while waiting or running:
+        search.beat()
+        while waiting and free:
+            task, place = waiting.pop(0), free.pop(0)
+            running[places.submit(place, trial.confirm, task)] = (place, task.number)
+        done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: one.exception() is not None):  # an error ends it
+            place, number = running.pop(future)
+            free.append(place)
+            yield number, _ended(future)
+
+
+def _ended(future: "Future[Outcome]") -> Outcome:
     try:
         return future.result()
     except WorkerDiedError as error:
