@@ -6,7 +6,10 @@ import pytest
 
 from darkroom.tuning import candidate
 
-RESOURCES: dict[str, Any] = {"device": "auto", "backend": "local", "cluster": None, "gpus": 0.0, "max_worker_bytes": None}
+RESOURCES: dict[str, Any] = {
+    **{"device": "auto", "backend": "local", "cluster": None},
+    **{"gpus": 0.0, "max_worker_bytes": None},
+}
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,7 @@ def test_probabilities_of_zero_and_one_stay_finite() -> None:
 
 
 @pytest.mark.parametrize(("n", "low", "high"), [(2, 0.7, 0.9), (100, 0.1, 0.25)])
-def test_right_answers_alone_raise_the_confidence_step_by_step(
-    n: int, low: float, high: float
-) -> None:
+def test_right_answers_alone_raise_the_confidence_step_by_step(n: int, low: float, high: float) -> None:
     probabilities = np.tile([[0.7, 0.3], [0.3, 0.7]], (n // 2, 1))
     assert low < fit_temperature(probabilities, np.tile([0, 1], n // 2)) < high
 
