@@ -16,7 +16,8 @@ class Opened(NamedTuple):
         prepared: the dataset.
         data: its images for training, including augmented copies, and for validation.
         features: of the same images; None if they were not opened.
-        calibration: validation images that are set aside from data and used for no choice; None if there are none.
+        calibration: validation images that are set aside from data and used for no choice in the training; None if
+            there are none.
         digests: prepared_digest, and augmented_digest if there are copies.
     """
 
