@@ -17,7 +17,7 @@ from darkroom.deployable.package import Package
 from darkroom.errors import DataError, ParamsError, RegistryError, TrainingError
 from darkroom.networks.runtime import device
 from darkroom.project.locks import store_lock
-from darkroom.training import overrides
+from darkroom.training import opened, overrides
 from pipelines import train
 from tests.support.project import ROOT
 from tests.support.training_stage import TrainingStage, train_section
@@ -262,6 +262,19 @@ def test_a_threshold_is_calibrated_on_images_that_chose_nothing(
     noise = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 1), dtype=np.uint8)
     assert np.mean([answer["unknown"] for answer in package.predict(list(noise))]) > 0.9
     assert stage.query("select value from metrics where key = 'abstain_below'") == [(0.0,)]
+
+
+def test_images_of_one_group_promise_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path)
+    stage.params(epochs="1", abstain="{error_rate: 0.2, confidence: 0.9}", sets="{coverage: 0.8}")
+    monkeypatch.setattr(opened, "set_aside", lambda _dataset: np.zeros(40, bool))
+    stage.call(train.main)
+    package = Package.load(stage.root / "models" / "cnn" / "model.onnx")
+    for kind in ("abstain", "sets"):
+        assert (package.metadata[kind]["n_images"], package.metadata[kind]["by_folds"]) == (0, False)
+    answer = package.predict([np.zeros((16, 16, 1), np.uint8)])[0]
+    assert answer["abstained"]
+    assert len(answer["prediction_set"]) == 2
 
 
 @pytest.mark.parametrize(

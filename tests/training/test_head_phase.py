@@ -1,5 +1,6 @@
 """The head that is solved: which images it is fitted to, and which answers are kept for those it was not."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,19 @@ def test_validation_images_that_judge_fine_tuning_are_not_fitted() -> None:
     np.testing.assert_allclose(
         np.log(answers.probabilities[-60:]), expected - np.log(np.exp(expected).sum(axis=1, keepdims=True)), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("mode", ["features", "finetune"])
+def test_an_image_alone_in_its_class_is_not_answered_for(mode: str) -> None:
+    data = vectors(60)
+    alone = np.append(data.labels[:-1], 3)
+    data = replace(data, labels=alone, classes=["a", "b", "c", "d"], is_copy=np.zeros(N_TRAIN, bool))
+    recipe = made(architecture={**TRANSFER, "mode": mode, "units": 0, "dropout": 0.0})
+    head = build_head(recipe, n_features=12, n_classes=4, policy="float32")
+    _, answers = solve_head(head, recipe, data)
+    assert answers is not None
+    assert len(answers.labels) == N_TRAIN - 1 + 60
+    assert 3 not in answers.labels
 
 
 @pytest.mark.parametrize(("n_val", "views"), [(FEW_VALIDATION, "one"), (60, "flip")])

@@ -91,6 +91,12 @@ def test_an_image_whose_class_no_other_fold_has_decides_nothing() -> None:
     assert head.is_fair.tolist() == [*[True] * (n - 2), False, False]
 
 
+def test_answers_about_a_class_without_weight_stay() -> None:
+    features, labels = clouds(90, 10)
+    head = solved(features, labels, weights=(labels > 0).astype(float))
+    assert head.is_fair.all()
+
+
 def test_without_any_fair_answer_the_penalty_is_the_usual_one() -> None:
     features, labels = clouds(90, 10)
     head = solved(features, labels, groups=labels)

@@ -47,6 +47,7 @@ def test_a_threshold_is_reported_with_what_it_rests_on(by_folds: bool, about: st
 @pytest.mark.parametrize(
     ("n_images", "n_wrong", "why"),
     [
+        (0, 0, "it takes 45 at least; add images, raise preprocess.val_fraction or abstain.error_rate"),
         (44, 0, "it takes 45 at least; add images, raise preprocess.val_fraction or abstain.error_rate"),
         (100, 90, "the 100 of them that it is most likely right about, 90 are wrong"),
     ],

@@ -7,8 +7,11 @@ import pytest
 from darkroom.tuning import candidate
 
 RESOURCES: dict[str, Any] = {
-    **{"device": "auto", "backend": "local", "cluster": None},
-    **{"gpus": 0.0, "max_worker_bytes": None},
+    "device": "auto",
+    "backend": "local",
+    "cluster": None,
+    "gpus": 0.0,
+    "max_worker_bytes": None,
 }
 
 

@@ -12,7 +12,7 @@ from darkroom.networks.architectures.sizes import minimum_size
 from darkroom.project.text import shown
 
 FEW_IMAGES = 2000  # training images; with fewer, a network trained on them alone loses, and takes most of the time
-MOST_FINETUNED = 5000  # training images; with so many, small ones gained 9 points, in 7 minutes on 2 cores
+MOST_FINETUNED = 5000  # training images; fine-tuning on so many small ones gained 9 points in 7 minutes on 2 cores
 SMALL_EDGE = 64  # pixels; smaller images, such as digits and icons, suit networks pretrained on photographs badly
 MOST_ASKED = {"min_test_images": 1000, "min_images": 100}  # those of the preset mnist
 ENOUGH_FOR_HALF = 20  # test images of a class; with fewer, chance alone may push its recall below one half
@@ -46,7 +46,7 @@ def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any])
     form = found.chosen.form
     reasons = found.chosen.reasons
     made = [
-        *_candidates(found, preset),
+        *candidates(found, preset),
         Choice("download.dataset.name", name, "also of the MLflow experiment"),
         Choice("download.dataset.sources", [source], kind),
         Choice("preprocess.image_size", list(form.size), reasons["image_size"]),
@@ -60,6 +60,30 @@ def choices(found: Findings, *, name: str, path: str, preset: Mapping[str, Any])
         reason = "most images of a class look alike, as from a fixed camera"
         made.append(Choice("preprocess.near_duplicates", found.split.near_duplicates, reason))
     return [*made, Choice("promote.registered_model", name, f"models:/{name}@champion"), *_gates(found)]
+
+
+def candidates(found: Findings, preset: Mapping[str, Any]) -> list[Choice]:
+    """Return the candidates that can be trained on the images, and settings for few or small ones."""
+    form, sections = found.chosen.form, preset["train"]
+    n, is_small = sum(found.counts("train").values()), min(form.size) < SMALL_EDGE
+    n_kept = n * (1 - preset["preprocess"]["max_rejected_fraction"])
+    network, batch_size = sections["cnn"]["architecture"], sections["cnn"]["batch_size"]
+    least = minimum_size(network["name"], network)
+    if n < FEW_IMAGES and not is_small:
+        made = [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
+    elif min(form.size) < least:
+        made = [Choice("candidates", ["transfer"], f"the preset's cnn needs at least {least}x{least} pixels")]
+    elif n_kept < batch_size:
+        made = [Choice("candidates", ["transfer"], f"{n} training images are fewer than a batch of the cnn")]
+    else:
+        why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
+        made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
+    if is_small and sections["transfer"]["batch_size"] <= n_kept and n <= MOST_FINETUNED:
+        reason = "features learned from photographs work poorly on images that small"
+        made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
+    if n < FEW_IMAGES:
+        made.append(Choice("tune.fraction", 1.0, f"a part of {n} training images is too small to rank trials"))
+    return made
 
 
 def dataset_name(source: Path) -> str:
@@ -80,29 +104,6 @@ def portable(source: Path, *, root: Path) -> str:
         return path.relative_to(root).as_posix()
     home = Path.home()
     return f"~/{path.relative_to(home).as_posix()}" if path.is_relative_to(home) and path != home else str(path)
-
-
-def _candidates(found: Findings, preset: Mapping[str, Any]) -> list[Choice]:
-    form, sections = found.chosen.form, preset["train"]
-    n, is_small = sum(found.counts("train").values()), min(form.size) < SMALL_EDGE
-    n_kept = n * (1 - preset["preprocess"]["max_rejected_fraction"])
-    network, batch_size = sections["cnn"]["architecture"], sections["cnn"]["batch_size"]
-    least = minimum_size(network["name"], network)
-    if n < FEW_IMAGES and not is_small:
-        made = [Choice("candidates", ["transfer"], f"{n} training images are too few without pretraining")]
-    elif min(form.size) < least:
-        made = [Choice("candidates", ["transfer"], f"the preset's cnn needs at least {least}x{least} pixels")]
-    elif n_kept < batch_size:
-        made = [Choice("candidates", ["transfer"], f"{n} training images are fewer than a batch of the cnn")]
-    else:
-        why = f"with {n} training images" if n >= FEW_IMAGES else "on images that small"
-        made = [Choice("candidates", ["cnn", "transfer"], f"{why} a network trained on them alone may win")]
-    if is_small and sections["transfer"]["batch_size"] <= n_kept and n <= MOST_FINETUNED:
-        reason = "features learned from photographs work poorly on images that small"
-        made.append(Choice("train.transfer.architecture.mode", "finetune", reason))
-    if n < FEW_IMAGES:
-        made.append(Choice("tune.fraction", 1.0, f"a part of {n} training images ranks no trials"))
-    return made
 
 
 def _groups(found: Findings) -> list[Choice]:

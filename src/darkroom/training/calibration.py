@@ -35,6 +35,11 @@ class HeldOut(NamedTuple):
         """Whether the most probable class is the label: (n,), bool."""
         return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
 
+    @property
+    def none(self) -> "HeldOut":
+        """None of the answers; what is calibrated on them promises nothing."""
+        return HeldOut(self.probabilities[:0], self.labels[:0])
+
     def at_temperature(self, temperature: float) -> "HeldOut":
         """Return the answers at a temperature."""
         return self._replace(probabilities=scaled(self.probabilities, temperature))

@@ -31,7 +31,8 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
 
     Returns:
         Progress, and the out-of-fold answers on validation and training images, but not those of heads that had no
-        images of the class; None if there are enough validation images, or if the deployed model averages views.
+        images of the class, unless there are no others; None if there are enough validation images, or if the deployed
+        model averages views.
     """
     from darkroom.networks.build import root
 
@@ -76,8 +77,8 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
     right = packed(logits[n_train:].argmax(axis=1) == data.val_labels)
     progress = Progress(1, "head", 1, val_accuracy, val_loss, right, train_seconds=seconds, history=[record])
     answered = np.union1d(found.held_out, np.arange(n_train, len(labels)))
-    if found.is_fair.any():
-        answered = np.setdiff1d(answered, found.held_out[~found.is_fair])
+    fair = np.setdiff1d(answered, found.held_out[~found.is_fair])
+    answered = fair if len(fair) else answered
     answers = HeldOut(np.exp(log_softmax(logits[answered])), labels[answered], groups[answered])
     return progress, answers if is_few else None
 

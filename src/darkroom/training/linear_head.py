@@ -174,7 +174,7 @@ def _best_penalty(
             logits[inside] = problem.logits(starts[fold], np.flatnonzero(inside))
         unusual = math.log10(penalty * len(held_out) / USUAL_PENALTY) ** 2
         loss = _tempered_loss(logits[judged], labels[judged], weights[judged]) if len(judged) else 0.0
-        loss += LOSS_OF_TEN * unusual / len(held_out)
+        loss += LOSS_OF_TEN * unusual / max(1, len(judged))
         since = 0 if loss < best_loss else since + 1
         if since == 0:
             best, best_loss, kept = penalty, loss, logits
@@ -184,10 +184,14 @@ def _best_penalty(
 
 
 def _is_fair(labels: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return for every image whether other folds have images of its class with a weight: (n,) bool."""
+    """Return for every image whether other folds have images of its class, or nobody has: (n,) bool.
+
+    Images without weight do not count.
+    """
     counts = np.zeros((folds.max() + 1, labels.max() + 1))
     np.add.at(counts, (folds, labels), weights > 0)
-    return np.asarray(counts.sum(axis=0)[labels] > counts[folds, labels])
+    others, everywhere = counts.sum(axis=0)[labels] - counts[folds, labels], counts.sum(axis=0)[labels]
+    return np.asarray((others > 0) | (everywhere == 0))
 
 
 def assign_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:

@@ -178,9 +178,11 @@ class _Calibrated(NamedTuple):
 def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: str) -> _Calibrated:
     options: Any = {"views": recipe["test_time_views"], "batch_size": trained.batch_size}
     answers = trained.held_out or validated(trained.model, opened.data, **options)
-    wanted = set_aside_from(recipe) is not None
     aside = None if opened.calibration is None else validated(trained.model, opened.calibration, **options)
-    guide, calibration = (answers, aside) if aside or not wanted else answers.halves(seed=recipe["seed"])
+    by_folds = aside is None and trained.held_out is not None
+    guide, calibration = answers, aside
+    if aside is None and set_aside_from(recipe) is not None:
+        guide, calibration = answers.halves(seed=recipe["seed"]) if by_folds else (answers, answers.none)
     model, numbers, metadata = trained.model, dict[str, float](), dict[str, Any]()
     if recipe["calibration"] == "temperature" and not recipe["debug"]["overfit_one_batch"]:
         model, numbers = calibrated(model, guide)
@@ -189,7 +191,7 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
         say(f"train: {candidate}: temperature {temperature:.3f}, {fitted}")
         guide, calibration = guide.at_temperature(temperature), calibration and calibration.at_temperature(temperature)
     if calibration is not None and recipe["sets"] is not None:
-        promise = prediction_sets(recipe, calibration=calibration, by_folds=aside is None)
+        promise = prediction_sets(recipe, calibration=calibration, by_folds=by_folds)
         metadata |= _said(promise, candidate=candidate)
     familiar = None
     if recipe["unknown_below"] is not None and not recipe["debug"]["overfit_one_batch"]:
@@ -202,7 +204,7 @@ def _calibrated(recipe: Recipe, trained: Trained, opened: Opened, *, candidate: 
             is_known = familiar.of(opened.calibration.val_images) >= recipe["unknown_below"]
             calibration = HeldOut(calibration.probabilities[is_known], calibration.labels[is_known])
     if calibration is not None and recipe["abstain"] is not None:
-        promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=aside is None)
+        promise = abstention(recipe, guide=guide, calibration=calibration, by_folds=by_folds)
         metadata |= _said(promise, candidate=candidate)
         numbers["abstain_below"] = metadata["abstain_below"]
     return _Calibrated(model, familiar and familiar.model, answers, metadata, numbers)

@@ -20,7 +20,7 @@ from darkroom.tracking.runs import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training import overrides
 from darkroom.training.opened import Opened
-from darkroom.training.recipe import Recipe, n_epochs, transfer_mode
+from darkroom.training.recipe import Recipe, transfer_mode
 from darkroom.tuning import confirmation, coordinator, location, report, trial
 from darkroom.tuning.choice import ChosenTrial, choose, summary
 from darkroom.tuning.plan import Plan
@@ -69,7 +69,7 @@ class Resources:
     max_worker_bytes: int | None
 
     def places(self, n_trainings: int) -> Workers:
-        """Return the workers for n_trainings; "auto" is one per GPU, or per `cpus` cores."""
+        """Return the workers for n_trainings; "auto": one per GPU, or per `cpus` cores, or what a Ray cluster has."""
         n, cpus = self.workers, None if self.cpus == "auto" else self.cpus
         if n == "auto" and self.backend != "ray":
             gpus = [] if self.device == "cpu" else visible_gpus()
@@ -260,22 +260,22 @@ class Tuning:
                 measured=(),
             )
 
-        tasks = [task_of(number) for number in (chosen.number, *chosen.others)[: confirmation.MOST]]
-        tasks.append(task_of(chosen.against))
+        tasks = [task_of(number) for number in confirmation.contenders(chosen, rows)]
+        minutes = {
+            task.number: confirmation.full_minutes(
+                rows[task.number], full=task.recipe, short=self._as_trial(task.recipe), fraction=self.budget.fraction
+            )
+            for task in tasks
+        }
         return confirmation.confirm(
             chosen,
             search=search,
             tasks=tasks,
-            minutes={task.number: self._full_minutes(rows[task.number], task.recipe) for task in tasks},
+            minutes=minutes,
             limit=math.inf if self.confirm is True else self.confirm,
             workers=self.resources.places,
             alpha=alpha,
         )
-
-    def _full_minutes(self, row: TrialRow, recipe: Recipe) -> float:
-        """Estimate the minutes of a trial's training at full length, without the start of a worker."""
-        ratio = n_epochs(recipe) / n_epochs(self._as_trial(recipe)) / self.budget.fraction
-        return ratio * row.metrics["train_seconds"] / 60
 
     def _report(
         self,

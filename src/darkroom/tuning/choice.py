@@ -96,16 +96,16 @@ def confirmed(chosen: ChosenTrial, *, right: Mapping[int, str], failed: Mapping[
         failed: the reasons of those that failed, likewise.
         alpha: see choose.
     """
-    numbers = [number for number in (chosen.number, *chosen.others, chosen.against) if number in {**right, **failed}]
-    answers: dict[int | None, np.ndarray] = {number: unpacked(right[number]) for number in numbers if number in right}
-    said = ", ".join(
-        f"{'params.yaml' if number == chosen.against else f'trial {number}'} "
-        + (f"{answers[number].mean():.4f}" if number in answers else f"failed ({failed[number]})")
-        for number in numbers
-    )
+    answers: dict[int | None, np.ndarray] = {number: unpacked(mask) for number, mask in right.items()}
+    results: dict[int | None, str] = {number: f"{ours.mean():.4f}" for number, ours in answers.items()}
+    results |= {number: f"failed ({why})" for number, why in failed.items()}
+    numbers = [number for number in (chosen.number, *chosen.others, chosen.against) if number in results]
+    names = ["params.yaml" if number == chosen.against else f"trial {number}" for number in numbers]
+    said = ", ".join(f"{name} {results[number]}" for name, number in zip(names, numbers, strict=True))
     reason = f"{chosen.reason}; at full length on another seed: {said}"
     theirs = answers.pop(chosen.against, None)
-    best = max(answers, key=lambda number: answers[number].sum(), default=None)
+    trials = [number for number in numbers if number in answers]
+    best = max(trials, key=lambda number: answers[number].sum(), default=None)
     if best is None or (theirs is not None and _is_refuted(answers[best], theirs, chosen, alpha=alpha)):
         return ChosenTrial(None, f"{reason}; the values of params.yaml are kept")
     return ChosenTrial(best, f"{reason}; trial {best} is taken", chosen.against)

@@ -86,10 +86,11 @@ def test_what_no_trial_can_tell_is_refused(space: Any, name: str, is_searched: b
         read(space, is_searched=is_searched)
 
 
-@pytest.mark.parametrize("longer", [20, {"int": [2, 20]}])
-def test_choices_that_no_trial_can_tell_apart_are_refused(longer: Any) -> None:
-    space = {"architecture": {"categorical": [{"name": "transfer", "finetune_epochs": n} for n in (5, longer)]}}
-    with pytest.raises(ParamsError, match=r"architecture.finetune_epochs (differs between the choices|cannot be)"):
+def test_choices_that_no_trial_can_tell_apart_are_refused() -> None:
+    space = {"architecture": {"categorical": [{"name": "transfer", "finetune_epochs": n} for n in (5, 20)]}}
+    with pytest.raises(
+        ParamsError, match=r"architecture.finetune_epochs differs between the choices, but .* make it eq"
+    ):
         read(space)
 
 

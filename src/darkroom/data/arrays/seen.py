@@ -41,8 +41,8 @@ def is_seen(index: "pd.DataFrame", seen: np.ndarray) -> np.ndarray:
 def set_aside(dataset: Dataset) -> np.ndarray:
     """Return a mask of the val images that are set aside for calibration, about half: (n,), bool, as rows("val").
 
-    The content of an image, or of its group of near-duplicates, decides, so added images move no others, unless all or
-    no groups would be set aside. A single group is not set aside.
+    The hash of a group decides, so added images move no others. If it would set aside all groups or none, one is moved
+    to the other side; a single group is not set aside.
     """
     index = dataset.index()
     groups = index["group"].to_numpy()[dataset.rows("val")]
