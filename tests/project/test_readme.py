@@ -104,6 +104,10 @@ def test_decisions_about_heads_and_searches_were_measured() -> None:
     )
     assert said.format(*shares) in decisions
     assert f"where none is better, one is taken in {100 * nothing['choose']['wrong']:.0f} %" in decisions
+    reasons = [run["chosen"] for run in result("tuning_peers")["runs"]["darkroom-alpha-1"]]
+    pairs = [re.findall(r"^trial (\d+)|by trial (\d+) \(|trial (\d+) is taken$", reason) for reason in reasons]
+    changed = sum(max(first) != max(taken) for first, taken in pairs)
+    assert f"in {changed} of {len(reasons)} searches the second or third trial was the most accurate" in decisions
     worst, forgotten = (searched["failures"][how] for how in ("told as the worst", "as failed"))
     said = "{} of 30 trials diverge instead of {}; best value {} instead of {}"
     keys = ("n_diverged", "best")
