@@ -42,9 +42,11 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
     if recipe.is_solved(params):
+        tuned = "search architecture.finetune_learning_rate with tune.space"
+        advice = tuned if recipe.transfer_mode(params) == "finetune" else "set architecture.units above 0"
         raise ParamsError(
-            f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; set "
-            "architecture.units above 0, or test another candidate"
+            f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; {advice}, "
+            "or test another candidate"
         )
     folder = root / "data"
     opened = open_data(

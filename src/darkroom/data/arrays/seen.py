@@ -48,8 +48,10 @@ def set_aside(dataset: Dataset) -> np.ndarray:
     groups = index["group"].to_numpy()[dataset.rows("val")]
     hashes = {group: hashlib.sha256(f"calibration:{group}".encode()).digest() for group in groups}
     aside = {group for group, found in hashes.items() if found[0] % 2 == 0}
-    if len(aside) in (0, len(hashes)):
-        aside ^= {min(hashes, key=hashes.__getitem__)} if len(hashes) > 1 else aside
+    if len(hashes) < 2:
+        aside = set()
+    elif len(aside) in (0, len(hashes)):
+        aside ^= {min(hashes, key=hashes.__getitem__)}
     return np.array([group in aside for group in groups], bool)
 
 
