@@ -67,13 +67,18 @@ def test_an_unknown_candidate_is_answered_with_the_known_ones(
     assert err == "error: params.yaml: section 'train.cmm' is missing; sections found: cnn\n"
 
 
+@pytest.mark.parametrize(
+    ("mode", "advice"),
+    [("features", "set architecture.units above 0"), ("finetune", "search architecture.finetune_learning_rate with")],
+)
 def test_a_head_that_is_solved_has_no_learning_rate(
-    repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mode: str, advice: str, repository: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (repository / "params.yaml").write_text(presets.text("folder", root=ROOT))
+    text = presets.text("folder", root=ROOT)
+    (repository / "params.yaml").write_text(text.replace("mode: features ", f"mode: {mode} "))
     code, _, err = lr_find(monkeypatch, capfd, "--candidate", "transfer")
     assert code == 2
-    assert "train.transfer: a head without hidden units is solved at once and has no learning_rate; set arch" in err
+    assert f"transfer: a head without hidden units is solved at once and has no learning_rate; {advice}" in err
 
 
 def test_unprepared_data_are_named_with_what_prepares_them(
