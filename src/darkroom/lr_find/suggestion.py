@@ -45,8 +45,8 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         tuned = "search architecture.finetune_learning_rate with tune.space"
         advice = tuned if recipe.transfer_mode(params) == "finetune" else "set architecture.units above 0"
         raise ParamsError(
-            f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; {advice}, "
-            "or test another candidate"
+            f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; "
+            f"{advice}, or test another candidate"
         )
     folder = root / "data"
     opened = open_data(
