@@ -184,9 +184,10 @@ def test_fine_tuning_begins_with_the_solved_head(features: Any, tmp_path: Path) 
     assert comparable(trained(recipe, features, checkpoint=checkpoint, reports=reports)) == whole
 
 
-def test_a_solved_head_that_stays_the_best_survives_a_resume(features: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_solved_head_that_stays_the_best_survives_a_resume(keep: str, features: Any, tmp_path: Path) -> None:
     ruinous = {**transfer("finetune", units=0)["architecture"], "finetune_learning_rate": 3.0}
-    recipe, checkpoint = transfer("finetune", architecture=ruinous), Checkpoint(tmp_path)
+    recipe, checkpoint = transfer("finetune", architecture=ruinous, checkpoint=keep), Checkpoint(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         trained(recipe, features, checkpoint=checkpoint, reports=killed_after(3))
     found = trained(recipe, features, checkpoint=checkpoint)

@@ -9,7 +9,7 @@ import numpy as np
 
 from darkroom.data.arrays.features import Features
 from darkroom.errors import TrainingError
-from darkroom.training.answers import packed
+from darkroom.training.answers import is_less_accurate, packed
 from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.data import Data, Vectors, part, vectors
@@ -233,9 +233,13 @@ class _Run:
         if mode == "finetune":
             network = with_head(extractor, head)
             epochs, rate = settings["finetune_epochs"], settings["finetune_learning_rate"]
+            solved = progress.best if is_solved(self.recipe) else None
             progress = self._phase(
                 network, self.data, name="finetuning", epochs=epochs, learning_rate=rate, progress=progress
             )
+            if solved and is_less_accurate(progress.best_right, solved["best_right"]):
+                self.reports.say("fine-tuning made it significantly less accurate; the solved head is kept")
+                progress = dataclasses.replace(progress, **solved)
             best = network.get_weights() if progress.best_phase == "finetuning" else best
         return best, progress, held_out
 

@@ -34,6 +34,11 @@ class Progress:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The fields about the best epoch."""
+        return {name: value for name, value in vars(self).items() if name.startswith("best_")}
+
+    @property
     def phases(self) -> list[str]:
         """The phases with an epoch, in order."""
         return list(dict.fromkeys(row["phase"] for row in self.history))
