@@ -262,5 +262,5 @@ def test_the_comparison_of_tuners_is_the_measured_one() -> None:
     gains = found["comparison"]["darkroom-alpha-1 against optuna"]["test_accuracy_gain_points_by_seed"]
     same, *lost = sorted((gain for gain in gains if gain <= 0), reverse=True)
     assert same == 0
-    said = "found the same values in one, and was better by {:.2f} and {:.2f} points"
-    assert said.format(*(-gain for gain in lost)) in (DOCS / "compare.md").read_text()
+    sentence = "found the same values in one, and was better by {:.2f} and {:.2f} points"
+    assert sentence.format(*(-gain for gain in lost)) in (DOCS / "compare.md").read_text()
