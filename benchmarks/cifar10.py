@@ -44,7 +44,7 @@ FILES = ("cifar10_jpeg.tar.xz", "cifar-10-python.tar.gz")
 ARTICLE = "cifar10-article"
 PACKAGES = ["tensorflow", "keras", "numpy"]
 PEER = Path(__file__).parent / "peers" / "torch_cifar.py"
-STEPS, ROUNDS, TURNS = 4, 2, 2  # batches in an epoch, epochs in a turn after the first, turns of each side
+STEPS, ROUNDS, TURNS = 2, 2, 2  # batches in an epoch, epochs in a turn after the first, turns of each side
 
 
 def train(preset: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-FILTERS, BATCH_SIZE, EDGE = (64, 256, 256), 500, 32
+FILTERS, BATCH_SIZE, EDGE = (64, 256, 256), 1000, 32
 
 
 class Group(nn.Module):
