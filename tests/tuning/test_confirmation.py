@@ -105,7 +105,7 @@ def test_a_failed_training_is_repeated_and_hides_no_other(search: Search) -> Non
 def test_other_errors_stop_it_and_what_had_finished_stays(search: Search) -> None:
     confirm = Confirmation(search, t4=right_on(90), t3=RegistryError("no answer"), t0=right_on(60))
     with pytest.raises(RegistryError):
-        confirm(4, 3, 0)
+        confirm(4, 3, 0, n_places=1)
     confirm.outcomes[3] = right_on(80)
     assert confirm(4, 3, 0).number == 4
     assert confirm.begun == [4, 3, 3, 0]

@@ -19,6 +19,11 @@ from darkroom.training.params import TrainParams
 if TYPE_CHECKING:
     import keras
 
+OF_SOLVED = {  # by mode, where a solved head has no learning rate
+    "features": "set architecture.units above 0",
+    "finetune": "search architecture.finetune_learning_rate with tune.space",
+}
+
 
 def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[str, Any]:
     """Return {candidate, suggestion, cautious, greatest, now, steps, diverged, picture}, and draw the plot.
@@ -42,8 +47,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
         params = load_section(section, TrainParams).model_dump()
         device = load_section("compute", ComputeParams).device
     if recipe.is_solved(params):
-        tuned = "search architecture.finetune_learning_rate with tune.space"
-        advice = tuned if recipe.transfer_mode(params) == "finetune" else "set architecture.units above 0"
+        advice = OF_SOLVED[params["architecture"]["mode"]]
         raise ParamsError(
             f"params.yaml: {section}: a head without hidden units is solved at once and has no learning_rate; "
             f"{advice}, or test another candidate"
