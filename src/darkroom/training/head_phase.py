@@ -30,9 +30,9 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
         data: features.
 
     Returns:
-        Progress, and the out-of-fold answers on validation and training images, but not those of heads that had no
-        images of the class, unless there are no others; None if there are enough validation images, or if the deployed
-        model averages views.
+        Progress, and the out-of-fold answers on validation and training images. Answers of heads that were fitted
+        without any image of the true class are left out, unless all answers are of this kind. The answers are None if
+        there are enough validation images, or if the deployed model averages views.
     """
     from darkroom.networks.build import root
 

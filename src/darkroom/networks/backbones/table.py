@@ -36,9 +36,9 @@ class Backbone(NamedTuple):
 
     @property
     def is_light(self) -> bool:
-        """Whether it belongs to a family that is no faster in bfloat16 than in float32 when trained on a CPU.
+        """Whether training networks of its family on a CPU is as fast in float32 as in bfloat16, or faster.
 
-        EfficientNet-Lite1 is half as fast; ResNet and ConvNeXt are not slower (benchmarks/results/precision.json).
+        EfficientNet-Lite1 is twice as fast in float32, ConvNeXt-Tiny half as fast (benchmarks/results/precision.json).
         """
         return self.name.startswith(("efficientnet", "mobilenet", "nasnet"))
 
