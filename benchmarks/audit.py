@@ -37,7 +37,7 @@ from darkroom.cli import presets
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
 from darkroom.data.arrays.selection import Selection
-from darkroom.promotion import paired
+from darkroom.evaluation.metrics import paired
 from darkroom.training import folds
 from darkroom.training.data import Data
 from darkroom.training.linear_head import solve

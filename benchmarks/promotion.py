@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.real_answers import SOURCES, Source, read_recipes
 from benchmarks.record import arguments, report
-from darkroom.promotion import paired
+from darkroom.evaluation.metrics import paired
 from darkroom.promotion.answers import Answers
 
 ALPHA, NIGHTS = 0.05, 365

@@ -83,7 +83,7 @@ def _correct(files: list[bytes], labels: np.ndarray, is_test: np.ndarray, *, mod
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
-    from darkroom.promotion.paired import difference_interval, table
+    from darkroom.evaluation.metrics.paired import difference_interval, table
 
     counts = table(one, other)
     return {"difference": round(counts.difference, 4), "ci95": [round(x, 4) for x in difference_interval(counts)]}

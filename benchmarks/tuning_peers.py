@@ -1,6 +1,7 @@
 """Which search finds the best model in equal time: tune, plain Optuna, KerasTuner or AutoKeras? One after the other.
 
-    DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # many hours on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers                             # hours on 2 cores
+    DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 1.5 --trial-epochs 4 --epochs 10 --per-class 240
     DARKROOM_MIRROR=folder python -m benchmarks.tuning_peers --minutes 0.5 --seeds 7 --epochs 2    # a trial run
 
 The directory contains cifar10_jpeg.tar.xz. By default 5,000 of its images are for training and 1,000 for validation,

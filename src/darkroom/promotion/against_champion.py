@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from darkroom.evaluation.metrics import paired
 from darkroom.project.text import ordinal
-from darkroom.promotion import paired
 from darkroom.promotion.answers import Answers, Scored
 from darkroom.promotion.gates import Verdict, not_applicable, percent, points, verdict
 from darkroom.promotion.params import ChampionGate

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.evaluation import predictions
+from darkroom.evaluation.metrics import paired
 from darkroom.files.writing import checksum, read_json, write_text
 from darkroom.project.params import digest
 from darkroom.project.repository import repository_root
@@ -28,13 +29,12 @@ DECIDES = [
         "cases",
         "decision",
         "gates",
-        "paired",
         "scored",
         "scoring",
         "slices",
         "winner",
     )
-]
+] + [Path(paired.__file__)]
 
 
 class Case:

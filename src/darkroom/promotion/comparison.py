@@ -8,7 +8,7 @@ import numpy as np
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.seen import is_seen
 from darkroom.errors import DataError
-from darkroom.promotion import paired
+from darkroom.evaluation.metrics import paired
 from darkroom.promotion.answers import Answers
 from darkroom.promotion.scoring import loaded, probabilities, seen_by
 from darkroom.registry.versions import Version

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from darkroom.promotion import paired
+from darkroom.evaluation.metrics import paired
 from darkroom.promotion.slices import Slice
 
 NAMED = 5  # maximum number of classes in a sentence; the numbers have all

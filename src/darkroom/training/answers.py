@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from darkroom.evaluation.metrics import paired
+
 
 def packed(right: np.ndarray) -> str:
     """Return a mask of correct answers, bool (n,), as text of about n / 4 characters."""
@@ -15,9 +17,6 @@ def unpacked(text: str) -> np.ndarray:
 
 
 def is_less_accurate(one: str, other: str, *, alpha: float = 0.05) -> bool:
-    """Return whether one packed mask has significantly fewer correct answers than another (exact McNemar test)."""
-    from scipy.stats import binomtest
-
-    ours, theirs = unpacked(one), unpacked(other)
-    lost, won = int((theirs & ~ours).sum()), int((ours & ~theirs).sum())
-    return lost > won and bool(binomtest(lost, lost + won, alternative="greater").pvalue <= alpha)
+    """Return whether one packed mask has significantly fewer correct answers than another, by McNemar's test."""
+    counts = paired.table(unpacked(other), unpacked(one))
+    return counts.difference > 0 and paired.gain_p_value(counts.only_a, counts.only_b)[0] <= alpha

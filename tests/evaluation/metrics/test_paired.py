@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
 from darkroom.errors import DataError
-from darkroom.promotion.paired import (
+from darkroom.evaluation.metrics.paired import (
     Table,
     compare,
     difference_interval,
