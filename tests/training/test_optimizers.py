@@ -164,6 +164,31 @@ def test_muon_steps_on_filters_as_on_their_matrix() -> None:
         assert 0.6 < values.min() <= values.max() < 1.3
 
 
+@pytest.mark.parametrize("shape", [(216, 64), (64, 216), (64, 64), (3, 256)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-2, 1e-6, 0.0])
+def test_muons_iteration_is_that_of_keras(shape: tuple[int, int], smallest: float) -> None:
+    """Singular values from 1 down to `smallest`: what Keras computes on the matrix is computed on its Gram matrix."""
+    optimizer = optimizers.Muon()
+    rank = min(shape)
+    left, right = (np.linalg.qr(RNG.normal(size=(side, rank)))[0] for side in shape)
+    matrix = ((left * np.linspace(1, smallest, rank)) @ right.T).astype(np.float32)
+    for steps in (1, 3, 5):
+        ours, theirs = (
+            keras.ops.convert_to_numpy(iteration(keras.ops.convert_to_tensor(matrix), steps))
+            for iteration in (
+                optimizer.zeropower_via_newtonschulz5,
+                super(optimizers.Muon, optimizer).zeropower_via_newtonschulz5,
+            )
+        )
+        assert ours.shape == shape
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_muon_does_not_move_weights_without_gradient() -> None:
+    zeros = keras.ops.zeros((12, 4))
+    np.testing.assert_array_equal(optimizers.Muon().zeropower_via_newtonschulz5(zeros, 5), zeros)
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ParamsError, match="optimizer is 'lion', expected one of sgd, adam, adamw, rmsprop, muon"):
         optimizers.make_optimizer("lion", learning_rate=0.1)

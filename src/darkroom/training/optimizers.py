@@ -17,6 +17,7 @@ from darkroom.errors import ParamsError
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "muon")
 OUTPUT_LAYER = "logits"  # its name in networks.build
 ADAM_SHARE = 0.02  # of Muon's learning rate; Jordan pairs 0.02 with 0.0003
+GRAM_STEPS = 3  # of Newton-Schulz on one Gram matrix; with more of them, rounding to TensorFloat-32 adds up
 
 
 class Rules:
@@ -124,6 +125,26 @@ class Muon(Rules, keras.optimizers.Muon):
         matrix = ops.reshape(moved, (-1, variable.shape[-1]))
         update = self.zeropower_via_newtonschulz5(matrix, self.ns_steps)
         self.assign_sub(variable, lr * ops.reshape(update, variable.shape))
+
+    def zeropower_via_newtonschulz5(self, x: Any, steps: int) -> Any:
+        """Return the matrix x with its singular values brought near 1, by the Newton-Schulz iteration of Keras.
+
+        The polynomials are multiplied on the Gram matrix of the shorter side, and applied to x every GRAM_STEPS steps
+        (Zhang, Amsel, Chen and Dao 2026, "Gram Newton-Schulz", https://dao-lab.ai/blog/2026/gram-newton-schulz). With
+        3x3 filters, of as many inputs as outputs, this takes 50 products of that size instead of 95.
+        """
+        is_tall = x.shape[0] > x.shape[1]
+        x = ops.transpose(x) if is_tall else x
+        x = x / (ops.norm(x) + 1e-7)
+        identity = ops.eye(x.shape[0], dtype=x.dtype)
+        for start in range(0, steps, GRAM_STEPS):
+            gram, product = x @ ops.transpose(x), None
+            for step in range(start, end := min(start + GRAM_STEPS, steps)):
+                factor = self.muon_a * identity + self.muon_b * gram + self.muon_c * (gram @ gram)
+                product = factor if product is None else factor @ product
+                gram = factor @ gram @ factor if step + 1 < end else None
+            x = product @ x
+        return ops.transpose(x) if is_tall else x
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         # Skips the rule of Keras' Muon, which depends on the kind of step and fails on several devices.
