@@ -12,8 +12,11 @@ included. It is computed after the training, from copies of the weights, and dec
 epochs, compilation and validation included, tests not.
 
 ratio: the seconds in which `cifar10` reaches the best test accuracy that the article's network has after any of its
-epochs, by the seconds of all of those. --sprint-epochs trains the recipe a second time, as long as that and no longer:
-its schedule then comes to its end in time.
+epochs, by the seconds of all of those. --sprint changes values of the preset, as `dvc exp run -S` does, so that it
+reaches no more than that accuracy, but soon; its result is a file of its own:
+
+    python -m benchmarks.cifar10 --sprint train.cnn.epochs=1 train.cnn.batch_size=250 \\
+        'train.cnn.architecture.filters=[48, 160, 192]'                                # 45 minutes
 
 --speed compares nothing but images per second: the recipe as fit() trains it, with feeding, augmentation and Muon, and
 where --torch-python names an environment with torch the same layers in a bare loop of PyTorch (peers/torch_cifar.py),
@@ -32,6 +35,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -131,10 +136,9 @@ def train(preset: str) -> dict[str, Any]:
     }
 
 
-def run_preset(root: Path, preset: str, *, epochs: int | None, max_steps: int | None) -> dict[str, Any]:
-    """Prepare and train a preset in a clone, in a process of its own."""
-    changes = {"train.cnn.epochs": epochs, "train.cnn.debug.max_steps": max_steps}
-    use(root, preset, {key: value for key, value in changes.items() if value is not None})
+def run_preset(root: Path, preset: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Prepare and train a preset with other values for some keys in a clone, in a process of its own."""
+    use(root, preset, changes)
     seconds(root, "dvc", "repro", "augment")
     command = [sys.executable, "-m", "benchmarks.cifar10", "--train", preset]
     done = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
@@ -203,7 +207,7 @@ def main() -> None:
     parser.add_argument("--preset", default="cifar10", help="what is compared with cifar10-article")
     parser.add_argument("--epochs", type=int, help="of both, for a trial run")
     parser.add_argument("--max-steps", type=int, help="per epoch, for a trial run")
-    parser.add_argument("--sprint-epochs", type=int, help="train the preset once more, with so many epochs")
+    parser.add_argument("--sprint", nargs="+", metavar="KEY=VALUE", help="of the preset, such as train.cnn.epochs=1")
     parser.add_argument("--speed", action="store_true", help="only images per second")
     parser.add_argument("--torch-python", type=Path, help="an environment with torch, for --speed")
     options = parser.parse_args()
@@ -216,24 +220,27 @@ def main() -> None:
         print(f"cifar10: skipped; put {' or '.join(FILES)} into DARKROOM_MIRROR", file=sys.stderr)
         return
     os.environ["DARKROOM_MIRROR"] = str(mirror)  # a relative one would start at the clone
+    trial = {"train.cnn.epochs": options.epochs, "train.cnn.debug.max_steps": options.max_steps}
+    trial = {key: value for key, value in trial.items() if value is not None}
+    sprint = {
+        key: YAML(typ="safe").load(value) for key, _, value in (one.partition("=") for one in options.sprint or [])
+    }
     with clone() as root:
-        article = run_preset(root, ARTICLE, epochs=options.epochs, max_steps=options.max_steps)
-        ours = run_preset(root, options.preset, epochs=options.epochs, max_steps=options.max_steps)
-        sprint = None
-        if options.sprint_epochs:
-            sprint = run_preset(root, options.preset, epochs=options.sprint_epochs, max_steps=options.max_steps)
-    wanted = round(article["best_test_accuracy"], 4)
-    until = [end for run in (ours, sprint) if run and (end := first_reaching(wanted, run)) is not None]
+        article = run_preset(root, ARTICLE, trial)
+        ours = run_preset(root, options.preset, trial | sprint)
+    until = first_reaching(round(article["best_test_accuracy"], 4), ours)
     result = {
         ARTICLE: article,
         options.preset: ours,
-        "sprint": sprint,
-        "seconds_to_the_articles_best": min(until, default=None),
-        "ratio": round(min(until) / article["train_seconds"], 4) if until else None,
-        "ratio_target": "at most 0.05",
+        "seconds_to_the_articles_best": until,
+        "ratio": round(until / article["train_seconds"], 4) if until else None,
         "final_test_accuracy": ours["deployed_test_accuracy"],
-        "final_test_accuracy_target": "at least 0.905 on the JPEG files",
     }
+    if sprint:
+        result = {"changes": sprint, **result, "ratio_target": "at most 0.05"}
+        report("cifar10", result, packages=PACKAGES, save=options.save, file="cifar10_sprint")
+        return
+    result["final_test_accuracy_target"] = "at least 0.905 on the JPEG files"
     report("cifar10", result, packages=PACKAGES, save=options.save)
 
 
