@@ -26,6 +26,16 @@ def test_a_benchmark_changes_only_the_keys_that_it_names(tmp_path):
     assert changed == preset
 
 
+@pytest.mark.slow
+def test_a_preset_is_measured_in_a_clone():
+    with mnist.clone() as root:
+        found = mnist.run_preset(root, "smoke", seeds=[7, 8], epochs=1)
+    assert found["winners"] == ["cnn", "cnn"]
+    assert all(0.1 < accuracy < 1.0 for accuracy in found["test_accuracy_by_seed"])
+    assert found["stage_seconds"] > found["train_seconds"] > 0
+    assert found["tune_seconds"] > 0
+
+
 def a_trial(number: int, *, worker: str, started: float, seconds: float) -> TrialRow:
     return TrialRow(number, "complete", {}, {"val_accuracy": 0.5}, {}, True, None, None, worker, started, seconds)
 

@@ -18,7 +18,7 @@ import numpy as np
 PENALTIES = tuple(10.0 ** (-exponent / 2) for exponent in range(2, 13))
 PATIENCE = 2  # consecutive penalties without improvement
 N_FOLDS = 5
-FOLDED_IMAGES = 10_000  # held-out images of all folds; with more images fewer folds are tried, one with 20,000
+FOLDED_IMAGES = 10_000  # held-out images of all folds; with more images fewer folds are tried, two with 20,000
 PENALTY_IMAGES = 4_000  # on which out_of_fold compares penalties
 SHARPEST, SOFTEST = 1 / 4, 4.0  # temperatures
 # A prior for few images: the penalty per image that was best over many small datasets. A penalty that differs by a
