@@ -1,5 +1,6 @@
 """The arithmetic of the benchmarks, and how they change params; the measurements themselves are no tests."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ def test_a_benchmark_changes_only_the_keys_that_it_names(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preset_is_measured_in_a_clone():
+def test_a_preset_is_measured_in_a_clone(monkeypatch):
+    for name in ("PATH", "PYTHONPATH"):  # which clone() changes
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     with mnist.clone() as root:
         found = mnist.run_preset(root, "smoke", seeds=[7, 8], epochs=1)
     assert found["winners"] == ["cnn", "cnn"]

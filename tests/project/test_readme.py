@@ -125,6 +125,15 @@ def test_decisions_about_heads_and_searches_were_measured() -> None:
     assert said.format(*(ranks[name] for name in order)) in decisions
 
 
+def test_the_sprint_of_cifar10_was_measured() -> None:
+    preset, measured = (ROOT / "presets" / "cifar10.yaml").read_text(), result("cifar10_sprint")
+    article = 100 * measured["cifar10-article"]["best_test_accuracy"]
+    assert f"has {100 * measured['final_test_accuracy']:.1f} % after one epoch" in preset
+    assert f"in {measured['ratio']:.3f} of the time in which cifar10-article has {article:.1f} %" in preset
+    said = dict(re.findall(r"-S '?([\w.]+)=([^'\n]+?)'? *(?=-S|\n)", preset))
+    assert {key: json.loads(value) for key, value in said.items()} == measured["changes"]
+
+
 def test_decisions_about_precision_were_measured() -> None:
     quantised, decisions = result("int8"), (ROOT / "docs" / "decisions.md").read_text()
     losses = [
