@@ -279,7 +279,7 @@ def losses(name: str, settings: recipe.Recipe, *, folder: Path, device: str, ste
     compute_in_whole_float32()
     plain, data, n_classes = without_chance(settings, steps=steps), opened.data, len(opened.data.classes)
     if opened.features is not None:
-        data = vectors(opened.features, data.classes)
+        data = vectors(opened.features, data)
     first = np.arange(min(VALIDATED, len(data.val_labels)))
     data = Data(data.images, data.labels, data.val_images[first], data.val_labels[first], data.classes)
     batch_size = settings["batch_size"]

@@ -3,7 +3,8 @@
 Each section is validated with the model of its own stage, and against the other sections. `check` runs before all other
 stages, so that mistakes which `embed` or `train` would refuse are found before anything is downloaded. Those stages
 check what depends on the data, the network or the device. `check` runs in every `dvc repro` and records a fingerprint
-of the user's own files, which DVC does not watch: `download` runs again when they have changed.
+of the user's own files, which DVC does not watch: `download` runs again when they have changed. It also names tuned
+values that are no longer used, since DVC may restore the outputs of `tune` without running it.
 """
 
 import json
@@ -29,6 +30,7 @@ from darkroom.project.params import ComputeParams, digest, in_section, load_cand
 from darkroom.project.repository import repository_root
 from darkroom.promotion.params import PromoteParams
 from darkroom.training.params import Architecture, TrainParams, Transfer
+from darkroom.tuning import adoption
 from darkroom.tuning.params import TuneParams
 
 PASSED = Path(".darkroom/transforms")  # of the repository: the digest of the transforms that passed last
@@ -38,6 +40,10 @@ def main() -> None:
     paths = stage_paths(__doc__, "out")
     said = {"params": "valid", **_sources(check_params(), before=paths.out)}
     write_text(paths.out, json.dumps(said) + "\n")  # the same unless a source changed: `download` depends on it
+    tune = load_section("tune", TuneParams)
+    for name in load_candidates():
+        if why := tune.why_untuned(name):
+            adoption.drop(name, load_section(f"train.{name}", TrainParams).model_dump(), why=why)
     say("check: params.yaml is valid")
 
 

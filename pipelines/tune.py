@@ -11,7 +11,7 @@ from darkroom.project.params import ComputeParams, load_section
 from darkroom.training.opened import open_data
 from darkroom.training.params import TrainParams
 from darkroom.training.recipe import set_aside_from
-from darkroom.tuning import adoption, report
+from darkroom.tuning import report
 from darkroom.tuning.choice import ChosenTrial
 from darkroom.tuning.params import TuneParams
 from darkroom.tuning.space.checks import check_trials
@@ -24,11 +24,9 @@ def main() -> None:
     base = load_section(f"train.{candidate}", TrainParams).model_dump()
     compute = load_section("compute", ComputeParams)
     space = params.space_of(candidate, base)
-    if params.trials == 0 or not space:
-        why = "tune.trials is 0" if params.trials == 0 else f"tune.space.{candidate} is empty"
+    if why := params.why_untuned(candidate):
         kept = ChosenTrial(None, f"not tuned: {why}")
         report.write(paths.best, paths.report, rows=[], chosen=kept, values={})
-        adoption.drop(candidate, base, why=why)
         return
 
     folders = {"prepared": paths.prepared, "augmented": paths.augmented, "features": paths.features}

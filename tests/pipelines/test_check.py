@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from darkroom.errors import DarkroomError, DataError, ParamsError
+from darkroom.tuning import location
 from pipelines.check import check_params, main
 from tests.support.project import ROOT, Project
 
@@ -196,6 +197,24 @@ def test_nothing_heavy_is_loaded_and_nothing_fetched(params: Path) -> None:
         assert (done.stdout, done.stderr) == (f"0 {loaded}\n", "check: params.yaml is valid\n")
         assert json.loads(Path("reports/check.json").read_text()) == {"params": "valid"}
     assert sorted(path.name for path in params.parent.iterdir()) == [".darkroom", "params.yaml", "reports"]
+
+
+def test_tuned_values_that_are_no_longer_used_are_named_once(
+    params: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by `tune`, whose empty best.yaml DVC may restore from an earlier run."""
+    monkeypatch.setattr(sys, "argv", ["check", "--out", str(tmp_path / "check.json")])
+    location.point_at("cnn", study="s", n_trials=5, values={"learning_rate": 0.07})
+    for trials, expected in ((6, 0), (0, 1), (0, 0)):
+        change(params, {"tune.trials": trials})
+        main()
+        said = capsys.readouterr().err
+        dropped = "tune: cnn: tune.trials is 0: the tuned values are dropped (learning_rate 0.07); to keep them, write"
+        assert said.count(dropped) == expected
+    location.point_at("cnn", study="s", n_trials=5, values={"learning_rate": 0.07})
+    change(params, {"tune.trials": 6, "tune.space.cnn": {}})
+    main()
+    assert "tune: cnn: tune.space.cnn is empty: the tuned values are dropped" in capsys.readouterr().err
 
 
 def test_your_own_images_are_noted_by_content(params: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

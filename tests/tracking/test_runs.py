@@ -353,6 +353,19 @@ def named(params, tuned=(), **changed):
 
 
 @needs_mlflow
+@pytest.mark.parametrize("label", ["c++", "rock & roll", "it's", "black (bun)", "a/../b", "e\u0301", "x" * 250])
+def test_a_param_may_have_the_name_of_any_class(root, label):
+    params = {"class_weights": {label: 2.0, "b": 1.0}}
+    with opened(params=params) as run:
+        run.log_params(params)
+    found = stored(run.id).data.params
+    assert sorted(found.values()) == ["1.0", "2.0"]
+    assert found["class_weights.b"] == "1.0"
+    assert named(params)[0] == "train-cnn"
+    assert named(params) == ("train-cnn", "differs from [train-cnn]: nothing")
+
+
+@needs_mlflow
 def test_a_run_is_named_after_what_differs_from_the_last_one(root):
     params = {"learning_rate": 0.2, "optimizer": {"name": "sgd", "momentum": 0.9}, "clip": None}
     assert named(params) == ("train-cnn", "the first run of this candidate")

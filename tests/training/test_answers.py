@@ -20,5 +20,5 @@ def test_a_loss_counts_if_chance_seldom_brings_it(lost: int, won: int, is_less: 
     before = np.arange(200) < 150
     after = before.copy()
     after[:lost], after[150 : 150 + won] = False, True
-    assert is_less_accurate(packed(after), packed(before)) is is_less
-    assert not is_less_accurate(packed(before), packed(before))
+    assert is_less_accurate(after, before) is is_less
+    assert not is_less_accurate(before, before)

@@ -1,5 +1,6 @@
 """From a recipe and data to the model to deploy, with a stand-in for a pretrained backbone."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -193,6 +194,19 @@ def test_a_solved_head_that_stays_the_best_survives_a_resume(keep: str, features
     found = trained(recipe, features, checkpoint=checkpoint)
     assert found.progress.best_phase == "head"
     assert comparable(found) == comparable(trained(recipe, features))
+
+
+def test_a_ruined_fine_tuning_is_undone_with_eight_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = dataclasses.replace(DATA, val_images=IMAGES[96:104], val_labels=LABELS[96:104])
+    monkeypatch.setattr(f"{__name__}.DATA", few)
+    values = features_of()
+    arrays = {"train": values.arrays("train"), "val": tuple(array[:8] for array in values.arrays("val"))}
+    rows = {"train": values.rows("train"), "val": values.rows("val")[:8]}
+    features = SimpleNamespace(backbone="tiny", arrays=arrays.__getitem__, rows=rows.__getitem__)
+    ruinous = {**transfer("finetune", units=0)["architecture"], "finetune_learning_rate": 3.0}
+    found = trained(transfer("finetune", architecture=ruinous, checkpoint="last"), features)
+    assert found.progress.history[-1]["val_accuracy"] < found.val_accuracy, "else this test shows nothing"
+    assert found.progress.best_phase == "head"
 
 
 @pytest.mark.parametrize("epoch", [2, 3, 4], ids=["in head", "before fine-tuning", "in fine-tuning"])

@@ -51,6 +51,25 @@ def test_few_validation_images_are_fitted_and_folds_answer() -> None:
     assert progress.best_val_accuracy == progress.history[0]["val_accuracy"] == by_folds.mean() < right(head, data)
 
 
+def test_nothing_is_fitted_to_an_official_validation_set() -> None:
+    data = replace(vectors(60), official_val=True)
+    head, progress, answers = solved(data)
+    assert answers is None, "the model itself answers for it"
+    wrong = replace(vectors(60, wrong=True), official_val=True)
+    np.testing.assert_array_equal(head.get_weights()[0], solved(wrong)[0].get_weights()[0])
+    assert progress.best_val_accuracy == pytest.approx(right(head, data))
+
+
+def test_trials_of_a_fraction_are_not_fitted_to_val() -> None:
+    recipe = made(architecture={**TRANSFER, "mode": "features", "units": 0, "dropout": 0.0})
+    kernels = []
+    for wrong in (False, True):
+        head = build_head(recipe, n_features=12, n_classes=3, policy="float32")
+        solve_head(head, recipe, vectors(60, wrong=wrong), fit_val=False)
+        kernels.append(head.get_weights()[0])
+    np.testing.assert_array_equal(*kernels)
+
+
 def test_validation_images_that_judge_fine_tuning_are_not_fitted() -> None:
     data = vectors(60)
     head, progress, answers = solved(data, mode="finetune")

@@ -1,8 +1,10 @@
 """What a model promises, in metadata and in one line, and the images that are set aside for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from darkroom.data.arrays.dataset import Dataset
@@ -104,7 +106,7 @@ def test_half_of_val_is_set_aside_by_content_and_features_follow(tmp_path: Path)
         about = dict.fromkeys(("weights", "weights_origin", "weights_sha256", "image_size", "seed", "augmented_digest"))
         writer.finish(backbone="tiny", prepared_digest=prepared.manifest["digest"], **about)
     whole = open_data(tmp_path / "prepared", None, tmp_path / "features", set_aside_from=41)
-    assert (len(whole.data.val_labels), whole.calibration) == (40, None)
+    assert (len(whole.data.val_labels), whole.calibration, whole.data.official_val) == (40, None, False)
     opened = open_data(tmp_path / "prepared", None, tmp_path / "features", set_aside_from=40)
     aside = set_aside(prepared)
     assert opened.calibration is not None
@@ -113,16 +115,42 @@ def test_half_of_val_is_set_aside_by_content_and_features_follow(tmp_path: Path)
     np.testing.assert_array_equal(opened.data.val_labels, labels[~aside])
     np.testing.assert_array_equal(opened.calibration.val_labels, labels[aside])
     np.testing.assert_array_equal(opened.calibration.val_images[np.arange(3)], prepared.images[rows[aside][:3]])
-    of_features = vectors(opened.features, prepared.classes)
+    of_features = vectors(opened.features, opened.data)
     np.testing.assert_array_equal(of_features.val_images[:, 0], np.flatnonzero(~aside))
     assert len(of_features.val_labels) == len(of_features.val_groups) == opened.features.counts["val"] == (~aside).sum()
+
+
+def test_an_official_validation_set_is_halved_however_small(tmp_path: Path) -> None:
+    write_shades(tmp_path, splits=["train"] * 6 + ["val"] * 40, shape=(8, 8, 1))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"official_val": True}))
+    opened = open_data(tmp_path, None, None, set_aside_from=500)
+    assert opened.data.official_val
+    assert opened.calibration is not None
+    assert len(opened.data.val_labels) + len(opened.calibration.val_labels) == 40
+    assert open_data(tmp_path, None, None).calibration is None
+
+
+def test_guarantees_are_calibrated_on_one_image_of_each_group(tmp_path: Path) -> None:
+    write_shades(tmp_path, splits=["val"] * 60, shape=(8, 8, 1))
+    index = pd.read_parquet(tmp_path / "index.parquet")
+    index["group"] = [index["id"][row // 5 * 5] for row in range(60)]
+    index.to_parquet(tmp_path / "index.parquet")
+    opened = open_data(tmp_path, None, None, set_aside_from=2)
+    aside = set_aside(opened.prepared)
+    groups = index["group"].to_numpy()
+    assert opened.calibration is not None
+    assert len(opened.data.val_labels) == (~aside).sum()
+    images = [image.tobytes() for image in opened.calibration.val_images[np.arange(len(opened.calibration.val_labels))]]
+    rows = [row for row in range(60) if opened.prepared.images[row].tobytes() in images]
+    assert sorted(groups[rows]) == sorted(set(groups[aside])), "each group that is set aside, once"
 
 
 def test_a_group_is_in_one_half_of_the_answers() -> None:
     answers = held_out(300)._replace(groups=np.arange(300) // 3 * 7)
     one, other = answers.halves(seed=3)
-    assert len(one.labels) == len(other.labels) == 150
+    assert (len(one.labels), len(other.labels)) == (150, 50), "of the second half one of each group"
     sure = {half: set(map(float, answers_of.probabilities[:, 0])) for half, answers_of in enumerate((one, other))}
     for first in range(0, 300, 3):
         members = set(map(float, answers.probabilities[first : first + 3, 0]))
-        assert members <= sure[0] or members <= sure[1]
+        assert members <= sure[0] or (not members & sure[0] and len(members & sure[1]) == 1)

@@ -53,6 +53,39 @@ def test_values_are_put_in_place_with_comments_in_their_column(root: Path) -> No
     assert adoption.changes(root, "cnn") == {"cnn": {}}
 
 
+def test_line_endings_of_windows_stay(root: Path) -> None:
+    path = root / "params.yaml"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    best(root, {"learning_rate": 0.0683121})
+    assert write(root)["learning_rate"] == 0.0683121
+    content = path.read_bytes()
+    assert content.count(b"\n") == content.count(b"\r\n") == (ROOT / "params.yaml").read_bytes().count(b"\n")
+    assert len(differences(root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "old", "new"),
+    [
+        ("optimizer.clip_norm", 1.5, "      clip_norm:\n", "      clip_norm: 1.5\n"),
+        ("optimizer.clip_norm", 1.5, "      clip_norm:      # none\n", "      clip_norm: 1.5  # none\n"),
+        (
+            "architecture.filters",
+            [16, 32],
+            "      filters:\n      - 8\n      - 24\n",
+            "      filters:\n       [16, 32]\n",
+        ),
+    ],
+)
+def test_a_value_may_be_empty_or_start_below_its_key(root: Path, key: str, value: Any, old: str, new: str) -> None:
+    path, name = root / "params.yaml", key.rpartition(".")[2]
+    text = re.sub(rf"^      {name}: .*\n", lambda _: old, path.read_text(), count=1, flags=re.MULTILINE)
+    assert old in text
+    path.write_text(text)
+    best(root, {key: value})
+    assert overrides.value_at(write(root), key) == value
+    assert path.read_text() == text.replace(old, new)
+
+
 def test_of_the_same_network_only_what_differs_is_written(root: Path) -> None:
     network = presets.read("mnist", root=ROOT)["train"]["cnn"]["architecture"]
     best(root, {"architecture": {**network, "dropout": 0.25}})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from darkroom.compute.workers import WorkerDiedError, Workers
-from darkroom.errors import RegistryError
+from darkroom.errors import RegistryError, SearchError
 from darkroom.training.answers import packed
 from darkroom.tuning import confirmation
 from darkroom.tuning.choice import ChosenTrial
@@ -23,9 +23,12 @@ FAILED = Outcome("failed", {}, reason="out of memory")
 
 
 class Told(Workers):
-    """Workers whose trainings end a little later as told, by the number of the trial; a place takes one at a time."""
+    """Workers whose trainings end a little later as told, by the number of the trial; a place takes one at a time.
 
-    def __init__(self, n: int, outcomes: dict[int, Outcome | Exception], begun: list[int]) -> None:
+    A list has the ends of successive trainings.
+    """
+
+    def __init__(self, n: int, outcomes: dict[int, Any], begun: list[int]) -> None:
         super().__init__(n, backend="loky")
         self._outcomes, self._begun, self._last = outcomes, begun, dict[int, Future[Outcome]]()
 
@@ -35,6 +38,7 @@ class Told(Workers):
         self._begun.append(number)
         self._last[place] = future
         found = self._outcomes[number]
+        found = found.pop(0) if isinstance(found, list) else found
         end = future.set_exception if isinstance(found, Exception) else future.set_result
         Timer(0.02, end, [found]).start()
         return future
@@ -49,7 +53,7 @@ class Confirmation:
 
     def __init__(self, search: Search, **outcomes: Outcome | Exception) -> None:
         self.search, self.begun = search, list[int]()
-        self.outcomes = {int(name[1:]): outcome for name, outcome in outcomes.items()}
+        self.outcomes: dict[int, Any] = {int(name[1:]): outcome for name, outcome in outcomes.items()}
 
     def __call__(self, *numbers: int, limit: float = 100.0, n_places: int = 2) -> ChosenTrial:
         tasks: list[Any] = [
@@ -99,7 +103,35 @@ def test_a_failed_training_is_repeated_and_hides_no_other(search: Search) -> Non
     )
     confirm.outcomes |= {4: right_on(90), 2: right_on(70)}
     assert confirm(4, 3, 2, 0).number == 4
-    assert confirm.begun == [4, 3, 2, 0, 4, 2]
+    assert confirm.begun == [4, 3, 2, 0, 2, 4, 2]
+
+
+def test_a_killed_training_is_tried_once_more(search: Search) -> None:
+    confirm = Confirmation(search, t4=right_on(70), t0=right_on(80))
+    confirm.outcomes[0] = [WorkerDiedError("worker 1 died: SIGKILL"), right_on(80)]
+    found = confirm(4, 0)
+    assert confirm.begun == [4, 0, 0]
+    assert found.number is None
+    assert "trial 4 0.7000, params.yaml 0.8000; the values of params.yaml are kept" in found.reason
+
+
+def test_kills_do_not_take_a_trial_without_comparison(search: Search) -> None:
+    confirm = Confirmation(search, t4=right_on(70), t0=WorkerDiedError("worker 1 died: SIGKILL"))
+    with pytest.raises(SearchError, match=r"params.yaml at full length was killed twice \(worker 1 died: SIGKILL\)"):
+        confirm(4, 0)
+    confirm.outcomes[0] = right_on(80)
+    assert confirm(4, 0).number is None
+    assert confirm.begun.count(4) == 1
+
+
+def test_a_lower_limit_does_not_take_a_trial_that_was_refuted(search: Search) -> None:
+    confirm = Confirmation(search, t4=right_on(60), t3=FAILED, t0=right_on(80))
+    assert confirm(4, 3, 0).number is None
+    begun = list(confirm.begun)
+    found = confirm(4, 3, 0, limit=5.0)
+    assert found.number is None
+    assert "the values of params.yaml are kept" in found.reason
+    assert confirm.begun == begun
 
 
 def test_other_errors_stop_it_and_what_had_finished_stays(search: Search) -> None:

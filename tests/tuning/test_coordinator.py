@@ -1,6 +1,7 @@
 """The coordinator, with real workers and a real storage; the trials cost nothing."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -135,6 +136,26 @@ def test_a_silent_server_costs_a_trial_then_the_search(tmp_path: Path, pool: Wor
     assert [row.state for row in rows].count("complete") == 4
     with pytest.raises(RegistryError, match="MLflow store http://127.0.0.1:1: no answer"):
         search(tmp_path, pool=pool, n_trials=9, how={"all": "no server"})
+
+
+def test_a_trial_that_dies_after_the_whole_grid_is_tried_again(tmp_path: Path) -> None:
+    space = parse({"learning_rate": {"categorical": [0.25, 0.5, 0.75]}})
+    plan = dataclasses.replace(tuning_tasks.PLAN, sampler="grid")
+    storage, baseline = str(tmp_path / "s.journal"), {"learning_rate": 0.5}
+    with (
+        Search("s", storage=storage, space=space, plan=plan, baseline=baseline, about="a", rename="t") as study,
+        Workers(2, backend="loky") as workers,
+    ):
+        task_of = tasks(tmp_path, storage, how={"0": "late death"}, seconds=0.2)
+        coordinator.run(study, workers, function=tuning_tasks.run, task_of=task_of, n_trials=30)
+        rows = study.rows()
+    assert [row.state for row in rows] == ["killed", "complete", "complete", "complete"]
+    assert rows[3].is_baseline
+
+
+def test_trial_0_is_tried_again_after_the_deadline(tmp_path: Path) -> None:
+    rows, _ = search(tmp_path, n_trials=1, pool=1, deadline=time.time() + 0.5, how={"0": "late death"}, seconds=0.2)
+    assert [(row.state, row.is_baseline) for row in rows] == [("killed", True), ("complete", True)]
 
 
 def test_after_the_deadline_no_trial_begins(tmp_path: Path, pool: Workers) -> None:

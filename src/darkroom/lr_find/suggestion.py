@@ -71,7 +71,7 @@ def suggest(candidate: str, *, root: Path, n_steps: int, picture: Path) -> dict[
             dtype_policy = recipe.policy_of(params, features)
     start = first_batch_size(recipe.n_training(params, data, features))
     if features is not None:
-        data = vectors(features, data.classes)
+        data = vectors(features, data)
 
     def test(batch_size: int) -> tuple[int, range_test.Finding]:
         network = _network(params, data, image_shape=opened.image_shape, features=features, policy=dtype_policy)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from darkroom.project.params import flatten
 from darkroom.project.text import in_short, written
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import run_page
+from darkroom.tracking.runs import logged
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
 IN_A_NAME = 4  # maximum number of differences in a name
@@ -42,7 +42,7 @@ def name_run(
         said = f"tuned: {listed({}, tuned)}" if tuned else "the first run of this candidate"
         return _named(stage, tuned), said
     last = found[0]
-    now, before = flatten(params), last.data.params
+    now, before = logged(params), last.data.params
     keys = [key for key in {**now, **before} if now.get(key) != before.get(key)]
     changed = {key: _value(now[key]) if key in now else "(none)" for key in keys}
     other = [word for tag, word in OTHERWISE.items() if last.data.tags.get(tag) != tags[tag]]
@@ -68,7 +68,7 @@ def _named(stage: str, what: Mapping[str, Any] | list[str]) -> str:
 
 
 def _value(text: str) -> Any:
-    """Return the value that flatten() turned into text."""
+    """Return the value that logged() turned into text."""
     with suppress(ValueError):
         return json.loads(text)
     return text

@@ -6,6 +6,7 @@ environment cannot redirect a run, and MLflow's exit handler never marks a kille
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,19 @@ from darkroom.tracking.pages import NOTE, run_page
 SUBJECTS = ("Version", "Decision", "Test", "Validation", "Settings", "Commit")  # of a description, in this order
 CURVE = "epoch/"  # prefix of metrics with a value per epoch; MLflow shows them as a group of charts
 PARENT = "mlflow.parentRunId"  # MLflow's tag of a child run
+KEY_LENGTH = 250  # MLflow's limit for the name of a param
+
+
+def logged(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return nested params as those of an MLflow run: dotted names, and text.
+
+    Characters that MLflow does not allow in a name, such as those of a class in class_weights, become their hexadecimal
+    code points.
+    """
+    return {
+        re.sub(r"[^\w. :-]", lambda found: f"_x{ord(found[0]):x}_", key)[:KEY_LENGTH]: value
+        for key, value in flatten(params).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -106,7 +120,7 @@ class Run:
         """
         from mlflow.entities import Param
 
-        flat = flatten(params)
+        flat = logged(params)
         with store_errors(self.tracking_uri):
             known = self._client.get_run(self.id).data.params
             for key in flat.keys() & known.keys():

@@ -16,7 +16,7 @@ def unpacked(text: str) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=int(n_images)).astype(bool)
 
 
-def is_less_accurate(one: str, other: str, *, alpha: float = 0.05) -> bool:
-    """Return whether one packed mask has significantly fewer correct answers than another, by McNemar's test."""
-    counts = paired.table(unpacked(other), unpacked(one))
+def is_less_accurate(one: np.ndarray, other: np.ndarray, *, alpha: float = 0.05) -> bool:
+    """Return whether one mask has significantly fewer correct answers than another, by McNemar's test."""
+    counts = paired.table(other, one)
     return counts.difference > 0 and paired.gain_p_value(counts.only_a, counts.only_b)[0] <= alpha

@@ -45,10 +45,16 @@ class HeldOut(NamedTuple):
         return self._replace(probabilities=scaled(self.probabilities, temperature))
 
     def halves(self, *, seed: int) -> "tuple[HeldOut, HeldOut]":
-        """Return two random halves that share no group."""
+        """Return two random halves that share no group; of the second only one image of each group.
+
+        A guarantee that is calibrated on the second half needs independent images.
+        """
         groups = np.arange(len(self.labels)) if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
-        first = np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % 2 == 0
-        one, other = (HeldOut(self.probabilities[part], self.labels[part]) for part in (first, ~first))
+        rng = np.random.default_rng(seed)
+        first = rng.permutation(groups.max() + 1)[groups] % 2 == 0
+        order = rng.permutation(len(groups))
+        alone = np.isin(np.arange(len(groups)), order[np.unique(groups[order], return_index=True)[1]])
+        one, other = (HeldOut(self.probabilities[part], self.labels[part]) for part in (first, ~first & alone))
         return one, other
 
 

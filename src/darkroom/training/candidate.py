@@ -2,14 +2,14 @@
 
 import dataclasses
 import gc
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from darkroom.data.arrays.features import Features
 from darkroom.errors import TrainingError
-from darkroom.training.answers import is_less_accurate, packed
+from darkroom.training.answers import is_less_accurate, packed, unpacked
 from darkroom.training.calibration import HeldOut
 from darkroom.training.checkpoints import Checkpoint, Progress
 from darkroom.training.data import Data, Vectors, part, vectors
@@ -117,6 +117,17 @@ def train_candidate(
         distribution.check_batch_size(recipe["batch_size"])
         return attempt(int(recipe["batch_size"]))
     return halving(attempt, start=start, checkpoint=checkpoint, say=reports.say)
+
+
+def _is_worse(progress: Progress, before: Mapping[str, Any]) -> bool:
+    """Return whether fewer validation images are right than before, significantly or with a higher loss.
+
+    Args:
+        before: Progress.best of an earlier phase. Of a few images no difference is significant.
+    """
+    now, then = unpacked(progress.best_right), unpacked(before["best_right"])
+    is_higher = progress.best_val_loss > before["best_val_loss"]
+    return bool(now.sum() < then.sum()) and (is_higher or is_less_accurate(now, then))
 
 
 def first_batch_size(n_train: int) -> int:
@@ -237,15 +248,15 @@ class _Run:
             progress = self._phase(
                 network, self.data, name="finetuning", epochs=epochs, learning_rate=rate, progress=progress
             )
-            if solved and is_less_accurate(progress.best_right, solved["best_right"]):
-                self.reports.say("fine-tuning made it significantly less accurate; the solved head is kept")
+            if solved and _is_worse(progress, solved):
+                self.reports.say("fine-tuning made it less accurate; the solved head is kept")
                 progress = dataclasses.replace(progress, **solved)
             best = network.get_weights() if progress.best_phase == "finetuning" else best
         return best, progress, held_out
 
     def _solved(self, head: "keras.Model") -> tuple[Progress, HeldOut | None]:
         """Solve the head, and report it as the first epoch, unless a resumed training has done so."""
-        progress, held_out = solve_head(head, self.recipe, self._vectors())
+        progress, held_out = solve_head(head, self.recipe, self._vectors(), fit_val=self.fraction == 1)
         if self.reports.on_epoch_end and not (self.checkpoint and self.checkpoint.load()):
             record = progress.history[0]
             self.reports.on_epoch_end(1, {name: record[name] for name in record.keys() - {"epoch", "phase"}})
@@ -292,7 +303,7 @@ class _Run:
 
     def _vectors(self) -> Vectors:
         assert self.features is not None  # noqa: S101 - a promise to mypy
-        return part(vectors(self.features, self.data.classes), self.fraction, seed=self.recipe["seed"])
+        return part(vectors(self.features, self.data), self.fraction, seed=self.recipe["seed"])
 
     def _build(self, policy: str) -> "keras.Model":
         return build_network(self.recipe, image_shape=self.image_shape, n_classes=len(self.data.classes), policy=policy)

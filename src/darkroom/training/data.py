@@ -12,13 +12,19 @@ from darkroom.data.arrays.selection import Selection
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Training and validation data: images uint8 (n, H, W, C), or features float32 (n, D)."""
+    """Training and validation data: images uint8 (n, H, W, C), or features float32 (n, D).
+
+    Attributes:
+        official_val: whether the dataset has a validation set of its own. It may differ from the training images on
+            purpose, by its persons or cameras, so nothing is fitted to it.
+    """
 
     images: Any
     labels: np.ndarray
     val_images: Any
     val_labels: np.ndarray
     classes: list[str]
+    official_val: bool = dataclasses.field(default=False, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,7 @@ def pictures(prepared: Dataset, augmented: Dataset | None) -> Data:
         val_images=Selection([(prepared.images, val_rows)]),
         val_labels=prepared.labels[val_rows],
         classes=list(prepared.classes),
+        official_val=prepared.manifest.get("official_val", False),
     )
 
 
@@ -59,11 +66,14 @@ def with_val(data: Data, chosen: np.ndarray) -> Data:
     return dataclasses.replace(data, val_images=images, val_labels=data.val_labels[rows])
 
 
-def vectors(features: Features, classes: list[str]) -> Vectors:
-    """Return the features that `embed` computed."""
+def vectors(features: Features, data: Data) -> Vectors:
+    """Return the features that `embed` computed of the images of data."""
     (images, labels), (val_images, val_labels) = features.arrays("train"), features.arrays("val")
     is_copy, _, groups = features.rows("train").T
-    return Vectors(images, labels, val_images, val_labels, classes, groups, is_copy == 1, features.rows("val")[:, 2])
+    val_groups, official = features.rows("val")[:, 2], data.official_val
+    return Vectors(
+        images, labels, val_images, val_labels, data.classes, groups, is_copy == 1, val_groups, official_val=official
+    )
 
 
 def part(data: DataOrVectors, fraction: float, *, seed: int) -> DataOrVectors:

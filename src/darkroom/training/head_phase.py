@@ -17,22 +17,26 @@ if TYPE_CHECKING:
     import keras
 
 
-def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Progress, HeldOut | None]:
+def solve_head(
+    head: "keras.Model", recipe: Recipe, data: Vectors, *, fit_val: bool = True
+) -> tuple[Progress, HeldOut | None]:
     """Set the weights of an untrained head; return the progress of one epoch, and possibly held-out answers.
 
     With few validation images the head is fitted to them as well, and all images are answered out of fold, by heads
     that were not fitted to them. That is not done if the validation images must judge later steps: fine-tuning, or
-    averaged views.
+    averaged views; or if they are the dataset's own validation set.
 
     Args:
         head: one layer with weights, features in, logits out.
         recipe: only label_smoothing, class_weights and seed are used.
         data: features.
+        fit_val: whether the head may be fitted to validation images; not in a trial with a fraction of the training
+            images, which is compared with trials of other heads.
 
     Returns:
         Progress, and the out-of-fold answers on validation and training images. Answers of heads that were fitted
         without any image of the true class are left out, unless all answers are of this kind. The answers are None if
-        there are enough validation images, or if the deployed model averages views.
+        the validation images are enough, or the dataset's own, or if the deployed model averages views.
     """
     from darkroom.networks.build import root
 
@@ -40,8 +44,8 @@ def solve_head(head: "keras.Model", recipe: Recipe, data: Vectors) -> tuple[Prog
     n_train, n_val = len(data.labels), len(data.val_labels)
     features = root(np.concatenate([data.images[np.arange(n_train)], data.val_images]))
     labels, groups = np.concatenate([data.labels, data.val_labels]), np.concatenate([data.groups, data.val_groups])
-    is_few = n_val < FEW_VALIDATION and recipe["test_time_views"] == "one"
-    is_fitted_to_val = is_few and transfer_mode(recipe) == "features" and len(labels) <= FOLDED_IMAGES
+    is_few = n_val < FEW_VALIDATION and recipe["test_time_views"] == "one" and not data.official_val
+    is_fitted_to_val = fit_val and is_few and transfer_mode(recipe) == "features" and len(labels) <= FOLDED_IMAGES
     fitted = slice(None if is_fitted_to_val else n_train)
     n_classes, smoothing = len(data.classes), recipe["label_smoothing"]
     by_class = class_weights(recipe["class_weights"], labels=data.labels, classes=data.classes)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from darkroom.data.arrays.dataset import Dataset
 from darkroom.data.arrays.features import Features
-from darkroom.data.arrays.seen import set_aside
+from darkroom.data.arrays.seen import one_of_each_group, set_aside
 from darkroom.training.data import Data, pictures, with_val
 
 
@@ -48,7 +48,7 @@ def open_data(
         augmented: output of `augment`; None: only the originals.
         features: output of `embed`; None if the recipe does not need it.
         set_aside_from: minimum number of validation images for setting half of them aside for calibration; None: never.
-            See recipe.set_aside_from.
+            See recipe.set_aside_from. An official validation set, which no fold mixes with others, may have fewer.
 
     Raises:
         DataError: a part is missing or damaged, or the features belong to other images.
@@ -62,7 +62,11 @@ def open_data(
     if computed is not None:
         computed.check_origin(**digests)
     data = pictures(originals, copies)
-    if set_aside_from is None or len(data.val_labels) < set_aside_from or not (aside := set_aside(originals)).any():
+    if set_aside_from is None or not (len(data.val_labels) >= set_aside_from or data.official_val):
         return Opened(originals, data, computed, digests)
-    data, calibration = with_val(data, ~aside), with_val(data, aside)
+    aside = set_aside(originals)
+    if not aside.any():
+        return Opened(originals, data, computed, digests)
+    # Guarantees need independent images.
+    data, calibration = with_val(data, ~aside), with_val(data, aside & one_of_each_group(originals))
     return Opened(originals, data, computed and computed.with_val(~aside), digests, calibration)

@@ -55,7 +55,8 @@ def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Non
         ParamsError: params.yaml cannot be edited, for example because it has aliases.
     """
     path = root / PARAMS_FILE
-    params, text = read_params(path), path.read_text(encoding="utf-8")
+    params, stored = read_params(path), path.read_bytes().decode("utf-8")
+    text = stored.replace("\r\n", "\n")
     replaced = [
         (["train", candidate, *key.split(".")], *pair)
         for candidate, values in found.items()
@@ -71,7 +72,7 @@ def write(root: Path, found: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Non
         raise ParamsError(
             f"{path} uses aliases (&, *) or merges (<<), so the values cannot be put in place; write them by hand"
         )
-    write_text(path, text)
+    write_text(path, text.replace("\n", "\r\n") if "\r\n" in stored else text)
 
 
 def drop(candidate: str, base: Mapping[str, Any], *, why: str) -> None:
@@ -106,6 +107,8 @@ def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
         node = _contents(node)[key]
     for place, content in sorted(_edits(node, old, new), key=lambda edit: edit[0].start_mark.index, reverse=True):
         start, end = place.start_mark.index, _end(place)
+        if start == end:  # `key:` without a value: ruamel places it at the next key
+            start = end = len(text[:start].rstrip())
         rest = text[end:]
         if _is_block(place):
             rest = re.sub(r"^[ \t]*#[^\n]*", "", rest)  # the comment of a removed line
@@ -122,7 +125,9 @@ def _edits(node: Node, old: Any, new: Any) -> Iterator[tuple[Node, str]]:
         for key, content in _contents(node).items():
             yield from _edits(content, old[key], new[key])
     elif old != new:
-        yield node, _flow(new)
+        is_beside = node.start_mark.index == node.end_mark.index  # `key:` without a value
+        is_indented = not (_is_block(node) and isinstance(node, SequenceNode))  # its items may be below their key
+        yield node, ("" if is_indented and not is_beside else " ") + _flow(new)
 
 
 def _contents(node: Node) -> dict[str, Node]:

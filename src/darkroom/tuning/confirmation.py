@@ -6,6 +6,7 @@ from dataclasses import replace
 from heapq import heapreplace
 
 from darkroom.compute.workers import WorkerDiedError, Workers
+from darkroom.errors import SearchError
 from darkroom.project.console import say
 from darkroom.project.params import digest
 from darkroom.training.recipe import Recipe, n_epochs
@@ -51,7 +52,7 @@ def confirm(
 ) -> ChosenTrial:
     """Return the trial to take after trainings at full length, or the values of params.yaml; see choice.confirmed.
 
-    A training that an earlier call has finished is not repeated.
+    A training that an earlier call has finished is not repeated. One whose worker dies is tried once more.
 
     Args:
         tasks: of the contenders, in their order.
@@ -60,6 +61,9 @@ def confirm(
             if they would take longer.
         workers: returns the workers for a number of trainings.
         alpha: see choice.choose.
+
+    Raises:
+        SearchError: workers died in both trainings of params.yaml, so nothing can be compared with it.
     """
     keys = {task.number: KEPT + digest(task.recipe) for task in tasks}
     kept = search.attributes
@@ -69,6 +73,8 @@ def confirm(
         with workers(len(tasks)) as places:
             *trials, baseline = tasks
             while (expected := makespan([minutes[task.number] for task in (*trials, baseline)], places.n)) > limit:
+                if len(trials) == 1 and baseline.number in right and len(right) > 1:  # of earlier calls
+                    return confirmed(chosen, right=right, failed=failed, alpha=alpha)
                 if len(trials) == 1:
                     takes = f"that takes about {expected:.1f} minutes, more than tune.confirm ({limit:g})"
                     return replace(chosen, reason=f"{chosen.reason}; not confirmed: {takes}")
@@ -83,6 +89,11 @@ def confirm(
                     search.remember(keys[number], outcome.right)
                 else:
                     failed[number] = outcome.reason or outcome.state
+                if outcome.state == "killed" and number == baseline.number:
+                    raise SearchError(
+                        f"the training of params.yaml at full length was killed twice ({outcome.reason}); if memory "
+                        "ran out, lower tune.workers; the other trainings are kept for the next `dvc repro`"
+                    )
     return confirmed(chosen, right=right, failed=failed, alpha=alpha)
 
 
@@ -95,26 +106,27 @@ def makespan(minutes: Sequence[float], n_places: int) -> float:
 
 
 def _trained(tasks: Sequence[trial.Task], places: Workers, search: Search) -> Iterator[tuple[int, Outcome]]:
-    """Yield the number and the outcome of every training as it ends.
+    """Yield the number and the outcome of every training as it ends, "killed" if its worker died twice.
 
     Tasks are queued here: one that is queued at a place is lost if the worker dies during the one before.
     """
     waiting, free = list(tasks), list(range(places.n))
-    running: dict[Future[Outcome], tuple[int, int]] = {}
+    running: dict[Future[Outcome], tuple[int, trial.Task]] = {}
+    died: set[int] = set()
     while waiting or running:
         search.beat()
         while waiting and free:
             task, place = waiting.pop(0), free.pop(0)
-            running[places.submit(place, trial.confirm, task)] = (place, task.number)
+            running[places.submit(place, trial.confirm, task)] = (place, task)
         done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=lambda one: one.exception() is not None):  # an error ends it
-            place, number = running.pop(future)
+            place, task = running.pop(future)
             free.append(place)
-            yield number, _ended(future)
-
-
-def _ended(future: "Future[Outcome]") -> Outcome:
-    try:
-        return future.result()
-    except WorkerDiedError as error:
-        return Outcome("failed", {}, reason=str(error))
+            try:
+                yield task.number, future.result()
+            except WorkerDiedError as error:
+                if task.number in died:
+                    yield task.number, Outcome("killed", {}, reason=str(error))
+                else:
+                    waiting.append(task)
+                died.add(task.number)

@@ -58,7 +58,8 @@ def run(
         function: runs a task in a worker; picklable.
         task_of: makes the task of a trial; picklable too.
         n_trials: number of complete, pruned or failed trials.
-        deadline: Unix time in seconds after which no trial begins; running ones must observe it themselves.
+        deadline: Unix time in seconds after which no trial begins but trial 0, with which others are compared; running
+            ones must observe it themselves.
         max_worker_bytes: a worker that uses more memory after a trial is replaced.
         on_lost: called with the number of a lost trial when its worker is dead.
         on_change: called with all trials whenever some have begun or ended, and every poll_seconds.
@@ -78,7 +79,9 @@ def run(
     try:
         while True:
             search.beat()
-            while free and not is_exhausted and n_ended + len(running) < n_trials and not _is_over(deadline):
+            while free and not is_exhausted and n_ended + len(running) < n_trials:
+                if _is_over(deadline) and not search.is_baseline_waiting():
+                    break
                 drawn = search.ask()
                 if drawn is None:
                     is_exhausted = True
@@ -95,7 +98,7 @@ def run(
                 if error is None:
                     n_ended, losses = n_ended + 1, 0
                 else:
-                    losses += 1
+                    losses, is_exhausted = losses + 1, False  # its retry is queued
                     on_lost(number)
                     _check_losses(losses, number, error, n_workers=workers.n)
                 if error is None and max_worker_bytes and future.result().resident_bytes > max_worker_bytes:

@@ -76,6 +76,12 @@ class TuneParams(Section):
             n_startup_trials=min(10, max(3, self.trials // 4)),  # Optuna's 10 would take all of a short search
         )
 
+    def why_untuned(self, candidate: str) -> str | None:
+        """Return why there is no search for a candidate, None if there is one."""
+        if self.trials == 0:
+            return "tune.trials is 0"
+        return None if self.space.get(candidate) else f"tune.space.{candidate} is empty"
+
     def space_of(self, candidate: str, base: Mapping[str, Any]) -> Space:
         """Return the space of a candidate, after checking it against its section of train and the plan.
 

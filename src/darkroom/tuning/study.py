@@ -43,7 +43,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial: "complete" with metrics and answers, or "pruned" or "failed" with a reason.
+    """The end of a trial: "complete" with metrics and answers, or "pruned", "failed" or "killed" with a reason.
 
     right: mask of the validation images that it got right; see answers.packed.
     """
@@ -191,6 +191,12 @@ class Search:
             overrides = draw(self._space, lambda name, domain: _suggest(trial, name, domain))
         self._open[trial.number] = trial
         return Draw(trial.number, overrides, bool(trial.user_attrs.get("baseline")))
+
+    def is_baseline_waiting(self) -> bool:
+        """Return whether trial 0, or its retry, is queued."""
+        with storage_errors(self._storage):
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return any(trial.user_attrs.get("baseline") for trial in waiting)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Record how a trial ended.

@@ -153,6 +153,8 @@ def test_the_winner_is_most_accurate_on_held_out_images():
     assert winner(a=(0.9, 100, 1), b=(0.91, 100, 9)) == "b"
     assert winner(a=(1.0, 18, 1), b=(0.94, 300, 9)) == "b", "18 images may be luck"
     assert winner(a=(1.0, 18, 1), b=(0.8, 300, 9)) == "a"
+    assert winner(a=(25 / 30, 30, 9), b=(0.765, 255, 1)) == "a", "fewer images alone are no reason"
+    assert winner(a=(0.93, 300, 9), b=(0.9, 2500, 1)) == "a"
 
 
 def test_of_equally_accurate_candidates_the_smallest_wins():

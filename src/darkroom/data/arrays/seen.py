@@ -55,6 +55,13 @@ def set_aside(dataset: Dataset) -> np.ndarray:
     return np.array([group in aside for group in groups], bool)
 
 
+def one_of_each_group(dataset: Dataset) -> np.ndarray:
+    """Return a mask of the val images that have the smallest id, a hash, of their group: (n,), bool, as rows("val")."""
+    index = dataset.index().iloc[dataset.rows("val")]
+    first: np.ndarray = ~index.sort_values("id")["group"].duplicated().sort_index().to_numpy()
+    return first
+
+
 def write_seen_ids(path: Path, seen: np.ndarray) -> None:
     """Write the result of seen_ids, 8 bytes per image."""
     with write_errors(path), replacing(path) as part:

@@ -203,6 +203,7 @@ def finish_rows(
     """Write index and manifest, which completes the dataset; return the manifest."""
     mean, std = channel_statistics(rows, assignment, image_shape=writer.image_shape)
     about = {"dataset": dataset, "classes": sorted(rows.classes), **chosen.form.metadata, "mean": mean, "std": std}
+    about["official_val"] = bool((rows.official == SPLIT_CODES["val"]).any())
     if rows.corrections.applied:
         about["corrections"] = rows.corrections.summary(split_names(assignment))
     return writer.finish(index=index_of(rows, assignment), manifest={**about, "chosen": chosen.reasons})
