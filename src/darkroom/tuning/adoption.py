@@ -107,8 +107,8 @@ def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
         node = _contents(node)[key]
     for place, content in sorted(_edits(node, old, new), key=lambda edit: edit[0].start_mark.index, reverse=True):
         start, end = place.start_mark.index, _end(place)
-        if start == end:  # `key:` without a value: ruamel places it at the next key
-            start = end = len(text[:start].rstrip())
+        if start == end:  # `key:` without a value: ruamel places it behind comments, or at the next key
+            start = end = len(re.sub(r"(?:\s|(?<=\s)#[^\n]*)+\Z", "", text[:start]))
         rest = text[end:]
         if _is_block(place):
             rest = re.sub(r"^[ \t]*#[^\n]*", "", rest)  # the comment of a removed line
