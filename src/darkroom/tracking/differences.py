@@ -8,7 +8,7 @@ from typing import Any
 from darkroom.project.text import in_short, written
 from darkroom.tracking.experiments import connect
 from darkroom.tracking.pages import run_page
-from darkroom.tracking.runs import logged
+from darkroom.tracking.record import logged
 from darkroom.tracking.store import client, store_errors, tracking_uri
 
 IN_A_NAME = 4  # maximum number of differences in a name

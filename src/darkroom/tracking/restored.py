@@ -10,13 +10,14 @@ from darkroom.project.text import redact
 from darkroom.tracking import runs
 from darkroom.tracking.artifacts import is_gone
 from darkroom.tracking.experiments import connect
+from darkroom.tracking.record import Run
 from darkroom.tracking.store import client, existing, store_errors, tracking_uri
 
 RESTORED = "restored.run_id"  # tag of a run that replaces one of another store, with its id there
 
 
 @contextmanager
-def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[runs.Run]:
+def reopen_training(candidate: str, trained: Mapping[str, Any]) -> Iterator[Run]:
     """Open the run of a candidate's training to add to it; if this store does not have it, its replacement.
 
     Args:

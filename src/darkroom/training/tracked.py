@@ -21,6 +21,7 @@ from darkroom.project.repository import repository_root
 from darkroom.project.text import redact
 from darkroom.tracking import experiments, provenance, runs
 from darkroom.tracking.differences import name_run
+from darkroom.tracking.record import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training.calibration import HeldOut, calibrated, validated
 from darkroom.training.candidate import Reports, Trained, train_candidate
@@ -145,7 +146,7 @@ def _prepared_keras(recipe: Recipe, opened: Opened, *, candidate: str, device: s
             return described, policy_of(recipe, opened.features)
 
 
-def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Checkpoint, record: runs.Run) -> Trained:
+def _train(recipe: Recipe, opened: Opened, *, dtype_policy: str, checkpoint: Checkpoint, record: Run) -> Trained:
     """Train, with a line on stderr and a point of every curve in MLflow for each epoch."""
     lines = TrainingProgress(n_epochs(recipe))
 
@@ -215,7 +216,7 @@ def _said(promise: Promise, *, candidate: str) -> dict[str, Any]:
     return promise.metadata
 
 
-def _describe(record: runs.Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
+def _describe(record: Run, trained: Trained, recipe: Recipe, lineage: Mapping[str, str], *, differs: str) -> None:
     """Write the result, and the differences from the last run, into the run's description."""
     epochs = f"epoch {trained.progress.best_epoch} of {n_epochs(recipe)}"
     record.note("Validation", f"accuracy {trained.val_accuracy:.2%}, kept from {epochs}")
@@ -229,7 +230,7 @@ def _write(
     trained: Trained,
     opened: Opened,
     *,
-    record: runs.Run,
+    record: Run,
     said: Mapping[str, Any],
     out: Path,
 ) -> float:

@@ -16,7 +16,7 @@ from darkroom.project.params import digest
 from darkroom.project.text import in_short
 from darkroom.tracking import provenance
 from darkroom.tracking.experiments import connect
-from darkroom.tracking.runs import Run
+from darkroom.tracking.record import Run
 from darkroom.tracking.store import tracking_uri
 from darkroom.training import overrides
 from darkroom.training.opened import Opened

@@ -7,6 +7,7 @@ from typing import Any
 from darkroom.errors import DataError, LockedError
 from darkroom.project import locks
 from darkroom.tracking import runs
+from darkroom.tracking.record import Run
 from darkroom.tuning import location
 from darkroom.tuning.study import Search
 
@@ -14,7 +15,7 @@ from darkroom.tuning.study import Search
 @contextmanager
 def parent_run(
     study: Search, *, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
-) -> Iterator[runs.Run]:
+) -> Iterator[Run]:
     """Open the run of a search: that of the study, if the store still has it."""
     earlier = study.attributes.get("run_id")
     with runs.run(experiment=experiment, name=name, params=params, tags=tags, resume=earlier) as record:
@@ -23,7 +24,7 @@ def parent_run(
 
 
 @contextmanager
-def children_closed(record: runs.Run, *, experiment: str) -> Iterator[None]:
+def children_closed(record: Run, *, experiment: str) -> Iterator[None]:
     """Close the child runs that workers left open when the block ends; the workers must have ended by then."""
     try:
         yield
