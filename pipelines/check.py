@@ -3,13 +3,14 @@
 Each section is validated with the model of its own stage, and against the other sections. `check` runs before all other
 stages, so that mistakes which `embed` or `train` would refuse are found before anything is downloaded. Those stages
 check what depends on the data, the network or the device. `check` runs in every `dvc repro` and records a fingerprint
-of the user's own files, which DVC does not watch: `download` runs again when they have changed. It also names tuned
-values that are no longer used, since DVC may restore the outputs of `tune` without running it.
+of the user's own files, which DVC does not watch: `download` runs again when they have changed. It also lists tuned
+values that are dropped, because DVC may restore the outputs of `tune` instead of running it.
 """
 
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from darkroom.data.augmentation import transforms
 from darkroom.data.augmentation.params import AugmentParams
@@ -36,19 +37,27 @@ from darkroom.tuning.params import TuneParams
 PASSED = Path(".darkroom/transforms")  # of the repository: the digest of the transforms that passed last
 
 
+class Checked(NamedTuple):
+    """Sections of params.yaml; candidates are those of train that are trained."""
+
+    download: DownloadParams
+    tune: TuneParams
+    candidates: dict[str, TrainParams]
+
+
 def main() -> None:
     paths = stage_paths(__doc__, "out")
-    said = {"params": "valid", **_sources(check_params(), before=paths.out)}
+    checked = check_params()
+    said = {"params": "valid", **_sources(checked.download, before=paths.out)}
     write_text(paths.out, json.dumps(said) + "\n")  # the same unless a source changed: `download` depends on it
-    tune = load_section("tune", TuneParams)
-    for name in load_candidates():
-        if why := tune.why_untuned(name):
-            adoption.drop(name, load_section(f"train.{name}", TrainParams).model_dump(), why=why)
+    for name, params in checked.candidates.items():
+        if why := checked.tune.why_untuned(name):
+            adoption.drop(name, params.model_dump(), why=why)
     say("check: params.yaml is valid")
 
 
-def check_params() -> DownloadParams:
-    """Check ./params.yaml as far as possible without the data and without Keras; return its section `download`.
+def check_params() -> Checked:
+    """Check ./params.yaml as far as possible without the data and without Keras.
 
     Raises:
         ParamsError: a stage would refuse a setting.
@@ -76,7 +85,7 @@ def check_params() -> DownloadParams:
         with in_section(f"train.{name}"):
             _check_network(params.architecture, backbone=embed.backbone, image_size=preprocess.image_size)
         tune.space_of(name, params.model_dump())
-    return download
+    return Checked(download, tune, candidates)
 
 
 def _sources(download: DownloadParams, *, before: Path) -> dict[str, dict[str, str]]:

@@ -62,10 +62,8 @@ def open_data(
     if computed is not None:
         computed.check_origin(**digests)
     data = pictures(originals, copies)
-    if set_aside_from is None or not (len(data.val_labels) >= set_aside_from or data.official_val):
-        return Opened(originals, data, computed, digests)
-    aside = set_aside(originals)
-    if not aside.any():
+    is_enough = set_aside_from is not None and (len(data.val_labels) >= set_aside_from or data.official_val)
+    if not is_enough or not (aside := set_aside(originals)).any():
         return Opened(originals, data, computed, digests)
     # Guarantees need independent images.
     data, calibration = with_val(data, ~aside), with_val(data, aside & one_of_each_group(originals))

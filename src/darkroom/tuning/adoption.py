@@ -109,6 +109,8 @@ def _with_value(text: str, keys: list[str], old: Any, new: Any) -> str:
         start, end = place.start_mark.index, _end(place)
         if start == end:  # `key:` without a value: ruamel places it behind comments, or at the next key
             start = end = len(re.sub(r"(?:\s|(?<=\s)#[^\n]*)+\Z", "", text[:start]))
+        if text[start - 1] == ":" or (_is_block(place) and isinstance(place, SequenceNode)):
+            content = f" {content}"  # such a sequence may be indented as its key is, a value must be further
         rest = text[end:]
         if _is_block(place):
             rest = re.sub(r"^[ \t]*#[^\n]*", "", rest)  # the comment of a removed line
@@ -125,9 +127,7 @@ def _edits(node: Node, old: Any, new: Any) -> Iterator[tuple[Node, str]]:
         for key, content in _contents(node).items():
             yield from _edits(content, old[key], new[key])
     elif old != new:
-        is_beside = node.start_mark.index == node.end_mark.index  # `key:` without a value
-        is_indented = not (_is_block(node) and isinstance(node, SequenceNode))  # its items may be below their key
-        yield node, ("" if is_indented and not is_beside else " ") + _flow(new)
+        yield node, _flow(new)
 
 
 def _contents(node: Node) -> dict[str, Node]:

@@ -77,7 +77,7 @@ class TuneParams(Section):
         )
 
     def why_untuned(self, candidate: str) -> str | None:
-        """Return why there is no search for a candidate, None if there is one."""
+        """Return the reason why a candidate is not tuned, or None if it is."""
         if self.trials == 0:
             return "tune.trials is 0"
         return None if self.space.get(candidate) else f"tune.space.{candidate} is empty"

@@ -153,7 +153,9 @@ def test_the_winner_is_most_accurate_on_held_out_images():
     assert winner(a=(0.9, 100, 1), b=(0.91, 100, 9)) == "b"
     assert winner(a=(1.0, 18, 1), b=(0.94, 300, 9)) == "b", "18 images may be luck"
     assert winner(a=(1.0, 18, 1), b=(0.8, 300, 9)) == "a"
-    assert winner(a=(25 / 30, 30, 9), b=(0.765, 255, 1)) == "a", "fewer images alone are no reason"
+    assert winner(a=(25 / 30, 30, 9), b=(0.765, 255, 1)) == "a", (
+        "a candidate must not lose only because few images judge it"
+    )
     assert winner(a=(0.93, 300, 9), b=(0.9, 2500, 1)) == "a"
 
 
